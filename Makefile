@@ -1,0 +1,45 @@
+# make demo | test | check: each installs what it needs into .venv first, and only when it changed.
+PYTHON ?= python3
+# Where a CPU build of torch comes from when the configured index has none.
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := .demo
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check format docs clean
+.DELETE_ON_ERROR:
+
+demo: $(STAMP)
+	test -f $(DEMO)/run.toml || $(BIN)/drpo init $(DEMO) --template quickstart
+	rm -rf $(DEMO)/runs/quickstart
+	$(BIN)/drpo train $(DEMO)/run.toml
+	$(BIN)/drpo eval $(DEMO)/model $(DEMO)/runs/quickstart --spec $(DEMO)/run.toml
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+docs: $(STAMP)
+	$(BIN)/python -m drpo_cli.spec.reference > docs/spec.md
+
+clean:
+	rm -rf $(VENV) $(DEMO)
+
+# torchvision, torchaudio and torchcodec come as CUDA builds beside a CPU torch and break
+# transformers' imports; the text-only pipeline needs none of them, so they are taken out again.
+$(STAMP): pyproject.toml Makefile
+	$(PYTHON) -c 'import sys; sys.exit("drpo needs Python 3.11 or newer: make PYTHON=…" if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c 'import importlib.metadata as m, sys; sys.exit("+cpu" not in m.version("torch"))' 2>/dev/null \
+	  || $(BIN)/pip install --quiet "$(TORCH)+cpu" \
+	  || $(BIN)/pip install --quiet "$(TORCH)+cpu" --extra-index-url $(TORCH_CPU_INDEX)
+	$(BIN)/pip install --quiet -e ".[cpu,dev]"
+	$(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@

@@ -1,0 +1,103 @@
+"""Builds a run's parts from its plan: the one place where rooms meet the spec."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drpo_cli.data._stream import Batching, Data, open_data
+from drpo_cli.dist import World
+from drpo_cli.errors import UserError
+from drpo_cli.plan import Plan
+from drpo_cli.rollout._groups import EngineContext, EngineProtocol, Sampling, seed_of
+from drpo_cli.settings import ModelSettings, ObjectiveSettings, RolloutSettings
+from drpo_cli.spec import Spec
+
+
+def rollout_settings(spec: Spec) -> RolloutSettings:
+    """The `[rollout]` section, typed."""
+    assert isinstance(spec.rollout.config, RolloutSettings)
+    return spec.rollout.config
+
+
+def tokenizer(model: ModelSettings) -> Any:
+    """The model's tokenizer. Raises UserError when the folder or hub id has none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model.path: {model.path} has no tokenizer that loads: {error}") from error
+
+
+def context_length(plan: Plan) -> int:
+    """The longest sequence: the plan's, or for a hub id what the model's configuration says."""
+    if plan.context is not None:
+        return plan.context
+    from transformers import AutoConfig
+
+    settings = plan.spec.model
+    config = AutoConfig.from_pretrained(settings.path, trust_remote_code=settings.trust_remote_code)
+    return int(config.get_text_config().max_position_embeddings)
+
+
+def engine(plan: Plan, model: ModelSettings | None = None) -> EngineProtocol:
+    """Starts the rollout engine on the plan's model, or on another of the same context."""
+    context = EngineContext(model or plan.spec.model, context_length(plan), plan.world)
+    started: EngineProtocol = plan.spec.rollout.module.Engine(plan.spec.rollout.config, context)
+    return started
+
+
+def data(plan: Plan, tokenizer: Any, rank: int) -> Data:
+    """Opens the data: training stream of this rank, and the held-out prompts."""
+    spec, rollout = plan.spec, rollout_settings(plan.spec)
+    longest = max(rollout.max_new_tokens, spec.eval.max_new_tokens or 0)
+    batching = Batching(rollout.prompts_per_step, spec.run.seed, rank, plan.world)
+    room = context_length(plan) - longest
+    return open_data(spec.data, spec.eval_data, spec.eval.problems, tokenizer, room, batching)
+
+
+def train_sampling(spec: Spec, *key: object) -> Sampling:
+    """Training's sampling, seeded by the run's seed and `key`."""
+    rollout = rollout_settings(spec)
+    return Sampling(
+        samples=rollout.samples_per_prompt,
+        max_new_tokens=rollout.max_new_tokens,
+        temperature=rollout.temperature,
+        seed=seed_of(spec.run.seed, *key),
+        stop=rollout.stop,
+        top_p=rollout.top_p,
+        top_k=rollout.top_k,
+        min_p=rollout.min_p,
+    )
+
+
+def eval_sampling(spec: Spec, *key: object, samples: int | None = None) -> Sampling:
+    """Evaluation's sampling; seeded apart from the run's seed, so that targets compare."""
+    rollout = rollout_settings(spec)
+    return Sampling(
+        samples=samples or spec.eval.samples_per_prompt,
+        max_new_tokens=spec.eval.max_new_tokens or rollout.max_new_tokens,
+        temperature=spec.eval.temperature or rollout.temperature,
+        seed=seed_of("eval", *key),
+        stop=rollout.stop,
+    )
+
+
+def trainer(plan: Plan, world: World) -> Any:
+    """Loads the policy, shards it, and builds its optimizer and objective."""
+    from drpo_cli.trainer import optim
+    from drpo_cli.trainer.model import load_policy
+    from drpo_cli.trainer.step import Objective, Trainer
+
+    spec, train = plan.spec, plan.spec.train
+    policy = load_policy(
+        spec.model,
+        rollout_settings(spec).temperature,
+        train.logprob_chunk_tokens,
+        train.gradient_checkpointing,
+        world,
+    )
+    assert isinstance(spec.objective.config, ObjectiveSettings)
+    objective = Objective(spec.objective.module, spec.objective.config)
+    optimizer = optim.build(policy, train, plan.total_updates)
+    return Trainer(policy, optimizer, objective, train, world)

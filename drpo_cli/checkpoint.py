@@ -1,0 +1,170 @@
+"""Checkpoints: written whole or not at all, loaded on any world size, exported for any tool.
+
+A checkpoint is a folder `step-000050` with torch's distributed checkpoint of weights and optimizer
+(resharded on load), the model's configuration and tokenizer under `hf/`, and `complete.json`,
+written last. It is built in `step-000050.partial` and renamed: a folder under its final name is
+whole. Random generators need no saving: each step seeds them from (run seed, step, rank).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+from drpo_cli.dist import World
+from drpo_cli.errors import UserError
+from drpo_cli.trainer.step import Trainer
+
+MARKER = "complete.json"
+BYTES_PER_WEIGHT = 12  # float32: the weight and AdamW's two moments
+
+
+class Checkpoints:
+    """The checkpoints of one run."""
+
+    def __init__(self, folder: Path, keep: int, world: World):
+        self.folder = folder
+        self.keep = keep
+        self.world = world
+        self.saved_step = -1
+
+    def save(self, step: int, trainer: Trainer, tokenizer: Any, state: Mapping[str, Any]) -> Path:
+        """Saves weights, optimizer, schedule and `state` (JSON values) as of the end of `step`.
+
+        Keeps the newest `keep` checkpoints and the one with the highest `state["score"]`.
+        Raises UserError when the disk has no room for it.
+        """
+        final = self.folder / f"step-{step:06d}"
+        partial = final.with_suffix(".partial")
+        self._require_room(trainer)
+        if self.world.rank == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        self.world.barrier()
+        model, optimizer = get_state_dict(trainer.policy, trainer.optimizer)
+        dcp.save({"model": model, "optimizer": optimizer}, checkpoint_id=partial / "state")
+        if self.world.rank == 0:
+            _save_description(partial / "hf", trainer.policy.lm, tokenizer)
+            record = {**state, "step": step, "schedule": trainer.schedule.state_dict()}
+            (partial / MARKER).write_text(json.dumps(record, indent=1, default=str))
+            shutil.rmtree(final, ignore_errors=True)
+            partial.rename(final)
+            self._forget_old()
+        self.world.barrier()
+        self.saved_step = step
+        return final
+
+    def load(self, checkpoint: Path, trainer: Trainer) -> dict[str, Any]:
+        """Restores the trainer in place; returns what `save` was given as `state`.
+
+        Raises UserError when the checkpoint is of another model.
+        """
+        record = read(checkpoint)
+        _require_same_model(checkpoint, trainer.policy.lm)
+        model, optimizer = get_state_dict(trainer.policy, trainer.optimizer)
+        dcp.load({"model": model, "optimizer": optimizer}, checkpoint_id=checkpoint / "state")
+        set_state_dict(
+            trainer.policy,
+            trainer.optimizer,
+            model_state_dict=model,
+            optim_state_dict=optimizer,
+        )
+        trainer.schedule.load_state_dict(record["schedule"])
+        self.saved_step = record["step"]
+        return record
+
+    def _forget_old(self) -> None:
+        steps = complete(self.folder)
+        scored = [path for path in steps if read(path).get("score") is not None]
+        best = max(scored, key=lambda path: read(path)["score"], default=None)
+        for path in steps[: -self.keep]:
+            if path != best:
+                shutil.rmtree(path)
+        for path in self.folder.glob("*.partial"):
+            shutil.rmtree(path)
+
+    def _require_room(self, trainer: Trainer) -> None:
+        needed = BYTES_PER_WEIGHT * sum(p.numel() for p in trainer.policy.parameters())
+        existing = next(path for path in (self.folder, *self.folder.parents) if path.exists())
+        free = shutil.disk_usage(existing).free
+        if self.world.max([float(free < needed)])[0]:
+            raise UserError(
+                f"checkpoint: {self.folder} has {free / 2**30:.2f} GiB free, a checkpoint needs "
+                f"{needed / 2**30:.2f} GiB; free some space or lower checkpoint.keep, then go on "
+                f"with --resume"
+            )
+
+
+def complete(folder: Path) -> list[Path]:
+    """The whole checkpoints in a folder, oldest first."""
+    return sorted(marker.parent for marker in folder.glob(f"step-*/{MARKER}"))
+
+
+def read(checkpoint: Path) -> dict[str, Any]:
+    """What was recorded with a checkpoint. Raises UserError when it is not a whole one."""
+    marker = checkpoint / MARKER
+    if not marker.is_file():
+        raise UserError(f"{checkpoint} is not a whole checkpoint: it has no {MARKER}")
+    record: dict[str, Any] = json.loads(marker.read_text())
+    return record
+
+
+def latest(target: Path) -> Path:
+    """A checkpoint itself, or the newest one of a run folder."""
+    if (target / MARKER).is_file():
+        return target
+    found = complete(target / "checkpoints")
+    if not found:
+        raise UserError(f"{target} is neither a whole checkpoint nor a run folder with one")
+    return found[-1]
+
+
+def export(checkpoint: Path, folder: Path) -> None:
+    """Writes the weights of a checkpoint (or a run folder's newest) as a Hugging Face folder.
+
+    Raises UserError when `folder` exists and is not empty.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    checkpoint = latest(checkpoint)
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty; name a new folder to export to")
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    config = AutoConfig.from_pretrained(checkpoint / "hf")
+    lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    state = {"model": {f"lm.{name}": weight for name, weight in lm.state_dict().items()}}
+    dcp.load(state, checkpoint_id=checkpoint / "state", no_dist=True)
+    lm.to(getattr(torch, read(checkpoint)["dtype"])).save_pretrained(partial)
+    for file in (checkpoint / "hf").iterdir():
+        if not (partial / file.name).exists():
+            shutil.copy(file, partial / file.name)
+    if folder.exists():
+        folder.rmdir()
+    partial.rename(folder)
+
+
+def _save_description(folder: Path, lm: Any, tokenizer: Any) -> None:
+    lm.config.save_pretrained(folder)
+    lm.generation_config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _require_same_model(checkpoint: Path, lm: Any) -> None:
+    saved = json.loads((checkpoint / "hf" / "config.json").read_text())
+    own = json.loads(lm.config.to_json_string(use_diff=False))
+    keys = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size", "tie_word_embeddings")
+    other = [key for key in keys if key in saved and saved[key] != own.get(key)]
+    if other:
+        what = ", ".join(f"{key} is {saved[key]} there, {own.get(key)} here" for key in other)
+        raise UserError(
+            f"{checkpoint} is a checkpoint of another model ({what}); set model.path to the "
+            f"model the run started from, or give the run another name"
+        )

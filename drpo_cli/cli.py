@@ -1,0 +1,148 @@
+"""The verbs. Each only reads its arguments and calls the module that does the work."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from drpo_cli import __version__
+from drpo_cli.errors import EXIT_USER_ERROR, UserError
+
+app = typer.Typer(
+    name="drpo",
+    help="Post-train language models with Divergence Regularized Policy Optimization.",
+    epilog="Start with: drpo init demo; drpo train demo/run.toml",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+SpecFile = Annotated[Path, typer.Argument(metavar="RUN.toml", help="The spec of the run.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="a.b=v", help="Override a key of the spec; repeatable."),
+]
+Processes = Annotated[
+    int | None,
+    typer.Option("--nproc", min=1, metavar="N", help="Processes, one a device."),
+]
+
+
+def main() -> None:
+    """The `drpo` command. Exits 2 on a user's mistake, 1 with a traceback on a bug."""
+    try:
+        app()
+    except UserError as error:
+        text = str(error)
+        sys.stderr.write(f"error: {text}\n" if "\n" not in text else f"error:\n{text}\n")
+        sys.exit(EXIT_USER_ERROR)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"drpo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def drpo(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Post-train language models with Divergence Regularized Policy Optimization."""
+
+
+@app.command(epilog="Example: drpo init demo --template quickstart")
+def init(
+    folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="Folder to write.")] = None,
+    template: Annotated[str, typer.Option(help="What to start from.")] = "quickstart",
+    list_: Annotated[bool, typer.Option("--list", help="List the templates.")] = False,
+) -> None:
+    """Write a new run folder: run.toml, README and what else the template has."""
+    from drpo_cli import scaffold
+
+    source = scaffold.template_folder()
+    if list_:
+        for name, summary in scaffold.templates(source).items():
+            typer.echo(f"{name:<16} {summary}")
+        return
+    if folder is None:
+        raise typer.BadParameter("name the folder to write, or use --list", param_hint="DIR")
+    scaffold.init(folder, template, source)
+    spec = folder / "run.toml"
+    typer.echo(f"wrote {folder}\nnext:\n  drpo check {spec}\n  drpo train {spec}")
+
+
+@app.command(epilog="Example: drpo check demo/run.toml --set rollout.samples_per_prompt=16")
+def check(spec: SpecFile, set_: Overrides = None, nproc: Processes = None) -> None:
+    """Validate a spec, its plugins included, and show the batch arithmetic."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from drpo_cli.plan import describe, make_plan
+    from drpo_cli.rewards._score import Scorer
+    from drpo_cli.spec import load
+
+    loaded = load(spec, set_ or [])
+    plan = make_plan(loaded, world=nproc or 1, device="cpu")
+    Scorer(loaded.reward)  # finds a reward that asks for an argument there is not
+    table = Table.grid(padding=(0, 2))
+    for label, value in describe(plan):
+        table.add_row(label, value)
+    Console(markup=False, highlight=False).print(table)
+    for warning in loaded.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    typer.echo(f"{spec} is valid")
+
+
+@app.command(epilog="Example: drpo train demo/run.toml --set train.learning_rate=2e-4 --nproc 2")
+def train(
+    spec: SpecFile,
+    set_: Overrides = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")
+    ] = False,
+    nproc: Processes = None,
+) -> None:
+    """Train: one process a device, on this machine."""
+    from drpo_cli.launch import train as launch
+
+    raise typer.Exit(launch(spec, list(set_ or []), resume, nproc))
+
+
+@app.command(name="eval", epilog="Example: drpo eval demo/model demo/runs/quickstart")
+def evaluate(
+    targets: Annotated[
+        list[str], typer.Argument(metavar="TARGET", help="Run, checkpoint or model folders.")
+    ],
+    spec: Annotated[
+        Path | None, typer.Option(metavar="RUN.toml", help="Problems and rewards to score with.")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, metavar="K", help="Responses to each problem.")
+    ] = None,
+    json_out: Annotated[
+        Path | None, typer.Option("--json", metavar="OUT", help="Write the results here too.")
+    ] = None,
+) -> None:
+    """Score models on held-out problems, and compare them when there are several."""
+    from drpo_cli.evaluate.command import evaluate as score
+
+    raise typer.Exit(score(targets, spec, samples, json_out))
+
+
+@app.command(epilog="Example: drpo export demo/runs/quickstart/checkpoints/step-000250 my-model")
+def export(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A saved checkpoint.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write.")],
+) -> None:
+    """Write a checkpoint as a Hugging Face folder that any tool loads."""
+    from drpo_cli.checkpoint import export as write
+
+    write(checkpoint, folder)
+    typer.echo(f"wrote {folder}")

@@ -1,0 +1,129 @@
+"""The process group: joining it, and the few reductions everything else needs.
+
+Device-specific choices live here and in `rollout/vllm.py`, nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place among all processes of the run."""
+
+    rank: int
+    size: int
+    device: torch.device
+    mesh: DeviceMesh
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Each value summed over ranks, in float64."""
+        return self._reduce(values, dist.ReduceOp.SUM)
+
+    def max(self, values: Sequence[float]) -> list[float]:
+        """Each value's maximum over ranks, in float64."""
+        return self._reduce(values, dist.ReduceOp.MAX)
+
+    def gather(self, values_T: Tensor) -> Tensor:
+        """One-dimensional tensors of any lengths, concatenated in rank order, on the CPU."""
+        values_T = values_T.detach().cpu()
+        if self.size == 1:
+            return values_T
+        parts: list[Tensor | None] = [None] * self.size
+        dist.all_gather_object(parts, values_T)
+        return torch.cat([part for part in parts if part is not None])
+
+    def gather_objects(self, value: object) -> list[object]:
+        """Every rank's picklable value, in rank order."""
+        values: list[object] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def barrier(self) -> None:
+        """Waits for every rank."""
+        dist.barrier()
+
+    def _reduce(self, values: Sequence[float], op: dist.ReduceOp.RedOpType) -> list[float]:
+        if self.size == 1:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor, op)
+        return tensor.tolist()
+
+
+def device_type() -> str:
+    """The kind of device a run on this machine uses."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def device_count() -> int:
+    """Processes this machine can run, one a device; on a CPU, one a core."""
+    if torch.cuda.is_available():
+        return torch.cuda.device_count()
+    return len(os.sched_getaffinity(0))
+
+
+def device_name() -> str:
+    """What the vendor calls the device."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    import platform
+
+    return platform.processor() or platform.machine()
+
+
+def threads_per_rank(ranks: int) -> int:
+    """CPU threads each of `ranks` processes may use without fighting over cores."""
+    return max(1, len(os.sched_getaffinity(0)) // ranks)
+
+
+@contextmanager
+def join() -> Iterator[World]:
+    """Joins the process group that the launcher's environment describes; leaves it at the end."""
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    local_rank, kind = int(os.environ["LOCAL_RANK"]), device_type()
+    device = torch.device("cuda", local_rank) if kind == "cuda" else torch.device("cpu")
+    if kind == "cuda":
+        torch.cuda.set_device(device)
+    backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(hours=2))
+    try:
+        yield World(rank, size, device, init_device_mesh(kind, (size,)))
+    finally:
+        if dist.is_initialized():  # an in-process engine takes the group down with it
+            dist.destroy_process_group()
+
+
+def full(tensor: Tensor) -> Tensor:
+    """A parameter as one whole tensor, gathered from all ranks when it is sharded."""
+    from torch.distributed.tensor import DTensor
+
+    tensor = tensor.detach()
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's shard of a parameter, sharing its storage."""
+    from torch.distributed.tensor import DTensor
+
+    tensor = tensor.detach()
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Peak memory so far, GiB: of the device on a GPU, resident memory of the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,0 +1,100 @@
+"""`drpo eval`: scores run folders, checkpoints and model folders on the same held-out problems."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+
+from rich.console import Console
+
+from drpo_cli import assemble, checkpoint
+from drpo_cli.errors import UserError
+from drpo_cli.evaluate import compare
+from drpo_cli.evaluate.metrics import Evaluation, evaluation
+from drpo_cli.evaluate.results import problem_results
+from drpo_cli.plan import make_plan
+from drpo_cli.rewards._score import Scorer
+from drpo_cli.rollout._groups import sample_groups
+from drpo_cli.run_folder import RunFolder
+from drpo_cli.spec import load
+
+
+def evaluate(
+    targets: Sequence[str], spec_path: Path | None, samples: int | None, json_out: Path | None
+) -> int:
+    """Scores each target and prints the comparison; returns the exit code.
+
+    A run folder stands for its newest checkpoint: the best by held-out score would be chosen on
+    the very problems it is judged on. Raises UserError for a target that is none of the three.
+    """
+    spec_path = spec_path or _spec_of(targets)
+    console = Console()
+    found: dict[str, Evaluation] = {}
+    with tempfile.TemporaryDirectory(prefix="drpo-eval-") as scratch:
+        for i, target in enumerate(targets):
+            console.print(f"scoring {target} …", highlight=False)
+            model = _model_folder(Path(target), Path(scratch) / str(i))
+            found[target] = _in_own_process(spec_path, model, samples)
+    console.print(compare.render(found))
+    if json_out is not None:
+        json_out.write_text(json.dumps(compare.as_dict(found), indent=1))
+    for target in targets:
+        if (page := RunFolder(Path(target)).report).is_file():
+            console.print(f"report: {page}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def score(spec_path: Path, model: Path, samples: int | None) -> Evaluation:
+    """Samples and scores the spec's held-out problems with the model in a folder."""
+    spec = load(spec_path)
+    spec = replace(spec, model=spec.model.model_copy(update={"path": str(model)}))
+    plan = make_plan(spec, world=1, device="cpu")
+    held_out = assemble.data(plan, assemble.tokenizer(spec.model), rank=0).held_out
+    scorer, engine = Scorer(spec.reward), assemble.engine(plan)
+    groups_P = sample_groups(engine, held_out, assemble.eval_sampling(spec, 0, samples=samples))
+    engine.close()
+    return evaluation(problem_results(groups_P, scorer.score(groups_P)), spec.eval.threshold)
+
+
+def _in_own_process(spec_path: Path, model: Path, samples: int | None) -> Evaluation:
+    # An engine does not give everything back when it closes: each target gets a fresh process.
+    log = Path(tempfile.gettempdir()) / f"drpo-eval-{os.getpid()}.log"
+    with ProcessPoolExecutor(1, get_context("spawn"), _print_to, (log,)) as pool:
+        return pool.submit(score, spec_path, model, samples).result()
+
+
+def _print_to(log: Path) -> None:
+    handle = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+
+
+def _spec_of(targets: Sequence[str]) -> Path:
+    """The spec of the first target that belongs to a run."""
+    for target in targets:
+        path = Path(target).resolve()
+        for folder in (path, *path.parents[:2]):
+            if RunFolder(folder).exists():
+                return RunFolder(folder).spec
+    raise UserError(
+        f"none of {', '.join(targets)} is a run folder or one of its checkpoints, so there is no "
+        f"spec that says what to evaluate; give --spec RUN.toml"
+    )
+
+
+def _model_folder(target: Path, scratch: Path) -> Path:
+    """A Hugging Face folder with the target's weights."""
+    if (target / "config.json").is_file():
+        return target.resolve()
+    if not target.exists():
+        raise UserError(
+            f"{target} does not exist; name a run folder, a checkpoint or a model folder"
+        )
+    checkpoint.export(target, scratch)
+    return scratch

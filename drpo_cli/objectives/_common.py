@@ -1,0 +1,32 @@
+"""What every objective shares: the clamped importance ratio, and how a result is handed back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from drpo_cli.types import TokenLoss, Tokens
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LOG_RATIO_LIMIT = 20.0
+"""|log π − log μ| beyond which the importance ratio stays at e^±20."""
+
+
+def log_ratio(tokens: Tokens) -> Tensor:
+    """log r = log π − log μ clamped to ±20, shape [T]; carries the gradient of log π.
+
+    Up to and including ±20 its derivative is 1. Beyond, r is the constant e^±20, so the token has
+    no gradient: a probability that moved by a factor of 5e8 is a broken log-prob, not a signal.
+    """
+    return (tokens.logp_T - tokens.old_logp_T).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+
+
+def token_loss(tokens: Tokens, per_token_T: Tensor, weight_T: Tensor) -> TokenLoss:
+    """The result of an objective whose closed-form gradient weight within the clamp is `weight_T`.
+
+    Beyond the clamp the weight is 0, so that ∂loss/∂log π = −A r w holds for every token.
+    """
+    log_ratio_T = (tokens.logp_T - tokens.old_logp_T).detach()
+    within_T = log_ratio_T.abs() <= LOG_RATIO_LIMIT
+    return TokenLoss(per_token_T, {"weight": weight_T.detach().where(within_T, 0.0)})

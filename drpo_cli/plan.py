@@ -1,0 +1,190 @@
+"""Spec + devices → Plan: the arithmetic of a run, worked out and checked before anything starts."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from drpo_cli.errors import UserError
+from drpo_cli.settings import RolloutSettings
+from drpo_cli.spec import Spec
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A spec on `world` processes, one a device; `device` is "cpu" or "cuda".
+
+    A sequence is one prompt with one sampled response. `context` is the longest sequence in
+    tokens: `rollout.context_length`, else the model's own limit, else None where neither is known
+    yet (a hub id, or a model folder still to be prepared).
+    """
+
+    spec: Spec
+    world: int
+    device: str
+    run_folder: Path
+    prompts_per_rank: int
+    sequences_per_step: int
+    sequences_per_update: int
+    sequences_per_update_per_rank: int
+    total_updates: int
+    context: int | None
+
+    def microbatches(self, sequence_tokens: int) -> int:
+        """Micro-batches of one update on one device, were every sequence this long."""
+        fit = max(1, self.spec.train.tokens_per_microbatch // sequence_tokens)
+        return math.ceil(self.sequences_per_update_per_rank / fit)
+
+
+def make_plan(spec: Spec, world: int, device: str) -> Plan:
+    """The plan of `spec` on `world` processes.
+
+    Raises UserError when the work does not divide over the processes, or when the model folder
+    is missing, is no model, or has too short a context.
+    """
+    rollout, updates = _rollout(spec), spec.train.updates_per_rollout
+    prompts, samples = rollout.prompts_per_step, rollout.samples_per_prompt
+    if prompts % world:
+        raise UserError(
+            f"{spec.path}: rollout.prompts_per_step: is {prompts}, which {world} processes cannot "
+            f"share evenly; make it a multiple of {world}, or change --nproc"
+        )
+    per_rank = prompts // world * samples
+    if per_rank % updates:
+        raise UserError(
+            f"{spec.path}: train.updates_per_rollout: is {updates}; must divide the {per_rank} "
+            f"samples each of the {world} processes has in a step "
+            f"({prompts} prompts / {world} × {samples})"
+        )
+    return Plan(
+        spec=spec,
+        world=world,
+        device=device,
+        run_folder=spec.run.folder / spec.run.name,
+        prompts_per_rank=prompts // world,
+        sequences_per_step=prompts * samples,
+        sequences_per_update=prompts * samples // updates,
+        sequences_per_update_per_rank=per_rank // updates,
+        total_updates=spec.run.steps * updates,
+        context=_context(spec),
+    )
+
+
+def describe(plan: Plan) -> list[tuple[str, str]]:
+    """The arithmetic of a plan as rows of label and value."""
+    spec, rollout, evaluation = plan.spec, _rollout(plan.spec), plan.spec.eval
+    updates = spec.train.updates_per_rollout
+    processes = f"{plan.world}" + (f" × {plan.prompts_per_rank} prompts" if plan.world > 1 else "")
+    sampled = evaluation.problems * evaluation.samples_per_prompt
+    rounds = 2 if not evaluation.every else 1 + math.ceil(spec.run.steps / evaluation.every)
+    return [
+        ("run folder", str(plan.run_folder)),
+        ("model", f"{spec.model.path} ({spec.model.dtype})"),
+        ("data", ", ".join(source.type for source in spec.data)),
+        ("rewards", ", ".join(_reward(r.config) for r in spec.reward)),
+        ("advantage, objective", f"{spec.advantage.type}, {_objective(spec)}"),
+        ("rollout", f"{spec.rollout.type}, temperature {rollout.temperature:g}"),
+        ("processes", processes),
+        (
+            "one step",
+            f"{rollout.prompts_per_step:,} prompts × {rollout.samples_per_prompt:,} samples = "
+            f"{plan.sequences_per_step:,} sequences",
+        ),
+        (
+            "updates per step",
+            f"{updates:,} of {plan.sequences_per_update:,} sequences, at most "
+            f"{plan.sequences_per_update * rollout.max_new_tokens:,} response tokens",
+        ),
+        ("micro-batches per update", _microbatches(plan)),
+        (
+            "longest sequence",
+            f"{rollout.max_new_tokens:,} new tokens after the prompt, "
+            + (f"{plan.context:,} in all" if plan.context else "the model's context in all"),
+        ),
+        (
+            "whole run",
+            f"{spec.run.steps:,} steps × {updates:,} updates = {plan.total_updates:,} updates",
+        ),
+        (
+            "held-out evaluation",
+            f"{evaluation.problems:,} problems × {evaluation.samples_per_prompt:,} samples = "
+            f"{sampled:,} sequences, {rounds} times",
+        ),
+    ]
+
+
+def _microbatches(plan: Plan) -> str:
+    budget = plan.spec.train.tokens_per_microbatch
+    least = plan.microbatches(_rollout(plan.spec).max_new_tokens)
+    text = f"{least:,} when every response is full-length, prompts not counted"
+    if plan.context and (most := plan.microbatches(plan.context)) > least:
+        text = f"{least:,} when every response is full-length, to {most:,} with the longest prompts"
+    return f"{text} ({budget:,} tokens each, per device)"
+
+
+def _reward(config: Any) -> str:
+    return config.name if config.weight == 1 else f"{config.weight:g} × {config.name}"
+
+
+def _objective(spec: Spec) -> str:
+    options = [f"{k} {v}" for k, v in spec.objective.config.model_dump(mode="json").items()]
+    return " ".join([spec.objective.type, *([f"({', '.join(options)})"] if options else [])])
+
+
+def _rollout(spec: Spec) -> RolloutSettings:
+    assert isinstance(spec.rollout.config, RolloutSettings)
+    return spec.rollout.config
+
+
+def _context(spec: Spec) -> int | None:
+    """The longest sequence; raises UserError where the model folder rules the run out."""
+    rollout = _rollout(spec)
+    limit = _model_limit(spec)
+    wanted = rollout.context_length
+    if limit is not None and wanted is not None and wanted > limit:
+        raise UserError(
+            f"{spec.path}: rollout.context_length: is {wanted}; the model in {spec.model.path} "
+            f"takes at most {limit} tokens (max_position_embeddings)"
+        )
+    for section, longest in (("rollout", rollout), ("eval", spec.eval)):
+        length = longest.max_new_tokens
+        if limit is not None and length is not None and length >= limit:
+            raise UserError(
+                f"{spec.path}: {section}.max_new_tokens: is {length}; must be below the {limit} "
+                f"tokens that the model in {spec.model.path} takes: the prompt needs room too"
+            )
+    return wanted or limit
+
+
+def _model_limit(spec: Spec) -> int | None:
+    """max_position_embeddings of a model folder; None for a hub id or a folder yet to be made."""
+    folder = Path(spec.model.path)
+    if not folder.is_absolute():
+        return None
+    config = folder / "config.json"
+    if not config.is_file() and spec.model.prepare is not None:
+        if not spec.model.prepare.is_file():
+            raise UserError(
+                f"{spec.path}: model.prepare: there is no file {spec.model.prepare}; "
+                "name the script that makes the model folder"
+            )
+        return None
+    if not config.is_file():
+        missing = "has no config.json" if folder.is_dir() else "does not exist"
+        raise UserError(
+            f"{spec.path}: model.path: the model folder {folder} {missing}; give a Hugging Face "
+            "model folder or a hub id, or set model.prepare to a script that makes the folder"
+        )
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+        limits = [
+            part.get("max_position_embeddings")
+            for part in (content, content.get("text_config"))
+            if isinstance(part, dict)
+        ]
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{config}: is not a model's config.json: {error}; mend it") from error
+    return next((limit for limit in limits if isinstance(limit, int)), None)

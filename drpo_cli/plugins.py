@@ -1,0 +1,144 @@
+"""Finds plugins: the folder is the registry.
+
+`type = "drpo"` is `drpo_cli/objectives/drpo.py`; `type = "my_pkg.my_mod"` or
+`"my_pkg.my_mod:name"` is installed code; `type = "./rewards.py:name"` is a file beside the spec.
+A plugin has a `Config` (or takes its kind's base settings) and one entry, named in `KINDS`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import pkgutil
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any, NamedTuple
+
+from drpo_cli import settings
+from drpo_cli.errors import UserError
+
+
+class Kind(NamedTuple):
+    """A kind of plugin: what one is called, its entry, and the base of its `Config`."""
+
+    noun: str
+    entry: str
+    base: type[settings.Settings]
+
+
+KINDS = {
+    "data": Kind("data source", "load", settings.SourceSettings),
+    "rollout": Kind("rollout engine", "Engine", settings.RolloutSettings),
+    "rewards": Kind("reward", "reward", settings.RewardSettings),
+    "advantages": Kind("advantage", "advantages", settings.AdvantageSettings),
+    "objectives": Kind("objective", "loss", settings.ObjectiveSettings),
+}
+
+
+@dataclass(frozen=True)
+class Selected:
+    """A plugin as a spec selects it: its kind and type, and its validated options."""
+
+    kind: str
+    type: str
+    config: settings.Settings
+
+    @property
+    def module(self) -> Any:
+        """The plugin itself: an object with `Config` and the kind's entry."""
+        return load(self.kind, self.type)
+
+
+def available(kind: str) -> list[str]:
+    """Names of the built-in plugins of a kind, without importing them."""
+    folder = Path(__file__).parent / kind
+    return sorted(m.name for m in pkgutil.iter_modules([str(folder)]) if m.name[0] != "_")
+
+
+def load(kind: str, type: str, folder: Path | None = None) -> Any:
+    """The plugin called `type`: an object with `Config` and the kind's entry.
+
+    `folder` is what a relative file in `type` counts from (the spec's folder).
+    Raises UserError when there is no such plugin or the user's own code does not import.
+    """
+    if type in available(kind):
+        return importlib.import_module(f"drpo_cli.{kind}.{type}")
+    where, _, name = type.partition(":")
+    if where.endswith(".py"):
+        module = _load_file(kind, type, (folder or Path.cwd()) / where)
+    elif "." in where:
+        module = _load_module(kind, type, where)
+    else:
+        raise UserError(_unknown(kind, type))
+    return _as_plugin(kind, type, module, name)
+
+
+def absolute(type: str, folder: Path) -> str:
+    """`type` with a relative file made absolute, so that it means the same from anywhere."""
+    where, colon, name = type.partition(":")
+    return f"{(folder / where).resolve()}{colon}{name}" if where.endswith(".py") else type
+
+
+def _unknown(kind: str, type: str) -> str:
+    noun, names = KINDS[kind].noun, available(kind)
+    close = difflib.get_close_matches(type, names, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return (
+        f"there is no {noun} {type!r}; {hint}built in: {', '.join(names)}; "
+        f"your own: './file.py:name' or 'package.module'"
+    )
+
+
+def _load_file(kind: str, type: str, path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UserError(f"{KINDS[kind].noun} {type!r}: there is no file {path}")
+    name = f"drpo_user_{path.stem}_{abs(hash(str(path.resolve())))}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the user's code may raise anything
+        raise UserError(f"{KINDS[kind].noun} {type!r}: {where_it_broke(error)}") from error
+    sys.modules[name] = module
+    return module
+
+
+def _load_module(kind: str, type: str, where: str) -> ModuleType:
+    try:
+        return importlib.import_module(where)
+    except Exception as error:  # the user's code may raise anything
+        raise UserError(
+            f"{KINDS[kind].noun} {type!r}: module {where!r} does not import: "
+            f"{where_it_broke(error)}; is it installed in {sys.prefix}?"
+        ) from error
+
+
+def where_it_broke(error: BaseException, frames: int = 3) -> str:
+    """One line an error, with the innermost frames of the code that raised it."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}: {error.msg}"
+    stack = traceback.extract_tb(error.__traceback__)[-frames:]
+    trail = " → ".join(f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in stack)
+    return f"{error.__class__.__name__}: {error} ({trail})"
+
+
+def _as_plugin(kind: str, type: str, module: ModuleType, name: str) -> Any:
+    noun, entry, base = KINDS[kind]
+    wanted = name or entry
+    if not hasattr(module, wanted):
+        raise UserError(
+            f"{noun} {type!r}: {module.__file__} has no {wanted!r}; "
+            f"name the function after a colon, or call it {entry!r}"
+        )
+    return SimpleNamespace(
+        Config=getattr(module, "Config", base),
+        MIN_GROUP=getattr(module, "MIN_GROUP", 1),
+        **{entry: getattr(module, wanted)},
+    )

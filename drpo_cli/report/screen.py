@@ -1,0 +1,134 @@
+"""The view of a running run: a live panel on a terminal, plain lines otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, TextIO
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+PLAIN = (
+    ("reward", "reward"),
+    ("shift_p99", "|π−μ| p99"),
+    ("corrective_share", "corrective"),
+    ("gap", "gap"),
+    ("entropy", "entropy"),
+    ("grad_norm", "grad norm"),
+    ("response_length", "length"),
+)
+
+
+class Screen(Protocol):
+    """Where a run shows itself; only rank 0 has one that shows anything."""
+
+    def message(self, text: str) -> None:
+        """Says something once."""
+
+    def step(self, step: int, metrics: Mapping[str, Any], samples: list[tuple[str, str]]) -> None:
+        """Shows a finished step; `samples` are (prompt, completion) pairs."""
+
+    def close(self) -> None:
+        """Leaves the terminal as it was."""
+
+
+def open_screen(stream: TextIO, title: str, steps: int) -> Screen:
+    """A live view when the stream is a terminal, else plain lines."""
+    console = Console(file=stream)
+    if console.is_terminal:
+        return LiveScreen(console, title, steps)
+    return PlainScreen(stream, steps)
+
+
+class SilentScreen:
+    """Ranks other than 0."""
+
+    def message(self, text: str) -> None:
+        """Nothing."""
+
+    def step(self, step: int, metrics: Mapping[str, Any], samples: list[tuple[str, str]]) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class PlainScreen:
+    """One line a step."""
+
+    def __init__(self, stream: TextIO, steps: int):
+        self.stream = stream
+        self.steps = steps
+
+    def message(self, text: str) -> None:
+        """See `Screen.message`."""
+        self.stream.write(text + "\n")
+        self.stream.flush()
+
+    def step(self, step: int, metrics: Mapping[str, Any], samples: list[tuple[str, str]]) -> None:
+        """See `Screen.step`."""
+        values = "  ".join(f"{label} {_number(metrics[key])}" for key, label in PLAIN)
+        held_out = f"  held-out {metrics['held_out']:.3f}" if "held_out" in metrics else ""
+        seconds = metrics["seconds"]["step"]
+        self.message(f"step {step}/{self.steps}  {values}{held_out}  {seconds:.1f} s")
+
+    def close(self) -> None:
+        """See `Screen.close`."""
+
+
+class LiveScreen:
+    """Progress, the metrics that matter, where the time goes, two completions."""
+
+    def __init__(self, console: Console, title: str, steps: int):
+        self.title = title
+        self.progress = Progress(
+            TextColumn("step"), MofNCompleteColumn(), BarColumn(None), TimeRemainingColumn()
+        )
+        self.task = self.progress.add_task("steps", total=steps)
+        self.notes: list[str] = []
+        self.held_out: list[float] = []
+        self.body: RenderableType = Text("starting …")
+        self.live = Live(self._render(), console=console, refresh_per_second=4)
+        self.live.start()
+
+    def message(self, text: str) -> None:
+        """See `Screen.message`."""
+        self.live.console.print(text, highlight=False, markup=False)
+
+    def step(self, step: int, metrics: Mapping[str, Any], samples: list[tuple[str, str]]) -> None:
+        """See `Screen.step`."""
+        self.progress.update(self.task, completed=step)
+        if "held_out" in metrics:
+            self.held_out.append(metrics["held_out"])
+        table = Table.grid(padding=(0, 2), expand=True)
+        for key, label in PLAIN:
+            table.add_row(label, _number(metrics[key]))
+        if self.held_out:
+            trail = " → ".join(f"{value:.1%}" for value in self.held_out[-5:])
+            table.add_row("held-out", trail)
+        table.add_row("seconds", _phases(metrics["seconds"]))
+        rate = metrics["tokens_per_second"]
+        table.add_row("tokens/s", f"rollout {rate['rollout']:,.0f}, training {rate['train']:,.0f}")
+        shown = [Text(f"{prompt!r} → {completion!r}", "dim") for prompt, completion in samples]
+        self.body = Group(table, *shown)
+        self.live.update(self._render())
+
+    def close(self) -> None:
+        """See `Screen.close`."""
+        self.live.stop()
+
+    def _render(self) -> RenderableType:
+        return Panel(Group(self.progress, self.body), title=self.title)
+
+
+def _phases(seconds: Mapping[str, float]) -> str:
+    parts = [f"{name} {value:.2f}" for name, value in seconds.items() if name != "step"]
+    return f"{seconds['step']:.2f}: " + ", ".join(parts)
+
+
+def _number(value: float) -> str:
+    return f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:.3f}"

@@ -1,0 +1,72 @@
+"""The score that a reasoning-gym task itself gives a completion, from 0 to 1.
+
+For rows of the data source of the same name. Most tasks give part of the credit to a part of the
+answer; an answer that the task's scorer cannot read scores 0. Some scorers (`n_queens`,
+`binary_matrix`) evaluate the answer as Python: run those only where a model's output can do no
+harm.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from drpo_cli.errors import UserError
+from drpo_cli.settings import RewardSettings
+
+_UNREADABLE = (
+    ArithmeticError, AttributeError, LookupError, NameError, RecursionError, SyntaxError,
+    TypeError, ValueError,
+)  # fmt: skip
+
+
+class Config(RewardSettings):
+    """Options of the scoring."""
+
+    tag: Annotated[str, Field(pattern=r"^\w+$")] | None = None
+    """Score only what stands in the last `<tag>…</tag>`; the whole completion when not set."""
+
+
+def reward(completion: str, metadata: Mapping[str, Any], config: Config) -> float:
+    """The task's own score. Raises UserError for a problem of another source."""
+    if not {"task", "options", "entry"} <= metadata.keys():
+        raise UserError(
+            "the problem is not from the data source 'reasoning_gym', so no task can score it; "
+            "use another reward, or another source"
+        )
+    try:
+        from reasoning_gym.utils import extract_answer
+    except ImportError as error:
+        raise UserError(f"{error}; install it with: pip install reasoning-gym") from error
+    found = completion.strip() if config.tag is None else extract_answer(completion, config.tag)
+    scorer = _scorer(metadata["task"], json.dumps(metadata["options"], sort_keys=True, default=str))
+    try:
+        return float(scorer.score_answer(found, metadata["entry"]))
+    except _UNREADABLE:
+        # Some scorers raise on an answer of another form than theirs. That is a wrong answer,
+        # unless they cannot score the right one either: then this raises, and stops the run.
+        scorer.score_answer(metadata["entry"]["answer"], metadata["entry"])
+        return 0.0
+
+
+@lru_cache(maxsize=256)
+def _scorer(task: str, options: str) -> Any:
+    from reasoning_gym.factory import create_dataset
+
+    return create_dataset(task, size=1, seed=0, **json.loads(options))
+
+
+_FACTORS = {"question": "Factorize 6.", "answer": "2 × 3", "metadata": {"factors": [2, 3]}}
+_FACTORIZE = {"task": "prime_factorization", "options": {}, "entry": _FACTORS}
+_ROW = {"task": "chain_sum", "options": {}, "entry": {"question": "2 + 2 = ?", "answer": "4"}}
+EXAMPLES = [
+    ({"completion": " 4\n", "metadata": _ROW, "config": Config()}, 1.0),
+    ({"completion": "5", "metadata": _ROW, "config": Config()}, 0.0),
+    ({"completion": "<a>5</a> <a>4</a>", "metadata": _ROW, "config": Config(tag="a")}, 1.0),
+    ({"completion": "4", "metadata": _ROW, "config": Config(tag="a")}, 0.0),
+    ({"completion": "six", "metadata": _FACTORIZE, "config": Config()}, 0.0),
+]

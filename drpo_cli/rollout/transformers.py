@@ -1,0 +1,129 @@
+"""Plain `generate` of transformers: slow, but runs wherever torch does.
+
+Holds its own copy of the model, so sampling needs no gathering of sharded weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from drpo_cli.errors import UserError
+from drpo_cli.rollout._groups import EngineContext, Sampling
+from drpo_cli.settings import Count, RolloutSettings
+from drpo_cli.types import Rollout
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Config(RolloutSettings):
+    """Options of the transformers engine."""
+
+    max_sequences: Count = 128
+    """Responses sampled at the same time, per rank; each holds its logits at every token."""
+
+
+class Engine:
+    """A second copy of the model, sampled by `model.generate`."""
+
+    checkpoint_names = False
+
+    def __init__(self, config: Config, context: EngineContext):
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        if config.stop:
+            raise UserError(
+                "rollout.stop: the transformers engine stops at end-of-sequence tokens only; "
+                'remove `stop` or use engine = "vllm"'
+            )
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.config = config
+        self.tokenizer = AutoTokenizer.from_pretrained(context.model.path)
+        self.model = AutoModelForCausalLM.from_pretrained(
+            context.model.path,
+            dtype=getattr(torch, context.model.dtype),
+            trust_remote_code=context.model.trust_remote_code,
+        ).to(device)
+        self.model.eval()
+        eos = self.model.generation_config.eos_token_id
+        eos = self.tokenizer.eos_token_id if eos is None else eos
+        self.stop_ids = set(eos if isinstance(eos, list) else [eos])
+        self.pad_id = self.tokenizer.pad_token_id or 0
+
+    def generate(
+        self, prompt_ids: Sequence[tuple[int, ...]], sampling: Sampling
+    ) -> list[tuple[Rollout, ...]]:
+        """See `EngineProtocol.generate`."""
+        import torch
+
+        torch.manual_seed(sampling.seed)
+        rows = [ids for ids in prompt_ids for _ in range(sampling.samples)]
+        size = self.config.max_sequences
+        rollouts: list[Rollout] = []
+        for at in range(0, len(rows), size):
+            rollouts.extend(self._batch(rows[at : at + size], sampling))
+        n = sampling.samples
+        return [tuple(rollouts[i : i + n]) for i in range(0, len(rollouts), n)]
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """See `EngineProtocol.load_weights`; names as in the trainer's own model."""
+        import torch
+
+        own = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for name, tensor in weights:
+                own.pop(name).copy_(tensor)
+        if own:
+            raise RuntimeError(f"sync left out {sorted(own)}")
+
+    def sleep(self) -> None:
+        """Nothing to give up: there is no cache between calls."""
+
+    def wake(self, what: str) -> None:
+        """Nothing to take back."""
+
+    def close(self) -> None:
+        """Drops the copy of the model."""
+        del self.model
+
+    def _batch(self, rows: Sequence[tuple[int, ...]], sampling: Sampling) -> list[Rollout]:
+        import torch
+        from transformers import GenerationConfig
+
+        longest = max(len(row) for row in rows)
+        padded = [[self.pad_id] * (longest - len(row)) + list(row) for row in rows]
+        seen = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
+        device = self.model.device
+        with torch.no_grad():
+            out = self.model.generate(
+                input_ids=torch.tensor(padded, device=device),
+                attention_mask=torch.tensor(seen, device=device),
+                generation_config=GenerationConfig(
+                    do_sample=True,
+                    temperature=sampling.temperature,
+                    top_p=sampling.top_p,
+                    top_k=sampling.top_k,
+                    min_p=sampling.min_p or None,
+                    max_new_tokens=sampling.max_new_tokens,
+                    eos_token_id=sorted(self.stop_ids),
+                    pad_token_id=self.pad_id,
+                    output_scores=True,
+                    return_dict_in_generate=True,
+                ),
+            )
+        responses = out.sequences[:, longest:]
+        # scores are the logits after temperature and truncation: what was sampled from, μ
+        logps = [
+            score.float().log_softmax(-1).gather(-1, responses[:, t, None])[:, 0]
+            for t, score in enumerate(out.scores)
+        ]
+        logp_rows = torch.stack(logps, dim=1).tolist()
+        return [self._rollout(*row) for row in zip(responses.tolist(), logp_rows, strict=True)]
+
+    def _rollout(self, ids: list[int], logps: list[float]) -> Rollout:
+        end = next((t + 1 for t, token in enumerate(ids) if token in self.stop_ids), None)
+        length = len(ids) if end is None else end
+        text: Any = self.tokenizer.decode(ids[:length], skip_special_tokens=True)
+        return Rollout(tuple(ids[:length]), tuple(logps[:length]), text, truncated=end is None)

@@ -1,0 +1,183 @@
+"""vLLM in the trainer's own process: one engine a rank, on CPUs and GPUs alike.
+
+The log-probabilities are taken after the temperature (`processed_logprobs`): they are μ itself.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from drpo_cli.errors import UserError
+from drpo_cli.rollout._groups import EngineContext, Sampling
+from drpo_cli.settings import Count, RolloutSettings
+from drpo_cli.types import Rollout
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Config(RolloutSettings):
+    """Options of the vLLM engine."""
+
+    gpu_memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of each GPU's memory the engine may take, weights and KV cache together."""
+    cpu_cache_gib: Annotated[float, Field(gt=0)] = 1.0
+    """Size of the KV cache on a CPU, GiB per rank."""
+    max_sequences: Count = 256
+    """Responses sampled at the same time, per rank."""
+    eager: bool = True
+    """Skip compilation and graph capture: a faster start, slower sampling on a GPU."""
+    sleep: bool = True
+    """Give GPU memory to the trainer between rollouts (no effect on a CPU)."""
+
+
+class Engine:
+    """An in-process `vllm.LLM`."""
+
+    checkpoint_names = True
+
+    def __init__(self, config: Config, context: EngineContext):
+        """Raises UserError when vLLM is not installed or cannot serve this model."""
+        _set_environment(config)
+        self.llm = _start(config, context)
+        from vllm.platforms import current_platform
+
+        self.can_sleep = config.sleep and current_platform.is_cuda_alike()
+        self.asleep: set[str] = set()
+
+    def generate(
+        self, prompt_ids: Sequence[tuple[int, ...]], sampling: Sampling
+    ) -> list[tuple[Rollout, ...]]:
+        """See `EngineProtocol.generate`."""
+        import torch
+        from vllm import SamplingParams
+
+        # The sampler draws from the global generator: one seed a batch, where a seed a request
+        # would cost vLLM one generator a sequence.
+        torch.manual_seed(sampling.seed)
+        params = SamplingParams(
+            n=sampling.samples,
+            max_tokens=sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            min_p=sampling.min_p,
+            stop=list(sampling.stop),
+            logprobs=0,
+        )
+        # A cached prefix would make a resumed run's first batch differ from an unbroken run's.
+        self.llm.reset_prefix_cache()
+        requests = [{"prompt_token_ids": list(ids)} for ids in prompt_ids]
+        outputs = self.llm.generate(requests, params, use_tqdm=False)
+        return [tuple(_rollout(sample) for sample in output.outputs) for output in outputs]
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """See `EngineProtocol.load_weights`; names as in a Hugging Face checkpoint."""
+        runner = self.llm.llm_engine.model_executor.driver_worker.worker.model_runner
+        model = runner.get_model()
+        _unpack_experts(model)
+        runner.reload_weights(weights_iterator=iter(weights))
+        _repack_tied_head(model)
+        self.llm.reset_prefix_cache()
+
+    def sleep(self) -> None:
+        """See `EngineProtocol.sleep`: level 2 drops the weights, the next sync brings them."""
+        if self.can_sleep:
+            self.llm.sleep(level=2)
+            self.asleep = {"weights", "kv_cache"}
+
+    def wake(self, what: str) -> None:
+        """See `EngineProtocol.wake`."""
+        if what in self.asleep:
+            self.llm.wake_up(tags=[what])
+            self.asleep.remove(what)
+
+    def close(self) -> None:
+        """See `EngineProtocol.close`."""
+        del self.llm
+        gc.collect()
+
+
+def _set_environment(config: Config) -> None:
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, round(config.cpu_cache_gib)))
+    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+
+def _start(config: Config, context: EngineContext) -> Any:
+    try:
+        from vllm import LLM
+    except ImportError as error:
+        raise UserError(
+            f"rollout.engine: vllm does not import ({error}); install it with pip install "
+            f"'drpo[cpu]' or 'drpo[gpu]', or set engine = \"transformers\""
+        ) from error
+    return LLM(**engine_arguments(config, context))
+
+
+def engine_arguments(config: Config, context: EngineContext) -> dict[str, Any]:
+    """The arguments of `vllm.LLM`, the same on every device."""
+    import torch
+
+    arguments: dict[str, Any] = {
+        "model": context.model.path,
+        "dtype": context.model.dtype,
+        "trust_remote_code": context.model.trust_remote_code,
+        "max_model_len": context.context_length,
+        "max_num_seqs": config.max_sequences,
+        "enforce_eager": config.eager,
+        "logprobs_mode": "processed_logprobs",
+        "disable_log_stats": True,
+        "seed": 0,
+    }
+    if torch.cuda.is_available():
+        arguments["gpu_memory_utilization"] = config.gpu_memory_fraction
+        arguments["enable_sleep_mode"] = config.sleep
+    if context.ranks > 1:
+        arguments["distributed_executor_backend"] = "external_launcher"
+    return arguments
+
+
+def _rollout(sample: Any) -> Rollout:
+    ids = tuple(sample.token_ids)
+    return Rollout(
+        token_ids=ids,
+        logps=tuple(
+            place[token].logprob for place, token in zip(sample.logprobs, ids, strict=True)
+        ),
+        text=sample.text,
+        truncated=sample.finish_reason == "length",
+    )
+
+
+def _unpack_experts(model: Any) -> None:
+    # On a CPU the expert kernel packs its weights only when it is built: a reload into a built
+    # one leaves them unpacked, silently wrong. Without one, the reload builds it anew.
+    for module in model.modules():
+        method: Any = getattr(module, "quant_method", None)
+        if getattr(method, "moe_kernel", None) is not None and _on_cpu(module):
+            method.moe_kernel = None
+
+
+def _repack_tied_head(model: Any) -> None:
+    # On a CPU a tied output head keeps a packed copy of the embedding, which a reload does not
+    # refresh: the engine would go on sampling from the old head.
+    head = getattr(model, "lm_head", None)
+    config = getattr(model, "config", None)
+    if head is None or config is None or not config.get_text_config().tie_word_embeddings:
+        return
+    embedding = model.model.embed_tokens
+    if _on_cpu(embedding):
+        head.weight = embedding.weight
+        head.quant_method.process_weights_after_loading(head)
+
+
+def _on_cpu(module: Any) -> bool:
+    return all(weight.device.type == "cpu" for weight in module.parameters())

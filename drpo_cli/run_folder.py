@@ -1,0 +1,83 @@
+"""The folder a run lives in: what is where, who holds it, and whether it is finished."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from drpo_cli.errors import UserError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run."""
+
+    path: Path
+
+    @property
+    def spec(self) -> Path:
+        """The resolved spec."""
+        return self.path / "spec.toml"
+
+    @property
+    def versions(self) -> Path:
+        """Versions of what the run used, and its hardware."""
+        return self.path / "versions.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One line of metrics a step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """A few rollouts of every step, and every held-out response."""
+        return self.path / "samples.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoint folders."""
+        return self.path / "checkpoints"
+
+    @property
+    def report(self) -> Path:
+        """What happened, as a page."""
+        return self.path / "report.html"
+
+    def log(self, rank: int) -> Path:
+        """Everything a rank printed."""
+        return self.path / "logs" / f"rank{rank}.log"
+
+    def error(self, rank: int) -> Path:
+        """Why a rank ended, if it did not end well: JSON with `code` and `message`."""
+        return self.path / "logs" / f"rank{rank}.error"
+
+    def exists(self) -> bool:
+        """Whether a run was ever started here."""
+        return self.spec.is_file()
+
+    def record_error(self, rank: int, code: int, message: str) -> None:
+        """Leaves word for the launcher."""
+        self.error(rank).write_text(json.dumps({"code": code, "message": message}))
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Holds the folder: no other run can. Released by the system when the process dies."""
+        handle = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(handle)
+            raise UserError(
+                f"{self.path} is in use by a run that has not ended; wait for it, stop it, or set "
+                f"run.name to another name"
+            ) from error
+        try:
+            yield
+        finally:
+            os.close(handle)

@@ -1,0 +1,170 @@
+"""Every section of a spec that is not a plugin, and what each kind of plugin's options start from.
+
+Import-light on purpose: `drpo check` and `drpo --help` read this and nothing heavier.
+A docstring under a field is its documentation: docs/spec.md is generated from it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+
+
+def _relative_to_spec(value: object, info: ValidationInfo) -> object:
+    folder = (info.context or {}).get("folder")
+    if isinstance(value, str):
+        value = Path(value).expanduser()
+        return folder / value if folder is not None else value
+    return value
+
+
+SpecPath = Annotated[Path, BeforeValidator(_relative_to_spec)]
+"""A path in a spec; a relative one counts from the spec's own folder."""
+
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Settings(BaseModel):
+    """Strict (a string is not a number), closed (unknown keys are errors) and immutable."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class RunSettings(Settings):
+    """What the run is called, and how long it goes on."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Name of the run; its folder is `<folder>/<name>`."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of sampling, data order and everything else that is random."""
+    steps: Count
+    """Rollout-and-train rounds."""
+    folder: SpecPath = Path("runs")
+    """Where run folders go."""
+
+
+class ModelSettings(Settings):
+    """The policy to train: a Hugging Face causal language model."""
+
+    path: Annotated[str, Field(min_length=1)]
+    """A model folder (relative paths count from the spec's folder) or a hub id."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Compute dtype of training and rollout; master weights are always float32."""
+    prepare: SpecPath | None = None
+    """A Python script run once as `python SCRIPT FOLDER` when the model folder does not exist."""
+    trust_remote_code: bool = False
+    """Let a model folder or hub repository run its own modelling code."""
+
+
+class TrainSettings(Settings):
+    """The optimizer's part of a step."""
+
+    updates_per_rollout: Count = 4
+    """Optimizer updates per rollout, over disjoint mini-batches of its samples."""
+    tokens_per_microbatch: Count = 16384
+    """Token budget of one packed forward and backward pass, per device."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-6
+    """Peak learning rate of AdamW."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate goes from its peak to `final_learning_rate` over the run."""
+    final_learning_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Learning rate at the last update, for the linear and cosine schedules."""
+    warmup_updates: Annotated[int, Field(ge=0)] = 0
+    """Updates over which the learning rate rises linearly from zero."""
+    betas: tuple[Decay, Decay] = Field(default=(0.9, 0.999), strict=False)
+    """AdamW's decay rates of the gradient's first and second moments."""
+    epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    """AdamW's denominator offset."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """AdamW's decoupled weight decay."""
+    max_gradient_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Gradients are clipped to this global norm."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    logprob_chunk_tokens: Count = 1024
+    """Tokens whose logits exist at once; `[tokens, vocabulary]` is never held beyond this."""
+
+
+class SourceSettings(Settings):
+    """Where prompts come from. Every source takes these options; its own come on top."""
+
+    chat: bool = False
+    """Wrap string prompts as one user message and apply the tokenizer's chat template."""
+    system: str | None = None
+    """System message put in front of chat prompts."""
+    template: str = "{prompt}"
+    """Text around every string prompt; `{prompt}` stands for the row's prompt."""
+    too_long: Literal["stop", "skip"] = "stop"
+    """What to do with a prompt that leaves no room for `max_new_tokens` in the context."""
+
+
+class RolloutSettings(Settings):
+    """How responses are sampled. Every engine takes these options; its own come on top."""
+
+    prompts_per_step: Count = 64
+    """Prompts sampled in one step, over all devices."""
+    samples_per_prompt: Count = 8
+    """Responses sampled for each prompt: the group size."""
+    max_new_tokens: Count = 1024
+    """Longest response, in tokens; a longer one is truncated and marked so."""
+    temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
+    """Sampling temperature; training replays log-probs at the same one."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Nucleus sampling. Must stay 1 in training: truncation corrupts μ."""
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """Top-k sampling, 0 is off. Must stay 0 in training: truncation corrupts μ."""
+    min_p: Fraction = 0.0
+    """Min-p sampling, 0 is off. Must stay 0 in training: truncation corrupts μ."""
+    stop: tuple[str, ...] = Field(default=(), strict=False)
+    """Strings that end a response, besides the model's own end-of-sequence tokens."""
+    context_length: Count | None = None
+    """Longest prompt plus response, in tokens; the model's own limit when not set."""
+
+
+class RewardSettings(Settings):
+    """What is good. Every reward takes these options; its own come on top."""
+
+    name: Annotated[str, Field(min_length=1)] | None = None
+    """Name in metrics and samples; the type when not set."""
+    weight: float = 1.0
+    """Factor of this reward in the total; 0 only logs it."""
+
+
+class AdvantageSettings(Settings):
+    """How much better than expected each response was."""
+
+
+class ObjectiveSettings(Settings):
+    """The loss of a token, from π, μ and the advantage."""
+
+
+class EvalSettings(Settings):
+    """Held-out evaluation, during training and by `drpo eval`."""
+
+    every: Annotated[int, Field(ge=0)] = 50
+    """Steps between evaluations; 0 evaluates only before the first and after the last step."""
+    problems: Count = 200
+    """Held-out problems. Without `[[eval.data]]` they are taken out of the training data."""
+    samples_per_prompt: Count = 8
+    """Responses sampled for each held-out problem: the k of avg@k."""
+    temperature: Annotated[float, Field(gt=0, le=10)] | None = None
+    """Sampling temperature of evaluation; the rollout's when not set."""
+    max_new_tokens: Count | None = None
+    """Longest response in evaluation; the rollout's when not set."""
+    threshold: float = 1.0
+    """A response counts as right when its total reward is at least this."""
+
+
+class CheckpointSettings(Settings):
+    """What is saved, and how long it is kept."""
+
+    every: Annotated[int, Field(ge=0)] = 50
+    """Steps between checkpoints; 0 saves only after the last step."""
+    keep: Count = 3
+    """Newest checkpoints kept; the best by held-out score is kept besides."""

@@ -1,0 +1,143 @@
+"""pydantic's errors in the words of someone who writes a spec."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
+
+from drpo_cli.plugins import KINDS
+from drpo_cli.spec.model import CHOICES, LISTS, SECTIONS
+from drpo_cli.spec.positions import KeyPath
+from drpo_cli.spec.problems import Problem
+
+_MUST = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_type": "text in quotes",
+    "bool_type": "true or false",
+    "path_type": "a path in quotes",
+    "is_instance_of": "a path in quotes",
+    "tuple_type": "a list in [ ]",
+    "list_type": "a list in [ ]",
+    "dict_type": "a table",
+    "model_type": "a table",
+    "greater_than": "above {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "below {lt}",
+    "less_than_equal": "at most {le}",
+    "literal_error": "{expected}",
+    "string_pattern_mismatch": "text that matches {pattern}",
+    "string_too_short": "text of at least {min_length} characters",
+    "string_too_long": "text of at most {max_length} characters",
+    "too_short": "a list of at least {min_length} entries",
+    "too_long": "a list of at most {max_length} entries",
+}
+
+
+def problems_of(
+    errors: Iterable[ErrorDetails], model: type[BaseModel], at: KeyPath, table: dict[str, Any]
+) -> list[Problem]:
+    """The errors of the table at path `at`, one problem a key, as `what is wrong; what to do`."""
+    by_key: dict[KeyPath, list[ErrorDetails]] = {}
+    for error in errors:
+        by_key.setdefault(_written(error, table), []).append(error)
+    problems = []
+    for key, found in by_key.items():
+        known = key and found[0]["type"] != "extra_forbidden"
+        field = model.model_fields.get(str(key[0])) if known else None
+        meaning = _meaning(field.description if field else None)
+        problems.append(Problem((*at, *key), _explain(found, model, at, table) + meaning))
+    return problems
+
+
+def unknown_section(name: str) -> str:
+    """What to say of a top-level key that is no section."""
+    known = [*SECTIONS, *CHOICES, *LISTS]
+    home = _home_of(name)
+    if home:
+        return f"is not a section; it is a key of {home}: move it there"
+    return f"is not a section; {_suggest(name, known)}"
+
+
+def _written(error: ErrorDetails, table: dict[str, Any]) -> KeyPath:
+    """The part of pydantic's location that the document has too: it also names union members."""
+    if error["type"] in ("missing", "missing_argument"):
+        return error["loc"]
+    place: Any = table
+    for depth, part in enumerate(error["loc"]):
+        try:
+            place = place[part]
+        except (LookupError, TypeError):
+            return error["loc"][:depth]
+    return error["loc"]
+
+
+def _explain(
+    errors: list[ErrorDetails], model: type[BaseModel], at: KeyPath, table: dict[str, Any]
+) -> str:
+    error = errors[0]
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "missing":
+        return "is missing; it has no default, so give it a value"
+    if kind == "extra_forbidden":
+        return _unknown_key(error["loc"], model, at)
+    value = _shown(error["input"])
+    if all(e["type"] in _MUST for e in errors):
+        musts = [_MUST[e["type"]].format(**_short(e.get("ctx", {}))) for e in errors]
+        return f"is {value}; must be {' or '.join(dict.fromkeys(musts))}"
+    if kind in ("value_error", "assertion_error"):
+        return f"is {value}; {context['error']}"
+    return f"is {value}; {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _short(context: dict[str, Any]) -> dict[str, Any]:
+    return {k: f"{v:g}" if isinstance(v, float) else v for k, v in context.items()}
+
+
+def _unknown_key(loc: KeyPath, model: type[BaseModel], at: KeyPath) -> str:
+    name, section = str(loc[-1]), str(at[0])
+    if len(loc) > 1:
+        inner: Any = model.model_fields[str(loc[0])].annotation
+        return f"is not a known key; {_suggest(name, list(getattr(inner, 'model_fields', {})))}"
+    choice = CHOICES.get(section) or (LISTS["data"] if "data" in at else LISTS.get(section))
+    known = [*model.model_fields, *([choice.selector] if choice else [])]
+    home = _home_of(name)
+    if home and not difflib.get_close_matches(name, known, n=1):
+        return f"is not a key of [{section}]; it is a key of {home}: move it there"
+    return f"is not a known key; {_suggest(name, known)}"
+
+
+def _suggest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"known are {', '.join(known)}" if known else "none is known here, remove it"
+
+
+def _home_of(name: str) -> str | None:
+    models: dict[str, type[BaseModel]] = {f"[{section}]": m for section, m in SECTIONS.items()}
+    models |= {f"[{section}]": KINDS[c.kind].base for section, c in CHOICES.items()}
+    models |= {f"[[{section}]]": KINDS[c.kind].base for section, c in LISTS.items()}
+    return next((home for home, m in models.items() if name in m.model_fields), None)
+
+
+def _meaning(docstring: str | None) -> str:
+    if not docstring:
+        return ""
+    sentence = " ".join(docstring.split("\n\n")[0].split())
+    return f" ({sentence.rstrip('.')})"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return "a table"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

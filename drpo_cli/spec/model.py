@@ -1,0 +1,76 @@
+"""A spec: one run, validated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from drpo_cli.plugins import Selected
+from drpo_cli.settings import (
+    CheckpointSettings,
+    EvalSettings,
+    ModelSettings,
+    RunSettings,
+    Settings,
+    TrainSettings,
+)
+
+SECTIONS: dict[str, type[Settings]] = {
+    "run": RunSettings,
+    "model": ModelSettings,
+    "train": TrainSettings,
+    "eval": EvalSettings,
+    "checkpoint": CheckpointSettings,
+}
+"""Sections that are not plugins."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A section that selects one plugin: its kind, the key that names it, and the default."""
+
+    kind: str
+    selector: str = "type"
+    default: str | None = None
+
+
+CHOICES = {
+    "rollout": Choice("rollout", "engine", "vllm"),
+    "advantage": Choice("advantages", default="group_mean"),
+    "objective": Choice("objectives", default="drpo"),
+}
+LISTS = {"data": Choice("data"), "reward": Choice("rewards")}
+"""Arrays of tables, each of which selects one plugin; `[[eval.data]]` is like `[[data]]`."""
+
+ORDER = (
+    "run",
+    "model",
+    "data",
+    "rollout",
+    "reward",
+    "advantage",
+    "objective",
+    "train",
+    "eval",
+    "checkpoint",
+)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All settings of a run. Two specs are equal when they describe the same run."""
+
+    path: Path = field(compare=False)
+    folder: Path = field(compare=False)
+    run: RunSettings
+    model: ModelSettings
+    data: tuple[Selected, ...]
+    rollout: Selected
+    reward: tuple[Selected, ...]
+    advantage: Selected
+    objective: Selected
+    train: TrainSettings
+    eval: EvalSettings
+    eval_data: tuple[Selected, ...]
+    checkpoint: CheckpointSettings
+    warnings: tuple[str, ...] = field(default=(), compare=False)

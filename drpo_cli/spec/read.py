@@ -1,0 +1,177 @@
+"""A parsed document → validated sections, collecting every problem on the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from pydantic import ValidationError
+
+from drpo_cli import plugins
+from drpo_cli.errors import UserError
+from drpo_cli.plugins import KINDS, Selected
+from drpo_cli.settings import (
+    CheckpointSettings,
+    EvalSettings,
+    ModelSettings,
+    RewardSettings,
+    RunSettings,
+    Settings,
+    TrainSettings,
+)
+from drpo_cli.spec.messages import problems_of, unknown_section
+from drpo_cli.spec.model import CHOICES, LISTS, SECTIONS, Choice, Spec
+from drpo_cli.spec.positions import KeyPath
+from drpo_cli.spec.problems import Problem, key_text
+
+S = TypeVar("S", bound=Settings)
+
+
+class Reader:
+    """Reads one document; what is wrong with it gathers in `problems`.
+
+    Keys that fail are absent from the settings returned (reading one raises AttributeError), so
+    that rules over the other keys can still be checked and reported in the same go.
+    """
+
+    def __init__(self, document: dict[str, Any], path: Path) -> None:
+        self.document = document
+        self.path = path
+        self.folder = path.parent
+        self.problems: list[Problem] = []
+
+    def spec(self) -> Spec:
+        """The spec, complete when `problems` stays empty."""
+        for name in self.document:
+            if name not in SECTIONS and name not in CHOICES and name not in LISTS:
+                self.say((name,), unknown_section(name))
+        evaluation = self.document.get("eval", {})
+        held_out: tuple[Selected, ...] = ()
+        if isinstance(evaluation, dict) and "data" in evaluation:
+            held_out = self.several(("eval", "data"), evaluation["data"], LISTS["data"])
+        return Spec(
+            path=self.path,
+            folder=self.folder,
+            run=self.section("run", RunSettings),
+            model=_located(self.section("model", ModelSettings), self.folder),
+            data=self.several(("data",), self.document.get("data", []), LISTS["data"]),
+            rollout=self.optional("rollout"),
+            reward=self.several(("reward",), self.document.get("reward", []), LISTS["reward"]),
+            advantage=self.optional("advantage"),
+            objective=self.optional("objective"),
+            train=self.section("train", TrainSettings),
+            eval=self.section("eval", EvalSettings, leave="data"),
+            eval_data=held_out,
+            checkpoint=self.section("checkpoint", CheckpointSettings),
+        )
+
+    def say(self, key: KeyPath, what: str) -> None:
+        self.problems.append(Problem(key, what))
+
+    def section(self, name: str, model: type[S], leave: str = "") -> S:
+        needed = [key for key, field in model.model_fields.items() if field.is_required()]
+        if name not in self.document and needed:
+            self.say((name,), f"is missing; add a [{name}] section with {' and '.join(needed)}")
+            return _nothing(model)
+        table = self.document.get(name, {})
+        if not isinstance(table, dict):
+            self.say((name,), f"must be a section; write [{name}] and its keys on lines below it")
+            return _nothing(model)
+        return self.validated((name,), model, {k: v for k, v in table.items() if k != leave})
+
+    def optional(self, name: str) -> Selected:
+        return self.chosen((name,), self.document.get(name, {}), CHOICES[name])
+
+    def several(self, key: KeyPath, tables: Any, choice: Choice) -> tuple[Selected, ...]:
+        header = f"[[{key_text(key)}]]"
+        if isinstance(tables, dict):
+            self.say(key, f"is a single table; write {header}, with two brackets on each side")
+        elif not isinstance(tables, list):
+            self.say(key, f"must be a list of tables; write each as {header}")
+        elif not tables:
+            self.say(key, f"is missing; add at least one {header} table with a type")
+        else:
+            return tuple(self.chosen((*key, i), t, choice) for i, t in enumerate(tables))
+        return ()
+
+    def chosen(self, key: KeyPath, table: Any, choice: Choice) -> Selected:
+        base = KINDS[choice.kind].base
+        if not isinstance(table, dict):
+            self.say(key, f"must be a table; write [{key_text(key)}] and its keys below it")
+            return Selected(choice.kind, "", _nothing(base))
+        options = {k: v for k, v in table.items() if k != choice.selector}
+        name, config = self.plugin(key, choice, table.get(choice.selector, choice.default))
+        if not name:  # what every plugin of the kind takes can be checked all the same
+            options = {k: v for k, v in options.items() if k in base.model_fields}
+        if name and issubclass(config, RewardSettings):
+            options.setdefault("name", _short(name))
+        settings = self.validated(key, config, options)
+        return Selected(choice.kind, plugins.absolute(name, self.folder), settings)
+
+    def plugin(self, key: KeyPath, choice: Choice, name: Any) -> tuple[str, type[Settings]]:
+        """A plugin's type and `Config`; ("", the kind's base) once it has been said why not."""
+        noun, base = KINDS[choice.kind].noun, KINDS[choice.kind].base
+        what = ""
+        if name is None:
+            known = ", ".join(plugins.available(choice.kind))
+            what = f"is missing; say which {noun}: {known}, or your own './file.py:name'"
+        elif not isinstance(name, str):
+            what = f"is {name!r}; must be a name in quotes"
+        else:
+            try:
+                config = getattr(plugins.load(choice.kind, name, self.folder), "Config", base)
+            except UserError as error:
+                what = str(error)
+            else:
+                if isinstance(config, type) and issubclass(config, base):
+                    return name, config
+                what = f"its Config must extend drpo_cli.settings.{base.__name__}"
+        self.say((*key, choice.selector), what)
+        return "", base
+
+    def validated(self, key: KeyPath, model: type[S], options: dict[str, Any]) -> S:
+        table = _path_defaults(model) | options
+        try:
+            return model.model_validate(table, context={"folder": self.folder})
+        except UserError as error:
+            self.say(key, str(error))
+            return _nothing(model)
+        except ValidationError as error:
+            found = problems_of(error.errors(include_url=False), model, key, table)
+        self.problems += found
+        known = {k: v for k, v in table.items() if k in model.model_fields}
+        partial = cast(S, model.model_construct(**known))
+        for problem in found:
+            for name in problem.key[len(key) : len(key) + 1]:
+                partial.__dict__.pop(str(name), None)
+        return partial
+
+
+def _short(name: str) -> str:
+    """`./rewards.py:tidy` → tidy, `my_package.judge` → judge, `exact_match` → exact_match."""
+    where, _, function = name.partition(":")
+    return function or (Path(where).stem if where.endswith(".py") else where.rpartition(".")[2])
+
+
+def _nothing(model: type[S]) -> S:
+    empty = cast(S, model.model_construct())
+    empty.__dict__.clear()
+    return empty
+
+
+def _path_defaults(model: type[Settings]) -> dict[str, str]:
+    """Default paths too count from the spec's folder, so they go through validation like others."""
+    defaults = {name: field.default for name, field in model.model_fields.items()}
+    return {name: str(value) for name, value in defaults.items() if isinstance(value, Path)}
+
+
+def _located(model: ModelSettings, folder: Path) -> ModelSettings:
+    """The model's path made absolute, unless it can only be a hub id."""
+    name = getattr(model, "path", None)
+    if not isinstance(name, str):
+        return model
+    path = folder / Path(name).expanduser()
+    is_path = name.startswith(("./", "../", "/", "~")) or name in (".", "..")
+    if is_path or getattr(model, "prepare", None) is not None or path.is_dir():
+        return model.model_copy(update={"path": str(path.resolve())})
+    return model

@@ -1,0 +1,197 @@
+"""Rules that join several keys, one small function each: it yields what is wrong, if anything."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from drpo_cli.errors import UserError
+from drpo_cli.plugins import Selected
+from drpo_cli.settings import RewardSettings, RolloutSettings, SourceSettings
+from drpo_cli.spec.model import Spec
+from drpo_cli.spec.positions import KeyPath
+from drpo_cli.spec.problems import Problem
+
+Rule = Callable[[Spec], Iterator[Problem]]
+
+PROMPTS: KeyPath = ("rollout", "prompts_per_step")
+SAMPLES: KeyPath = ("rollout", "samples_per_prompt")
+UPDATES: KeyPath = ("train", "updates_per_rollout")
+
+
+def broken(spec: Spec, partial: bool = False) -> list[Problem]:
+    """The rules a spec breaks. `partial`: some keys failed and are absent from `spec`."""
+    return _apply(ERRORS, spec, partial)
+
+
+def doubtful(spec: Spec) -> list[Problem]:
+    """What runs, but hardly does what its writer expects."""
+    return _apply(WARNINGS, spec, partial=False)
+
+
+def _apply(rules: tuple[Rule, ...], spec: Spec, partial: bool) -> list[Problem]:
+    problems: list[Problem] = []
+    for rule in rules:
+        # A rule that needs a key which failed by itself has nothing to say.
+        with contextlib.suppress(*((AttributeError, UserError) if partial else ())):
+            problems.extend(rule(spec))
+    return problems
+
+
+def _rollout(spec: Spec) -> RolloutSettings:
+    assert isinstance(spec.rollout.config, RolloutSettings)
+    return spec.rollout.config
+
+
+def _rewards(spec: Spec) -> list[RewardSettings]:
+    return [r.config for r in spec.reward if isinstance(r.config, RewardSettings)]
+
+
+def full_distribution(spec: Spec) -> Iterator[Problem]:
+    no_ops = {"top_p": 1.0, "top_k": 0, "min_p": 0.0}
+    for key, no_op in no_ops.items():
+        value = getattr(_rollout(spec), key, no_op)
+        if value != no_op:
+            yield Problem(
+                ("rollout", key),
+                f"is {value}; must stay {no_op:g} in training: truncated sampling corrupts μ, "
+                "since tokens then come from another distribution than the probabilities that "
+                "the ratio π/μ and the trust region are computed with",
+            )
+
+
+def group_is_large_enough(spec: Spec) -> Iterator[Problem]:
+    size = _rollout(spec).samples_per_prompt
+    smallest = getattr(spec.advantage.module, "MIN_GROUP", 1)
+    if size < smallest:
+        yield Problem(
+            SAMPLES,
+            f"is {size}; must be at least {smallest} for advantage {spec.advantage.type!r}: a "
+            "group of one is its own baseline, so every advantage would be 0",
+            also=(("advantage", "type"),),
+        )
+
+
+def samples_divide_into_updates(spec: Spec) -> Iterator[Problem]:
+    prompts, samples = _rollout(spec).prompts_per_step, _rollout(spec).samples_per_prompt
+    updates = spec.train.updates_per_rollout
+    if prompts * samples % updates:
+        yield Problem(
+            UPDATES,
+            f"is {updates}; must divide the {prompts} × {samples} = {prompts * samples} samples "
+            "of a step (rollout.prompts_per_step × rollout.samples_per_prompt)",
+            also=(PROMPTS, SAMPLES),
+        )
+
+
+def some_reward_counts(spec: Spec) -> Iterator[Problem]:
+    weights = [reward.weight for reward in _rewards(spec)]
+    if weights and not any(weights):
+        yield Problem(
+            ("reward", 0, "weight"),
+            "is 0, and so is every other weight: nothing would be learned; "
+            "give at least one [[reward]] a weight other than 0",
+            also=tuple(("reward", i, "weight") for i in range(1, len(weights))),
+        )
+
+
+def reward_names_differ(spec: Spec) -> Iterator[Problem]:
+    seen: Counter[str | None] = Counter()
+    for index, reward in enumerate(_rewards(spec)):
+        seen[reward.name] += 1
+        if reward.name and seen[reward.name] == 2:
+            yield Problem(
+                ("reward", index, "name"),
+                f"is {reward.name!r}, like an earlier reward's; "
+                "give each [[reward]] a name of its own",
+                also=(("reward", index, "type"),),
+            )
+
+
+def warmup_fits(spec: Spec) -> Iterator[Problem]:
+    warmup, total = spec.train.warmup_updates, spec.run.steps * spec.train.updates_per_rollout
+    if warmup > total:
+        yield Problem(
+            ("train", "warmup_updates"),
+            f"is {warmup}; must be at most {total}, the updates of the whole run "
+            "(run.steps × train.updates_per_rollout)",
+            also=(("run", "steps"), UPDATES),
+        )
+
+
+def context_holds_response(spec: Spec) -> Iterator[Problem]:
+    context = _rollout(spec).context_length
+    lengths = {
+        ("rollout", "max_new_tokens"): _rollout(spec).max_new_tokens,
+        ("eval", "max_new_tokens"): spec.eval.max_new_tokens,
+    }
+    for key, length in lengths.items():
+        if context is not None and length is not None and length >= context:
+            yield Problem(
+                key,
+                f"is {length}; must be below rollout.context_length, which is {context}: "
+                "the prompt needs room too",
+                also=(("rollout", "context_length"),),
+            )
+
+
+def template_has_prompt(spec: Spec) -> Iterator[Problem]:
+    tables: list[tuple[KeyPath, tuple[Selected, ...]]] = [
+        (("data",), spec.data),
+        (("eval", "data"), spec.eval_data),
+    ]
+    for key, sources in tables:
+        for index, source in enumerate(sources):
+            config = source.config
+            if isinstance(config, SourceSettings) and "{prompt}" not in config.template:
+                yield Problem(
+                    (*key, index, "template"),
+                    "has no {prompt}, so the model would never see the prompt; "
+                    "write {prompt} where it goes",
+                )
+
+
+def trust_region_bites(spec: Spec) -> Iterator[Problem]:
+    delta = getattr(spec.objective.config, "delta", None)
+    if spec.objective.type == "drpo" and delta is not None and delta >= 1:
+        low, high = 1 - 1 / delta, 1 + 1 / delta
+        yield Problem(
+            ("objective", "delta"),
+            f"is {delta:g}: |π−μ| ≤ 1, so every gradient weight lies in [1−1/δ, 1+1/δ] = "
+            f"[{low:.3g}, {high:.3g}] and no token is ever corrected: close to plain "
+            "importance-weighted policy gradient; for a trust region that corrects, set it below 1",
+        )
+
+
+def reuse_is_bounded(spec: Spec) -> Iterator[Problem]:
+    updates = spec.train.updates_per_rollout
+    if spec.objective.type == "none" and updates > 1:
+        yield Problem(
+            UPDATES,
+            f"is {updates}, and objective 'none' has no trust region: nothing holds π near μ "
+            "after the first update; set it to 1, or choose another objective",
+            also=(("objective", "type"),),
+        )
+
+
+def final_rate_is_used(spec: Spec) -> Iterator[Problem]:
+    if spec.train.schedule == "constant" and spec.train.final_learning_rate:
+        yield Problem(
+            ("train", "final_learning_rate"),
+            "has no effect with the constant schedule; set train.schedule to 'linear' or 'cosine'",
+            also=(("train", "schedule"),),
+        )
+
+
+ERRORS: tuple[Rule, ...] = (
+    full_distribution,
+    group_is_large_enough,
+    samples_divide_into_updates,
+    some_reward_counts,
+    reward_names_differ,
+    warmup_fits,
+    context_holds_response,
+    template_has_prompt,
+)
+WARNINGS: tuple[Rule, ...] = (trust_region_bites, reuse_is_bounded, final_rate_is_used)

@@ -1,0 +1,122 @@
+"""Weights from the sharded trainer into the rollout engine: versioned, and proven.
+
+A sync can go wrong without an error: a tied head that keeps its old copy, experts that are not
+packed again, a tensor lost on the way. Each makes the engine sample from another policy than the
+one that is trained, and nothing but the log-probs shows it. So:
+
+- At start, *rehearsal*: every weight is disturbed, pushed, and the engine's log μ of what it then
+  samples is compared with the trainer's log π. A tensor that does not arrive shows at once.
+- Then version 0 is pushed, and the gap measured again: the noise floor of this engine,
+  model and dtype.
+- After every later push, the first rollouts are replayed before anything is learned from them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from drpo_cli.dist import World, full, local
+from drpo_cli.errors import UserError
+from drpo_cli.rollout._groups import EngineProtocol
+from drpo_cli.trainer.model import DTYPES, Policy
+
+REHEARSAL_SCALE = 0.1  # relative size of the disturbance of each weight
+CEILING = {"float32": 1e-3, "bfloat16": 0.15}  # mean |log π − log μ| no sound pair exceeds
+FLOOR_FACTOR = 10.0  # a later gap may exceed the floor this many times: sampling noise
+LEAST_FLOOR = {"float32": 2e-6, "bfloat16": 5e-3}
+
+
+def checkpoint_weights(policy: Policy) -> Iterator[tuple[str, Tensor]]:
+    """Every weight as a whole tensor under its checkpoint name, one parameter at a time.
+
+    transformers fuses some weights (experts); checkpoints and engines name them one by one.
+    Collective: every rank must consume the whole iterator.
+    """
+    from transformers.core_model_loading import revert_weight_conversion
+
+    for name, weight in trainer_weights(policy):
+        yield from revert_weight_conversion(policy.lm, {name: weight}).items()
+
+
+def trainer_weights(policy: Policy) -> Iterator[tuple[str, Tensor]]:
+    """Every weight as a whole tensor under the name the trainer's model gives it."""
+    for name, parameter in policy.named_weights():
+        yield name, full(parameter)
+
+
+class WeightSync:
+    """Pushes weight versions into an engine and judges the gap that remains."""
+
+    def __init__(self, policy: Policy, engine: EngineProtocol, dtype: str, world: World):
+        self.policy = policy
+        self.engine = engine
+        self.dtype = dtype
+        self.world = world
+        self.version = -1
+        self.floor = math.nan
+
+    def push(self, version: int) -> None:
+        """Streams all weights into the engine, then frees what the transfer took."""
+        self.engine.wake("weights")
+        stream = checkpoint_weights if self.engine.checkpoint_names else trainer_weights
+        dtype = DTYPES[self.dtype]
+        self.engine.load_weights((name, w.to(dtype)) for name, w in stream(self.policy))
+        if self.world.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.engine.wake("kv_cache")
+        self.version = version
+
+    def gap(self, logp_T: Tensor, old_logps: Sequence[float]) -> float:
+        """Mean |log π − log μ| over all ranks' tokens."""
+        difference = (logp_T.double() - torch.tensor(old_logps, dtype=torch.float64)).abs()
+        total, count = self.world.sum([float(difference.sum()), len(difference)])
+        return total / max(1.0, count)
+
+    def set_floor(self, gap: float) -> None:
+        """Takes the gap at version 0 as the noise floor. Raises UserError when it cannot be one."""
+        if not gap <= CEILING[self.dtype]:
+            raise UserError(
+                f"sync: before any training the engine and the trainer already disagree: mean "
+                f"|log π − log μ| is {gap:.2g}, in {self.dtype} at most {CEILING[self.dtype]:.2g} "
+                f"is sound; the engine does not compute this model as transformers does"
+            )
+        if math.isnan(self.floor):  # a resumed run keeps the floor it started with
+            self.floor = max(gap, LEAST_FLOOR[self.dtype])
+
+    def check(self, gap: float, occasion: str) -> None:
+        """Raises UserError when a gap after a push is above the noise floor."""
+        limit = min(FLOOR_FACTOR * self.floor, CEILING[self.dtype])
+        if not gap <= limit:
+            raise UserError(
+                f"sync: {occasion} the engine samples from other weights than the trainer holds: "
+                f"mean |log π − log μ| is {gap:.2g}, the noise floor {self.floor:.2g}; some weight "
+                f"did not reach the engine. The last checkpoint is sound. Please report the "
+                f'model\'s architecture; engine = "transformers" avoids the engine at fault'
+            )
+
+    def disturbed(self, seed: int) -> Disturbed:
+        """A context in which every weight is disturbed, for the rehearsal."""
+        return Disturbed(self.policy, seed)
+
+
+class Disturbed:
+    """Scales every weight by 1 ± `REHEARSAL_SCALE` · noise while open; exact originals after."""
+
+    def __init__(self, policy: nn.Module, seed: int):
+        self.shards = [local(parameter) for parameter in policy.parameters()]
+        self.seed = seed
+
+    def __enter__(self) -> None:
+        self.originals = [shard.to("cpu", copy=True) for shard in self.shards]
+        for i, shard in enumerate(self.shards):
+            noise = torch.Generator(shard.device).manual_seed(self.seed + i)
+            random = torch.randn(shard.shape, generator=noise, device=shard.device)
+            shard.mul_(1 + REHEARSAL_SCALE * random)
+
+    def __exit__(self, *_: object) -> None:
+        for shard, original in zip(self.shards, self.originals, strict=True):
+            shard.copy_(original)

@@ -1,0 +1,100 @@
+"""The frozen values that pass between rooms.
+
+Dimension suffixes, on tensors and on lists:
+
+| suffix | axis |
+|---|---|
+| `_P` | prompts of a step (on this rank unless said otherwise) |
+| `_G` | samples of one prompt (its group) |
+| `_T` | tokens of packed sequences |
+| `_R` | response tokens of packed sequences, the ones a loss is taken on |
+| `_V` | vocabulary |
+| `_D` | hidden size |
+
+Symbols: π is the policy being trained, μ the behaviour policy, i.e. the probability the rollout
+engine gave a token when it sampled it. Both are taken at the sampling temperature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Message = Mapping[str, str]
+"""One chat turn: `{"role": "user", "content": "…"}`."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One row of a data source, before any tokenizer has seen it."""
+
+    prompt: str | tuple[Message, ...]
+    answer: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A problem as the model sees it."""
+
+    id: str
+    text: str
+    token_ids: tuple[int, ...]
+    answer: str | None
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One sampled response: the engine's own token ids and log μ of each of them."""
+
+    token_ids: tuple[int, ...]
+    logps: tuple[float, ...]
+    text: str
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Group:
+    """All rollouts of one prompt."""
+
+    prompt: Prompt
+    rollouts_G: tuple[Rollout, ...]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the rewards said of one group: the weighted total, and each reward by its name."""
+
+    total_G: tuple[float, ...]
+    by_reward: Mapping[str, tuple[float, ...]]
+
+
+class Tokens(NamedTuple):
+    """What an objective sees, all of shape [T], float32 or float64, response tokens only.
+
+    logp_T      log π of the sampled token under the weights being trained (carries the gradient)
+    old_logp_T  log μ, as the rollout engine reported it
+    adv_T       the advantage of the token's response
+    """
+
+    logp_T: Tensor
+    old_logp_T: Tensor
+    adv_T: Tensor
+
+
+@dataclass(frozen=True)
+class TokenLoss:
+    """What an objective returns.
+
+    per_token_T  loss of each token, unreduced: masks, weights and means are the trainer's
+    metrics      detached per-token tensors of shape [T]; `weight` is the gradient weight w with
+                 ∂loss/∂log π = −A r w
+    """
+
+    per_token_T: Tensor
+    metrics: dict[str, Tensor]

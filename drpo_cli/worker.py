@@ -1,0 +1,82 @@
+"""One process of a run: `python -m drpo_cli.worker RUN_FOLDER`, started by the launcher."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import signal
+import sys
+import traceback
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn, TextIO
+
+from drpo_cli.errors import EXIT_RUN_FAILED, EXIT_USER_ERROR, UserError
+from drpo_cli.run_folder import RunFolder
+
+PR_SET_PDEATHSIG = 1
+
+
+def main(folder: RunFolder) -> int:
+    """Runs this rank's part; returns the exit code. Leaves word of a failure for the launcher."""
+    rank = int(os.environ["RANK"])
+    screen = _send_output_to(folder.log(rank))
+    _die_with_launcher()
+    sys.excepthook = partial(_record_crash, folder, rank)
+    try:
+        from drpo_cli.loop import run
+
+        return run(folder, screen)
+    except UserError as error:
+        message = str(error)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        where = error.filename or folder.path
+        message = f"{where}: the disk is full; free some space, then go on with --resume"
+    sys.stderr.write(message + "\n")
+    folder.record_error(rank, EXIT_USER_ERROR, message)
+    return EXIT_USER_ERROR
+
+
+def _record_crash(
+    folder: RunFolder,
+    rank: int,
+    kind: type[BaseException],
+    error: BaseException,
+    trace: TracebackType | None,
+) -> None:
+    message = "".join(traceback.format_exception(kind, error, trace))
+    sys.stderr.write(message)
+    folder.record_error(rank, EXIT_RUN_FAILED, message)
+    _leave(EXIT_RUN_FAILED)
+
+
+def _leave(code: int) -> NoReturn:
+    # An engine's leftover threads must not turn a finished run into a crash at exit.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _send_output_to(log: Path) -> TextIO:
+    """Points everything this process prints to its log; returns the terminal it had."""
+    screen = os.fdopen(os.dup(1), "w")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)
+    return screen
+
+
+def _die_with_launcher() -> None:
+    # Without it, workers of a launcher killed by SIGKILL would go on writing to the run folder.
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    _leave(main(RunFolder(Path(sys.argv[1]))))

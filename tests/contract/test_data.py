@@ -1,0 +1,61 @@
+"""What every built-in data source must be."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from drpo_cli import plugins
+from drpo_cli.settings import SourceSettings
+from drpo_cli.types import Problem
+
+SOURCES = plugins.available("data")
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> dict[str, dict]:
+    """The least options a source needs; a source that is not named here must need none."""
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"prompt": f"p{i}", "answer": i}) + "\n" for i in range(4)))
+    return {
+        "jsonl": {"path": "rows.jsonl"},
+        "huggingface": {"path": "rows.jsonl"},
+        "reasoning_gym": {"task": "chain_sum", "size": 4},
+    }
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_source_returns_problems(name: str, options: dict, tmp_path: Path) -> None:
+    module = plugins.load("data", name)
+    config = module.Config.model_validate(options.get(name, {}), context={"folder": tmp_path})
+    rows = module.load(config)
+    assert len(rows) >= 4
+    assert all(isinstance(rows[i], Problem) for i in (0, len(rows) - 1))
+    assert rows[0] == rows[0]
+    assert rows[0].prompt != rows[1].prompt
+    with pytest.raises(IndexError):
+        rows[len(rows)]
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_source_is_documented(name: str) -> None:
+    module = plugins.load("data", name)
+    assert module.__doc__.splitlines()[0].endswith((".", ":"))
+    assert issubclass(module.Config, SourceSettings)
+    assert module.Config.model_config["extra"] == "forbid"
+    for field, info in module.Config.model_fields.items():
+        assert info.description, f"{name}.{field} has no docstring"
+
+
+@pytest.mark.parametrize("kind", ["data", "rewards"])
+def test_loading_a_config_imports_nothing_heavy(kind: str) -> None:
+    heavy = ["torch", "transformers", "datasets", "scipy", "numpy", "sympy", "vllm"]
+    code = (
+        "import sys; from drpo_cli import plugins\n"
+        f"for name in plugins.available({kind!r}): plugins.load({kind!r}, name).Config\n"
+        f"print([m for m in {heavy} + ['math_verify', 'reasoning_gym'] if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

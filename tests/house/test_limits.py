@@ -1,0 +1,106 @@
+"""Sizes, excepts and leftovers: the limits that keep the house readable."""
+
+import ast
+import shutil
+import statistics
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "drpo_cli"
+TEMPLATES = sorted(path.parent for path in (ROOT / "templates").glob("*/run.toml"))
+
+MAX_FILE_LINES = 300
+MEDIAN_FILE_LINES = 150
+MAX_FUNCTION_LINES = 50
+MAX_ARGUMENTS = 7
+MAY_CATCH_ALL = {"rewards/_score.py", "cli.py", "plugins.py"}  # these run the user's code
+
+SOURCES = sorted(
+    path
+    for folder in (PACKAGE, ROOT / "tests", ROOT / "templates")
+    for path in folder.rglob("*.py")
+)
+by_file = pytest.mark.parametrize(
+    "path", SOURCES, ids=[str(path.relative_to(ROOT)) for path in SOURCES]
+)
+
+
+def functions(path: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    tree = ast.parse(path.read_text())
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return [node for node in ast.walk(tree) if isinstance(node, kinds)]
+
+
+def arguments(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+    given = function.args
+    every = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+    return [a.arg for a in every if a is not None and a.arg not in ("self", "cls")]
+
+
+def catches_all(handler: ast.ExceptHandler) -> bool:
+    if handler.type is None:
+        return True
+    names = {node.id for node in ast.walk(handler.type) if isinstance(node, ast.Name)}
+    return bool(names & {"Exception", "BaseException"})
+
+
+def lines(path: Path) -> int:
+    return len(path.read_text().splitlines())
+
+
+@by_file
+def test_file_is_short(path):
+    assert lines(path) <= MAX_FILE_LINES
+
+
+def test_files_of_the_package_are_short_as_a_rule():
+    assert statistics.median(lines(path) for path in PACKAGE.rglob("*.py")) <= MEDIAN_FILE_LINES
+
+
+@by_file
+def test_functions_are_short_and_take_few_arguments(path):
+    found = [
+        f"{function.name}:{function.lineno}"
+        for function in functions(path)
+        if (function.end_lineno or 0) - function.lineno + 1 > MAX_FUNCTION_LINES
+        or len(arguments(function)) > MAX_ARGUMENTS
+    ]
+    assert found == []
+
+
+def test_only_graders_and_the_command_line_catch_everything():
+    found = {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ExceptHandler) and catches_all(node)
+    }
+    assert found <= MAY_CATCH_ALL
+
+
+@pytest.mark.skipif(
+    shutil.which("git") is None or not (ROOT / ".git").exists(), reason="not a git checkout"
+)
+def test_nothing_is_left_to_do():
+    mark = "TO" + "DO"
+    found = subprocess.run(
+        ["git", "grep", "-n", "--untracked", mark], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (found.returncode, found.stdout) == (1, "")
+
+
+def test_there_are_templates():
+    folders = {path for path in (ROOT / "templates").iterdir() if path.is_dir()}
+    assert TEMPLATES and set(TEMPLATES) == folders
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=[path.name for path in TEMPLATES])
+def test_template_loads(template):
+    from drpo_cli.spec import load
+
+    spec = load(template / "run.toml")
+    assert spec.run.name
+    assert (template / "README.md").is_file()

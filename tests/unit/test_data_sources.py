@@ -1,0 +1,178 @@
+"""The built-in data sources, row by row, and what their mistakes get."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from drpo_cli import plugins
+from drpo_cli.data import arithmetic, huggingface, jsonl, reasoning_gym
+from drpo_cli.errors import UserError
+
+
+def write(path: Path, *rows: object) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def load_jsonl(path: Path, **options: object) -> list:
+    return jsonl.load(jsonl.Config.model_validate({"path": str(path), **options}))
+
+
+def test_arithmetic_has_every_pair_once() -> None:
+    rows = arithmetic.load(arithmetic.Config(digits=1))
+    assert len(rows) == 100
+    assert len({row.prompt for row in rows}) == 100
+    for row in rows:
+        a, b = row.prompt.rstrip("=").split("+")
+        assert int(a) + int(b) == int(row.answer)
+        assert len(row.answer) == 2
+
+
+def test_arithmetic_pads_and_reverses() -> None:
+    plain, reverse = (arithmetic.load(arithmetic.Config(reverse=flag)) for flag in (False, True))
+    assert (plain[1234].prompt, plain[1234].answer) == ("12+34=", "046")
+    assert (reverse[1234].prompt, reverse[1234].answer) == ("12+34=", "640")
+    assert (plain[-1].prompt, plain[-1].answer) == ("99+99=", "198")
+    assert [row.prompt for row in plain[:2]] == ["00+00=", "00+01="]
+
+
+def test_jsonl_maps_columns(tmp_path: Path) -> None:
+    chat = [{"role": "user", "content": "q"}]
+    file = write(
+        tmp_path / "a.jsonl",
+        {"question": "1+1", "meta": {"gold": 2}, "level": "easy"},
+        {"question": chat, "meta": {"gold": "4"}},
+    )
+    first, second = load_jsonl(file, fields={"prompt": "question", "answer": "meta.gold"})
+    assert (first.prompt, first.answer) == ("1+1", "2")
+    assert first.metadata["level"] == "easy"
+    assert (second.prompt, second.answer) == (tuple(chat), "4")
+
+
+def test_jsonl_column_names_may_have_dots(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jsonl", {"a.b": "dotted", "a": {"b": "nested"}})
+    assert load_jsonl(file, fields={"prompt": "a.b"})[0].prompt == "dotted"
+
+
+def test_jsonl_answer_is_optional_unless_named(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jsonl", {"prompt": "p", "x": 1})
+    assert load_jsonl(file)[0].answer is None
+    with pytest.raises(UserError, match=r"a\.jsonl:1: .*no column 'y' for the answer.*prompt, x"):
+        load_jsonl(file, fields={"answer": "y"})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"prompt": "a"}\n\n{"prompt": \n', r"a\.jsonl:3: not JSON"),
+        ('{"prompt": "a"}\n["b"]\n', r"a\.jsonl:2: a list; each line"),
+        ('{"text": "a"}\n', r"a\.jsonl:1: .*no column 'prompt'.*the columns are text"),
+        ('{"prompt": 3}\n', r"a\.jsonl:1: the prompt is neither"),
+        ('{"prompt": [{"role": "user"}]}\n', r"a\.jsonl:1: the prompt is neither"),
+        ('{"prompt": "a", "answer": ["b"]}\n', r"a\.jsonl:1: the answer is a list"),
+        ("\n", r"a\.jsonl: the file has no rows"),
+    ],
+)
+def test_jsonl_mistakes_name_the_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a.jsonl").write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_jsonl(tmp_path / "a.jsonl")
+
+
+def test_jsonl_reads_a_byte_order_mark_and_names_bad_bytes(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(b'\xef\xbb\xbf{"prompt": "a"}\n')
+    assert load_jsonl(file)[0].prompt == "a"
+    file.write_bytes(b'{"prompt": "\xff"}\n')
+    with pytest.raises(UserError, match=r"a\.jsonl:1: not JSON"):
+        load_jsonl(file)
+
+
+def test_missing_files_are_found_by_the_config(tmp_path: Path) -> None:
+    for config in (jsonl.Config, huggingface.Config):
+        with pytest.raises(ValidationError, match="there is no file"):
+            config.model_validate({"path": "./none.jsonl"}, context={"folder": tmp_path})
+
+
+@pytest.fixture
+def parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    rows = {"question": ["a", "b", "c"], "gold": [1, 2, 3], "level": ["x", "y", "z"]}
+    datasets.Dataset.from_dict(rows).to_parquet(str(folder / "train.parquet"))
+    return folder
+
+
+FIELDS = {"prompt": "question", "answer": "gold"}
+
+
+@pytest.mark.parametrize("path", ["rows", "rows/train.parquet"])
+def test_huggingface_reads_local_parquet(parquet: Path, path: str) -> None:
+    options = {"path": path, "fields": FIELDS, "split": "train[1:]"}
+    config = huggingface.Config.model_validate(options, context={"folder": parquet.parent})
+    rows = huggingface.load(config)
+    assert [(row.prompt, row.answer, row.metadata) for row in rows] == [
+        ("b", "2", {"level": "y"}),
+        ("c", "3", {"level": "z"}),
+    ]
+
+
+def test_huggingface_mistakes(parquet: Path) -> None:
+    def load(**options: object) -> None:
+        huggingface.load(huggingface.Config.model_validate({"path": str(parquet), **options}))
+
+    with pytest.raises(UserError, match=r"no column 'prompt'.*question, gold, level"):
+        load()
+    with pytest.raises(UserError, match=r"no column 'solution' for the answer"):
+        load(fields={"prompt": "question", "answer": "solution"})
+    with pytest.raises(UserError, match=r"split 'test': .*test"):
+        load(split="test", fields=FIELDS)
+    (parquet.parent / "notes.txt").write_text("x")
+    with pytest.raises(UserError, match=r"cannot read this format"):
+        load(path=str(parquet.parent / "notes.txt"))
+
+
+def test_reasoning_gym_is_seeded_and_scored_by_its_own_task() -> None:
+    def rows(**options: object) -> list:
+        return list(reasoning_gym.load(reasoning_gym.Config(task="chain_sum", size=5, **options)))
+
+    assert [r.prompt for r in rows()] == [r.prompt for r in rows()]
+    assert [r.prompt for r in rows()] != [r.prompt for r in rows(seed=1)]
+    short = {"min_terms": 2, "max_terms": 2}
+    assert all(len(r.metadata["entry"]["metadata"]["expression"].split()) == 3
+               for r in rows(options=short))  # fmt: skip
+    score = plugins.load("rewards", "reasoning_gym")
+    for row in rows(options=short):
+        for completion, expected in ((row.answer, 1.0), ("x", 0.0)):
+            got = score.reward(completion, row.metadata, score.Config())
+            assert got == expected
+
+
+def test_reasoning_gym_mistakes() -> None:
+    with pytest.raises(UserError, match="no task 'chainsum'; did you mean 'chain_sum'"):
+        reasoning_gym.load(reasoning_gym.Config(task="chainsum"))
+    for options in ({"terms": 2}, {"min_terms": -1}, {"min_terms": "two"}):
+        with pytest.raises(UserError, match="task 'chain_sum' refuses its options"):
+            reasoning_gym.load(reasoning_gym.Config(task="chain_sum", options=options))
+
+
+@pytest.mark.parametrize(
+    ("module", "config", "package"),
+    [
+        ("reasoning_gym.factory", reasoning_gym.Config(task="chain_sum"), "reasoning-gym"),
+        ("datasets", huggingface.Config(path="org/data"), "datasets"),
+    ],
+)
+def test_missing_library_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, module: str, config: object, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    source = plugins.load("data", type(config).__module__.rpartition(".")[2])
+    with pytest.raises(UserError, match=f"pip install {package}"):
+        source.load(config)

@@ -1,0 +1,152 @@
+"""The arithmetic of a run, and what a model's config.json rules out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from drpo_cli.errors import UserError
+from drpo_cli.plan import describe, make_plan
+from drpo_cli.spec import Spec, load
+
+SPEC = """\
+[run]
+name = "test"
+steps = 10
+[model]
+path = "some-org/some-model"
+[[data]]
+type = "./my.py:rows"
+[rollout]
+prompts_per_step = 8
+samples_per_prompt = 6
+max_new_tokens = 100
+[[reward]]
+type = "./my.py:good"
+[[reward]]
+type = "./my.py:short"
+weight = 0.5
+[train]
+updates_per_rollout = 4
+tokens_per_microbatch = 250
+[eval]
+every = 4
+problems = 50
+samples_per_prompt = 2
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    (tmp_path / "my.py").write_text("def rows(): ...\ndef good(): ...\ndef short(): ...\n")
+    path = tmp_path / "run.toml"
+    path.write_text(SPEC)
+    return path
+
+
+def with_model(path: Path, config: object, *overrides: str) -> Spec:
+    folder = path.parent / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    return load(path, ["model.path=model", *overrides])
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_the_work_divides_over_the_processes(path: Path, world: int) -> None:
+    plan = make_plan(load(path), world, "cpu")
+    assert plan.run_folder == path.parent / "runs" / "test"
+    assert plan.prompts_per_rank * world == 8
+    assert plan.sequences_per_step == 48
+    assert plan.sequences_per_update == 12
+    assert plan.sequences_per_update_per_rank * world == 12
+    assert plan.total_updates == 40
+    assert plan.context is None
+
+
+@pytest.mark.parametrize(
+    ("world", "tokens", "expected"),
+    [(1, 100, 6), (1, 250, 12), (1, 251, 12), (1, 10, 1), (2, 100, 3), (4, 100, 2)],
+)
+def test_microbatches(path: Path, world: int, tokens: int, expected: int) -> None:
+    assert make_plan(load(path), world, "cpu").microbatches(tokens) == expected
+
+
+def test_work_that_does_not_divide(path: Path) -> None:
+    with pytest.raises(UserError, match=r"prompts_per_step: is 8, which 3 processes cannot share"):
+        make_plan(load(path), 3, "cpu")
+    with pytest.raises(UserError, match=r"updates_per_rollout: is 4; must divide the 6 samples"):
+        make_plan(load(path), 8, "cpu")
+
+
+def test_the_rows_of_a_description(path: Path) -> None:
+    spec = with_model(path, {"max_position_embeddings": 200})
+    rows = dict(describe(make_plan(spec, 2, "cpu")))
+    assert rows["one step"] == "8 prompts × 6 samples = 48 sequences"
+    assert rows["updates per step"] == "4 of 12 sequences, at most 1,200 response tokens"
+    assert rows["micro-batches per update"].startswith("3 when every response is full-length, to 6")
+    assert rows["longest sequence"] == "100 new tokens after the prompt, 200 in all"
+    assert rows["whole run"] == "10 steps × 4 updates = 40 updates"
+    assert rows["held-out evaluation"] == "50 problems × 2 samples = 100 sequences, 4 times"
+    assert rows["processes"] == "2 × 4 prompts"
+    assert rows["rewards"] == "good, 0.5 × short"
+
+
+@pytest.mark.parametrize(
+    ("every", "times"), [(0, "2 times"), (1, "11 times"), (5, "3 times"), (50, "2 times")]
+)
+def test_evaluations_are_before_the_first_step_every_few_and_after_the_last(
+    path: Path, every: int, times: str
+) -> None:
+    rows = dict(describe(make_plan(load(path, [f"eval.every={every}"]), 1, "cpu")))
+    assert rows["held-out evaluation"].endswith(times)
+
+
+@pytest.mark.parametrize(
+    ("config", "overrides", "context"),
+    [
+        ({"max_position_embeddings": 200}, [], 200),
+        ({"text_config": {"max_position_embeddings": 300}}, [], 300),
+        ({"max_position_embeddings": 200}, ["rollout.context_length=150"], 150),
+        ({}, [], None),
+        ({}, ["rollout.context_length=150"], 150),
+    ],
+)
+def test_the_context(path: Path, config: object, overrides: list[str], context: int | None) -> None:
+    assert make_plan(with_model(path, config, *overrides), 1, "cpu").context == context
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("rollout.context_length=201", r"rollout\.context_length: is 201; the model in .* 200 tok"),
+        ("rollout.max_new_tokens=200", r"rollout\.max_new_tokens: is 200; must be below the 200"),
+        ("eval.max_new_tokens=200", r"eval\.max_new_tokens: is 200; must be below the 200 tokens"),
+    ],
+)
+def test_a_context_that_is_too_short(path: Path, override: str, expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        make_plan(with_model(path, {"max_position_embeddings": 200}, override), 1, "cpu")
+
+
+def test_a_model_folder_that_is_not_there(path: Path) -> None:
+    with pytest.raises(UserError, match=r"model\.path: the model folder .*/gone does not exist"):
+        make_plan(load(path, ["model.path=./gone"]), 1, "cpu")
+    with pytest.raises(UserError, match=r"model\.prepare: there is no file .*/make\.py"):
+        make_plan(load(path, ["model.path=gone", "model.prepare=make.py"]), 1, "cpu")
+    (path.parent / "make.py").write_text("")
+    spec = load(path, ["model.path=gone", "model.prepare=make.py"])
+    assert make_plan(spec, 1, "cpu").context is None
+    (path.parent / "gone").mkdir()
+    assert make_plan(spec, 1, "cpu").context is None
+
+
+def test_a_model_folder_that_is_no_model(path: Path) -> None:
+    (path.parent / "model").mkdir()
+    with pytest.raises(UserError, match=r"model has no config\.json"):
+        make_plan(load(path, ["model.path=model"]), 1, "cpu")
+    for text in ("{", "3", "[]"):
+        (path.parent / "model" / "config.json").write_text(text)
+        with pytest.raises(UserError, match=r"config\.json: is not a model's config\.json"):
+            make_plan(load(path, ["model.path=model"]), 1, "cpu")
