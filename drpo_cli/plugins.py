@@ -83,6 +83,12 @@ def absolute(type: str, folder: Path) -> str:
     return f"{(folder / where).resolve()}{colon}{name}" if where.endswith(".py") else type
 
 
+def short_name(type: str) -> str:
+    """`./rewards.py:tidy` → tidy, `my_package.judge` → judge, `exact_match` → exact_match."""
+    where, _, name = type.partition(":")
+    return name or (Path(where).stem if where.endswith(".py") else where.rpartition(".")[2])
+
+
 def _unknown(kind: str, type: str) -> str:
     noun, names = KINDS[kind].noun, available(kind)
     close = difflib.get_close_matches(type, names, n=1)
@@ -124,8 +130,8 @@ def where_it_broke(error: BaseException, frames: int = 3) -> str:
     """One line an error, with the innermost frames of the code that raised it."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}: {error.msg}"
-    stack = traceback.extract_tb(error.__traceback__)[-frames:]
-    trail = " → ".join(f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in stack)
+    stack = [f for f in traceback.extract_tb(error.__traceback__) if f.filename[:7] != "<frozen"]
+    trail = " → ".join(f"{f.filename}:{f.lineno} in {f.name}" for f in stack[-frames:])
     return f"{error.__class__.__name__}: {error} ({trail})"
 
 

@@ -30,13 +30,12 @@ from drpo_cli.run_folder import RunFolder
 from drpo_cli.spec import load
 from drpo_cli.stop import StopRequest
 from drpo_cli.sync import WeightSync
-from drpo_cli.trainer.pack import Sample
+from drpo_cli.trainer.pack import samples_of
 from drpo_cli.trainer.step import Trainer
 from drpo_cli.types import Group, Scores
 
 PROBE_PROMPTS = 8  # prompts sampled, one response each, to measure a gap outside a step
 PROBE_TOKENS = 32
-REPLAYED_SAMPLES = 8  # rollouts replayed after each sync, before anything is learned from them
 RECORDED_GROUPS = 2  # groups of a step written to samples.jsonl
 
 
@@ -99,22 +98,19 @@ class Run:
         self, groups_P: Sequence[Group], adv_PG: Sequence[Sequence[float]]
     ) -> dict[str, float]:
         """All optimizer updates of the step."""
-        return self.trainer.step(_samples(groups_P, adv_PG))
+        return self.trainer.step(samples_of(groups_P, adv_PG))
 
     def prove_sync(self) -> None:
-        """Rehearses the sync with disturbed weights, pushes the real ones, sets the noise floor."""
+        """Rehearses the sync, pushes the weights the run starts from, sets the noise floor."""
         self.screen.message("proving the weight sync …")
-        with self.sync.disturbed(seed=self.plan.spec.run.seed):
-            self.sync.push(version=self.done)
-            rehearsed = self._probe()
-        self.sync.push(version=self.done)
-        self.sync.set_floor(self._probe())
-        self.sync.check(rehearsed, "in the rehearsal")
+        sampling = assemble.train_sampling(self.plan.spec, "probe", self.world.rank)
+        length = min(PROBE_TOKENS, sampling.max_new_tokens)
+        sampling = replace(sampling, samples=1, max_new_tokens=length)
+        self.sync.prove(self.done, self.data.held_out[:PROBE_PROMPTS], sampling)
 
     def check_sync(self, groups_P: Sequence[Group]) -> None:
-        """Replays a few fresh rollouts: whether version n − 1 really is what sampled step n."""
-        samples = _samples(groups_P, [[0.0] * len(group.rollouts_G) for group in groups_P])
-        self.gap = self._replay(samples[:REPLAYED_SAMPLES])
+        """Replays a group of this step: whether version n − 1 really is what sampled step n."""
+        self.gap = self.sync.gap(groups_P[:1])
         self.sync.check(self.gap, f"after sync {self.sync.version}")
 
     def evaluate_base(self) -> None:
@@ -210,18 +206,6 @@ class Run:
         rates = [sum(s >= least for s in r.scores) / len(r.scores) for r in results]
         return estimate(self.world.gather(torch.tensor(rates, dtype=torch.float64)).tolist())
 
-    def _probe(self) -> float:
-        """The engine–trainer gap on a few freshly sampled tokens."""
-        sampling = assemble.train_sampling(self.plan.spec, "probe", self.world.rank)
-        length = min(PROBE_TOKENS, sampling.max_new_tokens)
-        sampling = replace(sampling, samples=1, max_new_tokens=length)
-        groups_P = sample_groups(self.engine, self.data.held_out[:PROBE_PROMPTS], sampling)
-        return self._replay(_samples(groups_P, [[0.0]] * len(groups_P)))
-
-    def _replay(self, samples: Sequence[Sample]) -> float:
-        old = [logp for sample in samples for logp in sample.old_logps]
-        return self.sync.gap(self.trainer.replay(samples), old)
-
     def _record(self, metrics: dict[str, Any]) -> None:
         if self.world.rank == 0:
             Records(self.folder.metrics).append(metrics)
@@ -257,21 +241,13 @@ def open_run(folder: RunFolder, stream: TextIO) -> Iterator[Run]:
             scorer=scorer,
             engine=engine,
             trainer=trainer,
-            sync=WeightSync(trainer.policy, engine, spec.model.dtype, world),
+            sync=WeightSync(trainer, engine, spec.model.dtype),
             checkpoints=Checkpoints(folder.checkpoints, spec.checkpoint.keep, world),
             screen=screen,
             stop=StopRequest(),
         )
         run.restore()
         yield run
-
-
-def _samples(groups_P: Sequence[Group], adv_PG: Sequence[Sequence[float]]) -> list[Sample]:
-    return [
-        Sample(group.prompt.token_ids, rollout.token_ids, rollout.logps, advantage)
-        for group, adv_G in zip(groups_P, adv_PG, strict=True)
-        for rollout, advantage in zip(group.rollouts_G, adv_G, strict=True)
-    ]
 
 
 def _held_out(found: Estimate) -> dict[str, float | None]:

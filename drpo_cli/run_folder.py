@@ -36,7 +36,7 @@ class RunFolder:
 
     @property
     def samples(self) -> Path:
-        """A few rollouts of every step, and every held-out response."""
+        """A few rollouts of every step."""
         return self.path / "samples.jsonl"
 
     @property

@@ -19,10 +19,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from drpo_cli.dist import World, full, local
+from drpo_cli.dist import full, local
 from drpo_cli.errors import UserError
-from drpo_cli.rollout._groups import EngineProtocol
+from drpo_cli.rollout._groups import EngineProtocol, Sampling, sample_groups
 from drpo_cli.trainer.model import DTYPES, Policy
+from drpo_cli.trainer.pack import samples_of
+from drpo_cli.trainer.step import Trainer
+from drpo_cli.types import Group, Prompt
 
 REHEARSAL_SCALE = 0.1  # relative size of the disturbance of each weight
 CEILING = {"float32": 1e-3, "bfloat16": 0.15}  # mean |log π − log μ| no sound pair exceeds
@@ -51,41 +54,44 @@ def trainer_weights(policy: Policy) -> Iterator[tuple[str, Tensor]]:
 class WeightSync:
     """Pushes weight versions into an engine and judges the gap that remains."""
 
-    def __init__(self, policy: Policy, engine: EngineProtocol, dtype: str, world: World):
-        self.policy = policy
+    def __init__(self, trainer: Trainer, engine: EngineProtocol, dtype: str):
+        self.trainer = trainer
         self.engine = engine
         self.dtype = dtype
-        self.world = world
         self.version = -1
         self.floor = math.nan
 
     def push(self, version: int) -> None:
-        """Streams all weights into the engine, then frees what the transfer took."""
+        """Streams all weights into the engine, then frees what the transfer took. Collective."""
         self.engine.wake("weights")
         stream = checkpoint_weights if self.engine.checkpoint_names else trainer_weights
         dtype = DTYPES[self.dtype]
-        self.engine.load_weights((name, w.to(dtype)) for name, w in stream(self.policy))
-        if self.world.device.type == "cuda":
+        self.engine.load_weights((name, w.to(dtype)) for name, w in stream(self.trainer.policy))
+        if self.trainer.world.device.type == "cuda":
             torch.cuda.empty_cache()
         self.engine.wake("kv_cache")
         self.version = version
 
-    def gap(self, logp_T: Tensor, old_logps: Sequence[float]) -> float:
-        """Mean |log π − log μ| over all ranks' tokens."""
-        difference = (logp_T.double() - torch.tensor(old_logps, dtype=torch.float64)).abs()
-        total, count = self.world.sum([float(difference.sum()), len(difference)])
-        return total / max(1.0, count)
+    def prove(self, version: int, prompts: Sequence[Prompt], sampling: Sampling) -> None:
+        """The rehearsal, then the push of `version` and its noise floor.
 
-    def set_floor(self, gap: float) -> None:
-        """Takes the gap at version 0 as the noise floor. Raises UserError when it cannot be one."""
-        if not gap <= CEILING[self.dtype]:
-            raise UserError(
-                f"sync: before any training the engine and the trainer already disagree: mean "
-                f"|log π − log μ| is {gap:.2g}, in {self.dtype} at most {CEILING[self.dtype]:.2g} "
-                f"is sound; the engine does not compute this model as transformers does"
-            )
-        if math.isnan(self.floor):  # a resumed run keeps the floor it started with
-            self.floor = max(gap, LEAST_FLOOR[self.dtype])
+        Raises UserError when the engine computes another model than the trainer, or when a
+        weight does not reach it.
+        """
+        with Disturbed(self.trainer.policy, seed=sampling.seed):
+            self.push(version)
+            rehearsed = self.gap(sample_groups(self.engine, prompts, sampling))
+        self.push(version)
+        self._set_floor(self.gap(sample_groups(self.engine, prompts, sampling)))
+        self.check(rehearsed, "in the rehearsal")
+
+    def gap(self, groups_P: Sequence[Group]) -> float:
+        """Mean |log π − log μ| over the groups of all ranks, log π replayed now."""
+        samples = samples_of(groups_P)
+        old_T = torch.tensor([logp for s in samples for logp in s.old_logps], dtype=torch.float64)
+        difference_T = (self.trainer.replay(samples).double() - old_T).abs()
+        total, count = self.trainer.world.sum([float(difference_T.sum()), len(difference_T)])
+        return total / max(1.0, count)
 
     def check(self, gap: float, occasion: str) -> None:
         """Raises UserError when a gap after a push is above the noise floor."""
@@ -98,9 +104,16 @@ class WeightSync:
                 f'model\'s architecture; engine = "transformers" avoids the engine at fault'
             )
 
-    def disturbed(self, seed: int) -> Disturbed:
-        """A context in which every weight is disturbed, for the rehearsal."""
-        return Disturbed(self.policy, seed)
+    def _set_floor(self, gap: float) -> None:
+        if not gap <= CEILING[self.dtype]:
+            raise UserError(
+                f"sync: before any training the engine and the trainer already disagree: mean "
+                f"|log π − log μ| is {gap:.2g}, in {self.dtype} at most {CEILING[self.dtype]:.2g} "
+                f"is sound; either the sync damages a weight, or the engine does not compute this "
+                f'model as transformers does; engine = "transformers" avoids both'
+            )
+        if math.isnan(self.floor):  # a resumed run keeps the floor it started with
+            self.floor = max(gap, LEAST_FLOOR[self.dtype])
 
 
 class Disturbed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -66,7 +67,12 @@ def _in_own_process(spec_path: Path, model: Path, samples: int | None) -> Evalua
     # An engine does not give everything back when it closes: each target gets a fresh process.
     log = Path(tempfile.gettempdir()) / f"drpo-eval-{os.getpid()}.log"
     with ProcessPoolExecutor(1, get_context("spawn"), _print_to, (log,)) as pool:
-        return pool.submit(score, spec_path, model, samples).result()
+        future = pool.submit(score, spec_path, model, samples)
+    if future.exception() is None:
+        log.unlink()
+    else:
+        sys.stderr.write(f"the engine's log is {log}\n")
+    return future.result()
 
 
 def _print_to(log: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -90,18 +91,21 @@ def _some(ids: Iterable[str]) -> str:
 
 
 def _targets(evaluations: Mapping[str, Evaluation]) -> Table:
-    table = Table(title="Held-out score, 95 % interval over problems", title_justify="left")
+    problems = len(next(iter(evaluations.values())).problems)
+    title = f"Score on {problems} held-out problems, %, with 95 % intervals over problems"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("target", overflow="fold")
-    for heading in ("problems", "k", "avg@k", "pass@k", "maj@k"):
-        table.add_column(heading, justify="right")
+    for heading in ("k", "avg@k", "pass@k", "maj@k"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, result in evaluations.items():
         cells = [_percent(result.summary[f"{m}@{result.k}"]) for m in ("avg", "pass", "maj")]
-        table.add_row(Text(name), str(len(result.problems)), str(result.k), *cells)
+        table.add_row(Text(name), str(result.k), *cells)
     return table
 
 
 def _differences(found: list[Difference]) -> Table:
-    table = Table(title="Paired difference in avg@k, percentage points", title_justify="left")
+    title = "Paired difference in avg@k, percentage points"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("targets", overflow="fold")
     table.add_column("difference", justify="right")
     for difference in found:
@@ -113,8 +117,8 @@ def _differences(found: list[Difference]) -> Table:
 def _percent(found: Estimate) -> Text:
     # Text, not str: rich would take the interval's brackets for markup.
     if found.low is None or found.high is None:
-        return Text(f"{found.value:.1%}")
-    return Text(f"{found.value:.1%} [{100 * found.low:.1f}, {100 * found.high:.1f}]")
+        return Text(f"{100 * found.value:.1f}")
+    return Text(f"{100 * found.value:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]")
 
 
 def _points(found: Estimate) -> Text:

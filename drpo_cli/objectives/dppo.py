@@ -47,7 +47,7 @@ class Config(ObjectiveSettings):
 
 
 def binary_kl(logp_T: Tensor, old_logp_T: Tensor) -> Tensor:
-    """KL(Bern(μ) ‖ Bern(π)) in nats in nats, shape [T]; inf where π = 1 > μ, never NaN."""
+    """KL(Bern(μ) ‖ Bern(π)) in nats, shape [T]; inf where π = 1 > μ, never NaN."""
     logp_T, old_logp_T = logp_T.clamp(max=0), old_logp_T.clamp(max=0)
     rest_pi_T, rest_mu_T = -logp_T.expm1(), -old_logp_T.expm1()
     token_T = old_logp_T.exp() * (old_logp_T - logp_T)

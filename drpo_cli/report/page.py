@@ -78,7 +78,7 @@ def _charts(metrics: Sequence[dict[str, Any]]) -> str:
 
     figure = Figure(figsize=(10, 9), layout="constrained")
     for axes, (key, title) in zip(figure.subplots(3, 2).flat, CHARTS, strict=True):
-        points = [(r["step"], r[key]) for r in metrics if key in r]
+        points = [(r["step"], r[key]) for r in metrics if r.get(key) is not None]
         axes.plot([x for x, _ in points], [y for _, y in points], color="#1f5fa8", linewidth=1.2)
         axes.set_title(title, fontsize=10)
         axes.grid(alpha=0.3)

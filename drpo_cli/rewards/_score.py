@@ -12,11 +12,10 @@ import numbers
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from drpo_cli.errors import UserError
-from drpo_cli.plugins import Selected, where_it_broke
+from drpo_cli.plugins import Selected, short_name, where_it_broke
 from drpo_cli.settings import RewardSettings
 from drpo_cli.types import Group, Scores
 
@@ -149,16 +148,10 @@ class Scorer:
         )
 
 
-def default_name(type: str) -> str:
-    """`./rewards.py:tidy` → tidy, `my_package.judge` → judge, `exact_match` → exact_match."""
-    where, _, name = type.partition(":")
-    return name or (Path(where).stem if where.endswith(".py") else where.rpartition(".")[2])
-
-
 def _prepare(selected: Selected) -> _Reward:
     config, function = selected.config, selected.module.reward
     assert isinstance(config, RewardSettings)
-    name = config.name or default_name(selected.type)
+    name = config.name or short_name(selected.type)
     if not callable(function):
         raise UserError(f"reward {name!r}: {selected.type!r} is no function; name one")
     signature = inspect.signature(function)

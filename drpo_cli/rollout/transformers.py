@@ -40,7 +40,9 @@ class Engine:
             )
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.config = config
-        self.tokenizer = AutoTokenizer.from_pretrained(context.model.path)
+        self.tokenizer = AutoTokenizer.from_pretrained(
+            context.model.path, trust_remote_code=context.model.trust_remote_code
+        )
         self.model = AutoModelForCausalLM.from_pretrained(
             context.model.path,
             dtype=getattr(torch, context.model.dtype),
@@ -49,7 +51,7 @@ class Engine:
         self.model.eval()
         eos = self.model.generation_config.eos_token_id
         eos = self.tokenizer.eos_token_id if eos is None else eos
-        self.stop_ids = set(eos if isinstance(eos, list) else [eos])
+        self.stop_ids = set(eos if isinstance(eos, list) else [] if eos is None else [eos])
         self.pad_id = self.tokenizer.pad_token_id or 0
 
     def generate(
@@ -107,7 +109,7 @@ class Engine:
                     top_k=sampling.top_k,
                     min_p=sampling.min_p or None,
                     max_new_tokens=sampling.max_new_tokens,
-                    eos_token_id=sorted(self.stop_ids),
+                    eos_token_id=sorted(self.stop_ids) or None,
                     pad_token_id=self.pad_id,
                     output_scores=True,
                     return_dict_in_generate=True,

@@ -26,8 +26,8 @@ class Config(RolloutSettings):
 
     gpu_memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Share of each GPU's memory the engine may take, weights and KV cache together."""
-    cpu_cache_gib: Annotated[float, Field(gt=0)] = 1.0
-    """Size of the KV cache on a CPU, GiB per rank."""
+    cpu_cache_gib: Count = 1
+    """Size of the KV cache on a CPU, whole GiB per rank."""
     max_sequences: Count = 256
     """Responses sampled at the same time, per rank."""
     eager: bool = True
@@ -105,7 +105,7 @@ class Engine:
 
 def _set_environment(config: Config) -> None:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, round(config.cpu_cache_gib)))
+    os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(config.cpu_cache_gib)
     os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")

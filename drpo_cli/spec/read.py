@@ -104,7 +104,7 @@ class Reader:
         if not name:  # what every plugin of the kind takes can be checked all the same
             options = {k: v for k, v in options.items() if k in base.model_fields}
         if name and issubclass(config, RewardSettings):
-            options.setdefault("name", _short(name))
+            options.setdefault("name", plugins.short_name(name))
         settings = self.validated(key, config, options)
         return Selected(choice.kind, plugins.absolute(name, self.folder), settings)
 
@@ -145,12 +145,6 @@ class Reader:
             for name in problem.key[len(key) : len(key) + 1]:
                 partial.__dict__.pop(str(name), None)
         return partial
-
-
-def _short(name: str) -> str:
-    """`./rewards.py:tidy` → tidy, `my_package.judge` → judge, `exact_match` → exact_match."""
-    where, _, function = name.partition(":")
-    return function or (Path(where).stem if where.endswith(".py") else where.rpartition(".")[2])
 
 
 def _nothing(model: type[S]) -> S:

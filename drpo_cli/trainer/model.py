@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from transformers import AutoModelForCausalLM
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from drpo_cli.dist import World
 from drpo_cli.errors import UserError
@@ -74,10 +75,10 @@ def load_policy(
         )
     except (OSError, ValueError) as error:
         raise UserError(f"model.path: {settings.path} does not load: {error}") from error
-    _refuse_unpackable(lm.config.get_text_config(), Path(settings.path).name)
+    _refuse_unpackable(lm, Path(settings.path).name)
+    lm.eval()  # no dropout, no router noise: π is a function of the weights alone
     if checkpointing:
-        lm.gradient_checkpointing_enable({"use_reentrant": False})
-    lm.train()
+        _recompute_activations(lm)
     return shard(Policy(lm, temperature, chunk), DTYPES[settings.dtype], world)
 
 
@@ -97,14 +98,36 @@ def sync_gradients(policy: Policy, last: bool) -> None:
     policy.set_requires_gradient_sync(last)
 
 
+def reshard(policy: Policy) -> None:
+    """Drops the whole weights that a forward pass without a backward pass leaves behind.
+
+    The root unit keeps them for the backward pass to come; without one they would outlive a
+    change of the shards, and both the next forward pass and a sync would read the old weights.
+    """
+    assert isinstance(policy, FSDPModule)
+    policy.reshard()
+
+
 def _logit_multiplier(config: Any) -> float:
     if (scale := getattr(config, "logit_scale", None)) is not None:
         return float(scale)
     return 1.0 / float(getattr(config, "logits_scaling", None) or 1.0)
 
 
-def _refuse_unpackable(config: Any, name: str) -> None:
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+def _recompute_activations(lm: Any) -> None:
+    lm.gradient_checkpointing_enable({"use_reentrant": False})
+    for module in lm.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True  # it recomputes only then; the modules in it stay in eval mode
+
+
+def _refuse_unpackable(lm: Any, name: str) -> None:
+    if not hasattr(lm.get_decoder(), "layers"):
+        raise UserError(
+            f"model.path: {name} is a {type(lm).__name__}, which does not keep its decoder layers "
+            f"in `layers` as packed training needs; train a model of another architecture"
+        )
+    kinds = set(getattr(lm.config.get_text_config(), "layer_types", None) or ["full_attention"])
     if not kinds <= PACKABLE_LAYERS:
         raise UserError(
             f"model.path: {name} has {', '.join(sorted(kinds - PACKABLE_LAYERS))} layers, whose "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 from torch.optim import AdamW
@@ -22,6 +23,24 @@ def build(policy: nn.Module, settings: TrainSettings, updates: int) -> tuple[Ada
         weight_decay=settings.weight_decay,
     )
     return optimizer, LambdaLR(optimizer, factor(settings, updates))
+
+
+def hyperparameters(optimizer: AdamW) -> list[dict[str, Any]]:
+    """Everything of the parameter groups but the parameters."""
+    return [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+
+
+def go_on(
+    optimizer: AdamW, schedule: LambdaLR, updates: int, settings: list[dict[str, Any]]
+) -> None:
+    """Puts a restored optimizer under the spec's hyperparameters, after `updates` updates."""
+    schedule.last_epoch = updates
+    for group, own, base, at in zip(
+        optimizer.param_groups, settings, schedule.base_lrs, schedule.lr_lambdas, strict=True
+    ):
+        group.update(own)
+        group["lr"] = base * at(updates)
+    schedule._last_lr = [group["lr"] for group in optimizer.param_groups]
 
 
 def factor(settings: TrainSettings, updates: int) -> Callable[[int], float]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from drpo_cli.types import Group
+
 SAME_LENGTH = 0.75  # attention pads within a bucket, at most to 1 / this
 
 
@@ -27,6 +29,22 @@ class Sample:
     def input_length(self) -> int:
         """Tokens that go through the model."""
         return len(self.prompt_ids) + len(self.response_ids) - 1
+
+
+def samples_of(
+    groups_P: Sequence[Group], adv_PG: Sequence[Sequence[float]] | None = None
+) -> list[Sample]:
+    """The rollouts of all groups in order, with their advantages (0 when only replayed)."""
+    return [
+        Sample(
+            group.prompt.token_ids,
+            rollout.token_ids,
+            rollout.logps,
+            adv_PG[p][g] if adv_PG is not None else 0.0,
+        )
+        for p, group in enumerate(groups_P)
+        for g, rollout in enumerate(group.rollouts_G)
+    ]
 
 
 @dataclass(frozen=True)
@@ -76,7 +94,7 @@ def bins(lengths: Sequence[int], budget: int, at_least: int = 1) -> list[list[in
     while len(groups) < at_least:
         fullest = max(groups, key=len, default=[])
         groups.append(fullest[1::2])
-        fullest[1::2] = []
+        del fullest[1::2]
     return groups
 
 

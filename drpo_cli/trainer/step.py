@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from drpo_cli.dist import World, full
 from drpo_cli.settings import ObjectiveSettings, TrainSettings
-from drpo_cli.trainer.model import Policy, sync_gradients
+from drpo_cli.trainer.model import Policy, reshard, sync_gradients
 from drpo_cli.trainer.pack import Packed, Sample, bins, pack
 from drpo_cli.trainer.stats import TokenStats
 from drpo_cli.types import Tokens
@@ -78,6 +78,7 @@ class Trainer:
         """log π of the samples' response tokens under the current weights, [R] on the CPU."""
         parts = self._microbatches(samples)
         replayed = [(part, self.policy(self._pack(samples, part))[0].cpu()) for part in parts]
+        reshard(self.policy)
         by_sample: dict[int, Tensor] = {}
         for part, logp_R in replayed:
             sizes = [len(samples[i].response_ids) for i in part]

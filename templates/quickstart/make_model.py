@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from drpo_cli.data._split import split
 from drpo_cli.spec import load
@@ -26,6 +27,7 @@ SPECIAL = ["<pad>", "<bos>", "<eos>"]
 
 def main(folder: Path) -> None:
     """Builds tokenizer and model, trains, and writes the folder in one move."""
+    disable_progress_bar()
     random.seed(SEED)
     torch.manual_seed(SEED)
     spec = load(Path(__file__).parent / "run.toml")

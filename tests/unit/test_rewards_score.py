@@ -6,8 +6,8 @@ import pytest
 
 from drpo_cli import plugins
 from drpo_cli.errors import UserError
-from drpo_cli.plugins import Selected, absolute
-from drpo_cli.rewards._score import Scorer, default_name
+from drpo_cli.plugins import Selected, absolute, short_name
+from drpo_cli.rewards._score import Scorer
 from drpo_cli.settings import RewardSettings
 from drpo_cli.types import Group, Prompt, Rollout
 
@@ -208,4 +208,4 @@ def test_two_rewards_of_one_name(own) -> None:
     ],
 )
 def test_default_name(type: str, name: str) -> None:
-    assert default_name(type) == name
+    assert short_name(type) == name

@@ -1,0 +1,106 @@
+"""Two ranks compute what one would, however the batch is spread over them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support import jobs
+from support.models import samples, tiny_model, world
+from support.ranks import Ranks
+from support.training import furthest
+
+from drpo_cli.trainer.pack import Sample
+
+LENGTHS = [(3, 9), (6, 2), (1, 5), (4, 4), (2, 12), (5, 1), (3, 3), (8, 7)]
+TINY_BUDGET = {"tokens_per_microbatch": 12}
+
+
+def alone(model: Path, batches: Sequence[Sequence[Sample]], **settings: Any) -> jobs.Trained:
+    with world() as here:
+        return jobs.train(here, model, [[batch] for batch in batches], **settings)
+
+
+def halves(batch: Sequence[Sample]) -> list[Sequence[Sample]]:
+    return [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
+
+
+def require_same(one: jobs.Trained, other: jobs.Trained) -> None:
+    assert len(one.gradients) == len(other.gradients) > 0
+    for left, right in zip(one.gradients, other.gradients, strict=True):
+        assert furthest(left, right) < 1e-6
+    assert furthest(one.weights, other.weights) < 1e-6
+    for left_metrics, right_metrics in zip(one.metrics, other.metrics, strict=True):
+        assert left_metrics == pytest.approx(right_metrics, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "llama", "qwen3_moe"])
+def test_two_ranks_of_four_are_one_of_eight(two: Ranks, tmp_path: Path, kind: str) -> None:
+    model = tiny_model(tmp_path, kind)
+    batches = [samples(LENGTHS, seed) for seed in (1, 2)]
+    expected = alone(model, batches)
+    found = two.run(jobs.train, model=model, shares=[halves(batch) for batch in batches])
+    assert found[0].metrics == found[1].metrics
+    for rank in found:
+        require_same(rank, expected)
+    first, last = expected.gradients
+    assert furthest(first, last) > 1e-3
+
+
+def test_several_updates_are_cut_alike(two: Ranks, model: Path) -> None:
+    batch = samples(LENGTHS)
+    settings = {"updates_per_rollout": 3, **TINY_BUDGET}  # not a divisor of a rank's share
+    found = two.run(jobs.train, model=model, shares=[halves(batch)], **settings)
+    require_same(found[0], alone(model, [batch], **settings))
+    assert len(found[0].gradients) == 3
+
+
+@pytest.mark.parametrize(
+    ("mine", "settings"),
+    [
+        pytest.param(1, TINY_BUDGET, id="fewer sequences than the other's micro-batches"),
+        pytest.param(6, TINY_BUDGET, id="more micro-batches on the first rank"),
+        pytest.param(0, {}, id="nothing on the first rank"),
+        pytest.param(8, {"tokens_per_microbatch": 1}, id="one sequence a micro-batch, none"),
+        pytest.param(3, {**TINY_BUDGET, "gradient_checkpointing": True}, id="checkpointing"),
+    ],
+)
+def test_ragged_ranks_neither_hang_nor_differ(
+    two: Ranks, model: Path, mine: int, settings: dict[str, Any]
+) -> None:
+    batch = samples(LENGTHS)
+    found = two.run(jobs.train, model=model, shares=[[batch[:mine], batch[mine:]]], **settings)
+    require_same(found[0], alone(model, [batch], **settings))
+    assert found[0].metrics == found[1].metrics
+
+
+def test_ragged_replay(two: Ranks, model: Path) -> None:
+    batch = samples(LENGTHS)
+    with world() as here:
+        expected = jobs.replay(here, model, [batch])
+    found = two.run(jobs.replay, model=model, share=[batch[:1], batch[1:]], **TINY_BUDGET)
+    torch.testing.assert_close(torch.cat(found), expected, atol=1e-5, rtol=0)
+
+
+def test_a_non_finite_loss_on_one_rank_skips_the_update_on_both(two: Ranks, model: Path) -> None:
+    batch = samples(LENGTHS)
+    broken = [*batch[:-1], replace(batch[-1], advantage=float("nan"))]
+    found = two.run(jobs.train, model=model, shares=[halves(batch), halves(broken)])
+    for rank in found:
+        assert [metrics["skipped_updates"] for metrics in rank.metrics] == [0, 1]
+        assert furthest(rank.weights, alone(model, [batch]).weights) < 1e-6
+
+
+def test_reductions(two: Ranks) -> None:
+    for rank, found in enumerate(two.run(jobs.reduce)):
+        assert found["place"] == (rank, 2)
+        assert found["sum"] == [3, 0.2, 2.0**54]
+        assert found["max"] == [1, 0, float("-inf")]
+        assert math.isnan(found["nan"][0])
+        assert found["gather"] == [10, 11, 12]
+        assert found["objects"] == [{"rank": 0}, {"rank": 1}]

@@ -1,0 +1,58 @@
+"""`drpo eval` and `drpo export` on what a run leaves, with both engines."""
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from drpo_cli.run_folder import RunFolder
+from support.command import drpo
+
+pytestmark = pytest.mark.engine
+
+
+def test_a_trained_run_is_scored_and_exported(small: Path, tmp_path: Path) -> None:
+    assert drpo("train", small).returncode == 0
+    run = RunFolder(small.parent / "runs" / "small")
+    checkpoint = run.checkpoints / "step-000002"
+    exported = tmp_path / "exported"
+
+    done = drpo("export", checkpoint, exported)
+    assert done.returncode == 0, done.stderr
+    trained = AutoModelForCausalLM.from_pretrained(exported)
+    base = AutoModelForCausalLM.from_pretrained(small.parent / "model")
+    assert (trained.model.embed_tokens.weight != base.model.embed_tokens.weight).any()
+    assert AutoTokenizer.from_pretrained(exported)("1+1=").input_ids
+    again = drpo("export", checkpoint, exported)
+    assert again.returncode == 2
+    assert "is not empty" in again.stderr
+
+    out = tmp_path / "scores.json"
+    targets = (small.parent / "model", run.path, exported)
+    done = drpo("eval", *targets, "--samples", 4, "--json", out)
+    assert done.returncode == 0, done.stderr
+    scores = json.loads(out.read_text())
+    assert list(scores["targets"]) == [str(target) for target in targets]
+    assert "avg@k" in done.stdout
+    assert "Paired difference" in done.stdout
+    # the exported checkpoint is the run's newest: same weights, same seed, same responses
+    _, of_run, of_export = scores["targets"].values()
+    assert of_run == of_export
+
+
+def test_the_same_spec_on_vllm(small: Path) -> None:
+    done = drpo("eval", small.parent / "model", "--spec", small)
+    assert done.returncode == 0, done.stderr
+    small.write_text(small.read_text().replace('"transformers"', '"vllm"'))
+    done = drpo("eval", small.parent / "model", "--spec", small)
+    assert done.returncode == 0, done.stderr
+
+
+def test_targets_that_are_none(small: Path, tmp_path: Path) -> None:
+    done = drpo("eval", tmp_path / "nothing", "--spec", small)
+    assert (done.returncode, "does not exist" in done.stderr) == (2, True)
+    done = drpo("eval", small.parent / "model")
+    assert (done.returncode, "--spec RUN.toml" in done.stderr) == (2, True)
+    done = drpo("eval", small.parent, "--spec", small)
+    assert (done.returncode, "neither a whole checkpoint" in done.stderr) == (2, True)

@@ -1,0 +1,81 @@
+"""`drpo train` on the quickstart with a real vLLM: it learns, dies, goes on, and stops cleanly."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from drpo_cli.run_folder import RunFolder
+from drpo_cli.spec import load
+from support.command import drpo, drpo_until, records, reproducible
+
+pytestmark = pytest.mark.engine
+
+SHORT = (
+    "--set", "run.steps=12", "--set", "eval.every=4", "--set", "eval.problems=100",
+    "--set", "checkpoint.every=3", "--set", "checkpoint.keep=2",
+)  # fmt: skip
+
+
+def test_a_killed_run_goes_on_bit_for_bit(quickstart: Path) -> None:
+    """And what one that was not killed leaves behind; it has learned something by then."""
+    runs = quickstart.parent / "runs"
+    whole, killed = RunFolder(runs / "whole"), RunFolder(runs / "killed")
+    done = drpo("train", quickstart, *SHORT, "--set", 'run.name="whole"')
+    assert done.returncode == 0, done.stderr
+    assert str(whole.report) in done.stdout
+
+    name = ("--set", 'run.name="killed"')
+    code = drpo_until(killed.metrics, 7, signal.SIGKILL, "train", quickstart, *SHORT, *name)
+    assert code == -signal.SIGKILL
+    assert drpo("train", quickstart, *SHORT, *name).returncode == 2  # --resume is asked for
+    assert drpo("train", quickstart, *SHORT, *name, "--resume").returncode == 0
+    assert reproducible(killed.metrics) == reproducible(whole.metrics)
+    assert records(killed.samples) == records(whole.samples)
+
+    assert_is_complete(whole)
+    scores = [line["held_out"] for line in records(whole.metrics) if "held_out" in line]
+    assert len(scores) == 4  # steps 0, 4, 8, 12
+    assert scores[-1] > scores[0] + 0.1
+
+
+def assert_is_complete(run: RunFolder) -> None:
+    assert load(run.spec).run.steps == 12
+    assert '"torch"' in run.versions.read_text()
+    assert [path.name for path in sorted(run.checkpoints.iterdir())] == [
+        "step-000009",
+        "step-000012",
+    ]
+    assert run.log(0).stat().st_size > 0
+    assert "Held-out: base" in run.report.read_text()
+    steps = records(run.metrics)
+    assert [line["step"] for line in steps] == list(range(13))
+    wanted = {
+        "reward", "reward_std", "rewards", "zero_advantage_groups", "response_length",
+        "truncated_share", "ratio_mean", "ratio_p99", "ratio_max", "shift_mean", "shift_p99",
+        "shift_max", "weight_mean", "corrective_share", "gap", "entropy", "grad_norm",
+        "skipped_updates", "tokens_per_second", "seconds", "peak_memory_gib",
+    }  # fmt: skip
+    assert all(wanted <= set(line) for line in steps[1:])
+    assert all(line["gap"] < 1e-5 for line in steps[1:])
+
+
+def test_signals_save_and_another_world_size_goes_on(quickstart: Path) -> None:
+    run = RunFolder(quickstart.parent / "runs" / "quickstart")
+    command = ("train", quickstart, *SHORT)
+    assert drpo_until(run.metrics, 1, signal.SIGTERM, *command) == 143
+    (saved,) = run.checkpoints.iterdir()
+    last = records(run.metrics)[-1]["step"]
+    assert saved.name == f"step-{last:06d}"
+
+    assert drpo_until(run.metrics, last + 1, signal.SIGINT, *command, "--resume") == 130
+    done = drpo(*command, "--resume", "--nproc", 2)
+    assert done.returncode == 0, done.stderr
+    assert [line["step"] for line in records(run.metrics)] == list(range(13))
+    assert all(line["gap"] < 1e-5 for line in records(run.metrics)[1:])
+    assert run.log(1).stat().st_size > 0
+
+    finished = drpo(*command, "--resume")
+    assert finished.returncode == 2
+    assert "is finished after 12 steps" in finished.stderr
+    assert "Traceback" not in finished.stderr

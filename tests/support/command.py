@@ -1,0 +1,57 @@
+"""The `drpo` command as a user runs it, and what its runs leave."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+VARIES = ("seconds", "tokens_per_second", "peak_memory_gib")  # from one run of a step to the next
+PATIENCE = 300
+
+
+def drpo(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command to its end."""
+    return subprocess.run(
+        _command(arguments),
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+def drpo_until(metrics: Path, step: int, number: signal.Signals, *arguments: object) -> int:
+    """Starts the command, sends it a signal once it has recorded a step, returns its code."""
+    with subprocess.Popen(
+        _command(arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        deadline = time.monotonic() + PATIENCE
+        while not any(record["step"] >= step for record in records(metrics)):
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline, f"step {step} was never recorded"
+            time.sleep(0.05)
+        process.send_signal(number)
+        process.communicate(timeout=PATIENCE)
+        return process.returncode
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a records file, as they are on disk."""
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def reproducible(path: Path) -> list[dict[str, Any]]:
+    """Metrics without times and memory."""
+    return [{k: v for k, v in line.items() if k not in VARIES} for line in records(path)]
+
+
+def _command(arguments: tuple[object, ...]) -> list[str]:
+    return [sys.executable, "-m", "drpo_cli", *map(str, arguments)]

@@ -1,0 +1,84 @@
+"""What ranks are asked to do: each is called on every rank, and alone for comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from drpo_cli.checkpoint import Checkpoints
+from drpo_cli.dist import World
+from drpo_cli.errors import UserError
+from drpo_cli.trainer.pack import Sample
+from support.models import tokenizer
+from support.training import STEADY, caught_gradients, moments, open_trainer, weights
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What some training steps left behind, whole tensors."""
+
+    gradients: list[dict[str, Tensor]]
+    weights: dict[str, Tensor]
+    moments: dict[str, Tensor]
+    metrics: list[dict[str, float]]
+
+
+def train(
+    here: World,
+    model: Path,
+    shares: Sequence[Sequence[Sequence[Sample]]],
+    load: Path | None = None,
+    save: Path | None = None,
+    **settings: Any,
+) -> Trained:
+    """Takes a step for each of `shares`, on this rank's share of it: `shares[step][rank]`."""
+    trainer = open_trainer(model, here, options={"delta": 0.1}, **{"epsilon": STEADY, **settings})
+    if load is not None:
+        Checkpoints(load.parent, 3, here).load(load, trainer)
+    with caught_gradients(trainer) as gradients:
+        metrics = [trainer.step(share[here.rank]) for share in shares]
+    if save is not None:
+        store = Checkpoints(save.parent, 3, here)
+        written = store.save(int(save.name[-6:]), trainer, tokenizer(), {"dtype": "float32"})
+        assert written == save
+    return Trained(gradients, weights(trainer.policy), moments(trainer), metrics)
+
+
+def replay(here: World, model: Path, share: Sequence[Sequence[Sample]], **settings: Any) -> Tensor:
+    """log π of this rank's share."""
+    return open_trainer(model, here, **settings).replay(share[here.rank])
+
+
+def reduce(here: World) -> dict[str, Any]:
+    """Every reduction, on values that tell the ranks apart."""
+    rank = here.rank
+    return {
+        "place": (here.rank, here.size),
+        "sum": here.sum([rank + 1, 0.1, 2.0**53]),
+        "max": here.max([rank, -rank, float("-inf")]),
+        "nan": here.sum([float("nan") if rank else 1.0]),
+        "gather": here.gather(torch.arange(3.0 * rank) + 10 * rank).tolist(),
+        "objects": here.gather_objects({"rank": rank}),
+    }
+
+
+def keep(here: World, model: Path, folder: Path, scores: dict[int, float]) -> list[str]:
+    """Saves a checkpoint for each step; what this rank then sees in the folder."""
+    trainer, store = open_trainer(model, here), Checkpoints(folder, 2, here)
+    for step, score in scores.items():
+        store.save(step, trainer, tokenizer(), {"dtype": "float32", "score": score})
+    return sorted(path.name for path in folder.iterdir())
+
+
+def load_refused(here: World, model: Path, checkpoint: Path) -> str:
+    """What this rank is told when a checkpoint is not of its model."""
+    try:
+        Checkpoints(checkpoint.parent, 3, here).load(checkpoint, open_trainer(model, here))
+    except UserError as error:
+        return str(error)
+    return "loaded"

@@ -1,0 +1,145 @@
+"""Tiny random models as Hugging Face folders, random samples, and a process group of one."""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from drpo_cli import dist
+from drpo_cli.trainer.pack import Sample
+
+SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
+CHARACTERS = "0123456789+-*/=() abcdefghijklmnopqrstuvwxyz?.,:\n"
+VOCABULARY = 64  # a multiple that every engine's kernels accept
+EOS_ID = 2
+SPREAD = 0.08  # of every weight matrix: enough that log-probs are not flat
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 512,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": EOS_ID,
+}
+DERIVED = ("qwen2", "phi3")  # their configs derive head_dim from the other sizes
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "qwen3": ("Qwen3", {"tie_word_embeddings": True}),
+    "llama": ("Llama", {"tie_word_embeddings": False}),
+    "qwen2": ("Qwen2", {"tie_word_embeddings": False}),
+    "mistral": ("Mistral", {"tie_word_embeddings": False, "sliding_window": None}),
+    "phi3": ("Phi3", {"tie_word_embeddings": False, "resid_pdrop": 0.5, "embd_pdrop": 0.5}),
+    "gemma2": ("Gemma2", {"attn_logit_softcapping": 50.0, "sliding_window": 8}),
+    "gemma3": (
+        "Gemma3",
+        {
+            "tie_word_embeddings": True,
+            "sliding_window": 8,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+    ),
+    "qwen3_moe": (
+        "Qwen3Moe",
+        {
+            "tie_word_embeddings": False,
+            "num_experts": 8,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 64,
+            "decoder_sparse_step": 1,
+            "norm_topk_prob": True,
+        },
+    ),
+}
+
+
+def tiny_model(folder: Path, kind: str = "qwen3", seed: int = 0, **overrides: Any) -> Path:
+    """Writes a random model of an architecture and its tokenizer; `overrides` go to its config.
+
+    The same arguments give the same weights. Returns `folder`.
+    """
+    name, own = KINDS[kind]
+    sizes = {key: size for key, size in SIZES.items() if key != "head_dim" or kind not in DERIVED}
+    config_class = getattr(transformers, f"{name}TextConfig", None) or getattr(
+        transformers, f"{name}Config"
+    )
+    config = config_class(**{**sizes, **own, **overrides})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        lm = getattr(transformers, f"{name}ForCausalLM")(config)
+        for parameter in lm.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=SPREAD)
+    lm.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One token a character, `VOCABULARY` tokens in all."""
+    tokens = [*SPECIAL, *CHARACTERS]
+    tokens += [f"<extra{i}>" for i in range(VOCABULARY - len(tokens))]
+    known = {token: i for i, token in enumerate(tokens)}
+    inner = Tokenizer(models.WordLevel(known, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Split(pattern="", behavior="isolated")
+    inner.decoder = decoders.Fuse()
+    pad, bos, eos, unk = SPECIAL
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token=pad, bos_token=bos, eos_token=eos, unk_token=unk
+    )
+
+
+def samples(lengths: Sequence[tuple[int, int]], seed: int = 0) -> list[Sample]:
+    """A random sample for each (prompt tokens, response tokens)."""
+    rng = random.Random(seed)
+
+    def ids(count: int) -> tuple[int, ...]:
+        return tuple(rng.randrange(len(SPECIAL), VOCABULARY) for _ in range(count))
+
+    return [
+        Sample(
+            prompt_ids=ids(prompt),
+            response_ids=ids(response),
+            old_logps=tuple(rng.uniform(-6, -0.5) for _ in range(response)),
+            advantage=rng.uniform(-1, 1),
+        )
+        for prompt, response in lengths
+    ]
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def world(rank: int = 0, size: int = 1, port: int | None = None) -> Iterator[dist.World]:
+    """Joins a process group as the launcher would have this process do; leaves it afterwards."""
+    place = {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port or free_port()),
+    }
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in place.items():
+            environment.setenv(name, value)
+        with dist.join() as joined:
+            yield joined

@@ -1,0 +1,116 @@
+"""A spec with the plugin files it names, and what is said of a bad one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from drpo_cli.spec import SpecError, load
+
+PLUGINS = '''
+from typing import Annotated
+from pydantic import Field
+from drpo_cli.settings import SourceSettings, SpecPath
+
+class Config(SourceSettings):
+    """Options."""
+    path: SpecPath
+    """Where the rows are."""
+    limit: Annotated[int, Field(ge=1)] | str = 5
+    """How many."""
+
+def rows(config): ...
+'''
+REWARDS = "def good(completion): ...\ndef better(completion): ...\n"
+GOOD = """\
+[run]
+name = "test"
+steps = 10
+
+[model]
+path = "some-org/some-model"
+
+[[data]]
+type = "./sources.py:rows"
+path = "rows.jsonl"
+
+[rollout]
+prompts_per_step = 8
+samples_per_prompt = 4
+max_new_tokens = 16
+
+[[reward]]
+type = "./rewards.py:good"
+
+[objective]
+type = "drpo"
+delta = 0.2
+"""
+
+
+BUILT_IN = """\
+[run]
+name = "test"
+steps = 10
+[model]
+path = "some-org/some-model"
+[[data]]
+type = "arithmetic"
+[[data]]
+type = "jsonl"
+path = "rows.jsonl"
+fields = { prompt = "question", answer = "target" }
+[[data]]
+type = "reasoning_gym"
+task = "chain_sum"
+options = { min_terms = 2, max_terms = 3 }
+[[data]]
+type = "huggingface"
+path = "some-org/some-rows"
+[rollout]
+engine = "transformers"
+stop = ["\\n", "Q:"]
+[[reward]]
+type = "exact_match"
+[[reward]]
+type = "math_verify"
+weight = 0
+[[reward]]
+type = "regex"
+pattern = '^\\d+$'
+[advantage]
+type = "group_norm"
+[objective]
+type = "dppo"
+divergence = "kl"
+"""
+
+
+def plugin_folder(folder: Path) -> Path:
+    """Fills a folder with the plugin files that `GOOD` names."""
+    (folder / "sources.py").write_text(PLUGINS)
+    (folder / "rewards.py").write_text(REWARDS)
+    return folder
+
+
+def write(folder: Path, text: str = GOOD) -> Path:
+    """Writes a spec into a folder."""
+    path = folder / "run.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def problems(folder: Path, text: str, *overrides: str) -> list[str]:
+    """The messages a bad spec gets, without the folder in front."""
+    path = write(folder, text)
+    with pytest.raises(SpecError) as caught:
+        load(path, overrides)
+    assert str(caught.value) == "\n".join(caught.value.problems)
+    return [line.removeprefix(f"{folder}/") for line in caught.value.problems]
+
+
+def problem(folder: Path, text: str, *overrides: str) -> str:
+    """The one message a spec with one mistake gets."""
+    (line,) = problems(folder, text, *overrides)
+    return line

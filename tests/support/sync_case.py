@@ -1,0 +1,85 @@
+"""One proof of the weight sync in its own process: `python -m support.sync_case FOLDER FAULT`.
+
+Prints what came of it as one line of JSON: `caught` is the message, or null.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from drpo_cli import plugins, sync
+from drpo_cli.dist import local
+from drpo_cli.errors import UserError
+from drpo_cli.rollout import vllm
+from drpo_cli.rollout._groups import EngineContext, Sampling
+from drpo_cli.settings import ModelSettings, TrainSettings
+from drpo_cli.trainer import optim
+from drpo_cli.trainer.model import load_policy
+from drpo_cli.trainer.step import Objective, Trainer
+from drpo_cli.types import Prompt
+from support.models import samples, tokenizer, world
+
+PROMPTS = ("12+34=", "7*8=", "the sum of 1", "(2-3)/4=")
+
+
+def break_on_purpose(fault: str) -> None:
+    """Takes one part of the sync out."""
+    if fault == "stale head":
+        vllm._repack_tied_head = lambda model: None
+    if fault == "experts not packed":
+        vllm._unpack_experts = lambda model: None
+    if fault == "lost tensor":
+        whole = sync.trainer_weights
+
+        def without_one(policy: Any) -> Any:
+            return (pair for pair in whole(policy) if "layers.1.mlp.down_proj" not in pair[0])
+
+        sync.trainer_weights = without_one
+
+
+def main(folder: Path, fault: str) -> dict[str, Any]:
+    """Proves the sync, trains one step, pushes again and replays."""
+    break_on_purpose(fault)
+    model = ModelSettings(path=str(folder), dtype="float32")
+    config = vllm.Config()
+    prompts = [Prompt(text, text, tuple(tokenizer()(text).input_ids), None, {}) for text in PROMPTS]
+    sampling = Sampling(samples=4, max_new_tokens=16, temperature=0.8, seed=1)
+    with world() as here:
+        policy = load_policy(model, sampling.temperature, 64, False, here)
+        settings = TrainSettings(updates_per_rollout=1, learning_rate=1e-2)
+        plugin = plugins.load("objectives", "none")
+        objective = Objective(plugin, plugin.Config())
+        trainer = Trainer(policy, optim.build(policy, settings, 2), objective, settings, here)
+        engine = vllm.Engine(config, EngineContext(model, 64, 1))
+        pushed = sync.WeightSync(trainer, engine, model.dtype)
+        before = [local(weight).clone() for weight in policy.parameters()]
+        try:
+            pushed.prove(0, prompts, sampling)
+            kept = all(map(torch.equal, before, map(local, policy.parameters())))
+            trainer.step(samples([(4, 8)] * 4))
+            stale = pushed.gap(vllm_groups(engine, prompts, sampling))
+            pushed.push(1)
+            fresh = pushed.gap(vllm_groups(engine, prompts, sampling))
+            return {"caught": None, "kept": kept, "stale": stale, "fresh": fresh}
+        except UserError as error:
+            return {"caught": str(error)}
+        finally:
+            engine.close()
+
+
+def vllm_groups(engine: vllm.Engine, prompts: list[Prompt], sampling: Sampling) -> Any:
+    """Fresh rollouts of the prompts."""
+    return sync.sample_groups(engine, prompts, sampling)
+
+
+if __name__ == "__main__":
+    result = main(Path(sys.argv[1]), sys.argv[2])
+    sys.stdout.write("\n" + json.dumps(result) + "\n")
+    sys.stdout.flush()
+    os._exit(0)

@@ -1,0 +1,71 @@
+"""The process group of one: reductions are the values themselves, and it is left behind clean."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed
+from torch.distributed.tensor import Shard, distribute_tensor
+
+from drpo_cli import dist
+from support.models import world
+
+
+def test_reductions_of_one_rank_are_its_own_values() -> None:
+    values = [1.5, -2.0, float("inf")]
+    with world() as here:
+        assert (here.rank, here.size) == (0, 1)
+        assert here.sum(values) == here.max(values) == values
+        assert here.sum([]) == []
+        assert here.gather_objects({"a": (1, None)}) == [{"a": (1, None)}]
+        here.barrier()
+
+
+def test_gather_hands_back_detached_values_on_the_cpu() -> None:
+    with world() as here:
+        given = torch.arange(3.0, requires_grad=True)
+        found = here.gather(given)
+    assert found.tolist() == [0, 1, 2]
+    assert not found.requires_grad and found.device.type == "cpu"
+
+
+def test_a_sharded_tensor_is_gathered_whole_and_its_shard_shares_storage() -> None:
+    with world() as here:
+        sharded = distribute_tensor(torch.arange(4.0), here.mesh, [Shard(0)])
+        dist.local(sharded).mul_(2)
+        assert dist.full(sharded).tolist() == [0, 2, 4, 6]
+        assert type(dist.full(sharded)) is type(dist.local(sharded)) is torch.Tensor
+
+
+def test_a_plain_tensor_passes_through_without_its_gradient() -> None:
+    plain = torch.ones(2, requires_grad=True)
+    assert dist.full(plain).tolist() == [1, 1] and not dist.full(plain).requires_grad
+    assert dist.local(plain).data_ptr() == plain.data_ptr()
+
+
+def test_the_group_is_left_even_after_an_error() -> None:
+    with pytest.raises(KeyError), world():
+        assert torch.distributed.is_initialized()
+        raise KeyError
+    assert not torch.distributed.is_initialized()
+
+
+def test_a_group_that_an_engine_took_down_is_no_error() -> None:
+    with world():
+        torch.distributed.destroy_process_group()
+    assert not torch.distributed.is_initialized()
+
+
+def test_threads_are_shared_out_and_never_none() -> None:
+    cores = len(os.sched_getaffinity(0))
+    assert dist.threads_per_rank(1) == cores
+    assert dist.threads_per_rank(cores) == dist.threads_per_rank(10 * cores) == 1
+
+
+def test_peak_memory_is_what_the_kernel_says() -> None:
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    kernel = int(status["VmHWM"].split()[0]) / 2**20
+    assert dist.peak_memory_gib(torch.device("cpu")) == pytest.approx(kernel, rel=0.05)

@@ -1,0 +1,146 @@
+"""Chunked log-probs: the same values and gradients as the plain ones, without their memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from drpo_cli.trainer.logprobs import Head, chunked_logprobs
+
+TOKENS, HIDDEN, VOCABULARY = 37, 16, 23
+HEADS = {
+    "plain": Head(1.0),
+    "temperature": Head(0.6),
+    "softcap": Head(1.3, softcap=2.0),
+    "multiplier": Head(0.9, multiplier=0.25),
+    "all": Head(0.7, softcap=1.5, multiplier=3.0),
+}
+every_head = pytest.mark.parametrize("head", HEADS.values(), ids=HEADS.keys())
+
+
+def inputs(bias: bool, dtype: torch.dtype = torch.float32) -> list[Tensor | None]:
+    noise = torch.Generator().manual_seed(0)
+    hidden, weight, offset = (
+        torch.randn(shape, generator=noise).to(dtype).requires_grad_()
+        for shape in ((TOKENS, HIDDEN), (VOCABULARY, HIDDEN), (VOCABULARY,))
+    )
+    return [hidden, weight, offset if bias else None]
+
+
+def targets() -> Tensor:
+    return torch.randint(VOCABULARY, (TOKENS,), generator=torch.Generator().manual_seed(1))
+
+
+def plain(inputs: list[Tensor | None], head: Head) -> Tensor:
+    """Log-probs [T, V] in float64, by the formula in Head's docstring."""
+    hidden, weight, bias = (None if tensor is None else tensor.double() for tensor in inputs)
+    assert hidden is not None and weight is not None
+    logits = hidden @ weight.T + (0.0 if bias is None else bias)
+    logits = logits * head.scale
+    if head.softcap is not None:
+        logits = head.softcap * torch.tanh(logits / head.softcap)
+    return (logits / head.temperature).log_softmax(-1)
+
+
+def gradients(value_R: Tensor, inputs: list[Tensor | None]) -> tuple[Tensor, ...]:
+    push_R = torch.randn(len(value_R), generator=torch.Generator().manual_seed(2))
+    return torch.autograd.grad((value_R * push_R).sum(), [t for t in inputs if t is not None])
+
+
+@every_head
+@pytest.mark.parametrize("bias", [False, True], ids=["no bias", "bias"])
+@pytest.mark.parametrize("chunk", [1, 10, TOKENS, 1000])
+def test_chunked_is_unchunked(head: Head, bias: bool, chunk: int) -> None:
+    given, target_R = inputs(bias), targets()
+    logp_R, entropy_R = chunked_logprobs(*given, target_R, head, chunk)  # type: ignore[arg-type]
+    logp_TV = plain(given, head)
+    expected_R = logp_TV.gather(-1, target_R[:, None])[:, 0]
+    assert logp_R.dtype == entropy_R.dtype == torch.float32
+    torch.testing.assert_close(logp_R.double(), expected_R, atol=5e-6, rtol=1e-6)
+    expected_entropy_R = -(logp_TV.exp() * logp_TV).sum(-1)
+    torch.testing.assert_close(entropy_R.double(), expected_entropy_R, atol=5e-6, rtol=1e-6)
+    for got, expected in zip(gradients(logp_R, given), gradients(expected_R, given), strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_size_of_a_chunk_does_not_show() -> None:
+    given, target_R, head = inputs(bias=True), targets(), HEADS["all"]
+    whole, small = (chunked_logprobs(*given, target_R, head, chunk)[0] for chunk in (TOKENS, 4))  # type: ignore[arg-type]
+    torch.testing.assert_close(small, whole, atol=1e-6, rtol=0)
+    for got, expected in zip(gradients(small, given), gradients(whole, given), strict=True):
+        torch.testing.assert_close(got, expected, atol=5e-6, rtol=1e-6)
+
+
+def test_bfloat16_weights_keep_their_dtype_and_give_float32_logprobs() -> None:
+    given, target_R = inputs(bias=True, dtype=torch.bfloat16), targets()
+    logp_R, entropy_R = chunked_logprobs(*given, target_R, HEADS["temperature"], 8)  # type: ignore[arg-type]
+    expected_R = plain(given, HEADS["temperature"]).gather(-1, target_R[:, None])[:, 0]
+    assert logp_R.dtype == entropy_R.dtype == torch.float32
+    torch.testing.assert_close(logp_R.double(), expected_R, atol=0.1, rtol=0)
+    got, expected = gradients(logp_R, given), gradients(expected_R, given)
+    assert [gradient.dtype for gradient in got] == [torch.bfloat16] * 3
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=0.1, rtol=0.05)
+
+
+def test_bfloat16_weight_gradients_are_summed_in_float32() -> None:
+    hidden_RD = torch.ones(2000, 1, dtype=torch.bfloat16, requires_grad=True)
+    weight_VD = torch.zeros(4, 1, dtype=torch.bfloat16, requires_grad=True)
+    first_R = torch.zeros(2000, dtype=torch.long)
+    logp_R, _ = chunked_logprobs(hidden_RD, weight_VD, None, first_R, HEADS["plain"], 1)
+    logp_R.sum().backward()
+    # a bfloat16 sum of ones stops growing at 256
+    assert weight_VD.grad.flatten().tolist() == pytest.approx([1500, -500, -500, -500], rel=2**-8)
+
+
+def test_entropy_has_no_gradient() -> None:
+    _, entropy_R = chunked_logprobs(*inputs(bias=False), targets(), HEADS["plain"], 8)  # type: ignore[arg-type]
+    assert not entropy_R.requires_grad
+
+
+class Sizes(TorchDispatchMode):
+    """Records the element count of the largest tensor that any operation produced."""
+
+    largest = 0
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        produced = result if isinstance(result, (tuple, list)) else [result]
+        sizes = [part.numel() for part in produced if isinstance(part, Tensor)]
+        self.largest = max([self.largest, *sizes])
+        return result
+
+
+def largest_and_saved(chunk: int) -> tuple[int, int]:
+    """Elements of the largest tensor, and of all that wait for the backward pass, 500 tokens."""
+    hidden_RD = torch.randn(500, 8, requires_grad=True)
+    weight_VD = torch.randn(300, 8, requires_grad=True)
+    saved: list[int] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        saved.append(tensor.numel())
+        return tensor
+
+    with Sizes() as sizes:
+        with saved_tensors_hooks(keep, lambda tensor: tensor):
+            logp_R, _ = chunked_logprobs(
+                hidden_RD, weight_VD, None, torch.zeros(500, dtype=torch.long), Head(0.7), chunk
+            )
+        kept = sum(saved)
+        logp_R.sum().backward()
+    return sizes.largest, kept
+
+
+def test_tokens_times_vocabulary_is_never_held() -> None:
+    largest, kept = largest_and_saved(chunk=20)
+    assert largest == 20 * 300
+    assert kept <= 500 * 8 + 300 * 8 + 500
+    assert largest_and_saved(chunk=500)[0] == 500 * 300  # the recorder sees what it must

@@ -1,0 +1,102 @@
+"""Packing: nothing lost, nothing over budget, every token where attention expects it."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from drpo_cli.trainer.pack import SAME_LENGTH, Sample, bins, layout, pack
+from support.models import samples
+
+LENGTHS = st.lists(st.integers(1, 40), max_size=30)
+SOME_LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=30)
+CPU = torch.device("cpu")
+
+
+@given(lengths=LENGTHS, budget=st.integers(1, 60), at_least=st.integers(1, 12))
+@example(lengths=[], budget=1, at_least=3)
+@example(lengths=[50, 1, 1], budget=10, at_least=6)
+def test_bins_hold_every_sequence_once_within_the_budget(
+    lengths: list[int], budget: int, at_least: int
+) -> None:
+    groups = bins(lengths, budget, at_least)
+    assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
+    assert all(len(group) <= 1 or sum(lengths[i] for i in group) <= budget for group in groups)
+    assert len(groups) >= at_least
+    assert sum(not group for group in groups) <= max(0, at_least - len(lengths))
+
+
+@given(lengths=LENGTHS, budget=st.integers(1, 60))
+def test_more_bins_are_made_only_when_asked_for(lengths: list[int], budget: int) -> None:
+    groups = bins(lengths, budget)
+    assert groups == bins(lengths, budget, at_least=len(groups)) if lengths else groups == [[]]
+    assert len(bins(lengths, budget, at_least=len(groups) + 3)) == len(groups) + 3
+
+
+def test_bins_fill_up() -> None:
+    assert sorted(map(sorted, bins([6, 5, 4, 3, 2], 10))) == [[0, 2], [1, 3, 4]]
+    assert bins([9, 1, 1], 4) == [[0], [1, 2]]
+    assert bins([2, 2, 2, 2], 8, at_least=3) == [[0], [1, 3], [2]]
+
+
+@given(lengths=SOME_LENGTHS)
+def test_a_layout_finds_every_token_again(lengths: list[int]) -> None:
+    shape, total = layout(lengths), sum(lengths)
+    laid_out = torch.cat([bucket.flatten() for bucket in shape.buckets])
+    assert torch.equal(laid_out[shape.inverse_T], torch.arange(total))
+
+
+@given(lengths=SOME_LENGTHS)
+def test_buckets_hold_whole_sequences_padded_with_their_last_token(lengths: list[int]) -> None:
+    ends = torch.tensor(lengths).cumsum(0).tolist()
+    seen = []
+    for bucket in layout(lengths).buckets:
+        for row in bucket.tolist():
+            i = next(i for i, end in enumerate(ends) if row[0] < end)
+            start = ends[i] - lengths[i]
+            padding = [ends[i] - 1] * (len(row) - lengths[i])
+            assert row == list(range(start, ends[i])) + padding
+            assert lengths[i] >= SAME_LENGTH * len(row)
+            seen.append(i)
+    assert sorted(seen) == list(range(len(lengths)))
+
+
+@given(lengths=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=9))
+def test_packed_tokens_predict_their_successors(lengths: list[tuple[int, int]]) -> None:
+    batch = samples(lengths)
+    packed = pack(batch, CPU)
+    start = at = 0
+    for sample in batch:
+        whole, size = sample.prompt_ids + sample.response_ids, sample.input_length
+        mine = slice(start, start + size)
+        assert packed.input_ids_T[mine].tolist() == list(whole[:-1])
+        assert packed.position_ids_T[mine].tolist() == list(range(size))
+        for offset, token in enumerate(sample.response_ids):
+            place = int(packed.predict_R[at + offset]) - start
+            assert packed.target_R[at + offset] == token == whole[place + 1]
+            assert place == len(sample.prompt_ids) - 1 + offset
+        part = slice(at, at + len(sample.response_ids))
+        torch.testing.assert_close(packed.old_logp_R[part], torch.tensor(sample.old_logps))
+        assert packed.adv_R[part].tolist() == advantage_of(sample)
+        start, at = start + size, part.stop
+    assert start == len(packed.input_ids_T) and at == len(packed.target_R)
+    assert len(packed.predict_R) == len(packed.old_logp_R) == len(packed.adv_R) == at
+
+
+def advantage_of(sample: Sample) -> list[float]:
+    return torch.tensor([sample.advantage] * len(sample.response_ids)).tolist()
+
+
+def test_the_last_response_token_is_no_input() -> None:
+    packed = pack([Sample((7,), (8, 9), (-1.0, -2.0), 0.5)], CPU)
+    assert packed.input_ids_T.tolist() == [7, 8]
+    assert packed.predict_R.tolist() == [0, 1] and packed.target_R.tolist() == [8, 9]
+
+
+def test_no_samples_give_one_token_without_a_loss() -> None:
+    packed = pack([], CPU)
+    assert packed.input_ids_T.tolist() == packed.position_ids_T.tolist() == [0]
+    assert [bucket.tolist() for bucket in packed.layout.buckets] == [[[0]]]
+    assert packed.predict_R.dtype == packed.target_R.dtype == torch.long
+    assert len(packed.predict_R) == len(packed.target_R) == len(packed.adv_R) == 0

@@ -1,0 +1,224 @@
+"""A training step in one process: what it computes does not depend on how the batch is cut."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from transformers import AutoModelForCausalLM
+
+from drpo_cli.dist import World, local
+from drpo_cli.trainer.pack import Sample
+from drpo_cli.trainer.step import Trainer
+from support.models import samples, tiny_model, world
+from support.training import (
+    STEADY,
+    caught_gradients,
+    furthest,
+    moments,
+    open_trainer,
+    weights,
+)
+
+LENGTHS = [(3, 9), (6, 2), (1, 5), (4, 4), (2, 12), (5, 1), (3, 3), (8, 7)]
+DELTA = 0.1
+NO_CLIP = 1e9
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("model"))
+
+
+def stepped(
+    folder: Path, here: World, batch: list[Sample], **train: Any
+) -> tuple[dict[str, Tensor], list[dict[str, Tensor]], dict[str, float]]:
+    """Weights after one training step, the gradients of each update, and the metrics."""
+    trainer = open_trainer(folder, here, options={"delta": DELTA}, **train)
+    with caught_gradients(trainer) as gradients:
+        metrics = trainer.step(batch)
+    return weights(trainer.policy), gradients, metrics
+
+
+def test_one_microbatch_of_eight_is_eight_of_one(folder: Path) -> None:
+    batch = samples(LENGTHS)
+    with world() as here:
+        before = weights(open_trainer(folder, here).policy)
+        whole, (gradient,), metrics = stepped(
+            folder, here, batch, tokens_per_microbatch=1000, epsilon=STEADY
+        )
+        for budget in (1, 14):
+            cut, (other,), again = stepped(
+                folder, here, batch, tokens_per_microbatch=budget, epsilon=STEADY
+            )
+            assert furthest(gradient, other) < 1e-6
+            assert furthest(whole, cut) < 1e-6
+            assert again == pytest.approx(metrics, rel=1e-5, abs=1e-6)
+    assert furthest(before, whole) > 1e-4
+
+
+def hand_written(
+    folder: Path, batch: list[Sample]
+) -> tuple[dict[str, Tensor], float, dict[str, Tensor]]:
+    """Gradients and value of DRPO's loss (Eq. 8), mean over tokens; and columns of its tokens."""
+    lm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    rows: dict[str, list[Tensor]] = {"logp": [], "mu": [], "adv": [], "entropy": []}
+    for sample in batch:
+        ids = torch.tensor([sample.prompt_ids + sample.response_ids])
+        logp_TV = lm(ids).logits[0, len(sample.prompt_ids) - 1 : -1].log_softmax(-1)
+        target_T = torch.tensor(sample.response_ids)
+        rows["logp"].append(logp_TV.gather(-1, target_T[:, None])[:, 0])
+        rows["entropy"].append(-(logp_TV.exp() * logp_TV).sum(-1).detach())
+        rows["mu"].append(torch.tensor(sample.old_logps).exp())
+        rows["adv"].append(torch.full((len(target_T),), sample.advantage))
+    seen = {name: torch.cat(parts) for name, parts in rows.items()}
+    pi, mu, adv = seen["logp"].exp(), seen["mu"], seen["adv"]
+    loss = (-adv * pi / mu + adv.abs() * (pi - mu) ** 2 / (2 * DELTA * mu)).mean()
+    loss.backward()
+    gradients = {name: weight.grad for name, weight in lm.named_parameters()}
+    return gradients, float(loss.detach()), {name: part.detach() for name, part in seen.items()}
+
+
+def test_the_gradient_is_that_of_the_hand_written_loss(folder: Path) -> None:
+    batch = samples(LENGTHS)
+    expected, loss, _ = hand_written(folder, batch)
+    with world() as here:
+        _, (gradients,), metrics = stepped(folder, here, batch, max_gradient_norm=NO_CLIP)
+    norm = float(torch.stack([gradient.norm() for gradient in expected.values()]).norm())
+    assert furthest(gradients, expected) < 1e-5 * max(1.0, norm)
+    assert metrics["loss"] == pytest.approx(loss, rel=1e-5)
+    assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-5)
+
+
+def test_gradients_are_clipped_to_the_norm_and_the_true_norm_is_reported(folder: Path) -> None:
+    batch = samples(LENGTHS)
+    with world() as here:
+        _, (free,), metrics = stepped(folder, here, batch, max_gradient_norm=NO_CLIP)
+        _, (clipped,), again = stepped(folder, here, batch, max_gradient_norm=0.01)
+    assert metrics["grad_norm"] == pytest.approx(again["grad_norm"]) and metrics["grad_norm"] > 0.1
+    scale = 0.01 / metrics["grad_norm"]
+    assert furthest(clipped, {name: part * scale for name, part in free.items()}) < 1e-7
+
+
+def test_metrics_are_those_of_the_tokens(folder: Path) -> None:
+    batch = samples(LENGTHS)
+    _, _, seen = hand_written(folder, batch)
+    pi, mu, adv = seen["logp"].exp(), seen["mu"], seen["adv"]
+    weight = 1 - (adv * (pi / mu - 1)).sign() * (pi - mu).abs() / DELTA
+    with world() as here:
+        _, _, metrics = stepped(folder, here, batch, tokens_per_microbatch=20)
+    expected = {"entropy": seen["entropy"].mean(), "weight_mean": weight.mean()}
+    for name, values in {"ratio": pi / mu, "shift": (pi - mu).abs()}.items():
+        ranked = values.sort().values
+        expected[f"{name}_mean"], expected[f"{name}_max"] = values.mean(), ranked[-1]
+        expected[f"{name}_p99"] = ranked[round(0.99 * len(ranked)) - 1]
+    for name, value in expected.items():
+        assert metrics[name] == pytest.approx(float(value), rel=1e-4), name
+    assert metrics["trained_tokens"] == len(pi) == sum(response for _, response in LENGTHS)
+    assert metrics["corrective_share"] == pytest.approx(float((weight < 0).float().mean()))
+    assert 0 < metrics["corrective_share"] < 1 and metrics["masked_share"] == 0
+
+
+def test_tokens_without_a_gradient_are_counted_as_masked(folder: Path) -> None:
+    with world() as here:
+        trainer = open_trainer(folder, here, "dppo", {"delta_low": 0.05, "delta_high": 0.05})
+        batch = samples(LENGTHS)
+        metrics = trainer.step(batch)
+    _, _, seen = hand_written(folder, batch)
+    shift = (seen["logp"].exp() - seen["mu"]) * seen["adv"].sign()
+    assert metrics["masked_share"] == pytest.approx(float((shift > 0.05).float().mean()))
+    assert 0 < metrics["masked_share"] < 1 and metrics["corrective_share"] == 0
+
+
+@pytest.mark.parametrize("advantage", [float("inf"), float("nan")])
+def test_a_non_finite_loss_skips_its_update_and_only_that(folder: Path, advantage: float) -> None:
+    batch = samples(LENGTHS)
+    broken = [
+        replace(sample, advantage=advantage) if i == 3 else sample for i, sample in enumerate(batch)
+    ]
+    with world() as here:
+        trainer = open_trainer(folder, here, options={"delta": DELTA})
+        trainer.step(batch)
+        before, moved = weights(trainer.policy), moments(trainer)
+        metrics = trainer.step(broken)
+        assert metrics["skipped_updates"] == 1
+        assert all(torch.equal(before[name], now) for name, now in weights(trainer.policy).items())
+        assert all(torch.equal(moved[name], now) for name, now in moments(trainer).items())
+        assert trainer.step(batch)["skipped_updates"] == 0
+        assert furthest(before, weights(trainer.policy)) > 1e-4
+
+
+def test_the_other_updates_of_a_step_go_on(folder: Path) -> None:
+    batch = samples(LENGTHS)
+    broken = [*batch[:-1], replace(batch[-1], advantage=float("nan"))]
+    with world() as here:
+        metrics = stepped(folder, here, broken, updates_per_rollout=2)
+        alone = stepped(folder, here, batch[::2])
+    assert metrics[2]["skipped_updates"] == 1
+    assert furthest(metrics[1][0], alone[1][0]) < 1e-6
+
+
+def test_updates_take_disjoint_samples_in_turn(folder: Path) -> None:
+    batch = samples(LENGTHS)
+    with world() as here:
+        together = open_trainer(folder, here, updates_per_rollout=3)
+        metrics = together.step(batch)
+        apart = open_trainer(folder, here)
+        reports = [apart.step(batch[update::3]) for update in range(3)]
+        assert furthest(weights(together.policy), weights(apart.policy)) < 1e-6
+    assert metrics["loss"] == pytest.approx(sum(report["loss"] for report in reports) / 3, abs=1e-6)
+    assert metrics["trained_tokens"] == sum(report["trained_tokens"] for report in reports)
+    assert metrics["shift_max"] == pytest.approx(max(report["shift_max"] for report in reports))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradient_checkpointing_runs_a_layer_again(folder: Path, checkpointing: bool) -> None:
+    runs = []
+    with world() as here:
+        trainer = open_trainer(folder, here, gradient_checkpointing=checkpointing)
+        layer = trainer.policy.lm.get_decoder().layers[0]
+        layer.mlp.register_forward_pre_hook(lambda *_: runs.append(1))
+        trainer.step(samples(LENGTHS))
+    assert len(runs) == 1 + checkpointing
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gemma3", "phi3", "qwen3_moe"])
+def test_gradient_checkpointing_changes_nothing_else(tmp_path: Path, kind: str) -> None:
+    folder, batch = tiny_model(tmp_path, kind), samples(LENGTHS)
+    with world() as here:
+        _, (kept,), _ = stepped(folder, here, batch)
+        _, (recomputed,), _ = stepped(folder, here, batch, gradient_checkpointing=True)
+    assert furthest(kept, recomputed) < 1e-6
+
+
+def test_replay_gives_log_probs_in_the_order_of_the_samples(folder: Path) -> None:
+    batch = samples(LENGTHS)
+    _, _, seen = hand_written(folder, batch)
+    with world() as here:
+        trainer: Trainer = open_trainer(folder, here, tokens_per_microbatch=15)
+        replayed = trainer.replay(batch)
+        assert trainer.replay([]).shape == (0,)
+    torch.testing.assert_close(replayed, seen["logp"], atol=1e-5, rtol=0)
+    assert not replayed.requires_grad
+
+
+def test_weights_changed_after_a_replay_are_the_ones_replayed_next(folder: Path) -> None:
+    batch = samples(LENGTHS)
+    with world() as here:
+        trainer = open_trainer(folder, here)
+        before = trainer.replay(batch)
+        assert all(isinstance(weight, DTensor) for _, weight in trainer.policy.named_weights())
+        with torch.no_grad():
+            for _, weight in trainer.policy.named_weights():
+                local(weight).mul_(1.1)
+        changed = trainer.replay(batch)
+        with torch.no_grad():
+            for _, weight in trainer.policy.named_weights():
+                local(weight).div_(1.1)
+        assert (changed - before).abs().max() > 1e-2
+        torch.testing.assert_close(trainer.replay(batch), before, atol=1e-5, rtol=0)
