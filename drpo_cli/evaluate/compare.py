@@ -91,27 +91,34 @@ def _some(ids: Iterable[str]) -> str:
 
 
 def _targets(evaluations: Mapping[str, Evaluation]) -> Table:
+    sizes = {result.k for result in evaluations.values()}
     problems = len(next(iter(evaluations.values())).problems)
-    title = f"Score on {problems} held-out problems, %, with 95 % intervals over problems"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    each = f"k = {min(sizes)}, " if len(sizes) == 1 else ""
+    table = _table(f"{problems} held-out problems, {each}%, with 95 % intervals over problems")
     table.add_column("target", overflow="fold")
-    for heading in ("k", "avg@k", "pass@k", "maj@k"):
+    for heading in ("avg@k", "pass@k", "maj@k"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, result in evaluations.items():
         cells = [_percent(result.summary[f"{m}@{result.k}"]) for m in ("avg", "pass", "maj")]
-        table.add_row(Text(name), str(result.k), *cells)
+        label = name if len(sizes) == 1 else f"{name} (k = {result.k})"
+        table.add_row(Text(label), *cells)
     return table
 
 
 def _differences(found: list[Difference]) -> Table:
-    title = "Paired difference in avg@k, percentage points"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table = _table("Paired difference in avg@k, percentage points")
     table.add_column("targets", overflow="fold")
     table.add_column("difference", justify="right")
     for difference in found:
         pair = f"{difference.second} − {difference.first}"
         table.add_row(Text(pair), _points(difference.estimate))
     return table
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+    )
 
 
 def _percent(found: Estimate) -> Text:

@@ -64,12 +64,11 @@ class Trainer:
             self._update([s for i, s in enumerate(samples, first) if i % updates == update], stats)
             for update in range(updates)
         ]
-        mean = {key: math.fsum(r[key] for r in reports) / updates for key in ("loss", "grad_norm")}
-        skipped = sum(report["skipped"] for report in reports)
+        done = [report for report in reports if report is not None]
         return {
-            **mean,
-            "skipped_updates": skipped,
-            "learning_rate": self._rate(),
+            **{key: _mean([report[key] for report in done]) for key in ("loss", "grad_norm")},
+            "skipped_updates": float(updates - len(done)),
+            "learning_rate": float(self.schedule.get_last_lr()[0]),
             **stats.summary(),
         }
 
@@ -85,7 +84,8 @@ class Trainer:
             by_sample.update(zip(part, logp_R.split(sizes) if part else (), strict=True))
         return torch.cat([by_sample[i] for i in range(len(samples))] or [torch.empty(0)])
 
-    def _update(self, samples: Sequence[Sample], stats: TokenStats) -> dict[str, float]:
+    def _update(self, samples: Sequence[Sample], stats: TokenStats) -> dict[str, float] | None:
+        """One optimizer update; None when it was skipped because something was not finite."""
         tokens = self.world.sum([sum(len(s.response_ids) for s in samples)])[0]
         parts = self._microbatches(samples)
         loss = 0.0
@@ -100,11 +100,7 @@ class Trainer:
             self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return {
-            "loss": loss if finite else 0.0,
-            "grad_norm": norm_value if finite else 0.0,
-            "skipped": float(not finite),
-        }
+        return {"loss": loss, "grad_norm": norm_value} if finite else None
 
     def _backward(self, packed: Packed, tokens: float, stats: TokenStats) -> float:
         logp_R, entropy_R = self.policy(packed)
@@ -125,5 +121,6 @@ class Trainer:
     def _pack(self, samples: Sequence[Sample], part: Sequence[int]) -> Packed:
         return pack([samples[i] for i in part], self.world.device)
 
-    def _rate(self) -> float:
-        return float(self.schedule.get_last_lr()[0])
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values) if values else math.nan

@@ -88,10 +88,10 @@ def warm_start(
             with torch.no_grad():
                 logp = answer_logp(model, tokenizer, random.sample(problems, 4 * BATCH))
             rate = logp.sum(1).exp().mean().item()
-            print(f"\rwarm start: step {step}, right {rate:.0%} of the time", end="")
+            if step % 50 == 0 or rate >= START_RATE:
+                print(f"warm start: step {step}, right {rate:.0%} of the time")
             if rate >= START_RATE:
-                break
-    print()
+                return
 
 
 def answer_logp(

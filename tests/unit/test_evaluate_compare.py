@@ -99,13 +99,13 @@ def test_tables_show_every_number_and_leave_brackets_alone():
     estimates = [base.summary[m] for m in ("avg@4", "pass@4", "maj@4")]
     estimates += [trained.summary[m] for m in ("avg@8", "pass@8", "maj@8")]
     for e in estimates:
-        assert f"{e.value:.1%} [{100 * e.low:.1f}, {100 * e.high:.1f}]" in shown
+        assert f"{100 * e.value:.1f} [{100 * e.low:.1f}, {100 * e.high:.1f}]" in shown
     assert "trained − runs/[base]" in shown
 
 
 def test_one_target_and_one_problem_need_no_second_table_and_no_interval():
     shown = text_of(render({"base": scored([1.0], seed=1)}))
-    assert "100.0%" in shown and "[" not in shown and "difference" not in shown
+    assert "100.0" in shown and "[" not in shown and "difference" not in shown
 
 
 def test_json_holds_everything():

@@ -64,9 +64,8 @@ def test_math_verify_names_a_reference_it_cannot_parse() -> None:
         math_verify.reward("1", "", math_verify.Config())
 
 
-@pytest.mark.parametrize("slow", ["9^{9^{9^{9}}}", "(" * 60 + "7" + ")" * 60])
-def test_math_verify_scores_what_takes_too_long_as_wrong(slow: str) -> None:
-    # One takes for ever to compare, the other to parse.
+def test_math_verify_scores_what_takes_too_long_as_wrong() -> None:
+    slow = "9^{9^{9^{9}}}"  # takes for ever to compare
     config = math_verify.Config(timeout_seconds=1)
     assert math_verify.reward(f"\\boxed{{{slow}}}", "7", config) == 0.0
 

@@ -1,0 +1,47 @@
+"""What is asked of vLLM exists in the vLLM that is installed, for CPUs and GPUs alike."""
+
+import dataclasses
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+
+from drpo_cli import plugins
+from drpo_cli.rollout._groups import EngineContext, seed_of
+from drpo_cli.settings import ModelSettings
+
+vllm = pytest.importorskip("vllm")
+
+ENGINE = plugins.load("rollout", "vllm")
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_arguments_are_vllms(
+    cuda: bool, ranks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    context = EngineContext(ModelSettings(path=str(tmp_path)), 128, ranks)
+    arguments = ENGINE.engine_arguments(ENGINE.Config(gpu_memory_fraction=0.4), context)
+    from vllm.engine.arg_utils import EngineArgs
+
+    known = {f.name for f in dataclasses.fields(EngineArgs)}
+    known |= set(inspect.signature(vllm.LLM.__init__).parameters)
+    assert set(arguments) <= known
+    assert arguments["logprobs_mode"] == "processed_logprobs"
+    assert arguments.get("gpu_memory_utilization") == (0.4 if cuda else None)
+    assert arguments.get("enable_sleep_mode") == (True if cuda else None)
+    assert ("distributed_executor_backend" in arguments) == (ranks > 1)
+
+
+def test_sleep_and_wake_are_called_as_vllm_has_them() -> None:
+    assert "level" in inspect.signature(vllm.LLM.sleep).parameters
+    assert "tags" in inspect.signature(vllm.LLM.wake_up).parameters
+
+
+def test_a_seed_depends_on_each_of_its_parts() -> None:
+    seeds = {seed_of(run, step, rank) for run in range(3) for step in range(3) for rank in range(3)}
+    assert len(seeds) == 27
+    assert all(0 <= seed < 2**32 for seed in seeds)
+    assert seed_of(1, 2, 0) == seed_of(1, 2, 0)
