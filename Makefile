@@ -1,8 +1,9 @@
 # make demo | test | check: each installs what it needs into .venv first, and only when it changed.
 PYTHON ?= python3
-# Where a CPU build of torch comes from when the configured index has none.
+# The CPU build of torch (macOS has no other), and where it comes from when the configured index
+# has none.
+TORCH_VERSION ?= 2.13.0$(if $(filter Darwin,$(shell uname)),,+cpu)
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
-TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := .demo
@@ -37,9 +38,9 @@ clean:
 $(STAMP): pyproject.toml Makefile
 	$(PYTHON) -c 'import sys; sys.exit("drpo needs Python 3.11 or newer: make PYTHON=…" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -c 'import importlib.metadata as m, sys; sys.exit("+cpu" not in m.version("torch"))' 2>/dev/null \
-	  || $(BIN)/pip install --quiet "$(TORCH)+cpu" \
-	  || $(BIN)/pip install --quiet "$(TORCH)+cpu" --extra-index-url $(TORCH_CPU_INDEX)
+	$(BIN)/python -c 'import importlib.metadata as m, sys; sys.exit(m.version("torch") != "$(TORCH_VERSION)")' 2>/dev/null \
+	  || $(BIN)/pip install --quiet "torch==$(TORCH_VERSION)" \
+	  || $(BIN)/pip install --quiet "torch==$(TORCH_VERSION)" --extra-index-url $(TORCH_CPU_INDEX)
 	$(BIN)/pip install --quiet -e ".[cpu,dev]"
 	$(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@

@@ -89,7 +89,7 @@ def check(spec: SpecFile, set_: Overrides = None, nproc: Processes = None) -> No
     from drpo_cli.spec import load
 
     loaded = load(spec, set_ or [])
-    plan = make_plan(loaded, world=nproc or 1, device="cpu")
+    plan = make_plan(loaded, world=nproc or 1)
     Scorer(loaded.reward)  # finds a reward that asks for an argument there is not
     table = Table.grid(padding=(0, 2))
     for label, value in describe(plan):

@@ -70,7 +70,14 @@ def device_count() -> int:
     """Processes this machine can run, one a device; on a CPU, one a core."""
     if torch.cuda.is_available():
         return torch.cuda.device_count()
-    return len(os.sched_getaffinity(0))
+    return cores()
+
+
+def cores() -> int:
+    """CPU cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def device_name() -> str:
@@ -84,7 +91,7 @@ def device_name() -> str:
 
 def threads_per_rank(ranks: int) -> int:
     """CPU threads each of `ranks` processes may use without fighting over cores."""
-    return max(1, len(os.sched_getaffinity(0)) // ranks)
+    return max(1, cores() // ranks)
 
 
 @contextmanager

@@ -34,11 +34,11 @@ def train(spec_path: Path, overrides: Sequence[str], resume: bool, nproc: int | 
         sys.stderr.write(f"warning: {warning}\n")
     _require_engine(spec.rollout.type)
     world = _world(nproc)
-    plan = make_plan(spec, world, dist.device_type())
+    plan = make_plan(spec, world)
     folder = RunFolder(plan.run_folder)
     _require_usable(folder, spec, resume)
     prepare_model(spec.model)
-    plan = make_plan(spec, world, dist.device_type())
+    plan = make_plan(spec, world)
     (folder.path / "logs").mkdir(parents=True, exist_ok=True)
     with folder.held():
         for stale in folder.path.glob("logs/*.error"):
@@ -77,7 +77,7 @@ def versions(plan: Plan) -> dict[str, object]:
         "packages": installed,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": dist.cores(),
         "device": dist.device_name(),
         "processes": plan.world,
     }

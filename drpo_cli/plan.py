@@ -24,7 +24,6 @@ class Plan:
 
     spec: Spec
     world: int
-    device: str
     run_folder: Path
     prompts_per_rank: int
     sequences_per_step: int
@@ -39,7 +38,7 @@ class Plan:
         return math.ceil(self.sequences_per_update_per_rank / fit)
 
 
-def make_plan(spec: Spec, world: int, device: str) -> Plan:
+def make_plan(spec: Spec, world: int) -> Plan:
     """The plan of `spec` on `world` processes.
 
     Raises UserError when the work does not divide over the processes, or when the model folder
@@ -62,7 +61,6 @@ def make_plan(spec: Spec, world: int, device: str) -> Plan:
     return Plan(
         spec=spec,
         world=world,
-        device=device,
         run_folder=spec.run.folder / spec.run.name,
         prompts_per_rank=prompts // world,
         sequences_per_step=prompts * samples,

@@ -223,7 +223,7 @@ def open_run(folder: RunFolder, stream: TextIO) -> Iterator[Run]:
             title = f"{spec.run.name}: {spec.objective.type} on {spec.model.path}"
             screen = open_screen(stream, title, spec.run.steps)
             stack.callback(screen.close)
-        plan = make_plan(spec, world.size, "cuda" if world.device.type == "cuda" else "cpu")
+        plan = make_plan(spec, world.size)
         scorer = Scorer(spec.reward)
         tokenizer = assemble.tokenizer(spec.model)
         data = assemble.data(plan, tokenizer, world.rank)

@@ -55,7 +55,7 @@ def score(spec_path: Path, model: Path, samples: int | None) -> Evaluation:
     """Samples and scores the spec's held-out problems with the model in a folder."""
     spec = load(spec_path)
     spec = replace(spec, model=spec.model.model_copy(update={"path": str(model)}))
-    plan = make_plan(spec, world=1, device="cpu")
+    plan = make_plan(spec, world=1)
     held_out = assemble.data(plan, assemble.tokenizer(spec.model), rank=0).held_out
     scorer, engine = Scorer(spec.reward), assemble.engine(plan)
     groups_P = sample_groups(engine, held_out, assemble.eval_sampling(spec, 0, samples=samples))

@@ -92,7 +92,14 @@ class LiveScreen:
         self.notes: list[str] = []
         self.held_out: list[float] = []
         self.body: RenderableType = Text("starting …")
-        self.live = Live(self._render(), console=console, refresh_per_second=4)
+        # stdout and stderr already go to the rank's log; rich would bring them back to the screen
+        self.live = Live(
+            self._render(),
+            console=console,
+            refresh_per_second=4,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
         self.live.start()
 
     def message(self, text: str) -> None:

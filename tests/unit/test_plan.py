@@ -55,7 +55,7 @@ def with_model(path: Path, config: object, *overrides: str) -> Spec:
 
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_the_work_divides_over_the_processes(path: Path, world: int) -> None:
-    plan = make_plan(load(path), world, "cpu")
+    plan = make_plan(load(path), world)
     assert plan.run_folder == path.parent / "runs" / "test"
     assert plan.prompts_per_rank * world == 8
     assert plan.sequences_per_step == 48
@@ -70,19 +70,19 @@ def test_the_work_divides_over_the_processes(path: Path, world: int) -> None:
     [(1, 100, 6), (1, 250, 12), (1, 251, 12), (1, 10, 1), (2, 100, 3), (4, 100, 2)],
 )
 def test_microbatches(path: Path, world: int, tokens: int, expected: int) -> None:
-    assert make_plan(load(path), world, "cpu").microbatches(tokens) == expected
+    assert make_plan(load(path), world).microbatches(tokens) == expected
 
 
 def test_work_that_does_not_divide(path: Path) -> None:
     with pytest.raises(UserError, match=r"prompts_per_step: is 8, which 3 processes cannot share"):
-        make_plan(load(path), 3, "cpu")
+        make_plan(load(path), 3)
     with pytest.raises(UserError, match=r"updates_per_rollout: is 4; must divide the 6 samples"):
-        make_plan(load(path), 8, "cpu")
+        make_plan(load(path), 8)
 
 
 def test_the_rows_of_a_description(path: Path) -> None:
     spec = with_model(path, {"max_position_embeddings": 200})
-    rows = dict(describe(make_plan(spec, 2, "cpu")))
+    rows = dict(describe(make_plan(spec, 2)))
     assert rows["one step"] == "8 prompts × 6 samples = 48 sequences"
     assert rows["updates per step"] == "4 of 12 sequences, at most 1,200 response tokens"
     assert rows["micro-batches per update"].startswith("3 when every response is full-length, to 6")
@@ -99,7 +99,7 @@ def test_the_rows_of_a_description(path: Path) -> None:
 def test_evaluations_are_before_the_first_step_every_few_and_after_the_last(
     path: Path, every: int, times: str
 ) -> None:
-    rows = dict(describe(make_plan(load(path, [f"eval.every={every}"]), 1, "cpu")))
+    rows = dict(describe(make_plan(load(path, [f"eval.every={every}"]), 1)))
     assert rows["held-out evaluation"].endswith(times)
 
 
@@ -114,7 +114,7 @@ def test_evaluations_are_before_the_first_step_every_few_and_after_the_last(
     ],
 )
 def test_the_context(path: Path, config: object, overrides: list[str], context: int | None) -> None:
-    assert make_plan(with_model(path, config, *overrides), 1, "cpu").context == context
+    assert make_plan(with_model(path, config, *overrides), 1).context == context
 
 
 @pytest.mark.parametrize(
@@ -127,26 +127,26 @@ def test_the_context(path: Path, config: object, overrides: list[str], context: 
 )
 def test_a_context_that_is_too_short(path: Path, override: str, expected: str) -> None:
     with pytest.raises(UserError, match=expected):
-        make_plan(with_model(path, {"max_position_embeddings": 200}, override), 1, "cpu")
+        make_plan(with_model(path, {"max_position_embeddings": 200}, override), 1)
 
 
 def test_a_model_folder_that_is_not_there(path: Path) -> None:
     with pytest.raises(UserError, match=r"model\.path: the model folder .*/gone does not exist"):
-        make_plan(load(path, ["model.path=./gone"]), 1, "cpu")
+        make_plan(load(path, ["model.path=./gone"]), 1)
     with pytest.raises(UserError, match=r"model\.prepare: there is no file .*/make\.py"):
-        make_plan(load(path, ["model.path=gone", "model.prepare=make.py"]), 1, "cpu")
+        make_plan(load(path, ["model.path=gone", "model.prepare=make.py"]), 1)
     (path.parent / "make.py").write_text("")
     spec = load(path, ["model.path=gone", "model.prepare=make.py"])
-    assert make_plan(spec, 1, "cpu").context is None
+    assert make_plan(spec, 1).context is None
     (path.parent / "gone").mkdir()
-    assert make_plan(spec, 1, "cpu").context is None
+    assert make_plan(spec, 1).context is None
 
 
 def test_a_model_folder_that_is_no_model(path: Path) -> None:
     (path.parent / "model").mkdir()
     with pytest.raises(UserError, match=r"model has no config\.json"):
-        make_plan(load(path, ["model.path=model"]), 1, "cpu")
+        make_plan(load(path, ["model.path=model"]), 1)
     for text in ("{", "3", "[]"):
         (path.parent / "model" / "config.json").write_text(text)
         with pytest.raises(UserError, match=r"config\.json: is not a model's config\.json"):
-            make_plan(load(path, ["model.path=model"]), 1, "cpu")
+            make_plan(load(path, ["model.path=model"]), 1)

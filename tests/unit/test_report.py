@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +108,10 @@ def test_the_live_view_fits_80_columns_and_takes_markup_as_text() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=80, height=30, record=True)
     shown = screen.LiveScreen(console, "title", steps=9)
     shown.step(3, {**METRICS, "held_out": 0.75}, [("[bold]12+34=", "[/red]640")])
+    sys.stderr.write("an engine's chatter")
     shown.close()
     plain = console.export_text()
     assert max(map(len, plain.splitlines())) <= 80
+    assert "chatter" not in plain  # it goes where stderr goes: to the log
     for expected in ("3/9", "75.0%", "[bold]12+34=", "[/red]640", "rollout 0.20"):
         assert expected in plain
