@@ -15,7 +15,7 @@ from drpo_cli.spec import Spec
 
 @dataclass(frozen=True)
 class Plan:
-    """A spec on `world` processes, one a device; `device` is "cpu" or "cuda".
+    """A spec on `world` processes, one a device.
 
     A sequence is one prompt with one sampled response. `context` is the longest sequence in
     tokens: `rollout.context_length`, else the model's own limit, else None where neither is known
