@@ -17,7 +17,7 @@ import torch
 from drpo_cli import assemble, dist
 from drpo_cli.checkpoint import Checkpoints, complete
 from drpo_cli.data._stream import Data
-from drpo_cli.evaluate.metrics import Estimate, estimate
+from drpo_cli.evaluate.metrics import Estimate, estimate, right_samples
 from drpo_cli.evaluate.results import problem_results
 from drpo_cli.plan import Plan, make_plan
 from drpo_cli.report import page
@@ -169,7 +169,7 @@ class Run:
         if self.world.rank == 0:
             page.write(self.folder)
         self.screen.close()
-        if self.stopping:
+        if self.stopping and self.done < self.plan.spec.run.steps:
             name = signal.Signals(self.stop.signal).name
             self.screen.message(f"stopped by {name} after step {self.done}; go on with --resume")
             return 128 + self.stop.signal
@@ -202,8 +202,8 @@ class Run:
         sampling = assemble.eval_sampling(self.plan.spec, self.world.rank)
         groups_P = sample_groups(self.engine, mine, sampling)
         results = problem_results(groups_P, self.scorer.score(groups_P))
-        least = self.plan.spec.eval.threshold
-        rates = [sum(s >= least for s in r.scores) / len(r.scores) for r in results]
+        right = [right_samples(result, self.plan.spec.eval.threshold) for result in results]
+        rates = [sum(right_G) / len(right_G) for right_G in right]
         return estimate(self.world.gather(torch.tensor(rates, dtype=torch.float64)).tolist())
 
     def _record(self, metrics: dict[str, Any]) -> None:

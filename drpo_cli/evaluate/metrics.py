@@ -61,7 +61,7 @@ class Evaluation:
 
     def avg_by_problem(self) -> dict[str, float]:
         """Share of right responses, by problem id."""
-        return {p.id: _mean(_rights(p, self.threshold)) for p in self.problems}
+        return {p.id: _mean(right_samples(p, self.threshold)) for p in self.problems}
 
     def as_dict(self) -> dict[str, Any]:
         """The evaluation as plain JSON values."""
@@ -101,7 +101,7 @@ def evaluation(problems: Sequence[ProblemResult], threshold: float = 1.0) -> Eva
         raise ValueError("problem ids must be distinct")
     (k,) = counts
 
-    rights = [_rights(p, threshold) for p in problems]
+    rights = [right_samples(p, threshold) for p in problems]
     votes = [majority(r, p.texts) for r, p in zip(rights, problems, strict=True)]
     summary = {
         f"avg@{k}": estimate([_mean(r) for r in rights]),
@@ -176,7 +176,8 @@ def _pass_sizes(k: int) -> list[int]:
     return sorted({2**i for i in range(1, k.bit_length()) if 2**i <= k} | {k})
 
 
-def _rights(problem: ProblemResult, threshold: float) -> list[bool]:
+def right_samples(problem: ProblemResult, threshold: float) -> list[bool]:
+    """Which responses are right: those whose total reward is at least the threshold."""
     # A total of weighted rewards that should add up to the threshold may miss it by rounding.
     return [score >= threshold - ROUNDING for score in problem.scores]
 

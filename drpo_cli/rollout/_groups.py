@@ -75,5 +75,7 @@ def sample_groups(
     engine: EngineProtocol, prompts_P: Sequence[Prompt], sampling: Sampling
 ) -> list[Group]:
     """Samples a group of rollouts for each prompt."""
+    if not prompts_P:  # a rank without a share of few held-out problems
+        return []
     rollouts_PG = engine.generate([prompt.token_ids for prompt in prompts_P], sampling)
     return [Group(p, rollouts_G) for p, rollouts_G in zip(prompts_P, rollouts_PG, strict=True)]

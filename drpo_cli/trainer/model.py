@@ -83,8 +83,10 @@ def load_policy(
 
 
 def shard(policy: Policy, dtype: torch.dtype, world: World) -> Policy:
-    """FSDP2: one unit a decoder layer, the rest (embedding, norm, head) in the root."""
-    policy.to(world.device)
+    """FSDP2: one unit a decoder layer, the rest (embedding, norm, head) in the root.
+
+    Each unit is moved to the device and cut there in turn: a device never holds the whole model.
+    """
     precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     for layer in policy.lm.get_decoder().layers:
         fully_shard(layer, mesh=world.mesh, mp_policy=precision)
