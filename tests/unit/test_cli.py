@@ -10,6 +10,7 @@ import pytest
 
 from drpo_cli import __version__, scaffold
 from drpo_cli.errors import UserError
+from support.command import drpo
 
 SPEC = """\
 [run]
@@ -24,11 +25,6 @@ type = "./my.py:good"
 [objective]
 delta = 12.5
 """
-
-
-def drpo(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "drpo_cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
 @pytest.fixture
