@@ -23,7 +23,7 @@ def run(folder: RunFolder, screen: TextIO) -> int:
                 r.check_sync(groups_P)
                 trained = r.train(groups_P, adv_PG)
             with r.phase("sync"):
-                r.sync.push(version=step)
+                r.push(step)
             with r.phase("evaluate"):
                 held_out = r.maybe_evaluate(step)
             with r.phase("checkpoint"):

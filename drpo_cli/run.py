@@ -25,7 +25,7 @@ from drpo_cli.report.metrics import generated_tokens, rollout_metrics, sample_re
 from drpo_cli.report.records import Records
 from drpo_cli.report.screen import Screen, SilentScreen, open_screen
 from drpo_cli.rewards._score import Scorer
-from drpo_cli.rollout._groups import EngineProtocol, sample_groups, seed_of
+from drpo_cli.rollout._groups import EngineProtocol, Sampling, sample_groups, seed_of
 from drpo_cli.run_folder import RunFolder
 from drpo_cli.spec import load
 from drpo_cli.stop import StopRequest
@@ -103,15 +103,23 @@ class Run:
     def prove_sync(self) -> None:
         """Rehearses the sync, pushes the weights the run starts from, sets the noise floor."""
         self.screen.message("proving the weight sync …")
-        sampling = assemble.train_sampling(self.plan.spec, "probe", self.world.rank)
-        length = min(PROBE_TOKENS, sampling.max_new_tokens)
-        sampling = replace(sampling, samples=1, max_new_tokens=length)
-        self.sync.prove(self.done, self.data.held_out[:PROBE_PROMPTS], sampling)
+        self.sync.prove(self.done, self.data.held_out[:PROBE_PROMPTS], self._probe_sampling())
 
     def check_sync(self, groups_P: Sequence[Group]) -> None:
         """Replays a group of this step: whether version n − 1 really is what sampled step n."""
         self.gap = self.sync.gap(groups_P[:1])
         self.sync.check(self.gap, f"after sync {self.sync.version}")
+
+    def push(self, step: int) -> None:
+        """Brings the step's weights into the engine; the last ones are checked at once.
+
+        Earlier ones are by the rollouts of the next step, before anything is learned from them.
+        """
+        self.sync.push(version=step)
+        if step == self.plan.spec.run.steps:
+            prompts = self.data.held_out[:PROBE_PROMPTS]
+            groups_P = sample_groups(self.engine, prompts, self._probe_sampling())
+            self.sync.check(self.sync.gap(groups_P), f"after sync {step}")
 
     def evaluate_base(self) -> None:
         """Scores the untrained model, once."""
@@ -205,6 +213,11 @@ class Run:
         right = [right_samples(result, self.plan.spec.eval.threshold) for result in results]
         rates = [sum(right_G) / len(right_G) for right_G in right]
         return estimate(self.world.gather(torch.tensor(rates, dtype=torch.float64)).tolist())
+
+    def _probe_sampling(self) -> Sampling:
+        sampling = assemble.train_sampling(self.plan.spec, "probe", self.world.rank)
+        length = min(PROBE_TOKENS, sampling.max_new_tokens)
+        return replace(sampling, samples=1, max_new_tokens=length)
 
     def _record(self, metrics: dict[str, Any]) -> None:
         if self.world.rank == 0:

@@ -8,7 +8,8 @@ one that is trained, and nothing but the log-probs shows it. So:
   samples is compared with the trainer's log π. A tensor that does not arrive shows at once.
 - Then version 0 is pushed, and the gap measured again: the noise floor of this engine,
   model and dtype.
-- After every later push, the first rollouts are replayed before anything is learned from them.
+- After every later push, the first rollouts are replayed before anything is learned from them;
+  after the last one, a few responses sampled for it.
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ def test_every_weight_reaches_the_engine(kind: str, tmp_path: Path) -> None:
     found = outcome(tiny_model(tmp_path / kind, kind))
     assert found["caught"] is None
     assert found["kept"], "the rehearsal must give the exact weights back"
+    assert "after sync 1 the engine samples from other weights" in found["later"]
     assert found["fresh"] < 1e-5 < 1e-3 < found["stale"]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +65,23 @@ def main(folder: Path, fault: str) -> dict[str, Any]:
             kept = all(map(torch.equal, before, map(local, policy.parameters())))
             trainer.step(samples([(4, 8)] * 4))
             stale = pushed.gap(vllm_groups(engine, prompts, sampling))
+            later = said(lambda: pushed.check(stale, "after sync 1"))
             pushed.push(1)
             fresh = pushed.gap(vllm_groups(engine, prompts, sampling))
-            return {"caught": None, "kept": kept, "stale": stale, "fresh": fresh}
+            return {"caught": None, "kept": kept, "stale": stale, "later": later, "fresh": fresh}
         except UserError as error:
             return {"caught": str(error)}
         finally:
             engine.close()
+
+
+def said(check: Callable[[], None]) -> str | None:
+    """The message a check stops the run with."""
+    try:
+        check()
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def vllm_groups(engine: vllm.Engine, prompts: list[Prompt], sampling: Sampling) -> Any:
