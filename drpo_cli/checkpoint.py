@@ -29,6 +29,7 @@ from drpo_cli.trainer.step import Trainer
 MARKER = "complete.json"
 WEIGHT_PREFIX = "model.lm."  # of a weight's name in the distributed checkpoint
 BYTES_PER_WEIGHT = 12  # float32: the weight and AdamW's two moments
+BYTES_BESIDES = 2**24  # configuration, tokenizer and what the format itself takes
 
 
 class Checkpoints:
@@ -95,7 +96,8 @@ class Checkpoints:
             shutil.rmtree(path)
 
     def _require_room(self, trainer: Trainer) -> None:
-        needed = BYTES_PER_WEIGHT * sum(p.numel() for p in trainer.policy.parameters())
+        weights = sum(p.numel() for p in trainer.policy.parameters())
+        needed = BYTES_PER_WEIGHT * weights + BYTES_BESIDES
         existing = next(path for path in (self.folder, *self.folder.parents) if path.exists())
         free = shutil.disk_usage(existing).free
         if self.world.max([float(free < needed)])[0]:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 
 from rich.console import Console
 
 from drpo_cli import assemble, checkpoint
-from drpo_cli.errors import UserError
+from drpo_cli.errors import EXIT_USER_ERROR, UserError
 from drpo_cli.evaluate import compare
 from drpo_cli.evaluate.metrics import Evaluation, evaluation
 from drpo_cli.evaluate.results import problem_results
@@ -41,7 +40,8 @@ def evaluate(
         for i, target in enumerate(targets):
             console.print(f"scoring {target} …", highlight=False)
             model = _model_folder(Path(target), Path(scratch) / str(i))
-            found[target] = _in_own_process(spec_path, model, samples)
+            out = Path(scratch) / f"{i}.json"
+            found[target] = _in_own_process(spec_path, model, samples, out)
     console.print(compare.render(found))
     if json_out is not None:
         json_out.write_text(json.dumps(compare.as_dict(found), indent=1))
@@ -63,22 +63,35 @@ def score(spec_path: Path, model: Path, samples: int | None) -> Evaluation:
     return evaluation(problem_results(groups_P, scorer.score(groups_P)), spec.eval.threshold)
 
 
-def _in_own_process(spec_path: Path, model: Path, samples: int | None) -> Evaluation:
-    # An engine does not give everything back when it closes: each target gets a fresh process.
+def _in_own_process(spec_path: Path, model: Path, samples: int | None, out: Path) -> Evaluation:
+    # An engine does not give everything back when it closes: each target gets a fresh process,
+    # which `subprocess.run` ends when this one is interrupted.
     log = Path(tempfile.gettempdir()) / f"drpo-eval-{os.getpid()}.log"
-    with ProcessPoolExecutor(1, get_context("spawn"), _print_to, (log,)) as pool:
-        future = pool.submit(score, spec_path, model, samples)
-    if future.exception() is None:
-        log.unlink()
-    else:
-        sys.stderr.write(f"the engine's log is {log}\n")
-    return future.result()
+    own = [spec_path, model, out, *([samples] if samples else [])]
+    with log.open("w") as stream:
+        done = subprocess.run(
+            [sys.executable, "-m", "drpo_cli.evaluate.command", *map(str, own)],
+            stdout=stream,
+            stderr=stream,
+            check=False,
+        )
+    if done.returncode == EXIT_USER_ERROR:
+        raise UserError(out.read_text())
+    if done.returncode:
+        raise RuntimeError(f"scoring {model} ended with code {done.returncode}; its log is {log}")
+    log.unlink()
+    return Evaluation.from_json(out.read_text())
 
 
-def _print_to(log: Path) -> None:
-    handle = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
+def _main(spec_path: str, model: str, out: str, samples: str = "") -> int:
+    """Scores one target in this process; `out` gets the evaluation, or the user's mistake."""
+    try:
+        found = score(Path(spec_path), Path(model), int(samples) if samples else None)
+    except UserError as error:
+        Path(out).write_text(str(error))
+        return EXIT_USER_ERROR
+    Path(out).write_text(found.to_json())
+    return 0
 
 
 def _spec_of(targets: Sequence[str]) -> Path:
@@ -104,3 +117,7 @@ def _model_folder(target: Path, scratch: Path) -> Path:
         )
     checkpoint.export(target, scratch)
     return scratch
+
+
+if __name__ == "__main__":
+    sys.exit(_main(*sys.argv[1:]))

@@ -1,6 +1,9 @@
 """`drpo eval` and `drpo export` on what a run leaves, with both engines."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,3 +59,12 @@ def test_targets_that_are_none(small: Path, tmp_path: Path) -> None:
     assert (done.returncode, "--spec RUN.toml" in done.stderr) == (2, True)
     done = drpo("eval", small.parent, "--spec", small)
     assert (done.returncode, "neither a whole checkpoint" in done.stderr) == (2, True)
+
+
+def test_an_interrupt_ends_it_at_once(small: Path) -> None:
+    command = [sys.executable, "-m", "drpo_cli", "eval", small.parent / "model", "--spec", small]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("scoring")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
