@@ -78,13 +78,17 @@ class Tokens(NamedTuple):
     """What an objective sees, all of shape [T], float32 or float64, response tokens only.
 
     logp_T      log π of the sampled token under the weights being trained (carries the gradient)
-    old_logp_T  log μ, as the rollout engine reported it
-    adv_T       the advantage of the token's response
+    old_logp_T  log μ, as the rollout engine reported it (or, with `train.anchor = "trainer"`, as
+                the trainer recomputed it at the start of the step)
+    adv_T       the advantage of the token, or of its whole response
+    response_T  which response each token belongs to: int64, 0 … S − 1, without gaps; None stands
+                for a single response. A response is never cut: all its tokens are here.
     """
 
     logp_T: Tensor
     old_logp_T: Tensor
     adv_T: Tensor
+    response_T: Tensor | None = None
 
 
 @dataclass(frozen=True)

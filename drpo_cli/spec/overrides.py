@@ -29,7 +29,7 @@ def apply(document: dict[str, Any], overrides: Sequence[str]) -> dict[KeyPath, s
             problems.append(f"--set {text}: is not an override; write section.key=value")
             continue
         try:
-            path = _assign(document, parts, _value(value.strip()))
+            path = _assign(document, parts, parse_value(value.strip()))
         except LookupError as error:
             problems.append(f"--set {text}: {error.args[0]}")
             continue
@@ -46,7 +46,8 @@ def _parts(key: str) -> list[str]:
     return [match[1] or match[2] for match in found] if whole else []
 
 
-def _value(text: str) -> Any:
+def parse_value(text: str) -> Any:
+    """A value of the command line: TOML where it parses as TOML, else text."""
     try:
         document = tomli.loads(f"value = {text}")
     except tomli.TOMLDecodeError:
