@@ -12,11 +12,14 @@ w is 0 where a diverging token (A (r − 1) > 0) reaches |π − μ| = δ, and n
 is pulled back. It is SPO (arXiv 2401.16025) with the token's own ε = δ/μ. Since |π − μ| ≤ 1, the
 corrective region w < 0 exists only for δ < 1. Where |log π − log μ| > 20 the ratio is held at
 e^±20 and w is 0.
+
+With two thresholds, δ is δ_low for A < 0 and δ_high for A > 0, on both sides of r = 1: one
+parabola a token, so w still has no jump. The two-sided form is ours, after DPPO's thresholds.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
@@ -24,18 +27,32 @@ from drpo_cli.objectives._common import log_ratio, token_loss
 from drpo_cli.settings import ObjectiveSettings
 from drpo_cli.types import TokenLoss, Tokens
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 class Config(ObjectiveSettings):
     """Options of DRPO."""
 
     delta: Annotated[float, Field(gt=0)] = 0.2
     """Trust region δ on the absolute probability shift |π − μ|; from 1 on it never corrects."""
+    delta_low: Annotated[float, Field(gt=0)] | None = None
+    """δ of tokens with A < 0, whose probability is to fall; `delta` when not set."""
+    delta_high: Annotated[float, Field(gt=0)] | None = None
+    """δ of tokens with A > 0, whose probability is to rise; `delta` when not set."""
 
 
 def loss(config: Config, tokens: Tokens) -> TokenLoss:
     """Loss and gradient weight of each token, shape [T]."""
     ratio_T = log_ratio(tokens).exp()
-    mu_T = tokens.old_logp_T.exp()
-    penalty_T = tokens.adv_T.abs() * mu_T * (ratio_T - 1) ** 2 / (2 * config.delta)
-    weight_T = 1 - tokens.adv_T.sign() * mu_T * (ratio_T - 1) / config.delta
+    mu_T, delta_T = tokens.old_logp_T.exp(), _delta(config, tokens.adv_T)
+    penalty_T = tokens.adv_T.abs() * mu_T * (ratio_T - 1) ** 2 / (2 * delta_T)
+    weight_T = 1 - tokens.adv_T.sign() * mu_T * (ratio_T - 1) / delta_T
     return token_loss(tokens, -tokens.adv_T * ratio_T + penalty_T, weight_T)
+
+
+def _delta(config: Config, adv_T: Tensor) -> Tensor:
+    """δ of each token by the sign of its advantage; A = 0 has no penalty, so any will do."""
+    low = config.delta if config.delta_low is None else config.delta_low
+    high = config.delta if config.delta_high is None else config.delta_high
+    return adv_T.new_full(adv_T.shape, high).masked_fill(adv_T < 0, low)

@@ -7,7 +7,9 @@ DAPO, arXiv 2503.14476):
 
 Its gradient is ∂loss/∂log π = −A r w with w = 0 for a diverging token outside the range (A > 0 and
 r > 1 + ε_high, or A < 0 and r < 1 − ε_low), else 1. Nothing pulls such a token back, and A < 0
-with r > 1 is not bounded. Where |log π − log μ| > 20 the ratio is held at e^±20 and w is 0.
+with r > 1 is not bounded, unless by the dual clip c > 1 (arXiv 1912.09729, Eq. 5): for A < 0 the
+loss is at most −A c, so w is 0 there too once r > c. Where |log π − log μ| > 20 the ratio is held
+at e^±20 and w is 0.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ class Config(ObjectiveSettings):
     """ε_low: a token with A < 0 has no gradient once r < 1 − ε_low."""
     epsilon_high: Annotated[float, Field(gt=0)] = 0.2
     """ε_high: a token with A > 0 has no gradient once r > 1 + ε_high; clip-higher sets 0.28."""
+    dual_clip: Annotated[float, Field(gt=1)] | None = None
+    """c: a token with A < 0 has no gradient once r > c; off when not set, 3 in its paper."""
 
 
 def loss(config: Config, tokens: Tokens) -> TokenLoss:
@@ -35,7 +39,12 @@ def loss(config: Config, tokens: Tokens) -> TokenLoss:
     adv_T = tokens.adv_T
     lowest, highest = 1 - config.epsilon_low, 1 + config.epsilon_high
     ratio_T = log_ratio(tokens).exp()
-    clipped_T = ((adv_T > 0) & (ratio_T > highest)) | ((adv_T < 0) & (ratio_T < lowest))
+    too_high_T, too_low_T = (adv_T > 0) & (ratio_T > highest), (adv_T < 0) & (ratio_T < lowest)
     # Same value as max(…), but a rounding tie of its two arms would halve the gradient.
-    kept_T = ratio_T.clamp(lowest, highest).where(clipped_T, ratio_T)
+    kept_T = ratio_T.masked_fill(too_high_T, highest).masked_fill(too_low_T, lowest)
+    clipped_T = too_high_T | too_low_T
+    if config.dual_clip is not None:
+        unbounded_T = (adv_T < 0) & (ratio_T > config.dual_clip)
+        kept_T = kept_T.masked_fill(unbounded_T, config.dual_clip)
+        clipped_T |= unbounded_T
     return token_loss(tokens, -adv_T * kept_T, (~clipped_T).to(ratio_T.dtype))

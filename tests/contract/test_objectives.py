@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -19,10 +20,23 @@ objective = pytest.mark.parametrize("name", NAMES)
 
 
 def tokens() -> Tokens:
+    """500 tokens of 10 responses, each response with one advantage."""
     generator = torch.Generator().manual_seed(0)
     logp_T, old_logp_T = -3 * torch.rand(2, 500, generator=generator, dtype=torch.float64)
-    adv_T = torch.randn(500, generator=generator, dtype=torch.float64)
-    return Tokens(logp_T.clone().requires_grad_(), old_logp_T, adv_T)
+    response_T = torch.arange(500) // 50
+    adv_T = torch.randn(10, generator=generator, dtype=torch.float64)[response_T]
+    return Tokens(logp_T.clone().requires_grad_(), old_logp_T, adv_T, response_T)
+
+
+def part(given: Tokens, first: int, last: int) -> Tokens:
+    """Tokens `first` to `last`, their responses numbered from 0 again."""
+    logp_T, old_logp_T, adv_T, response_T = (column[first:last] for column in given)
+    return Tokens(logp_T, old_logp_T, adv_T, response_T - response_T[0])
+
+
+def is_sequence_level(module: ModuleType) -> bool:
+    """Whether the tokens of a response depend on each other."""
+    return getattr(module, "SEQUENCE_LEVEL", False)
 
 
 @objective
@@ -72,11 +86,38 @@ def test_its_weight_is_the_gradients(name):
 
 
 @objective
-def test_each_token_is_on_its_own(name):
+def test_what_it_calls_independent_is(name):
+    """Each token, or with `SEQUENCE_LEVEL` each response: 100 to 200 are two whole ones."""
     module, given = plugins.load("objectives", name), tokens()
-    whole_T = module.loss(module.Config(), given).per_token_T
-    part_T = module.loss(module.Config(), Tokens(*(c[100:200] for c in given))).per_token_T
-    assert torch.equal(whole_T[100:200], part_T)
+    first, last = (100, 200) if is_sequence_level(module) else (110, 190)
+    whole, alone = (module.loss(module.Config(), t) for t in (given, part(given, first, last)))
+    torch.testing.assert_close(whole.per_token_T[first:last], alone.per_token_T, rtol=1e-12, atol=0)
+    for key, values_T in alone.metrics.items():
+        torch.testing.assert_close(whole.metrics[key][first:last], values_T, rtol=1e-12, atol=0)
+
+
+@objective
+def test_only_a_sequence_level_one_looks_at_the_responses(name):
+    module, given = plugins.load("objectives", name), tokens()
+    named, unnamed = (
+        module.loss(module.Config(), given._replace(response_T=response_T)).per_token_T
+        for response_T in (given.response_T, None)
+    )
+    assert torch.equal(named, unnamed) != is_sequence_level(module)
+
+
+@objective
+@pytest.mark.parametrize("response_T", [None, torch.empty(0, dtype=torch.int64)])
+def test_no_tokens_no_loss(name, response_T):
+    module = plugins.load("objectives", name)
+    logp_T, old_logp_T, adv_T = torch.empty(3, 0)
+    given = Tokens(logp_T.requires_grad_(), old_logp_T, adv_T, response_T)
+    result = module.loss(module.Config(), given)
+    assert result.per_token_T.shape == (0,)
+    assert all(values_T.shape == (0,) for values_T in result.metrics.values())
+    total = result.per_token_T.sum()
+    (grad_T,) = torch.autograd.grad(total, logp_T)
+    assert total == 0 and grad_T.shape == (0,)
 
 
 def test_loading_the_options_does_not_import_torch():
