@@ -9,6 +9,7 @@ from drpo_cli.dist import World
 from drpo_cli.errors import UserError
 from drpo_cli.plan import Plan
 from drpo_cli.rollout._groups import EngineContext, EngineProtocol, Sampling, seed_of
+from drpo_cli.rollout._precision import Precision
 from drpo_cli.settings import ModelSettings, ObjectiveSettings, RolloutSettings
 from drpo_cli.spec import Spec
 
@@ -40,9 +41,17 @@ def context_length(plan: Plan) -> int:
     return int(config.get_text_config().max_position_embeddings)
 
 
+def precision(spec: Spec) -> Precision:
+    """What the trainer and the engine compute with."""
+    rollout = rollout_settings(spec)
+    return Precision(spec.model.dtype, rollout.dtype or spec.model.dtype, rollout.weight_rounding)
+
+
 def engine(plan: Plan, model: ModelSettings | None = None) -> EngineProtocol:
     """Starts the rollout engine on the plan's model, or on another of the same context."""
-    context = EngineContext(model or plan.spec.model, context_length(plan), plan.world)
+    model = model or plan.spec.model
+    model = model.model_copy(update={"dtype": precision(plan.spec).rollout})
+    context = EngineContext(model, context_length(plan), plan.world)
     started: EngineProtocol = plan.spec.rollout.module.Engine(plan.spec.rollout.config, context)
     return started
 
@@ -84,20 +93,52 @@ def eval_sampling(spec: Spec, *key: object, samples: int | None = None) -> Sampl
 
 
 def trainer(plan: Plan, world: World) -> Any:
-    """Loads the policy, shards it, and builds its optimizer and objective."""
+    """Loads the policy, shards it, and builds its optimizer and objective; the rest if any."""
     from drpo_cli.trainer import optim
     from drpo_cli.trainer.model import load_policy
     from drpo_cli.trainer.step import Objective, Trainer
 
-    spec, train = plan.spec, plan.spec.train
+    spec, rollout = plan.spec, rollout_settings(plan.spec)
+    horizon = spec.train.horizon or rollout.max_new_tokens
+    train = spec.train.model_copy(update={"horizon": horizon})
     policy = load_policy(
         spec.model,
-        rollout_settings(spec).temperature,
+        rollout.temperature,
         train.logprob_chunk_tokens,
         train.gradient_checkpointing,
         world,
     )
     assert isinstance(spec.objective.config, ObjectiveSettings)
-    objective = Objective(spec.objective.module, spec.objective.config)
-    optimizer = optim.build(policy, train, plan.total_updates)
-    return Trainer(policy, optimizer, objective, train, world)
+    return Trainer(
+        policy,
+        optim.build(policy, train, plan.total_updates),
+        Objective(spec.objective.module, spec.objective.config),
+        train,
+        world,
+        reference=_reference(spec, world),
+        critic=_critic(spec, world),
+    )
+
+
+def _reference(spec: Spec, world: World) -> Any:
+    from drpo_cli.trainer.model import load_reference
+    from drpo_cli.trainer.terms import Reference
+
+    if spec.reference is None:
+        return None
+    model = spec.model.model_copy(update={"path": spec.reference.path or spec.model.path})
+    temperature, chunk = rollout_settings(spec).temperature, spec.train.logprob_chunk_tokens
+    return Reference(load_reference(model, temperature, chunk, world), spec.reference)
+
+
+def _critic(spec: Spec, world: World) -> Any:
+    from drpo_cli.trainer import optim
+    from drpo_cli.trainer.critic import Critic
+    from drpo_cli.trainer.model import load_value_model
+
+    if spec.critic is None:
+        return None
+    source = spec.model.model_copy(update={"path": spec.critic.path or spec.model.path})
+    model = load_value_model(source, spec.train.gradient_checkpointing, world)
+    optimizer = optim.adamw(model, spec.train, spec.critic.learning_rate)
+    return Critic(model, optimizer, spec.critic, spec.train, world)

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.optim import AdamW
 
 from drpo_cli.dist import World
 from drpo_cli.errors import UserError
@@ -28,6 +30,7 @@ from drpo_cli.trainer.step import Trainer
 
 MARKER = "complete.json"
 WEIGHT_PREFIX = "model.lm."  # of a weight's name in the distributed checkpoint
+CRITIC_PREFIX = "critic."
 BYTES_PER_WEIGHT = 12  # float32: the weight and AdamW's two moments
 BYTES_BESIDES = 2**24  # configuration, tokenizer and what the format itself takes
 
@@ -53,8 +56,7 @@ class Checkpoints:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         self.world.barrier()
-        model, optimizer = _state_dicts(trainer)
-        dcp.save({"model": model, "optimizer": optimizer}, checkpoint_id=partial / "state")
+        dcp.save(_state(trainer), checkpoint_id=partial / "state")
         if self.world.rank == 0:
             _save_description(partial / "hf", trainer.policy.lm, tokenizer)
             record = {**state, "step": step, "updates": trainer.schedule.last_epoch}
@@ -73,16 +75,21 @@ class Checkpoints:
         """
         record = read(checkpoint)
         _require_same_model(checkpoint, trainer.policy.lm)
-        settings = optim.hyperparameters(trainer.optimizer)
-        model, optimizer = _state_dicts(trainer)
-        dcp.load({"model": model, "optimizer": optimizer}, checkpoint_id=checkpoint / "state")
-        set_state_dict(
-            trainer.policy,
-            trainer.optimizer,
-            model_state_dict=model,
-            optim_state_dict=optimizer,
-        )
-        optim.go_on(trainer.optimizer, trainer.schedule, record["updates"], settings)
+        _require_same_critic(checkpoint, trainer)
+        state = _state(trainer)
+        pairs = _models(trainer)
+        settings = [optim.hyperparameters(optimizer) for _, optimizer in pairs.values()]
+        dcp.load(state, checkpoint_id=checkpoint / "state")
+        for name, (model, optimizer) in pairs.items():
+            set_state_dict(
+                model,
+                optimizer,
+                model_state_dict=state[name],
+                optim_state_dict=state[OPTIMIZER_OF[name]],
+            )
+        optim.go_on(trainer.optimizer, trainer.schedule, record["updates"], settings[0])
+        for (_, optimizer), own in list(zip(pairs.values(), settings, strict=True))[1:]:
+            optim.restore(optimizer, own)
         return record
 
     def _forget_old(self) -> None:
@@ -96,7 +103,8 @@ class Checkpoints:
             shutil.rmtree(path)
 
     def _require_room(self, trainer: Trainer) -> None:
-        weights = sum(p.numel() for p in trainer.policy.parameters())
+        models = [model for model, _ in _models(trainer).values()]
+        weights = sum(p.numel() for model in models for p in model.parameters())
         needed = BYTES_PER_WEIGHT * weights + BYTES_BESIDES
         existing = next(path for path in (self.folder, *self.folder.parents) if path.exists())
         free = shutil.disk_usage(existing).free
@@ -162,14 +170,27 @@ def export(checkpoint: Path, folder: Path) -> None:
     partial.rename(folder)
 
 
-def _state_dicts(trainer: Trainer) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Weights and optimizer state by parameter name, sharing storage with the trainer."""
-    untouched = not trainer.optimizer.state
-    model, optimizer = get_state_dict(trainer.policy, trainer.optimizer)
-    if untouched:  # torch then made the moments by a step of zeros, which must not be counted
-        for state in trainer.optimizer.state.values():
-            state["step"].zero_()
-    return model, optimizer
+OPTIMIZER_OF = {"model": "optimizer", "critic": "critic_optimizer"}
+
+
+def _models(trainer: Trainer) -> dict[str, tuple[nn.Module, AdamW]]:
+    """What a trainer trains: each model and its optimizer."""
+    models: dict[str, tuple[nn.Module, AdamW]] = {"model": (trainer.policy, trainer.optimizer)}
+    if trainer.critic is not None:
+        models["critic"] = (trainer.critic.model, trainer.critic.optimizer)
+    return models
+
+
+def _state(trainer: Trainer) -> dict[str, Any]:
+    """Weights and optimizer states by parameter name, sharing storage with the trainer."""
+    state: dict[str, Any] = {}
+    for name, (model, optimizer) in _models(trainer).items():
+        untouched = not optimizer.state
+        state[name], state[OPTIMIZER_OF[name]] = get_state_dict(model, optimizer)
+        if untouched:  # torch made the moments by a step of zeros, which must not be counted
+            for moments in optimizer.state.values():
+                moments["step"].zero_()
+    return state
 
 
 def _save_description(folder: Path, lm: Any, tokenizer: Any) -> None:
@@ -185,7 +206,7 @@ def _require_same_model(checkpoint: Path, lm: Any) -> None:
     there = {key: saved[key] for key in keys if key in saved}
     here = {key: own.get(key) for key in there}
     if there == here:
-        there, here = _saved_shapes(checkpoint), _shapes(lm)
+        there, here = _saved_shapes(checkpoint, WEIGHT_PREFIX), _shapes(lm)
     if there != here:
         names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
         what = ", ".join(f"{n} is {there.get(n)} there, {here.get(n)} here" for n in names[:5])
@@ -195,14 +216,30 @@ def _require_same_model(checkpoint: Path, lm: Any) -> None:
         )
 
 
-def _saved_shapes(checkpoint: Path) -> dict[str, Any]:
+def _require_same_critic(checkpoint: Path, trainer: Trainer) -> None:
+    there = _saved_shapes(checkpoint, CRITIC_PREFIX)
+    here = {} if trainer.critic is None else _shapes(trainer.critic.model)
+    if bool(there) != bool(here):
+        what, change = ("a", "add") if there else ("no", "take out")
+        raise UserError(
+            f"{checkpoint} has {what} critic, unlike this spec; {change} the [critic] section, or "
+            f"give the run another name"
+        )
+    if there != here:
+        raise UserError(
+            f"{checkpoint} has the critic of another model than this spec; set critic.path to the "
+            f"model that critic started from, or give the run another name"
+        )
+
+
+def _saved_shapes(checkpoint: Path, prefix: str) -> dict[str, Any]:
     saved = FileSystemReader(checkpoint / "state").read_metadata().state_dict_metadata
     return {
-        name.removeprefix(WEIGHT_PREFIX): list(entry.size)
+        name.removeprefix(prefix): list(entry.size)
         for name, entry in saved.items()
-        if name.startswith(WEIGHT_PREFIX) and isinstance(entry, TensorStorageMetadata)
+        if name.startswith(prefix) and isinstance(entry, TensorStorageMetadata)
     }
 
 
-def _shapes(lm: Any) -> dict[str, Any]:
-    return {name: list(tensor.shape) for name, tensor in lm.state_dict().items()}
+def _shapes(model: nn.Module) -> dict[str, Any]:
+    return {name: list(tensor.shape) for name, tensor in model.state_dict().items()}

@@ -10,11 +10,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,9 @@ class World:
         dist.all_gather_object(parts, values_T)
         return torch.cat([part for part in parts if part is not None])
 
-    def gather_objects(self, value: object) -> list[object]:
+    def gather_objects(self, value: V) -> list[V]:
         """Every rank's picklable value, in rank order."""
-        values: list[object] = [None] * self.size
+        values: list[V] = [value] * self.size
         dist.all_gather_object(values, value)
         return values
 

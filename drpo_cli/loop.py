@@ -14,19 +14,15 @@ def run(folder: RunFolder, screen: TextIO) -> int:
         r.prove_sync()
         r.evaluate_base()
         for step in r.steps():
-            with r.phase("rollout"):
-                groups_P = r.rollout(step)
-            with r.phase("reward"):
-                scores_P = r.scorer.score(groups_P)
-                adv_PG = r.advantages(scores_P)
+            found = r.rollout(step)
             with r.phase("train"):
-                r.check_sync(groups_P)
-                trained = r.train(groups_P, adv_PG)
+                r.check_sync(found.groups_P)
+                trained = r.train(found)
             with r.phase("sync"):
                 r.push(step)
             with r.phase("evaluate"):
                 held_out = r.maybe_evaluate(step)
             with r.phase("checkpoint"):
                 r.maybe_save(step, held_out)
-            r.log(step, groups_P, scores_P, trained, held_out)
+            r.log(step, found, trained, held_out)
         return r.finish()

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from drpo_cli.errors import UserError
+from drpo_cli.plugins import Selected
 from drpo_cli.settings import RolloutSettings
 from drpo_cli.spec import Spec
+from drpo_cli.spec.presets import summary
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,10 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
         ("model", f"{spec.model.path} ({spec.model.dtype})"),
         ("data", ", ".join(source.type for source in spec.data)),
         ("rewards", ", ".join(_reward(r.config) for r in spec.reward)),
-        ("advantage, objective", f"{spec.advantage.type}, {_objective(spec)}"),
-        ("rollout", f"{spec.rollout.type}, temperature {rollout.temperature:g}"),
+        *([("preset", summary(spec))] if spec.preset else []),
+        ("advantage, objective", f"{_chosen(spec.advantage)}, {_chosen(spec.objective)}"),
+        ("loss", _loss(spec)),
+        ("rollout", _engine(spec)),
         ("processes", processes),
         (
             "one step",
@@ -127,9 +131,43 @@ def _reward(config: Any) -> str:
     return config.name if config.weight == 1 else f"{config.weight:g} × {config.name}"
 
 
-def _objective(spec: Spec) -> str:
-    options = [f"{k} {v}" for k, v in spec.objective.config.model_dump(mode="json").items()]
-    return " ".join([spec.objective.type, *([f"({', '.join(options)})"] if options else [])])
+def _chosen(plugin: Selected) -> str:
+    given = plugin.config.model_dump(mode="json", exclude_none=True)
+    options = ", ".join(f"{key} {value}" for key, value in given.items())
+    return f"{plugin.type} ({options})" if options else plugin.type
+
+
+def _engine(spec: Spec) -> str:
+    rollout = _rollout(spec)
+    parts = [spec.rollout.type, f"temperature {rollout.temperature:g}"]
+    if rollout.dtype and rollout.dtype != spec.model.dtype:
+        parts.append(f"computing in {rollout.dtype}")
+    if rollout.weight_rounding:
+        parts.append(f"weights rounded to {rollout.weight_rounding}")
+    if rollout.dynamic_sampling_rounds:
+        parts.append(
+            f"up to {rollout.dynamic_sampling_rounds} further rounds for groups that teach"
+        )
+    return ", ".join(parts)
+
+
+def _loss(spec: Spec) -> str:
+    """Reduction, anchor, and the terms that are switched on."""
+    train, reference = spec.train, spec.reference
+    horizon = train.horizon or _rollout(spec).max_new_tokens
+    fixed = train.reduction == "fixed_horizon"
+    parts = [f"{train.reduction} ({horizon:,} tokens)" if fixed else train.reduction]
+    parts.append(f"ratio from the {train.anchor}'s log-probs")
+    if train.importance_cap is not None:
+        parts.append(f"importance weights up to {train.importance_cap:g}")
+    if reference is not None:
+        near = reference.path or "the starting model"
+        parts.append(f"{reference.coefficient:g} × {reference.kl} from {near}")
+    if train.entropy_bonus:
+        parts.append(f"entropy bonus {train.entropy_bonus:g}")
+    if train.overlong != "keep":
+        parts.append(f"truncated responses: {train.overlong}")
+    return ", ".join(parts)
 
 
 def _rollout(spec: Spec) -> RolloutSettings:

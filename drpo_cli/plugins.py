@@ -39,6 +39,15 @@ KINDS = {
 }
 
 
+TRAITS = {"MIN_GROUP": 1, "TOKEN_LEVEL": False, "SEQUENCE_LEVEL": False}
+"""What a plugin may say of itself, with what it is when it does not.
+
+MIN_GROUP       (advantage) the smallest group it has anything to say of
+TOKEN_LEVEL     (advantage) gives every token an advantage of its own, from a critic's values
+SEQUENCE_LEVEL  (objective) looks at a whole response, so it needs one advantage for all of it
+"""
+
+
 @dataclass(frozen=True)
 class Selected:
     """A plugin as a spec selects it: its kind and type, and its validated options."""
@@ -145,6 +154,6 @@ def _as_plugin(kind: str, type: str, module: ModuleType, name: str) -> Any:
         )
     return SimpleNamespace(
         Config=getattr(module, "Config", base),
-        MIN_GROUP=getattr(module, "MIN_GROUP", 1),
+        **{trait: getattr(module, trait, default) for trait, default in TRAITS.items()},
         **{entry: getattr(module, wanted)},
     )

@@ -8,7 +8,8 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
+from functools import partial
 from typing import Any, TextIO
 
 import numpy as np
@@ -16,21 +17,23 @@ import torch
 
 from drpo_cli import assemble, dist
 from drpo_cli.checkpoint import Checkpoints, complete
+from drpo_cli.collect import Collected, collect, sampling_metrics
+from drpo_cli.credit import credited
 from drpo_cli.data._stream import Data
 from drpo_cli.evaluate.metrics import Estimate, estimate, right_samples
-from drpo_cli.evaluate.results import problem_results
+from drpo_cli.evaluate.results import held_out_id, problem_results
 from drpo_cli.plan import Plan, make_plan
 from drpo_cli.report import page
 from drpo_cli.report.metrics import generated_tokens, rollout_metrics, sample_records
 from drpo_cli.report.records import Records
 from drpo_cli.report.screen import Screen, SilentScreen, open_screen
+from drpo_cli.rewards._overlong import shaped
 from drpo_cli.rewards._score import Scorer
 from drpo_cli.rollout._groups import EngineProtocol, Sampling, sample_groups, seed_of
 from drpo_cli.run_folder import RunFolder
 from drpo_cli.spec import load
 from drpo_cli.stop import StopRequest
 from drpo_cli.sync import WeightSync
-from drpo_cli.trainer.pack import samples_of
 from drpo_cli.trainer.step import Trainer
 from drpo_cli.types import Group, Scores
 
@@ -80,25 +83,22 @@ class Run:
         yield
         self.seconds[name] += time.perf_counter() - began
 
-    def rollout(self, step: int) -> list[Group]:
-        """Samples this rank's groups, then puts the engine to sleep."""
-        sampling = assemble.train_sampling(self.plan.spec, step, self.world.rank)
-        groups_P = sample_groups(self.engine, self.data.stream.next(), sampling)
+    def rollout(self, step: int) -> Collected:
+        """Samples and scores this rank's groups, then puts the engine to sleep."""
+        settings = assemble.rollout_settings(self.plan.spec)
+        found = collect(partial(self._draw, step), settings.dynamic_sampling_rounds, self.world)
         self.engine.sleep()
-        return groups_P
+        return found
 
-    def advantages(self, scores_P: Sequence[Scores]) -> list[list[float]]:
-        """The advantage of every rollout of every group."""
-        chosen = self.plan.spec.advantage
-        scores_PG = [scores.total_G for scores in scores_P]
-        adv_PG: list[list[float]] = chosen.module.advantages(chosen.config, scores_PG)
-        return adv_PG
-
-    def train(
-        self, groups_P: Sequence[Group], adv_PG: Sequence[Sequence[float]]
-    ) -> dict[str, float]:
-        """All optimizer updates of the step."""
-        return self.trainer.step(samples_of(groups_P, adv_PG))
+    def train(self, found: Collected) -> dict[str, float]:
+        """Advantages, then all optimizer updates of the step."""
+        spec, critic = self.plan.spec, self.trainer.critic
+        groups_P, scores_P = found.groups_P, found.scores_P
+        samples = credited(groups_P, scores_P, spec.advantage, critic, self.world)
+        if spec.train.overlong == "mask":
+            cut = [rollout.truncated for group in groups_P for rollout in group.rollouts_G]
+            samples = [replace(s, kept=not c) for s, c in zip(samples, cut, strict=True)]
+        return self.trainer.step(samples)
 
     def prove_sync(self) -> None:
         """Rehearses the sync, pushes the weights the run starts from, sets the noise floor."""
@@ -124,7 +124,9 @@ class Run:
     def evaluate_base(self) -> None:
         """Scores the untrained model, once."""
         if self.done == 0:
-            self._record({"step": 0, **_held_out(self._evaluate())})
+            sampling, right = assemble.eval_sampling(self.plan.spec), self.plan.spec.eval.threshold
+            problems = held_out_id(self.data.held_out, (astuple(sampling), right))
+            self._record({"step": 0, "held_out_set": problems, **_held_out(self._evaluate())})
 
     def maybe_evaluate(self, step: int) -> Estimate | None:
         """The held-out avg@k, on the steps that ask for it and after the last one."""
@@ -142,17 +144,17 @@ class Run:
     def log(
         self,
         step: int,
-        groups_P: Sequence[Group],
-        scores_P: Sequence[Scores],
+        found: Collected,
         trained: dict[str, float],
         held_out: Estimate | None,
     ) -> None:
         """Writes and shows the step's metrics."""
-        seconds = dict(self.seconds)
-        tokens = generated_tokens(groups_P, self.world)
+        seconds, groups_P, scores_P = dict(self.seconds), found.groups_P, found.scores_P
+        tokens = generated_tokens(found.drawn, self.world)
         metrics = {
             "step": step,
             **rollout_metrics(groups_P, scores_P, self.world),
+            **(sampling_metrics(found, scores_P, self.world) if self._dynamic() else {}),
             **trained,
             "gap": self.gap,
             "gap_floor": self.sync.floor,
@@ -195,6 +197,23 @@ class Run:
         if self.world.rank == 0:
             for file in (self.folder.metrics, self.folder.samples):
                 Records(file).rewind(self.done if found else -1)
+
+    def _draw(self, step: int, round_: int) -> tuple[list[Group], list[Scores]]:
+        spec = self.plan.spec
+        key = (step, self.world.rank, *([round_] if round_ else []))
+        sampling = assemble.train_sampling(spec, *key)
+        with self.phase("rollout"):
+            groups_P = sample_groups(self.engine, self.data.stream.next(), sampling)
+        with self.phase("reward"):
+            scores_P = self.scorer.score(groups_P)
+        train, longest = spec.train, sampling.max_new_tokens
+        return groups_P, [
+            shaped(group, scores, train.overlong, longest, train.overlong_buffer)
+            for group, scores in zip(groups_P, scores_P, strict=True)
+        ]
+
+    def _dynamic(self) -> bool:
+        return assemble.rollout_settings(self.plan.spec).dynamic_sampling_rounds > 0
 
     def _save(self, step: int, held_out: Estimate | None) -> None:
         state = {
@@ -254,7 +273,7 @@ def open_run(folder: RunFolder, stream: TextIO) -> Iterator[Run]:
             scorer=scorer,
             engine=engine,
             trainer=trainer,
-            sync=WeightSync(trainer, engine, spec.model.dtype),
+            sync=WeightSync(trainer, engine, assemble.precision(spec)),
             checkpoints=Checkpoints(folder.checkpoints, spec.checkpoint.keep, world),
             screen=screen,
             stop=StopRequest(),

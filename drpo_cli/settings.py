@@ -89,6 +89,52 @@ class TrainSettings(Settings):
     """Recompute activations in the backward pass: less memory, about a third more time."""
     logprob_chunk_tokens: Count = 1024
     """Tokens whose logits exist at once; `[tokens, vocabulary]` is never held beyond this."""
+    reduction: Literal["token_mean", "sequence_mean", "fixed_horizon"] = "token_mean"
+    """How token losses become one: the mean of all tokens of an update; the mean over responses of
+    each one's mean; or the sum of a response's tokens / `horizon`, averaged over responses."""
+    horizon: Count | None = None
+    """The constant of `fixed_horizon`, in tokens; `rollout.max_new_tokens` when not set."""
+    anchor: Literal["engine", "trainer"] = "engine"
+    """Whose log-probs the ratio starts from: the engine's μ, or the trainer's own, recomputed at
+    the start of each step, which leaves the gap between the two out of the trust region."""
+    importance_cap: Annotated[float, Field(gt=0)] | None = None
+    """Truncated importance sampling for `anchor = "trainer"`: each token's loss is multiplied by
+    min(π_old / μ, this); off when not set."""
+    entropy_bonus: Annotated[float, Field(ge=0)] = 0.0
+    """Coefficient of the policy's entropy (nats) in the loss, which raises it."""
+    overlong: Literal["keep", "zero", "soft", "mask"] = "keep"
+    """Truncated responses: scored like others; given a reward of 0; all responses punished linearly
+    over the last `overlong_buffer` tokens, down to −1; or left out of the loss."""
+    overlong_buffer: Count | None = None
+    """Tokens over which `overlong = "soft"` punishes; a fifth of `max_new_tokens` when not set."""
+
+
+class ReferenceSettings(Settings):
+    """A frozen policy that the trained one is kept near, by an estimate of KL(π ‖ π_ref)."""
+
+    path: Annotated[str, Field(min_length=1)] | None = None
+    """Model folder or hub id of the reference; the model the run starts from when not set."""
+    kl: Literal["k1", "k2", "k3"] = "k3"
+    """Estimator of the divergence: k2 and k3 are added to the loss, k1 is taken off the advantage
+    (as a loss, its gradient would be zero on average)."""
+    coefficient: Annotated[float, Field(gt=0)] = 0.001
+    """Factor β of the divergence."""
+
+
+class CriticSettings(Settings):
+    """A value model V(s) of its own, for advantages that need one (`gae`)."""
+
+    path: Annotated[str, Field(min_length=1)] | None = None
+    """Model folder or hub id whose decoder it starts from; `model.path` when not set."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-5
+    """Learning rate of its AdamW; the rest of the optimizer is `[train]`'s."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps in which only the critic learns, before the policy does."""
+    value_clip: Annotated[float, Field(ge=0)] = 0.2
+    """A value that moved further than this from where it began the step has no gradient that moves
+    it on, in units of the reward; 0 is off."""
+    whiten: bool = True
+    """Shift and scale the token advantages of a step to mean 0 and standard deviation 1."""
 
 
 class SourceSettings(Settings):
@@ -125,6 +171,14 @@ class RolloutSettings(Settings):
     """Strings that end a response, besides the model's own end-of-sequence tokens."""
     context_length: Count | None = None
     """Longest prompt plus response, in tokens; the model's own limit when not set."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Compute dtype of the engine; `model.dtype` when not set."""
+    weight_rounding: Literal["int8", "fp8"] | None = None
+    """Round every weight matrix, output channel by output channel, to what a weight-only quantised
+    engine would hold. It costs as much as before: for studying what such an engine does to μ."""
+    dynamic_sampling_rounds: Annotated[int, Field(ge=0)] = 0
+    """Further batches of prompts a step may sample to replace groups whose rewards are all equal,
+    which teach nothing (DAPO, arXiv 2503.14476); 0 is off."""
 
 
 class RewardSettings(Settings):

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -23,15 +24,17 @@ from torch import Tensor, nn
 from drpo_cli.dist import full, local
 from drpo_cli.errors import UserError
 from drpo_cli.rollout._groups import EngineProtocol, Sampling, sample_groups
-from drpo_cli.trainer.model import DTYPES, Policy
+from drpo_cli.rollout._precision import Precision
+from drpo_cli.trainer.model import Policy
 from drpo_cli.trainer.pack import samples_of
 from drpo_cli.trainer.step import Trainer
 from drpo_cli.types import Group, Prompt
 
 REHEARSAL_SCALE = 0.1  # relative size of the disturbance of each weight
-CEILING = {"float32": 1e-3, "bfloat16": 0.15}  # mean |log π − log μ| no sound pair exceeds
+# mean |log π − log μ| that no sound pair exceeds, by what the engine computes with
+CEILING = {"float32": 1e-3, "bfloat16": 0.15, "int8": 0.15, "fp8": 0.3}
 FLOOR_FACTOR = 10.0  # a later gap may exceed the floor this many times: sampling noise
-LEAST_FLOOR = {"float32": 2e-6, "bfloat16": 5e-3}
+LEAST_FLOOR = {"float32": 2e-6, "bfloat16": 5e-3, "int8": 5e-3, "fp8": 5e-3}
 
 
 def checkpoint_weights(policy: Policy) -> Iterator[tuple[str, Tensor]]:
@@ -55,10 +58,10 @@ def trainer_weights(policy: Policy) -> Iterator[tuple[str, Tensor]]:
 class WeightSync:
     """Pushes weight versions into an engine and judges the gap that remains."""
 
-    def __init__(self, trainer: Trainer, engine: EngineProtocol, dtype: str):
+    def __init__(self, trainer: Trainer, engine: EngineProtocol, precision: Precision):
         self.trainer = trainer
         self.engine = engine
-        self.dtype = dtype
+        self.precision = precision
         self.version = -1
         self.floor = math.nan
 
@@ -66,8 +69,8 @@ class WeightSync:
         """Streams all weights into the engine, then frees what the transfer took. Collective."""
         self.engine.wake("weights")
         stream = checkpoint_weights if self.engine.checkpoint_names else trainer_weights
-        dtype = DTYPES[self.dtype]
-        self.engine.load_weights((name, w.to(dtype)) for name, w in stream(self.trainer.policy))
+        weights = stream(self.trainer.policy)
+        self.engine.load_weights((name, self.precision.of(name, w)) for name, w in weights)
         if self.trainer.world.device.type == "cuda":
             torch.cuda.empty_cache()
         self.engine.wake("kv_cache")
@@ -76,27 +79,37 @@ class WeightSync:
     def prove(self, version: int, prompts: Sequence[Prompt], sampling: Sampling) -> None:
         """The rehearsal, then the push of `version` and its noise floor.
 
-        Raises UserError when the engine computes another model than the trainer, or when a
-        weight does not reach it.
+        Rounding would hide a lost weight, so the rehearsal goes without it, against a floor of
+        its own. Raises UserError when the engine computes another model than the trainer, or when
+        a weight does not reach it.
         """
-        with Disturbed(self.trainer.policy, seed=sampling.seed):
+
+        def measured() -> float:
             self.push(version)
-            rehearsed = self.gap(sample_groups(self.engine, prompts, sampling))
-        self.push(version)
-        self._set_floor(self.gap(sample_groups(self.engine, prompts, sampling)))
+            return self.gap(sample_groups(self.engine, prompts, sampling))
+
+        asked, kept = self.precision, self.floor
+        self.precision = replace(asked, rounding=None)
+        with Disturbed(self.trainer.policy, seed=sampling.seed):
+            rehearsed = measured()
+        self._set_floor(measured())
         self.check(rehearsed, "in the rehearsal")
+        if asked.rounding is not None:
+            self.precision, self.floor = asked, kept
+            self._set_floor(measured())
 
     def gap(self, groups_P: Sequence[Group]) -> float:
         """Mean |log π − log μ| over the groups of all ranks, log π replayed now."""
         samples = samples_of(groups_P)
         old_T = torch.tensor([logp for s in samples for logp in s.old_logps], dtype=torch.float64)
-        difference_T = (self.trainer.replay(samples).double() - old_T).abs()
+        logp_T = torch.cat([torch.empty(0), *self.trainer.replay(samples)])
+        difference_T = (logp_T.double() - old_T).abs()
         total, count = self.trainer.world.sum([float(difference_T.sum()), len(difference_T)])
         return total / max(1.0, count)
 
     def check(self, gap: float, occasion: str) -> None:
         """Raises UserError when a gap after a push is above the noise floor."""
-        limit = min(FLOOR_FACTOR * self.floor, CEILING[self.dtype])
+        limit = min(FLOOR_FACTOR * self.floor, CEILING[self.precision.coarsest])
         if not gap <= limit:
             raise UserError(
                 f"sync: {occasion} the engine samples from other weights than the trainer holds: "
@@ -106,15 +119,16 @@ class WeightSync:
             )
 
     def _set_floor(self, gap: float) -> None:
-        if not gap <= CEILING[self.dtype]:
+        kind = self.precision.coarsest
+        if not gap <= CEILING[kind]:
             raise UserError(
                 f"sync: before any training the engine and the trainer already disagree: mean "
-                f"|log π − log μ| is {gap:.2g}, in {self.dtype} at most {CEILING[self.dtype]:.2g} "
+                f"|log π − log μ| is {gap:.2g}, in {kind} at most {CEILING[kind]:.2g} "
                 f"is sound; either the sync damages a weight, or the engine does not compute this "
                 f'model as transformers does; engine = "transformers" avoids both'
             )
         if math.isnan(self.floor):  # a resumed run keeps the floor it started with
-            self.floor = max(gap, LEAST_FLOOR[self.dtype])
+            self.floor = max(gap, LEAST_FLOOR[kind])
 
 
 class Disturbed:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 
 from drpo_cli.evaluate.metrics import ProblemResult
-from drpo_cli.types import Group, Scores
+from drpo_cli.types import Group, Prompt, Scores
 
 
 def problem_results(groups_P: Sequence[Group], scores_P: Sequence[Scores]) -> list[ProblemResult]:
@@ -20,3 +20,12 @@ def problem_results(groups_P: Sequence[Group], scores_P: Sequence[Scores]) -> li
         )
         for group, scores in zip(groups_P, scores_P, strict=True)
     ]
+
+
+def held_out_id(prompts: Sequence[Prompt], conditions: Sequence[object]) -> str:
+    """What a held-out score was measured on, equal for two runs whose scores can be compared.
+
+    `conditions` are what else it depends on: how responses are sampled, when one is right.
+    """
+    content = [(prompt.text, prompt.answer) for prompt in prompts], list(conditions)
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]

@@ -12,14 +12,29 @@ from typing import Any
 from drpo_cli.report.records import read
 from drpo_cli.run_folder import RunFolder
 
-CHARTS = (
-    ("held_out", "held-out avg@k"),
-    ("reward", "training reward"),
-    ("shift_p99", "|π − μ|, 99th percentile"),
-    ("corrective_share", "share of tokens beyond the trust region"),
-    ("entropy", "entropy, nats"),
-    ("gap", "mean |log π − log μ| after each sync"),
+CHARTS: tuple[tuple[str, dict[str, str]], ...] = (
+    ("held-out avg@k", {"held_out": ""}),
+    ("training reward", {"reward": ""}),
+    ("|π − μ|", {f"shift_{q}": q for q in ("p50", "p90", "p99", "max")}),
+    ("importance ratio r = π/μ", {f"ratio_{q}": q for q in ("p01", "p50", "p99", "max")}),
+    ("gradient weight w", {f"weight_{q}": q for q in ("min", "p01", "p50", "p99", "max")}),
+    (
+        "share of tokens",
+        {f"{kind}_share": kind for kind in ("diverging", "converging", "corrective", "masked")},
+    ),
+    (
+        "share of gradient mass |A r w|",
+        {f"{kind}_mass": kind for kind in ("diverging", "converging", "corrective")},
+    ),
+    (
+        "effective sample size, groups without a signal",
+        {"effective_sample_size": "sample size", "zero_advantage_groups": "groups"},
+    ),
+    ("entropy, nats", {"entropy": ""}),
+    ("mean |log π − log μ| after each sync", {"gap": "gap", "gap_floor": "noise floor"}),
 )
+COLORS = ("#1f5fa8", "#c8641e", "#3d8f5f", "#8a4fa0", "#8c8c8c")
+LOG_SCALE = ("|π − μ|", "importance ratio r = π/μ", "mean |log π − log μ| after each sync")
 NEWEST_SAMPLES = 16
 STYLE = """
 :root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif; }
@@ -76,12 +91,20 @@ def _rate(record: dict[str, Any]) -> str:
 def _charts(metrics: Sequence[dict[str, Any]]) -> str:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 9), layout="constrained")
-    for axes, (key, title) in zip(figure.subplots(3, 2).flat, CHARTS, strict=True):
-        points = [(r["step"], r[key]) for r in metrics if r.get(key) is not None]
-        axes.plot([x for x, _ in points], [y for _, y in points], color="#1f5fa8", linewidth=1.2)
+    figure = Figure(figsize=(10, 15))
+    # A fixed layout: a fitted one takes longer than many a run's step.
+    figure.subplots_adjust(left=0.06, right=0.98, top=0.98, bottom=0.02, hspace=0.25, wspace=0.15)
+    for axes, (title, series) in zip(figure.subplots(5, 2).flat, CHARTS, strict=True):
+        for color, (key, label) in zip(COLORS, series.items(), strict=False):
+            points = [(r["step"], r[key]) for r in metrics if r.get(key) is not None]
+            x, y = [x for x, _ in points], [y for _, y in points]
+            axes.plot(x, y, color=color, linewidth=1.2, label=label)
         axes.set_title(title, fontsize=10)
         axes.grid(alpha=0.3)
+        if title in LOG_SCALE and any(r.get(key) for r in metrics for key in series):
+            axes.set_yscale("log")
+        if len(series) > 1:
+            axes.legend(fontsize=8, loc="best")
     image = io.StringIO()
     figure.savefig(image, format="svg", metadata={"Date": None})
     text = image.getvalue()

@@ -18,6 +18,8 @@ def dump(spec: Spec) -> str:
     document: dict[str, Any] = {}
     for name in ORDER:
         part = getattr(spec, name)
+        if part is None:
+            continue
         if name in LISTS:
             document[name] = [_table(selected, LISTS[name].selector) for selected in part]
         elif name in CHOICES:

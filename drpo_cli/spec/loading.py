@@ -9,10 +9,10 @@ from pathlib import Path
 import tomli
 
 from drpo_cli.spec import overrides as overriding
-from drpo_cli.spec import rules
+from drpo_cli.spec import presets, rules
 from drpo_cli.spec.model import Spec
 from drpo_cli.spec.positions import scan
-from drpo_cli.spec.problems import Problem, Source, SpecError
+from drpo_cli.spec.problems import Source, SpecError
 from drpo_cli.spec.read import Reader
 
 
@@ -31,13 +31,17 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Spec:
         raise SpecError([f"{path}:{error.lineno}:{error.colno}: {what}"]) from None
     except RecursionError:
         raise SpecError([f"{path}:1:1: nests too deeply; a spec needs three levels"]) from None
-    source = Source(str(path), scan(text), overriding.apply(document, overrides))
+    overridden = overriding.apply(document, overrides)
+    preset = presets.expand(document)
+    source = Source(str(path), scan(text), overridden, preset.keys)
     reader = Reader(document, path.absolute())
     spec = reader.spec()
-    problems: list[Problem] = [*reader.problems, *rules.broken(spec, bool(reader.problems))]
+    partial = bool(reader.problems)
+    problems = [*preset.problems, *reader.problems, *rules.broken(spec, partial)]
     if problems:
         raise SpecError(source.lines(problems))
-    return replace(spec, warnings=tuple(source.lines(rules.doubtful(spec))))
+    warnings = tuple(source.lines(rules.doubtful(spec)))
+    return replace(spec, preset=preset.name, warnings=warnings)
 
 
 def _text(path: Path) -> str:

@@ -58,7 +58,7 @@ def problems_of(
 
 def unknown_section(name: str) -> str:
     """What to say of a top-level key that is no section."""
-    known = [*SECTIONS, *CHOICES, *LISTS]
+    known = [*SECTIONS, *CHOICES, *LISTS, "preset"]
     home = _home_of(name)
     if home:
         return f"is not a section; it is a key of {home}: move it there"
@@ -121,6 +121,8 @@ def _suggest(name: str, known: list[str]) -> str:
 
 
 def _home_of(name: str) -> str | None:
+    if name == "preset":
+        return "the file itself, above the first section"
     models: dict[str, type[BaseModel]] = {f"[{section}]": m for section, m in SECTIONS.items()}
     models |= {f"[{section}]": KINDS[c.kind].base for section, c in CHOICES.items()}
     models |= {f"[[{section}]]": KINDS[c.kind].base for section, c in LISTS.items()}

@@ -8,8 +8,10 @@ from pathlib import Path
 from drpo_cli.plugins import Selected
 from drpo_cli.settings import (
     CheckpointSettings,
+    CriticSettings,
     EvalSettings,
     ModelSettings,
+    ReferenceSettings,
     RunSettings,
     Settings,
     TrainSettings,
@@ -19,10 +21,14 @@ SECTIONS: dict[str, type[Settings]] = {
     "run": RunSettings,
     "model": ModelSettings,
     "train": TrainSettings,
+    "reference": ReferenceSettings,
+    "critic": CriticSettings,
     "eval": EvalSettings,
     "checkpoint": CheckpointSettings,
 }
 """Sections that are not plugins."""
+OPTIONAL = frozenset({"reference", "critic"})
+"""Sections whose part of a run is absent when they are."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,8 @@ ORDER = (
     "advantage",
     "objective",
     "train",
+    "reference",
+    "critic",
     "eval",
     "checkpoint",
 )
@@ -70,7 +78,10 @@ class Spec:
     advantage: Selected
     objective: Selected
     train: TrainSettings
+    reference: ReferenceSettings | None
+    critic: CriticSettings | None
     eval: EvalSettings
     eval_data: tuple[Selected, ...]
     checkpoint: CheckpointSettings
+    preset: str | None = field(default=None, compare=False)
     warnings: tuple[str, ...] = field(default=(), compare=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from drpo_cli.errors import UserError
@@ -28,11 +28,15 @@ class Problem:
 
 @dataclass(frozen=True)
 class Source:
-    """The text a spec was read from: its file, the positions in it, and the overrides on top."""
+    """The text a spec was read from: its file, the positions in it, and the overrides on top.
+
+    The keys in `preset` stand nowhere in it: they come from the key `preset`.
+    """
 
     name: str
     positions: Mapping[KeyPath, Position]
     overrides: Mapping[KeyPath, str]
+    preset: Set[KeyPath] = frozenset()
 
     def lines(self, problems: Sequence[Problem]) -> list[str]:
         """Each problem as `where: key: what`, in file order, those of overrides last."""
@@ -40,14 +44,15 @@ class Source:
         return list(dict.fromkeys(line for _, line in placed))
 
     def _place(self, problem: Problem) -> tuple[tuple[int, ...], str]:
-        what = f"{key_text(problem.key)}: {problem.what}"
-        keys = (problem.key, *problem.also)
+        origin = " (from the preset)" if problem.key in self.preset else ""
+        what = f"{key_text(problem.key)}{origin}: {problem.what}"
+        keys = [("preset",) if k in self.preset else k for k in (problem.key, *problem.also)]
         for key in keys:
             for order, (path, text) in reversed(list(enumerate(self.overrides.items()))):
                 if key[: len(path)] == path:
                     return (1, order), f"--set {text}: {what}"
         written = [key for key in keys if key in self.positions]
-        line, column = self._position(written[0] if written else problem.key)
+        line, column = self._position(written[0] if written else keys[0])
         return (0, line, column), f"{self.name}:{line}:{column}: {what}"
 
     def _position(self, key: KeyPath) -> Position:

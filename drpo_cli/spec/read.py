@@ -12,8 +12,10 @@ from drpo_cli.errors import UserError
 from drpo_cli.plugins import KINDS, Selected
 from drpo_cli.settings import (
     CheckpointSettings,
+    CriticSettings,
     EvalSettings,
     ModelSettings,
+    ReferenceSettings,
     RewardSettings,
     RunSettings,
     Settings,
@@ -25,6 +27,7 @@ from drpo_cli.spec.positions import KeyPath
 from drpo_cli.spec.problems import Problem, key_text
 
 S = TypeVar("S", bound=Settings)
+L = TypeVar("L", ModelSettings, ReferenceSettings, CriticSettings)
 
 
 class Reader:
@@ -60,6 +63,8 @@ class Reader:
             advantage=self.optional("advantage"),
             objective=self.optional("objective"),
             train=self.section("train", TrainSettings),
+            reference=self.extra("reference", ReferenceSettings),
+            critic=self.extra("critic", CriticSettings),
             eval=self.section("eval", EvalSettings, leave="data"),
             eval_data=held_out,
             checkpoint=self.section("checkpoint", CheckpointSettings),
@@ -78,6 +83,10 @@ class Reader:
             self.say((name,), f"must be a section; write [{name}] and its keys on lines below it")
             return _nothing(model)
         return self.validated((name,), model, {k: v for k, v in table.items() if k != leave})
+
+    def extra(self, name: str, model: type[L]) -> L | None:
+        """A section that switches its part of a run on; its path is the model's kind of path."""
+        return _located(self.section(name, model), self.folder) if name in self.document else None
 
     def optional(self, name: str) -> Selected:
         return self.chosen((name,), self.document.get(name, {}), CHOICES[name])
@@ -159,7 +168,7 @@ def _path_defaults(model: type[Settings]) -> dict[str, str]:
     return {name: str(value) for name, value in defaults.items() if isinstance(value, Path)}
 
 
-def _located(model: ModelSettings, folder: Path) -> ModelSettings:
+def _located(model: L, folder: Path) -> L:
     """The model's path made absolute, unless it can only be a hub id."""
     name = getattr(model, "path", None)
     if not isinstance(name, str):

@@ -10,6 +10,7 @@ from drpo_cli import plugins
 from drpo_cli.plugins import KINDS
 from drpo_cli.settings import Settings
 from drpo_cli.spec.model import CHOICES, LISTS, ORDER, SECTIONS, Choice
+from drpo_cli.spec.presets import PRESETS, SOURCES
 
 INTRO = """\
 # The spec
@@ -21,6 +22,17 @@ and `drpo check run.toml` reports everything that is wrong at once, with line an
 `--set section.key=value` overrides a key for one command; `--set reward[0].weight=2` reaches into
 an array of tables. `type` (for the rollout, `engine`) names a built-in plugin, an installed module
 (`"package.module"` or `"package.module:name"`) or a file beside the spec (`"./rewards.py:name"`).
+"""
+PRESET = """
+## `preset`
+
+The name of a baseline, written above the first section: `preset = "grpo"`. Its keys lie under the
+file's own: a key that the file gives wins, and another `type` than the preset's is an error.
+`--set preset=` takes a preset out again. `drpo check` shows what it stands for, and a run's
+`spec.toml` has it written out. What differs from the papers is in [presets.md](presets.md).
+
+| preset | stands for | source |
+|---|---|---|
 """
 EVAL_DATA = """
 ### `[[eval.data]]`
@@ -40,7 +52,15 @@ _TYPES = {"integer": "whole number", "boolean": "true or false", "string": "text
 
 def reference() -> str:
     """The whole page, as Markdown."""
-    return INTRO + "".join(_section(name) for name in ORDER)
+    return INTRO + _presets() + "".join(_section(name) for name in ORDER)
+
+
+def _presets() -> str:
+    rows = []
+    for name, sections in PRESETS.items():
+        parts = [f"`[{section}]` `{_toml(keys)}`" for section, keys in sections.items()]
+        rows.append(f"| `{name}` | {', '.join(parts)} | {SOURCES[name]} |\n")
+    return PRESET + "".join(rows)
 
 
 def _section(name: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected
 from drpo_cli.settings import RewardSettings, RolloutSettings, SourceSettings
+from drpo_cli.spec import rules_train
 from drpo_cli.spec.model import Spec
 from drpo_cli.spec.positions import KeyPath
 from drpo_cli.spec.problems import Problem
@@ -63,7 +64,8 @@ def full_distribution(spec: Spec) -> Iterator[Problem]:
 
 def group_is_large_enough(spec: Spec) -> Iterator[Problem]:
     size = _rollout(spec).samples_per_prompt
-    smallest = getattr(spec.advantage.module, "MIN_GROUP", 1)
+    least = getattr(spec.advantage.module, "MIN_GROUP", 1)
+    smallest = getattr(spec.advantage.config, "min_group", least)
     if size < smallest:
         yield Problem(
             SAMPLES,
@@ -153,14 +155,20 @@ def template_has_prompt(spec: Spec) -> Iterator[Problem]:
 
 
 def trust_region_bites(spec: Spec) -> Iterator[Problem]:
-    delta = getattr(spec.objective.config, "delta", None)
-    if spec.objective.type == "drpo" and delta is not None and delta >= 1:
+    config = spec.objective.config
+    given = [getattr(config, name, None) for name in ("delta", "delta_low", "delta_high")]
+    if spec.objective.type != "drpo" or given[0] is None:
+        return
+    deltas = [given[0] if side is None else side for side in given[1:]]
+    if min(deltas) >= 1:
+        delta = min(deltas)
         low, high = 1 - 1 / delta, 1 + 1 / delta
         yield Problem(
             ("objective", "delta"),
             f"is {delta:g}: |π−μ| ≤ 1, so every gradient weight lies in [1−1/δ, 1+1/δ] = "
             f"[{low:.3g}, {high:.3g}] and no token is ever corrected: close to plain "
             "importance-weighted policy gradient; for a trust region that corrects, set it below 1",
+            also=(("objective", "delta_low"), ("objective", "delta_high")),
         )
 
 
@@ -193,5 +201,6 @@ ERRORS: tuple[Rule, ...] = (
     warmup_fits,
     context_holds_response,
     template_has_prompt,
+    *rules_train.RULES,
 )
 WARNINGS: tuple[Rule, ...] = (trust_region_bites, reuse_is_bounded, final_rate_is_used)

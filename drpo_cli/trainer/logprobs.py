@@ -44,18 +44,20 @@ class _ChunkedLogProbs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(hidden_RD, weight_VD, bias_V, target_R)
         ctx.head, ctx.chunk = head, chunk
+        ctx.set_materialize_grads(False)  # an output that no loss uses then costs nothing
         logp_R = torch.empty(len(target_R), device=hidden_RD.device)
         entropy_R = torch.empty_like(logp_R)
         for part in _chunks(len(target_R), chunk):
             logp_CV = head(hidden_RD[part], weight_VD, bias_V).log_softmax(-1)
             logp_R[part] = logp_CV.gather(-1, target_R[part, None])[:, 0]
             entropy_R[part] = -(logp_CV.exp() * logp_CV).sum(-1)
-        ctx.mark_non_differentiable(entropy_R)
         return logp_R, entropy_R
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_R: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, grad_logp_R: Tensor | None, grad_entropy_R: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         hidden_RD, weight_VD, bias_V, target_R = ctx.saved_tensors
         grad_hidden_RD = torch.empty_like(hidden_RD)
         # float32 sums over chunks, whatever the compute dtype
@@ -66,9 +68,11 @@ class _ChunkedLogProbs(torch.autograd.Function):
             inputs = [tensor.detach().requires_grad_() for tensor in inputs]
             with torch.enable_grad():
                 logits_CV = ctx.head(inputs[0], inputs[1], inputs[2] if len(inputs) > 2 else None)
-            grad_CV = -torch.softmax(logits_CV.detach(), -1)
-            grad_CV.scatter_add_(-1, target_R[part, None], torch.ones_like(grad_CV[:, :1])).mul_(
-                grad_R[part, None]
+            grad_CV = _logit_gradient(
+                logits_CV.detach(),
+                target_R[part],
+                None if grad_logp_R is None else grad_logp_R[part],
+                None if grad_entropy_R is None else grad_entropy_R[part],
             )
             grads = torch.autograd.grad(logits_CV, inputs, grad_CV)
             grad_hidden_RD[part] = grads[0]
@@ -89,9 +93,27 @@ def chunked_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """log π of each target token, and the entropy (nats) of its distribution: both [R], float32.
 
-    Holds the logits of `chunk` tokens at a time, forward and backward. Entropy has no gradient.
+    Holds the logits of `chunk` tokens at a time, forward and backward.
     """
     return _ChunkedLogProbs.apply(hidden_RD, weight_VD, bias_V, target_R, head, chunk)
+
+
+def _logit_gradient(
+    logits_CV: Tensor,
+    target_C: Tensor,
+    grad_logp_C: Tensor | None,
+    grad_entropy_C: Tensor | None,
+) -> Tensor:
+    """∂ log p_y / ∂ logits = 1_y − p, and ∂H / ∂ logits = −p (log p + H)."""
+    logp_CV = logits_CV.log_softmax(-1)
+    p_CV = logp_CV.exp()
+    grad_CV = torch.zeros_like(p_CV)
+    if grad_logp_C is not None:
+        grad_CV.scatter_(-1, target_C[:, None], 1.0).sub_(p_CV).mul_(grad_logp_C[:, None])
+    if grad_entropy_C is not None:
+        entropy_C1 = -(p_CV * logp_CV).sum(-1, keepdim=True)
+        grad_CV -= p_CV * (logp_CV + entropy_C1) * grad_entropy_C[:, None]
+    return grad_CV
 
 
 def _chunks(total: int, size: int) -> list[slice]:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
 from transformers import AutoModelForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -37,7 +43,7 @@ class Policy(nn.Module):
         )
 
     def forward(self, packed: Packed) -> tuple[Tensor, Tensor]:
-        """log π [R] with its gradient, and entropy [R] without, both float32."""
+        """log π and entropy (nats) of each response token, both [R], float32, with gradients."""
         hidden_TD = self.lm.get_decoder()(
             input_ids=packed.input_ids_T[None],
             position_ids=packed.position_ids_T[None],
@@ -54,9 +60,44 @@ class Policy(nn.Module):
             self.chunk,
         )
 
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The decoder layers."""
+        return list(self.lm.get_decoder().layers)
+
     def named_weights(self) -> list[tuple[str, nn.Parameter]]:
         """Every parameter once, under the name transformers gives it; tied ones under one name."""
         return list(self.lm.named_parameters())
+
+
+class ValueModel(nn.Module):
+    """Maps a packed micro-batch to V(s) of each response token: of the text before the token."""
+
+    def __init__(self, lm: Any):
+        super().__init__()
+        self.decoder: Any = lm.get_decoder()
+        weight = next(self.decoder.parameters())
+        self.head = nn.Linear(lm.config.get_text_config().hidden_size, 1, dtype=weight.dtype)
+        nn.init.zeros_(self.head.weight)  # every state starts out worth 0
+        nn.init.zeros_(self.head.bias)
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The decoder layers."""
+        return list(self.decoder.layers)
+
+    def forward(self, packed: Packed) -> Tensor:
+        """V [R], float32, with its gradient."""
+        hidden_TD = self.decoder(
+            input_ids=packed.input_ids_T[None],
+            position_ids=packed.position_ids_T[None],
+            use_cache=False,
+            layout=packed.layout,
+        ).last_hidden_state[0]
+        # in float32 whatever the compute dtype: bfloat16 has no value between 0.996 and 1
+        weight_D, bias = self.head.weight[0].float(), self.head.bias.float()
+        value_R: Tensor = hidden_TD[packed.predict_R].float() @ weight_D + bias
+        return value_R
 
 
 def load_policy(
@@ -66,48 +107,71 @@ def load_policy(
 
     Raises UserError for a folder that holds no loadable model, or one that cannot be packed.
     """
-    try:
-        lm = AutoModelForCausalLM.from_pretrained(
-            settings.path,
-            dtype=torch.float32,
-            attn_implementation=PACKED_ATTENTION,
-            trust_remote_code=settings.trust_remote_code,
-        )
-    except (OSError, ValueError) as error:
-        raise UserError(f"model.path: {settings.path} does not load: {error}") from error
-    _refuse_unpackable(lm, Path(settings.path).name)
-    lm.eval()  # no dropout, no router noise: π is a function of the weights alone
+    lm = _load(settings, torch.float32, "model.path")
     if checkpointing:
         _recompute_activations(lm)
     return shard(Policy(lm, temperature, chunk), DTYPES[settings.dtype], world)
 
 
-def shard(policy: Policy, dtype: torch.dtype, world: World) -> Policy:
+def load_reference(settings: ModelSettings, temperature: float, chunk: int, world: World) -> Policy:
+    """A frozen policy, sharded, whose weights leave the device between forward passes."""
+    lm = _load(settings, DTYPES[settings.dtype], "reference.path").requires_grad_(False)
+    return shard(Policy(lm, temperature, chunk), DTYPES[settings.dtype], world, offload=True)
+
+
+def load_value_model(settings: ModelSettings, checkpointing: bool, world: World) -> ValueModel:
+    """A value model on the decoder of a language model, float32 master weights, sharded."""
+    lm = _load(settings, torch.float32, "critic.path")
+    if checkpointing:
+        _recompute_activations(lm)
+    return shard(ValueModel(lm), DTYPES[settings.dtype], world)
+
+
+def _load(settings: ModelSettings, dtype: torch.dtype, key: str) -> Any:
+    try:
+        lm = AutoModelForCausalLM.from_pretrained(
+            settings.path,
+            dtype=dtype,
+            attn_implementation=PACKED_ATTENTION,
+            trust_remote_code=settings.trust_remote_code,
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"{key}: {settings.path} does not load: {error}") from error
+    _refuse_unpackable(lm, key, Path(settings.path).name)
+    return lm.eval()  # no dropout, no router noise: π is a function of the weights alone
+
+
+M = TypeVar("M", Policy, ValueModel)
+
+
+def shard(model: M, dtype: torch.dtype, world: World, offload: bool = False) -> M:
     """FSDP2: one unit a decoder layer, the rest (embedding, norm, head) in the root.
 
     Each unit is moved to the device and cut there in turn: a device never holds the whole model.
+    With `offload` the shards stay in main memory, and only a unit at work is on the device.
     """
     precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-    for layer in policy.lm.get_decoder().layers:
-        fully_shard(layer, mesh=world.mesh, mp_policy=precision)
-    fully_shard(policy, mesh=world.mesh, mp_policy=precision)
-    return policy
+    leaves = offload and world.device.type == "cuda"
+    offloading = CPUOffloadPolicy() if leaves else OffloadPolicy()
+    for module in (*model.layers, model):
+        fully_shard(module, mesh=world.mesh, mp_policy=precision, offload_policy=offloading)
+    return model
 
 
-def sync_gradients(policy: Policy, last: bool) -> None:
+def sync_gradients(model: nn.Module, last: bool) -> None:
     """Gradients are reduced over ranks after the last micro-batch of an update, not after each."""
-    assert isinstance(policy, FSDPModule)
-    policy.set_requires_gradient_sync(last)
+    assert isinstance(model, FSDPModule)
+    model.set_requires_gradient_sync(last)
 
 
-def reshard(policy: Policy) -> None:
+def reshard(model: nn.Module) -> None:
     """Drops the whole weights that a forward pass without a backward pass leaves behind.
 
     The root unit keeps them for the backward pass to come; without one they would outlive a
     change of the shards, and both the next forward pass and a sync would read the old weights.
     """
-    assert isinstance(policy, FSDPModule)
-    policy.reshard()
+    assert isinstance(model, FSDPModule)
+    model.reshard()
 
 
 def _logit_multiplier(config: Any) -> float:
@@ -123,15 +187,15 @@ def _recompute_activations(lm: Any) -> None:
             module.training = True  # it recomputes only then; the modules in it stay in eval mode
 
 
-def _refuse_unpackable(lm: Any, name: str) -> None:
+def _refuse_unpackable(lm: Any, key: str, name: str) -> None:
     if not hasattr(lm.get_decoder(), "layers"):
         raise UserError(
-            f"model.path: {name} is a {type(lm).__name__}, which does not keep its decoder layers "
+            f"{key}: {name} is a {type(lm).__name__}, which does not keep its decoder layers "
             f"in `layers` as packed training needs; train a model of another architecture"
         )
     kinds = set(getattr(lm.config.get_text_config(), "layer_types", None) or ["full_attention"])
     if not kinds <= PACKABLE_LAYERS:
         raise UserError(
-            f"model.path: {name} has {', '.join(sorted(kinds - PACKABLE_LAYERS))} layers, whose "
+            f"{key}: {name} has {', '.join(sorted(kinds - PACKABLE_LAYERS))} layers, whose "
             f"state would leak between packed sequences; train an attention-only model"
         )

@@ -15,14 +15,20 @@ from drpo_cli.settings import TrainSettings
 
 def build(policy: nn.Module, settings: TrainSettings, updates: int) -> tuple[AdamW, LambdaLR]:
     """The optimizer over the float32 master weights, and its schedule over `updates` updates."""
-    optimizer = AdamW(
-        policy.parameters(),
-        lr=settings.learning_rate,
+    optimizer = adamw(policy, settings, settings.learning_rate)
+    return optimizer, LambdaLR(optimizer, factor(settings, updates))
+
+
+def adamw(model: nn.Module, settings: TrainSettings, learning_rate: float) -> AdamW:
+    """AdamW over a model's weights, with `[train]`'s options and a learning rate of its own."""
+    return AdamW(
+        model.parameters(),
+        lr=learning_rate,
         betas=settings.betas,
         eps=settings.epsilon,
         weight_decay=settings.weight_decay,
+        foreach=True,  # the same numbers; tensor by tensor, DTensor's overhead is most of the time
     )
-    return optimizer, LambdaLR(optimizer, factor(settings, updates))
 
 
 def hyperparameters(optimizer: AdamW) -> list[dict[str, Any]]:
@@ -35,12 +41,18 @@ def go_on(
 ) -> None:
     """Puts a restored optimizer under the spec's hyperparameters, after `updates` updates."""
     schedule.last_epoch = updates
-    for group, own, base, at in zip(
-        optimizer.param_groups, settings, schedule.base_lrs, schedule.lr_lambdas, strict=True
+    restore(optimizer, settings)
+    for group, base, at in zip(
+        optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
     ):
-        group.update(own)
         group["lr"] = base * at(updates)
     schedule._last_lr = [group["lr"] for group in optimizer.param_groups]
+
+
+def restore(optimizer: AdamW, settings: list[dict[str, Any]]) -> None:
+    """Puts the spec's hyperparameters back in place of those a checkpoint brought."""
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
 
 
 def factor(settings: TrainSettings, updates: int) -> Callable[[int], float]:

@@ -18,12 +18,25 @@ SAME_LENGTH = 0.75  # attention pads within a bucket, at most to 1 / this
 
 @dataclass(frozen=True)
 class Sample:
-    """One prompt and one response to it, as the trainer sees them."""
+    """One prompt and one response to it, as the trainer sees them; a float a response token.
+
+    old_logps   log μ of the engine, or log π_old where the trainer is the anchor
+    advantages  A of each token, the same throughout unless a critic says otherwise
+    importance  what the objective's loss of each token is multiplied with; None stands for 1
+    ref_logps   log π_ref, where the loss has a divergence from a reference
+    values      V of the critic before the step, and the `returns` it is to learn
+    kept        whether its tokens have a loss at all
+    """
 
     prompt_ids: tuple[int, ...]
     response_ids: tuple[int, ...]
     old_logps: tuple[float, ...]
-    advantage: float
+    advantages: tuple[float, ...]
+    importance: tuple[float, ...] | None = None
+    ref_logps: tuple[float, ...] | None = None
+    values: tuple[float, ...] | None = None
+    returns: tuple[float, ...] | None = None
+    kept: bool = True
 
     @property
     def input_length(self) -> int:
@@ -31,19 +44,17 @@ class Sample:
         return len(self.prompt_ids) + len(self.response_ids) - 1
 
 
-def samples_of(
-    groups_P: Sequence[Group], adv_PG: Sequence[Sequence[float]] | None = None
-) -> list[Sample]:
-    """The rollouts of all groups in order, with their advantages (0 when only replayed)."""
+def samples_of(groups_P: Sequence[Group]) -> list[Sample]:
+    """The rollouts of all groups in order, with advantages of 0: nothing is learned from them."""
     return [
         Sample(
             group.prompt.token_ids,
             rollout.token_ids,
             rollout.logps,
-            adv_PG[p][g] if adv_PG is not None else 0.0,
+            (0.0,) * len(rollout.token_ids),
         )
-        for p, group in enumerate(groups_P)
-        for g, rollout in enumerate(group.rollouts_G)
+        for group in groups_P
+        for rollout in group.rollouts_G
     ]
 
 
@@ -62,15 +73,27 @@ class Layout:
 
 @dataclass(frozen=True)
 class Packed:
-    """One micro-batch. T input tokens, R of whose successors are response tokens."""
+    """One micro-batch. T input tokens, R of whose successors are response tokens.
+
+    predict_R   which input token each response token is predicted from
+    response_R  which sample each response token belongs to
+    scale_R     what the reduction multiplies each token's loss with
+    The rest are the columns of `Sample`; None where no sample has them.
+    """
 
     input_ids_T: Tensor
     position_ids_T: Tensor
     layout: Layout
     predict_R: Tensor
     target_R: Tensor
+    response_R: Tensor
+    scale_R: Tensor
     old_logp_R: Tensor
     adv_R: Tensor
+    importance_R: Tensor | None
+    ref_logp_R: Tensor | None
+    value_R: Tensor | None
+    return_R: Tensor | None
 
 
 def bins(lengths: Sequence[int], budget: int, at_least: int = 1) -> list[list[int]]:
@@ -120,33 +143,51 @@ def layout(lengths: Sequence[int]) -> Layout:
     return Layout(tuple(buckets), inverse_T)
 
 
-def pack(samples: Sequence[Sample], device: torch.device) -> Packed:
-    """Packs samples into one micro-batch; without samples, a token that no loss is taken on."""
+def pack(
+    samples: Sequence[Sample], device: torch.device, scales: Sequence[float] | None = None
+) -> Packed:
+    """Packs samples into one micro-batch; without samples, a token that no loss is taken on.
+
+    `scales` has a factor for the token losses of each sample, 1 when not given.
+    """
     ids: list[int] = []
     positions: list[int] = []
     predict: list[int] = []
-    lengths: list[int] = []
     for sample in samples:
         first = len(ids) + len(sample.prompt_ids) - 1
         tokens = sample.prompt_ids + sample.response_ids[:-1]
         ids.extend(tokens)
         positions.extend(range(len(tokens)))
         predict.extend(range(first, first + len(sample.response_ids)))
-        lengths.append(len(tokens))
-    if not samples:
-        ids, positions, lengths = [0], [0], [1]
-    target = [token for s in samples for token in s.response_ids]
-    old = [logp for s in samples for logp in s.old_logps]
-    adv = [s.advantage for s in samples for _ in s.response_ids]
-    shape = layout(lengths)
+    shape = layout([sample.input_length for sample in samples] or [1])
+    counts = torch.tensor([len(s.response_ids) for s in samples], dtype=torch.long)
+    scale_S = torch.tensor(scales if scales is not None else [1.0] * len(samples))
     return Packed(
-        input_ids_T=torch.tensor(ids, device=device),
-        position_ids_T=torch.tensor(positions, device=device),
+        input_ids_T=torch.tensor(ids or [0], device=device),
+        position_ids_T=torch.tensor(positions or [0], device=device),
         layout=Layout(
             tuple(bucket.to(device) for bucket in shape.buckets), shape.inverse_T.to(device)
         ),
         predict_R=torch.tensor(predict, dtype=torch.long, device=device),
-        target_R=torch.tensor(target, dtype=torch.long, device=device),
-        old_logp_R=torch.tensor(old, dtype=torch.float32, device=device),
-        adv_R=torch.tensor(adv, dtype=torch.float32, device=device),
+        target_R=torch.tensor(
+            [token for s in samples for token in s.response_ids], dtype=torch.long, device=device
+        ),
+        response_R=torch.arange(len(samples)).repeat_interleave(counts).to(device),
+        scale_R=scale_S.repeat_interleave(counts).to(device),
+        old_logp_R=_joined([s.old_logps for s in samples], device),
+        adv_R=_joined([s.advantages for s in samples], device),
+        importance_R=_column([s.importance for s in samples], device),
+        ref_logp_R=_column([s.ref_logps for s in samples], device),
+        value_R=_column([s.values for s in samples], device),
+        return_R=_column([s.returns for s in samples], device),
     )
+
+
+def _column(parts: Sequence[Sequence[float] | None], device: torch.device) -> Tensor | None:
+    given = [part for part in parts if part is not None]
+    return _joined(given, device) if len(given) == len(parts) else None
+
+
+def _joined(parts: Sequence[Sequence[float]], device: torch.device) -> Tensor:
+    values = [value for part in parts for value in part]
+    return torch.tensor(values, dtype=torch.float32, device=device)

@@ -1,4 +1,4 @@
-"""What the tokens of a training phase look like: the numbers that say whether μ and π agree."""
+"""What the tokens of a training phase look like: how far π left μ, and what the objective did."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from torch import Tensor
 
 from drpo_cli.dist import World
 from drpo_cli.types import Tokens
+
+QUANTILES = {"p01": 0.01, "p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 
 class TokenStats:
@@ -24,38 +26,64 @@ class TokenStats:
             "shift": (tokens.logp_T.exp() - tokens.old_logp_T.exp()).abs(),
             "entropy": entropy_R,
             "weight": metrics["weight"],
+            "advantage": tokens.adv_T,
         }
         for name, value in values.items():
             self.columns.setdefault(name, []).append(value.detach().float().cpu())
 
     def summary(self) -> dict[str, float]:
-        """Over all tokens of all ranks. `shift` is |π − μ|.
+        """Over all tokens of all ranks; empty where there was none. Collective.
 
-        `corrective_share` is the share of tokens whose gradient weight is negative: pulled back
-        from beyond the trust region. `masked_share`: weight zero, no gradient at all.
+        ratio_*, shift_*, weight_*  quantiles of r = π/μ, of |π − μ|, of the gradient weight w
+        diverging_share        A (r − 1) > 0, w ≥ 0: moved the way their advantage pushes
+        converging_share       A (r − 1) < 0, w ≥ 0: moved against it
+        corrective_share       w < 0: pulled back from beyond the trust region
+        masked_share           w = 0: no gradient at all
+        *_mass                 what share of Σ |A r w|, the gradient on log π, such tokens carry
+        effective_sample_size  (Σ r)² / (n Σ r²), 1 where π = μ (Kong 1992)
         """
-        column = {name: self.world.gather(torch.cat(parts)) for name, parts in self.columns.items()}
-        weight, entropy = column["weight"], column["entropy"]
+        found = {name: self.world.gather(torch.cat(parts)) for name, parts in self.columns.items()}
+        if not found or not len(found["weight"]):
+            return {"trained_tokens": 0.0}
+        ratio, weight, advantage = found["ratio"], found["weight"], found["advantage"]
         spread = {
             f"{name}_{key}": value
-            for name in ("ratio", "shift")
-            for key, value in _spread(column[name]).items()
+            for name in ("ratio", "shift", "weight")
+            for key, value in _spread(found[name]).items()
         }
         return {
             **spread,
-            "entropy": float(entropy.mean()),
-            "weight_mean": float(weight.mean()),
-            "corrective_share": float((weight < 0).float().mean()),
+            "entropy": float(found["entropy"].mean()),
             "masked_share": float((weight == 0).float().mean()),
+            "effective_sample_size": float(ratio.sum() ** 2 / (len(ratio) * (ratio**2).sum())),
             "trained_tokens": float(len(weight)),
+            **_shares(ratio, weight, advantage),
         }
 
 
+def _shares(ratio: Tensor, weight: Tensor, advantage: Tensor) -> dict[str, float]:
+    direction = advantage * (ratio - 1)
+    kinds = {
+        "diverging": (direction > 0) & (weight >= 0),
+        "converging": (direction < 0) & (weight >= 0),
+        "corrective": weight < 0,
+    }
+    mass = (advantage * ratio * weight).abs()
+    total = float(mass.sum())
+    shares = {f"{name}_share": float(kind.float().mean()) for name, kind in kinds.items()}
+    masses = {f"{n}_mass": float(mass[kind].sum()) / (total or 1.0) for n, kind in kinds.items()}
+    return {**shares, **masses}
+
+
 def _spread(values: Tensor) -> dict[str, float]:
-    # torch.quantile refuses more than 2^24 values; kthvalue does not
-    rank = max(1, round(0.99 * len(values)))
+    ranked = values.sort().values  # torch.quantile refuses more than 2^24 values
+    quantiles = {
+        name: float(ranked[max(0, round(share * len(values)) - 1)])
+        for name, share in QUANTILES.items()
+    }
     return {
         "mean": float(values.mean()),
-        "p99": float(values.kthvalue(rank).values),
-        "max": float(values.max()),
+        "min": float(ranked[0]),
+        **quantiles,
+        "max": float(ranked[-1]),
     }

@@ -1,8 +1,7 @@
 """One training phase: several optimizer updates over the disjoint mini-batches of a rollout.
 
-Masking, reduction and the global token count live here and nowhere else: an objective returns
-the loss of each token, this file takes their mean over all response tokens of a mini-batch, over
-micro-batches and ranks alike, so the result does not depend on how the batch was cut.
+An objective returns the loss of each token; `reduction` says what each counts, so that their sum
+over micro-batches and ranks is the loss of the update, however the batch was cut.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
-import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
@@ -20,9 +18,14 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from drpo_cli.dist import World, full
 from drpo_cli.settings import ObjectiveSettings, TrainSettings
-from drpo_cli.trainer.model import Policy, reshard, sync_gradients
-from drpo_cli.trainer.pack import Packed, Sample, bins, pack
+from drpo_cli.trainer import terms
+from drpo_cli.trainer.batches import microbatches, replay
+from drpo_cli.trainer.critic import Critic
+from drpo_cli.trainer.model import Policy, sync_gradients
+from drpo_cli.trainer.pack import Packed, Sample, pack
+from drpo_cli.trainer.reduction import scales
 from drpo_cli.trainer.stats import TokenStats
+from drpo_cli.trainer.terms import Reference
 from drpo_cli.types import Tokens
 
 
@@ -35,7 +38,7 @@ class Objective:
 
 
 class Trainer:
-    """Holds the sharded policy, its optimizer and its schedule."""
+    """Holds the sharded policy, its optimizer and its schedule; reference and critic if any."""
 
     def __init__(
         self,
@@ -44,12 +47,16 @@ class Trainer:
         objective: Objective,
         settings: TrainSettings,
         world: World,
+        reference: Reference | None = None,
+        critic: Critic | None = None,
     ):
         self.policy = policy
         self.optimizer, self.schedule = optimizer
         self.objective = objective
         self.settings = settings
         self.world = world
+        self.reference = reference
+        self.critic = critic
 
     def step(self, samples: Sequence[Sample]) -> dict[str, float]:
         """All updates over this rank's samples; returns metrics, equal on every rank.
@@ -60,66 +67,85 @@ class Trainer:
         updates = self.settings.updates_per_rollout
         first = self.world.rank * len(samples)
         stats = TokenStats(self.world)
-        reports = [
-            self._update([s for i, s in enumerate(samples, first) if i % updates == update], stats)
-            for update in range(updates)
-        ]
+        prepared, metrics = self._prepared(samples)
+        reports = []
+        for update in range(updates):
+            part = [s for i, s in enumerate(prepared, first) if i % updates == update and s.kept]
+            reports.append(self._update(part, stats))
         done = [report for report in reports if report is not None]
+        keys = ("loss", "grad_norm", *(("value_loss",) if self.critic else ()))
         return {
-            **{key: _mean([report[key] for report in done]) for key in ("loss", "grad_norm")},
+            **metrics,
+            **{key: _mean([report[key] for report in done]) for key in keys},
             "skipped_updates": float(updates - len(done)),
             "learning_rate": float(self.schedule.get_last_lr()[0]),
             **stats.summary(),
         }
 
-    @torch.no_grad()
-    def replay(self, samples: Sequence[Sample]) -> Tensor:
-        """log π of the samples' response tokens under the current weights, [R] on the CPU."""
-        parts = self._microbatches(samples)
-        replayed = [(part, self.policy(self._pack(samples, part))[0].cpu()) for part in parts]
-        reshard(self.policy)
-        by_sample: dict[int, Tensor] = {}
-        for part, logp_R in replayed:
-            sizes = [len(samples[i].response_ids) for i in part]
-            by_sample.update(zip(part, logp_R.split(sizes) if part else (), strict=True))
-        return torch.cat([by_sample[i] for i in range(len(samples))] or [torch.empty(0)])
+    def replay(self, samples: Sequence[Sample]) -> list[Tensor]:
+        """log π of each sample's response tokens under the current weights, on the CPU."""
+        return replay(self.policy, samples, self.settings.tokens_per_microbatch, self.world)
+
+    def _prepared(self, samples: Sequence[Sample]) -> tuple[list[Sample], dict[str, float]]:
+        """Samples with all that is computed once a step, and what is to be told of it."""
+        prepared, metrics = list(samples), {}
+        if self.settings.anchor == "trainer":
+            logps = self.replay(prepared)
+            prepared = terms.anchored(prepared, logps, self.settings.importance_cap)
+        if self.reference is not None:
+            budget = self.settings.tokens_per_microbatch
+            ref_logps = replay(self.reference.policy, prepared, budget, self.world)
+            metrics["reference_kl"] = terms.mean_divergence(prepared, ref_logps, self.world)
+            prepared = terms.near_reference(prepared, ref_logps, self.reference.settings)
+        if self.critic is not None:
+            metrics["explained_variance"] = self.critic.explained_variance(prepared)
+        return prepared, metrics
 
     def _update(self, samples: Sequence[Sample], stats: TokenStats) -> dict[str, float] | None:
-        """One optimizer update; None when it was skipped because something was not finite."""
-        tokens = self.world.sum([sum(len(s.response_ids) for s in samples)])[0]
-        parts = self._microbatches(samples)
+        """One optimizer update; None when it was skipped: no token, or something not finite."""
+        factors = scales(samples, self.settings, self.world)
+        report = None if factors is None else self._descend(samples, factors, stats)
+        self.schedule.step()
+        return report
+
+    def _descend(
+        self, samples: Sequence[Sample], factors: Sequence[float], stats: TokenStats
+    ) -> dict[str, float] | None:
+        parts = microbatches(samples, self.settings.tokens_per_microbatch, self.world)
         loss = 0.0
         for i, part in enumerate(parts):
             sync_gradients(self.policy, i == len(parts) - 1)
-            loss += self._backward(self._pack(samples, part), tokens, stats)
+            chosen = [samples[j] for j in part], [factors[j] for j in part]
+            loss += self._backward(pack(chosen[0], self.world.device, chosen[1]), stats)
         loss = self.world.sum([loss])[0]
-        norm = clip_grad_norm_(self.policy.parameters(), self.settings.max_gradient_norm)
-        norm_value = full(norm).item()
-        finite = math.isfinite(loss) and math.isfinite(norm_value)
-        if finite:
+        norm = full(clip_grad_norm_(self.policy.parameters(), self.settings.max_gradient_norm))
+        report = {"loss": loss, "grad_norm": norm.item()}
+        if self.critic is not None:
+            value_loss = self.critic.update(samples)
+            report["value_loss"] = math.nan if value_loss is None else value_loss
+        finite = all(math.isfinite(value) for value in report.values())
+        if finite and not self._warming_up():
             self.optimizer.step()
-        self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return {"loss": loss, "grad_norm": norm_value} if finite else None
+        return report if finite else None
 
-    def _backward(self, packed: Packed, tokens: float, stats: TokenStats) -> float:
-        logp_R, entropy_R = self.policy(packed)
-        seen = Tokens(logp_R, packed.old_logp_R, packed.adv_R)
-        loss = self.objective.module.loss(self.objective.config, seen)
-        total = loss.per_token_T.sum() / tokens
-        # FSDP averages gradients over ranks; the mean wanted here is over all ranks' tokens.
-        (total * self.world.size).backward()
-        stats.add(seen, entropy_R, loss.metrics)
-        return float(total.detach())
+    def _backward(self, packed: Packed, stats: TokenStats) -> float:
+        outputs = self.policy(packed)
+        seen = Tokens(outputs[0], packed.old_logp_R, packed.adv_R, packed.response_R)
+        objective = self.objective.module.loss(self.objective.config, seen)
+        reference = None if self.reference is None else self.reference.settings
+        bonus = self.settings.entropy_bonus
+        loss_R = terms.with_terms(objective.per_token_T, packed, outputs, reference, bonus)
+        loss = (loss_R * packed.scale_R).sum()
+        # FSDP averages gradients over ranks; the sum wanted here is over all ranks' tokens.
+        (loss * self.world.size).backward()
+        stats.add(seen, outputs[1], objective.metrics)
+        return float(loss.detach())
 
-    def _microbatches(self, samples: Sequence[Sample]) -> list[list[int]]:
-        """Every rank runs the same number of passes, as FSDP's collectives require."""
-        lengths, budget = [s.input_length for s in samples], self.settings.tokens_per_microbatch
-        needed = int(self.world.max([len(bins(lengths, budget))])[0])
-        return bins(lengths, budget, at_least=max(1, needed))
-
-    def _pack(self, samples: Sequence[Sample], part: Sequence[int]) -> Packed:
-        return pack([samples[i] for i in part], self.world.device)
+    def _warming_up(self) -> bool:
+        """Whether only the critic learns yet. The schedule counts the updates of every step."""
+        steps = 0 if self.critic is None else self.critic.settings.warmup_steps
+        return self.schedule.last_epoch < steps * self.settings.updates_per_rollout
 
 
 def _mean(values: Sequence[float]) -> float:

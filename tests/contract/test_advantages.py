@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -10,11 +11,16 @@ from drpo_cli import plugins
 from drpo_cli.settings import AdvantageSettings
 
 NAMES = plugins.available("advantages")
+TOKEN_LEVEL = [name for name in NAMES if hasattr(plugins.load("advantages", name), "TOKEN_LEVEL")]
+RESPONSE_LEVEL = [name for name in NAMES if name not in TOKEN_LEVEL]
+PAGE = Path(__file__).parents[2] / "docs" / "advantages.md"
 EXAMPLES = [
-    (name, *example) for name in NAMES for example in plugins.load("advantages", name).EXAMPLES
+    (name, example) for name in NAMES for example in plugins.load("advantages", name).EXAMPLES
 ]
 
 advantage = pytest.mark.parametrize("name", NAMES)
+response_level = pytest.mark.parametrize("name", RESPONSE_LEVEL)
+token_level = pytest.mark.parametrize("name", TOKEN_LEVEL)
 
 
 @advantage
@@ -35,14 +41,33 @@ def test_its_options_are_documented_closed_and_have_defaults(name):
         config(no_such_option=1)
 
 
-@pytest.mark.parametrize(("name", "options", "scores_PG", "expected_PG"), EXAMPLES)
-def test_example(name, options, scores_PG, expected_PG):
+@advantage
+def test_it_has_a_section_in_the_docs_with_every_option(name):
+    section = PAGE.read_text().partition(f"\n## `{name}`")[2].partition("\n## ")[0]
+    assert section
+    options = plugins.load("advantages", name).Config.model_fields
+    assert [option for option in options if f"| `{option}` |" not in section] == []
+
+
+def near(values):
+    """Like `pytest.approx`, for lists in lists."""
+    nested = values and isinstance(values[0], list)
+    return [near(inner) for inner in values] if nested else pytest.approx(values, abs=1e-5)
+
+
+@pytest.mark.parametrize(("name", "example"), EXAMPLES)
+def test_example(name, example):
     module = plugins.load("advantages", name)
-    found_PG = module.advantages(module.Config(**options), scores_PG)
-    assert found_PG == [pytest.approx(row, abs=1e-5) for row in expected_PG]
+    options, *given, expected = example
+    assert module.advantages(module.Config(**options), *given) == near(expected)
 
 
 @advantage
+def test_it_has_examples(name):
+    assert plugins.load("advantages", name).EXAMPLES
+
+
+@response_level
 def test_it_keeps_the_shape_of_uneven_groups_and_returns_floats(name):
     module = plugins.load("advantages", name)
     smallest = [1.0, 0.0, 2.0][: module.MIN_GROUP]
@@ -53,12 +78,32 @@ def test_it_keeps_the_shape_of_uneven_groups_and_returns_floats(name):
     assert module.advantages(module.Config(), []) == []
 
 
+@response_level
+def test_equal_scores_give_exactly_zero(name):
+    module = plugins.load("advantages", name)
+    for groups, size in ((1, module.MIN_GROUP), (1, 8), (4, 7)):
+        found_PG = module.advantages(module.Config(), [[0.1] * size] * groups)
+        assert found_PG == [[0.0] * size] * groups
+
+
+@token_level
+def test_it_gives_every_token_a_float_in_the_shape_of_the_values(name):
+    module = plugins.load("advantages", name)
+    values_PG = [[[0.5, 0.25, 1.0], [0.0]], [[0.1] * 7, []]]
+    found_PG = module.advantages(module.Config(), [[1.0, 0], [0.0, 0.5]], values_PG)
+    shape = [[len(row) for row in group] for group in values_PG]
+    assert [[len(row) for row in group] for group in found_PG] == shape
+    assert all(type(value) is float for group in found_PG for row in group for value in row)
+    assert module.advantages(module.Config(), [], []) == []
+
+
 def test_loading_them_does_not_import_torch():
     code = (
         "import sys\nfrom drpo_cli import plugins\n"
         "for name in plugins.available('advantages'):\n"
         "    module = plugins.load('advantages', name)\n"
-        "    module.advantages(module.Config(), [[1.0, 0.0]])\n"
+        "    values = [[[[0.5], [0.5]]]] if hasattr(module, 'TOKEN_LEVEL') else []\n"
+        "    module.advantages(module.Config(), [[1.0, 0.0]], *values)\n"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -89,7 +89,10 @@ def test_ragged_replay(two: Ranks, model: Path) -> None:
 
 def test_a_non_finite_loss_on_one_rank_skips_the_update_on_both(two: Ranks, model: Path) -> None:
     batch = samples(LENGTHS)
-    broken = [*batch[:-1], replace(batch[-1], advantage=float("nan"))]
+    broken = [
+        *batch[:-1],
+        replace(batch[-1], advantages=(float("nan"),) * len(batch[-1].response_ids)),
+    ]
     found = two.run(jobs.train, model=model, shares=[halves(batch), halves(broken)])
     for rank in found:
         assert [metrics["skipped_updates"] for metrics in rank.metrics] == [0, 1]

@@ -15,7 +15,14 @@ from drpo_cli.dist import World
 from drpo_cli.errors import UserError
 from drpo_cli.trainer.pack import Sample
 from support.models import tokenizer
-from support.training import STEADY, caught_gradients, moments, open_trainer, weights
+from support.training import (
+    STEADY,
+    caught_gradients,
+    critic_state,
+    moments,
+    open_trainer,
+    weights,
+)
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,7 @@ class Trained:
     weights: dict[str, Tensor]
     moments: dict[str, Tensor]
     metrics: list[dict[str, float]]
+    critic: dict[str, Tensor]
 
 
 def train(
@@ -46,12 +54,16 @@ def train(
         store = Checkpoints(save.parent, 3, here)
         written = store.save(int(save.name[-6:]), trainer, tokenizer(), {"dtype": "float32"})
         assert written == save
-    return Trained(gradients, weights(trainer.policy), moments(trainer), metrics)
+    return Trained(
+        gradients, weights(trainer.policy), moments(trainer), metrics, critic_state(trainer)
+    )
 
 
 def replay(here: World, model: Path, share: Sequence[Sequence[Sample]], **settings: Any) -> Tensor:
     """log π of this rank's share."""
-    return open_trainer(model, here, **settings).replay(share[here.rank])
+    return torch.cat(
+        [torch.empty(0), *open_trainer(model, here, **settings).replay(share[here.rank])]
+    )
 
 
 def reduce(here: World) -> dict[str, Any]:

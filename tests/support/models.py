@@ -114,7 +114,7 @@ def samples(lengths: Sequence[tuple[int, int]], seed: int = 0) -> list[Sample]:
             prompt_ids=ids(prompt),
             response_ids=ids(response),
             old_logps=tuple(rng.uniform(-6, -0.5) for _ in range(response)),
-            advantage=rng.uniform(-1, 1),
+            advantages=(rng.uniform(-1, 1),) * response,
         )
         for prompt, response in lengths
     ]

@@ -19,6 +19,7 @@ from drpo_cli.dist import local
 from drpo_cli.errors import UserError
 from drpo_cli.rollout import vllm
 from drpo_cli.rollout._groups import EngineContext, Sampling
+from drpo_cli.rollout._precision import Precision
 from drpo_cli.settings import ModelSettings, TrainSettings
 from drpo_cli.trainer import optim
 from drpo_cli.trainer.model import load_policy
@@ -58,7 +59,7 @@ def main(folder: Path, fault: str) -> dict[str, Any]:
         objective = Objective(plugin, plugin.Config())
         trainer = Trainer(policy, optim.build(policy, settings, 2), objective, settings, here)
         engine = vllm.Engine(config, EngineContext(model, 64, 1))
-        pushed = sync.WeightSync(trainer, engine, model.dtype)
+        pushed = sync.WeightSync(trainer, engine, Precision(model.dtype, model.dtype))
         before = [local(weight).clone() for weight in policy.parameters()]
         try:
             pushed.prove(0, prompts, sampling)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from drpo_cli import plugins
 from drpo_cli.dist import World, full
-from drpo_cli.settings import ModelSettings, TrainSettings
+from drpo_cli.settings import CriticSettings, ModelSettings, ReferenceSettings, TrainSettings
 from drpo_cli.trainer import optim
-from drpo_cli.trainer.model import Policy, load_policy
+from drpo_cli.trainer.critic import Critic
+from drpo_cli.trainer.model import Policy, load_policy, load_reference, load_value_model
+from drpo_cli.trainer.pack import Sample
 from drpo_cli.trainer.step import Objective, Trainer
+from drpo_cli.trainer.terms import Reference
 
 CHUNK = 5  # tokens whose log-probs are computed at once: less than any test's micro-batch
 STEADY = 1e-3
@@ -35,14 +42,73 @@ def open_trainer(
     world: World,
     objective: str = "drpo",
     options: dict[str, Any] | None = None,
+    reference: ReferenceSettings | None = None,
+    critic: CriticSettings | None = None,
     **train: Any,
 ) -> Trainer:
     """A trainer of a model folder; `train` are keys of `[train]`, `options` of the objective."""
     settings = TrainSettings(**{"updates_per_rollout": 1, "learning_rate": 1e-3, **train})
     policy = open_policy(folder, world, checkpointing=settings.gradient_checkpointing)
     module = plugins.load("objectives", objective)
-    chosen = Objective(module, module.Config(**(options or {})))
-    return Trainer(policy, optim.build(policy, settings, 100), chosen, settings, world)
+    return Trainer(
+        policy,
+        optim.build(policy, settings, 100),
+        Objective(module, module.Config(**(options or {}))),
+        settings,
+        world,
+        None if reference is None else _reference(folder, world, reference),
+        None if critic is None else _critic(folder, world, critic, settings),
+    )
+
+
+def _reference(folder: Path, world: World, settings: ReferenceSettings) -> Reference:
+    model = ModelSettings(path=settings.path or str(folder), dtype="float32")
+    return Reference(load_reference(model, 1.0, CHUNK, world), settings)
+
+
+def _critic(folder: Path, world: World, settings: CriticSettings, train: TrainSettings) -> Critic:
+    model = ModelSettings(path=settings.path or str(folder), dtype="float32")
+    values = load_value_model(model, train.gradient_checkpointing, world)
+    optimizer = optim.adamw(values, train, settings.learning_rate)
+    return Critic(values, optimizer, settings, train, world)
+
+
+def valued(batch: Sequence[Sample], seed: int = 0) -> list[Sample]:
+    """The samples with random values and returns, and an advantage of its own for each token."""
+    rng = random.Random(seed)
+
+    def column(sample: Sample) -> tuple[float, ...]:
+        return tuple(rng.uniform(-1, 1) for _ in sample.response_ids)
+
+    return [
+        replace(s, advantages=column(s), values=column(s), returns=column(s)) for s in batch
+    ]
+
+
+class ByHand(NamedTuple):
+    """One sample in plain transformers, with gradients: log π and entropy of its tokens, [R]."""
+
+    sample: Sample
+    logp_R: Tensor
+    entropy_R: Tensor
+
+
+def gradients_by_hand(
+    folder: Path, batch: Sequence[Sample], loss: Callable[[list[ByHand]], Tensor]
+) -> tuple[dict[str, Tensor], float]:
+    """Gradients and value of a loss over unpacked samples, one forward pass each."""
+    lm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    seen = []
+    for sample in batch:
+        ids = torch.tensor([sample.prompt_ids + sample.response_ids])
+        logp_RV = lm(ids).logits[0, len(sample.prompt_ids) - 1 : -1].log_softmax(-1)
+        target_R = torch.tensor(sample.response_ids)
+        logp_R = logp_RV.gather(-1, target_R[:, None])[:, 0]
+        seen.append(ByHand(sample, logp_R, -(logp_RV.exp() * logp_RV).sum(-1)))
+    value = loss(seen)
+    value.backward()
+    gradients = {name: w.grad for name, w in lm.named_parameters() if w.grad is not None}
+    return gradients, float(value.detach())
 
 
 def weights(policy: Policy) -> dict[str, Tensor]:
@@ -57,6 +123,18 @@ def moments(trainer: Trainer) -> dict[str, Tensor]:
         for name, weight in trainer.policy.named_weights()
         for key, value in trainer.optimizer.state[weight].items()
     }
+
+
+def critic_state(trainer: Trainer) -> dict[str, Tensor]:
+    """Weights and moments of the critic, whole, as a copy; nothing without one. Collective."""
+    if trainer.critic is None:
+        return {}
+    named = list(trainer.critic.model.named_parameters())
+    held = {name: full(weight).clone() for name, weight in named}
+    for name, weight in named:
+        for key, value in trainer.critic.optimizer.state.get(weight, {}).items():
+            held[f"{name}.{key}"] = full(value).clone()
+    return held
 
 
 @contextmanager

@@ -1,12 +1,15 @@
-"""The group baselines: what they leave alone and what they do not."""
+"""Advantages: what they leave alone and what they do not."""
+
+import statistics
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drpo_cli.advantages import group_mean, group_norm
+from drpo_cli.advantages import batch_norm, gae, group_mean, group_norm, rloo
 
 scores_G = st.lists(st.floats(-100, 100), min_size=2, max_size=16)
+scores_PG = st.lists(scores_G, min_size=1, max_size=6)
 
 
 @given(scores_G)
@@ -27,7 +30,7 @@ def test_group_norm_ignores_shift_and_scale(scores, shift, scale):
     assert other == pytest.approx(plain, abs=1e-6)
 
 
-@pytest.mark.parametrize("module", [group_mean, group_norm])
+@pytest.mark.parametrize("module", [group_mean, group_norm, rloo, batch_norm])
 @given(score=st.floats(-1e6, 1e6), size=st.integers(2, 64))
 def test_equal_scores_give_exactly_zero(module, score, size):
     assert module.advantages(module.Config(), [[score] * size]) == [[0.0] * size]
@@ -35,7 +38,7 @@ def test_equal_scores_give_exactly_zero(module, score, size):
 
 def test_groups_do_not_see_each_other():
     groups = [[0.0, 1.0, 1.0], [5.0, 9.0]]
-    for module in (group_mean, group_norm):
+    for module in (group_mean, group_norm, rloo):
         together = module.advantages(module.Config(), groups)
         alone = [module.advantages(module.Config(), [group])[0] for group in groups]
         assert together == alone
@@ -44,3 +47,55 @@ def test_groups_do_not_see_each_other():
 def test_group_norm_divides_by_the_sample_standard_deviation():
     (found,) = group_norm.advantages(group_norm.Config(epsilon=1e-12), [[0.0, 2.0]])
     assert found == pytest.approx([-(2**-0.5), 2**-0.5])
+
+
+@given(scores_G)
+def test_rloo_is_the_score_less_the_mean_of_the_others(scores):
+    ((*found,),) = rloo.advantages(rloo.Config(), [scores])
+    for index, value in enumerate(found):
+        others = scores[:index] + scores[index + 1 :]
+        assert value == pytest.approx(scores[index] - sum(others) / len(others), abs=1e-9)
+
+
+@given(scores_PG, st.sampled_from(["batch", "group"]))
+def test_batch_norm_has_mean_0_and_deviation_1_over_the_batch(groups, baseline):
+    config = batch_norm.Config(baseline=baseline, epsilon=1e-12)
+    groups = [[0.0, 1.0], *groups]
+    found = [value for row in batch_norm.advantages(config, groups) for value in row]
+    assert statistics.mean(found) == pytest.approx(0, abs=1e-9)
+    assert statistics.stdev(found) == pytest.approx(1, abs=1e-6)
+
+
+def test_batch_norm_keeps_the_difference_of_groups_unless_their_mean_is_the_baseline():
+    easy_and_hard = [[1.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
+    easy, hard = batch_norm.advantages(batch_norm.Config(), easy_and_hard)
+    assert easy[0] == hard[3] and easy[3] == hard[0]
+    easy, hard = batch_norm.advantages(batch_norm.Config(baseline="group"), easy_and_hard)
+    assert 0 < easy[0] < hard[3] and easy[3] == -hard[3]
+
+
+@pytest.mark.parametrize("baseline", ["batch", "group"])
+def test_batch_norm_of_one_group_and_of_one_response(baseline):
+    config = batch_norm.Config(baseline=baseline)
+    (found,) = batch_norm.advantages(config, [[0.0, 0.0, 1.0]])
+    (expected,) = group_norm.advantages(group_norm.Config(), [[0.0, 0.0, 1.0]])
+    assert found == pytest.approx(expected)
+    assert batch_norm.advantages(config, [[0.7]]) == [[0.0]]
+    assert batch_norm.advantages(config, [[0.1], [0.1]]) == [[0.0], [0.0]]
+
+
+def test_gae_with_lambda_1_is_return_minus_value():
+    values = [0.2, -0.3, 0.9]
+    ((found,),) = gae.advantages(gae.Config(), [[0.5]], [[values]])
+    assert found == pytest.approx([0.5 - value for value in values])
+
+
+def test_gae_telescopes_as_its_definition_says():
+    values, discount, gae_lambda = [0.2, -0.3, 0.9, 0.4], 0.9, 0.8
+    config = gae.Config(discount=discount, gae_lambda=gae_lambda)
+    ((found,),) = gae.advantages(config, [[2.0]], [[values]])
+    rewards, following = [0.0, 0.0, 0.0, 2.0], [*values[1:], 0.0]
+    delta = [r + discount * n - v for r, n, v in zip(rewards, following, values, strict=True)]
+    for t, value in enumerate(found):
+        terms = [(discount * gae_lambda) ** (s - t) * delta[s] for s in range(t, len(delta))]
+        assert value == pytest.approx(sum(terms))

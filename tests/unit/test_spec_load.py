@@ -23,7 +23,7 @@ def test_defaults_and_paths(folder: Path) -> None:
     assert spec.run.folder == folder / "runs"
     assert spec.rollout.type == "vllm"
     assert spec.advantage.type == "group_mean"
-    assert spec.objective.config.model_dump() == {"delta": 0.2}
+    assert spec.objective.config.model_dump(exclude_none=True) == {"delta": 0.2}
     assert spec.data[0].type == f"{folder}/sources.py:rows"
     assert spec.data[0].config.model_dump()["path"] == folder / "rows.jsonl"
     assert spec.data[0].module.load is not None

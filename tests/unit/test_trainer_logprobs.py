@@ -99,9 +99,20 @@ def test_bfloat16_weight_gradients_are_summed_in_float32() -> None:
     assert weight_VD.grad.flatten().tolist() == pytest.approx([1500, -500, -500, -500], rel=2**-8)
 
 
-def test_entropy_has_no_gradient() -> None:
-    _, entropy_R = chunked_logprobs(*inputs(bias=False), targets(), HEADS["plain"], 8)  # type: ignore[arg-type]
-    assert not entropy_R.requires_grad
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("chunk", [3, 1000])
+def test_entropy_has_the_gradient_of_the_plain_formula(name: str, chunk: int) -> None:
+    hidden, weight, bias = inputs(bias=True)
+    given = [tensor for tensor in (hidden, weight, bias) if tensor is not None]
+    slope_R = torch.linspace(-1, 1, len(targets()))
+    logp_R, entropy_R = chunked_logprobs(hidden, weight, bias, targets(), HEADS[name], chunk)
+    found = torch.autograd.grad((entropy_R * slope_R + logp_R).sum(), given)
+    logp_RV = HEADS[name](hidden, weight, bias).log_softmax(-1)
+    plain = (
+        -(logp_RV.exp() * logp_RV).sum(-1) * slope_R + logp_RV.gather(-1, targets()[:, None])[:, 0]
+    )
+    for mine, expected in zip(found, torch.autograd.grad(plain.sum(), given), strict=True):
+        torch.testing.assert_close(mine, expected, atol=1e-5, rtol=1e-4)
 
 
 class Sizes(TorchDispatchMode):

@@ -85,11 +85,11 @@ def test_packed_tokens_predict_their_successors(lengths: list[tuple[int, int]]) 
 
 
 def advantage_of(sample: Sample) -> list[float]:
-    return torch.tensor([sample.advantage] * len(sample.response_ids)).tolist()
+    return torch.tensor(sample.advantages).tolist()
 
 
 def test_the_last_response_token_is_no_input() -> None:
-    packed = pack([Sample((7,), (8, 9), (-1.0, -2.0), 0.5)], CPU)
+    packed = pack([Sample((7,), (8, 9), (-1.0, -2.0), (0.5, 0.5))], CPU)
     assert packed.input_ids_T.tolist() == [7, 8]
     assert packed.predict_R.tolist() == [0, 1] and packed.target_R.tolist() == [8, 9]
 

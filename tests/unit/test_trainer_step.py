@@ -75,7 +75,7 @@ def hand_written(
         rows["logp"].append(logp_TV.gather(-1, target_T[:, None])[:, 0])
         rows["entropy"].append(-(logp_TV.exp() * logp_TV).sum(-1).detach())
         rows["mu"].append(torch.tensor(sample.old_logps).exp())
-        rows["adv"].append(torch.full((len(target_T),), sample.advantage))
+        rows["adv"].append(torch.tensor(sample.advantages))
     seen = {name: torch.cat(parts) for name, parts in rows.items()}
     pi, mu, adv = seen["logp"].exp(), seen["mu"], seen["adv"]
     loss = (-adv * pi / mu + adv.abs() * (pi - mu) ** 2 / (2 * DELTA * mu)).mean()
@@ -139,7 +139,8 @@ def test_tokens_without_a_gradient_are_counted_as_masked(folder: Path) -> None:
 def test_a_non_finite_loss_skips_its_update_and_only_that(folder: Path, advantage: float) -> None:
     batch = samples(LENGTHS)
     broken = [
-        replace(sample, advantage=advantage) if i == 3 else sample for i, sample in enumerate(batch)
+        replace(sample, advantages=(advantage,) * len(sample.response_ids)) if i == 3 else sample
+        for i, sample in enumerate(batch)
     ]
     with world() as here:
         trainer = open_trainer(folder, here, options={"delta": DELTA})
@@ -155,7 +156,10 @@ def test_a_non_finite_loss_skips_its_update_and_only_that(folder: Path, advantag
 
 def test_the_other_updates_of_a_step_go_on(folder: Path) -> None:
     batch = samples(LENGTHS)
-    broken = [*batch[:-1], replace(batch[-1], advantage=float("nan"))]
+    broken = [
+        *batch[:-1],
+        replace(batch[-1], advantages=(float("nan"),) * len(batch[-1].response_ids)),
+    ]
     with world() as here:
         metrics = stepped(folder, here, broken, updates_per_rollout=2)
         alone = stepped(folder, here, batch[::2])
@@ -201,8 +205,8 @@ def test_replay_gives_log_probs_in_the_order_of_the_samples(folder: Path) -> Non
     _, _, seen = hand_written(folder, batch)
     with world() as here:
         trainer: Trainer = open_trainer(folder, here, tokens_per_microbatch=15)
-        replayed = trainer.replay(batch)
-        assert trainer.replay([]).shape == (0,)
+        replayed = torch.cat(trainer.replay(batch))
+        assert trainer.replay([]) == []
     torch.testing.assert_close(replayed, seen["logp"], atol=1e-5, rtol=0)
     assert not replayed.requires_grad
 
@@ -211,14 +215,14 @@ def test_weights_changed_after_a_replay_are_the_ones_replayed_next(folder: Path)
     batch = samples(LENGTHS)
     with world() as here:
         trainer = open_trainer(folder, here)
-        before = trainer.replay(batch)
+        before = torch.cat(trainer.replay(batch))
         assert all(isinstance(weight, DTensor) for _, weight in trainer.policy.named_weights())
         with torch.no_grad():
             for _, weight in trainer.policy.named_weights():
                 local(weight).mul_(1.1)
-        changed = trainer.replay(batch)
+        changed = torch.cat(trainer.replay(batch))
         with torch.no_grad():
             for _, weight in trainer.policy.named_weights():
                 local(weight).div_(1.1)
         assert (changed - before).abs().max() > 1e-2
-        torch.testing.assert_close(trainer.replay(batch), before, atol=1e-5, rtol=0)
+        torch.testing.assert_close(torch.cat(trainer.replay(batch)), before, atol=1e-5, rtol=0)

@@ -1,0 +1,161 @@
+"""Presets: baselines of the literature by name, as keys that lie under a spec's own."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+from drpo_cli.plugins import Selected
+from drpo_cli.spec.model import CHOICES, Spec
+from drpo_cli.spec.positions import KeyPath
+from drpo_cli.spec.problems import Problem
+
+KEY = "preset"
+
+_CLIP = {"type": "ppo_clip", "epsilon_low": 0.2, "epsilon_high": 0.2}
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "ppo": {
+        "objective": _CLIP,
+        "advantage": {"type": "gae"},
+        "train": {"reduction": "token_mean", "anchor": "trainer"},
+    },
+    "grpo": {
+        "objective": _CLIP,
+        "advantage": {"type": "group_norm"},
+        "train": {"reduction": "sequence_mean"},
+    },
+    "dapo": {
+        "objective": _CLIP | {"epsilon_high": 0.28},
+        "advantage": {"type": "group_norm"},
+        "train": {"reduction": "token_mean", "overlong": "soft"},
+        "rollout": {"dynamic_sampling_rounds": 4},
+    },
+    "dr_grpo": {
+        "objective": _CLIP,
+        "advantage": {"type": "group_mean"},
+        "train": {"reduction": "fixed_horizon"},
+    },
+    "gspo": {
+        "objective": {"type": "gspo", "epsilon_low": 3e-4, "epsilon_high": 4e-4},
+        "advantage": {"type": "group_norm"},
+        "train": {"reduction": "sequence_mean"},
+    },
+    "cispo": {
+        "objective": {"type": "cispo", "epsilon_high": 3.0},
+        "advantage": {"type": "group_norm"},
+        "train": {"reduction": "token_mean"},
+    },
+    "rloo": {
+        "objective": {"type": "none"},
+        "advantage": {"type": "rloo"},
+        "train": {"reduction": "fixed_horizon", "updates_per_rollout": 1},
+    },
+    "drpo_released": {
+        "objective": {"type": "drpo", "delta": 12.5},
+        "advantage": {"type": "group_mean"},
+        "train": {"reduction": "fixed_horizon"},
+    },
+}
+"""Preset → section → keys. What differs from the papers is in docs/presets.md."""
+
+SOURCES = {
+    "ppo": "arXiv 1707.06347; needs a `[critic]`",
+    "grpo": "DeepSeekMath, arXiv 2402.03300; its KL term is a `[reference]`",
+    "dapo": "arXiv 2503.14476",
+    "dr_grpo": "arXiv 2503.20783",
+    "gspo": "arXiv 2507.18071",
+    "cispo": "MiniMax-M1, arXiv 2506.13585",
+    "rloo": "arXiv 2402.14740",
+    "drpo_released": "the released recipe of DRPO, arXiv 2606.09821",
+}
+"""Where each preset comes from, in one line."""
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """What became of a document's preset: its name, the keys that come from it, what is wrong."""
+
+    name: str | None = None
+    keys: frozenset[KeyPath] = frozenset()
+    problems: tuple[Problem, ...] = ()
+
+
+def expand(document: dict[str, Any]) -> Expansion:
+    """Takes `preset` out of `document` and puts the preset's keys under the document's own.
+
+    A key that the document has stays as it is. A plugin that contradicts the preset's is a problem,
+    and its section is left alone. The empty name is no preset, so that `--set preset=` takes one
+    back.
+    """
+    name = document.pop(KEY, "")
+    if name == "":
+        return Expansion()
+    if not isinstance(name, str) or name not in PRESETS:
+        return Expansion(problems=(Problem((KEY,), _unknown(name)),))
+    keys: set[KeyPath] = set()
+    problems = []
+    for section, given in PRESETS[name].items():
+        own = document.setdefault(section, {})
+        if not isinstance(own, dict):
+            continue  # the reader says what is wrong with it
+        if contradiction := _contradiction(name, section, own):
+            problems.append(contradiction)
+            continue
+        added = {key: value for key, value in given.items() if key not in own}
+        document[section] = added | own
+        keys |= {(section, key) for key in added}
+    return Expansion(name, frozenset(keys), tuple(problems))
+
+
+def summary(spec: Spec) -> str:
+    """What the preset of `spec` stands for in it, and which of its keys the spec sets itself."""
+    assert spec.preset is not None
+    parts: list[str] = []
+    changed: list[str] = []
+    for section, given in PRESETS[spec.preset].items():
+        values = _values(spec, section)
+        selector = CHOICES[section].selector if section in CHOICES else ""
+        options = [key for key in given if key != selector]
+        if selector in given:
+            inner = ", ".join(f"{key} {values[key]}" for key in options)
+            parts.append(f"{section} {values[selector]}" + (f" ({inner})" if inner else ""))
+        else:
+            parts += [f"{section}.{key} {values[key]}" for key in options]
+        changed += [
+            f"{section}.{key} (preset: {given[key]})"
+            for key in options
+            if values[key] != given[key]
+        ]
+    own = f"; the spec's own: {', '.join(changed)}" if changed else ""
+    return f"{spec.preset}: {', '.join(parts)}{own}"
+
+
+def _values(spec: Spec, section: str) -> dict[str, Any]:
+    part = getattr(spec, section)
+    if isinstance(part, Selected):
+        return {CHOICES[section].selector: part.type} | part.config.model_dump(mode="json")
+    values: dict[str, Any] = part.model_dump(mode="json")
+    return values
+
+
+def _contradiction(name: str, section: str, own: dict[str, Any]) -> Problem | None:
+    selector = CHOICES[section].selector if section in CHOICES else ""
+    wanted = PRESETS[name][section].get(selector)
+    if wanted is None or own.get(selector, wanted) == wanted:
+        return None
+    return Problem(
+        (section, selector),
+        f"is {own[selector]!r}, but preset {name!r} says {wanted!r}; take one of the two out "
+        f"(on the command line, --set '{section}={{}}' empties the section, --set {KEY}= takes the "
+        "preset out)",
+    )
+
+
+def _unknown(name: object) -> str:
+    if not isinstance(name, str):
+        return f"is {name!r}; must be a name in quotes: {', '.join(PRESETS)}"
+    close = " or ".join(repr(known) for known in difflib.get_close_matches(name, PRESETS, n=2))
+    hint = f"did you mean {close}? " if close else ""
+    return f"there is no preset {name!r}; {hint}there are: {', '.join(PRESETS)}"

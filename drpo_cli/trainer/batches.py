@@ -1,0 +1,40 @@
+"""Samples through a model in packed micro-batches, in step with all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from drpo_cli.dist import World
+from drpo_cli.trainer.model import reshard
+from drpo_cli.trainer.pack import Sample, bins, pack
+
+
+def microbatches(samples: Sequence[Sample], budget: int, world: World) -> list[list[int]]:
+    """Indices of the samples of each pass, at most `budget` tokens each.
+
+    Every rank gets the same number of passes, as FSDP's collectives require. Collective.
+    """
+    lengths = [sample.input_length for sample in samples]
+    needed = int(world.max([len(bins(lengths, budget))])[0])
+    return bins(lengths, budget, at_least=max(1, needed))
+
+
+@torch.no_grad()
+def replay(model: Any, samples: Sequence[Sample], budget: int, world: World) -> list[Tensor]:
+    """A sharded model's output for each sample's response tokens, on the CPU. Collective.
+
+    The model maps a packed micro-batch to one value [R] a response token, or to several such
+    columns, of which the first counts.
+    """
+    by_sample: dict[int, Tensor] = {}
+    for part in microbatches(samples, budget, world):
+        found = model(pack([samples[i] for i in part], world.device))
+        value_R = (found[0] if isinstance(found, tuple) else found).cpu()
+        sizes = [len(samples[i].response_ids) for i in part]
+        by_sample.update(zip(part, value_R.split(sizes) if part else (), strict=True))
+    reshard(model)
+    return [by_sample[i] for i in range(len(samples))]

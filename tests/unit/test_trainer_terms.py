@@ -1,0 +1,243 @@
+"""Anchor, importance weights, divergence and entropy: closed forms, and through the model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy
+
+from drpo_cli.settings import ReferenceSettings
+from drpo_cli.trainer import model, terms
+from drpo_cli.trainer.pack import Sample
+from support.models import samples, tiny_model, world
+from support.training import (
+    ByHand,
+    caught_gradients,
+    furthest,
+    gradients_by_hand,
+    open_policy,
+    open_trainer,
+    weights,
+)
+
+LENGTHS = [(3, 9), (6, 2), (1, 5), (4, 4), (2, 12), (5, 1)]
+BETA = 0.3
+FREE: dict[str, Any] = {"max_gradient_norm": 1e9, "tokens_per_microbatch": 20}
+SMALL = 1e-5
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("other"), seed=1)
+
+
+def log_probs(folder: Path, batch: list[Sample]) -> list[Tensor]:
+    found: list[Tensor] = []
+
+    def collect(seen: list[ByHand]) -> Tensor:
+        found.extend(each.logp_R.detach() for each in seen)
+        return torch.cat([each.logp_R for each in seen]).sum()
+
+    gradients_by_hand(folder, batch, collect)
+    return found
+
+
+def policy_gradient(seen: ByHand) -> Tensor:
+    """Objective `none`: −A r of each token."""
+    old_R, adv_R = torch.tensor(seen.sample.old_logps), torch.tensor(seen.sample.advantages)
+    return -adv_R * (seen.logp_R - old_R).exp()
+
+
+def require_gradient(
+    folder: Path, batch: list[Sample], token_loss: Callable[[ByHand], Tensor], **settings: Any
+) -> dict[str, float]:
+    """Whether the trainer's gradient with objective `none` is that of the mean of these losses."""
+    expected, loss = gradients_by_hand(
+        folder, batch, lambda seen: torch.cat([token_loss(each) for each in seen]).mean()
+    )
+    norm = float(torch.stack([gradient.norm() for gradient in expected.values()]).norm())
+    with world() as here:
+        trainer = open_trainer(folder, here, "none", **FREE, **settings)
+        with caught_gradients(trainer) as gradients:
+            metrics = trainer.step(batch)
+    assert furthest(gradients[0], expected) < SMALL * max(1.0, norm)
+    assert metrics["loss"] == pytest.approx(loss, rel=1e-5, abs=1e-6)
+    return metrics
+
+
+def test_the_estimators_are_their_formulas_and_so_are_their_gradients() -> None:
+    d = [-19.0, -3.0, -0.5, -1e-6, 0.0, 1e-6, 0.5, 3.0, 19.0]
+    value = {"k1": lambda x: x, "k2": lambda x: x * x / 2, "k3": lambda x: math.expm1(-x) + x}
+    slope = {"k1": lambda x: 1.0, "k2": lambda x: x, "k3": lambda x: -math.expm1(-x)}
+    for kl, formula in value.items():
+        logp_R = torch.tensor([-1.0 + x for x in d], dtype=torch.float64, requires_grad=True)
+        k_R = terms.divergence(kl, logp_R, torch.full_like(logp_R, -1.0))
+        (slope_R,) = torch.autograd.grad(k_R.sum(), logp_R)
+        assert k_R.tolist() == pytest.approx([formula(x) for x in d], rel=1e-9, abs=1e-15)
+        assert slope_R.tolist() == pytest.approx([slope[kl](x) for x in d], rel=1e-9, abs=1e-15)
+
+
+def test_a_token_that_the_reference_never_says_gives_a_finite_divergence() -> None:
+    logp_R, ref_logp_R = torch.tensor([-1.0, -900.0]), torch.tensor([-900.0, -1.0])
+    for kl in ("k1", "k2", "k3"):
+        assert bool(terms.divergence(kl, logp_R, ref_logp_R).isfinite().all())
+
+
+def test_k1_and_k3_are_the_divergence_on_average_and_k2_has_its_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits_V, ref_V = torch.randn(2, 50, generator=generator, dtype=torch.float64)
+    logits_V.requires_grad_()
+    logp_V, ref_logp_V = logits_V.log_softmax(-1), ref_V.log_softmax(-1)
+    p_V = logp_V.exp()
+    kl = (p_V * (logp_V - ref_logp_V)).sum()
+    for name in ("k1", "k3"):
+        mean = (p_V * terms.divergence(name, logp_V, ref_logp_V)).sum()
+        assert mean.item() == pytest.approx(kl.item(), rel=1e-12)
+    expected_V, found_V = (
+        torch.autograd.grad(value, logits_V, retain_graph=True)[0]
+        for value in (kl, (p_V.detach() * terms.divergence("k2", logp_V, ref_logp_V)).sum())
+    )
+    torch.testing.assert_close(found_V, expected_V, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("kl", ["k2", "k3"])
+def test_the_divergence_is_added_to_the_loss(folder: Path, other: Path, kl: Any) -> None:
+    batch = samples(LENGTHS)
+    ref = {s.response_ids: logp_R for s, logp_R in zip(batch, log_probs(other, batch), strict=True)}
+
+    def by_hand(seen: ByHand) -> Tensor:
+        d_R = seen.logp_R - ref[seen.sample.response_ids]
+        k_R = d_R**2 / 2 if kl == "k2" else (-d_R).exp() - 1 + d_R
+        return policy_gradient(seen) + BETA * k_R
+
+    settings = ReferenceSettings(path=str(other), kl=kl, coefficient=BETA)
+    metrics = require_gradient(folder, batch, by_hand, reference=settings)
+    old_T = torch.tensor([logp for s in batch for logp in s.old_logps])
+    d_T = old_T - torch.cat(list(ref.values()))
+    assert metrics["reference_kl"] == pytest.approx(float((d_T.neg().expm1() + d_T).mean()), 1e-5)
+
+
+def test_k1_is_taken_off_the_advantage_of_each_token(folder: Path, other: Path) -> None:
+    batch = samples(LENGTHS)
+    ref = {s.response_ids: logp_R for s, logp_R in zip(batch, log_probs(other, batch), strict=True)}
+
+    def by_hand(seen: ByHand) -> Tensor:
+        sample = seen.sample
+        d_R = torch.tensor(sample.old_logps) - ref[sample.response_ids]
+        adv_R = torch.tensor(sample.advantages) - BETA * d_R
+        return policy_gradient(seen._replace(sample=replace(sample, advantages=tuple(adv_R))))
+
+    settings = ReferenceSettings(path=str(other), kl="k1", coefficient=BETA)
+    require_gradient(folder, batch, by_hand, reference=settings)
+
+
+@pytest.mark.parametrize("kl", ["k1", "k2", "k3"])
+def test_a_reference_equal_to_the_policy_changes_nothing_yet(folder: Path, kl: Any) -> None:
+    batch, after = samples(LENGTHS), []
+    with world() as here:
+        for reference in (None, ReferenceSettings(kl=kl, coefficient=10.0)):
+            trainer = open_trainer(folder, here, reference=reference, anchor="trainer", epsilon=1)
+            metrics = trainer.step(batch)
+            after.append(weights(trainer.policy))
+    assert metrics["reference_kl"] == 0
+    assert furthest(*after) < 1e-7 < 1e-5 < furthest(after[0], weights_of(folder))
+
+
+def weights_of(folder: Path) -> dict[str, Tensor]:
+    with world() as here:
+        return weights(open_policy(folder, here))
+
+
+def test_the_reference_stays_while_the_policy_leaves_it(folder: Path) -> None:
+    batch = samples(LENGTHS)
+    with world() as here:
+        trainer = open_trainer(
+            folder, here, reference=ReferenceSettings(), anchor="trainer", learning_rate=1e-2
+        )
+        assert trainer.reference is not None
+        reference = trainer.reference.policy
+        before = weights(reference)
+        kl = [trainer.step(batch)["reference_kl"] for _ in range(3)]
+        assert furthest(before, weights(reference)) == 0
+        assert furthest(before, weights(trainer.policy)) > 1e-3
+    assert kl[0] == 0 < kl[1] and kl[2] > 1e-3
+    assert not any(weight.requires_grad or weight.grad is not None for weight in
+                   reference.parameters())
+
+
+@pytest.mark.parametrize(
+    ("device", "offload", "policy"),
+    [
+        ("cuda", True, CPUOffloadPolicy),
+        ("cuda", False, OffloadPolicy),
+        ("cpu", True, OffloadPolicy),
+    ],
+)
+def test_only_a_reference_on_a_gpu_is_offloaded(
+    monkeypatch: pytest.MonkeyPatch, device: str, offload: bool, policy: type
+) -> None:
+    asked: list[OffloadPolicy] = []
+    monkeypatch.setattr(
+        model, "fully_shard", lambda _, mesh, mp_policy, offload_policy: asked.append(offload_policy)
+    )
+    here: Any = SimpleNamespace(device=torch.device(device), mesh=None)
+    layers: Any = SimpleNamespace(layers=[1, 2])
+    model.shard(layers, torch.bfloat16, here, offload=offload)
+    assert [type(each) for each in asked] == [policy] * 3
+
+
+def test_the_entropy_bonus_raises_the_policys_entropy(folder: Path) -> None:
+    batch = samples(LENGTHS)
+
+    def by_hand(seen: ByHand) -> Tensor:
+        return policy_gradient(seen) - 0.7 * seen.entropy_R
+
+    require_gradient(folder, batch, by_hand, entropy_bonus=0.7)
+    silent = [replace(s, advantages=(0.0,) * len(s.response_ids)) for s in batch]
+    with world() as here:
+        trainer = open_trainer(folder, here, entropy_bonus=1.0)
+        entropies = [trainer.step(silent)["entropy"] for _ in range(3)]
+    assert entropies[0] < entropies[1] < entropies[2]
+
+
+@pytest.mark.parametrize("cap", [None, 2.0, 0.01])
+def test_anchored_on_the_trainer_the_first_ratio_is_1(folder: Path, cap: float | None) -> None:
+    """What is left of μ is the weight ρ = min(π_old / μ, cap) on the loss."""
+    batch = samples(LENGTHS)
+    rho = []
+
+    def by_hand(seen: ByHand) -> Tensor:
+        adv_R, mu_R = (torch.tensor(c) for c in (seen.sample.advantages, seen.sample.old_logps))
+        ratio_R = (seen.logp_R.detach() - mu_R).exp()
+        rho.append(ratio_R if cap is None else ratio_R.clamp(max=cap))
+        weight_R = torch.ones_like(ratio_R) if cap is None else rho[-1]
+        return -weight_R * adv_R * (seen.logp_R - seen.logp_R.detach()).exp()
+
+    metrics = require_gradient(folder, batch, by_hand, anchor="trainer", importance_cap=cap)
+    assert cap is None or 0 < float((torch.cat(rho) == cap).float().mean()) <= 1
+    for name in ("ratio_min", "ratio_mean", "ratio_max", "effective_sample_size"):
+        assert metrics[name] == pytest.approx(1, abs=1e-5)
+    assert metrics["shift_max"] < 1e-5
+
+
+def test_the_anchor_is_where_the_step_began_not_where_its_update_does(folder: Path) -> None:
+    batch = samples(LENGTHS)
+    with world() as here:
+        trainer = open_trainer(
+            folder, here, anchor="trainer", updates_per_rollout=2, learning_rate=1e-2
+        )
+        metrics = trainer.step(batch)
+    assert metrics["ratio_min"] < 0.99 and metrics["ratio_max"] > 1.01
