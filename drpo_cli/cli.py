@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -118,6 +119,40 @@ def train(
     raise typer.Exit(launch(loaded, resume, nproc))
 
 
+@app.command(
+    name="compare",
+    epilog="Example: drpo compare demo/run.toml --vary objective=drpo,dppo,grpo --seeds 0-4",
+)
+@dataclass
+class Compare:
+    """Run a grid of specs over several seeds, and compare them with statistics."""
+
+    base: SpecFile
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=V1,V2,…", help="Values of a key to compare; repeatable."),
+    ] = None
+    seeds: Annotated[str, typer.Option(metavar="0-4", help="Seeds of every cell.")] = "0-4"
+    jobs: Annotated[int | None, typer.Option(min=1, metavar="N", help="Runs at a time.")] = None
+    baseline: Annotated[
+        str | None, typer.Option(metavar="VALUE", help="What the others are compared with.")
+    ] = None
+    target: Annotated[
+        float | None, typer.Option(metavar="0.6", help="Held-out score to count the steps to.")
+    ] = None
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of the grid's runs and report.")
+    ] = None
+    set_: Overrides = None
+    nproc: Processes = None
+
+    def __post_init__(self) -> None:
+        """Does it: the verb has more options than a function should have arguments."""
+        from drpo_cli.compare.command import Asked, compare
+
+        raise typer.Exit(compare(Asked(**vars(self))))
+
+
 @app.command(name="eval", epilog="Example: drpo eval demo/model demo/runs/quickstart")
 def evaluate(
     targets: Annotated[
@@ -137,6 +172,28 @@ def evaluate(
     from drpo_cli.evaluate.command import evaluate as score
 
     raise typer.Exit(score(targets, spec, samples, json_out))
+
+
+@app.command(epilog="Example: drpo explain drpo:delta=0.2 dppo ppo_clip --out weights.svg")
+def explain(
+    objectives: Annotated[
+        list[str],
+        typer.Argument(metavar="OBJECTIVE", help="An objective, as NAME or NAME:option=value:…"),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a .png, .svg or .pdf instead.")
+    ] = None,
+    mu: Annotated[
+        str | None, typer.Option(metavar="0.05,0.5", help="Values of μ to draw a curve for.")
+    ] = None,
+    gradient: Annotated[
+        bool, typer.Option("--gradient", help="Draw A r w = −∂loss/∂log π, not w alone.")
+    ] = False,
+) -> None:
+    """Draw the gradient weight w of a token against π, where ∂loss/∂log π = −A r w."""
+    from drpo_cli.explain.command import explain as drawn
+
+    typer.echo(drawn(objectives, mu, gradient, out))
 
 
 @app.command(epilog="Example: drpo export demo/runs/quickstart/checkpoints/step-000200 my-model")

@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from importlib import metadata, util
 from pathlib import Path
 
@@ -30,8 +31,17 @@ def train(spec: Spec, resume: bool, nproc: int | None) -> int:
     """Runs the spec to its end; returns the exit code. Raises UserError before anything starts."""
     for warning in spec.warnings:
         sys.stderr.write(f"warning: {warning}\n")
-    _require_engine(spec.rollout.type)
-    world = _world(nproc)
+    require_engine(spec.rollout.type)
+    world = processes(nproc)
+    folder = prepare(spec, resume, world)
+    return start(folder, world, dist.threads_per_rank(world))
+
+
+def prepare(spec: Spec, resume: bool, world: int) -> RunFolder:
+    """Makes the folder of a run on `world` processes ready: model, spec, versions, no old errors.
+
+    Raises UserError when the run is finished, in use, or not finished and not to be resumed.
+    """
     plan = make_plan(spec, world)
     folder = RunFolder(plan.run_folder)
     _require_usable(folder, spec, resume)
@@ -41,9 +51,16 @@ def train(spec: Spec, resume: bool, nproc: int | None) -> int:
     with folder.held():
         for stale in folder.path.glob("logs/*.error"):
             stale.unlink()
-        folder.spec.write_text(dump(spec))
-        folder.versions.write_text(json.dumps(versions(plan), indent=1))
-    return _launch(folder, world)
+        _write_whole(folder.spec, dump(spec))
+        _write_whole(folder.versions, json.dumps(versions(plan), indent=1))
+    return folder
+
+
+def _write_whole(path: Path, text: str) -> None:
+    # A kill between the two leaves the old file or the new one, never half of either.
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    partial.replace(path)
 
 
 def prepare_model(model: ModelSettings) -> None:
@@ -81,7 +98,8 @@ def versions(plan: Plan) -> dict[str, object]:
     }
 
 
-def _require_engine(engine: str) -> None:
+def require_engine(engine: str) -> None:
+    """Raises UserError when an engine that a spec names is not installed."""
     if engine == "vllm" and util.find_spec("vllm") is None:
         raise UserError(
             "rollout.engine: vllm is not installed; pip install 'drpo[gpu]' on a machine with "
@@ -89,7 +107,8 @@ def _require_engine(engine: str) -> None:
         )
 
 
-def _world(nproc: int | None) -> int:
+def processes(nproc: int | None) -> int:
+    """Processes of a run: `--nproc`, else one a GPU, one on a CPU; UserError when too many."""
     devices, kind = dist.device_count(), dist.device_type()
     if nproc is None:
         return devices if kind == "cuda" else 1
@@ -118,9 +137,10 @@ def _require_usable(folder: RunFolder, spec: Spec, resume: bool) -> None:
         )
 
 
-def _launch(folder: RunFolder, world: int) -> int:
+def start(folder: RunFolder, world: int, threads: int) -> int:
+    """Runs a prepared folder on `world` processes of `threads` threads; returns the exit code."""
     logging.disable(logging.CRITICAL)  # elastic's own account of a stop; ours is `_explain`'s
-    os.environ["OMP_NUM_THREADS"] = str(dist.threads_per_rank(world))
+    os.environ["OMP_NUM_THREADS"] = str(threads)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -140,19 +160,30 @@ def _launch(folder: RunFolder, world: int) -> int:
     return 0
 
 
-def _explain(folder: RunFolder, failed: ChildFailedError) -> int:
-    """Says why the run ended: the first rank that left word, a user's mistake before a crash."""
+def first_word(folder: RunFolder, ranks: Iterable[int]) -> tuple[int, str, int] | None:
+    """Code, message and rank of the first failure that left word, a user's mistake before a crash.
+
+    The first is the cause; what the other ranks say then is that a neighbour is gone.
+    """
     left = [
         (json.loads(folder.error(rank).read_text()), folder.error(rank).stat().st_mtime, rank)
-        for rank in failed.failures
+        for rank in ranks
         if folder.error(rank).is_file()
     ]
-    if left:
-        record, _, rank = min(left, key=lambda item: (-item[0]["code"], item[1]))
-        sys.stderr.write(f"error: {record['message']}\n")
-        if record["code"] == EXIT_RUN_FAILED:
+    if not left:
+        return None
+    record, _, rank = min(left, key=lambda item: (-item[0]["code"], item[1]))
+    return int(record["code"]), str(record["message"]), rank
+
+
+def _explain(folder: RunFolder, failed: ChildFailedError) -> int:
+    """Says why the run ended; returns its exit code."""
+    if (word := first_word(folder, failed.failures)) is not None:
+        code, message, rank = word
+        sys.stderr.write(f"error: {message}\n")
+        if code == EXIT_RUN_FAILED:
             sys.stderr.write(f"rank {rank} failed; its log is {folder.log(rank)}\n")
-        return int(record["code"])
+        return code
     rank, failure = failed.get_first_failure()
     if failure.exitcode in (130, 143):
         return failure.exitcode

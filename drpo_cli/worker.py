@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import traceback
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, TextIO
@@ -24,7 +23,11 @@ def main(folder: RunFolder) -> int:
     rank = int(os.environ["RANK"])
     screen = _send_output_to(folder.log(rank))
     _die_with_launcher()
-    sys.excepthook = partial(_record_crash, folder, rank)
+    with _Recorder(folder, rank):
+        return _run(folder, rank, screen)
+
+
+def _run(folder: RunFolder, rank: int, screen: TextIO) -> int:
     try:
         from drpo_cli.loop import run
 
@@ -41,20 +44,32 @@ def main(folder: RunFolder) -> int:
     return EXIT_USER_ERROR
 
 
-def _record_crash(
-    folder: RunFolder,
-    rank: int,
-    kind: type[BaseException],
-    error: BaseException,
-    trace: TracebackType | None,
-) -> None:
-    message = "".join(traceback.format_exception(kind, error, trace))
-    sys.stderr.write(message)
-    folder.record_error(rank, EXIT_RUN_FAILED, message)
-    _leave(EXIT_RUN_FAILED)
+class _Recorder:
+    """Leaves word of a crash, and leaves: whoever called `main` has nothing to add."""
+
+    def __init__(self, folder: RunFolder, rank: int):
+        self.folder = folder
+        self.rank = rank
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            return
+        message = "".join(traceback.format_exception(kind, error, trace))
+        sys.stderr.write(message)
+        self.folder.record_error(self.rank, EXIT_RUN_FAILED, message)
+        leave(EXIT_RUN_FAILED)
 
 
-def _leave(code: int) -> NoReturn:
+def leave(code: int) -> NoReturn:
+    """Ends this process at once."""
     # An engine's leftover threads must not turn a finished run into a crash at exit.
     sys.stdout.flush()
     sys.stderr.flush()
@@ -79,4 +94,4 @@ def _die_with_launcher() -> None:
 
 
 if __name__ == "__main__":
-    _leave(main(RunFolder(Path(sys.argv[1]))))
+    leave(main(RunFolder(Path(sys.argv[1]))))

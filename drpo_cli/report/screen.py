@@ -71,7 +71,7 @@ class PlainScreen:
 
     def step(self, step: int, metrics: Mapping[str, Any], samples: list[tuple[str, str]]) -> None:
         """See `Screen.step`."""
-        values = "  ".join(f"{label} {_number(metrics[key])}" for key, label in PLAIN)
+        values = "  ".join(f"{label} {_number(metrics.get(key))}" for key, label in PLAIN)
         held_out = f"  held-out {metrics['held_out']:.3f}" if "held_out" in metrics else ""
         seconds = metrics["seconds"]["step"]
         self.message(f"step {step}/{self.steps}  {values}{held_out}  {seconds:.1f} s")
@@ -113,7 +113,7 @@ class LiveScreen:
             self.held_out.append(metrics["held_out"])
         table = Table.grid(padding=(0, 2), expand=True)
         for key, label in PLAIN:
-            table.add_row(label, _number(metrics[key]))
+            table.add_row(label, _number(metrics.get(key)))
         if self.held_out:
             trail = " → ".join(f"{value:.1%}" for value in self.held_out[-5:])
             table.add_row("held-out", trail)
@@ -137,5 +137,7 @@ def _phases(seconds: Mapping[str, float]) -> str:
     return f"{seconds['step']:.2f}: " + ", ".join(parts)
 
 
-def _number(value: float) -> str:
+def _number(value: float | None) -> str:
+    if value is None:  # a step in which no token was trained on has none of the tokens' metrics
+        return "–"
     return f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:.3f}"

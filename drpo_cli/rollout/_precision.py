@@ -3,7 +3,7 @@
 Rounded weights are spelt out again before they go into the engine. An output channel w is stored
 as round(w / s) with a scale of its own, s = max |w| / the largest value of the format. Weight-only
 engines dequantise before they multiply, so computing with the rounded weights gives their log μ.
-Embeddings, head and norms stay whole, as they do there.
+Embeddings, head, norms and a mixture's router stay whole, as they do there.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 LARGEST = {"int8": 127.0, "fp8": torch.finfo(torch.float8_e4m3fn).max}
-WHOLE = ("embed", "lm_head", "norm")
+WHOLE = ("embed", "lm_head", "norm", ".gate.")
 
 
 @dataclass(frozen=True)

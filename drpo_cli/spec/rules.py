@@ -203,4 +203,9 @@ ERRORS: tuple[Rule, ...] = (
     template_has_prompt,
     *rules_train.RULES,
 )
-WARNINGS: tuple[Rule, ...] = (trust_region_bites, reuse_is_bounded, final_rate_is_used)
+WARNINGS: tuple[Rule, ...] = (
+    trust_region_bites,
+    reuse_is_bounded,
+    final_rate_is_used,
+    *rules_train.DOUBTS,
+)

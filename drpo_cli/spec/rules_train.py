@@ -117,6 +117,18 @@ def warmup_leaves_steps(spec: Spec) -> Iterator[Problem]:
         )
 
 
+def equal_rewards_teach_a_critic(spec: Spec) -> Iterator[Problem]:
+    assert isinstance(spec.rollout.config, RolloutSettings)
+    if spec.rollout.config.dynamic_sampling_rounds and _token_level(spec.advantage):
+        yield Problem(
+            ("rollout", "dynamic_sampling_rounds"),
+            f"drops groups whose rewards are all equal, from which advantage "
+            f"{spec.advantage.type!r} does learn: its baseline is the critic, not the group",
+            also=(ADVANTAGE,),
+        )
+
+
+DOUBTS = (equal_rewards_teach_a_critic,)
 RULES = (
     one_advantage_a_response,
     critic_where_needed,

@@ -10,15 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from drpo_cli import plugins
 from drpo_cli.checkpoint import Checkpoints
+from drpo_cli.collect import collect, sampling_metrics
+from drpo_cli.credit import credited
 from drpo_cli.dist import World
 from drpo_cli.errors import UserError
+from drpo_cli.settings import CriticSettings
+from drpo_cli.trainer.critic import whitened
 from drpo_cli.trainer.pack import Sample
+from drpo_cli.types import Group, Scores
 from support.models import tokenizer
 from support.training import (
     STEADY,
     caught_gradients,
     critic_state,
+    groups_of,
     moments,
     open_trainer,
     weights,
@@ -94,3 +101,45 @@ def load_refused(here: World, model: Path, checkpoint: Path) -> str:
     except UserError as error:
         return str(error)
     return "loaded"
+
+
+def collected(
+    here: World, scores: Sequence[Sequence[Sequence[Sequence[float]]]], further_rounds: int
+) -> dict[str, Any]:
+    """Dynamic sampling of groups with these scores: `scores[rank][round][prompt][sample]`."""
+
+    def draw(round_: int) -> tuple[list[Group], list[Scores]]:
+        return groups_of(scores[here.rank][round_], seed=round_)
+
+    found = collect(draw, further_rounds, here)
+    return {
+        "ids": [group.prompt.id for group in found.groups_P],
+        "scores": [score.total_G for score in found.scores_P],
+        "drawn": [group.prompt.id for group in found.drawn],
+        **sampling_metrics(found, found.scores_P, here),
+    }
+
+
+def credit(
+    here: World, advantage: str, scores: Sequence[Sequence[Sequence[float]]]
+) -> list[list[float]]:
+    """The advantages of this rank's responses, from its scores: `scores[rank][prompt][sample]`."""
+    config = plugins.load("advantages", advantage).Config()
+    groups_P, scores_P = groups_of(scores[here.rank], seed=here.rank)
+    chosen = plugins.Selected("advantages", advantage, config)
+    return [list(s.advantages) for s in credited(groups_P, scores_P, chosen, None, here)]
+
+
+def judged(
+    here: World, model: Path, share: Sequence[Sequence[Sample]], **settings: Any
+) -> dict[str, Any]:
+    """What a critic makes of this rank's share, before and after an update on it."""
+    samples = share[here.rank]
+    critic = open_trainer(model, here, critic=CriticSettings(learning_rate=1e-2), **settings).critic
+    assert critic is not None
+    return {
+        "losses": [critic.update(samples), critic.update(samples)],
+        "values": critic.values(samples),
+        "explained": critic.explained_variance(samples),
+        "whitened": whitened([sample.advantages for sample in samples], here),
+    }

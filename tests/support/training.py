@@ -22,6 +22,10 @@ from drpo_cli.trainer.model import Policy, load_policy, load_reference, load_val
 from drpo_cli.trainer.pack import Sample
 from drpo_cli.trainer.step import Objective, Trainer
 from drpo_cli.trainer.terms import Reference
+from drpo_cli.types import Group, Prompt, Rollout, Scores
+from support.models import samples
+
+Groups = list[Group]
 
 CHUNK = 5  # tokens whose log-probs are computed at once: less than any test's micro-batch
 STEADY = 1e-3
@@ -80,9 +84,20 @@ def valued(batch: Sequence[Sample], seed: int = 0) -> list[Sample]:
     def column(sample: Sample) -> tuple[float, ...]:
         return tuple(rng.uniform(-1, 1) for _ in sample.response_ids)
 
-    return [
-        replace(s, advantages=column(s), values=column(s), returns=column(s)) for s in batch
-    ]
+    return [replace(s, advantages=column(s), values=column(s), returns=column(s)) for s in batch]
+
+
+def groups_of(scores_PG: Sequence[Sequence[float]], seed: int = 0) -> tuple[Groups, list[Scores]]:
+    """A group for each row of scores, of random responses of 1 to 6 tokens."""
+    rng = random.Random(seed)
+    groups = []
+    for place, scores_G in enumerate(scores_PG):
+        lengths = [(3, rng.randint(1, 6)) for _ in scores_G]
+        batch = samples(lengths, rng.randrange(2**30))
+        prompt = Prompt(f"{seed}-{place}", "", batch[0].prompt_ids, None, {})
+        rollouts = [Rollout(s.response_ids, s.old_logps, "", False) for s in batch]
+        groups.append(Group(prompt, tuple(rollouts)))
+    return groups, [Scores(tuple(scores_G), {}) for scores_G in scores_PG]
 
 
 class ByHand(NamedTuple):

@@ -60,9 +60,7 @@ def reduced(kind: str, seen: list[ByHand]) -> Tensor:
 @each
 def test_the_gradient_is_that_of_the_loss_by_hand(folder: Path, kind: dict[str, Any]) -> None:
     batch = samples(LENGTHS)
-    expected, loss = gradients_by_hand(
-        folder, batch, lambda seen: reduced(kind["reduction"], seen)
-    )
+    expected, loss = gradients_by_hand(folder, batch, lambda seen: reduced(kind["reduction"], seen))
     norm = float(torch.stack([gradient.norm() for gradient in expected.values()]).norm())
     with world() as here:
         trainer = open_trainer(

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy
 
-from drpo_cli.settings import ReferenceSettings
+from drpo_cli.settings import ModelSettings, ReferenceSettings
 from drpo_cli.trainer import model, terms
+from drpo_cli.trainer.batches import replay
 from drpo_cli.trainer.pack import Sample
 from support.models import samples, tiny_model, world
 from support.training import (
@@ -174,8 +175,24 @@ def test_the_reference_stays_while_the_policy_leaves_it(folder: Path) -> None:
         assert furthest(before, weights(reference)) == 0
         assert furthest(before, weights(trainer.policy)) > 1e-3
     assert kl[0] == 0 < kl[1] and kl[2] > 1e-3
-    assert not any(weight.requires_grad or weight.grad is not None for weight in
-                   reference.parameters())
+    assert not any(
+        weight.requires_grad or weight.grad is not None for weight in reference.parameters()
+    )
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gemma3", "qwen3_moe"])
+def test_a_reference_held_in_bfloat16_is_the_policy_computed_in_it(
+    tmp_path: Path, kind: str
+) -> None:
+    """The policy's master weights are float32; a divergence of rounding would pull at it."""
+    settings = ModelSettings(path=str(tiny_model(tmp_path, kind)), dtype="bfloat16")
+    batch = samples([*LENGTHS, (40, 30)])
+    with world() as here:
+        policy = model.load_policy(settings, 1.0, 5, False, here)
+        reference = model.load_reference(settings, 1.0, 5, here)
+        assert {weight.dtype for weight in reference.parameters()} == {torch.bfloat16}
+        ours, frozen = (torch.cat(replay(each, batch, 50, here)) for each in (policy, reference))
+    assert torch.equal(ours, frozen)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +208,9 @@ def test_only_a_reference_on_a_gpu_is_offloaded(
 ) -> None:
     asked: list[OffloadPolicy] = []
     monkeypatch.setattr(
-        model, "fully_shard", lambda _, mesh, mp_policy, offload_policy: asked.append(offload_policy)
+        model,
+        "fully_shard",
+        lambda _, mesh, mp_policy, offload_policy: asked.append(offload_policy),
     )
     here: Any = SimpleNamespace(device=torch.device(device), mesh=None)
     layers: Any = SimpleNamespace(layers=[1, 2])

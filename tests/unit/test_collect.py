@@ -1,0 +1,67 @@
+"""Dynamic sampling: which groups a step trains on, and what that cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from drpo_cli.collect import teaches
+from drpo_cli.types import Scores
+from support import jobs
+from support.models import world
+
+Rounds = Sequence[Sequence[Sequence[float]]]
+MIXED, ALL_RIGHT, ALL_WRONG = [1.0, 0.0], [1.0, 1.0], [0.0, 0.0]
+
+
+def collected(rounds: Rounds, further: int) -> dict[str, Any]:
+    with world() as here:
+        return jobs.collected(here, [rounds], further)
+
+
+def test_a_group_teaches_where_its_totals_differ() -> None:
+    assert teaches(Scores((0.5, 0.5, 0.25), {}))
+    assert not teaches(Scores((0.5, 0.5), {})) and not teaches(Scores((0.5,), {}))
+
+
+def test_off_a_step_is_one_batch_whatever_its_scores() -> None:
+    found = collected([[ALL_WRONG, MIXED, ALL_RIGHT]], 0)
+    assert found["ids"] == found["drawn"] == ["0-0", "0-1", "0-2"]
+    assert (found["sampling_rounds"], found["dropped_groups"], found["missing_groups"]) == (1, 0, 2)
+
+
+def test_a_batch_that_teaches_throughout_is_not_sampled_again() -> None:
+    found = collected([[MIXED, MIXED]], 3)
+    assert found["ids"] == ["0-0", "0-1"]
+    assert (found["sampling_rounds"], found["dropped_groups"], found["missing_groups"]) == (1, 0, 0)
+
+
+def test_groups_of_equal_scores_are_replaced_in_order() -> None:
+    rounds = [[ALL_WRONG, MIXED, ALL_RIGHT], [ALL_RIGHT, MIXED, ALL_WRONG], [MIXED, MIXED, MIXED]]
+    found = collected(rounds, 5)
+    assert found["ids"] == ["0-1", "1-1", "2-0"]
+    assert found["scores"] == [(1.0, 0.0)] * 3
+    assert found["drawn"] == [f"{round_}-{place}" for round_ in range(3) for place in range(3)]
+    assert (found["sampling_rounds"], found["dropped_groups"], found["missing_groups"]) == (3, 6, 0)
+
+
+@pytest.mark.parametrize("further", [1, 2])
+def test_a_spent_budget_is_filled_with_what_was_dropped_first(further: int) -> None:
+    rounds = [[ALL_WRONG, MIXED, ALL_RIGHT]] + [[ALL_RIGHT] * 3] * further
+    found = collected(rounds, further)
+    assert found["ids"] == ["0-1", "0-0", "0-2"]
+    assert found["scores"] == [(1.0, 0.0), (0.0, 0.0), (1.0, 1.0)]
+    assert found["sampling_rounds"] == 1 + further
+    assert (found["dropped_groups"], found["missing_groups"]) == (3 * further, 2)
+
+
+def test_the_scores_stay_with_their_groups() -> None:
+    """The score of a group tells its place: round + place / 10."""
+    rounds = [[[r + p / 10, 9.0 * (p % 2) + r + p / 10] for p in range(4)] for r in range(3)]
+    found = collected(rounds, 2)
+    for name, (score, _) in zip(found["ids"], found["scores"], strict=True):
+        round_, place = map(int, name.split("-"))
+        assert score == round_ + place / 10
+    assert found["ids"] == ["0-1", "0-3", "1-1", "1-3"]

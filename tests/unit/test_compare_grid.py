@@ -1,0 +1,143 @@
+"""What a command line asks for: axes, seeds, cells, and what is said of a wrong one."""
+
+from __future__ import annotations
+
+import pytest
+
+from drpo_cli.compare.grid import Cell, cells, run_name
+from drpo_cli.compare.request import Axis, axes, seeds, spelled, split
+from drpo_cli.errors import UserError
+from drpo_cli.spec.overrides import parse_value
+
+
+def grid(*vary: str) -> list[Cell]:
+    return list(cells(axes(vary)))
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("a,b", ["a", "b"]),
+        (" a , b ", ["a", "b"]),
+        ("[0.9, 0.99],[0.9, 0.95]", ["[0.9, 0.99]", "[0.9, 0.95]"]),
+        ('"a,b",c', ['"a,b"', "c"]),
+        ("x:o={a=1, b=[2,3]},y", ["x:o={a=1, b=[2,3]}", "y"]),
+        ("a,", ["a", ""]),
+    ],
+)
+def test_values_split_at_commas_outside_brackets_and_quotes(text, parts):
+    assert split(text) == parts
+
+
+@pytest.mark.parametrize("value", [1e-3, 5, True, "drpo", "5", "true", [0.9, 0.99], {"a": "b,c"}])
+def test_a_spelled_value_is_read_back(value):
+    assert parse_value(spelled(value)) == value
+
+
+def test_axes_have_one_spelling():
+    assert axes(["train.learning_rate=1e-3, 0.0005", "objective=drpo:delta=0.20,dppo"]) == (
+        Axis("train.learning_rate", ("0.001", "0.0005")),
+        Axis("objective", ("drpo:delta=0.2", "dppo")),
+    )
+
+
+@pytest.mark.parametrize(
+    ("vary", "said"),
+    [
+        ([], "--vary: is missing"),
+        (["objective"], "--vary objective: is no axis; write section.key=value,value"),
+        (["objective="], "has an empty value"),
+        (["train.learning_rate=1e-3,,2e-3"], "has an empty value"),
+        (["train.learning_rate=1e-3,0.001"], "names 0.001 twice"),
+        (["run.steps=1,2", "run.steps=3"], "--vary run.steps: is given twice"),
+        (["run.seed=1,2"], "cannot be varied; give --seeds"),
+        (["run.folder=a,b"], "cannot be varied; give --out"),
+        (["objective=:delta=0.2"], "names no objective"),
+    ],
+)
+def test_a_wrong_axis_is_refused(vary, said):
+    with pytest.raises(UserError) as caught:
+        axes(vary)
+    assert said in str(caught.value)
+
+
+def test_seeds():
+    assert seeds("0-4") == (0, 1, 2, 3, 4)
+    assert seeds("7, 0-1") == (7, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "'' is no seed"),
+        ("a", "'a' is no seed"),
+        ("-1", "'-1' is no seed"),
+        ("3-1", "goes down; write 1-3"),
+        ("0-2,1", "names seed 1 twice"),
+        ("4294967296", "is too high"),
+        ("0-40000", "over 10,000 seeds"),
+    ],
+)
+def test_wrong_seeds_are_refused(text, said):
+    with pytest.raises(UserError) as caught:
+        seeds(text)
+    assert said in str(caught.value)
+
+
+def test_cells_are_the_product_with_whole_sections_first():
+    found = grid("train.learning_rate=1e-3,5e-4", "objective=drpo:delta=0.2,./mine.py:loss")
+    assert [cell.label for cell in found] == [
+        "learning_rate=0.001, drpo:delta=0.2",
+        "learning_rate=0.001, ./mine.py:loss",
+        "learning_rate=0.0005, drpo:delta=0.2",
+        "learning_rate=0.0005, ./mine.py:loss",
+    ]
+    assert found[0].overrides == (
+        'objective={"type" = "drpo", "delta" = 0.2}',
+        "train.learning_rate=0.001",
+    )
+    assert found[0].value("objective") == "drpo:delta=0.2"
+
+
+def test_an_engine_keeps_the_rest_of_the_rollout_section():
+    (cell,) = grid("rollout=transformers:max_sequences=4")
+    assert cell.overrides == ('rollout.engine="transformers"', "rollout.max_sequences=4")
+
+
+def test_a_preset_sets_sections_whole_and_other_keys_one_by_one():
+    (cell,) = grid("objective=dapo")
+    set_here = dict(override.split("=", 1) for override in cell.overrides)
+    assert set_here["objective"].startswith('{"type" = "ppo_clip"')
+    assert set_here["advantage"] == '{"type" = "group_norm"}'
+    assert set_here["train.reduction"] == '"token_mean"'
+    assert set_here["rollout.dynamic_sampling_rounds"] == "4"
+    assert "rollout" not in set_here
+
+
+def test_a_plugin_comes_before_a_preset_of_its_name():
+    (cell,) = grid("objective=cispo")
+    assert cell.overrides == ('objective={"type" = "cispo"}',)
+
+
+def test_a_preset_takes_no_options_and_clashes_with_what_it_sets():
+    with pytest.raises(UserError, match="grpo is a preset and takes no options"):
+        grid("objective=grpo:epsilon_low=0.1")
+    with pytest.raises(UserError, match=r"sets advantage, and so does --vary advantage"):
+        grid("objective=drpo,grpo", "advantage=rloo,group_mean")
+
+
+def test_names_stay_as_the_grid_grows_and_suit_any_file_system():
+    small = grid("objective=drpo:delta=0.2", "train.learning_rate=1e-3")
+    large = grid("objective=spo,drpo:delta=0.2", "train.learning_rate=5e-4,1e-3")
+    assert run_name(small[0], 3) == "drpo_delta0.2-learning_rate0.001-seed3"
+    assert small[0].name in {cell.name for cell in large}
+    odd = grid("objective=./mine.py:loss,../mine.py:loss", "model.path=/a/b," + "x" * 300)
+    names = [cell.name for cell in odd]
+    assert len(set(names)) == 4
+    assert all(len(name) < 140 and not set(name) & set("/ :=") for name in names)
+    assert all(name[0].isalnum() for name in names)
+
+
+def test_keys_that_end_alike_keep_their_section():
+    (cell,) = grid("rollout.temperature=1.0", "eval.temperature=0.6")
+    assert cell.label == "rollout.temperature=1.0, eval.temperature=0.6"

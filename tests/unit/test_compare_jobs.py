@@ -1,0 +1,124 @@
+"""Every cell is checked before anything runs, and belongs to one folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from drpo_cli.compare import jobs
+from drpo_cli.compare.grid import cells
+from drpo_cli.compare.request import axes
+from drpo_cli.errors import UserError
+from drpo_cli.spec import SpecError, dump
+from support.specs import BUILT_IN, write
+
+
+def specs(folder: Path, *vary: str, set_: tuple[str, ...] = (), world: int = 1) -> list:
+    (folder / "rows.jsonl").write_text('{"question": "1+1", "target": "2"}\n')
+    return jobs.specs(write(folder, BUILT_IN), set_, cells(axes(vary)), world)
+
+
+def refused(folder: Path, *vary: str, set_: tuple[str, ...] = (), world: int = 1) -> str:
+    with pytest.raises(UserError) as caught:
+        specs(folder, *vary, set_=set_, world=world)
+    return str(caught.value)
+
+
+def test_each_cell_gets_its_spec(tmp_path):
+    found = specs(tmp_path, "objective=drpo:delta=0.3,spo", "run.steps=5,6", set_=("model.path=m",))
+    assert [(s.objective.type, s.run.steps, s.model.path) for s in found] == [
+        ("drpo", 5, "m"), ("drpo", 6, "m"), ("spo", 5, "m"), ("spo", 6, "m"),
+    ]  # fmt: skip
+    assert found[0].objective.config.delta == 0.3
+
+
+def test_all_problems_come_at_once_each_under_its_cell(tmp_path):
+    lines = refused(
+        tmp_path, "objective=drpo:delta=-1,drop", "train.learning_rate=1e-3,-1"
+    ).splitlines()
+    assert len([line for line in lines if line.startswith("drop, learning_rate=0.001: ")]) == 1
+    assert any("drpo:delta=-1, learning_rate=-1: --set train.learning_rate" in x for x in lines)
+    assert len(lines) == 6
+
+
+def test_what_is_wrong_everywhere_is_said_once(tmp_path):
+    message = refused(tmp_path, "objective=drpo,spo", set_=("train.betas=3",))
+    assert message.startswith("--set train.betas=3")
+    assert len(message.splitlines()) == 1
+
+
+def test_the_arithmetic_of_every_cell_is_checked(tmp_path):
+    message = refused(
+        tmp_path, "rollout.prompts_per_step=8,9", set_=("train.updates_per_rollout=1",), world=2
+    )
+    assert message.startswith("prompts_per_step=9: ") and "2 processes cannot share" in message
+
+
+@pytest.mark.parametrize(
+    ("vary", "said"),
+    [
+        ("eval.problems=10,20", "eval.problems (10 and 20)"),
+        ("eval.every=5,10", "eval.every"),
+        ("reward[0].weight=1,2", "reward"),
+        ("data[0].digits=2,3", "differ in what they are evaluated on: data;"),
+        ("data[0].digits=2,3", "[[eval.data]]"),
+        ("rollout.temperature=0.7,1.0", "set eval.temperature, which otherwise follow"),
+        ("rollout.max_new_tokens=8,16", "set eval.max_new_tokens"),
+        ('rollout.stop=["a"],["b"]', "rollout.stop"),
+    ],
+)
+def test_runs_that_are_evaluated_differently_are_refused(tmp_path, vary, said):
+    message = refused(tmp_path, vary)
+    assert said in message
+    assert "a comparison of runs on different evaluation sets" in message
+
+
+@pytest.mark.parametrize(
+    "vary",
+    [
+        "rollout.samples_per_prompt=4,8",
+        "model.path=one,two",
+        "run.steps=5,10",
+        "advantage=group_mean,rloo",
+    ],
+)
+def test_what_changes_only_training_may_vary(tmp_path, vary):
+    assert len(specs(tmp_path, vary)) == 2
+
+
+def test_training_may_vary_once_evaluation_is_pinned(tmp_path):
+    pinned = ("eval.temperature=1.0", "eval.max_new_tokens=8")
+    vary = ("rollout.temperature=0.7,1.0", "rollout.max_new_tokens=8,16")
+    assert len(specs(tmp_path, *vary, set_=pinned)) == 4
+    skips = (*pinned, 'data[1].too_long="skip"')
+    assert "room for the prompt" in refused(tmp_path, vary[1], set_=skips)
+
+
+def test_jobs_go_seed_by_seed_into_folders_of_their_own(tmp_path):
+    chosen = cells(axes(["objective=drpo,spo"]))
+    found = jobs.jobs(chosen, specs(tmp_path, "objective=drpo,spo"), (3, 4), tmp_path / "out")
+    assert [(job.cell.label, job.seed) for job in found] == [
+        ("drpo", 3), ("spo", 3), ("drpo", 4), ("spo", 4),
+    ]  # fmt: skip
+    assert found[0].spec.run.seed == 3
+    assert found[0].folder.path == tmp_path / "out" / "drpo-seed3"
+    assert found[0].spec.run.folder / found[0].spec.run.name == found[0].folder.path
+
+
+def test_a_folder_of_the_same_spec_is_taken_up_and_of_another_is_not(tmp_path):
+    chosen = cells(axes(["objective=drpo,spo"]))
+    (job, *_) = jobs.jobs(chosen, specs(tmp_path, "objective=drpo,spo"), (0,), tmp_path / "out")
+    job.folder.path.mkdir(parents=True)
+    job.folder.spec.write_text(dump(job.spec))
+    again = specs(tmp_path, "objective=drpo,spo")
+    assert len(jobs.jobs(chosen, again, (0, 1), tmp_path / "out")) == 4
+    changed = specs(tmp_path, "objective=drpo,spo", set_=("train.warmup_updates=3",))
+    with pytest.raises(SpecError) as caught:
+        jobs.jobs(chosen, changed, (0,), tmp_path / "out")
+    message = str(caught.value)
+    assert "train.warmup_updates is 0 there, 3 here" in message
+    assert "give --out another folder" in message
+    job.folder.spec.write_text("[run]\n")
+    with pytest.raises(SpecError, match=r"its spec\.toml does not load"):
+        jobs.jobs(chosen, again, (0,), tmp_path / "out")

@@ -1,0 +1,206 @@
+"""A grid's runs as they lie on disk → states, results, tables, page and figures."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from drpo_cli.compare import files, jobs, runner, screen, tables
+from drpo_cli.compare.grid import cells
+from drpo_cli.compare.jobs import Job
+from drpo_cli.compare.report import Report, build
+from drpo_cli.compare.request import axes
+from drpo_cli.compare.results import result
+from drpo_cli.compare.state import State, on_disk
+from drpo_cli.compare.summaries import baseline
+from drpo_cli.errors import UserError
+from drpo_cli.report.records import Records
+from drpo_cli.spec import dump
+from support.specs import BUILT_IN, write
+
+VARY = ("objective=drpo:delta=0.2,spo,none", "train.learning_rate=1e-3,5e-4")
+DONE = State("finished")
+
+
+def grid(folder: Path, *vary: str, seeds: tuple[int, ...] = (0, 1, 2)) -> list[Job]:
+    (folder / "rows.jsonl").write_text('{"question": "1+1", "target": "2"}\n')
+    chosen = cells(axes(vary))
+    specs = jobs.specs(write(folder, BUILT_IN), ["run.steps=10"], chosen, 1)
+    return jobs.jobs(chosen, specs, seeds, folder / "out")
+
+
+def record(job: Job, *scores: float | None, **last: object) -> None:
+    """Metrics of a run evaluated every five steps."""
+    job.folder.path.mkdir(parents=True, exist_ok=True)
+    for i, score in enumerate(scores):
+        own = last if i == len(scores) - 1 else {}
+        Records(job.folder.metrics).append({"step": 5 * i, "held_out": score, **own})
+
+
+def finished(folder: Path, *vary: str, seeds: tuple[int, ...] = (0, 1, 2)) -> dict[Job, State]:
+    found = grid(folder, *vary, seeds=seeds)
+    for i, job in enumerate(found):
+        record(job, 0.2, 0.3 + 0.01 * i, 0.4 + 0.02 * (i % 5))
+    return dict.fromkeys(found, DONE)
+
+
+def report(states: dict[Job, State], *vary: str, target: float | None = None) -> Report:
+    asked = axes(vary)
+    return build("grid", "drpo compare <run.toml>", asked, states, baseline(None, asked), target)
+
+
+def test_a_folder_says_how_far_its_run_is(tmp_path):
+    (job,) = grid(tmp_path, "objective=drpo", seeds=(0,))
+    assert on_disk(job).status == "not started"
+    job.folder.path.mkdir(parents=True)
+    job.folder.spec.write_text(dump(job.spec))
+    assert on_disk(job).status == "unfinished"
+    saved = job.folder.checkpoints / "step-000010"
+    saved.mkdir(parents=True)
+    (saved / "complete.json").write_text('{"step": 5}')
+    assert on_disk(job).status == "unfinished"
+    (saved / "complete.json").write_text('{"step": 10}')
+    record(job, 0.1, 0.1)
+    assert on_disk(job).status == "failed" and "remove" in on_disk(job).reason
+    Records(job.folder.metrics).append({"step": 10, "held_out": 0.2})
+    assert on_disk(job) == DONE
+
+
+@pytest.mark.parametrize(
+    ("state", "scores", "last", "collapsed"),
+    [
+        (DONE, (0.2, 0.6, 0.31), {}, False),
+        (DONE, (0.2, 0.6, 0.29), {}, True),
+        (DONE, (0.6, 0.4, 0.29), {}, True),  # the untrained model counts
+        (DONE, (0.2, 0.3, 0.3), {"skipped_updates": 4}, True),
+        (DONE, (0.2, 0.3, 0.3), {"skipped_updates": 3}, False),
+        (State("unfinished"), (0.2, 0.6, 0.1), {}, None),
+        (State("failed", "the disk is full"), (0.2, 0.6), {}, None),
+        (State("failed", "mean |log π − log μ| is nan, the noise floor"), (0.2,), {}, True),
+    ],
+)
+def test_what_counts_as_a_collapse(tmp_path, state, scores, last, collapsed):
+    (job,) = grid(tmp_path, "objective=drpo", seeds=(0,))
+    record(job, *scores, **last)
+    assert result(job, state).collapsed is collapsed
+
+
+def test_runs_on_other_problems_are_not_compared(tmp_path):
+    one, other = found = grid(tmp_path, "objective=drpo,spo", seeds=(0,))
+    for job in found:
+        Records(job.folder.metrics).path.parent.mkdir(parents=True)
+    Records(one.folder.metrics).append({"step": 0, "held_out": 0.2, "held_out_set": "a"})
+    Records(other.folder.metrics).append({"step": 0, "held_out": 0.2, "held_out_set": "b"})
+    with pytest.raises(UserError, match="were scored on different held-out problems"):
+        report(dict.fromkeys(found, DONE), "objective=drpo,spo")
+
+
+def test_json_holds_every_run_and_cell(tmp_path):
+    states = finished(tmp_path, *VARY)
+    broken = list(states)[1]
+    states[broken] = State("failed", "the <disk> is full")
+    files.write(report(states, *VARY, target=0.45), tmp_path)
+    found = json.loads((tmp_path / "compare.json").read_text())
+    assert found["axes"]["objective"] == ["drpo:delta=0.2", "spo", "none"]
+    assert len(found["runs"]) == 18 and len(found["cells"]) == 6
+    assert found["runs"][1]["reason"] == "the <disk> is full"
+    assert "final" not in found["runs"][1]
+    first = found["runs"][0]
+    assert (first["final"], first["best_step"], first["steps_to_target"]) == (0.4, 10, None)
+    assert first["area"] == pytest.approx((0.25 * 5 + 0.35 * 5) / 10)
+    assert found["cells"][0]["point"] == {"objective": "drpo:delta=0.2", "train.learning_rate":
+                                          "0.001"}  # fmt: skip
+    assert {d["baseline"] for d in found["differences"]} == {
+        "drpo:delta=0.2, learning_rate=0.001", "drpo:delta=0.2, learning_rate=0.0005",
+    }  # fmt: skip
+
+
+def test_the_page_needs_no_script_and_escapes(tmp_path):
+    states = finished(tmp_path, *VARY)
+    states[next(iter(states))] = State("failed", "the <script> is full")
+    files.write(report(states, *VARY), tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    assert "<script" not in text and "the &lt;script&gt; is full" in text
+    assert "default-src 'none'" in text
+    assert text.count("<svg") == 2
+    assert "17 finished, 1 failed" in text
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_figures_follow_the_theme_and_come_as_png_too(tmp_path):
+    files.write(report(finished(tmp_path, *VARY), *VARY), tmp_path)
+    for name in ("curves", "sensitivity"):
+        text = (tmp_path / f"{name}.svg").read_text()
+        assert "currentColor" in text and "#010203" not in text
+        assert "prefers-color-scheme:dark" in text
+        assert "spo" in text
+        assert (tmp_path / f"{name}.png").stat().st_size > 5000
+
+
+def test_sensitivity_needs_a_second_key_of_numbers(tmp_path):
+    vary = ("objective=drpo,spo", "advantage=group_mean,rloo")
+    files.write(report(finished(tmp_path, *vary), *vary), tmp_path)
+    assert (tmp_path / "curves.svg").is_file()
+    assert not (tmp_path / "sensitivity.svg").exists()
+
+
+def test_one_seed_has_no_interval_anywhere_and_it_is_said_why(tmp_path, capsys):
+    found = report(finished(tmp_path, *VARY, seeds=(0,)), *VARY, target=0.4)
+    files.write(found, tmp_path)
+    tables.show(found)
+    shown, table = capsys.readouterr().out, (tmp_path / "table.md").read_text()
+    for text in (shown, table.replace("one seed", "")):
+        assert not re.search(r"\[[-+\d]", text)
+        assert "no interval is printed" in " ".join(text.split())
+    assert "fill-opacity" not in (tmp_path / "curves.svg").read_text()  # no band
+    cells_found = json.loads((tmp_path / "compare.json").read_text())["cells"]
+    assert all(cell["final"]["low"] is None for cell in cells_found)
+
+
+def test_the_table_as_markdown(tmp_path):
+    states = finished(tmp_path, "objective=drpo,spo")
+    states[list(states)[-1]] = State("failed", "a | b")
+    text = tables.markdown(report(states, "objective=drpo,spo", target=0.44))
+    assert "| objective | runs | final | best | area | steps to 44 % | collapsed |" in text
+    (row,) = [line for line in text.splitlines() if line.startswith("| spo | 2 of 3, 1 failed")]
+    assert "44.0 [42.0, 46.0]" in row and "– (1 of 2)" in row
+    assert "| spo | 2 | a \\| b |" in text
+    assert "- best: Highest held-out avg@k" in text
+    assert "Difference from objective=drpo" in text
+
+
+def test_why_a_run_ended(tmp_path):
+    (job,) = grid(tmp_path, "objective=drpo", seeds=(0,))
+    (job.folder.path / "logs").mkdir(parents=True)
+    assert "died with exit code -9 and without a word" in runner.why(job.folder, 1, -9)
+    job.folder.record_error(0, 1, "Traceback (most recent call last):\n  x\nValueError: no\n")
+    assert runner.why(job.folder, 1, 1) == "ValueError: no"
+    job.folder.record_error(1, 2, "the disk\nis full")
+    assert runner.why(job.folder, 2, 1) == "the disk is full"
+
+
+def test_a_line_says_how_a_run_ended(tmp_path, capsys):
+    one, other = grid(tmp_path, "objective=drpo,spo", seeds=(4,))
+    record(one, 0.2, 0.5)
+    with screen.GridScreen(total=5, done=1) as shown:
+        for job, state in ((one, DONE), (other, State("failed", "no")), (one, State("unfinished"))):
+            shown.started(job)
+            shown.ended(job, state)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("2/5  drpo, seed 4: held-out 0.200 → 0.500  (")
+    assert lines[1].startswith("3/5  spo, seed 4: failed: no  (")
+    assert lines[2].startswith("3/5  drpo, seed 4: stopped after step 5")
+
+
+def test_each_slot_gets_its_gpus(monkeypatch):
+    monkeypatch.setattr(runner.dist, "device_type", lambda: "cuda")
+    monkeypatch.setattr(runner.dist, "device_count", lambda: 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert [runner.devices(slot, 2) for slot in range(3)] == ["0,1", "2,3", "0,1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    assert [runner.devices(slot, 1) for slot in range(2)] == ["5", "7"]
+    monkeypatch.setattr(runner.dist, "device_type", lambda: "cpu")
+    assert runner.devices(0, 1) is None

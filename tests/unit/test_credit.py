@@ -1,0 +1,118 @@
+"""From scores to an advantage for every token, with and without a critic."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from drpo_cli import plugins
+from drpo_cli.advantages import gae
+from drpo_cli.credit import credited
+from drpo_cli.plugins import Selected
+from drpo_cli.settings import CriticSettings
+from drpo_cli.trainer.pack import samples_of
+from support.models import tiny_model, world
+from support.training import groups_of, open_trainer
+
+SCORES = [[1.0, 0.0, 0.0], [0.5, 1.0, 0.5], [0.0, 1.0, 1.0]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("model"))
+
+
+def selected(name: str, **options: Any) -> Selected:
+    return Selected("advantages", name, plugins.load("advantages", name).Config(**options))
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("gae_lambda", [0.0, 0.3, 0.95, 1.0])
+@pytest.mark.parametrize("discount", [0.9, 1.0])
+def test_gae_is_its_definition(seed: int, gae_lambda: float, discount: float) -> None:
+    """Σ_l (γ λ)^l δ_{t+l}, summed anew for each token, on random values of random length."""
+    rng = random.Random(seed)
+    lengths = [1, 2, rng.randint(3, 40)]
+    values_G = [[rng.uniform(-2, 2) for _ in range(length)] for length in lengths]
+    scores_G = [rng.uniform(-2, 2) for _ in lengths]
+    config = gae.Config(gae_lambda=gae_lambda, discount=discount)
+    (found_G,) = gae.advantages(config, [scores_G], [values_G])
+    for score, values, found in zip(scores_G, values_G, found_G, strict=True):
+        after = [*values[1:], 0.0]
+        surprises = [discount * b - a for a, b in zip(values, after, strict=True)]
+        surprises[-1] += score
+        expected = [
+            sum((discount * gae_lambda) ** far * surprise for far, surprise in enumerate(rest))
+            for rest in (surprises[t:] for t in range(len(surprises)))
+        ]
+        assert found == pytest.approx(expected, abs=1e-9)
+        if gae_lambda == 1 and discount == 1:
+            assert found == pytest.approx([score - value for value in values])
+        if gae_lambda == 0:
+            assert found == pytest.approx(surprises)
+
+
+def test_an_advantage_of_the_response_is_that_of_each_of_its_tokens() -> None:
+    groups_P, scores_P = groups_of(SCORES)
+    with world() as here:
+        found = credited(groups_P, scores_P, selected("group_mean"), None, here)
+    expected = [score - sum(row) / len(row) for row in SCORES for score in row]
+    rollouts = [rollout for group in groups_P for rollout in group.rollouts_G]
+    for sample, rollout, adv in zip(found, rollouts, expected, strict=True):
+        assert sample.response_ids == rollout.token_ids and sample.old_logps == rollout.logps
+        assert sample.advantages == pytest.approx((adv,) * len(rollout.token_ids))
+        assert sample.values is None and sample.returns is None and sample.kept
+
+
+def test_without_a_critic_there_are_no_token_advantages() -> None:
+    groups_P, scores_P = groups_of(SCORES)
+    with world() as here, pytest.raises(ValueError, match="'gae' without a critic"):
+        credited(groups_P, scores_P, selected("gae"), None, here)
+
+
+def test_no_group_gives_no_sample() -> None:
+    with world() as here:
+        assert credited([], [], selected("group_mean"), None, here) == []
+
+
+@pytest.mark.parametrize("whiten", [False, True])
+def test_a_critic_gives_every_token_values_returns_and_an_advantage(
+    folder: Path, whiten: bool
+) -> None:
+    groups_P, scores_P = groups_of(SCORES)
+    options: dict[str, Any] = {"gae_lambda": 0.9, "discount": 0.95}
+    with world() as here:
+        settings = CriticSettings(learning_rate=1e-2, whiten=whiten)
+        trainer = open_trainer(folder, here, critic=settings)
+        assert trainer.critic is not None
+        trainer.step(credited(groups_P, scores_P, selected("gae"), trainer.critic, here))
+        found = credited(groups_P, scores_P, selected("gae", **options), trainer.critic, here)
+        values = trainer.critic.values(samples_of(groups_P))
+    assert len({value for row in values for value in row}) > 5
+    raw = []
+    flat = [score for row in SCORES for score in row]
+    for sample, value_R, score in zip(found, values, flat, strict=True):
+        ((adv_R,),) = gae.advantages(gae.Config(**options), [[score]], [[value_R]])
+        assert sample.values == value_R
+        returns = [a + v for a, v in zip(adv_R, value_R, strict=True)]
+        assert sample.returns == pytest.approx(returns)
+        raw.extend(adv_R)
+    shown = torch.tensor([a for sample in found for a in sample.advantages], dtype=torch.float64)
+    raw_R = torch.tensor(raw, dtype=torch.float64)
+    expected = (raw_R - raw_R.mean()) / raw_R.std(correction=0) if whiten else raw_R
+    torch.testing.assert_close(shown, expected, atol=1e-6, rtol=0)
+
+
+def test_a_critic_that_knows_the_return_leaves_no_advantage(folder: Path) -> None:
+    """All responses are worth 0, which is what a new critic says."""
+    groups_P, scores_P = groups_of([[0.0, 0.0], [0.0, 0.0]])
+    with world() as here:
+        trainer = open_trainer(folder, here, critic=CriticSettings())
+        found = credited(groups_P, scores_P, selected("gae"), trainer.critic, here)
+        metrics = trainer.step(found)
+    assert {adv for sample in found for adv in sample.advantages} == {0.0}
+    assert metrics["value_loss"] == 0 and metrics["skipped_updates"] == 0

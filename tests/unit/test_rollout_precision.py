@@ -1,0 +1,197 @@
+"""Rounded weights: how far rounding may go, what it leaves alone, and the sync proof with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from drpo_cli.errors import UserError
+from drpo_cli.rollout import transformers
+from drpo_cli.rollout._groups import EngineContext, Sampling, sample_groups
+from drpo_cli.rollout._precision import Precision, rounded
+from drpo_cli.settings import ModelSettings
+from drpo_cli.sync import CEILING, FLOOR_FACTOR, WeightSync
+from drpo_cli.types import Prompt
+from support.models import samples, tiny_model, tokenizer, world
+from support.training import furthest, open_trainer, weights
+
+PROMPTS = ("12+34=", "7*8=", "the sum of 1", "(2-3)/4=")
+SAMPLING = Sampling(samples=4, max_new_tokens=16, temperature=1.0, seed=1)
+NAME = "model.layers.0.mlp.down_proj.weight"
+ROUNDINGS = ("int8", "fp8")
+each = pytest.mark.parametrize("kind", ROUNDINGS)
+
+
+def matrix(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    scale = 10.0 ** torch.linspace(-4, 2, shape[-2])[:, None]  # channels of different sizes
+    return torch.randn(shape, generator=generator) * scale
+
+
+@pytest.mark.parametrize("shape", [(64, 33), (3, 8, 33)])
+def test_int8_is_within_half_a_step_of_each_channel(shape: tuple[int, ...]) -> None:
+    weight = matrix(*shape)
+    found, step = rounded(NAME, weight, "int8"), weight.abs().amax(-1, keepdim=True) / 127
+    assert found.shape == weight.shape and found.dtype == weight.dtype
+    assert bool(((found - weight).abs() <= step * 0.5001).all())
+    levels = found / step
+    assert bool(((levels - levels.round()).abs() < 1e-3).all())
+    assert len(levels.round().unique()) <= 255
+    assert float((found - weight).abs().max()) > 0
+
+
+@pytest.mark.parametrize("shape", [(64, 33), (3, 8, 33)])
+def test_fp8_is_within_a_sixteenth_of_each_weight(shape: tuple[int, ...]) -> None:
+    """E4M3 has 3 bits of mantissa, and subnormals of 2⁻⁹ below 2⁻⁶; 448 is its largest."""
+    weight = matrix(*shape)
+    found, scale = rounded(NAME, weight, "fp8"), weight.abs().amax(-1, keepdim=True) / 448
+    assert found.shape == weight.shape and found.dtype == weight.dtype
+    bound = torch.maximum(weight.abs() / 16, scale * 2.0**-10)
+    assert bool(((found - weight).abs() <= bound * 1.0001).all())
+    assert float(((found - weight).abs() / weight.abs()).max()) > 0.03
+    assert bool(found.isfinite().all())
+
+
+@each
+def test_the_largest_weight_of_a_channel_stays(kind: str) -> None:
+    weight = matrix(16, 9)
+    place = weight.abs().argmax(-1, keepdim=True)
+    found = rounded(NAME, weight, kind).gather(-1, place)
+    torch.testing.assert_close(found, weight.gather(-1, place), rtol=1e-6, atol=0)
+
+
+@each
+def test_channels_do_not_see_each_other(kind: str) -> None:
+    """The scale is one row's: of a matrix [out, in], and of each expert's in [experts, out, in]."""
+    weight = matrix(4, 6, 10)
+    together = rounded(NAME, weight, kind)
+    for expert, matrix_of_it in enumerate(weight):
+        for row, channel in enumerate(matrix_of_it):
+            assert torch.equal(together[expert, row], rounded(NAME, channel[None], kind)[0])
+
+
+@each
+def test_zeros_stay_zeros(kind: str) -> None:
+    weight = matrix(4, 8)
+    weight[1] = 0.0
+    found = rounded(NAME, weight, kind)
+    assert bool(found.isfinite().all()) and bool((found[1] == 0).all())
+    assert bool((rounded(NAME, torch.zeros(2, 3), kind) == 0).all())
+
+
+@each
+def test_rounding_again_changes_nothing(kind: str) -> None:
+    once = rounded(NAME, matrix(64, 33), kind)
+    torch.testing.assert_close(rounded(NAME, once, kind), once, rtol=1e-6, atol=0)
+
+
+@each
+def test_whole_in_the_engine_is_what_is_no_matrix_of_a_layer(tmp_path: Path, kind: str) -> None:
+    for architecture in ("qwen3_moe", "llama"):
+        folder = tiny_model(tmp_path / architecture, architecture)
+        with world() as here:
+            named = weights(open_trainer(folder, here).policy)
+        same = {n for n, w in named.items() if torch.equal(rounded(n, w, kind), w)}
+        whole = {n for n, w in named.items() if "proj" not in n}
+        assert same == whole
+        assert {"model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"} < whole
+
+
+def test_the_engine_gets_its_own_dtype() -> None:
+    weight = matrix(4, 8)
+    assert Precision("float32", "float32").of(NAME, weight) is weight
+    half = Precision("float32", "bfloat16").of(NAME, weight)
+    assert half.dtype == torch.bfloat16 and torch.equal(half, weight.bfloat16())
+    both = Precision("float32", "bfloat16", "int8").of(NAME, weight)
+    assert torch.equal(both, rounded(NAME, weight, "int8").bfloat16())
+
+
+def test_the_gap_is_judged_by_what_is_coarsest() -> None:
+    assert Precision("float32", "float32").coarsest == "float32"
+    assert Precision("bfloat16", "float32").coarsest == "bfloat16"
+    assert Precision("float32", "bfloat16").coarsest == "bfloat16"
+    assert Precision("float32", "bfloat16", "int8").coarsest == "int8"
+
+
+def prompts() -> list[Prompt]:
+    return [Prompt(text, text, tuple(tokenizer()(text).input_ids), None, {}) for text in PROMPTS]
+
+
+class Losing(transformers.Engine):
+    """An engine that one weight never reaches."""
+
+    lost = ""
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        own = dict(self.model.named_parameters())
+        super().load_weights(
+            (name, own[name].clone() if name == self.lost else weight) for name, weight in weights
+        )
+
+
+def opened(folder: Path, here: Any, precision: Precision, lost: str = "") -> WeightSync:
+    model = ModelSettings(path=str(folder), dtype=precision.rollout)  # type: ignore[arg-type]
+    engine = Losing(transformers.Config(), EngineContext(model, 64, 1))
+    engine.lost = lost
+    return WeightSync(open_trainer(folder, here, learning_rate=1e-2), engine, precision)
+
+
+def gap(sync: WeightSync) -> float:
+    return sync.gap(sample_groups(sync.engine, prompts(), SAMPLING))
+
+
+@each
+@pytest.mark.parametrize("architecture", ["qwen3", "qwen3_moe"])
+def test_the_sync_is_proven_with_rounded_weights(
+    tmp_path: Path, architecture: str, kind: str
+) -> None:
+    folder = tiny_model(tmp_path, architecture)
+    with world() as here:
+        sync = opened(folder, here, Precision("float32", "float32", kind))
+        before = weights(sync.trainer.policy)
+        sync.prove(0, prompts(), SAMPLING)
+        assert furthest(before, weights(sync.trainer.policy)) == 0
+        assert 1e-3 < sync.floor < CEILING[kind]
+        sync.trainer.step(samples([(4, 8)] * 4))
+        stale = gap(sync)
+        sync.push(1)
+        fresh = gap(sync)
+        sync.check(fresh, "after sync 1")
+        assert fresh < stale / 2 and fresh < 3 * sync.floor
+        with pytest.raises(UserError, match="after sync 1 the engine samples from other weights"):
+            sync.check(stale, "after sync 1")
+
+
+@each
+def test_a_lost_weight_shows_through_the_rounding(tmp_path: Path, kind: str) -> None:
+    folder = tiny_model(tmp_path)
+    with world() as here:
+        lost = "model.layers.1.mlp.down_proj.weight"
+        sync = opened(folder, here, Precision("float32", "float32", kind), lost)
+        with pytest.raises(UserError, match="in the rehearsal the engine samples from other"):
+            sync.prove(0, prompts(), SAMPLING)
+
+
+def test_rounding_left_out_is_no_fault_and_rounding_unasked_for_is(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path)
+    plain, int8 = Precision("float32", "float32"), Precision("float32", "float32", "int8")
+    with world() as here:
+        sync = opened(folder, here, int8)
+        sync.prove(0, prompts(), SAMPLING)
+        sync.precision = plain
+        sync.push(1)
+        assert gap(sync) < 1e-5 < sync.floor
+        sync = opened(folder, here, plain)
+        sync.prove(0, prompts(), SAMPLING)
+        assert FLOOR_FACTOR * sync.floor < 1e-3
+        sync.precision = int8
+        sync.push(1)
+        rounding = gap(sync)
+        sync.precision = plain
+        with pytest.raises(UserError, match="after sync 1"):
+            sync.check(rounding, "after sync 1")

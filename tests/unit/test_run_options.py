@@ -1,0 +1,138 @@
+"""Whole runs in this process, on the transformers engine, with what can be switched on."""
+
+from __future__ import annotations
+
+import io
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drpo_cli import loop
+from drpo_cli.report.records import read
+from drpo_cli.run_folder import RunFolder
+from drpo_cli.spec import dump, load
+from support.models import free_port, tiny_model
+
+NEVER = 999  # no token has this id: a model whose end of sequence it is goes on until it is cut
+ENDS = list(range(4, 20))  # a quarter of the tokens: some responses end in time, some do not
+SPEC = """
+[run]
+name = "test"
+steps = 2
+[model]
+path = "model"
+dtype = "float32"
+[[data]]
+type = "arithmetic"
+[rollout]
+engine = "transformers"
+prompts_per_step = 4
+samples_per_prompt = 4
+max_new_tokens = 5
+context_length = 32
+[[reward]]
+type = "./rewards.py:half"
+[train]
+updates_per_rollout = 2
+learning_rate = 1e-3
+[eval]
+every = 1
+problems = 4
+samples_per_prompt = 2
+threshold = 0.5
+"""
+REWARDS = """
+def half(completion):
+    return 0.5
+
+def even(tokens):
+    return float(tokens[0] % 2)
+"""
+EVERYTHING = (
+    "reward[0].type=./rewards.py:even",
+    "advantage.type=gae",
+    "critic.learning_rate=1e-3",
+    "critic.warmup_steps=1",
+    "reference.kl=k3",
+    "train.anchor=trainer",
+    "train.importance_cap=2.0",
+    "train.entropy_bonus=0.01",
+    "train.reduction=fixed_horizon",
+    "train.overlong=soft",
+    "rollout.dynamic_sampling_rounds=2",
+    "rollout.weight_rounding=int8",
+    "run.steps=3",
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with a spec's files, and the launcher's environment; signals as they were after."""
+    (tmp_path / "rewards.py").write_text(REWARDS)
+    (tmp_path / "run.toml").write_text(SPEC)
+    place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    for name, value in {**place, "MASTER_PORT": str(free_port())}.items():
+        monkeypatch.setenv(name, value)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield tmp_path
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def run(folder: Path, name: str, *overrides: str) -> tuple[list[dict[str, Any]], str]:
+    """Starts a run, or goes on with it: everything it recorded, and what it showed."""
+    runs, shown = RunFolder(folder / "runs" / name), io.StringIO()
+    runs.path.mkdir(parents=True, exist_ok=True)
+    runs.versions.write_text("{}")
+    runs.spec.write_text(dump(load(folder / "run.toml", overrides)))
+    assert loop.run(runs, shown) == 0
+    return read(runs.metrics), shown.getvalue()
+
+
+def test_evaluation_scores_truncated_responses_as_the_rewards_do(folder: Path) -> None:
+    tiny_model(folder / "model", eos_token_id=ENDS)
+    for handling in ("keep", "zero", "soft", "mask"):
+        metrics, _ = run(folder, handling, f"train.overlong={handling}")
+        first, cut = metrics[1], metrics[1]["truncated_share"]
+        assert [record["held_out"] for record in metrics] == [1.0] * 3
+        assert 0 < cut < 1
+        if handling == "zero":
+            assert first["reward"] == pytest.approx(0.5 * (1 - cut))
+        elif handling == "soft":  # a buffer of one token: each cut response loses 1
+            assert first["reward"] <= 0.5 - cut
+        else:
+            assert first["reward"] == 0.5
+        tokens = round(first["response_length"] * 16)
+        left_out = round(cut * 16) * 5 if handling == "mask" else 0
+        assert first["trained_tokens"] == tokens - left_out
+
+
+def test_a_step_whose_responses_are_all_left_out_is_shown_and_survived(folder: Path) -> None:
+    tiny_model(folder / "model", eos_token_id=NEVER)
+    metrics, shown = run(folder, "mask", "train.overlong=mask")
+    for record in metrics[1:]:
+        assert record["truncated_share"] == 1 and record["skipped_updates"] == 2
+        assert record["loss"] is None and record["trained_tokens"] == 0
+    assert "step 2/2  reward 0.500  |π−μ| p99 –" in shown
+
+
+def timeless(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    apart = ("seconds", "tokens_per_second", "peak_memory_gib")
+    return [{k: v for k, v in record.items() if k not in apart} for record in metrics]
+
+
+def test_everything_at_once_and_resumed_bit_for_bit(folder: Path) -> None:
+    tiny_model(folder / "model")
+    whole, _ = run(folder, "whole", *EVERYTHING)
+    run(folder, "parts", *EVERYTHING, "run.steps=2")
+    parts, _ = run(folder, "parts", *EVERYTHING)
+    assert timeless(parts)[:2] == timeless(whole)[:2]
+    assert timeless(parts)[-1] == timeless(whole)[-1]
+    last = whole[-1]
+    for key in ("value_loss", "explained_variance", "reference_kl", "sampling_rounds"):
+        assert last[key] is not None, key
+    assert whole[1]["reference_kl"] == whole[2]["reference_kl"] == 0 < last["reference_kl"]
+    assert 1e-3 < last["gap_floor"] < 0.15
