@@ -75,7 +75,7 @@ class Runner:
         """
         if not self.waiting:
             return self.ended, 0
-        threads = max(1, dist.cores() // (self.slots * self.world))
+        threads = dist.threads_per_rank(self.slots * self.world)
         context = process.open_server([job.spec for job in self.waiting], threads)
         with heard() as stop:
             told = False

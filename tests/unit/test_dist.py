@@ -59,10 +59,19 @@ def test_a_group_that_an_engine_took_down_is_no_error() -> None:
     assert not torch.distributed.is_initialized()
 
 
-def test_threads_are_shared_out_and_never_none() -> None:
+def test_threads_are_shared_out_and_never_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     cores = len(os.sched_getaffinity(0))
     assert dist.threads_per_rank(1) == cores
     assert dist.threads_per_rank(cores) == dist.threads_per_rank(10 * cores) == 1
+
+
+@pytest.mark.parametrize(("asked", "given"), [("3", 3), ("0", 1), ("2,1", 1), ("", 1)])
+def test_the_users_number_of_threads_counts(
+    monkeypatch: pytest.MonkeyPatch, asked: str, given: int
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert dist.threads_per_rank(1000) == given
 
 
 def test_peak_memory_is_what_the_kernel_says() -> None:

@@ -1,0 +1,140 @@
+"""The study template: its specs plan, its commands are sound grids, its models are small."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from drpo_cli.compare import grid, jobs, request, summaries
+from drpo_cli.plan import make_plan
+from drpo_cli.spec import load
+
+STUDY = Path(__file__).parents[2] / "templates" / "study"
+SPECS = sorted(path.name for path in STUDY.glob("*.toml"))
+RUNS = {"staleness": 540, "reasoning": 180, "rare": 180, "precision": 280, "architecture": 140}
+
+
+def module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"study_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = loaded  # dataclasses look their own module up
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def make_model() -> ModuleType:
+    return module(STUDY / "make_model.py")
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_spec_plans_and_its_model_has_a_recipe(name: str, make_model: ModuleType) -> None:
+    spec = load(STUDY / name)
+    plan = make_plan(spec, 1)
+    assert plan.sequences_per_step % 16 == 0  # 16 updates per rollout must be possible
+    assert spec.train.schedule == "constant"
+    assert spec.model.prepare == STUDY / "make_model.py"
+    assert Path(spec.model.path).name in make_model.RECIPES
+
+
+@pytest.mark.parametrize("name", ["precision.toml", "architecture.toml"])
+def test_a_variation_of_the_base_changes_nothing_else(name: str) -> None:
+    base, spec = load(STUDY / "run.toml"), load(STUDY / name)
+    assert (spec.train, spec.eval, spec.run.steps) == (base.train, base.eval, base.run.steps)
+    assert [source.config for source in spec.data] == [source.config for source in base.data]
+    assert spec.objective.config == base.objective.config
+
+
+@pytest.mark.parametrize("name", ["sums", "sums-moe", "reasoning", "rare"])
+def test_a_model_is_small_and_its_tokenizer_loses_nothing(
+    name: str, make_model: ModuleType
+) -> None:
+    recipe = make_model.RECIPES[name]
+    problems = make_model.examples(recipe)
+    tokenizer = make_model.make_tokenizer(problems)
+    model = make_model.make_model(recipe, len(tokenizer))
+    assert sum(weight.numel() for weight in model.parameters()) < 1_000_000
+    spec = load(STUDY / recipe.spec)
+    rollout = spec.rollout.config.model_dump()
+    for problem in problems[:50]:
+        prompt, answer = (tokenizer(text).input_ids for text in (problem.prompt, problem.answer))
+        assert tokenizer.decode(prompt) == problem.prompt
+        assert tokenizer.decode(answer) == problem.answer
+        assert tokenizer.unk_token_id not in prompt + answer
+        assert len(answer) < rollout["max_new_tokens"]
+        assert len(prompt) + rollout["max_new_tokens"] <= rollout["context_length"]
+
+
+def test_the_warm_start_scores_answers_of_any_length(make_model: ModuleType) -> None:
+    pairs = [("12+34=", "640"), ("12+3=", "51")]
+    problems = [make_model.Example(prompt, answer, 0.5) for prompt, answer in pairs]
+    tokenizer = make_model.make_tokenizer(problems)
+    torch.manual_seed(0)
+    model = make_model.make_model(make_model.Recipe("run.toml"), len(tokenizer))
+    with torch.no_grad():
+        logp, weight = make_model.answer_logp(model, tokenizer, problems)
+        alone, _ = make_model.answer_logp(model, tokenizer, problems[1:])
+    assert weight.tolist() == [[0, 0, 0, 0, 0, 0.5, 1, 1, 1], [0, 0, 0, 0, 0.5, 1, 1, 0, 0]]
+    assert logp[weight == 0].eq(0).all()
+    assert logp[weight > 0].lt(0).all()
+    torch.testing.assert_close(logp[1, :7], alone[0])
+
+
+def test_rare_markers_share_all_probability(make_model: ModuleType) -> None:
+    markers = make_model.RECIPES["rare"].markers
+    assert sum(share for _, share in markers) == pytest.approx(1)
+    rewards = module(STUDY / "rewards.py")
+    assert tuple(marker for marker, _ in markers) == rewards.MARKERS
+    assert dict(markers)[rewards.RARE] == 0.01
+    scored = {text: (rewards.marked(text, "640"), rewards.right(text, "640")) for text in TEXTS}
+    assert scored == TEXTS
+
+
+TEXTS = {"*640": (1, 1), ".640": (0, 1), "640": (0, 0), "*641": (0, 0), "": (0, 0)}
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
+    """What `commands.sh` would run: a `drpo` earlier on the path only says how it was called."""
+    folder = tmp_path_factory.mktemp("path")
+    (folder / "drpo").write_text('#!/bin/sh\nprintf "%s\\n" "$*"\n')
+    (folder / "drpo").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["sh", STUDY / "commands.sh"], env=environment, capture_output=True, text=True, check=True
+    )
+    return [shlex.split(line) for line in done.stdout.splitlines()]
+
+
+def options(command: list[str], name: str) -> list[str]:
+    return [command[i + 1] for i, word in enumerate(command) if word == name]
+
+
+def test_every_command_is_a_grid_that_can_start(commands: list[list[str]]) -> None:
+    found = {}
+    for command in commands:
+        assert command[0] == "compare"
+        axes = request.axes(options(command, "--vary"))
+        assert summaries.baseline(options(command, "--baseline")[0], axes) is not None
+        cells = grid.cells(axes)
+        specs = jobs.specs(STUDY / command[1], (), cells, 1)
+        seeds = request.seeds(options(command, "--seeds")[0])
+        assert len(seeds) >= 5
+        found[Path(options(command, "--out")[0]).name] = len(specs) * len(seeds)
+    assert found == RUNS
+
+
+def test_an_unknown_part_is_refused() -> None:
+    done = subprocess.run(
+        ["sh", STUDY / "commands.sh", "speed"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (2, "there is no part speed\n")
