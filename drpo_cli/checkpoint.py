@@ -25,10 +25,10 @@ from torch.optim import AdamW
 
 from drpo_cli.dist import World
 from drpo_cli.errors import UserError
+from drpo_cli.saved import MARKER, complete, latest, read
 from drpo_cli.trainer import optim
 from drpo_cli.trainer.step import Trainer
 
-MARKER = "complete.json"
 WEIGHT_PREFIX = "model.lm."  # of a weight's name in the distributed checkpoint
 CRITIC_PREFIX = "critic."
 BYTES_PER_WEIGHT = 12  # float32: the weight and AdamW's two moments
@@ -114,31 +114,6 @@ class Checkpoints:
                 f"{needed / 2**30:.2f} GiB; free some space or lower checkpoint.keep, then go on "
                 f"with --resume"
             )
-
-
-def complete(folder: Path) -> list[Path]:
-    """The whole checkpoints in a folder, oldest first."""
-    found = sorted(marker.parent for marker in folder.glob(f"step-*/{MARKER}"))
-    return [path for path in found if path.suffix != ".partial"]
-
-
-def read(checkpoint: Path) -> dict[str, Any]:
-    """What was recorded with a checkpoint. Raises UserError when it is not a whole one."""
-    marker = checkpoint / MARKER
-    if not marker.is_file():
-        raise UserError(f"{checkpoint} is not a whole checkpoint: it has no {MARKER}")
-    record: dict[str, Any] = json.loads(marker.read_text())
-    return record
-
-
-def latest(target: Path) -> Path:
-    """A checkpoint itself, or the newest one of a run folder."""
-    if (target / MARKER).is_file():
-        return target
-    found = complete(target / "checkpoints")
-    if not found:
-        raise UserError(f"{target} is neither a whole checkpoint nor a run folder with one")
-    return found[-1]
 
 
 def export(checkpoint: Path, folder: Path) -> None:

@@ -16,7 +16,7 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from drpo_cli import checkpoint, dist
+from drpo_cli import dist, saved
 from drpo_cli.errors import EXIT_RUN_FAILED, UserError
 from drpo_cli.plan import Plan, make_plan
 from drpo_cli.run_folder import RunFolder
@@ -124,8 +124,8 @@ def _require_usable(folder: RunFolder, spec: Spec, resume: bool) -> None:
     if not folder.exists():
         return
     with folder.held():
-        found = checkpoint.complete(folder.checkpoints)
-    if found and checkpoint.read(found[-1])["step"] >= spec.run.steps:
+        found = saved.complete(folder.checkpoints)
+    if found and saved.read(found[-1])["step"] >= spec.run.steps:
         raise UserError(
             f"{folder.path} is finished after {spec.run.steps} steps; raise run.steps and give "
             f"--resume to go on, or set run.name to another name"

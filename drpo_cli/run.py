@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from drpo_cli import assemble, dist
-from drpo_cli.checkpoint import Checkpoints, complete
+from drpo_cli.checkpoint import Checkpoints
 from drpo_cli.collect import Collected, collect, sampling_metrics
 from drpo_cli.credit import credited
 from drpo_cli.data._stream import Data
@@ -31,6 +31,7 @@ from drpo_cli.rewards._overlong import shaped
 from drpo_cli.rewards._score import Scorer
 from drpo_cli.rollout._groups import EngineProtocol, Sampling, sample_groups, seed_of
 from drpo_cli.run_folder import RunFolder
+from drpo_cli.saved import complete
 from drpo_cli.spec import load
 from drpo_cli.stop import StopRequest
 from drpo_cli.sync import WeightSync

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from drpo_cli.errors import UserError
 
+LEFT_BY_RUNS = ("__pycache__", "runs", "model", "models")
+"""What runs started inside a template would leave in it."""
+
 
 def template_folder() -> Path:
     """Where the templates are: inside the installed package, or beside it in a checkout."""
@@ -49,7 +52,7 @@ def _copy(template: Path, folder: Path) -> None:
     parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=parent) as unfinished:
         copy = Path(unfinished, "copy")
-        shutil.copytree(template, copy, ignore=shutil.ignore_patterns("__pycache__", "runs"))
+        shutil.copytree(template, copy, ignore=shutil.ignore_patterns(*LEFT_BY_RUNS))
         os.rename(copy, folder)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from drpo_cli import checkpoint
+from drpo_cli import saved
 from drpo_cli.compare.jobs import Job
 from drpo_cli.report.records import read
 
@@ -25,8 +25,8 @@ def on_disk(job: Job) -> State:
     if not job.folder.exists():
         return State("not started")
     steps = job.spec.run.steps
-    saved = checkpoint.complete(job.folder.checkpoints)
-    if not saved or checkpoint.read(saved[-1])["step"] < steps:
+    whole = saved.complete(job.folder.checkpoints)
+    if not whole or saved.read(whole[-1])["step"] < steps:
         return State("unfinished")
     if any(record["step"] == steps for record in read(job.folder.metrics)):
         return State("finished")

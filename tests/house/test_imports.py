@@ -22,7 +22,7 @@ ORDER = (
     ("spec",),
     ("plan",),
     ("data", "rollout", "rewards", "advantages", "objectives", "trainer", "evaluate"),
-    ("run_folder",),
+    ("run_folder", "saved"),
     ("sync", "checkpoint", "report", "stop", "collect", "credit"),
     ("assemble",),
     ("run",),

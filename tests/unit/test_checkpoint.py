@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from drpo_cli import checkpoint
+from drpo_cli import saved as on_disk
 from drpo_cli.checkpoint import Checkpoints
 from drpo_cli.errors import UserError
 from drpo_cli.trainer.step import Trainer
@@ -107,7 +108,7 @@ def test_the_newest_are_kept_and_the_best(model: Path, tmp_path: Path) -> None:
         for step, score in scores.items():
             saved(store, trainer, step, score=score)
     assert names(tmp_path) == ["step-000020", "step-000040", "step-000050"]
-    assert [path.name for path in checkpoint.complete(tmp_path)] == names(tmp_path)
+    assert [path.name for path in on_disk.complete(tmp_path)] == names(tmp_path)
 
 
 def test_without_scores_only_the_newest_are_kept(model: Path, tmp_path: Path) -> None:
@@ -124,16 +125,16 @@ def test_a_half_written_checkpoint_is_none_and_goes_away(model: Path, tmp_path: 
         trainer, store = open_trainer(model, here), Checkpoints(folder, 3, here)
         whole = saved(store, trainer, 1)
         half = whole.rename(folder / "step-000002.partial")
-        (half / checkpoint.MARKER).unlink()
+        (half / on_disk.MARKER).unlink()
         (folder / "step-000003").mkdir()
-        assert checkpoint.complete(folder) == []
+        assert on_disk.complete(folder) == []
         with pytest.raises(UserError, match="neither a whole checkpoint nor a run folder"):
-            checkpoint.latest(tmp_path)
+            on_disk.latest(tmp_path)
         with pytest.raises(UserError, match="not a whole checkpoint"):
             store.load(folder / "step-000003", trainer)
         saved(store, trainer, 2)
     assert "step-000002.partial" not in names(folder)
-    assert checkpoint.latest(tmp_path) == folder / "step-000002"
+    assert on_disk.latest(tmp_path) == folder / "step-000002"
 
 
 def test_a_partial_folder_with_a_marker_is_still_none(model: Path, tmp_path: Path) -> None:
@@ -142,7 +143,7 @@ def test_a_partial_folder_with_a_marker_is_still_none(model: Path, tmp_path: Pat
         trainer, store = open_trainer(model, here), Checkpoints(tmp_path, 3, here)
         whole = saved(store, trainer, 7)
     whole.rename(tmp_path / "step-000007.partial")
-    assert checkpoint.complete(tmp_path) == []
+    assert on_disk.complete(tmp_path) == []
 
 
 def test_a_step_saved_again_replaces_its_checkpoint(model: Path, tmp_path: Path) -> None:
@@ -151,7 +152,7 @@ def test_a_step_saved_again_replaces_its_checkpoint(model: Path, tmp_path: Path)
         saved(store, trainer, 5, note="first")
         saved(store, trainer, 5, note="second")
     assert names(tmp_path) == ["step-000005"]
-    assert checkpoint.read(tmp_path / "step-000005")["note"] == "second"
+    assert on_disk.read(tmp_path / "step-000005")["note"] == "second"
 
 
 @pytest.mark.parametrize(

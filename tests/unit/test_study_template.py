@@ -19,7 +19,7 @@ from drpo_cli.spec import load
 
 STUDY = Path(__file__).parents[2] / "templates" / "study"
 SPECS = sorted(path.name for path in STUDY.glob("*.toml"))
-RUNS = {"staleness": 540, "reasoning": 180, "rare": 180, "precision": 280, "architecture": 140}
+RUNS = {"staleness": 540, "reasoning": 120, "rare": 120, "precision": 160, "architecture": 160}
 
 
 def module(path: Path) -> ModuleType:
