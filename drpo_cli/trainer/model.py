@@ -44,15 +44,9 @@ class Policy(nn.Module):
 
     def forward(self, packed: Packed) -> tuple[Tensor, Tensor]:
         """log π and entropy (nats) of each response token, both [R], float32, with gradients."""
-        hidden_TD = self.lm.get_decoder()(
-            input_ids=packed.input_ids_T[None],
-            position_ids=packed.position_ids_T[None],
-            use_cache=False,
-            layout=packed.layout,
-        ).last_hidden_state[0]
         out = self.lm.get_output_embeddings()
         return chunked_logprobs(
-            hidden_TD[packed.predict_R],
+            _hidden(self.lm.get_decoder(), packed),
             out.weight,
             out.bias,
             packed.target_R,
@@ -88,16 +82,21 @@ class ValueModel(nn.Module):
 
     def forward(self, packed: Packed) -> Tensor:
         """V [R], float32, with its gradient."""
-        hidden_TD = self.decoder(
-            input_ids=packed.input_ids_T[None],
-            position_ids=packed.position_ids_T[None],
-            use_cache=False,
-            layout=packed.layout,
-        ).last_hidden_state[0]
         # in float32 whatever the compute dtype: bfloat16 has no value between 0.996 and 1
         weight_D, bias = self.head.weight[0].float(), self.head.bias.float()
-        value_R: Tensor = hidden_TD[packed.predict_R].float() @ weight_D + bias
+        value_R: Tensor = _hidden(self.decoder, packed).float() @ weight_D + bias
         return value_R
+
+
+def _hidden(decoder: Any, packed: Packed) -> Tensor:
+    """The last hidden state of the token before each response token, [R, D]."""
+    hidden_TD: Tensor = decoder(
+        input_ids=packed.input_ids_T[None],
+        position_ids=packed.position_ids_T[None],
+        use_cache=False,
+        layout=packed.layout,
+    ).last_hidden_state[0]
+    return hidden_TD[packed.predict_R]
 
 
 def load_policy(
