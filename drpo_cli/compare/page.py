@@ -33,7 +33,7 @@ def html_page(report: Report, drawings: Sequence[str]) -> str:
             f"<h1>{escape(report.name)}</h1>",
             f"<p>{_counted(report)}</p>",
             *(f"<figure>{drawing}</figure>" for drawing in drawings),
-            *(_table(table) for table in tables.tables(report)),
+            *(_table(table) for table in tables.page_tables(report)),
             f"<h2>What the columns mean</h2><dl>{meanings}</dl>",
             f"<h2>Command</h2><pre>{escape(report.command)}</pre>",
         ]

@@ -35,6 +35,11 @@ def tables(report: Report) -> list[Grid]:
     return found
 
 
+def page_tables(report: Report) -> list[Grid]:
+    """The tables where there is room: an overview first, for grids of several keys."""
+    return [*([_overview(report)] if len(report.axes) > 1 else []), *tables(report)]
+
+
 def notes(report: Report) -> list[str]:
     """What the columns mean, a line each."""
     return [f"{name}: {text}" for name, text in report.definitions().items()]
@@ -43,7 +48,7 @@ def notes(report: Report) -> list[str]:
 def markdown(report: Report) -> str:
     """All tables and notes as Markdown, with the command above."""
     parts = [f"```\n{report.command}\n```"]
-    for table in tables(report):
+    for table in page_tables(report):
         rule = [":--" if i < table.named else "--:" for i in range(len(table.header))]
         lines = [_row(line) for line in (table.header, rule, *table.rows)]
         parts.append(f"**{table.title}**\n\n" + "\n".join(lines))
@@ -97,6 +102,32 @@ def _cell(row: Summary, with_target: bool) -> Iterator[str]:
     if with_target:
         yield _reached(row)
     yield _share(row)
+
+
+def _overview(report: Report) -> Grid:
+    """Final scores: a row a value of the first key, a column each combination of the others."""
+    first, *others = report.axes
+    short = short_keys([axis.key for axis in report.axes])
+    surer = {row.cell.point: row for row in report.differences}
+    rows: dict[str, list[str]] = {}
+    columns: list[str] = []
+    for row in report.summaries:
+        column = ", ".join(f"{short[key]} {row.cell.value(key)}" for key in (a.key for a in others))
+        columns += [] if column in columns else [column]
+        text = NONE if row.final is None else percent(row.final)
+        difference = surer.get(row.cell.point)
+        rows.setdefault(row.cell.value(first.key), []).append(text + _arrow(difference))
+    table = tuple((name, *values) for name, values in rows.items())
+    title = (
+        f"Final held-out avg@k, %; ↑ ↓ differs from {report.baseline.value} (interval without 0)"
+    )
+    return Grid(title, (short[first.key], *columns), table, 1)
+
+
+def _arrow(difference: Difference | None) -> str:
+    if difference is None or difference.final.low is None or difference.final.high is None:
+        return ""
+    return " ↑" if difference.final.low > 0 else " ↓" if difference.final.high < 0 else ""
 
 
 def _differences(report: Report) -> Grid:
