@@ -11,6 +11,8 @@ DELTAS="drpo:delta=0.05,drpo:delta=0.1,drpo:delta=0.2,drpo:delta=0.5,drpo:delta=
 
 METHODS="$BASELINES,drpo:delta=0.2,drpo:delta=12.5"
 
+SEEDS=0-4
+
 compare() { # PART SPEC KEY=VALUES…: a grid over the seeds, in runs/PART
     part=$1
     spec=$2
@@ -20,7 +22,7 @@ compare() { # PART SPEC KEY=VALUES…: a grid over the seeds, in runs/PART
         shift
     done
     drpo compare "$spec" "$@" \
-        --seeds 0-4 --jobs "$JOBS" --baseline ppo_clip --out "runs/$part"
+        --seeds "$SEEDS" --jobs "$JOBS" --baseline ppo_clip --out "runs/$part"
 }
 
 staleness() { # 12 methods × 3 learning rates × 3 numbers of updates × 5 seeds = 540 runs
@@ -43,15 +45,23 @@ precision() { # 8 × 4 engines × 5 = 160 runs
         "rollout=$engines,$rounded=int8,$rounded=fp8" train.learning_rate=6e-4
 }
 
-architecture() { # 8 × 2 × 2 models × 5 = 160 runs
-    compare architecture architecture.toml "objective=$METHODS" train.learning_rate=3e-4,6e-4 \
-        model.path=models/sums,models/sums-moe
+architecture() { # 8 × 2 models × 5 = 80 runs
+    compare architecture architecture.toml "objective=$METHODS" \
+        model.path=models/sums,models/sums-moe train.learning_rate=6e-4
 }
 
-[ $# -gt 0 ] || set -- staleness reasoning rare precision architecture
+duel() { # the two best of the staleness part where it is hard, with 20 seeds: 2 × 20 runs, twice
+    SEEDS=0-19
+    two="objective=ppo_clip,drpo:delta=0.2"
+    compare duel-16 run.toml "$two" train.learning_rate=3e-4 train.updates_per_rollout=16
+    compare duel-4 run.toml "$two" train.learning_rate=6e-4 train.updates_per_rollout=4
+    SEEDS=0-4
+}
+
+[ $# -gt 0 ] || set -- staleness duel reasoning rare precision architecture
 for name in "$@"; do
     case $name in
-        staleness | reasoning | rare | precision | architecture) "$name" ;;
+        staleness | duel | reasoning | rare | precision | architecture) "$name" ;;
         *) echo "there is no part $name" >&2 && exit 2 ;;
     esac
 done

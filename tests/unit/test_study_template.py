@@ -19,7 +19,15 @@ from drpo_cli.spec import load
 
 STUDY = Path(__file__).parents[2] / "templates" / "study"
 SPECS = sorted(path.name for path in STUDY.glob("*.toml"))
-RUNS = {"staleness": 540, "reasoning": 120, "rare": 120, "precision": 160, "architecture": 160}
+RUNS = {
+    "staleness": 540,
+    "duel-16": 40,
+    "duel-4": 40,
+    "reasoning": 120,
+    "rare": 120,
+    "precision": 160,
+    "architecture": 80,
+}
 
 
 def module(path: Path) -> ModuleType:
