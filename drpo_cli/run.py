@@ -108,8 +108,7 @@ class Run:
 
     def check_sync(self, groups_P: Sequence[Group]) -> None:
         """Replays a group of this step: whether version n − 1 really is what sampled step n."""
-        self.gap = self.sync.gap(groups_P[:1])
-        self.sync.check(self.gap, f"after sync {self.sync.version}")
+        self.gap = self.sync.check(groups_P[:1], f"after sync {self.sync.version}")
 
     def push(self, step: int) -> None:
         """Brings the step's weights into the engine; the last ones are checked at once.
@@ -120,7 +119,7 @@ class Run:
         if step == self.plan.spec.run.steps:
             prompts = self.data.held_out[:PROBE_PROMPTS]
             groups_P = sample_groups(self.engine, prompts, self._probe_sampling())
-            self.sync.check(self.sync.gap(groups_P), f"after sync {step}")
+            self.sync.check(groups_P, f"after sync {step}")
 
     def evaluate_base(self) -> None:
         """Scores the untrained model, once."""

@@ -16,27 +16,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from drpo_cli.dist import full, local
 from drpo_cli.errors import UserError
 from drpo_cli.rollout._groups import EngineProtocol, Sampling, sample_groups
-from drpo_cli.rollout._precision import Precision
+from drpo_cli.rollout._precision import Precision, rounded
 from drpo_cli.trainer.model import Policy
 from drpo_cli.trainer.pack import samples_of
 from drpo_cli.trainer.step import Trainer
 from drpo_cli.types import Group, Prompt
 
 REHEARSAL_SCALE = 0.1  # relative size of the disturbance of each weight
-# mean |log π − log μ| that no sound pair exceeds, by what the engine computes with
-CEILING = {"float32": 1e-3, "bfloat16": 0.15, "int8": 0.15, "fp8": 0.3}
+CEILING = {"float32": 1e-3, "bfloat16": 0.15}  # mean |log π − log μ| no sound pair exceeds
 FLOOR_FACTOR = 10.0  # a later gap may exceed the floor this many times: sampling noise
 # The rehearsal's may less: in bfloat16 a lost matrix shows as little as 4 times the floor.
 REHEARSAL_FACTOR = 3.0
-LEAST_FLOOR = {"float32": 2e-6, "bfloat16": 5e-3, "int8": 5e-3, "fp8": 5e-3}
+LEAST_FLOOR = {"float32": 2e-6, "bfloat16": 5e-3}
 
 
 def checkpoint_weights(policy: Policy) -> Iterator[tuple[str, Tensor]]:
@@ -81,24 +79,21 @@ class WeightSync:
     def prove(self, version: int, prompts: Sequence[Prompt], sampling: Sampling) -> None:
         """The rehearsal, then the push of `version` and its noise floor.
 
-        Rounding would hide a lost weight, so the rehearsal goes without it, against a floor of
-        its own. Raises UserError when the engine computes another model than the trainer, or when
-        a weight does not reach it.
+        Raises UserError when the engine computes another model than the trainer, or when a
+        weight does not reach it.
         """
-
-        def measured() -> float:
-            self.push(version)
-            return self.gap(sample_groups(self.engine, prompts, sampling))
-
-        asked, kept = self.precision, self.floor
-        self.precision = replace(asked, rounding=None)
         with Disturbed(self.trainer.policy, seed=sampling.seed):
-            rehearsed = measured()
-        self._set_floor(measured())
-        self.check(rehearsed, "in the rehearsal", REHEARSAL_FACTOR)
-        if asked.rounding is not None:
-            self.precision, self.floor = asked, kept
-            self._set_floor(measured())
+            self.push(version)
+            rehearsed = self._beyond_rounding(sample_groups(self.engine, prompts, sampling))
+        self.push(version)
+        self._set_floor(self._beyond_rounding(sample_groups(self.engine, prompts, sampling)))
+        self._require(rehearsed, "in the rehearsal", REHEARSAL_FACTOR)
+
+    def check(self, groups_P: Sequence[Group], occasion: str) -> float:
+        """The gap over groups sampled since the last push; UserError when a weight is missing."""
+        beyond = self._beyond_rounding(groups_P)
+        self._require(beyond, occasion, FLOOR_FACTOR)
+        return beyond if self.precision.rounding is None else self.gap(groups_P)
 
     def gap(self, groups_P: Sequence[Group]) -> float:
         """Mean |log π − log μ| over the groups of all ranks, log π replayed now."""
@@ -109,8 +104,16 @@ class WeightSync:
         total, count = self.trainer.world.sum([float(difference_T.sum()), len(difference_T)])
         return total / max(1.0, count)
 
-    def check(self, gap: float, occasion: str, factor: float = FLOOR_FACTOR) -> None:
-        """Raises UserError when a gap after a push is above `factor` times the noise floor."""
+    def _beyond_rounding(self, groups_P: Sequence[Group]) -> float:
+        """The gap to the weights as the engine is to have them.
+
+        How far rounding takes μ from π depends on the weights, and grows in training by more than
+        a lost weight shows; against equally rounded weights it does not count.
+        """
+        with Rounded(self.trainer.policy, self.precision):
+            return self.gap(groups_P)
+
+    def _require(self, gap: float, occasion: str, factor: float) -> None:
         limit = min(factor * self.floor, CEILING[self.precision.coarsest])
         if not gap <= limit:
             raise UserError(
@@ -133,20 +136,51 @@ class WeightSync:
             self.floor = max(gap, LEAST_FLOOR[kind])
 
 
-class Disturbed:
-    """Scales every weight by 1 ± `REHEARSAL_SCALE` · noise while open; exact originals after."""
+class Changed:
+    """Changes every weight of a policy in place while open; the exact originals after."""
 
-    def __init__(self, policy: nn.Module, seed: int):
-        self.shards = [local(parameter) for parameter in policy.parameters()]
-        self.seed = seed
+    def __init__(self, policy: Policy):
+        self.shards = [(name, local(weight)) for name, weight in policy.named_weights()]
+        self.originals: list[Tensor] = []
+
+    def new(self, name: str, shard: Tensor, index: int) -> Tensor:
+        """What a shard is to hold."""
+        raise NotImplementedError
 
     def __enter__(self) -> None:
-        self.originals = [shard.to("cpu", copy=True) for shard in self.shards]
-        for i, shard in enumerate(self.shards):
-            noise = torch.Generator(shard.device).manual_seed(self.seed + i)
-            random = torch.randn(shard.shape, generator=noise, device=shard.device)
-            shard.mul_(1 + REHEARSAL_SCALE * random)
+        self.originals = [shard.to("cpu", copy=True) for _, shard in self.shards]
+        for i, (name, shard) in enumerate(self.shards):
+            shard.copy_(self.new(name, shard, i))
 
-    def __exit__(self, *_: object) -> None:
-        for shard, original in zip(self.shards, self.originals, strict=True):
+    def __exit__(self, *failure: object) -> None:
+        for (_, shard), original in zip(self.shards, self.originals, strict=True):
             shard.copy_(original)
+
+
+class Disturbed(Changed):
+    """Every weight scaled by 1 ± `REHEARSAL_SCALE` · noise."""
+
+    def __init__(self, policy: Policy, seed: int):
+        super().__init__(policy)
+        self.seed = seed
+
+    def new(self, name: str, shard: Tensor, index: int) -> Tensor:
+        """See `Changed.new`."""
+        noise = torch.Generator(shard.device).manual_seed(self.seed + index)
+        random = torch.randn(shard.shape, generator=noise, device=shard.device)
+        return shard * (1 + REHEARSAL_SCALE * random)
+
+
+class Rounded(Changed):
+    """Every weight as the engine is to have it: FSDP cuts rows, rounding scales each by itself."""
+
+    def __init__(self, policy: Policy, precision: Precision):
+        super().__init__(policy)
+        self.rounding = precision.rounding
+        if self.rounding is None:
+            self.shards = []
+
+    def new(self, name: str, shard: Tensor, index: int) -> Tensor:
+        """See `Changed.new`."""
+        assert self.rounding is not None
+        return rounded(name, shard, self.rounding)

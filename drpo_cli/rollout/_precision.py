@@ -27,9 +27,8 @@ class Precision:
 
     @property
     def coarsest(self) -> str:
-        """What the gap between the two is judged by."""
-        coarse = "bfloat16" if "bfloat16" in (self.train, self.rollout) else "float32"
-        return self.rounding or coarse
+        """What the gap between the two, rounding left out, is judged by."""
+        return "bfloat16" if "bfloat16" in (self.train, self.rollout) else "float32"
 
     def of(self, name: str, weight: Tensor) -> Tensor:
         """A weight of the trainer as the engine is to have it."""

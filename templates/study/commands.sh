@@ -10,6 +10,7 @@ BASELINES="none,ppo_clip,ppo_clip:epsilon_high=0.28,spo,dppo,dppo:divergence=kl"
 DELTAS="drpo:delta=0.05,drpo:delta=0.1,drpo:delta=0.2,drpo:delta=0.5,drpo:delta=1,drpo:delta=12.5"
 
 METHODS="$BASELINES,drpo:delta=0.2,drpo:delta=12.5"
+SIX="none,ppo_clip,spo,dppo,drpo:delta=0.2,drpo:delta=12.5"
 
 SEEDS=0-4
 
@@ -34,19 +35,19 @@ reasoning() { # 8 × 3 × 5 = 120 runs
     compare reasoning reasoning.toml "objective=$METHODS" train.learning_rate=1e-4,3e-4,6e-4
 }
 
-rare() { # 8 × 3 × 5 = 120 runs
-    compare rare rare.toml "objective=$METHODS" train.learning_rate=1e-4,3e-4,6e-4
+rare() { # 8 × 2 × 5 = 80 runs
+    compare rare rare.toml "objective=$METHODS" train.learning_rate=1e-4,3e-4
 }
 
-precision() { # 8 × 4 engines × 5 = 160 runs
+precision() { # 6 × 4 engines × 5 = 120 runs
     engines="transformers:dtype=float32,transformers:dtype=bfloat16"
     rounded="transformers:dtype=float32:weight_rounding"
-    compare precision precision.toml "objective=$METHODS" \
+    compare precision precision.toml "objective=$SIX" \
         "rollout=$engines,$rounded=int8,$rounded=fp8" train.learning_rate=6e-4
 }
 
-architecture() { # 8 × 2 models × 5 = 80 runs
-    compare architecture architecture.toml "objective=$METHODS" \
+architecture() { # 6 × 2 models × 5 = 60 runs
+    compare architecture architecture.toml "objective=$SIX" \
         model.path=models/sums,models/sums-moe train.learning_rate=6e-4
 }
 

@@ -65,8 +65,8 @@ def main(folder: Path, fault: str) -> dict[str, Any]:
             pushed.prove(0, prompts, sampling)
             kept = all(map(torch.equal, before, map(local, policy.parameters())))
             trainer.step(samples([(4, 8)] * 4))
-            stale = pushed.gap(vllm_groups(engine, prompts, sampling))
-            later = said(lambda: pushed.check(stale, "after sync 1"))
+            groups = vllm_groups(engine, prompts, sampling)
+            stale, later = pushed.gap(groups), said(lambda: pushed.check(groups, "after sync 1"))
             pushed.push(1)
             fresh = pushed.gap(vllm_groups(engine, prompts, sampling))
             return {"caught": None, "kept": kept, "stale": stale, "later": later, "fresh": fresh}
@@ -76,7 +76,7 @@ def main(folder: Path, fault: str) -> dict[str, Any]:
             engine.close()
 
 
-def said(check: Callable[[], None]) -> str | None:
+def said(check: Callable[[], object]) -> str | None:
     """The message a check stops the run with."""
     try:
         check()

@@ -135,4 +135,4 @@ def test_everything_at_once_and_resumed_bit_for_bit(folder: Path) -> None:
     for key in ("value_loss", "explained_variance", "reference_kl", "sampling_rounds"):
         assert last[key] is not None, key
     assert whole[1]["reference_kl"] == whole[2]["reference_kl"] == 0 < last["reference_kl"]
-    assert 1e-3 < last["gap_floor"] < 0.15
+    assert last["gap_floor"] < 1e-5 < 1e-3 < last["gap"]  # the gap has the rounding in it

@@ -24,9 +24,9 @@ RUNS = {
     "duel-16": 40,
     "duel-4": 40,
     "reasoning": 120,
-    "rare": 120,
-    "precision": 160,
-    "architecture": 80,
+    "rare": 80,
+    "precision": 120,
+    "architecture": 60,
 }
 
 
