@@ -1,0 +1,37 @@
+"""Means of a grid's per-step metrics: `python why.py runs/staleness "updates_per_rollout=16" gap`.
+
+The first argument is the grid's folder, the second a part of the labels of the cells to show, the
+others are keys of metrics.jsonl; a few that tell the methods apart when none is given.
+"""
+
+import json
+import sys
+from pathlib import Path
+from statistics import fmean
+
+KEYS = [
+    "shift_p99",
+    "ratio_p99",
+    "effective_sample_size",
+    "masked_share",
+    "corrective_share",
+    "grad_norm",
+]
+
+
+def main(grid: Path, part: str, keys: list[str]) -> None:
+    """Prints a row a cell: the mean of each key over all steps of all its finished runs."""
+    runs = json.loads((grid / "compare.json").read_text())["runs"]
+    cells = {run["cell"]: [] for run in runs if part in run["cell"]}
+    for run in runs:
+        if run["cell"] in cells and run["status"] == "finished":
+            lines = (grid / run["folder"] / "metrics.jsonl").read_text().splitlines()
+            cells[run["cell"]] += [json.loads(line) for line in lines[1:]]
+    print("| cell |", " | ".join(keys), "|")
+    for cell, steps in cells.items():
+        found = ([s[key] for s in steps if s.get(key) is not None] for key in keys)
+        print(f"| {cell} |", " | ".join(f"{fmean(v):.3g}" if v else "–" for v in found), "|")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "", sys.argv[3:] or KEYS)
