@@ -63,7 +63,11 @@ def test_targets_that_are_none(small: Path, tmp_path: Path) -> None:
 
 def test_an_interrupt_ends_it_at_once(small: Path) -> None:
     command = [sys.executable, "-m", "drpo_cli", "eval", small.parent / "model", "--spec", small]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    # A shell's background job inherits SIGINT ignored; a user's terminal does not.
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, heard)
+    with process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("scoring")
         process.send_signal(signal.SIGINT)
