@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from drpo_cli.dist import World
@@ -60,11 +60,9 @@ def teaches(scores: Scores) -> bool:
     return len(set(scores.total_G)) > 1
 
 
-def sampling_metrics(
-    found: Collected, scores_P: Sequence[Scores], world: World
-) -> dict[str, float]:
+def sampling_metrics(found: Collected, world: World) -> dict[str, float]:
     """What dynamic sampling cost and reached, over all ranks. Collective."""
-    flat = sum(not teaches(scores) for scores in scores_P)
+    flat = sum(not teaches(scores) for scores in found.scores_P)
     dropped, missing = world.sum([len(found.drawn) - len(found.groups_P), flat])
     return {
         "sampling_rounds": float(found.rounds),

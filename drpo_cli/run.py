@@ -154,7 +154,7 @@ class Run:
         metrics = {
             "step": step,
             **rollout_metrics(groups_P, scores_P, self.world),
-            **(sampling_metrics(found, scores_P, self.world) if self._dynamic() else {}),
+            **(sampling_metrics(found, self.world) if self._dynamic() else {}),
             **trained,
             "gap": self.gap,
             "gap_floor": self.sync.floor,

@@ -24,6 +24,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from torch import Tensor
 
+LOG_RATIO_LIMIT = 20.0
+"""|log π − log μ| beyond which a ratio stays at e^±20: a broken log-prob, not a signal."""
+
 Message = Mapping[str, str]
 """One chat turn: `{"role": "user", "content": "…"}`."""
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from drpo_cli.types import TokenLoss, Tokens
+from drpo_cli.types import LOG_RATIO_LIMIT, TokenLoss, Tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-LOG_RATIO_LIMIT = 20.0
-"""|log π − log μ| beyond which the importance ratio stays at e^±20."""
 
 
 def log_ratio(tokens: Tokens) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from drpo_cli.dist import World
-from drpo_cli.types import Tokens
+from drpo_cli.types import LOG_RATIO_LIMIT, Tokens
 
 QUANTILES = {"p01": 0.01, "p50": 0.5, "p90": 0.9, "p99": 0.99}
 
@@ -21,8 +21,9 @@ class TokenStats:
     @torch.no_grad()
     def add(self, tokens: Tokens, entropy_R: Tensor, metrics: dict[str, Tensor]) -> None:
         """Adds the response tokens of one micro-batch."""
+        log_ratio_T = tokens.logp_T - tokens.old_logp_T
         values = {
-            "ratio": (tokens.logp_T - tokens.old_logp_T).clamp(-20, 20).exp(),
+            "ratio": log_ratio_T.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp(),
             "shift": (tokens.logp_T.exp() - tokens.old_logp_T.exp()).abs(),
             "entropy": entropy_R,
             "weight": metrics["weight"],

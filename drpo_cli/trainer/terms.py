@@ -22,8 +22,7 @@ from drpo_cli.dist import World
 from drpo_cli.settings import ReferenceSettings
 from drpo_cli.trainer.model import Policy
 from drpo_cli.trainer.pack import Packed, Sample
-
-LOG_RATIO_LIMIT = 20.0
+from drpo_cli.types import LOG_RATIO_LIMIT
 
 
 @dataclass(frozen=True)

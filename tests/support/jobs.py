@@ -116,7 +116,7 @@ def collected(
         "ids": [group.prompt.id for group in found.groups_P],
         "scores": [score.total_G for score in found.scores_P],
         "drawn": [group.prompt.id for group in found.drawn],
-        **sampling_metrics(found, found.scores_P, here),
+        **sampling_metrics(found, here),
     }
 
 
