@@ -30,6 +30,8 @@ PANEL = (4.2, 3.0)  # inches
 COLUMNS = 3
 MOST_COLUMNS = 4  # of a row for each value of one key, a column for each of the last
 LEGEND_ROW = 0.25  # inches
+LEGEND_COLUMNS = 4
+LETTER, HANDLE = 0.075, 0.6  # inches that a letter of a label takes, and its line and margins
 LOGARITHMIC = 5  # a range of values wider than this factor gets a logarithmic axis
 FINEST_PNG = 150  # dots an inch
 
@@ -70,14 +72,14 @@ def _svg(figure: Figure) -> str:
 
 def _curves(report: Report) -> Figure:
     first, *others = report.axes
-    figure, panels = _panels(others, len(first.values))
+    figure, panels = _panels(others, first.values)
     for values, axes in panels.items():
         axes.set(xlabel="step", ylabel="held-out avg@k, %")
         axes.label_outer()
         for index, value in enumerate(first.values):
             cell = _cell(report, (value, *values))
             _curve(axes, report, cell, _look(index), value)
-    _legend(figure, panels, len(first.values))
+    _legend(figure, panels, first.values)
     return figure
 
 
@@ -98,7 +100,7 @@ def _sensitivity(report: Report) -> Figure | None:
     numbers = [parse_value(value) for value in second.values]
     if len(numbers) < 2 or not all(type(x) in (int, float) for x in numbers):
         return None
-    figure, panels = _panels(others, len(first.values))
+    figure, panels = _panels(others, first.values)
     for values, axes in panels.items():
         axes.set(xlabel=second.key, ylabel="final held-out avg@k, %")
         axes.label_outer()
@@ -112,7 +114,7 @@ def _sensitivity(report: Report) -> Figure | None:
                 for x, text in zip(numbers, second.values, strict=True)
             }
             _points(axes, points, _look(index), value)
-    _legend(figure, panels, len(first.values))
+    _legend(figure, panels, first.values)
     return figure
 
 
@@ -125,7 +127,9 @@ def _points(axes: Axes, points: dict[float, list[float]], look: dict[str, Any], 
     axes.errorbar(list(found), heights, yerr=[below, above], label=label, capsize=3, **look)
 
 
-def _panels(varied: Sequence[Axis], lines: int) -> tuple[Figure, dict[tuple[str, ...], Axes]]:
+def _panels(
+    varied: Sequence[Axis], labels: Sequence[str]
+) -> tuple[Figure, dict[tuple[str, ...], Axes]]:
     """A figure with a titled panel for each combination of values, and room for the legend."""
     from matplotlib.figure import Figure
 
@@ -134,7 +138,8 @@ def _panels(varied: Sequence[Axis], lines: int) -> tuple[Figure, dict[tuple[str,
     columns = len(varied[-1].values) if in_rows else min(COLUMNS, len(keys))
     rows = -(-len(keys) // columns)
     width, height = max(columns, 1.5) * PANEL[0], rows * PANEL[1]
-    figure = Figure(figsize=(width, height + LEGEND_ROW * (1 + lines // 3)), layout="constrained")
+    legend = LEGEND_ROW * (1 + -(-len(labels) // _legend_columns(labels, width)))
+    figure = Figure(figsize=(width, height + legend), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for unused in grid[len(keys) :]:
         unused.set_visible(False)
@@ -145,9 +150,16 @@ def _panels(varied: Sequence[Axis], lines: int) -> tuple[Figure, dict[tuple[str,
     return figure, dict(zip(keys, grid, strict=False))
 
 
-def _legend(figure: Figure, panels: dict[tuple[str, ...], Axes], lines: int) -> None:
-    handles, labels = next(iter(panels.values())).get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(lines, 4), frameon=False)
+def _legend(figure: Figure, panels: dict[tuple[str, ...], Axes], labels: Sequence[str]) -> None:
+    handles, shown = next(iter(panels.values())).get_legend_handles_labels()
+    columns = _legend_columns(labels, figure.get_figwidth())
+    figure.legend(handles, shown, loc="outside lower center", ncols=columns, frameon=False)
+
+
+def _legend_columns(labels: Sequence[str], width: float) -> int:
+    """As many columns as fit a figure's width, in inches: matplotlib would cut them off."""
+    fit = int(width / (HANDLE + LETTER * max(map(len, labels))))
+    return max(1, min(fit, LEGEND_COLUMNS, len(labels)))
 
 
 def _look(index: int) -> dict[str, Any]:

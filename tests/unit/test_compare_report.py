@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from drpo_cli.compare import files, jobs, runner, screen, tables
+from drpo_cli.compare import figures, files, jobs, runner, screen, tables
 from drpo_cli.compare.grid import cells
 from drpo_cli.compare.jobs import Job
 from drpo_cli.compare.report import Report, build
-from drpo_cli.compare.request import axes
+from drpo_cli.compare.request import Axis, axes
 from drpo_cli.compare.results import result
 from drpo_cli.compare.state import State, on_disk
 from drpo_cli.compare.summaries import baseline
@@ -138,6 +138,19 @@ def test_figures_follow_the_theme_and_come_as_png_too(tmp_path):
         assert "prefers-color-scheme:dark" in text
         assert "spo" in text
         assert (tmp_path / f"{name}.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("labels", [["drpo"], ["ppo_clip:epsilon_high=0.28"] * 8, ["x" * 60] * 3])
+@pytest.mark.parametrize("panels", [1, 3])
+def test_the_legend_fits_the_figure(labels, panels):
+    axis = Axis("train.learning_rate", tuple(map(str, range(panels))))
+    figure, drawn = figures._panels([axis], labels)
+    for label in labels:
+        next(iter(drawn.values())).plot([0, 1], [0, 1], label=label)
+    figures._legend(figure, drawn, labels)
+    figure.draw_without_rendering()
+    legend = figure.legends[0].get_window_extent()
+    assert legend.x0 >= 0 and legend.x1 <= figure.bbox.width
 
 
 def test_sensitivity_needs_a_second_key_of_numbers(tmp_path):
