@@ -39,12 +39,13 @@ KINDS = {
 }
 
 
-TRAITS = {"MIN_GROUP": 1, "TOKEN_LEVEL": False, "SEQUENCE_LEVEL": False}
+TRAITS = {"MIN_GROUP": 1, "TOKEN_LEVEL": False, "SEQUENCE_LEVEL": False, "INLINE": False}
 """What a plugin may say of itself, with what it is when it does not.
 
 MIN_GROUP       (advantage) the smallest group it has anything to say of
 TOKEN_LEVEL     (advantage) gives every token an advantage of its own, from a critic's values
 SEQUENCE_LEVEL  (objective) looks at a whole response, so it needs one advantage for all of it
+INLINE          (reward) so quick and so sure to end that it needs no process of its own
 """
 
 

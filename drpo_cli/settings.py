@@ -47,6 +47,8 @@ class RunSettings(Settings):
     """Rollout-and-train rounds."""
     folder: SpecPath = Path("runs")
     """Where run folders go."""
+    recorded_prompts: Count | None = None
+    """Prompts of each step whose samples are written to samples.jsonl; all when not set."""
 
 
 class ModelSettings(Settings):
@@ -137,6 +139,15 @@ class CriticSettings(Settings):
     """Shift and scale the token advantages of a step to mean 0 and standard deviation 1."""
 
 
+class Shot(Settings):
+    """A worked example of few-shot prompting."""
+
+    prompt: str
+    """The example's prompt."""
+    answer: str
+    """What a good response to it is."""
+
+
 class SourceSettings(Settings):
     """Where prompts come from. Every source takes these options; its own come on top."""
 
@@ -144,10 +155,26 @@ class SourceSettings(Settings):
     """Wrap string prompts as one user message and apply the tokenizer's chat template."""
     system: str | None = None
     """System message put in front of chat prompts."""
-    template: str = "{prompt}"
-    """Text around every string prompt; `{prompt}` stands for the row's prompt."""
+    template: str = "{{ prompt }}"
+    """Text around every string prompt, a sandboxed Jinja template: `{{ prompt }}` stands for the
+    row's prompt, and every other column for itself."""
+    few_shot: tuple[Shot, ...] = Field(default=(), strict=False)
+    """Worked examples put in front of every prompt, as `[{ prompt = "…", answer = "…" }, …]`:
+    turns of a chat, or text through the same template with the answer behind it."""
+    min_prompt_tokens: Annotated[int, Field(ge=0)] = 0
+    """Shorter prompts are skipped, counted as the model sees them."""
+    max_prompt_tokens: Count | None = None
+    """Longer prompts are skipped, counted as the model sees them."""
     too_long: Literal["stop", "skip"] = "stop"
     """What to do with a prompt that leaves no room for `max_new_tokens` in the context."""
+    weight: Annotated[float, Field(gt=0)] | None = None
+    """Share of this source in every step, relative to the other sources'. When no source has one,
+    rows are drawn alike from all; when some have, give every source its own."""
+    sampling: Literal["uniform", "difficulty"] = "uniform"
+    """Serve all rows alike; or those less often whose last group was all right or all wrong (by
+    `eval.threshold`), which taught nothing."""
+    rewards: tuple[str, ...] | None = Field(default=None, strict=False)
+    """Names of the rewards that score this source's prompts; all of the run's when not set."""
 
 
 class RolloutSettings(Settings):
@@ -188,6 +215,21 @@ class RewardSettings(Settings):
     """Name in metrics and samples; the type when not set."""
     weight: float = 1.0
     """Factor of this reward in the total; 0 only logs it."""
+    gate: bool = False
+    """Multiply the sum of the other rewards by this one instead of adding it."""
+    every: Count = 1
+    """Steps from one use to the next, for a reward of weight 0 that costs too much to log always."""
+    timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    """Longest time for one call, in seconds; then it is killed with its process, and has failed."""
+    workers: Count = 2
+    """Processes that run it, on each rank."""
+    concurrency: Count = 16
+    """Calls that run at the same time in each process, when the reward is async."""
+    tries: Count = 2
+    """How often a call that raises is made before it has failed; a time-out is not tried again."""
+    on_error: Literal["stop", "zero", "skip_sample"] = "stop"
+    """What a failed call does: end the run; count as 0 in the total; or leave its samples out of
+    advantages and losses. All are counted, and recorded whole in quarantine.jsonl."""
 
 
 class AdvantageSettings(Settings):

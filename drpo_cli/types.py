@@ -42,13 +42,14 @@ class Problem:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A problem as the model sees it."""
+    """A problem as the model sees it; `rewards` names those that score it, None means all."""
 
     id: str
     text: str
     token_ids: tuple[int, ...]
     answer: str | None
     metadata: Mapping[str, Any]
+    rewards: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,17 @@ class Group:
 
 @dataclass(frozen=True)
 class Scores:
-    """What the rewards said of one group: the weighted total, and each reward by its name."""
+    """What the rewards said of one group.
+
+    total_G    the weighted total of each sample, always finite; 0 for a skipped one
+    by_reward  each reward that scored the group by its name; None where it failed on a sample
+    skipped    samples without a total, because a reward that counts failed on them: they take no
+               part in advantages, losses and means
+    """
 
     total_G: tuple[float, ...]
-    by_reward: Mapping[str, tuple[float, ...]]
+    by_reward: Mapping[str, tuple[float | None, ...]]
+    skipped: frozenset[int] = frozenset()
 
 
 class Tokens(NamedTuple):
