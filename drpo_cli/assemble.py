@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from drpo_cli.data._prompts import Prompts
 from drpo_cli.data._stream import Batching, Data, open_data
 from drpo_cli.dist import World
 from drpo_cli.errors import UserError
@@ -61,8 +62,8 @@ def data(plan: Plan, tokenizer: Any, rank: int) -> Data:
     spec, rollout = plan.spec, rollout_settings(plan.spec)
     longest = max(rollout.max_new_tokens, spec.eval.max_new_tokens or 0)
     batching = Batching(rollout.prompts_per_step, spec.run.seed, rank, plan.world)
-    room = context_length(plan) - longest
-    return open_data(spec.data, spec.eval_data, spec.eval.problems, tokenizer, room, batching)
+    prompts = Prompts(tokenizer, context_length(plan) - longest)
+    return open_data(spec.data, spec.eval_data, spec.eval, prompts, batching)
 
 
 def train_sampling(spec: Spec, *key: object) -> Sampling:

@@ -35,25 +35,46 @@ def to_problem(row: Mapping[str, Any], fields: Fields, where: str) -> Problem:
     return Problem(
         prompt=_prompt(_column(row, fields.prompt, "prompt", where), where),
         answer=_answer(_column(row, named, "answer", where), where) if named else None,
-        metadata={k: v for k, v in row.items() if k not in (fields.prompt, named)},
+        metadata={k: recordable(v) for k, v in row.items() if k not in (fields.prompt, named)},
     )
+
+
+def missing_column(
+    name: str, role: str, columns: Iterable[str], where: str, inside: str = ""
+) -> str:
+    """The message for a column that is not there; `inside` is the column it was looked for in."""
+    have = ", ".join(columns) or "none"
+    return (
+        f"{where}: there is no column {name!r} for the {role}; "
+        f"the columns{f' of {inside!r}' if inside else ''} are {have}; "
+        f'name one with fields = {{ {role} = "…" }}'
+    )
+
+
+def recordable(value: Any) -> Any:
+    """`value` with all that JSON has no form for (dates, fractions, bytes) as text.
+
+    Metadata is written to samples.jsonl. Tuples stay: some graders compare with them.
+    """
+    if isinstance(value, Mapping):
+        return {key: recordable(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [recordable(inner) for inner in value]
+    if isinstance(value, tuple):
+        return tuple(recordable(inner) for inner in value)
+    return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
 def _column(row: Mapping[str, Any], name: str, role: str, where: str) -> Any:
     value: Any = row
-    for part in [name] if name in row else name.split("."):
+    parts = [name] if name in row else name.split(".")
+    for depth, part in enumerate(parts):
         if not isinstance(value, Mapping) or part not in value:
-            raise UserError(missing_column(name, role, row, where))
+            columns = value if isinstance(value, Mapping) else ()
+            inside = ".".join(parts[:depth])
+            raise UserError(missing_column(name, role, columns, where, inside))
         value = value[part]
     return value
-
-
-def missing_column(name: str, role: str, columns: Iterable[str], where: str) -> str:
-    """The message for a column that is not there."""
-    return (
-        f"{where}: there is no column {name!r} for the {role}; the columns are "
-        f'{", ".join(columns) or "none"}; name one with fields = {{ {role} = "…" }}'
-    )
 
 
 def _answer(value: object, where: str) -> str | None:
@@ -65,6 +86,8 @@ def _answer(value: object, where: str) -> str | None:
 
 
 def _prompt(value: object, where: str) -> str | tuple[Message, ...]:
+    if value == "":
+        raise UserError(f"{where}: the prompt is empty; give the row one, or take the row out")
     if isinstance(value, str):
         return value
     if isinstance(value, list) and value and all(_is_message(turn) for turn in value):

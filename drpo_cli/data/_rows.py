@@ -1,4 +1,4 @@
-"""The rows of several sources as one sequence, and what makes two prompts the same."""
+"""The rows of the sources, each with its id, and what makes two prompts the same."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ from drpo_cli.settings import SourceSettings
 from drpo_cli.types import Problem
 
 T = TypeVar("T")
+
+MOST_SHUFFLED = 2**24
+"""Rows of the longest source that is shuffled: its order takes 128 MiB. A longer one is `endless`:
+read in its own order, and never as a whole."""
 
 
 class Lazy(Sequence[T], Generic[T]):
@@ -45,53 +49,75 @@ class Row(NamedTuple):
     id: str
 
 
-def open_rows(sources: Sequence[Selected], prefix: str = "") -> Sequence[Row]:
-    """The rows of all sources, one source after the other; ids read `prefix` + `source/row`.
+class Source(Lazy[Row]):
+    """The rows of one source, under a name that no other source of the run has."""
 
-    Raises UserError for a source without rows, or one that returns something else than problems.
-    """
-    loaded = [_load(source) for source in sources]
-    labels = _labels(sources)
-    ends = list(accumulate(len(rows) for rows in loaded))
+    def __init__(self, name: str, config: SourceSettings, problems: Sequence[Problem]) -> None:
+        super().__init__(len(problems), self._row)
+        self.name = name
+        self.config = config
+        self._problems = problems
 
-    def make(index: int) -> Row:
-        at = bisect_right(ends, index)
-        row = index - (ends[at - 1] if at else 0)
-        id = f"{prefix}{labels[at]}/{row}"
-        problem = loaded[at][row]
+    @property
+    def endless(self) -> bool:
+        """Whether it is too long to be shuffled or read as a whole."""
+        return len(self) > MOST_SHUFFLED
+
+    def _row(self, index: int) -> Row:
+        id, problem = f"{self.name}/{index}", self._problems[index]
         if not isinstance(problem, Problem):
             raise UserError(
                 f"data {id}: the source returned {type(problem).__name__}; "
                 "return drpo_cli.types.Problem(prompt, answer, metadata)"
             )
-        config = sources[at].config
-        assert isinstance(config, SourceSettings)
-        return Row(problem, config, id)
+        return Row(problem, self.config, id)
+
+
+def open_sources(sources: Sequence[Selected], prefix: str = "") -> list[Source]:
+    """Every source, opened; ids of its rows read `prefix` + `source/row`.
+
+    Raises UserError for a source without rows, or one that returns something else than problems.
+    """
+    opened = []
+    for source, label in zip(sources, labels(sources), strict=True):
+        assert isinstance(source.config, SourceSettings)
+        name = prefix + label
+        opened.append(Source(name, source.config, _load(source, name)))
+    return opened
+
+
+def chained(sources: Sequence[Source]) -> Sequence[Row]:
+    """The rows of all sources as one sequence, one source after the other."""
+    ends = list(accumulate(len(rows) for rows in sources))
+
+    def make(index: int) -> Row:
+        at = bisect_right(ends, index)
+        return sources[at][index - (ends[at - 1] if at else 0)]
 
     return Lazy(ends[-1] if ends else 0, make)
 
 
-def _load(source: Selected) -> Sequence[Problem]:
+def _load(source: Selected, name: str) -> Sequence[Problem]:
     rows = source.module.load(source.config)
     if not (hasattr(rows, "__len__") and hasattr(rows, "__getitem__")):
         raise UserError(
-            f"data {source.type!r}: load() returned {type(rows).__name__}; return a list of "
+            f"data {name}: load() returned {type(rows).__name__}; return a list of "
             "problems, or anything with __len__ and __getitem__"
         )
     if len(rows) == 0:
-        raise UserError(f"data {source.type!r}: the source has no rows; check its options")
+        raise UserError(f"data {name}: the source has no rows; check its options")
     return rows
 
 
-def _labels(sources: Sequence[Selected]) -> list[str]:
+def labels(sources: Sequence[Selected]) -> list[str]:
     """The type, short, and numbered from the second source of the same type on."""
     seen: Counter[str] = Counter()
-    labels = []
+    found = []
     for source in sources:
         short = source.type.rpartition("/")[2]
         seen[short] += 1
-        labels.append(short if seen[short] == 1 else f"{short}#{seen[short]}")
-    return labels
+        found.append(short if seen[short] == 1 else f"{short}#{seen[short]}")
+    return found
 
 
 def content(problem: Problem) -> bytes:

@@ -1,17 +1,23 @@
-"""From problems to the prompts of a step: tokenize, shuffle, share among ranks, remember where."""
+"""The prompts of each step: who is served, who is passed over, and which rank gets what."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from drpo_cli.data._rows import Row
-from drpo_cli.data._split import Split, shuffled, split
+from drpo_cli.data._curriculum import Curriculum
+from drpo_cli.data._order import Cursor, Order
+from drpo_cli.data._prompts import Prompts
+from drpo_cli.data._rows import Source
+from drpo_cli.data._split import Split, split
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected
-from drpo_cli.settings import SourceSettings
-from drpo_cli.types import Message, Problem, Prompt
+from drpo_cli.settings import EvalSettings
+from drpo_cli.types import Prompt
+
+RESTS = "resting"
 
 
 @dataclass(frozen=True)
@@ -28,23 +34,22 @@ class PromptStream:
     """Endless training prompts, reshuffled every epoch; the rest of an epoch joins the next one.
 
     All ranks walk the same global order and each takes its part of a step, so that the order
-    depends neither on the number of ranks nor on which rows are skipped, and a cursor saved on
+    depends neither on the number of ranks nor on which rows are skipped, and a state saved on
     one world size continues on any other.
     """
 
-    def __init__(
-        self, data: Split, tokenizer: Any, max_prompt_tokens: int, batching: Batching
-    ) -> None:
+    def __init__(self, data: Split, prompts: Prompts, batching: Batching) -> None:
         if batching.prompts_per_step % batching.world:
             raise UserError(
                 f"rollout.prompts_per_step = {batching.prompts_per_step} does not divide among "
                 f"{batching.world} processes; make it a multiple"
             )
         self._split = data
-        self._tokenizer = tokenizer
-        self._max_prompt_tokens = max_prompt_tokens
+        self._prompts = prompts
         self._batching = batching
-        self._go_to(0, 0)
+        self._order = Order(data, batching.seed)
+        self._curriculum = Curriculum(batching.seed, data.sources, data.held_out_rows)
+        self._skipped: Counter[str] = Counter()
 
     def next(self) -> list[Prompt]:
         """This rank's prompts_per_step / world prompts of the next step."""
@@ -52,148 +57,122 @@ class PromptStream:
         share = len(step_P) // self._batching.world
         return step_P[self._batching.rank * share :][:share]
 
-    def state_dict(self) -> dict[str, int]:
-        """The global cursor."""
-        return {"epoch": self._epoch, "position": self._position, "rows": len(self._split.rows)}
+    def observe(self, rates: Mapping[str, float]) -> None:
+        """Take in the share of right responses of served prompts, by id, of all ranks alike.
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue at a saved cursor. Raises UserError when the data is not what it was."""
-        if state["rows"] != len(self._split.rows):
+        Steers sources with `sampling = "difficulty"`; others are ignored. A state to continue
+        from is saved after the step's rates, not before.
+        """
+        self._curriculum.observe(rates)
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Turns of rows passed over for their length so far, by the option that says so."""
+        return dict(self._skipped)
+
+    @property
+    def rows_by_rate(self) -> dict[str, int]:
+        """Rows `unseen`, `always_wrong`, `between`, `always_right` by their last pass rate.
+
+        Of the sources with `sampling = "difficulty"`; empty when there are none.
+        """
+        return self._curriculum.counts()
+
+    def metrics(self) -> dict[str, dict[str, int]]:
+        """What is worth recording of a step: `skipped` and `rows_by_rate`, where there are any."""
+        counts = {"skipped_prompts": self.skipped, "rows_by_rate": self.rows_by_rate}
+        return {name: found for name, found in counts.items() if found}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next prompts depend on, the same on every rank, for JSON."""
+        return {
+            **self._order.state_dict(),
+            "skipped": self.skipped,
+            "pass_rates": dict(self._curriculum.rates),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a saved state. Raises UserError when the data is not what it was."""
+        if state.keys() != self.state_dict().keys():
             raise UserError(
-                f"data: the checkpoint was made with {state['rows']} training rows, now there "
-                f"are {len(self._split.rows)}; resume with the same data, or start a new run"
+                "data: the checkpoint's place in the data was saved by another version of drpo "
+                f"(it has: {', '.join(state)}); resume with that version, or start a new run"
             )
-        self._go_to(state["epoch"], state["position"])
-
-    def _go_to(self, epoch: int, position: int) -> None:
-        self._epoch, self._position = epoch, position
-        self._order = shuffled(len(self._split.rows), self._batching.seed, epoch)
+        self._order.load_state_dict(state)
+        self._skipped = Counter(state["skipped"])
+        self._curriculum.rates = dict(state["pass_rates"])
 
     def _next_prompt(self) -> Prompt:
-        # A row that can be served comes at the latest at the end of the epoch after this one.
-        for _ in range(2 * len(self._split.rows)):
-            if self._position == len(self._order):
-                self._go_to(self._epoch + 1, 0)
-            row = self._split.rows[self._order[self._position]]
-            self._position += 1
-            if self._split.trains(row):
-                prompt = _tokenize_row(row, self._tokenizer, self._max_prompt_tokens)
-                if prompt is not None:
-                    return prompt
+        cursor = self._order.next()
+        found = self._search(cursor, rest=True)
+        if not isinstance(found, Prompt) and RESTS in found:  # all there is left has been learned
+            found = self._search(cursor, rest=False)
+        if isinstance(found, Prompt):
+            return found
+        rows = cursor.rows
+        whose = f"source {rows.name}" if isinstance(rows, Source) else "the training data"
         raise UserError(
-            f"data: every training prompt is longer than {self._max_prompt_tokens} tokens and "
-            'skipped (too_long = "skip"); raise rollout.context_length or lower '
-            "rollout.max_new_tokens"
+            f"data: every prompt of {whose} is {' or '.join(sorted(found))}; raise "
+            "rollout.context_length, lower rollout.max_new_tokens, or change those options"
         )
+
+    def _search(self, cursor: Cursor, rest: bool) -> Prompt | set[str]:
+        """The next prompt that can be served, or why there is none within reach.
+
+        `rest`: rows that the curriculum lets rest are passed over.
+        """
+        reasons = set()
+        for _ in range(cursor.patience):
+            row = cursor.take()
+            if not self._split.trains(row):
+                reasons.add("held out")
+            elif rest and self._curriculum.rests(row, cursor.epoch):
+                reasons.add(RESTS)
+            else:
+                made = self._prompts.make(row)
+                if isinstance(made, Prompt):
+                    return made
+                self._skipped[made] += 1
+                reasons.add(f"skipped by {made}")
+        return reasons
 
 
 @dataclass(frozen=True)
 class Data:
     """What a run reads.
 
-    stream      training prompts
-    held_out    evaluation prompts, the same on every rank
-    train_rows  rows of the training sources; held-out ones among them are passed over when their
-                turn comes, so that nothing is read up front
+    stream            training prompts
+    held_out          evaluation prompts, the same on every rank
+    train_rows        rows of the training sources; held-out ones among them are passed over when
+                      their turn comes, so that nothing is read up front
+    held_out_skipped  held-out rows left out for their length, by the option that says so
     """
 
     stream: PromptStream
     held_out: list[Prompt]
     train_rows: int
+    held_out_skipped: Mapping[str, int]
 
 
 def open_data(
     sources: Sequence[Selected],
     eval_sources: Sequence[Selected],
-    eval_problems: int,
-    tokenizer: Any,
-    max_prompt_tokens: int,
+    evaluation: EvalSettings,
+    prompts: Prompts,
     batching: Batching,
 ) -> Data:
     """Open the sources, hold out the evaluation problems and start the training stream.
 
-    Raises UserError for an empty source, for data of which nothing is left to train or evaluate
-    on, and for a prompt longer than `max_prompt_tokens` where its source does not skip those.
+    Raises UserError for what `split` refuses, for held-out prompts that are all skipped, and for
+    one that cannot be made.
     """
-    data = split(sources, eval_sources, eval_problems)
-    tokenized = (_tokenize_row(row, tokenizer, max_prompt_tokens) for row in data.held_out_rows)
-    held_out = [prompt for prompt in tokenized if prompt is not None]
-    if data.held_out_rows and not held_out:
+    data = split(sources, eval_sources, evaluation.problems, evaluation.overlap)
+    made = [prompts.make(row) for row in data.held_out_rows]
+    held_out = [prompt for prompt in made if isinstance(prompt, Prompt)]
+    skipped = Counter[str](reason for reason in made if not isinstance(reason, Prompt))
+    if skipped and not held_out:
         raise UserError(
-            f"data: every held-out prompt is longer than {max_prompt_tokens} tokens and skipped "
-            '(too_long = "skip"); raise rollout.context_length or lower max_new_tokens'
+            f"data: all {len(made)} held-out prompts are skipped by {' or '.join(sorted(skipped))}"
+            "; raise rollout.context_length, lower max_new_tokens, or change those options"
         )
-    stream = PromptStream(data, tokenizer, max_prompt_tokens, batching)
-    return Data(stream, held_out, len(data.rows))
-
-
-def _tokenize_row(row: Row, tokenizer: Any, max_prompt_tokens: int) -> Prompt | None:
-    return tokenize(row.problem, row.config, tokenizer, row.id, max_prompt_tokens)
-
-
-def tokenize(
-    problem: Problem, config: SourceSettings, tokenizer: Any, id: str, max_prompt_tokens: int
-) -> Prompt | None:
-    """The problem as the model sees it, or None where it is too long and `too_long` says skip.
-
-    Raises UserError for a prompt that is too long, has no tokens, or cannot be rendered by the
-    tokenizer's chat template.
-    """
-    if config.chat or not isinstance(problem.prompt, str):
-        text = _chat_text(problem.prompt, config, tokenizer, id)
-        ids = list(tokenizer(text, add_special_tokens=False).input_ids)  # the template has them
-    else:
-        if config.system is not None:
-            raise UserError(f"data {id}: `system` needs a chat prompt; set chat = true")
-        text = config.template.replace("{prompt}", problem.prompt)
-        ids = _plain_ids(text, tokenizer)
-    if not ids:
-        raise UserError(f"data {id}: the prompt is empty; give the row some text or remove it")
-    if len(ids) > max_prompt_tokens:
-        if config.too_long == "skip":
-            return None
-        raise UserError(
-            f"data {id}: the prompt has {len(ids)} tokens, and there is room for "
-            f"{max_prompt_tokens} beside the response; raise rollout.context_length, lower "
-            'max_new_tokens, or set too_long = "skip" in this source'
-        )
-    return Prompt(id, text, tuple(ids), problem.answer, problem.metadata)
-
-
-def _chat_text(
-    prompt: str | tuple[Message, ...], config: SourceSettings, tokenizer: Any, id: str
-) -> str:
-    from jinja2 import TemplateError
-
-    if tokenizer.chat_template is None:
-        raise UserError(
-            f"data {id}: a chat prompt needs a chat template, and the model's tokenizer has none; "
-            "use an instruction-tuned model, add chat_template.jinja to the model's folder, or "
-            "use plain text (string prompts, chat = false)"
-        )
-    if isinstance(prompt, str):
-        prompt = ({"role": "user", "content": config.template.replace("{prompt}", prompt)},)
-    if config.system is not None:
-        prompt = ({"role": "system", "content": config.system}, *prompt)
-    try:
-        return tokenizer.apply_chat_template(
-            [dict(message) for message in prompt], add_generation_prompt=True, tokenize=False
-        )
-    except TemplateError as error:
-        raise UserError(
-            f"data {id}: the tokenizer's chat template refuses the messages "
-            f"({', '.join(message['role'] for message in prompt)}): {error}"
-        ) from error
-
-
-def _plain_ids(text: str, tokenizer: Any) -> list[int]:
-    """The text's ids with the tokenizer's own special tokens, less an end of sequence it adds.
-
-    A response cannot follow an end of sequence; one that stands in the text itself stays.
-    """
-    ids = list(tokenizer(text).input_ids)
-    if ids and ids[-1] == tokenizer.eos_token_id:
-        bare = list(tokenizer(text, add_special_tokens=False).input_ids)
-        if len(ids) > 1 and bare[-1:] != ids[-1:]:
-            ids.pop()
-    return ids
+    return Data(PromptStream(data, prompts, batching), held_out, len(data.rows), skipped)

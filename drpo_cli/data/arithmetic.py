@@ -20,7 +20,7 @@ from drpo_cli.types import Problem
 class Config(SourceSettings):
     """Options of the sums."""
 
-    digits: Annotated[int, Field(ge=1, le=4)] = 2
+    digits: Annotated[int, Field(ge=1, le=3)] = 2
     """Digits of each operand."""
     reverse: bool = False
     """Write the answer's digits least significant first: a carry is then known before the digit

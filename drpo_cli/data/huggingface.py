@@ -1,20 +1,23 @@
 """A data set of the Hugging Face hub, or a local folder or file, read by the `datasets` library.
 
-Rows stay on disk, memory-mapped, and are read when asked for. Hub data sets are downloaded once
-and cached; local parquet, JSON, CSV and Arrow files need no network.
+Hub data sets are downloaded once and cached; local parquet, JSON, CSV and Arrow files need no
+network. Rows stay on disk, memory-mapped, and are read when asked for. With `streaming`, nothing
+is downloaded but what the first `rows` rows take; those are held in memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from drpo_cli.data._fields import TableSettings, missing_column, to_problem
+from drpo_cli.data._fields import TableSettings, to_problem
 from drpo_cli.data._rows import Lazy
 from drpo_cli.errors import UserError
+from drpo_cli.settings import Count
 from drpo_cli.types import Problem
 
 FORMATS = {
@@ -31,6 +34,10 @@ class Config(TableSettings):
     """Configuration of the data set, where it has several."""
     split: Annotated[str, Field(min_length=1)] = "train"
     """Split, slices included: `train[:1000]`. A single file is all `train`."""
+    streaming: bool = False
+    """Read the first `rows` rows over the network at every start, instead of downloading all."""
+    rows: Count | None = None
+    """How many rows `streaming` reads; a shorter split gives all it has."""
 
     @field_validator("path")
     @classmethod
@@ -43,37 +50,61 @@ class Config(TableSettings):
             raise ValueError(f"there is no file or folder {local}")
         return path
 
+    @model_validator(mode="after")
+    def _streams_the_first_rows(self) -> Config:
+        if self.streaming and self.rows is None:
+            raise ValueError("streaming reads the first rows of the split; set rows to how many")
+        if self.streaming and set(self.split) & set("[+"):
+            raise ValueError(
+                f"streaming reads a whole split from its first row on, not {self.split!r}; name "
+                "one split, and set rows to how many"
+            )
+        if self.rows is not None and not self.streaming:
+            raise ValueError(
+                f"rows goes with streaming = true; without it, write "
+                f'split = "{self.split.partition("[")[0]}[:{self.rows}]"'
+            )
+        return self
+
 
 def load(config: Config) -> Sequence[Problem]:
     """The rows of the split. Raises UserError when it cannot be had or lacks the columns."""
-    dataset = _open(config)
-    where, fields = f"data set {config.path}", config.fields
-    for role, name in (("prompt", fields.prompt), ("answer", fields.answer)):
-        if (
-            name is not None
-            and name not in dataset.column_names
-            and name.split(".")[0] not in dataset.column_names
-        ):
-            raise UserError(missing_column(name, role, dataset.column_names, where))
-    return Lazy(len(dataset), lambda i: to_problem(dataset[i], fields, f"{where}, row {i}"))
+    where, rows = f"data set {config.path}", _read(config)
+
+    def make(index: int) -> Problem:
+        return to_problem(rows[index], config.fields, f"{where}, row {index}")
+
+    if len(rows) > 0:
+        make(0)  # columns that are not there are said before a run starts
+    return Lazy(len(rows), make)
 
 
-def _open(config: Config) -> Any:
+def _read(config: Config) -> Any:
     try:
         import datasets
+        import httpx  # the hub's own client, whose errors pass through
     except ImportError as error:
         raise UserError(
             f"data 'huggingface': {error}; install it with: pip install datasets"
         ) from error
-    path = Path(config.path)
     try:
-        if path.is_file():
-            kind = FORMATS.get(path.suffix)
-            if kind is None:
-                raise UserError(f"{path}: cannot read this format; use {', '.join(FORMATS)}")
-            return datasets.load_dataset(kind, data_files=config.path, split=config.split)
-        return datasets.load_dataset(config.path, config.name, split=config.split)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        dataset = _open(config)
+        return list(islice(dataset, config.rows)) if config.streaming else dataset
+    except (OSError, ValueError, datasets.exceptions.DatasetsError, httpx.HTTPError) as error:
         raise UserError(
-            f"data set {config.path}, name {config.name!r}, split {config.split!r}: {error}"
+            f"data set {config.path}, name {config.name!r}, split {config.split!r}: "
+            f"{error.__cause__ or error}"
         ) from error
+
+
+def _open(config: Config) -> Any:
+    from datasets import load_dataset
+
+    how = {"split": config.split, "streaming": config.streaming}
+    path = Path(config.path)
+    if not path.is_file():
+        return load_dataset(config.path, config.name, **how)
+    kind = FORMATS.get(path.suffix)
+    if kind is None:
+        raise UserError(f"{path}: cannot read this format; use {', '.join(FORMATS)}")
+    return load_dataset(kind, data_files=config.path, **how)

@@ -1,65 +1,182 @@
 """Procedurally generated problems of reasoning-gym: more than 100 tasks, seeded, no download.
 
-Each row is generated when asked for, the same for the same task, seed and options. Score it with
-the reward of the same name, which finds task, options and entry in the row's metadata.
+    task  = "chain_sum"
+    level = { num_terms = 3 }
+
+or several: `tasks = [{ task = "chain_sum", weight = 2 }, { task = "countdown", level = 1 }]`. Each
+row is generated when asked for, the same for the same tasks and seed, and without `size` they do
+not end. Score them with the reward of the same name, which finds task, options and entry in the
+row's metadata.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from drpo_cli.data._fields import recordable
 from drpo_cli.data._rows import Lazy
 from drpo_cli.errors import UserError
-from drpo_cli.settings import Count, SourceSettings
+from drpo_cli.settings import Count, Settings, SourceSettings
 from drpo_cli.types import Problem
+
+ENDLESS = 2**31 - 1
+"""Rows of a source without `size`."""
+
+Level = Annotated[int, Field(ge=0)]
+
+# Tasks check their options with assert; a wrong type shows wherever it is first used.
+_REFUSED = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+
+
+class Task(Settings):
+    """One task of several."""
+
+    task: Annotated[str, Field(min_length=1)]
+    """Name of the task."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Share of the rows, relative to the other tasks'."""
+    options: dict[str, Any] = Field(default={})
+    """The task's own options."""
+    level: Level | dict[str, Level] | None = None
+    """Its difficulty."""
 
 
 class Config(SourceSettings):
-    """Options of a reasoning-gym task."""
+    """Options of reasoning-gym's problems."""
 
-    task: Annotated[str, Field(min_length=1)]
+    task: Annotated[str, Field(min_length=1)] | None = None
     """Name of the task, for example `chain_sum` or `countdown`."""
-    size: Count = 1000
-    """Rows."""
+    tasks: tuple[Task, ...] = Field(default=(), strict=False)
+    """Several tasks in place of one, each with its own `weight`, `options` and `level`. Which one
+    row i is of is drawn from the seed and i."""
+    size: Count | None = None
+    """Rows; endless when not set, which a few tasks that plan their rows ahead cannot be."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of the problems; row i is the same whatever the size."""
+    """Seed of the problems. Most tasks give for seed s + 1 the rows of s from the second on: take
+    seeds far apart for problems that differ."""
     options: dict[str, Any] = Field(default={})
     """The task's own options, as reasoning-gym names them, for example `{ min_terms = 2 }`."""
+    level: Level | dict[str, Level] | None = None
+    """Difficulty on the task's own curriculum, from 0: one level for all it has levels of, or one
+    for each that is named, for example `{ num_terms = 3 }`. `options` go before it."""
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> Config:
+        if (self.task is None) != bool(self.tasks):
+            raise ValueError(
+                'name one task (task = "chain_sum") or several (tasks = [{ task = "chain_sum", '
+                'weight = 2 }, { task = "countdown" }])'
+            )
+        if self.tasks and (self.options or self.level is not None):
+            raise ValueError("options and level are those of one task; move them into `tasks`")
+        return self
 
 
 def load(config: Config) -> Sequence[Problem]:
-    """The task's problems. Raises UserError for a task or options that reasoning-gym lacks."""
+    """The problems. Raises UserError for a task, a level or options that reasoning-gym lacks."""
+    tasks = config.tasks
+    if config.task is not None:
+        tasks = (Task(task=config.task, options=config.options, level=config.level),)
+    makers = [_maker(task, config) for task in tasks]
+    weights = [task.weight for task in tasks]
+
+    def make(index: int) -> Problem:
+        (maker,) = random.Random(f"{config.seed}/{index}").choices(makers, weights)
+        return maker(index)
+
+    return Lazy(config.size or ENDLESS, make)
+
+
+def _maker(task: Task, config: Config) -> Callable[[int], Problem]:
+    """What makes row i of a task."""
+    factory = _factory(task.task)
+    options = {**_at_level(task, factory), **task.options}
+    size = {} if config.size is None else {"size": config.size}
+    where = f"data 'reasoning_gym': task {task.task!r}"
     try:
-        from reasoning_gym.factory import DATASETS, create_dataset
+        dataset = factory.create_dataset(task.task, seed=config.seed, **size, **options)
+    except _REFUSED as error:
+        raise UserError(
+            f"{where} refuses its options: {error}; it has {_options_of(task.task, factory)}"
+        ) from error
+
+    def make(index: int) -> Problem:
+        try:
+            entry = dataset[index]
+        except _REFUSED as error:
+            raise UserError(
+                f"{where} cannot make row {index} with options {options}: {error}; change them"
+            ) from error
+        return Problem(
+            prompt=entry["question"],
+            answer=None if entry["answer"] is None else str(entry["answer"]),
+            metadata={"task": task.task, "options": options, "entry": recordable(entry)},
+        )
+
+    if config.size is None:
+        try:
+            dataset[ENDLESS - 1]
+        except IndexError as error:
+            raise UserError(
+                f"{where} plans its rows ahead, so there is an end to them; set size to how many"
+            ) from error
+    return make
+
+
+def _factory(task: str) -> Any:
+    """reasoning-gym's factory, which has the task."""
+    try:
+        from reasoning_gym import factory
+        from reasoning_gym.factory import DATASETS
     except ImportError as error:
         raise UserError(
             f"data 'reasoning_gym': {error}; install it with: pip install reasoning-gym"
         ) from error
-    if config.task not in DATASETS:
-        close = difflib.get_close_matches(config.task, DATASETS, n=1)
+    names = sorted(DATASETS.keys() - {"composite"})  # `tasks` does what that one does
+    if task not in names:
+        close = difflib.get_close_matches(task, names, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise UserError(
-            f"data 'reasoning_gym': there is no task {config.task!r}; {hint}"
-            f"tasks: {', '.join(sorted(DATASETS))}"
+            f"data 'reasoning_gym': there is no task {task!r}; {hint}tasks: {', '.join(names)}"
         )
-    try:
-        dataset = create_dataset(config.task, size=config.size, seed=config.seed, **config.options)
-    # Tasks check their options with assert; a wrong type shows wherever it is first used.
-    except (AssertionError, TypeError, ValueError, AttributeError) as error:
+    return factory
+
+
+def _at_level(task: Task, factory: Any) -> dict[str, Any]:
+    """The options that the task's curriculum sets at its level; what it does not name stays."""
+    if task.level is None:
+        return {}
+    where = f"data 'reasoning_gym': task {task.task!r}"
+    if not factory.has_curriculum(task.task):
         raise UserError(
-            f"data 'reasoning_gym': task {config.task!r} refuses its options: {error}"
-        ) from error
-
-    def make(index: int) -> Problem:
-        entry = dataset[index]
-        return Problem(
-            prompt=entry["question"],
-            answer=None if entry["answer"] is None else str(entry["answer"]),
-            metadata={"task": config.task, "options": config.options, "entry": entry},
+            f"{where} has no levels; make it harder with options: "
+            f"it has {_options_of(task.task, factory)}"
         )
+    curriculum = factory.create_curriculum(task.task)
+    highest = {name: len(each.levels) - 1 for name, each in curriculum.attributes.items()}
+    if isinstance(task.level, int):
+        wanted = {name: min(task.level, top) for name, top in highest.items()}
+        known = task.level <= max(highest.values())
+    else:
+        wanted = task.level
+        known = all(name in highest and level <= highest[name] for name, level in wanted.items())
+    if not known:
+        levels = ", ".join(f"{name} 0 to {top}" for name, top in highest.items())
+        raise UserError(f"{where} has no level {task.level}; its levels are {levels}")
+    for name, level in wanted.items():
+        curriculum.set_attr_level(name, level)
+    made = curriculum.generate_configuration()
+    roles = ("field_name", "lower_field_name", "upper_field_name")
+    keys = [vars(curriculum.attributes[name]).get(role) for name in wanted for role in roles]
+    return {key: getattr(made, key) for key in keys if key}
 
-    return Lazy(config.size, make)
+
+def _options_of(task: str, factory: Any) -> str:
+    names = [field.name for field in dataclasses.fields(factory.DATASETS[task][1])]
+    return ", ".join(name for name in names if name not in ("seed", "size")) or "none"

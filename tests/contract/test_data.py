@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 
 from drpo_cli import plugins
@@ -19,10 +20,15 @@ def options(tmp_path: Path) -> dict[str, dict]:
     """The least options a source needs; a source that is not named here must need none."""
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps({"prompt": f"p{i}", "answer": i}) + "\n" for i in range(4)))
+    (tmp_path / "rows.csv").write_text("prompt,answer\n" + "".join(f"p{i},{i}\n" for i in range(4)))
+    table = pyarrow.table({"prompt": [f"p{i}" for i in range(4)], "answer": range(4)})
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
     return {
+        "csv": {"path": "rows.csv"},
         "jsonl": {"path": "rows.jsonl"},
+        "parquet": {"path": "rows.parquet"},
         "huggingface": {"path": "rows.jsonl"},
-        "reasoning_gym": {"task": "chain_sum", "size": 4},
+        "reasoning_gym": {"task": "chain_sum"},
     }
 
 
@@ -35,6 +41,7 @@ def test_source_returns_problems(name: str, options: dict, tmp_path: Path) -> No
     assert all(isinstance(rows[i], Problem) for i in (0, len(rows) - 1))
     assert rows[0] == rows[0]
     assert rows[0].prompt != rows[1].prompt
+    assert json.loads(json.dumps(dict(rows[0].metadata))).keys() == rows[0].metadata.keys()
     with pytest.raises(IndexError):
         rows[len(rows)]
 
@@ -51,7 +58,7 @@ def test_source_is_documented(name: str) -> None:
 
 @pytest.mark.parametrize("kind", ["data", "rewards"])
 def test_loading_a_config_imports_nothing_heavy(kind: str) -> None:
-    heavy = ["torch", "transformers", "datasets", "scipy", "numpy", "sympy", "vllm"]
+    heavy = ["torch", "transformers", "datasets", "scipy", "numpy", "sympy", "vllm", "pyarrow"]
     code = (
         "import sys; from drpo_cli import plugins\n"
         f"for name in plugins.available({kind!r}): plugins.load({kind!r}, name).Config\n"

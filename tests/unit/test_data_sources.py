@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from drpo_cli import plugins
-from drpo_cli.data import arithmetic, huggingface, jsonl, reasoning_gym
+from drpo_cli.data import arithmetic, csv, huggingface, jsonl, parquet, reasoning_gym
 from drpo_cli.errors import UserError
 
 
@@ -92,74 +92,9 @@ def test_jsonl_reads_a_byte_order_mark_and_names_bad_bytes(tmp_path: Path) -> No
 
 
 def test_missing_files_are_found_by_the_config(tmp_path: Path) -> None:
-    for config in (jsonl.Config, huggingface.Config):
+    for config in (csv.Config, jsonl.Config, huggingface.Config):
         with pytest.raises(ValidationError, match="there is no file"):
             config.model_validate({"path": "./none.jsonl"}, context={"folder": tmp_path})
-
-
-@pytest.fixture
-def parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    folder = tmp_path / "rows"
-    folder.mkdir()
-    rows = {"question": ["a", "b", "c"], "gold": [1, 2, 3], "level": ["x", "y", "z"]}
-    datasets.Dataset.from_dict(rows).to_parquet(str(folder / "train.parquet"))
-    return folder
-
-
-FIELDS = {"prompt": "question", "answer": "gold"}
-
-
-@pytest.mark.parametrize("path", ["rows", "rows/train.parquet"])
-def test_huggingface_reads_local_parquet(parquet: Path, path: str) -> None:
-    options = {"path": path, "fields": FIELDS, "split": "train[1:]"}
-    config = huggingface.Config.model_validate(options, context={"folder": parquet.parent})
-    rows = huggingface.load(config)
-    assert [(row.prompt, row.answer, row.metadata) for row in rows] == [
-        ("b", "2", {"level": "y"}),
-        ("c", "3", {"level": "z"}),
-    ]
-
-
-def test_huggingface_mistakes(parquet: Path) -> None:
-    def load(**options: object) -> None:
-        huggingface.load(huggingface.Config.model_validate({"path": str(parquet), **options}))
-
-    with pytest.raises(UserError, match=r"no column 'prompt'.*question, gold, level"):
-        load()
-    with pytest.raises(UserError, match=r"no column 'solution' for the answer"):
-        load(fields={"prompt": "question", "answer": "solution"})
-    with pytest.raises(UserError, match=r"split 'test': .*test"):
-        load(split="test", fields=FIELDS)
-    (parquet.parent / "notes.txt").write_text("x")
-    with pytest.raises(UserError, match=r"cannot read this format"):
-        load(path=str(parquet.parent / "notes.txt"))
-
-
-def test_reasoning_gym_is_seeded_and_scored_by_its_own_task() -> None:
-    def rows(**options: object) -> list:
-        return list(reasoning_gym.load(reasoning_gym.Config(task="chain_sum", size=5, **options)))
-
-    assert [r.prompt for r in rows()] == [r.prompt for r in rows()]
-    assert [r.prompt for r in rows()] != [r.prompt for r in rows(seed=1)]
-    short = {"min_terms": 2, "max_terms": 2}
-    assert all(len(r.metadata["entry"]["metadata"]["expression"].split()) == 3
-               for r in rows(options=short))  # fmt: skip
-    score = plugins.load("rewards", "reasoning_gym")
-    for row in rows(options=short):
-        for completion, expected in ((row.answer, 1.0), ("x", 0.0)):
-            got = score.reward(completion, row.metadata, score.Config())
-            assert got == expected
-
-
-def test_reasoning_gym_mistakes() -> None:
-    with pytest.raises(UserError, match="no task 'chainsum'; did you mean 'chain_sum'"):
-        reasoning_gym.load(reasoning_gym.Config(task="chainsum"))
-    for options in ({"terms": 2}, {"min_terms": -1}, {"min_terms": "two"}):
-        with pytest.raises(UserError, match="task 'chain_sum' refuses its options"):
-            reasoning_gym.load(reasoning_gym.Config(task="chain_sum", options=options))
 
 
 @pytest.mark.parametrize(
@@ -167,6 +102,7 @@ def test_reasoning_gym_mistakes() -> None:
     [
         ("reasoning_gym.factory", reasoning_gym.Config(task="chain_sum"), "reasoning-gym"),
         ("datasets", huggingface.Config(path="org/data"), "datasets"),
+        ("datasets", parquet.Config.model_construct(path=Path("rows.parquet")), "datasets"),
     ],
 )
 def test_missing_library_says_how_to_install_it(

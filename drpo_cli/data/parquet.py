@@ -1,0 +1,113 @@
+"""Rows of parquet files: one, all of a folder, or those a pattern matches.
+
+Files follow each other in the order of their paths. The `datasets` library copies their rows once
+into its cache, from where they are memory-mapped and read when asked for.
+"""
+
+from __future__ import annotations
+
+import glob
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+
+from pydantic import field_validator
+
+from drpo_cli.data._fields import TableSettings, missing_column, to_problem
+from drpo_cli.data._rows import Lazy
+from drpo_cli.errors import UserError
+from drpo_cli.settings import SpecPath
+from drpo_cli.types import Problem
+
+
+class Config(TableSettings):
+    """Options of parquet files."""
+
+    path: SpecPath
+    """A file, a folder, or a pattern such as `data/train-*.parquet`; relative ones count from the
+    spec's folder."""
+
+    @field_validator("path")
+    @classmethod
+    def _matches(cls, path: Path) -> Path:
+        if not _files(path):
+            raise ValueError(f"there is no parquet file {path}; name a file, a folder or a pattern")
+        return path
+
+
+def load(config: Config) -> Sequence[Problem]:
+    """The rows of all files. Raises UserError, naming the file, for one that does not fit."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError(
+            f"data 'parquet': {error}; install it with: pip install datasets"
+        ) from error
+    files = _files(config.path)
+    ends = list(accumulate(_checked(file, files[0], config) for file in files))
+    try:
+        rows = datasets.load_dataset(
+            "parquet", data_files=[glob.escape(str(file)) for file in files], split="train"
+        )
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise UserError(
+            f"{_culprit(files) or config.path}: cannot be read: {error.__cause__ or error}"
+        ) from error
+
+    def make(index: int) -> Problem:
+        at = bisect_right(ends, index)
+        row = index - (ends[at - 1] if at else 0)
+        return to_problem(rows[index], config.fields, f"{files[at]}, row {row}")
+
+    if ends[-1] > 0:
+        make(0)  # nested columns that are not there are said before a run starts
+    return Lazy(ends[-1], make)
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        return sorted(path.rglob("*.parquet"))
+    return [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
+
+
+def _checked(file: Path, first: Path, config: Config) -> int:
+    """The number of rows of a file, after a look at its columns."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        footer = parquet.read_metadata(file)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise UserError(f"{file}: not a whole parquet file: {error}; write it anew") from error
+    columns = footer.schema.to_arrow_schema().names
+    for role, name in (("prompt", config.fields.prompt), ("answer", config.fields.answer)):
+        if name is not None and not {name, name.partition(".")[0]} & set(columns):
+            raise UserError(missing_column(name, role, columns, str(file)))
+    expected = parquet.read_schema(first).names
+    if sorted(columns) != sorted(expected):
+        raise UserError(
+            f"{file}: the columns are {', '.join(columns)}, but those of {first} are "
+            f"{', '.join(expected)}; files of one source have the same columns: make it two sources"
+        )
+    rows: int = footer.num_rows
+    return rows
+
+
+def _culprit(files: list[Path]) -> Path | None:
+    """The first file that cannot be read to its end, or has other types than the first one."""
+    import pyarrow
+    from pyarrow import parquet
+
+    expected = parquet.read_schema(files[0])
+    for file in files:
+        try:
+            for _ in parquet.ParquetFile(file).iter_batches():
+                pass
+        except (OSError, pyarrow.ArrowException):
+            return file
+        if not parquet.read_schema(file).equals(expected):
+            return file
+    return None

@@ -1,0 +1,254 @@
+"""Sources of named columns: csv, parquet and huggingface, what all tables share, and mistakes."""
+
+import datetime
+import json
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+from pydantic import ValidationError
+
+from drpo_cli import plugins
+from drpo_cli.data import csv, huggingface
+from drpo_cli.errors import UserError
+
+CHAT = [{"role": "user", "content": "What is 1 + 1?"}]
+FIELDS = {"prompt": "question", "answer": "gold"}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def load(type: str, folder: Path, **options: object) -> list:
+    source = plugins.load("data", type)
+    return source.load(source.Config.model_validate(options, context={"folder": folder}))
+
+
+def load_csv(folder: Path, text: str | bytes, **options: object) -> list:
+    (folder / "a.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    return load("csv", folder, path="a.csv", **options)
+
+
+def write_parquet(path: Path, **columns: list) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    return path
+
+
+def test_csv_maps_columns_and_everything_is_text(tmp_path: Path) -> None:
+    text = 'question,gold,level\r\n"a, ""b""\nc",1,easy\r\n\r\nd,,\r\n'
+    first, second = load_csv(tmp_path, b"\xef\xbb\xbf" + text.encode(), fields=FIELDS)
+    assert (first.prompt, first.answer, first.metadata) == ('a, "b"\nc', "1", {"level": "easy"})
+    assert (second.prompt, second.answer, second.metadata) == ("d", None, {"level": ""})
+
+
+def test_csv_takes_another_delimiter(tmp_path: Path) -> None:
+    (row,) = load_csv(tmp_path, "prompt\tanswer\na, b\t1\n", delimiter="\t")
+    assert (row.prompt, row.answer) == ("a, b", "1")
+    for wrong in ("", ",,", '"', "\n"):
+        with pytest.raises(ValidationError, match="delimiter"):
+            csv.Config.model_validate({"path": str(tmp_path / "a.csv"), "delimiter": wrong})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"a\.csv: the file is empty; its first line names the columns"),
+        ("\n\n", r"a\.csv: the file is empty"),
+        ("prompt,answer\n", r"a\.csv: the file has no rows, only a header"),
+        (
+            "1+1,2\n2+2,4\n",
+            r"a\.csv:1: there is no column 'prompt' .*columns are 1\+1, 2; .*if ",
+        ),
+        ("\nprompt,b,b\n", r"a\.csv:2: two columns are called 'b'; rename one"),
+        ("prompt,answer\na,1\nb\n", r"a\.csv:3: 1 fields, but the header has 2 \(prompt, answer\)"),
+        ('prompt,answer\n"a\nb",1\nc,2,3\n', r"a\.csv:4: 3 fields, but the header has 2"),
+        ('prompt,answer\na,1\n"b\nc\n', r"a\.csv:3: the record that starts here is not CSV: unexp"),
+        ('prompt,answer\n"a"b,1\n', r"a\.csv:2: the record that starts here is not CSV: ',' expec"),
+        ('prompt,answer\n"a\n\nb",1\n,2\n', r"a\.csv:5: the prompt is empty; give the row one"),
+        (b"prompt,answer\na,1\n\xff,2\n", r"a\.csv:3: not UTF-8 text; save the file as UTF-8"),
+    ],
+)
+def test_csv_mistakes_name_the_line(tmp_path: Path, text: str | bytes, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_csv(tmp_path, text)
+
+
+def test_csv_says_which_columns_there_are(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"a\.csv:1: .*'gold' for the answer.* prompt, answer; name"
+    ):
+        load_csv(tmp_path, "prompt,answer\na,1\n", fields={"answer": "gold"})
+
+
+@pytest.mark.parametrize("path", ["rows", "rows/*.parquet", "rows/**/*.parquet"])
+def test_parquet_reads_folders_and_patterns_in_order(tmp_path: Path, path: str) -> None:
+    for name in ("c", "a", "b"):
+        write_parquet(tmp_path / "rows" / f"{name}.parquet", question=[f"{name}0", f"{name}1"])
+    rows = load("parquet", tmp_path, path=path, fields={"prompt": "question"})
+    assert [row.prompt for row in rows] == ["a0", "a1", "b0", "b1", "c0", "c1"]
+
+
+def test_parquet_file_names_are_taken_as_they_are(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "rows [v1]" / "a*.parquet", prompt=["star"])
+    write_parquet(tmp_path / "rows [v1]" / "ab.parquet", prompt=["other"])
+    (row,) = load("parquet", tmp_path, path="rows [v1]/a*.parquet")
+    assert row.prompt == "star"
+
+
+def test_parquet_rows_name_their_file(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "rows" / "a.parquet", prompt=["x", "y"])
+    write_parquet(tmp_path / "rows" / "b.parquet", prompt=["z", ""])
+    rows = load("parquet", tmp_path, path="rows")
+    assert rows[2].prompt == "z"
+    with pytest.raises(UserError, match=r"b\.parquet, row 1: the prompt is empty"):
+        rows[3]
+
+
+def test_parquet_mistakes_name_the_file(tmp_path: Path) -> None:
+    good = write_parquet(tmp_path / "rows" / "a.parquet", prompt=["x"] * 9, gold=[1] * 9)
+    with pytest.raises(UserError, match=r"a\.parquet: there is no column 'q' .* are prompt, gold"):
+        load("parquet", tmp_path, path="rows", fields={"prompt": "q"})
+    with pytest.raises(ValidationError, match=r"no parquet file .*/none-\*; name a file, a folder"):
+        load("parquet", tmp_path, path="none-*")
+    bad = tmp_path / "rows" / "b.parquet"
+    bad.write_bytes(good.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"b\.parquet: not a whole parquet file"):
+        load("parquet", tmp_path, path="rows")
+    whole = good.read_bytes()
+    bad.write_bytes(whole[:4] + b"\xff" * 40 + whole[44:])
+    with pytest.raises(UserError, match=r"b\.parquet: cannot be read: "):
+        load("parquet", tmp_path, path="rows")
+    write_parquet(bad, prompt=["x"], answer=[1])
+    with pytest.raises(UserError, match=r"b\.parquet: the columns are prompt, answer, but those "):
+        load("parquet", tmp_path, path="rows")
+    write_parquet(bad, prompt=["x"], gold=[[{"deep": "y"}]])
+    with pytest.raises(UserError, match=r"b\.parquet: cannot be read: .*cast"):
+        load("parquet", tmp_path, path="rows")
+
+
+DAPO = {
+    "data_source": "math_dapo",
+    "prompt": CHAT,
+    "ability": "MATH",
+    "reward_model": {"ground_truth": "2", "style": "rule-lighteval/MATH_v2"},
+    "extra_info": {"index": "9a9b6eb4"},
+}
+
+
+@pytest.fixture(params=["jsonl", "parquet", "huggingface", "huggingface streaming"])
+def dapo(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path, dict]:
+    """A source whose two rows have the columns of DAPO-Math-17k: its type, folder and options."""
+    type, _, streaming = request.param.partition(" ")
+    if type == "jsonl":
+        (tmp_path / "rows.jsonl").write_text(2 * (json.dumps(DAPO) + "\n"))
+        return type, tmp_path, {"path": "rows.jsonl"}
+    write_parquet(tmp_path / "rows.parquet", **{key: [value] * 2 for key, value in DAPO.items()})
+    options = {"path": "rows.parquet"}
+    return type, tmp_path, options | ({"streaming": True, "rows": 2} if streaming else {})
+
+
+def test_tables_have_chat_prompts_and_nested_columns(dapo: tuple[str, Path, dict]) -> None:
+    type, folder, options = dapo
+    rows = load(type, folder, **options, fields={"answer": "reward_model.ground_truth"})
+    assert len(rows) == 2
+    assert rows[1].prompt == tuple(CHAT)
+    assert rows[1].answer == "2"
+    assert rows[1].metadata == {key: DAPO[key] for key in DAPO if key != "prompt"}
+
+
+def test_tables_say_what_a_nested_column_has(dapo: tuple[str, Path, dict]) -> None:
+    type, folder, options = dapo
+    message = r"no column 'reward_model.gold'.*columns of 'reward_model' are ground_truth, style; "
+    with pytest.raises(UserError, match=message):
+        load(type, folder, **options, fields={"answer": "reward_model.gold"})
+    with pytest.raises(UserError, match=r"columns of 'ability' are none"):
+        load(type, folder, **options, fields={"answer": "ability.gold"})
+
+
+def test_metadata_can_be_recorded(tmp_path: Path) -> None:
+    day = datetime.datetime(2026, 1, 2)
+    write_parquet(tmp_path / "a.parquet", prompt=["x"], when=[{"days": [day]}], raw=[b"\xff"])
+    (row,) = load("parquet", tmp_path, path="a.parquet")
+    assert json.loads(json.dumps(row.metadata)) == {
+        "when": {"days": ["2026-01-02 00:00:00"]},
+        "raw": "b'\\xff'",
+    }
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    columns = {"question": ["a", "b", "c"], "gold": [1, 2, 3], "level": ["x", "y", "z"]}
+    return write_parquet(tmp_path / "rows" / "train.parquet", **columns).parent
+
+
+@pytest.mark.parametrize("path", ["rows", "rows/train.parquet"])
+def test_huggingface_reads_local_parquet(rows: Path, path: str) -> None:
+    found = load("huggingface", rows.parent, path=path, fields=FIELDS, split="train[1:]")
+    assert [(row.prompt, row.answer, row.metadata) for row in found] == [
+        ("b", "2", {"level": "y"}),
+        ("c", "3", {"level": "z"}),
+    ]
+
+
+def test_huggingface_mistakes(rows: Path) -> None:
+    def mistake(message: str, **options: object) -> None:
+        with pytest.raises(UserError, match=message):
+            load("huggingface", rows.parent, **{"path": "rows", "fields": FIELDS, **options})
+
+    mistake(r"row 0: there is no column 'prompt'.*question, gold, level", fields={})
+    mistake(r"no column 'solution' for the answer", fields=FIELDS | {"answer": "solution"})
+    mistake(r"split 'test': .*test", split="test")
+    mistake(r"split 'test': .*test", split="test", streaming=True, rows=1)
+    (rows.parent / "notes.txt").write_text("x")
+    mistake(r"notes\.txt: cannot read this format; use \.parquet, ", path="notes.txt")
+    (rows.parent / "bad.jsonl").write_text('{"question": "a"}\n{"question": \n')
+    mistake(r"bad\.jsonl.*JSON parse error", path="bad.jsonl")
+
+
+def test_streaming_reads_the_first_rows_and_no_more(rows: Path) -> None:
+    (rows / "train-2.parquet").write_bytes(b"a file that cannot be read")
+    (rows / "train.parquet").rename(rows / "train-1.parquet")
+    for path in ("rows", "./rows"):
+        first, second = load(
+            "huggingface", rows.parent, path=path, fields=FIELDS, streaming=True, rows=2
+        )
+        assert (first.prompt, second.prompt, second.metadata) == ("a", "b", {"level": "y"})
+    with pytest.raises(UserError, match=r"data set .*rows, name None, split 'train': "):
+        load("huggingface", rows.parent, path="rows", fields=FIELDS, streaming=True, rows=4)
+
+
+def test_streaming_a_short_split_gives_all_of_it(rows: Path) -> None:
+    path = "rows/train.parquet"
+    found = load("huggingface", rows.parent, path=path, fields=FIELDS, streaming=True, rows=50)
+    assert [row.prompt for row in found] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"streaming": True}, "set rows to how many"),
+        (
+            {"streaming": True, "rows": 5, "split": "train[:9]"},
+            r"not 'train\[:9\]'; name one",
+        ),
+        ({"streaming": True, "rows": 5, "split": "train+test"}, "name one split"),
+        ({"rows": 5}, r'write split = "train\[:5\]"'),
+    ],
+)
+def test_streaming_options_belong_together(options: dict, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        huggingface.Config.model_validate({"path": "org/data", **options})
+
+
+@pytest.mark.parametrize("how", [{}, {"streaming": True, "rows": 5}])
+def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch, how: dict) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"data set nobody/nothing, .*: Couldn't reach"):
+        huggingface.load(huggingface.Config.model_validate({"path": "nobody/nothing", **how}))
