@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from drpo_cli.dist import World
@@ -20,18 +20,36 @@ def credited(
     world: World,
 ) -> list[Sample]:
     """The rollouts of all groups in order, with their advantages. Collective."""
-    scores_PG = [scores.total_G for scores in scores_P]
     samples = samples_of(groups_P)
     if getattr(advantage.module, "TOKEN_LEVEL", False):
         if critic is None:
             raise ValueError(f"advantage {advantage.type!r} without a critic: the rules refuse it")
-        return _with_values(samples, scores_PG, advantage, critic, world)
-    adv_PG = _of_all_ranks(scores_PG, advantage, world)
-    flat = [adv for adv_G in adv_PG for adv in adv_G]
-    return [
-        replace(sample, advantages=(adv,) * len(sample.response_ids))
-        for sample, adv in zip(samples, flat, strict=True)
-    ]
+        samples = _with_values(samples, scores_P, advantage, critic, world)
+    else:
+        flat = [adv for adv_G in _of_groups(scores_P, advantage, world) for adv in adv_G]
+        samples = [
+            replace(sample, advantages=(adv,) * len(sample.response_ids))
+            for sample, adv in zip(samples, flat, strict=True)
+        ]
+    kept = _kept(scores_P)
+    return [replace(sample, kept=keep) for sample, keep in zip(samples, kept, strict=True)]
+
+
+def _kept(scores_P: Sequence[Scores]) -> list[bool]:
+    return [i not in scores.skipped for scores in scores_P for i in range(len(scores.total_G))]
+
+
+def _of_groups(
+    scores_P: Sequence[Scores], advantage: Selected, world: World
+) -> Iterator[list[float]]:
+    """Each group's advantages: 0 for skipped samples, and where too few are left to compare."""
+    smallest = getattr(advantage.config, "min_group", getattr(advantage.module, "MIN_GROUP", 1))
+    totals_P = [scores.kept_totals for scores in scores_P]
+    large = [totals for totals in totals_P if len(totals) >= smallest]
+    found = iter(_of_all_ranks(large, advantage, world))
+    for scores, totals in zip(scores_P, totals_P, strict=True):
+        left = iter(next(found) if len(totals) >= smallest else [0.0] * len(totals))
+        yield [0.0 if i in scores.skipped else next(left) for i in range(len(scores.total_G))]
 
 
 def _of_all_ranks(
@@ -47,17 +65,18 @@ def _of_all_ranks(
 
 def _with_values(
     samples: Sequence[Sample],
-    scores_PG: Sequence[Sequence[float]],
+    scores_P: Sequence[Scores],
     advantage: Selected,
     critic: Critic,
     world: World,
 ) -> list[Sample]:
     values = critic.values(samples)
     left = iter(values)
+    scores_PG = [scores.total_G for scores in scores_P]
     values_PG = [[next(left) for _ in scores_G] for scores_G in scores_PG]
     adv_PG = advantage.module.advantages(advantage.config, scores_PG, values_PG)
     adv_SR = [tuple(adv_R) for adv_G in adv_PG for adv_R in adv_G]
-    shown_SR = whitened(adv_SR, world) if critic.settings.whiten else adv_SR
+    shown_SR = _whitened(adv_SR, _kept(scores_P), world) if critic.settings.whiten else adv_SR
     return [
         replace(
             sample,
@@ -67,3 +86,11 @@ def _with_values(
         )
         for sample, shown_R, adv_R, value_R in zip(samples, shown_SR, adv_SR, values, strict=True)
     ]
+
+
+def _whitened(
+    adv_SR: Sequence[tuple[float, ...]], kept: Sequence[bool], world: World
+) -> list[tuple[float, ...]]:
+    """Whitened over the samples that are learned from; the others stay as they are."""
+    shown = iter(whitened([adv_R for adv_R, keep in zip(adv_SR, kept, strict=True) if keep], world))
+    return [next(shown) if keep else adv_R for adv_R, keep in zip(adv_SR, kept, strict=True)]

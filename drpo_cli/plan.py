@@ -6,11 +6,10 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected
-from drpo_cli.settings import RolloutSettings
+from drpo_cli.settings import RewardSettings, RolloutSettings
 from drpo_cli.spec import Spec
 from drpo_cli.spec.presets import summary
 
@@ -84,7 +83,7 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
         ("run folder", str(plan.run_folder)),
         ("model", f"{spec.model.path} ({spec.model.dtype})"),
         ("data", ", ".join(source.type for source in spec.data)),
-        ("rewards", ", ".join(_reward(r.config) for r in spec.reward)),
+        ("rewards", "\n".join(_reward(reward) for reward in spec.reward)),
         *([("preset", summary(spec))] if spec.preset else []),
         ("advantage, objective", f"{_chosen(spec.advantage)}, {_chosen(spec.objective)}"),
         ("loss", _loss(spec)),
@@ -127,8 +126,19 @@ def _microbatches(plan: Plan) -> str:
     return f"{text} ({budget:,} tokens each, per device)"
 
 
-def _reward(config: Any) -> str:
-    return config.name if config.weight == 1 else f"{config.weight:g} × {config.name}"
+def _reward(reward: Selected) -> str:
+    """Weight and name; then where it runs, how long a call may take, and what a failed one does."""
+    config = reward.config
+    assert isinstance(config, RewardSettings)
+    title = config.name if config.weight == 1 else f"{config.weight:g} × {config.name}"
+    title = f"{config.name}, a gate" if config.gate else title
+    if getattr(reward.module, "INLINE", False):
+        where = "in the trainer's process"
+    else:
+        processes = f"{config.workers} process{'es' * (config.workers > 1)}"
+        where = f"in {processes} a rank, {config.timeout_s:g} s a call"
+    often = f"every {config.every} steps, " if config.every > 1 else ""
+    return f"{title}: {often}{where}, on error {config.on_error}"
 
 
 def _chosen(plugin: Selected) -> str:

@@ -1,7 +1,8 @@
 """Finds plugins: the folder is the registry.
 
 `type = "drpo"` is `drpo_cli/objectives/drpo.py`; `type = "my_pkg.my_mod"` or
-`"my_pkg.my_mod:name"` is installed code; `type = "./rewards.py:name"` is a file beside the spec.
+`"my_pkg.my_mod:name"` is installed code, and so is a name that an installed package registers as an
+entry point of the group `drpo.<kind>`; `type = "./rewards.py:name"` is a file beside the spec.
 A plugin has a `Config` (or takes its kind's base settings) and one entry, named in `KINDS`.
 """
 
@@ -12,8 +13,10 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
+import sysconfig
 import traceback
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
@@ -39,14 +42,27 @@ KINDS = {
 }
 
 
-TRAITS = {"MIN_GROUP": 1, "TOKEN_LEVEL": False, "SEQUENCE_LEVEL": False, "INLINE": False}
+TRAITS = {
+    "MIN_GROUP": 1,
+    "TOKEN_LEVEL": False,
+    "SEQUENCE_LEVEL": False,
+    "INLINE": False,
+    "IMPORTS": (),
+}
 """What a plugin may say of itself, with what it is when it does not.
 
 MIN_GROUP       (advantage) the smallest group it has anything to say of
 TOKEN_LEVEL     (advantage) gives every token an advantage of its own, from a critic's values
 SEQUENCE_LEVEL  (objective) looks at a whole response, so it needs one advantage for all of it
 INLINE          (reward) so quick and so sure to end that it needs no process of its own
+IMPORTS         (reward) modules it imports when called, imported once before its processes start
 """
+
+NOT_THE_USERS = (
+    __file__,
+    *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+)
+"""Where the code lies whose frames say little of a mistake in the user's."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +85,11 @@ def available(kind: str) -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules([str(folder)]) if m.name[0] != "_")
 
 
+def installed(kind: str) -> dict[str, str]:
+    """Plugins of a kind that installed packages bring, as name → `package.module:name`."""
+    return {entry.name: entry.value for entry in metadata.entry_points(group=f"drpo.{kind}")}
+
+
 def load(kind: str, type: str, folder: Path | None = None) -> Any:
     """The plugin called `type`: an object with `Config` and the kind's entry.
 
@@ -77,10 +98,11 @@ def load(kind: str, type: str, folder: Path | None = None) -> Any:
     """
     if type in available(kind):
         return importlib.import_module(f"drpo_cli.{kind}.{type}")
-    where, _, name = type.partition(":")
+    registered = installed(kind).get(type)
+    where, _, name = (registered or type).partition(":")
     if where.endswith(".py"):
         module = _load_file(kind, type, (folder or Path.cwd()) / where)
-    elif "." in where:
+    elif registered or "." in where:
         module = _load_module(kind, type, where)
     else:
         raise UserError(_unknown(kind, type))
@@ -100,11 +122,11 @@ def short_name(type: str) -> str:
 
 
 def _unknown(kind: str, type: str) -> str:
-    noun, names = KINDS[kind].noun, available(kind)
+    noun, names = KINDS[kind].noun, [*available(kind), *installed(kind)]
     close = difflib.get_close_matches(type, names, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return (
-        f"there is no {noun} {type!r}; {hint}built in: {', '.join(names)}; "
+        f"there is no {noun} {type!r}; {hint}there are: {', '.join(names)}; "
         f"your own: './file.py:name' or 'package.module'"
     )
 
@@ -136,13 +158,19 @@ def _load_module(kind: str, type: str, where: str) -> ModuleType:
         ) from error
 
 
-def where_it_broke(error: BaseException, frames: int = 3) -> str:
-    """One line an error, with the innermost frames of the code that raised it."""
+def where_it_broke(error: BaseException, frames: int = 3, most: int = 2000) -> str:
+    """What an error says, at `most` so many characters, and where in the user's code it arose.
+
+    Frames of libraries are told only when there are no others; the innermost ones are.
+    """
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}: {error.msg}"
     stack = [f for f in traceback.extract_tb(error.__traceback__) if f.filename[:7] != "<frozen"]
-    trail = " → ".join(f"{f.filename}:{f.lineno} in {f.name}" for f in stack[-frames:])
-    return f"{error.__class__.__name__}: {error} ({trail})"
+    own = [f for f in stack if not f.filename.startswith(NOT_THE_USERS)] or stack
+    trail = " → ".join(f"{f.filename}:{f.lineno} in {f.name}" for f in own[-frames:])
+    words = str(error)
+    words = words if len(words) <= most else f"{words[: most - 1]}…"
+    return f"{error.__class__.__name__}: {words} ({trail})"
 
 
 def _as_plugin(kind: str, type: str, module: ModuleType, name: str) -> Any:
@@ -153,8 +181,11 @@ def _as_plugin(kind: str, type: str, module: ModuleType, name: str) -> Any:
             f"{noun} {type!r}: {module.__file__} has no {wanted!r}; "
             f"name the function after a colon, or call it {entry!r}"
         )
+    found = getattr(module, wanted)
     return SimpleNamespace(
-        Config=getattr(module, "Config", base),
+        Config=getattr(found, "Config", getattr(module, "Config", base)),
+        EXAMPLES=getattr(module, "EXAMPLES", ()),
+        __doc__=getattr(found, "__doc__", None) or module.__doc__,
         **{trait: getattr(module, trait, default) for trait, default in TRAITS.items()},
-        **{entry: getattr(module, wanted)},
+        **{entry: found},
     )

@@ -17,30 +17,34 @@ import torch
 
 from drpo_cli import assemble, dist
 from drpo_cli.checkpoint import Checkpoints
-from drpo_cli.collect import Collected, collect, sampling_metrics
+from drpo_cli.collect import Collected, collect, pass_rates, sampling_metrics
 from drpo_cli.credit import credited
 from drpo_cli.data._stream import Data
-from drpo_cli.evaluate.metrics import Estimate, estimate, right_samples
-from drpo_cli.evaluate.results import held_out_id, problem_results
+from drpo_cli.evaluate.metrics import estimate
+from drpo_cli.evaluate.results import HeldOut, held_out_id
 from drpo_cli.plan import Plan, make_plan
 from drpo_cli.report import page
-from drpo_cli.report.metrics import generated_tokens, rollout_metrics, sample_records
+from drpo_cli.report.metrics import (
+    generated_tokens,
+    grading_metrics,
+    rollout_metrics,
+    sample_records,
+)
 from drpo_cli.report.records import Records
 from drpo_cli.report.screen import Screen, SilentScreen, open_screen
-from drpo_cli.rewards._overlong import shaped
-from drpo_cli.rewards._score import Scorer
-from drpo_cli.rollout._groups import EngineProtocol, Sampling, sample_groups, seed_of
+from drpo_cli.rewards._grade import Grader
+from drpo_cli.rollout._groups import EngineProtocol, seed_of
 from drpo_cli.run_folder import RunFolder
+from drpo_cli.sampler import Sampler
 from drpo_cli.saved import complete
 from drpo_cli.spec import load
 from drpo_cli.stop import StopRequest
 from drpo_cli.sync import WeightSync
 from drpo_cli.trainer.step import Trainer
-from drpo_cli.types import Group, Scores
+from drpo_cli.types import Group
 
 PROBE_PROMPTS = 8  # prompts sampled, one response each, to measure a gap outside a step
-PROBE_TOKENS = 32
-RECORDED_GROUPS = 2  # groups of a step written to samples.jsonl
+SHOWN_PROMPTS = 2  # prompts of a step whose first response is on the screen
 
 
 @dataclass
@@ -52,7 +56,7 @@ class Run:
     world: dist.World
     tokenizer: Any
     data: Data
-    scorer: Scorer
+    sampler: Sampler
     engine: EngineProtocol
     trainer: Trainer
     sync: WeightSync
@@ -85,10 +89,13 @@ class Run:
         self.seconds[name] += time.perf_counter() - began
 
     def rollout(self, step: int) -> Collected:
-        """Samples and scores this rank's groups, then puts the engine to sleep."""
+        """Samples and grades this rank's groups, then puts the engine to sleep."""
         settings = assemble.rollout_settings(self.plan.spec)
-        found = collect(partial(self._draw, step), settings.dynamic_sampling_rounds, self.world)
+        draw = partial(self.sampler.draw, step, self.data.stream.next, self.phase)
+        found = collect(draw, settings.dynamic_sampling_rounds, self.world)
         self.engine.sleep()
+        threshold = self.plan.spec.eval.threshold
+        self.data.stream.observe(pass_rates(found, threshold, self.world))
         return found
 
     def train(self, found: Collected) -> dict[str, float]:
@@ -98,13 +105,14 @@ class Run:
         samples = credited(groups_P, scores_P, spec.advantage, critic, self.world)
         if spec.train.overlong == "mask":
             cut = [rollout.truncated for group in groups_P for rollout in group.rollouts_G]
-            samples = [replace(s, kept=not c) for s, c in zip(samples, cut, strict=True)]
+            samples = [replace(s, kept=s.kept and not c) for s, c in zip(samples, cut, strict=True)]
         return self.trainer.step(samples)
 
     def prove_sync(self) -> None:
         """Rehearses the sync, pushes the weights the run starts from, sets the noise floor."""
         self.screen.message("proving the weight sync …")
-        self.sync.prove(self.done, self.data.held_out[:PROBE_PROMPTS], self._probe_sampling())
+        prompts_P = self.data.held_out[:PROBE_PROMPTS]
+        self.sync.prove(self.done, prompts_P, self.sampler.probe_sampling())
 
     def check_sync(self, groups_P: Sequence[Group]) -> None:
         """Replays a group of this step: whether version n − 1 really is what sampled step n."""
@@ -117,8 +125,7 @@ class Run:
         """
         self.sync.push(version=step)
         if step == self.plan.spec.run.steps:
-            prompts = self.data.held_out[:PROBE_PROMPTS]
-            groups_P = sample_groups(self.engine, prompts, self._probe_sampling())
+            groups_P = self.sampler.probe(self.data.held_out[:PROBE_PROMPTS])
             self.sync.check(groups_P, f"after sync {step}")
 
     def evaluate_base(self) -> None:
@@ -126,15 +133,15 @@ class Run:
         if self.done == 0:
             sampling, right = assemble.eval_sampling(self.plan.spec), self.plan.spec.eval.threshold
             problems = held_out_id(self.data.held_out, (astuple(sampling), right))
-            self._record({"step": 0, "held_out_set": problems, **_held_out(self._evaluate())})
+            self._record({"step": 0, "held_out_set": problems, **self._evaluate(0).metrics()})
 
-    def maybe_evaluate(self, step: int) -> Estimate | None:
+    def maybe_evaluate(self, step: int) -> HeldOut | None:
         """The held-out avg@k, on the steps that ask for it and after the last one."""
         every, last = self.plan.spec.eval.every, step == self.plan.spec.run.steps
         due = last or (every > 0 and step % every == 0)
-        return self._evaluate() if due else None
+        return self._evaluate(step) if due else None
 
-    def maybe_save(self, step: int, held_out: Estimate | None) -> None:
+    def maybe_save(self, step: int, held_out: HeldOut | None) -> None:
         """Saves a checkpoint on the steps that ask for it, after the last, and before a stop."""
         every, last = self.plan.spec.checkpoint.every, step == self.plan.spec.run.steps
         self.stopping = self.stop.agree(self.world)
@@ -146,19 +153,21 @@ class Run:
         step: int,
         found: Collected,
         trained: dict[str, float],
-        held_out: Estimate | None,
+        held_out: HeldOut | None,
     ) -> None:
         """Writes and shows the step's metrics."""
         seconds, groups_P, scores_P = dict(self.seconds), found.groups_P, found.scores_P
-        tokens = generated_tokens(found.drawn, self.world)
+        tokens = generated_tokens([group for group, _ in found.drawn], self.world)
         metrics = {
             "step": step,
             **rollout_metrics(groups_P, scores_P, self.world),
+            "grading": grading_metrics(found.usage, self.world),
             **(sampling_metrics(found, self.world) if self._dynamic() else {}),
+            **self.data.stream.metrics(),
             **trained,
             "gap": self.gap,
             "gap_floor": self.sync.floor,
-            **(_held_out(held_out) if held_out else {}),
+            **(held_out.metrics() if held_out else {}),
             "tokens_per_second": {
                 "rollout": tokens / seconds["rollout"],
                 "train": trained["trained_tokens"] / seconds["train"],
@@ -167,12 +176,12 @@ class Run:
             "peak_memory_gib": self.world.max([dist.peak_memory_gib(self.world.device)])[0],
         }
         self._record(metrics)
-        records = sample_records(step, groups_P, scores_P, RECORDED_GROUPS)
+        count = self._recorded_per_rank()
+        parts = self.world.gather_objects(sample_records(step, groups_P, scores_P, count))
         if self.world.rank == 0:
-            for record in records:
-                Records(self.folder.samples).append(record)
-        shown = [(r["prompt"], r["completion"]) for r in records[:: len(groups_P[0].rollouts_G)]]
-        self.screen.step(step, metrics, shown)
+            Records(self.folder.samples).extend(record for part in parts for record in part)
+        shown = [(group.prompt.text, group.rollouts_G[0].text) for group in groups_P]
+        self.screen.step(step, metrics, shown[:SHOWN_PROMPTS])
 
     def finish(self) -> int:
         """The report, and the exit code: 0, or 128 + the signal that stopped the run."""
@@ -195,48 +204,31 @@ class Run:
             self.sync.floor = record["gap_floor"]
             self.done = record["step"]
         if self.world.rank == 0:
-            for file in (self.folder.metrics, self.folder.samples):
+            for file in (self.folder.metrics, self.folder.samples, self.folder.quarantine):
                 Records(file).rewind(self.done if found else -1)
 
-    def _draw(self, step: int, round_: int) -> tuple[list[Group], list[Scores]]:
-        spec = self.plan.spec
-        key = (step, self.world.rank, *([round_] if round_ else []))
-        sampling = assemble.train_sampling(spec, *key)
-        with self.phase("rollout"):
-            groups_P = sample_groups(self.engine, self.data.stream.next(), sampling)
-        with self.phase("reward"):
-            scores_P = self.scorer.score(groups_P)
-        train, longest = spec.train, sampling.max_new_tokens
-        return groups_P, [
-            shaped(group, scores, train.overlong, longest, train.overlong_buffer)
-            for group, scores in zip(groups_P, scores_P, strict=True)
-        ]
+    def _recorded_per_rank(self) -> int | None:
+        wanted = self.plan.spec.run.recorded_prompts
+        return None if wanted is None else -(-wanted // self.world.size)
 
     def _dynamic(self) -> bool:
         return assemble.rollout_settings(self.plan.spec).dynamic_sampling_rounds > 0
 
-    def _save(self, step: int, held_out: Estimate | None) -> None:
+    def _save(self, step: int, held_out: HeldOut | None) -> None:
         state = {
-            "score": held_out.value if held_out else None,
+            "score": held_out.score.value if held_out else None,
             "data": self.data.stream.state_dict(),
             "gap_floor": self.sync.floor,
             "dtype": self.plan.spec.model.dtype,
         }
         self.checkpoints.save(step, self.trainer, self.tokenizer, state)
 
-    def _evaluate(self) -> Estimate:
+    def _evaluate(self, step: int) -> HeldOut:
         mine = self.data.held_out[self.world.rank :: self.world.size]
-        sampling = assemble.eval_sampling(self.plan.spec, self.world.rank)
-        groups_P = sample_groups(self.engine, mine, sampling)
-        results = problem_results(groups_P, self.scorer.score(groups_P))
-        right = [right_samples(result, self.plan.spec.eval.threshold) for result in results]
-        rates = [sum(right_G) / len(right_G) for right_G in right]
-        return estimate(self.world.gather(torch.tensor(rates, dtype=torch.float64)).tolist())
-
-    def _probe_sampling(self) -> Sampling:
-        sampling = assemble.train_sampling(self.plan.spec, "probe", self.world.rank)
-        length = min(PROBE_TOKENS, sampling.max_new_tokens)
-        return replace(sampling, samples=1, max_new_tokens=length)
+        right_PG, unscored = self.sampler.held_out(mine, step)
+        rates = torch.tensor([sum(r) / len(r) for r in right_PG], dtype=torch.float64)
+        score = estimate(self.world.gather(rates).tolist())
+        return HeldOut(score, int(self.world.sum([unscored])[0]))
 
     def _record(self, metrics: dict[str, Any]) -> None:
         if self.world.rank == 0:
@@ -256,7 +248,7 @@ def open_run(folder: RunFolder, stream: TextIO) -> Iterator[Run]:
             screen = open_screen(stream, title, spec.run.steps)
             stack.callback(screen.close)
         plan = make_plan(spec, world.size)
-        scorer = Scorer(spec.reward)
+        grader = stack.enter_context(Grader(spec.reward))
         tokenizer = assemble.tokenizer(spec.model)
         data = assemble.data(plan, tokenizer, world.rank)
         screen.message("loading the model …")
@@ -270,7 +262,7 @@ def open_run(folder: RunFolder, stream: TextIO) -> Iterator[Run]:
             world=world,
             tokenizer=tokenizer,
             data=data,
-            scorer=scorer,
+            sampler=Sampler(spec, engine, grader, world.rank, Records(folder.quarantine)),
             engine=engine,
             trainer=trainer,
             sync=WeightSync(trainer, engine, assemble.precision(spec)),
@@ -280,7 +272,3 @@ def open_run(folder: RunFolder, stream: TextIO) -> Iterator[Run]:
         )
         run.restore()
         yield run
-
-
-def _held_out(found: Estimate) -> dict[str, float | None]:
-    return {"held_out": found.value, "held_out_low": found.low, "held_out_high": found.high}

@@ -36,8 +36,13 @@ class RunFolder:
 
     @property
     def samples(self) -> Path:
-        """A few rollouts of every step."""
+        """The rollouts of every step, with every reward of theirs."""
         return self.path / "samples.jsonl"
+
+    @property
+    def quarantine(self) -> Path:
+        """The calls of rewards that failed."""
+        return self.path / "quarantine.jsonl"
 
     @property
     def checkpoints(self) -> Path:

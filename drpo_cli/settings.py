@@ -218,7 +218,7 @@ class RewardSettings(Settings):
     gate: bool = False
     """Multiply the sum of the other rewards by this one instead of adding it."""
     every: Count = 1
-    """Steps from one use to the next, for a reward of weight 0 that costs too much to log always."""
+    """Steps from one use to the next; above 1 only for a reward of weight 0, which is a metric."""
     timeout_s: Annotated[float, Field(gt=0)] = 30.0
     """Longest time for one call, in seconds; then it is killed with its process, and has failed."""
     workers: Count = 2
@@ -247,6 +247,9 @@ class EvalSettings(Settings):
     """Steps between evaluations; 0 evaluates only before the first and after the last step."""
     problems: Count = 200
     """Held-out problems. Without `[[eval.data]]` they are taken out of the training data."""
+    overlap: Literal["refuse", "drop"] = "refuse"
+    """What to do with training rows that ask the same as a problem of `[[eval.data]]`: stop, or
+    leave them out of training."""
     samples_per_prompt: Count = 8
     """Responses sampled for each held-out problem: the k of avg@k."""
     temperature: Annotated[float, Field(gt=0, le=10)] | None = None

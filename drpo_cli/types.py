@@ -84,6 +84,11 @@ class Scores:
     by_reward: Mapping[str, tuple[float | None, ...]]
     skipped: frozenset[int] = frozenset()
 
+    @property
+    def kept_totals(self) -> list[float]:
+        """The totals of those samples that have one, in order."""
+        return [total for i, total in enumerate(self.total_G) if i not in self.skipped]
+
 
 class Tokens(NamedTuple):
     """What an objective sees, all of shape [T], float32 or float64, response tokens only.

@@ -19,7 +19,7 @@ from drpo_cli.evaluate import compare
 from drpo_cli.evaluate.metrics import Evaluation, evaluation
 from drpo_cli.evaluate.results import problem_results
 from drpo_cli.plan import make_plan
-from drpo_cli.rewards._score import Scorer
+from drpo_cli.rewards._grade import Grader
 from drpo_cli.rollout._groups import sample_groups
 from drpo_cli.run_folder import RunFolder
 from drpo_cli.spec import load
@@ -43,6 +43,10 @@ def evaluate(
             out = Path(scratch) / f"{i}.json"
             found[target] = _in_own_process(spec_path, model, samples, out)
     console.print(compare.render(found))
+    for target, result in found.items():
+        if result.unscored:
+            text = f"{target}: {result.unscored} responses count as wrong: a reward failed on them"
+            console.print(text, highlight=False)
     if json_out is not None:
         json_out.write_text(json.dumps(compare.as_dict(found), indent=1))
     for target in targets:
@@ -57,10 +61,18 @@ def score(spec_path: Path, model: Path, samples: int | None) -> Evaluation:
     spec = replace(spec, model=spec.model.model_copy(update={"path": str(model)}))
     plan = make_plan(spec, world=1)
     held_out = assemble.data(plan, assemble.tokenizer(spec.model), rank=0).held_out
-    scorer, engine = Scorer(spec.reward), assemble.engine(plan)
-    groups_P = sample_groups(engine, held_out, assemble.eval_sampling(spec, 0, samples=samples))
-    engine.close()
-    return evaluation(problem_results(groups_P, scorer.score(groups_P)), spec.eval.threshold)
+    sampling = assemble.eval_sampling(spec, 0, samples=samples)
+    with Grader(spec.reward) as grader:
+        engine = assemble.engine(plan)
+        batch = grader.begin_totals(held_out, sampling.samples)
+        groups_P = sample_groups(engine, held_out, sampling, batch.finished)
+        engine.close()
+        graded = batch.graded()
+    if graded.fatal is not None:
+        raise UserError(graded.fatal)
+    results = problem_results(groups_P, graded.scores_P)
+    unscored = sum(len(scores.skipped) for scores in graded.scores_P)
+    return evaluation(results, spec.eval.threshold, unscored)
 
 
 def _in_own_process(spec_path: Path, model: Path, samples: int | None, out: Path) -> Evaluation:

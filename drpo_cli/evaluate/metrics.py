@@ -51,13 +51,15 @@ class ProblemResult:
 class Evaluation:
     """The scores of k responses to each problem, and what they come to.
 
-    summary  `avg@k`, `maj@k`, and `pass@j` for j = 2, 4, 8 … and k, each in [0, 1]
+    summary   `avg@k`, `maj@k`, and `pass@j` for j = 2, 4, 8 … and k, each in [0, 1]
+    unscored  responses that count as wrong because a reward failed on them
     """
 
     k: int
     threshold: float
     problems: tuple[ProblemResult, ...]
     summary: dict[str, Estimate]
+    unscored: int = 0
 
     def avg_by_problem(self) -> dict[str, float]:
         """Share of right responses, by problem id."""
@@ -89,7 +91,9 @@ def _json() -> TypeAdapter[Evaluation]:
     return TypeAdapter(Evaluation)
 
 
-def evaluation(problems: Sequence[ProblemResult], threshold: float = 1.0) -> Evaluation:
+def evaluation(
+    problems: Sequence[ProblemResult], threshold: float = 1.0, unscored: int = 0
+) -> Evaluation:
     """Summarises responses; one is right when its score is at least `threshold`.
 
     Raises ValueError for no problems, repeated ids, or unequal numbers of responses.
@@ -108,7 +112,7 @@ def evaluation(problems: Sequence[ProblemResult], threshold: float = 1.0) -> Eva
         **{f"pass@{j}": estimate([pass_at(r, j) for r in rights]) for j in _pass_sizes(k)},
         f"maj@{k}": estimate(votes),
     }
-    return Evaluation(k, threshold, tuple(problems), summary)
+    return Evaluation(k, threshold, tuple(problems), summary, unscored)
 
 
 def pass_at(rights: Sequence[bool], k: int) -> float:
@@ -178,8 +182,13 @@ def _pass_sizes(k: int) -> list[int]:
 
 def right_samples(problem: ProblemResult, threshold: float) -> list[bool]:
     """Which responses are right: those whose total reward is at least the threshold."""
+    return [is_right(score, threshold) for score in problem.scores]
+
+
+def is_right(total: float, threshold: float) -> bool:
+    """Whether a response of this total reward is right."""
     # A total of weighted rewards that should add up to the threshold may miss it by rounding.
-    return [score >= threshold - ROUNDING for score in problem.scores]
+    return total >= threshold - ROUNDING
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -4,9 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from drpo_cli.evaluate.metrics import ProblemResult
+from drpo_cli.evaluate.metrics import Estimate, ProblemResult
 from drpo_cli.types import Group, Prompt, Scores
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A held-out score, and how many responses count as wrong because a reward failed on them."""
+
+    score: Estimate
+    unscored: int
+
+    def metrics(self) -> dict[str, float | None]:
+        """The score as a step's record has it."""
+        low, high = self.score.low, self.score.high
+        found = {"held_out": self.score.value, "held_out_low": low, "held_out_high": high}
+        return found | ({"held_out_unscored": self.unscored} if self.unscored else {})
 
 
 def problem_results(groups_P: Sequence[Group], scores_P: Sequence[Scores]) -> list[ProblemResult]:

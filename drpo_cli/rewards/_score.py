@@ -1,4 +1,4 @@
-"""Calls the rewards, holds them to their contract, and adds them up.
+"""Calls a reward that is set up in this process, and holds what it returns to the contract.
 
 The only file of the rooms that may catch every exception: the code it calls is the user's.
 """
@@ -6,200 +6,157 @@ The only file of the rooms that may catch every exception: the code it calls is 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import math
 import numbers
+import random
+import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from drpo_cli.errors import UserError
-from drpo_cli.plugins import Selected, short_name, where_it_broke
-from drpo_cli.settings import RewardSettings
-from drpo_cli.types import Group, Scores
+from drpo_cli.plugins import where_it_broke
+from drpo_cli.rewards import _contract
+from drpo_cli.rewards._contract import Call, Reward
 
-SHARED = ("prompt", "answer", "metadata", "tokens", "config")
-SAMPLE_ARGUMENTS = (*SHARED, "completion", "truncated", "group")
-GROUP_ARGUMENTS = (*SHARED, "completions", "truncations")
-
-
-class _Call(NamedTuple):
-    """One call of a reward: its arguments, and what it scores, for messages."""
-
-    arguments: dict[str, Any]
-    where: str
+MACHINERY = (__file__, _contract.__file__)
+DETAIL = 2000
+"""Characters of a failure's words: a message may quote a whole completion."""
 
 
-@dataclass(frozen=True)
-class _Reward:
-    name: str
-    function: Callable[..., Any]
-    config: RewardSettings
-    asks: frozenset[str]
-    whole_group: bool
+class Failure(NamedTuple):
+    """Why a call gave no scores: a kind to count by, and the words for it."""
 
-    def calls(self, group: Group) -> list[_Call]:
-        """One call for the group, or one a sample."""
-        prompt, rollouts_G = group.prompt, group.rollouts_G
-        texts_G = [rollout.text for rollout in rollouts_G]
-        common = {
-            "prompt": prompt.text,
-            "answer": prompt.answer,
-            "metadata": prompt.metadata,
-            "config": self.config,
-        }
-        where = f"reward {self.name!r}, prompt {prompt.id}"
-        if self.whole_group:
-            whole = {
-                "completions": texts_G,
-                "truncations": [rollout.truncated for rollout in rollouts_G],
-                "tokens": [rollout.token_ids for rollout in rollouts_G],
-            }
-            return [_Call(self._asked(common | whole), where)]
-        return [
-            _Call(
-                self._asked(
-                    common
-                    | {
-                        "completion": rollout.text,
-                        "truncated": rollout.truncated,
-                        "tokens": rollout.token_ids,
-                        "group": texts_G,
-                    }
-                ),
-                f"{where}, sample {i} ({_short(rollout.text)})",
-            )
-            for i, rollout in enumerate(rollouts_G)
-        ]
+    kind: str
+    detail: str
 
-    def _asked(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in arguments.items() if name in self.asks}
 
-    def run(self, calls: Sequence[_Call]) -> list[Any]:
-        """What each call returns; calls of an async reward run concurrently."""
-        if inspect.iscoroutinefunction(self.function):
-            return asyncio.run(self._gather(calls))
-        values = []
-        for call in calls:
-            try:
-                values.append(self.function(**call.arguments))
-            except Exception as error:
-                raise _failure(call, error) from error
-        return values
+class Outcome(NamedTuple):
+    """What became of a call: one score for each of its samples, or why there is none."""
 
-    async def _gather(self, calls: Sequence[_Call]) -> list[Any]:
-        return await asyncio.gather(*(self._await(call) for call in calls))
+    scores: tuple[float, ...]
+    failure: Failure | None = None
+    seconds: float = 0.0
+    counts: Mapping[str, float] = {}
 
-    async def _await(self, call: _Call) -> Any:
+
+class ReadyReward:
+    """A reward set up in this process. Raises UserError when its set-up does not work."""
+
+    def __init__(self, reward: Reward) -> None:
+        self.reward = reward
         try:
-            return await self.function(**call.arguments)
+            self.function = reward.set_up()
         except Exception as error:
-            raise _failure(call, error) from error
+            raise UserError(f"reward {reward.name!r}: its set-up failed: {_told(error)}") from error
 
-    def scores_G(self, values: Sequence[Any], calls: Sequence[_Call], size: int) -> tuple:
-        """What the calls of one group returned, as one finite number a sample."""
-        if not self.whole_group:
-            return tuple(_number(v, call.where) for v, call in zip(values, calls, strict=True))
-        (value,), where = values, calls[0].where
-        if not isinstance(value, list | tuple) or len(value) != size:
-            what = f"{len(value)} scores" if isinstance(value, list | tuple) else _short(value)
-            raise UserError(
-                f"{where}: returned {what} for {size} samples; return a list of one score each"
-            )
-        return tuple(_number(v, f"{where}, sample {i}") for i, v in enumerate(value))
+    def outcome(self, call: Call) -> Outcome:
+        """Calls a reward that is not async, again where it raises and may be tried again."""
+        try:
+            self._tried(call).send(None)
+        except StopIteration as finished:  # it awaits nothing, so it runs through
+            outcome: Outcome = finished.value
+            return outcome
+        raise AssertionError("a reward that is not async was awaited")
 
+    async def outcome_async(self, call: Call) -> Outcome:
+        """The same for an async reward, which is stopped at its time-out."""
+        began, limit = time.perf_counter(), self.reward.config.timeout_s
+        try:
+            return await asyncio.wait_for(self._tried(call), limit)
+        except TimeoutError:
+            seconds = time.perf_counter() - began
+            return Outcome((), timed_out(limit), seconds, self._taken_counts())
 
-class Scorer:
-    """The rewards of a run, called on every step's groups.
+    async def _tried(self, call: Call) -> Outcome:
+        arguments, began = self._arguments(call), time.perf_counter()
+        failure = None
+        if not self.reward.inline:  # the caller's own generators are not the reward's to set
+            seed_generators(call.seed)
+        for _ in range(self.reward.config.tries):
+            try:
+                value = self.function(**arguments)
+                if self.reward.is_async:
+                    value = await value
+                return self._judged(value, call, began)
+            except Exception as error:
+                failure = Failure("exception", _told(error))
+                if isinstance(error, UserError):
+                    break  # it says what is wrong for good
+        return Outcome((), failure, time.perf_counter() - began, self._taken_counts())
 
-    Raises UserError at once when a reward asks for an argument there is not, or two have one name.
-    """
+    def _arguments(self, call: Call) -> dict[str, Any]:
+        if "config" in self.reward.asks:
+            return {**call.arguments, "config": self.reward.config}
+        return call.arguments
 
-    def __init__(self, selected: Sequence[Selected]) -> None:
-        self._rewards = [_prepare(one) for one in selected]
-        counts = Counter(reward.name for reward in self._rewards)
-        for name, count in counts.items():
-            if count > 1:
-                raise UserError(f"{count} rewards are called {name!r}; give them a `name` each")
+    def _judged(self, value: Any, call: Call, began: float) -> Outcome:
+        seconds, counts = time.perf_counter() - began, self._taken_counts()
+        values = value if self.reward.whole_group else [value]
+        size = len(call.samples)
+        if not _is_list(values) or len(values) != size:
+            what = f"{len(values)} scores" if _is_list(values) else _short(repr(values))
+            kind = "wrong_length" if _is_list(values) else "wrong_type"
+            detail = f"returned {what} for {size} samples; return a list of one score each"
+            return Outcome((), Failure(kind, detail), seconds, counts)
+        plain = [_plain(one) for one in values]
+        failure = next((wrong for wrong in map(_wrong_number, plain) if wrong), None)
+        scores = () if failure else tuple(float(one) for one in plain)
+        return Outcome(scores, failure, seconds, counts)
 
-    def score(self, groups_P: Sequence[Group]) -> list[Scores]:
-        """Every reward of every sample, and their weighted sum, group by group.
-
-        Raises UserError, naming reward, prompt and sample, when a reward raises or returns
-        anything but a finite number for each sample.
-        """
-        by_reward_P: list[dict[str, tuple[float, ...]]] = [{} for _ in groups_P]
-        for reward in self._rewards:
-            calls_P = [reward.calls(group) for group in groups_P]
-            values = iter(reward.run([call for calls in calls_P for call in calls]))
-            for group, calls, by_reward in zip(groups_P, calls_P, by_reward_P, strict=True):
-                mine = [next(values) for _ in calls]
-                by_reward[reward.name] = reward.scores_G(mine, calls, len(group.rollouts_G))
-        return [
-            Scores(self._total_G(by_reward, len(group.rollouts_G)), by_reward)
-            for group, by_reward in zip(groups_P, by_reward_P, strict=True)
-        ]
-
-    def _total_G(self, by_reward: dict[str, tuple[float, ...]], size: int) -> tuple[float, ...]:
-        return tuple(
-            sum(reward.config.weight * by_reward[reward.name][i] for reward in self._rewards)
-            for i in range(size)
-        )
-
-
-def _prepare(selected: Selected) -> _Reward:
-    config, function = selected.config, selected.module.reward
-    assert isinstance(config, RewardSettings)
-    name = config.name or short_name(selected.type)
-    if not callable(function):
-        raise UserError(f"reward {name!r}: {selected.type!r} is no function; name one")
-    signature = inspect.signature(function)
-    # As text: under `from __future__ import annotations` it is that already.
-    whole_group = str(signature.return_annotation).lower().endswith("list[float]")
-    known = GROUP_ARGUMENTS if whole_group else SAMPLE_ARGUMENTS
-    asks: set[str] = set()
-    for parameter in signature.parameters.values():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            asks.update(known)
-        elif parameter.name in known and parameter.kind is not parameter.POSITIONAL_ONLY:
-            asks.add(parameter.name)
-        elif parameter.default is parameter.empty:
-            raise UserError(_unknown_argument(name, parameter.name, whole_group))
-    return _Reward(name, function, config, frozenset(asks), whole_group)
+    def _taken_counts(self) -> dict[str, float]:
+        """What the reward counted since it was last asked."""
+        counts = getattr(self.function, "counts", None)
+        if not isinstance(counts, Counter):
+            return {}
+        taken = {str(k): float(n) if n % 1 else int(n) for k, n in counts.items()}
+        counts.clear()
+        return taken
 
 
-def _unknown_argument(name: str, argument: str, whole_group: bool) -> str:
-    if argument in ("completions", "truncations"):
-        return (
-            f"reward {name!r} asks for {argument!r}, which only a reward of whole groups gets; "
-            "annotate its return as `-> list[float]`, or ask for one sample's"
-        )
-    kind, known = (
-        ("rewards of whole groups (-> list[float])", GROUP_ARGUMENTS)
-        if whole_group
-        else ("rewards", SAMPLE_ARGUMENTS)
-    )
-    return f"reward {name!r} asks for {argument!r}; {kind} get: {', '.join(sorted(known))}"
+def seed_generators(seed: int) -> None:
+    """Makes what a reward draws depend on its sample alone, not on the process it runs in."""
+    import numpy
+
+    random.seed(seed)
+    numpy.random.seed(seed)
 
 
-def _failure(call: _Call, error: Exception) -> UserError:
+def timed_out(limit: float) -> Failure:
+    """The failure of a call that took too long."""
+    detail = f"took longer than timeout_s = {limit:g}; raise it, or make the reward faster"
+    return Failure("timeout", detail)
+
+
+def _is_list(value: Any) -> bool:
+    # An array is as good as a list. A text has a length too, and a set, but not one score a sample.
+    ordered = hasattr(value, "__len__") and hasattr(value, "__getitem__")
+    scalar = getattr(value, "ndim", 1) == 0
+    return ordered and not scalar and not isinstance(value, str | bytes | Mapping)
+
+
+def _plain(value: Any) -> Any:
+    """A tensor of one element, or a scalar of numpy, as Python's own."""
+    return value.item() if getattr(value, "ndim", None) == 0 else value
+
+
+def _wrong_number(value: Any) -> Failure | None:
+    if not isinstance(value, numbers.Real):
+        what = f"returned {_short(repr(value))} ({type(value).__name__})"
+        return Failure("wrong_type", f"{what}; return a finite number")
+    if not math.isfinite(value):
+        return Failure("not_finite", f"returned {float(value)}; return a finite number")
+    return None
+
+
+def _told(error: Exception) -> str:
     if isinstance(error, UserError):
-        return UserError(f"{call.where}: {error}")
+        return _short(str(error), DETAIL)
     trace = error.__traceback__
-    if trace is not None and trace.tb_next is not None:
-        error = error.with_traceback(trace.tb_next)  # the frame left out is this file's
-    return UserError(f"{call.where}: {where_it_broke(error)}; mend the reward")
+    while trace and trace.tb_next and trace.tb_frame.f_code.co_filename in MACHINERY:
+        trace = trace.tb_next
+    return f"{where_it_broke(error.with_traceback(trace))}; mend the reward"
 
 
-def _number(value: object, where: str) -> float:
-    if not isinstance(value, numbers.Real) or not math.isfinite(value):
-        raise UserError(
-            f"{where}: returned {_short(value)} ({type(value).__name__}); return a finite number"
-        )
-    return float(value)
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:79]}…"
+def _short(text: str, most: int = 80) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"

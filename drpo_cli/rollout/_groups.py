@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -45,11 +45,12 @@ class EngineProtocol(Protocol):
 
     def generate(
         self, prompt_ids: Sequence[tuple[int, ...]], sampling: Sampling
-    ) -> list[tuple[Rollout, ...]]:
-        """`sampling.samples` rollouts of each prompt, in order, with the engine's own log μ.
+    ) -> Iterable[tuple[int, int, Rollout]]:
+        """`sampling.samples` rollouts of each prompt, with the engine's own log μ.
 
-        μ is taken at the sampling temperature. The same seed, prompts and weights give the same
-        rollouts.
+        Each comes as (index of its prompt, index among the prompt's samples, rollout), as soon as
+        it is finished, in any order. μ is taken at the sampling temperature. The same seed, prompts
+        and weights give the same rollouts.
         """
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
@@ -72,10 +73,19 @@ def seed_of(*parts: object) -> int:
 
 
 def sample_groups(
-    engine: EngineProtocol, prompts_P: Sequence[Prompt], sampling: Sampling
+    engine: EngineProtocol,
+    prompts_P: Sequence[Prompt],
+    sampling: Sampling,
+    finished: Callable[[int, int, Rollout], None] = lambda at, sample, rollout: None,
 ) -> list[Group]:
-    """Samples a group of rollouts for each prompt."""
+    """Samples a group of rollouts for each prompt; `finished` is told of each one at once."""
     if not prompts_P:  # a rank without a share of few held-out problems
         return []
-    rollouts_PG = engine.generate([prompt.token_ids for prompt in prompts_P], sampling)
-    return [Group(p, rollouts_G) for p, rollouts_G in zip(prompts_P, rollouts_PG, strict=True)]
+    rollouts_PG: list[dict[int, Rollout]] = [{} for _ in prompts_P]
+    for at, sample, rollout in engine.generate([p.token_ids for p in prompts_P], sampling):
+        rollouts_PG[at][sample] = rollout
+        finished(at, sample, rollout)
+    return [
+        Group(prompt, tuple(by_sample[i] for i in range(sampling.samples)))
+        for prompt, by_sample in zip(prompts_P, rollouts_PG, strict=True)
+    ]

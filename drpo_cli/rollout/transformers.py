@@ -5,7 +5,7 @@ Holds its own copy of the model, so sampling needs no gathering of sharded weigh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from drpo_cli.errors import UserError
@@ -56,18 +56,17 @@ class Engine:
 
     def generate(
         self, prompt_ids: Sequence[tuple[int, ...]], sampling: Sampling
-    ) -> list[tuple[Rollout, ...]]:
-        """See `EngineProtocol.generate`."""
+    ) -> Iterator[tuple[int, int, Rollout]]:
+        """See `EngineProtocol.generate`; a whole batch is finished at the same time."""
         import torch
 
         torch.manual_seed(sampling.seed)
         rows = [ids for ids in prompt_ids for _ in range(sampling.samples)]
         size = self.config.max_sequences
-        rollouts: list[Rollout] = []
-        for at in range(0, len(rows), size):
-            rollouts.extend(self._batch(rows[at : at + size], sampling))
-        n = sampling.samples
-        return [tuple(rollouts[i : i + n]) for i in range(0, len(rollouts), n)]
+        for first in range(0, len(rows), size):
+            batch = self._batch(rows[first : first + size], sampling)
+            for row, rollout in enumerate(batch, first):
+                yield *divmod(row, sampling.samples), rollout
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """See `EngineProtocol.load_weights`; names as in the trainer's own model."""

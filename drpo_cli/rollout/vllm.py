@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
@@ -52,16 +52,16 @@ class Engine:
 
     def generate(
         self, prompt_ids: Sequence[tuple[int, ...]], sampling: Sampling
-    ) -> list[tuple[Rollout, ...]]:
+    ) -> Iterator[tuple[int, int, Rollout]]:
         """See `EngineProtocol.generate`."""
         import torch
         from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
 
         # The sampler draws from the global generator: one seed a batch, where a seed a request
         # would cost vLLM one generator a sequence.
         torch.manual_seed(sampling.seed)
         params = SamplingParams(
-            n=sampling.samples,
             max_tokens=sampling.max_new_tokens,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -69,12 +69,18 @@ class Engine:
             min_p=sampling.min_p,
             stop=list(sampling.stop),
             logprobs=0,
+            output_kind=RequestOutputKind.FINAL_ONLY,
         )
         # A cached prefix would make a resumed run's first batch differ from an unbroken run's.
         self.llm.reset_prefix_cache()
-        requests = [{"prompt_token_ids": list(ids)} for ids in prompt_ids]
-        outputs = self.llm.generate(requests, params, use_tqdm=False)
-        return [tuple(_rollout(sample) for sample in output.outputs) for output in outputs]
+        # One request a sample, where `n` would keep a group's first back until its last is done.
+        engine, samples = self.llm.llm_engine, sampling.samples
+        for row in range(len(prompt_ids) * samples):
+            prompt = {"prompt_token_ids": list(prompt_ids[row // samples])}
+            engine.add_request(str(row), prompt, params)
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                yield *divmod(int(output.request_id), samples), _rollout(output.outputs[0])
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """See `EngineProtocol.load_weights`; names as in a Hugging Face checkpoint."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
@@ -103,14 +103,21 @@ def _short(context: dict[str, Any]) -> dict[str, Any]:
 def _unknown_key(loc: KeyPath, model: type[BaseModel], at: KeyPath) -> str:
     name, section = str(loc[-1]), str(at[0])
     if len(loc) > 1:
-        inner: Any = model.model_fields[str(loc[0])].annotation
-        return f"is not a known key; {_suggest(name, list(getattr(inner, 'model_fields', {})))}"
+        inner = _table_of(model.model_fields[str(loc[0])].annotation)
+        return f"is not a known key; {_suggest(name, list(inner.model_fields) if inner else [])}"
     choice = CHOICES.get(section) or (LISTS["data"] if "data" in at else LISTS.get(section))
     known = [*model.model_fields, *([choice.selector] if choice else [])]
     home = _home_of(name)
     if home and not difflib.get_close_matches(name, known, n=1):
         return f"is not a key of [{section}]; it is a key of {home}: move it there"
     return f"is not a known key; {_suggest(name, known)}"
+
+
+def _table_of(annotation: Any) -> type[BaseModel] | None:
+    """The table that a field holds, or holds several of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _table_of(part))), None)
 
 
 def _suggest(name: str, known: list[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from drpo_cli import plugins
 from drpo_cli.plugins import KINDS
@@ -47,6 +47,7 @@ _BOUNDS = {
     "exclusiveMaximum": "< {}",
     "pattern": "matching `{}`",
 }
+REQUIRED = "required"
 _TYPES = {"integer": "whole number", "boolean": "true or false", "string": "text"}
 
 
@@ -81,9 +82,7 @@ def _plugin(choice: Choice, name: str) -> str:
     module = plugins.load(choice.kind, name)
     base = KINDS[choice.kind].base
     config = getattr(module, "Config", base)
-    above = set(base.__mro__)
-    added = {name for c in config.__mro__ if c not in above for name in c.__annotations__}
-    own = [name for name in config.model_fields if name in added]
+    own = own_options(config, base)
     text = f'\n### `{choice.selector} = "{name}"`\n\n{_first_line(module.__doc__)}\n'
     return text + (f"\n{_table(config, own)}" if own else "")
 
@@ -101,16 +100,38 @@ def _table(model: type[Settings], names: Iterable[str]) -> str:
 
 
 def _rows(model: type[Settings], names: Iterable[str]) -> str:
-    schema = model.model_json_schema()
-    required = schema.get("required", [])
     rows = []
-    for name in names:
-        field = schema["properties"][name]
-        default = "required" if name in required else _default(field.get("default"))
-        meaning = " ".join(field.get("description", "").split())
-        cells = (f"`{name}`", ", ".join(_value(field, schema)), default, meaning)
+    for option in options(model, names):
+        cells = (f"`{option.name}`", *option[1:])
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n")
     return "".join(rows)
+
+
+class Option(NamedTuple):
+    """A key of a section: what it may be, what it is when it is not given, and what it means."""
+
+    name: str
+    value: str
+    default: str
+    meaning: str
+
+
+def options(model: type[Settings], names: Iterable[str]) -> Iterator[Option]:
+    """The options of these names, in words; values and defaults are in backticks."""
+    schema = model.model_json_schema()
+    required = schema.get("required", [])
+    for name in names:
+        field = schema["properties"][name]
+        default = REQUIRED if name in required else _default(field.get("default"))
+        meaning = " ".join(field.get("description", "").split())
+        yield Option(name, ", ".join(_value(field, schema)), default, meaning)
+
+
+def own_options(config: type[Settings], base: type[Settings]) -> list[str]:
+    """The options a plugin adds to, or gives another default than, its kind's."""
+    above = set(base.__mro__)
+    added = {name for c in config.__mro__ if c not in above for name in c.__annotations__}
+    return [name for name in config.model_fields if name in added]
 
 
 def _value(field: dict[str, Any], schema: dict[str, Any]) -> Iterator[str]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
 from collections.abc import Callable, Iterator
 
 from drpo_cli.errors import UserError
-from drpo_cli.plugins import Selected
-from drpo_cli.settings import RewardSettings, RolloutSettings, SourceSettings
-from drpo_cli.spec import rules_train
+from drpo_cli.settings import RolloutSettings
+from drpo_cli.spec import rules_data, rules_rewards, rules_train
 from drpo_cli.spec.model import Spec
 from drpo_cli.spec.positions import KeyPath
 from drpo_cli.spec.problems import Problem
@@ -43,10 +41,6 @@ def _apply(rules: tuple[Rule, ...], spec: Spec, partial: bool) -> list[Problem]:
 def _rollout(spec: Spec) -> RolloutSettings:
     assert isinstance(spec.rollout.config, RolloutSettings)
     return spec.rollout.config
-
-
-def _rewards(spec: Spec) -> list[RewardSettings]:
-    return [r.config for r in spec.reward if isinstance(r.config, RewardSettings)]
 
 
 def full_distribution(spec: Spec) -> Iterator[Problem]:
@@ -87,30 +81,6 @@ def samples_divide_into_updates(spec: Spec) -> Iterator[Problem]:
         )
 
 
-def some_reward_counts(spec: Spec) -> Iterator[Problem]:
-    weights = [reward.weight for reward in _rewards(spec)]
-    if weights and not any(weights):
-        yield Problem(
-            ("reward", 0, "weight"),
-            "is 0, and so is every other weight: nothing would be learned; "
-            "give at least one [[reward]] a weight other than 0",
-            also=tuple(("reward", i, "weight") for i in range(1, len(weights))),
-        )
-
-
-def reward_names_differ(spec: Spec) -> Iterator[Problem]:
-    seen: Counter[str | None] = Counter()
-    for index, reward in enumerate(_rewards(spec)):
-        seen[reward.name] += 1
-        if reward.name and seen[reward.name] == 2:
-            yield Problem(
-                ("reward", index, "name"),
-                f"is {reward.name!r}, like an earlier reward's; "
-                "give each [[reward]] a name of its own",
-                also=(("reward", index, "type"),),
-            )
-
-
 def warmup_fits(spec: Spec) -> Iterator[Problem]:
     warmup, total = spec.train.warmup_updates, spec.run.steps * spec.train.updates_per_rollout
     if warmup > total:
@@ -136,22 +106,6 @@ def context_holds_response(spec: Spec) -> Iterator[Problem]:
                 "the prompt needs room too",
                 also=(("rollout", "context_length"),),
             )
-
-
-def template_has_prompt(spec: Spec) -> Iterator[Problem]:
-    tables: list[tuple[KeyPath, tuple[Selected, ...]]] = [
-        (("data",), spec.data),
-        (("eval", "data"), spec.eval_data),
-    ]
-    for key, sources in tables:
-        for index, source in enumerate(sources):
-            config = source.config
-            if isinstance(config, SourceSettings) and "{prompt}" not in config.template:
-                yield Problem(
-                    (*key, index, "template"),
-                    "has no {prompt}, so the model would never see the prompt; "
-                    "write {prompt} where it goes",
-                )
 
 
 def trust_region_bites(spec: Spec) -> Iterator[Problem]:
@@ -196,16 +150,16 @@ ERRORS: tuple[Rule, ...] = (
     full_distribution,
     group_is_large_enough,
     samples_divide_into_updates,
-    some_reward_counts,
-    reward_names_differ,
     warmup_fits,
     context_holds_response,
-    template_has_prompt,
+    *rules_data.RULES,
+    *rules_rewards.RULES,
     *rules_train.RULES,
 )
 WARNINGS: tuple[Rule, ...] = (
     trust_region_bites,
     reuse_is_bounded,
     final_rate_is_used,
+    *rules_data.DOUBTS,
     *rules_train.DOUBTS,
 )

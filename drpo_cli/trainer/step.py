@@ -98,7 +98,8 @@ class Trainer:
             metrics["reference_kl"] = terms.mean_divergence(prepared, ref_logps, self.world)
             prepared = terms.near_reference(prepared, ref_logps, self.reference.settings)
         if self.critic is not None:
-            metrics["explained_variance"] = self.critic.explained_variance(prepared)
+            learned = [sample for sample in prepared if sample.kept]
+            metrics["explained_variance"] = self.critic.explained_variance(learned)
         return prepared, metrics
 
     def _update(self, samples: Sequence[Sample], stats: TokenStats) -> dict[str, float] | None:

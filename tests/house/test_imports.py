@@ -25,11 +25,12 @@ ORDER = (
     ("run_folder", "saved"),
     ("sync", "checkpoint", "report", "stop", "collect", "credit"),
     ("assemble",),
+    ("sampler",),
     ("run",),
     ("loop",),
     ("worker",),
-    ("launch", "scaffold", "explain"),
-    ("compare",),
+    ("launch", "scaffold", "explain", "tiny"),
+    ("compare", "preview"),
     ("evaluate.command",),
     ("cli",),
     ("__main__",),
@@ -38,7 +39,10 @@ LEVEL = {name: level for level, row in enumerate(ORDER) for name in row}
 ROOMS = next(row for row in ORDER if "trainer" in row)
 NOT_FOR_ROOMS = {"spec", "plan"}
 
-HEAVY = ("torch", "transformers", "vllm", "datasets", "scipy", "reasoning_gym", "math_verify")
+HEAVY = (
+    "torch", "transformers", "vllm", "datasets", "scipy", "reasoning_gym", "math_verify", "openai",
+    "httpx", "tenacity", "jinja2", "pyarrow", "psutil",
+)  # fmt: skip
 LIGHT = [
     "drpo_cli.cli",
     "drpo_cli.spec",

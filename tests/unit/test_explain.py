@@ -202,7 +202,7 @@ def test_mistakes_in_variants_are_said_all_at_once() -> None:
     said = str(caught.value).splitlines()
     assert said[0].startswith("drpo:delta=0: delta: is 0; must be above 0")
     assert said[1].startswith("dppo:delat_low=1: delat_low: is not a known key; did you mean")
-    assert "no objective 'drop'; did you mean 'drpo'? built in: " in said[2]
+    assert "no objective 'drop'; did you mean 'drpo'? there are: " in said[2]
     assert said[3].startswith("dppo:divergence=js: divergence: is 'js'; must be 'tv' or 'kl'")
     assert len(said) == 4
 

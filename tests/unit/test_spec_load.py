@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from drpo_cli.settings import RewardSettings
 from drpo_cli.spec import Spec, dump, load
 from support.specs import BUILT_IN, GOOD, plugin_folder, write
 
@@ -27,7 +28,8 @@ def test_defaults_and_paths(folder: Path) -> None:
     assert spec.data[0].type == f"{folder}/sources.py:rows"
     assert spec.data[0].config.model_dump()["path"] == folder / "rows.jsonl"
     assert spec.data[0].module.load is not None
-    assert spec.reward[0].config.model_dump() == {"name": "good", "weight": 1.0}
+    reward = spec.reward[0].config.model_dump()
+    assert reward == RewardSettings(name="good").model_dump()
     assert spec.eval_data == ()
     assert spec.model.path == "some-org/some-model"
     assert spec.warnings == ()

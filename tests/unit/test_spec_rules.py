@@ -71,12 +71,6 @@ def test_the_spec_used_here_breaks_no_rule(path: Path) -> None:
         ("updates = 40", "updates = 41", "26:1: train.warmup_updates: is 41; must be at most 40"),
         ("length = 64", "length = 16", "11:1: rollout.max_new_tokens: is 16; must be below"),
         ("[train]", "[eval]\nmax_new_tokens = 99\n[train]", "25:1: eval.max_new_tokens: is 99"),
-        ("[rollout]", "template = 'x'\n[rollout]", "8:1: data[0].template: has no {prompt}"),
-        (
-            "[train]",
-            "[[eval.data]]\ntype = './my.py:rows'\ntemplate = 'x'\n[train]",
-            "26:1: eval.data[0].template: has no {prompt}",
-        ),
     ],
 )
 def test_a_broken_rule(path: Path, old: str, new: str, expected: str) -> None:
