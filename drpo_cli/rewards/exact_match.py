@@ -5,6 +5,8 @@ from __future__ import annotations
 from drpo_cli.errors import UserError
 from drpo_cli.settings import RewardSettings
 
+INLINE = True
+
 
 class Config(RewardSettings):
     """Options of the comparison."""

@@ -14,6 +14,8 @@ from pydantic import model_validator
 
 from drpo_cli.settings import Count, RewardSettings
 
+INLINE = True
+
 
 class Config(RewardSettings):
     """Options of the punishment."""

@@ -1,23 +1,32 @@
 r"""1 where the completion's final answer equals the reference mathematically, else 0.
 
 math-verify extracts the last LaTeX or plain expression of the completion and compares it with the
-reference answer by SymPy: `\frac{1}{2}`, `0.5` and `1/2` are one answer. A completion that does
-not parse, or not in time, scores 0; a reference answer that does not parse stops the run. A
-reference without `$` or `\boxed` is read as LaTeX, as if it were in a box.
+reference answer by SymPy: `\frac{1}{2}`, `0.5` and `1/2` are one answer. A reference without `$` or
+`\boxed` is read as LaTeX, as if it were in a box.
 
-The time-outs use signals, which work on the main thread only.
+math-verify turns whatever goes wrong into "not equal". Here each such 0 is counted: `no_answer`
+(nothing in the completion reads as an answer), `timed_out` and `errors`. Its time-outs are signals:
+they work on the main thread only, elsewhere nothing would ever be equal, so other threads are
+refused. Nor do they interrupt one long operation on integers, which is what
+`\frac{3^{5000000}}{2^{8000000}+1}` comes to; such a call is killed at `timeout_s`.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from drpo_cli.errors import UserError
 from drpo_cli.settings import Count, RewardSettings
+
+IMPORTS = ("math_verify",)
 
 
 class Config(RewardSettings):
@@ -28,30 +37,74 @@ class Config(RewardSettings):
     strict: bool = True
     """Variable names count, and a set is not a tuple."""
     timeout_seconds: Count = 5
-    """Longest time to parse one answer, and to compare one pair of expressions, in seconds."""
+    """Longest time to parse one answer, and to compare one pair of expressions, in seconds. Less
+    than a third of `timeout_s`, or this is what rarely ends a call."""
+    on_error: Literal["stop", "zero", "skip_sample"] = "zero"
+    """What a failed call does: end the run; count as 0 in the total; or leave its samples out of
+    advantages and losses. What a model writes can make any computer algebra run for ever, so 0,
+    other than elsewhere, is what it gets unless you say otherwise."""
 
 
-def reward(completion: str, answer: str | None, config: Config) -> float:
-    """1.0 or 0.0. Raises UserError for an answer that is missing or does not parse."""
-    if threading.current_thread() is not threading.main_thread():
-        raise RuntimeError("math_verify works on the main thread only: its time-outs use signals")
-    if answer is None:
-        raise UserError("the problem has no answer to compare with; check the source's fields")
-    try:
+class reward:
+    """Counts the zeros that are no wrong answers in `counts`."""
+
+    def __init__(self, config: Config) -> None:
+        try:
+            import math_verify  # noqa: F401
+        except ImportError as error:
+            raise UserError(f"{error}; install it with: pip install math-verify") from error
+        self._config = config
+        self.counts: Counter[str] = Counter()
+
+    def __call__(self, completion: str, answer: str | None) -> float:
+        """1.0 or 0.0. Raises UserError for an answer that is missing or does not parse."""
         from math_verify import parse, verify
-    except ImportError as error:
-        raise UserError(f"{error}; install it with: pip install math-verify") from error
-    gold = _parse_answer(answer, config.timeout_seconds)
-    found = parse(completion, parsing_timeout=config.timeout_seconds)
-    return float(
-        verify(
-            gold,
-            found,
-            float_rounding=config.decimals,
-            strict=config.strict,
-            timeout_seconds=config.timeout_seconds,
-        )
-    )
+
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError(
+                "math_verify works on the main thread only: its time-outs use signals"
+            )
+        if answer is None:
+            raise UserError("the problem has no answer to compare with; check the source's fields")
+        limit = self._config.timeout_seconds
+        gold = _parse_answer(answer, limit)
+        noted = self.counts.total()
+        with self._counting():
+            found = parse(completion, parsing_timeout=limit)
+            equal = verify(
+                gold,
+                found,
+                float_rounding=self._config.decimals,
+                strict=self._config.strict,
+                timeout_seconds=limit,
+            )
+        if not found and self.counts.total() == noted:
+            self.counts["no_answer"] += 1
+        return float(equal)
+
+    @contextmanager
+    def _counting(self) -> Iterator[None]:
+        """Counts what math-verify only logs: time-outs as warnings, its errors at debug level."""
+        logger, handler = logging.getLogger("math_verify"), _CountingHandler(self.counts)
+        level, propagate = logger.level, logger.propagate
+        logger.addHandler(handler)
+        logger.setLevel(logging.DEBUG)
+        logger.propagate = False  # its warning repeats the completion, on the screen
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+            logger.propagate = propagate
+
+
+class _CountingHandler(logging.Handler):
+    def __init__(self, counts: Counter[str]) -> None:
+        super().__init__()
+        self._counts = counts
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._counts["timed_out" if record.levelno >= logging.WARNING else "errors"] += 1
 
 
 @lru_cache(maxsize=4096)  # the samples of a group share their reference

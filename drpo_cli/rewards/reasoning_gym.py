@@ -18,6 +18,7 @@ from pydantic import Field
 from drpo_cli.errors import UserError
 from drpo_cli.settings import RewardSettings
 
+IMPORTS = ("reasoning_gym",)
 _UNREADABLE = (
     ArithmeticError, AttributeError, LookupError, NameError, RecursionError, SyntaxError,
     TypeError, ValueError,

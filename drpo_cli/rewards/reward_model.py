@@ -1,0 +1,184 @@
+"""The score that a sequence-classification model gives to prompt and completion.
+
+A model with one label gives its logit; of one with more, `label` says which. Scores of a group are
+computed in batches of equal width; the padding is masked and changes nothing but rounding.
+
+A learned reward is a stand-in for what is wanted, and a policy finds where it is wrong: keep a
+divergence to the reference (`[reference]`), and log something that is not learned beside it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from drpo_cli.errors import UserError
+from drpo_cli.settings import Count, RewardSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+IMPORTS = ("torch", "transformers")
+NEEDS = "a model"
+
+
+class Config(RewardSettings):
+    """Options of the model."""
+
+    path: Annotated[str, Field(min_length=1)]
+    """A model folder (relative paths count from the spec's folder) or a hub id."""
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
+    """Where it runs: `cpu`, `cuda` or `cuda:1`. Leave room for it beside training."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Dtype of its weights and of the computation."""
+    batch_size: Count = 8
+    """Completions in one forward pass."""
+    max_length: Count | None = None
+    """Longest text in tokens; the model's own limit when not set. Of a longer one the start is cut
+    off, and the metrics count it as `truncated`."""
+    chat: bool = True
+    """Apply the model's own chat template to the prompt as the user's message and the completion as
+    the answer. Without it prompt and completion are read as one text, which is right where the
+    prompt has the same template in it already (`chat = true` in `[[data]]`)."""
+    suffix: str = ""
+    """Text behind the completion when `chat = false`, such as the token that ends a turn: special
+    tokens are left out of completions."""
+    label: int | str | None = None
+    """Number or name of the label whose logit is the score; needed where there are several."""
+    sigmoid: bool = False
+    """Squash the logit to 0 … 1."""
+    trust_remote_code: bool = False
+    """Let the model folder or hub repository run its own modelling code."""
+    workers: Count = 1
+    """Processes that run it, on each rank; each holds the model."""
+    timeout_s: Annotated[float, Field(gt=0)] = 300.0
+    """Longest time for the completions of one prompt, in seconds; then the process is killed, and
+    the call has failed."""
+
+    @field_validator("path")
+    @classmethod
+    def _local_or_hub(cls, path: str, info: ValidationInfo) -> str:
+        local = ((info.context or {}).get("folder") or Path()) / Path(path).expanduser()
+        if local.exists():
+            return str(local)
+        if path[0] in "./~":
+            raise ValueError(f"there is no model folder {local}")
+        return path
+
+
+class reward:
+    """Counts what it reads in `counts`: `tokens`, and texts that were `truncated`."""
+
+    def __init__(self, config: Config) -> None:
+        """Loads the model. Raises UserError for one that cannot be loaded or cannot score."""
+        self._config = config
+        self.counts: Counter[str] = Counter()
+        self._tokenizer, self._model = _load(config)
+        self._label = _label(config, self._model.config)
+        self._pad = _padding(config, self._model.config, self._tokenizer)
+        positions = getattr(self._model.config, "max_position_embeddings", None)
+        # Not positions alone: some models number theirs from 2.
+        limits = (positions, self._tokenizer.model_max_length)
+        self._longest = config.max_length or min(limit for limit in limits if limit)
+
+    def __call__(self, prompt: str, completions: list[str]) -> list[float]:
+        """One score a completion."""
+        ids_G = [self._encoded(prompt, completion) for completion in completions]
+        size = self._config.batch_size
+        return [
+            score
+            for start in range(0, len(ids_G), size)
+            for score in self._batch(ids_G[start : start + size])
+        ]
+
+    def _encoded(self, prompt: str, completion: str) -> list[int]:
+        if self._config.chat:
+            turns = [
+                {"role": "user", "content": prompt},
+                {"role": "assistant", "content": completion},
+            ]
+            text, special = self._tokenizer.apply_chat_template(turns, tokenize=False), False
+        else:
+            text = f"{prompt}{completion}{self._config.suffix}"
+            first = self._tokenizer.bos_token
+            special = first is None or not text.startswith(first)
+        ids: list[int] = self._tokenizer(text, add_special_tokens=special)["input_ids"]
+        kept = ids[-self._longest :]
+        self.counts["truncated"] += len(kept) < len(ids)
+        self.counts["tokens"] += len(kept)
+        return kept
+
+    def _batch(self, ids_G: list[list[int]]) -> list[float]:
+        import torch
+
+        width = max(map(len, ids_G))
+        rows = [ids + [self._pad] * (width - len(ids)) for ids in ids_G]
+        mask = [[1] * len(ids) + [0] * (width - len(ids)) for ids in ids_G]
+        device = self._config.device
+        with torch.inference_mode():
+            logits: Tensor = self._model(
+                input_ids=torch.tensor(rows, device=device),
+                attention_mask=torch.tensor(mask, device=device),
+            ).logits
+        score_G = logits[:, self._label].float()
+        if self._config.sigmoid:
+            score_G = score_G.sigmoid()
+        scores: list[float] = score_G.tolist()
+        return scores
+
+
+def _load(config: Config) -> tuple[Any, Any]:
+    """Tokenizer and model, every weight of which was in the checkpoint."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    code = {"trust_remote_code": config.trust_remote_code}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(config.path, **code)
+        model, loading = AutoModelForSequenceClassification.from_pretrained(
+            config.path, dtype=getattr(torch, config.dtype), output_loading_info=True, **code
+        )
+        model = model.to(config.device).eval()
+    except (OSError, ValueError, RuntimeError, AssertionError) as error:  # Assertion: no CUDA built
+        raise UserError(f"reward model {config.path} on {config.device}: {error}") from error
+    if missing := sorted(loading["missing_keys"]):
+        raise UserError(
+            f"reward model {config.path}: the checkpoint has no {', '.join(missing[:3])}, so its "
+            "scores would be random; name a model that was trained for sequence classification"
+        )
+    if config.chat and tokenizer.chat_template is None:
+        raise UserError(
+            f"reward model {config.path}: its tokenizer has no chat template; set chat = false"
+        )
+    return tokenizer, model
+
+
+def _label(config: Config, model: Any) -> int:
+    names = {i: model.id2label[i] for i in range(model.num_labels)}
+    if config.label is None and len(names) == 1:
+        return 0
+    for i, name in names.items():
+        if config.label in (i, name):
+            return i
+    there = ", ".join(f"{i} = {name}" for i, name in names.items())
+    asked = "needs a label" if config.label is None else f"has no label {config.label!r}"
+    raise UserError(f"reward model {config.path} {asked}; set label to one of: {there}")
+
+
+def _padding(config: Config, model: Any, tokenizer: Any) -> int:
+    """The token to pad with: the one that the model itself takes for padding when it has one.
+
+    A decoder is read at its last token that is not this one.
+    """
+    known = (model.pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id)
+    pad = next((token for token in known if token is not None), None)
+    if pad is None and config.batch_size > 1:
+        raise UserError(
+            f"reward model {config.path}: neither model nor tokenizer has a padding or an "
+            "end-of-sequence token; set batch_size = 1"
+        )
+    model.pad_token_id = pad
+    return 0 if pad is None else pad  # 0: a batch of one is not padded
