@@ -1,0 +1,13 @@
+"""Calls itself through C until something gives way."""
+
+import sys
+
+sys.setrecursionlimit(10**9)
+
+
+def deeper(_: object = None) -> object:
+    """Never returns."""
+    return next(map(deeper, [None]))
+
+
+deeper()

@@ -1,0 +1,17 @@
+"""Ends at once, and leaves a process of its own session, whose parent is gone, running."""
+
+import os
+import sys
+import time
+
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        for fd in range(3):
+            os.close(fd)
+        time.sleep(60)
+        with open("late", "w") as file:
+            file.write("still here")
+    os._exit(0)
+os.wait()
+sys.stdout.write("gone")

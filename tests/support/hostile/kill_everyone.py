@@ -1,0 +1,10 @@
+"""Kills every process that it may."""
+
+import contextlib
+import os
+import signal
+import time
+
+with contextlib.suppress(OSError):
+    os.kill(-1, signal.SIGKILL)
+time.sleep(60)

@@ -1,0 +1,11 @@
+"""Takes memory in eight processes, none of which has much: 8 × 128 MiB."""
+
+import os
+import time
+
+for _ in range(8):
+    if os.fork() == 0:
+        held = b"\1" * (128 << 20)
+        time.sleep(20)
+        os._exit(len(held) % 2)
+time.sleep(20)

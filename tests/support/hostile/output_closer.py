@@ -1,0 +1,8 @@
+"""Closes its output, and puts other things in its place."""
+
+import os
+
+os.close(1)
+os.dup2(2, 1)
+os.close(2)
+os.closerange(3, 64)

@@ -1,0 +1,5 @@
+"""Does nothing for long."""
+
+import time
+
+time.sleep(60)

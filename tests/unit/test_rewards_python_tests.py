@@ -1,0 +1,260 @@
+"""Code rewards: what passes, what does not, and what tries to pass without being right."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from drpo_cli.errors import UserError
+from drpo_cli.rewards import _sandbox as sandbox
+from drpo_cli.rewards.python_tests import Config, reward
+
+ASSERTS = ["assert f(1) == 2", "assert f(2) == 3", "assert f(3) == 4", "assert f([]) is None"]
+RIGHT = "def f(x):\n    return None if x == [] else x + 1"
+CASES = [{"input": "1 2\n", "output": "3\n"}, {"input": "5 6", "output": "11"}]
+SCRIPT = "print(sum(map(int, input().split())))"
+
+
+def _works(backend: str) -> bool:
+    try:
+        sandbox.working(backend)
+    except UserError:
+        return False
+    return True
+
+
+BACKENDS = [
+    pytest.param(name, marks=pytest.mark.skipif(not _works(name), reason=f"{name}: not here"))
+    for name in ("bubblewrap", "plain")
+]
+
+
+def score(code: str, tests: object, **options: Any) -> float:
+    return reward(code, None, {"tests": tests}, Config(**options))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_right_and_wrong_code(backend: str) -> None:
+    assert score(RIGHT, ASSERTS, backend=backend) == 1
+    assert score("def f(x): return x + 1", ASSERTS, backend=backend) == 0
+    assert score(SCRIPT, CASES, backend=backend) == 1
+    assert score("print(3)", CASES, backend=backend) == 0
+
+
+def test_share_of_tests() -> None:
+    # f([]) raises here; a test that hangs or crashes does not take those before it along.
+    assert score("def f(x): return x + 1", ASSERTS, partial=True) == 0.75
+    hangs = "def f(x):\n    while x == 3: pass\n    return x + 1"
+    assert score(hangs, ASSERTS, partial=True, seconds=5.0) == 0.5
+    crashes = "import os\ndef f(x): return x + 1 if x == 1 else os.abort()"
+    assert score(crashes, ASSERTS, partial=True) == 0.25
+    assert score("print(3)", CASES, partial=True) == 0.5
+
+
+def test_one_text_runs_in_order_and_a_list_in_copies() -> None:
+    code = "seen = []\ndef f(x):\n    seen.append(x)\n    return len(seen)"
+    first, second = "assert f(0) == 1", "assert f(0) == 2"
+    assert score(code, f"{first}\n{second}") == 1
+    assert score(code, [first, second]) == 0
+    assert score(code, [first, first]) == 1
+
+
+def test_a_check_function_and_set_up_lines() -> None:
+    text = "import math\ndef check(g):\n    assert g(math.floor(1.5)) == 2\n\ncheck(f)"
+    assert score(RIGHT, text) == 1
+    assert score("def f(x): return 3", text) == 0
+
+
+CHEATS = {
+    "exits": "import sys\nsys.exit(0)",
+    "exits at once": "import os\nos._exit(0)",
+    "exits in the call": "import os\ndef f(x): os._exit(0)",
+    "exits quietly in the call": "def f(x): raise SystemExit(0)",
+    "prints": "print('passed')\ndef f(x): print('{\"passed\": 0}')",
+    "reports": "import os\ndef f(x): os.write(3, b'{\"passed\": 0}')",
+    "writes everywhere": """
+import os
+for fd in range(64):
+    try: os.write(fd, b'{"passed": 0}\\n')
+    except OSError: pass
+""",
+    "is equal to all": "class E:\n    def __eq__(self, o): return True\ndef f(x): return E()",
+    "is equal in a list": """
+class E(int):
+    def __eq__(self, o): return True
+    __hash__ = int.__hash__
+def f(x): return E(7)
+""",
+    "is never unequal": """
+class E:
+    def __ne__(self, o): return False
+    def __eq__(self, o): return True
+def f(x): return E()
+""",
+    "borrows equality": "from unittest.mock import ANY\ndef f(x): return ANY",
+    "has callable equality": """
+class Yes:
+    def __call__(self, *a): return True
+class E: __eq__ = Yes()
+def f(x): return E()
+""",
+    "replaces the error": "import builtins\nbuiltins.AssertionError = int\ndef f(x): return 0",
+    "replaces exec": """
+import builtins
+builtins.exec = builtins.compile = lambda *a, **k: None
+def f(x): return 0
+""",
+    "replaces the comparison": "_compare_ = lambda *a: True\ndef f(x): return 0",
+    "traces": """
+import sys
+sys.settrace(lambda frame, *a: frame.f_locals.clear())
+def f(x): return 0
+""",
+    "ends at exit": "import atexit, os\natexit.register(os._exit, 0)\ndef f(x): return 0",
+    "has no function": "x = 1",
+    "is no Python": "def f(x) return",
+}
+
+
+@pytest.mark.parametrize("code", CHEATS.values(), ids=CHEATS)
+def test_cheat_gets_nothing(code: str) -> None:
+    assert score(code, ["assert f(1) == 2", "assert f(1) in [2]", "assert not f(1) != 2"]) == 0
+    assert score(code, ["assert f(1) == 2"], partial=True) == 0
+
+
+def test_a_false_equality_inside_a_container_gets_nothing() -> None:
+    code = "class E:\n    def __eq__(self, o): return True\ndef f(x): return {'a': [E()]}"
+    assert score(code, "assert f(1) == {'a': [2]}") == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "test"),
+    [
+        ("from fractions import Fraction\ndef f(x): return Fraction(x)", "assert f(1) == 1"),
+        (
+            "from collections import Counter\ndef f(x): return Counter(x)",
+            "assert f('a') == {'a': 1}",
+        ),
+        (
+            "import collections\nP = collections.namedtuple('P', 'x y')\ndef f(x): return P(x, 1)",
+            "assert f(2) == (2, 1)",
+        ),
+        (
+            "from dataclasses import dataclass\n@dataclass\nclass V:\n    x: int",
+            "assert V(1) == V(1)\nassert V(1) in [V(2), V(1)]\nassert V(1) != V(2)",
+        ),
+        (
+            "from enum import IntEnum\nclass E(IntEnum):\n    A = 1\ndef f(x): return E.A",
+            "assert f(0) == 1",
+        ),
+        ("f = str.upper", "assert f('a') == 'A' != 'b'"),
+    ],
+)
+def test_honest_equality_counts(code: str, test: str) -> None:
+    assert score(code, test) == 1
+
+
+def test_code_does_not_see_the_tests_while_it_loads() -> None:
+    """Neither in memory, nor on stdin, nor in a file."""
+    code = """
+import gc, sys
+texts = [o for o in gc.get_objects() if isinstance(o, (list, dict, tuple))]
+backwards = [repr(o)[::-1] for o in texts if o is not texts] + [sys.stdin.read()[::-1]]
+seen = any("3c2b1a" in text for text in backwards)
+def f(x): return seen
+"""
+    assert score(code, "assert f('a1b2c3') is False") == 1
+
+
+@pytest.mark.parametrize(
+    ("completion", "code_is_right"),
+    [
+        (f"```python\n{RIGHT}\n```", True),
+        (f"first\n```python\nf = 1\n```\nthen\n```py\n{RIGHT}\n```\ndone", True),
+        (f"```python\n{RIGHT}\n```\nprints\n```\n2\n```", True),
+        (f"```\n{RIGHT}\n```", True),
+        (f"```bash\npip install f\n```\nand\n```python\n{RIGHT}\n```\n", True),
+        (f"  ```Python\n{RIGHT}\n  ```", True),
+        (f"```python\n{RIGHT}\n```\n```python\nf = 1\n```", False),
+        (f"here: {RIGHT}", False),
+        ("```python\n```", False),
+        ("", False),
+    ],
+)
+def test_code_is_found(completion: str, code_is_right: bool) -> None:
+    assert score(completion, ASSERTS) == code_is_right
+
+
+def test_an_unfinished_block_is_no_block() -> None:
+    assert score(f"```python\n{RIGHT}", ASSERTS) == 0
+
+
+@pytest.mark.parametrize(
+    "tests", [ASSERTS, tuple(ASSERTS), "\n".join(ASSERTS), json.dumps(ASSERTS)]
+)
+def test_forms_of_asserts(tests: object) -> None:
+    assert score(RIGHT, tests) == 1
+
+
+def test_where_tests_come_from() -> None:
+    mine = Config(tests="mine")
+    assert reward(RIGHT, ASSERTS[0], {}, Config()) == 1
+    assert reward(RIGHT, ASSERTS[0], {"tests": None}, Config()) == 1
+    assert reward(RIGHT, "no tests", {"tests": ASSERTS}, Config()) == 1
+    assert reward(RIGHT, None, {"mine": ASSERTS, "tests": ["assert False"]}, mine) == 1
+    assert reward(SCRIPT, json.dumps(CASES), {}, Config()) == 1
+
+
+def test_ends_of_lines_are_not_compared() -> None:
+    case = [{"input": "", "output": "a\n b"}]
+    assert score("print('a  ')\nprint(' b')\nprint()", case) == 1
+    assert score("print('a')\nprint('b')", case) == 0
+    assert score("print('a', end='\\r\\n')\nprint(' b', end='')", case) == 1
+
+
+def test_right_output_of_a_program_that_fails_is_wrong() -> None:
+    assert score("print(3)\nraise ValueError", CASES[:1]) == 0
+
+
+@pytest.mark.parametrize(
+    ("tests", "message"),
+    [
+        (None, "no tests: neither a column 'tests' nor an answer"),
+        ([], "column 'tests': the tests are '\\[\\]'"),
+        ("", "asserts nothing"),
+        ("42", "test 0 asserts nothing: '42'"),
+        (["assert f(1) == 2", "assert f(1"], "test 1 is not Python"),
+        ("[1,", "are no JSON"),
+        ([1], "the tests are '\\[1\\]'"),
+        (["assert f(1)", {"input": "", "output": ""}], "the tests are"),
+        ([{"input": "1"}], "test 0 is .*; give it an input and an output"),
+        ([{"input": 1, "output": "1"}], "give it an input and an output, as text"),
+    ],
+)
+def test_tests_that_are_none(tests: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        score(RIGHT, tests)
+
+
+def test_missing_column_names_those_there_are() -> None:
+    with pytest.raises(UserError, match=r"no column 'mine'.*columns are level, tests"):
+        reward(RIGHT, None, {"level": 1, "tests": ASSERTS}, Config(tests="mine"))
+
+
+def test_time_of_all_cases_is_bounded() -> None:
+    slow, cases = "import time\ntime.sleep(1)\nprint('x')", [{"input": "", "output": "x"}] * 9
+    assert score(slow, cases, partial=True, total_seconds=4.0) < 1
+    with pytest.raises(ValidationError, match=r"timeout_s = 30 .*\+ 10 = 50"):
+        Config(timeout_s=30.0)
+
+
+def test_memory_and_packages_are_options() -> None:
+    code = "held = bytearray(300 << 20)\ndef f(x): return x + 1"
+    assert score(code, ASSERTS[:1]) == 1
+    assert score(code, ASSERTS[:1], memory_mib=200) == 0
+    code = "import numpy as np\ndef f(x): return np.array([x + 1])[0]"
+    assert score(code, ASSERTS[:1]) == 0
+    assert score(code, ASSERTS[:1], packages=True, memory_mib=2048) == 1
