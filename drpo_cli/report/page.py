@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import html
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from drpo_cli.report.archive import read_archive
+from drpo_cli.report.charts import Panel, draw
+from drpo_cli.report.elements import paragraph
+from drpo_cli.report.quarantine_page import quarantine_section
 from drpo_cli.report.records import read
+from drpo_cli.report.rewards_page import rewards_section
+from drpo_cli.report.roles import read_roles
+from drpo_cli.report.samples_page import samples_section
+from drpo_cli.report.suspicion import Pair, pairs, suspicious
+from drpo_cli.report.suspicion_page import sentence, suspicion_section
 from drpo_cli.run_folder import RunFolder
 
 CHARTS: tuple[tuple[str, dict[str, str]], ...] = (
@@ -33,40 +41,53 @@ CHARTS: tuple[tuple[str, dict[str, str]], ...] = (
     ("entropy, nats", {"entropy": ""}),
     ("mean |log π − log μ| after each sync", {"gap": "gap", "gap_floor": "noise floor"}),
 )
-COLORS = ("#1f5fa8", "#c8641e", "#3d8f5f", "#8a4fa0", "#8c8c8c")
 LOG_SCALE = ("|π − μ|", "importance ratio r = π/μ", "mean |log π − log μ| after each sync")
-NEWEST_SAMPLES = 16
+SECTIONS = ("training", "rewards", "suspicious", "samples", "quarantine", "spec", "versions")
 STYLE = """
 :root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif; }
-body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+body { max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
 figure { background: white; margin: 1rem 0; }  figure svg { width: 100%; height: auto; }
-table { border-collapse: collapse; width: 100%; }  td, th { padding: .2rem .6rem; }
+.wide { overflow-x: auto; }  table { border-collapse: collapse; width: 100%; font-size: .9rem; }
+td, th { padding: .25rem .6rem; }
 th, td { text-align: left; border-bottom: 1px solid #8884; vertical-align: top; }
 pre, td { white-space: pre-wrap; overflow-wrap: anywhere; }
+.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.k { min-width: 8.5rem; }  .t { min-width: 12rem; }
+.note { opacity: .75; font-size: .85rem; }
+.bad { border-left: .25rem solid #c0392b; padding: .2rem .8rem; background: #c0392b1a; }
+nav a { margin-right: 1rem; }
 """
 
 
 def write(folder: RunFolder) -> None:
     """Writes the page from what the run recorded so far; replaces an older one in one move."""
-    metrics = read(folder.metrics)
-    samples = read(folder.samples)[-NEWEST_SAMPLES:]
+    metrics, roles = read(folder.metrics), read_roles(folder.spec)
+    archive, looked_at = read_archive(folder.samples), pairs(metrics, roles)
     body = "\n".join(
         [
             f"<h1>{html.escape(folder.path.name)}</h1>",
-            f"<p>{html.escape(verdict(metrics))}</p>",
-            f"<figure>{_charts(metrics)}</figure>",
-            "<h2>Newest samples</h2>" + _table(samples, ("step", "prompt", "completion", "reward")),
-            f"<h2>Spec</h2><pre>{html.escape(folder.spec.read_text())}</pre>",
-            f"<h2>Versions and hardware</h2><pre>{html.escape(_versions(folder.versions))}</pre>",
+            paragraph(verdict(metrics)),
+            *_warnings(looked_at),
+            "<nav>" + "".join(f'<a href="#{name}">{name}</a>' for name in SECTIONS) + "</nav>",
+            f"<h2 id=training>Training</h2><figure>{_charts(metrics)}</figure>",
+            rewards_section(metrics, roles),
+            suspicion_section(looked_at, archive),
+            samples_section(archive, roles),
+            quarantine_section(folder.quarantine),
+            f"<h2 id=spec>Spec</h2><pre>{html.escape(folder.spec.read_text())}</pre>",
+            "<h2 id=versions>Versions and hardware</h2>"
+            f"<pre>{html.escape(_versions(folder.versions))}</pre>",
         ]
     )
     partial = folder.report.with_suffix(".partial")
-    partial.write_text(
+    text = (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
         "style-src 'unsafe-inline'\">"
         f"<title>{html.escape(folder.path.name)}</title><style>{STYLE}</style>{body}</html>\n"
     )
+    # A completion may hold half a surrogate pair, which UTF-8 cannot
+    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     partial.rename(folder.report)
 
 
@@ -81,6 +102,10 @@ def verdict(metrics: Sequence[dict[str, Any]]) -> str:
     return f"{last} steps. Held-out: " + ", ".join(f"{name} {_rate(r)}" for name, r in parts) + "."
 
 
+def _warnings(looked_at: Sequence[Pair]) -> list[str]:
+    return [paragraph(f"Suspicious: {sentence(p)}", "bad") for p in suspicious(looked_at)]
+
+
 def _rate(record: dict[str, Any]) -> str:
     interval = ""
     if record.get("held_out_low") is not None:
@@ -89,35 +114,18 @@ def _rate(record: dict[str, Any]) -> str:
 
 
 def _charts(metrics: Sequence[dict[str, Any]]) -> str:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 15))
-    # A fixed layout: a fitted one takes longer than many a run's step.
-    figure.subplots_adjust(left=0.06, right=0.98, top=0.98, bottom=0.02, hspace=0.25, wspace=0.15)
-    for axes, (title, series) in zip(figure.subplots(5, 2).flat, CHARTS, strict=True):
-        for color, (key, label) in zip(COLORS, series.items(), strict=False):
-            points = [(r["step"], r[key]) for r in metrics if r.get(key) is not None]
-            x, y = [x for x, _ in points], [y for _, y in points]
-            axes.plot(x, y, color=color, linewidth=1.2, label=label)
-        axes.set_title(title, fontsize=10)
-        axes.grid(alpha=0.3)
-        if title in LOG_SCALE and any(r.get(key) for r in metrics for key in series):
-            axes.set_yscale("log")
-        if len(series) > 1:
-            axes.legend(fontsize=8, loc="best")
-    image = io.StringIO()
-    figure.savefig(image, format="svg", metadata={"Date": None})
-    text = image.getvalue()
-    return text[text.index("<svg") :]
-
-
-def _table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
-    head = "".join(f"<th>{name}</th>" for name in columns)
-    lines = [
-        "<tr>" + "".join(f"<td>{html.escape(str(row[name]))}</td>" for name in columns) + "</tr>"
-        for row in rows
+    panels = [
+        Panel(
+            title,
+            {
+                label: [(r["step"], r[key]) for r in metrics if r.get(key) is not None]
+                for key, label in series.items()
+            },
+            log=title in LOG_SCALE,
+        )
+        for title, series in CHARTS
     ]
-    return f"<table><tr>{head}</tr>{''.join(lines)}</table>"
+    return draw(panels)
 
 
 def _versions(path: Path) -> str:

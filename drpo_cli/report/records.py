@@ -1,13 +1,13 @@
-"""What a run leaves behind, one JSON object a line: metrics.jsonl and samples.jsonl."""
+"""What a run leaves behind, one JSON object a line: metrics, samples, quarantine."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 class Records:
@@ -20,33 +20,64 @@ class Records:
         """Drops lines after `step`, and a last line cut short: a resumed run writes them again."""
         if not self.path.is_file():
             return
-        kept = [json.dumps(record) for record in read(self.path) if record["step"] <= step]
         partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(line + "\n" for line in kept))
+        with partial.open("w") as file:
+            for _, record in located(self.path):
+                if record["step"] <= step:
+                    file.write(json.dumps(record) + "\n")
         os.replace(partial, self.path)
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Writes one line and hands it to the system, so that a killed run keeps it."""
-        with self.path.open("a") as file:
-            file.write(json.dumps(_finite(record), allow_nan=False) + "\n")
+        self.extend([record])
+
+    def extend(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Appends all in one write: other processes' lines come before or after, never between."""
+        text = "".join(json.dumps(_finite(r), allow_nan=False) + "\n" for r in records)
+        left = memoryview(text.encode())
+        with self.path.open("ab", buffering=0) as file:
+            while left:  # a write falls short where the disk is full, and the next one says so
+                left = left[file.write(left) :]
 
 
 def _finite(value: Any) -> Any:
     # JSON has no NaN; a value that is not finite is recorded as missing
     if isinstance(value, Mapping):
         return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read(path: Path) -> list[dict[str, Any]]:
     """All whole lines of a records file; a last line cut short by a kill is left out."""
-    if not path.is_file():
-        return []
-    *lines, tail = path.read_text().split("\n")
-    if tail:
-        try:
-            json.loads(tail)
-            lines.append(tail)
-        except json.JSONDecodeError:
-            pass  # the process died while writing it
-    return [json.loads(line) for line in lines]
+    return [record for _, record in located(path)] if path.is_file() else []
+
+
+def located(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """What `read` gives, one at a time, each with the byte that its line begins at.
+
+    Raises FileNotFoundError.
+    """
+    at = 0
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                yield at, json.loads(line)
+            except json.JSONDecodeError:
+                if line.endswith(b"\n"):
+                    raise
+                return  # the process died while writing it
+            at += len(line)
+
+
+def at_bytes(path: Path, offsets: Iterable[int]) -> list[dict[str, Any]]:
+    """The records whose lines begin at these bytes, in the order asked for."""
+    with path.open("rb") as file:
+        return [_line_at(file, offset) for offset in offsets]
+
+
+def _line_at(file: BinaryIO, offset: int) -> dict[str, Any]:
+    file.seek(offset)
+    record: dict[str, Any] = json.loads(file.readline())
+    return record

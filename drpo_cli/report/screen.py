@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Protocol, TextIO
 
@@ -11,6 +12,8 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from drpo_cli.report.metrics import failed_calls
 
 PLAIN = (
     ("reward", "reward"),
@@ -74,14 +77,16 @@ class PlainScreen:
         values = "  ".join(f"{label} {_number(metrics.get(key))}" for key, label in PLAIN)
         held_out = f"  held-out {metrics['held_out']:.3f}" if "held_out" in metrics else ""
         seconds = metrics["seconds"]["step"]
-        self.message(f"step {step}/{self.steps}  {values}{held_out}  {seconds:.1f} s")
+        failed = _failed(failed_calls(metrics), metrics.get("skipped_samples", 0))
+        line = f"step {step}/{self.steps}  {values}{held_out}  {seconds:.1f} s"
+        self.message(f"{line}  failures {failed}" if failed else line)
 
     def close(self) -> None:
         """See `Screen.close`."""
 
 
 class LiveScreen:
-    """Progress, the metrics that matter, where the time goes, two completions."""
+    """Progress, the metrics that matter, failures, where the time goes, two completions."""
 
     def __init__(self, console: Console, title: str, steps: int):
         self.title = title
@@ -91,6 +96,8 @@ class LiveScreen:
         self.task = self.progress.add_task("steps", total=steps)
         self.notes: list[str] = []
         self.held_out: list[float] = []
+        self.failed: Counter[tuple[str, str]] = Counter()
+        self.skipped = 0
         self.body: RenderableType = Text("starting …")
         # stdout and stderr already go to the rank's log; rich would bring them back to the screen
         self.live = Live(
@@ -114,10 +121,17 @@ class LiveScreen:
         table = Table.grid(padding=(0, 2), expand=True)
         for key, label in PLAIN:
             table.add_row(label, _number(metrics.get(key)))
+        rewards = metrics.get("rewards") or {}
+        if [*rewards.values()] not in ([], [metrics["reward"]]):
+            table.add_row("rewards", Text(_means(rewards)))
         if self.held_out:
             trail = " → ".join(f"{value:.1%}" for value in self.held_out[-5:])
             table.add_row("held-out", trail)
         table.add_row("seconds", _phases(metrics["seconds"]))
+        self.failed.update(failed_calls(metrics))
+        self.skipped += metrics.get("skipped_samples", 0)
+        if failed := _failed(self.failed, self.skipped):
+            table.add_row(Text("failures", "red"), Text(f"{failed} since the start", "red"))
         rate = metrics["tokens_per_second"]
         table.add_row("tokens/s", f"rollout {rate['rollout']:,.0f}, training {rate['train']:,.0f}")
         shown = [Text(f"{prompt!r} → {completion!r}", "dim") for prompt, completion in samples]
@@ -130,6 +144,21 @@ class LiveScreen:
 
     def _render(self) -> RenderableType:
         return Panel(Group(self.progress, self.body), title=self.title)
+
+
+def _failed(calls: Counter[tuple[str, str]], skipped: int) -> str:
+    # `judge 3 timeout 1 crash, http 2 exception; 4 samples skipped`
+    names = dict.fromkeys(name for name, _ in calls)
+    parts = [
+        " ".join([name, *(f"{n} {kind}" for (owner, kind), n in calls.items() if owner == name)])
+        for name in names
+    ]
+    samples = f"{skipped} {'sample' if skipped == 1 else 'samples'} skipped" if skipped else ""
+    return "; ".join(part for part in (", ".join(parts), samples) if part)
+
+
+def _means(rewards: Mapping[str, float | None]) -> str:
+    return ", ".join(f"{name} {_number(value)}" for name, value in rewards.items())
 
 
 def _phases(seconds: Mapping[str, float]) -> str:

@@ -1,0 +1,113 @@
+"""All samples of a run in columns: enough to rank them, without their texts in memory."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drpo_cli.report.records import at_bytes, located
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Archive:
+    """Columns over the N samples of a run, in the file's order; NaN where there is no value.
+
+    offsets_N    byte of samples.jsonl that the line begins at
+    texts_N      equal for equal completions
+    prompts_N    equal for equal prompts
+    by_reward    values [N] of each reward by its name
+    """
+
+    path: Path
+    offsets_N: Integers
+    steps_N: Floats
+    totals_N: Floats
+    texts_N: Integers
+    prompts_N: Integers
+    by_reward: Mapping[str, Floats]
+
+    def __len__(self) -> int:
+        return len(self.offsets_N)
+
+    def records(self, which: Iterable[int]) -> list[dict[str, Any]]:
+        """The whole records of these samples; `line` is their number in the file, from 1."""
+        which = [int(i) for i in which]
+        found = at_bytes(self.path, (int(self.offsets_N[i]) for i in which))
+        return [record | {"line": i + 1} for i, record in zip(which, found, strict=True)]
+
+    def top(self, scores_N: Floats, count: int, once_N: Integers) -> Integers:
+        """Indices of the highest scores, ties newest first; of equal `once_N` only the best one.
+
+        A sample whose score is not finite is left out.
+        """
+        known = np.flatnonzero(np.isfinite(scores_N))
+        order = known[np.lexsort((known, scores_N[known]))[::-1]]
+        _, first = np.unique(once_N[order], return_index=True)
+        return order[np.sort(first)[:count]]
+
+
+def read_archive(path: Path) -> Archive:
+    """Reads samples.jsonl once; a file that is not there holds no samples."""
+    offsets, texts, prompts = array("q"), array("q"), array("q")
+    steps, totals = array("d"), array("d")
+    rewards: dict[str, array[float]] = {}
+    for at, record in located(path) if path.is_file() else ():
+        values = record.get("rewards") or {}
+        for name in values.keys() - rewards.keys():
+            rewards[name] = array("d", [math.nan]) * len(offsets)
+        for name, column in rewards.items():
+            column.append(_float(values.get(name)))
+        offsets.append(at)
+        steps.append(record["step"])
+        totals.append(_float(record.get("reward")))
+        texts.append(hash(record["completion"]))
+        prompts.append(hash(record["prompt"]))
+    return Archive(
+        path=path,
+        offsets_N=np.array(offsets, dtype=np.int64),
+        steps_N=np.array(steps, dtype=np.float64),
+        totals_N=np.array(totals, dtype=np.float64),
+        texts_N=np.array(texts, dtype=np.int64),
+        prompts_N=np.array(prompts, dtype=np.int64),
+        by_reward={name: np.array(rewards[name], dtype=np.float64) for name in sorted(rewards)},
+    )
+
+
+def standardized(values_N: Floats) -> Floats:
+    """(x − mean) / standard deviation over the samples with a value, [N].
+
+    All NaN where the values are equal, or too far apart for their deviation to be a number.
+    """
+    known = values_N[np.isfinite(values_N)]
+    if not len(known) or known.min() == known.max():
+        return np.full_like(values_N, np.nan)
+    with np.errstate(all="ignore"):
+        deviation = known.std()
+        usable = np.isfinite(deviation) and deviation > 0
+        return (values_N - known.mean()) / deviation if usable else np.full_like(values_N, np.nan)
+
+
+def disagreement(columns: Iterable[Floats]) -> Floats:
+    """Largest less smallest of each sample's values, over columns of standardized rewards, [N].
+
+    NaN for a sample with fewer than two values.
+    """
+    stacked_RN = np.stack(list(columns))
+    known_RN = np.isfinite(stacked_RN)
+    highest_N = np.where(known_RN, stacked_RN, -np.inf).max(axis=0)
+    lowest_N = np.where(known_RN, stacked_RN, np.inf).min(axis=0)
+    return np.where(known_RN.sum(axis=0) >= 2, highest_N - lowest_N, np.nan)
+
+
+def _float(value: float | None) -> float:
+    return math.nan if value is None else float(value)

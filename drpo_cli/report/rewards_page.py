@@ -1,0 +1,117 @@
+"""The page's part on rewards: what each gave, what it cost, how it failed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from drpo_cli.report.charts import Panel, draw
+from drpo_cli.report.elements import number, paragraph, table, tally
+from drpo_cli.report.metrics import failed_calls
+from drpo_cli.report.roles import Roles, role_of
+from drpo_cli.report.suspicion import Series, ends, reward_names, series
+
+Metrics = Sequence[Mapping[str, Any]]
+
+COLUMNS = (
+    "reward", "counts as", "first tenth", "last tenth", "calls", "seconds", "slowest",
+    "failed calls", "counted",
+)  # fmt: skip
+NUMBERS = ("first tenth", "last tenth", "calls", "seconds", "slowest")
+KINDS = dict.fromkeys(NUMBERS, "n") | dict.fromkeys(("reward", "counts as"), "k")
+LEGEND = (
+    "First and last tenth: mean over the first and the last tenth of the steps, before the weight. "
+    "Calls, seconds in them and the slowest one: all ranks of the run's steps; none are known for "
+    "a run of an older version. Counted: what the reward itself counts, such as tokens or cost."
+)
+
+
+def rewards_section(metrics: Metrics, roles: Roles) -> str:
+    """A table by reward, and the charts."""
+    steps = [record for record in metrics if "reward" in record]
+    if not steps:
+        return "<h2 id=rewards>Rewards</h2>" + paragraph("No step was recorded.")
+    names = reward_names(steps, roles)
+    rows = [_total(steps), *(_row(name, steps, roles) for name in names)]
+    return "\n".join(
+        [
+            "<h2 id=rewards>Rewards</h2>",
+            table(COLUMNS, rows, KINDS),
+            *(paragraph(text, "bad") for text in [_skipped(steps)] if text),
+            paragraph(_waited(steps)),
+            paragraph(LEGEND, "note"),
+            f"<figure>{draw(_panels(names, steps))}</figure>",
+        ]
+    )
+
+
+def _total(steps: Metrics) -> list[str]:
+    return ["total", "", *_ends(series(steps)), *[""] * 5]
+
+
+def _row(name: str, steps: Metrics, roles: Roles) -> list[str]:
+    role = role_of(roles, name)
+    used = [record["grading"][name] for record in steps if name in (record.get("grading") or {})]
+    counts: Counter[str] = Counter()
+    failed: Counter[str] = Counter()
+    for one in used:
+        counts.update(one.get("counts") or {})
+        failed.update(one.get("failures") or {})
+    cost = [
+        f"{sum(one['calls'] for one in used):,}",
+        number(sum(one["seconds"] for one in used)),
+        number(max(one["slowest"] for one in used)),
+    ] if used else ["–"] * 3  # fmt: skip
+    title = name if role.type == name else f"{name}\n{role.type}"
+    return [title, str(role), *_ends(series(steps, name)), *cost, tally(failed), tally(counts)]
+
+
+def _ends(points: Series) -> tuple[str, str]:
+    if not points:
+        return "–", "–"
+    first, last = ends(points)
+    return number(first), number(last)
+
+
+def _skipped(steps: Metrics) -> str:
+    skipped = sum(record.get("skipped_samples") or 0 for record in steps)
+    what = "a reward failed on them, and they took no part in means, advantages and losses"
+    return f"Samples skipped: {skipped:,}; {what}." if skipped else ""
+
+
+def _waited(steps: Metrics) -> str:
+    seconds = [record.get("seconds") or {} for record in steps]
+    waited = sum(own.get("reward", 0.0) for own in seconds)
+    whole = sum(own.get("step", 0.0) for own in seconds)
+    share = f", {waited / whole:.1%} of the time" if whole else ""
+    return f"Grading that was not hidden behind the rollout took {number(waited)} s{share}."
+
+
+def _panels(names: Sequence[str], steps: Metrics) -> list[Panel]:
+    panels = [Panel(name, {name: points}) for name in names if (points := series(steps, name))]
+    waited = [
+        (r["step"], r["seconds"]["reward"]) for r in steps if "reward" in r.get("seconds", {})
+    ]
+    panels.append(Panel("seconds of grading not hidden behind the rollout", {"seconds": waited}))
+    if failed := _failed(steps):
+        panels.append(Panel("failed calls", failed))
+    return panels
+
+
+def _failed(steps: Metrics) -> dict[str, Series]:
+    calls = [(record["step"], failed_calls(record)) for record in steps]
+    found: dict[str, Series] = {}
+    for name in dict.fromkeys(name for _, counts in calls for name, _ in counts):
+        points: Series = [
+            (step, sum(n for (owner, _), n in counts.items() if owner == name))
+            for step, counts in calls
+        ]
+        # The count comes first: matplotlib leaves out a label that begins with an underscore
+        found[f"{_sum(points):,} of {name}"] = points
+    skipped: Series = [(record["step"], record.get("skipped_samples") or 0) for record in steps]
+    return found | ({f"{_sum(skipped):,} skipped samples": skipped} if _sum(skipped) else {})
+
+
+def _sum(points: Series) -> float:
+    return sum(count for _, count in points)

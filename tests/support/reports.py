@@ -1,0 +1,118 @@
+"""Run folders as runs leave them, with the rewards doing what a test needs; and a job for ranks."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from drpo_cli.dist import World
+from drpo_cli.report.metrics import grading_metrics, rollout_metrics
+from drpo_cli.report.records import Records
+from drpo_cli.rewards._grade import Usage
+from drpo_cli.run_folder import RunFolder
+from drpo_cli.types import Group, Prompt, Rollout, Scores
+
+Mean = Callable[[float], float]
+"""A reward's mean after a share of the run, 0 to 1."""
+
+WEIGHTS = {"exact_match": 1.0, "length_bonus": 0.5, "readable": 0.0}
+HACKED: Mapping[str, Mean] = {
+    "exact_match": lambda at: 0.6 - 0.3 * at,
+    "length_bonus": lambda at: 0.1 + 1.4 * at,
+    "readable": lambda at: 0.5,
+}
+CLEAN: Mapping[str, Mean] = {
+    "exact_match": lambda at: 0.3 + 0.5 * at,
+    "length_bonus": lambda at: 0.4 + 0.2 * at,
+    "readable": lambda at: 0.5,
+}
+
+
+def run_folder(path: Path, weights: Mapping[str, float] | None = None) -> RunFolder:
+    """A folder with a spec of these rewards, and no step yet."""
+    tables = [{"type": name, "weight": weight} for name, weight in (weights or WEIGHTS).items()]
+    run = RunFolder(path)
+    run.spec.write_text(tomli_w.dumps({"run": {"name": "demo"}, "reward": tables}))
+    run.versions.write_text('{"drpo": "0"}')
+    return run
+
+
+def write_steps(
+    run: RunFolder, means: Mapping[str, Mean], steps: int, samples: int = 8, seed: int = 0
+) -> None:
+    """Metrics and samples of a run whose rewards have these means, each sample with noise."""
+    rng = random.Random(seed)
+    for step in range(1, steps + 1):
+        at = (step - 1) / max(1, steps - 1)
+        drawn = [
+            {name: mean(at) + rng.gauss(0, 0.3) for name, mean in means.items()}
+            for _ in range(samples)
+        ]
+        totals = [sum(WEIGHTS[name] * value for name, value in one.items()) for one in drawn]
+        by_reward = {name: sum(one[name] for one in drawn) / samples for name in means}
+        Records(run.metrics).append(metrics_line(step, sum(totals) / samples, by_reward))
+        Records(run.samples).extend(
+            sample_line(step, i, f"step {step} said {one}", total, one)
+            for i, (one, total) in enumerate(zip(drawn, totals, strict=True))
+        )
+
+
+def metrics_line(step: int, total: float, rewards: Mapping[str, float]) -> dict[str, Any]:
+    """A step of metrics.jsonl, as far as rewards go."""
+    usage = {"calls": 8, "seconds": 0.8, "slowest": 0.2, "failures": {}, "counts": {}}
+    return {
+        "step": step,
+        "reward": total,
+        "reward_std": 0.5,
+        "rewards": dict(rewards),
+        "skipped_samples": 0,
+        "grading": dict.fromkeys(rewards, usage),
+        "seconds": {"rollout": 2.0, "reward": 0.1, "train": 1.0, "step": 3.1},
+    }
+
+
+def sample_line(
+    step: int, sample: int, text: str, total: float | None, rewards: Mapping[str, float | None]
+) -> dict[str, Any]:
+    """A line of samples.jsonl."""
+    return {
+        "step": step,
+        "prompt_id": f"words/{sample}",
+        "sample": sample,
+        "prompt": f"prompt {sample}",
+        "answer": "yes",
+        "metadata": {},
+        "completion": text,
+        "truncated": False,
+        "tokens": len(text),
+        "reward": total,
+        "rewards": dict(rewards),
+    }
+
+
+def group(texts: Sequence[str], truncated: bool = False, prompt: str = "12+34=") -> Group:
+    """A group of these completions, as many tokens as characters each."""
+    rollouts = tuple(
+        Rollout((5,) * len(text), (0.0,) * len(text), text, truncated) for text in texts
+    )
+    return Group(Prompt("p", prompt, (1,), "1", {}), rollouts)
+
+
+def uneven(world: World) -> dict[str, Any]:
+    """Metrics where rank 0 knows a reward that rank 1 does not, and the other way round."""
+    if world.rank == 0:
+        scores = Scores((1.0, 0.0), {"right": (1.0, None), "gone": (None, None)}, frozenset({1}))
+        usage = {"right": Usage(2, 1.0, 0.75, Counter(timeout=1), Counter(tokens=5))}
+    else:
+        scores = Scores((0.5, 0.5), {"tidy": (0.5, 0.0)})
+        usage = {
+            "tidy": Usage(1, 0.25, 0.25, Counter(), Counter(cost_usd=0.5)),
+            "right": Usage(1, 0.5, 0.5, Counter(timeout=1, crash=1), Counter(tokens=2)),
+        }
+    found = rollout_metrics([group(("ab", "abcd"))], [scores], world)
+    return found | {"grading": grading_metrics(usage, world)}

@@ -1,0 +1,124 @@
+"""The metrics of a rollout: what was skipped or failed is left out and counted, over all ranks."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from datetime import date
+from fractions import Fraction
+
+import pytest
+
+from drpo_cli.report.metrics import (
+    failed_calls,
+    grading_metrics,
+    rollout_metrics,
+    sample_records,
+)
+from drpo_cli.rewards._grade import Usage
+from drpo_cli.types import Group, Prompt, Rollout, Scores
+from support.models import world
+from support.ranks import open_ranks
+from support.reports import group, uneven
+
+
+def test_metrics_of_a_rollout() -> None:
+    groups_P = [group(("ab", "abcd")), group(("a", "a"), truncated=True)]
+    scores_P = [
+        Scores((1.0, 0.0), {"right": (1.0, 0.0)}), Scores((0.5, 0.5), {"right": (0.5, 0.5)})
+    ]  # fmt: skip
+    with world() as here:
+        found = rollout_metrics(groups_P, scores_P, here)
+    assert found == {
+        "reward": 0.5,
+        "reward_std": pytest.approx(math.sqrt(0.125)),
+        "rewards": {"right": 0.5},
+        "skipped_samples": 0,
+        "zero_advantage_groups": 0.5,
+        "response_length": 2.0,
+        "truncated_share": 0.5,
+    }
+
+
+def test_skipped_samples_are_in_lengths_and_nothing_else() -> None:
+    groups_P = [group(("ab", "abcd", "abcdef")), group(("a", "a"))]
+    scores_P = [
+        Scores(
+            (1.0, 0.0, 1.0), {"right": (1.0, None, 1.0), "tidy": (0.5, 0.25, None)}, frozenset({1})
+        ),
+        Scores((3.0, 0.0), {"right": (3.0, None), "never": (None, None)}, frozenset({1})),
+    ]
+    with world() as here:
+        found = rollout_metrics(groups_P, scores_P, here)
+    assert found["reward"] == pytest.approx(5 / 3)
+    assert found["reward_std"] == pytest.approx(math.sqrt(11 / 3 - 25 / 9))
+    assert found["rewards"] == {"right": pytest.approx(5 / 3), "tidy": 0.375}
+    assert found["skipped_samples"] == 2
+    assert found["zero_advantage_groups"] == 1  # the kept ones are all alike, or only one is left
+    assert found["response_length"] == 14 / 5
+
+
+def test_a_step_that_was_skipped_altogether_has_no_mean() -> None:
+    scores = Scores((0.0, 0.0), {"right": (None, None)}, frozenset({0, 1}))
+    with world() as here:
+        found = rollout_metrics([group(("a", "b"))], [scores], here)
+    assert (found["reward"], found["reward_std"], found["rewards"]) == (None, None, {})
+    assert (found["skipped_samples"], found["zero_advantage_groups"]) == (2, 1)
+
+
+def test_ranks_agree_though_their_rewards_differ() -> None:
+    with open_ranks(2) as ranks:
+        first, second = ranks.run(uneven)
+    assert first == second
+    assert first["reward"] == pytest.approx(2 / 3)
+    assert first["rewards"] == {"right": 1.0, "tidy": 0.25}
+    assert first["skipped_samples"] == 1
+    assert first["grading"] == {
+        "right": {
+            "calls": 3,
+            "seconds": 1.5,
+            "slowest": 0.75,
+            "failures": {"timeout": 2, "crash": 1},
+            "counts": {"tokens": 7},
+        },
+        "tidy": {
+            "calls": 1, "seconds": 0.25, "slowest": 0.25, "failures": {},
+            "counts": {"cost_usd": 0.5},
+        },
+    }  # fmt: skip
+    assert failed_calls(first) == {("right", "timeout"): 2, ("right", "crash"): 1}
+
+
+def test_grading_of_a_reward_that_was_not_called() -> None:
+    with world() as here:
+        found = grading_metrics({"rare": Usage(), "used": Usage(1, 0.5, 0.5, Counter(), Counter())},
+                                here)  # fmt: skip
+    assert found["rare"] == {"calls": 0, "seconds": 0, "slowest": 0, "failures": {}, "counts": {}}
+    assert failed_calls({"grading": found}) == failed_calls({}) == Counter()
+
+
+def test_a_line_of_samples_holds_all_that_is_known() -> None:
+    metadata = {"level": 3, "tags": ("a", {"b"}), "day": date(2026, 1, 2), 7: [Fraction(1, 3)]}
+    prompt = Prompt("words/4", "spell", (1, 2), "yes", metadata)
+    rollouts = (Rollout((5, 6), (0.0, 0.0), "ye", True), Rollout((5,), (0.0,), "y", False))
+    scores = Scores((0.0, 1.5), {"right": (None, 1.5)}, frozenset({0}))
+    first, second = sample_records(3, [Group(prompt, rollouts)], [scores], None)
+    assert first == {
+        "step": 3, "prompt_id": "words/4", "sample": 0, "prompt": "spell", "answer": "yes",
+        "metadata": {
+            "level": 3, "tags": ["a", "{'b'}"], "day": "datetime.date(2026, 1, 2)",
+            "7": ["Fraction(1, 3)"],
+        },
+        "completion": "ye", "truncated": True, "tokens": 2, "reward": None,
+        "rewards": {"right": None},
+    }  # fmt: skip
+    assert (second["sample"], second["reward"], second["rewards"]) == (1, 1.5, {"right": 1.5})
+    assert json.loads(json.dumps(first)) == first
+
+
+@pytest.mark.parametrize(("count", "expected"), [(None, 6), (1, 2), (2, 4), (9, 6)])
+def test_how_many_prompts_are_recorded(count: int | None, expected: int) -> None:
+    groups_P = [group(("a", "b"))] * 3
+    scores_P = [Scores((0.0, 1.0), {})] * 3
+    assert len(sample_records(1, groups_P, scores_P, count)) == expected
