@@ -21,6 +21,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+reward_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(reward_app, name="reward", help="Try rewards before training, and look them up.")
+data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data", help="Look at the data before training.")
 
 SpecFile = Annotated[Path, typer.Argument(metavar="RUN.toml", help="The spec of the run.")]
 Overrides = Annotated[
@@ -86,12 +90,12 @@ def check(spec: SpecFile, set_: Overrides = None, nproc: Processes = None) -> No
     from rich.table import Table
 
     from drpo_cli.plan import describe, make_plan
-    from drpo_cli.rewards._score import Scorer
+    from drpo_cli.rewards._grade import prepared
     from drpo_cli.spec import load
 
     loaded = load(spec, set_ or [])
     plan = make_plan(loaded, world=nproc or 1)
-    Scorer(loaded.reward)  # finds a reward that asks for an argument there is not
+    prepared(loaded.reward)  # finds a reward that nobody can call
     table = Table.grid(padding=(0, 2))
     for label, value in describe(plan):
         table.add_row(label, value)
@@ -99,6 +103,62 @@ def check(spec: SpecFile, set_: Overrides = None, nproc: Processes = None) -> No
     for warning in loaded.warnings:
         typer.echo(f"warning: {warning}", err=True)
     typer.echo(f"{spec} is valid")
+
+
+@reward_app.command(
+    name="test", epilog="Example: drpo reward test demo/run.toml --samples tried.jsonl"
+)
+def reward_test(
+    spec: SpecFile,
+    samples: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Score these: JSON lines, such as a samples.jsonl."),
+    ] = None,
+    generate: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Sample N groups from the run's model."),
+    ] = None,
+    set_: Overrides = None,
+    json_out: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write everything here too.")
+    ] = None,
+) -> None:
+    """Score completions, by default the reference answers. Exits 1 when a reward failed."""
+    from drpo_cli.preview.reward_test import try_rewards
+
+    raise typer.Exit(try_rewards(spec, set_ or [], samples, generate, json_out))
+
+
+@reward_app.command(name="list", epilog="Example: drpo reward list")
+def reward_list() -> None:
+    """List the rewards that a name selects."""
+    from drpo_cli.preview.plugin_pages import list_rewards
+
+    list_rewards()
+
+
+@reward_app.command(name="show", epilog="Example: drpo reward show regex")
+def reward_show(
+    type_: Annotated[
+        str, typer.Argument(metavar="TYPE", help="A name, ./file.py:name or package.module:name.")
+    ],
+) -> None:
+    """Show what a reward says, its options, examples, and a table to paste."""
+    from drpo_cli.preview.plugin_pages import show
+
+    show(type_)
+
+
+@data_app.command(name="show", epilog="Example: drpo data show demo/run.toml -n 3")
+def data_show(
+    spec: SpecFile,
+    n: Annotated[int, typer.Option("-n", min=0, metavar="N", help="Prompts to show.")] = 5,
+    set_: Overrides = None,
+) -> None:
+    """Show prompts as the model will see them, their lengths, and what is held out."""
+    from drpo_cli.preview.data_show import show
+
+    show(spec, set_ or [], n)
 
 
 @app.command(epilog="Example: drpo train demo/run.toml --set train.learning_rate=2e-4 --nproc 2")

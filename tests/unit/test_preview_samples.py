@@ -1,0 +1,117 @@
+"""Samples to try rewards on: how lines become groups, and what a bad line is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drpo_cli.errors import UserError
+from drpo_cli.preview.samples import as_line, read_groups
+from drpo_cli.preview.summary import contains, distribution
+
+
+def write(folder: Path, *lines: Mapping[str, Any] | str) -> Path:
+    path = folder / "s.jsonl"
+    path.write_text("".join((x if isinstance(x, str) else json.dumps(x)) + "\n" for x in lines))
+    return path
+
+
+def test_lines_of_one_prompt_are_one_group_in_their_order(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        {"prompt": "p", "completion": "b", "answer": 4, "truncated": True},
+        {"prompt": "q", "completion": "c"},
+        "",
+        {"prompt": "p", "completion": "a", "answer": 4, "tokens": 3, "rewards": {"x": None}},
+        {"prompt": "p", "completion": "a", "answer": 5},
+    )
+    first, second, third = read_groups(path, {})
+    assert [(r.text, r.truncated) for r in first.rollouts_G] == [("b", True), ("a", False)]
+    assert (first.prompt.answer, third.prompt.answer) == ("4", "5")
+    assert [group.prompt.id for group in (first, second, third)] == [
+        "s.jsonl:1",
+        "s.jsonl:2",
+        "s.jsonl:5",
+    ]
+
+
+def test_a_run_keeps_its_steps_apart_and_its_sources_their_rewards(tmp_path: Path) -> None:
+    line = {"prompt": "p", "completion": "a", "prompt_id": "eval:rows/3"}
+    path = write(tmp_path, {**line, "step": 1}, {**line, "step": 2}, {**line, "prompt_id": "x/3"})
+    groups_P = read_groups(path, {"eval:rows": ("one",), "rows": ("two",), "x": None})
+    assert [group.prompt.rewards for group in groups_P] == [("one",), ("one",), None]
+    assert groups_P[0].prompt.id == "eval:rows/3"
+
+
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+    line = {
+        "prompt_id": "rows/1",
+        "prompt": "p",
+        "answer": None,
+        "metadata": {"level": 3},
+        "completion": "c",
+        "truncated": True,
+        "token_ids": [4, 5],
+    }
+    (group,) = read_groups(write(tmp_path, line), {})
+    assert json.loads(json.dumps(as_line(group, 0))) == line
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{", "s.jsonl:2: Invalid JSON"),
+        ("[1]", "s.jsonl:2: "),
+        ('{"prompt": "p"}', "s.jsonl:2: completion: Field required; a line is {"),
+        ('{"prompt": ["p"], "completion": ""}', "s.jsonl:2: prompt: Input should be a valid str"),
+        ('{"prompt": "p", "completion": "", "metadata": 3}', "s.jsonl:2: metadata: "),
+        ('{"prompt": "p", "completion": "", "truncated": "often"}', "s.jsonl:2: truncated: "),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, line: str, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read_groups(write(tmp_path, {"prompt": "p", "completion": "c"}, line), {})
+    assert said in str(caught.value)
+
+
+def test_a_file_without_samples(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has no samples"):
+        read_groups(write(tmp_path, ""), {})
+    with pytest.raises(UserError, match="No such file or directory; name a JSON Lines file"):
+        read_groups(tmp_path / "gone.jsonl", {})
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "found"),
+    [
+        ("so it is 42.", "42", True),
+        (" 42\n", "42 ", True),
+        ("142", "42", False),
+        ("x + (y)", "(y)", True),
+        ("42", None, None),
+        ("42", " ", None),
+    ],
+)
+def test_whether_a_completion_has_the_answer(
+    text: str, answer: str | None, found: bool | None
+) -> None:
+    assert contains(text, answer) is found
+
+
+def test_the_distribution_leaves_failures_out() -> None:
+    found = distribution([0.0, None, 1.0, 2.0, 0.0, 7.0])
+    assert found == {
+        "count": 5,
+        "mean": 2.0,
+        "min": 0.0,
+        "q1": 0.0,
+        "median": 1.0,
+        "q3": 2.0,
+        "max": 7.0,
+        "zeros": 0.4,
+    }
+    assert distribution([None, None]) == {}
