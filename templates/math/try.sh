@@ -1,0 +1,15 @@
+#!/bin/sh
+# Three steps of this run on a CPU, with a random model of 0.3 M parameters and without a download:
+# every part runs, nothing is learned. The entropy bonus is there so that there is a gradient: a random
+# model hardly ever earns a reward. `sh try.sh --set …` changes more.
+set -eu
+cd "$(dirname "$0")"
+[ -d models/tiny ] || python -m drpo_cli.tiny models/tiny
+drpo train run.toml \
+    --set model.path=models/tiny --set model.dtype=float32 \
+    --set run.name=try --set run.steps=3 \
+    --set rollout.prompts_per_step=2 --set rollout.samples_per_prompt=4 \
+    --set rollout.max_new_tokens=48 --set rollout.context_length=1024 --set train.overlong_buffer=32 \
+    --set eval.problems=2 --set eval.samples_per_prompt=2 \
+    --set train.updates_per_rollout=2 --set train.warmup_updates=0 --set train.entropy_bonus=0.01 \
+    "$@"
