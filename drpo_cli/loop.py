@@ -22,7 +22,8 @@ def run(folder: RunFolder, screen: TextIO) -> int:
                 r.push(step)
             with r.phase("evaluate"):
                 held_out = r.maybe_evaluate(step)
+            with r.phase("log"):
+                r.log(step, found, trained, held_out)
             with r.phase("checkpoint"):
                 r.maybe_save(step, held_out)
-            r.log(step, found, trained, held_out)
         return r.finish()

@@ -9,6 +9,7 @@ A plugin has a `Config` (or takes its kind's base settings) and one entry, named
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import importlib.util
 import pkgutil
@@ -134,17 +135,20 @@ def _unknown(kind: str, type: str) -> str:
 def _load_file(kind: str, type: str, path: Path) -> ModuleType:
     if not path.is_file():
         raise UserError(f"{KINDS[kind].noun} {type!r}: there is no file {path}")
-    name = f"drpo_user_{path.stem}_{abs(hash(str(path.resolve())))}"
+    # the same in every process, so that what a class of it made can go from one to the other
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+    name = f"drpo_user_{path.stem}_{digest}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # before it runs: its dataclasses look themselves up there
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # the user's code may raise anything
+        del sys.modules[name]
         raise UserError(f"{KINDS[kind].noun} {type!r}: {where_it_broke(error)}") from error
-    sys.modules[name] = module
     return module
 
 

@@ -73,7 +73,6 @@ class Run:
         for step in range(self.done + 1, self.plan.spec.run.steps + 1):
             if self.stopping:
                 return
-            self.seconds.clear()
             seed = seed_of(self.plan.spec.run.seed, step, self.world.rank)
             random.seed(seed)
             np.random.seed(seed)
@@ -155,8 +154,9 @@ class Run:
         trained: dict[str, float],
         held_out: HeldOut | None,
     ) -> None:
-        """Writes and shows the step's metrics."""
+        """Writes and shows the step's metrics; phases after this one count for the next step."""
         seconds, groups_P, scores_P = dict(self.seconds), found.groups_P, found.scores_P
+        self.seconds.clear()
         tokens = generated_tokens([group for group, _ in found.drawn], self.world)
         metrics = {
             "step": step,

@@ -20,7 +20,10 @@ from drpo_cli.rewards._score import Failure, Outcome
 from drpo_cli.types import Prompt, Rollout, Scores
 
 GIVE_UP = 16
-"""Failed calls of one reward in one batch, with none that worked, after which it is given up."""
+"""Failed calls of one reward in one batch, with none that worked, after which it is given up.
+
+Of one that never worked, a whole batch of fewer calls is enough.
+"""
 
 
 @dataclass
@@ -78,8 +81,8 @@ class _Asked(NamedTuple):
 class Batch:
     """Takes rollouts in any order, calls the rewards on them at once, and adds the scores up.
 
-    `make` makes a call, here or in a worker. `forgiving`: no failure is fatal, and the samples it
-    concerns are skipped.
+    `make` makes a call, here or in a worker. `worked` holds the names of the rewards that ever
+    gave a score. `forgiving`: no failure is fatal, and the samples it concerns are skipped.
     """
 
     def __init__(
@@ -88,9 +91,10 @@ class Batch:
         make: Callable[[Reward, Call], Future[Outcome]],
         prompts_P: Sequence[Prompt],
         sizes_P: Sequence[int],
+        worked: set[str],
         forgiving: bool,
     ) -> None:
-        self._due, self._make, self._forgiving = due, make, forgiving
+        self._due, self._make, self._worked, self._forgiving = due, make, worked, forgiving
         self._prompts_P = prompts_P
         self._rollouts_PG: list[list[Rollout | None]] = [[None] * size for size in sizes_P]
         self._asked: dict[Future[Outcome], _Asked] = {}
@@ -155,6 +159,7 @@ class Batch:
             if outcome.failure is None:
                 self._values[at][reward.name][sample] = outcome.scores[i]
         if outcome.failure is None:
+            self._worked.add(reward.name)
             return None
         self._failed.append((asked, outcome))
         if self._forgiving:
@@ -170,12 +175,13 @@ class Batch:
 
     def _hopeless(self, reward: Reward) -> str | None:
         usage = self._usage[reward.name]
-        if usage.calls < 2 or usage.failures.total() < usage.calls:
+        enough = GIVE_UP if reward.name in self._worked else 2
+        if usage.calls < enough or usage.failures.total() < usage.calls:
             return None
         asked, outcome = next(failed for failed in self._failed if failed[0].reward is reward)
         assert outcome.failure is not None
         told = self._told(asked, outcome.failure)
-        return f"{told} (and so it went on all {usage.calls} calls: nothing would be learned)"
+        return f"{told} (and so it went on all of its {usage.calls} calls, so the run ends)"
 
     def _told(self, asked: _Asked, failure: Failure) -> str:
         where = f"reward {asked.reward.name!r}, prompt {self._prompts_P[asked.at].id}"
@@ -223,7 +229,7 @@ class Batch:
 
 def _total(scores: Sequence[tuple[Reward, float]]) -> float:
     added = (reward.config.weight * score for reward, score in scores if not reward.config.gate)
-    return sum(added) * math.prod(score for reward, score in scores if reward.config.gate)
+    return sum(added, 0.0) * math.prod(score for reward, score in scores if reward.config.gate)
 
 
 def _short(value: object) -> str:

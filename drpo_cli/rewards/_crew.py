@@ -24,7 +24,7 @@ GRACE_SECONDS = 2.0  # an async worker stops its own calls; only one that is stu
 STAND_INS = 30  # processes that may stand in for others, whose calls wait for something
 STAND_IN_SETUP = 1.0  # seconds of set-up above which a process is too dear to stand in
 LATE = 10.0  # times the usual seconds after which a call may be one that waits for ever
-LEAST_LATE = 0.05
+LEAST_LATE = 0.01
 DEAD = "its process died: killed from outside, out of memory, crashed in native code, or it exited"
 
 

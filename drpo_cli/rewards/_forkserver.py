@@ -11,6 +11,7 @@ import ctypes
 import importlib
 import importlib.util
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing import reduction
 from multiprocessing.connection import Connection, Pipe
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from drpo_cli import plugins
 from drpo_cli.errors import UserError
@@ -40,10 +41,13 @@ ENTRY = f"from {__name__} import main; main"
 
 
 class Warm(NamedTuple):
-    """The first message: where to import from, and each reward's type and options."""
+    """The first message: where to import from, and each reward's type and options.
+
+    The options are pickled: they may hold what a class of the reward's own module made.
+    """
 
     search_path: list[str]
-    rewards: list[tuple[str, dict[str, Any]]]
+    rewards: list[tuple[str, bytes]]
 
 
 class Start(NamedTuple):
@@ -72,7 +76,7 @@ class ForkServer:
             env=os.environ | ENVIRONMENT,
         )
         theirs.close()
-        chosen = [(r.selected.type, r.config.model_dump()) for r in rewards]
+        chosen = [(r.selected.type, pickle.dumps(r.config)) for r in rewards]
         self._connection.send(Warm(sys.path, chosen))
         self._warm = False
 
@@ -165,13 +169,14 @@ def _serve(connection: Connection, rewards: list[Reward]) -> tuple[Reward, Conne
 
 def _imported(warm: Warm) -> list[Reward]:
     sys.path[:] = warm.search_path
+    importlib.import_module("numpy.random")  # whose generator every worker seeds
     rewards = []
     for type, options in warm.rewards:
         module = plugins.load("rewards", type)
         for name in getattr(module, "IMPORTS", ()):
             if importlib.util.find_spec(name) is not None:  # if not, the reward will say so
                 importlib.import_module(name)
-        rewards.append(prepare(Selected("rewards", type, module.Config.model_validate(options))))
+        rewards.append(prepare(Selected("rewards", type, pickle.loads(options))))
     return rewards
 
 

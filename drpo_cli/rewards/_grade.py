@@ -28,6 +28,7 @@ class Grader:
     def __init__(self, selected: Sequence[Selected], forgiving: bool = False) -> None:
         self.rewards = prepared(selected)
         self.forgiving = forgiving
+        self._worked: set[str] = set()
         self._inline = {r.name: ReadyReward(r) for r in self.rewards if r.inline}
         pooled = [reward for reward in self.rewards if not reward.inline]
         self._index = {reward.name: index for index, reward in enumerate(pooled)}
@@ -75,7 +76,7 @@ class Grader:
     def _batch(
         self, due: Sequence[Reward], prompts_P: Sequence[Prompt], sizes_P: Sequence[int]
     ) -> Batch:
-        return Batch(due, self._call, prompts_P, sizes_P, self.forgiving)
+        return Batch(due, self._call, prompts_P, sizes_P, self._worked, self.forgiving)
 
     def _call(self, reward: Reward, call: Call) -> Future[Outcome]:
         if self._pool is not None and reward.name in self._index:

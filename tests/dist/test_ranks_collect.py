@@ -32,6 +32,13 @@ def test_a_budget_spent_on_one_rank_ends_both(two: Ranks) -> None:
         assert (found["sampling_rounds"], found["missing_groups"]) == (3, 1)
 
 
+def test_pass_rates_are_everyones(two: Ranks) -> None:
+    scores = [[[MIXED, FLAT]], [[[None, None], [None, 1.0]]]]
+    first, second = two.run(jobs.collected, scores=scores, further_rounds=0)
+    # the groups of both ranks have the same names here: the last rank's count
+    assert first["pass_rates"] == second["pass_rates"] == {"0-0": 0.5, "0-1": 1.0}
+
+
 @pytest.mark.parametrize("cut", [0, 1, 2])
 @pytest.mark.parametrize("advantage", ["batch_norm", "group_norm", "group_mean", "rloo"])
 def test_advantages_are_those_of_all_groups_on_one_rank(
@@ -43,3 +50,19 @@ def test_advantages_are_those_of_all_groups_on_one_rank(
     shares = two.run(jobs.credit, advantage=advantage, scores=[scores[:cut], scores[cut:]])
     assert [values[0] for share in shares for values in share] == expected
     assert [len(share) for share in shares] == [3 * cut, 9 - 3 * cut]
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, 4])
+@pytest.mark.parametrize("advantage", ["batch_norm", "group_norm", "group_mean", "rloo"])
+def test_uneven_skips_give_what_one_rank_gives(two: Ranks, advantage: str, cut: int) -> None:
+    scores = [
+        [1.0, None, 0.0],
+        [None, None, None],
+        [0.5, None, None],
+        [0.0, 1.0, 7.0],
+    ]
+    with world() as here:
+        expected = [values[0] for values in jobs.credit(here, advantage, [scores])]
+    shares = two.run(jobs.credit, advantage=advantage, scores=[scores[:cut], scores[cut:]])
+    assert [values[0] for share in shares for values in share] == expected
+    assert any(expected) and expected[1] == 0 and expected[3:6] == [0.0] * 3

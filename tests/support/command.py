@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 VARIES = ("seconds", "tokens_per_second", "peak_memory_gib")  # from one run of a step to the next
+SLOW = ("seconds", "slowest")  # and of each reward
 PATIENCE = 300
 
 
@@ -50,7 +51,18 @@ def records(path: Path) -> list[dict[str, Any]]:
 
 def reproducible(path: Path) -> list[dict[str, Any]]:
     """Metrics without times and memory."""
-    return [{k: v for k, v in line.items() if k not in VARIES} for line in records(path)]
+    return [timeless(line) for line in records(path)]
+
+
+def timeless(line: dict[str, Any]) -> dict[str, Any]:
+    """A step's metrics without times and memory."""
+    kept = {k: v for k, v in line.items() if k not in VARIES}
+    if "grading" in line:
+        kept["grading"] = {
+            name: {k: v for k, v in usage.items() if k not in SLOW}
+            for name, usage in line["grading"].items()
+        }
+    return kept
 
 
 def _command(arguments: tuple[object, ...]) -> list[str]:

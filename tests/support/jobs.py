@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ from torch import Tensor
 
 from drpo_cli import plugins
 from drpo_cli.checkpoint import Checkpoints
-from drpo_cli.collect import collect, sampling_metrics
+from drpo_cli.collect import collect, pass_rates, sampling_metrics
 from drpo_cli.credit import credited
 from drpo_cli.dist import World
 from drpo_cli.errors import UserError
+from drpo_cli.rewards._grade import Graded, Usage
 from drpo_cli.settings import CriticSettings
 from drpo_cli.trainer.critic import whitened
 from drpo_cli.trainer.pack import Sample
@@ -103,29 +104,45 @@ def load_refused(here: World, model: Path, checkpoint: Path) -> str:
     return "loaded"
 
 
+Totals = Sequence[Sequence[float | None]]
+"""The totals of a rank's groups, `[prompt][sample]`; None for a sample that is skipped."""
+
+
+def scored_groups(totals: Totals, seed: int) -> tuple[list[Group], list[Scores]]:
+    """Random groups with these totals."""
+    groups_P, scores_P = groups_of([[t or 0.0 for t in row] for row in totals], seed)
+    skipped_P = [frozenset(i for i, t in enumerate(row) if t is None) for row in totals]
+    return groups_P, [
+        replace(scores, skipped=skipped)
+        for scores, skipped in zip(scores_P, skipped_P, strict=True)
+    ]
+
+
 def collected(
-    here: World, scores: Sequence[Sequence[Sequence[Sequence[float]]]], further_rounds: int
+    here: World, scores: Sequence[Sequence[Totals]], further_rounds: int, threshold: float = 1.0
 ) -> dict[str, Any]:
     """Dynamic sampling of groups with these scores: `scores[rank][round][prompt][sample]`."""
 
-    def draw(round_: int) -> tuple[list[Group], list[Scores]]:
-        return groups_of(scores[here.rank][round_], seed=round_)
+    def draw(round_: int) -> tuple[list[Group], Graded]:
+        groups_P, scores_P = scored_groups(scores[here.rank][round_], seed=round_)
+        usage = {"reward": Usage(calls=len(groups_P), slowest=float(round_))}
+        return groups_P, Graded(scores_P, [{} for _ in groups_P], usage, [])
 
     found = collect(draw, further_rounds, here)
     return {
         "ids": [group.prompt.id for group in found.groups_P],
         "scores": [score.total_G for score in found.scores_P],
-        "drawn": [group.prompt.id for group in found.drawn],
+        "drawn": [group.prompt.id for group, _ in found.drawn],
+        "usage": found.usage,
+        "pass_rates": pass_rates(found, threshold, here),
         **sampling_metrics(found, here),
     }
 
 
-def credit(
-    here: World, advantage: str, scores: Sequence[Sequence[Sequence[float]]]
-) -> list[list[float]]:
+def credit(here: World, advantage: str, scores: Sequence[Totals]) -> list[list[float]]:
     """The advantages of this rank's responses, from its scores: `scores[rank][prompt][sample]`."""
     config = plugins.load("advantages", advantage).Config()
-    groups_P, scores_P = groups_of(scores[here.rank], seed=here.rank)
+    groups_P, scores_P = scored_groups(scores[here.rank], seed=here.rank)
     chosen = plugins.Selected("advantages", advantage, config)
     return [list(s.advantages) for s in credited(groups_P, scores_P, chosen, None, here)]
 

@@ -12,18 +12,21 @@ from drpo_cli.types import Scores
 from support import jobs
 from support.models import world
 
-Rounds = Sequence[Sequence[Sequence[float]]]
+Rounds = Sequence[jobs.Totals]
 MIXED, ALL_RIGHT, ALL_WRONG = [1.0, 0.0], [1.0, 1.0], [0.0, 0.0]
 
 
-def collected(rounds: Rounds, further: int) -> dict[str, Any]:
+def collected(rounds: Rounds, further: int, **options: float) -> dict[str, Any]:
     with world() as here:
-        return jobs.collected(here, [rounds], further)
+        return jobs.collected(here, [rounds], further, **options)
 
 
 def test_a_group_teaches_where_its_totals_differ() -> None:
     assert teaches(Scores((0.5, 0.5, 0.25), {}))
     assert not teaches(Scores((0.5, 0.5), {})) and not teaches(Scores((0.5,), {}))
+    assert not teaches(Scores((0.5, 0.5, 0.0), {}, frozenset({2})))
+    assert teaches(Scores((0.5, 0.0, 0.0), {}, frozenset({2})))
+    assert not teaches(Scores((0.0, 0.0), {}, frozenset({0, 1})))
 
 
 def test_off_a_step_is_one_batch_whatever_its_scores() -> None:
@@ -65,3 +68,21 @@ def test_the_scores_stay_with_their_groups() -> None:
         round_, place = map(int, name.split("-"))
         assert score == round_ + place / 10
     assert found["ids"] == ["0-1", "0-3", "1-1", "1-3"]
+
+
+def test_a_group_that_differs_by_skipped_samples_alone_is_replaced() -> None:
+    found = collected([[[1.0, 1.0, None], [1.0, None, 0.0]], [[None, None, None], [0.0, 1.0]]], 1)
+    assert found["ids"] == ["0-1", "1-1"]
+    assert (found["dropped_groups"], found["missing_groups"]) == (2, 0)
+
+
+def test_pass_rates_are_of_samples_that_have_a_total() -> None:
+    rounds = [[[1.0, None, 0.0, 0.0], [None, None], [0.5, 1.0]], [[None, 1.0], ALL_WRONG, MIXED]]
+    rates = {"0-0": 1 / 3, "0-2": 0.5, "1-0": 1.0, "1-1": 0.0, "1-2": 0.5}
+    assert collected(rounds, 1)["pass_rates"] == rates
+    assert collected(rounds, 1, threshold=0.5)["pass_rates"] == rates | {"0-2": 1.0}
+
+
+def test_usage_is_that_of_all_rounds() -> None:
+    (usage,) = collected([[ALL_WRONG], [ALL_RIGHT], [MIXED]], 2)["usage"].values()
+    assert usage.calls == 3 and usage.slowest == 2.0

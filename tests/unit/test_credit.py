@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from drpo_cli.advantages import gae
 from drpo_cli.credit import credited
 from drpo_cli.plugins import Selected
 from drpo_cli.settings import CriticSettings
-from drpo_cli.trainer.pack import samples_of
+from drpo_cli.trainer.pack import Sample, samples_of
+from drpo_cli.types import Group, Scores
+from support.jobs import Totals, scored_groups
 from support.models import tiny_model, world
 from support.training import groups_of, open_trainer
 
@@ -116,3 +119,74 @@ def test_a_critic_that_knows_the_return_leaves_no_advantage(folder: Path) -> Non
         metrics = trainer.step(found)
     assert {adv for sample in found for adv in sample.advantages} == {0.0}
     assert metrics["value_loss"] == 0 and metrics["skipped_updates"] == 0
+
+
+HOLES: Totals = [[1.0, None, 0.0, 0.5], [None, 0.5, 1.0, None], [None] * 4, [0.0, None, None, None]]
+
+
+def without_holes(
+    groups_P: list[Group], scores_P: list[Scores]
+) -> tuple[list[Group], list[Scores]]:
+    """The same groups as if the skipped samples had never been drawn."""
+    shorter = [
+        Group(group.prompt, tuple(r for i, r in enumerate(group.rollouts_G) if i not in s.skipped))
+        for group, s in zip(groups_P, scores_P, strict=True)
+    ]
+    return shorter, [Scores(tuple(scores.kept_totals), {}) for scores in scores_P]
+
+
+def kept(found: list[Sample]) -> list[Sample]:
+    assert [s.kept for s in found] == [total is not None for row in HOLES for total in row]
+    return [sample for sample in found if sample.kept]
+
+
+@pytest.mark.parametrize("name", ["group_mean", "group_norm", "rloo", "batch_norm"])
+def test_advantages_are_those_of_the_group_without_what_is_skipped(name: str) -> None:
+    groups_P, scores_P = scored_groups(HOLES[:2], 0)
+    with world() as here:
+        found = credited(groups_P, scores_P, selected(name), None, here)
+        expected = credited(*without_holes(groups_P, scores_P), selected(name), None, here)
+    assert [sample for sample in found if sample.kept] == expected
+    assert any(adv for sample in expected for adv in sample.advantages)
+    assert {adv for s in found if not s.kept for adv in s.advantages} == {0.0}
+
+
+@pytest.mark.parametrize("name", ["group_mean", "group_norm", "rloo"])
+def test_a_group_with_too_few_left_has_no_advantage(name: str) -> None:
+    groups_P, scores_P = scored_groups(HOLES[2:], 0)
+    with world() as here:
+        found = credited(groups_P, scores_P, selected(name), None, here)
+    assert [sample.kept for sample in found] == [False] * 4 + [True] + [False] * 3
+    assert {adv for sample in found for adv in sample.advantages} == {0.0}
+
+
+@pytest.mark.parametrize("baseline", ["batch", "group"])
+def test_a_step_of_skipped_samples_alone_is_survived(baseline: str) -> None:
+    groups_P, scores_P = scored_groups([[None, None], [None, None]], 0)
+    with world() as here:
+        chosen = selected("batch_norm", baseline=baseline)
+        found = credited(groups_P, scores_P, chosen, None, here)
+    assert {(adv, s.kept) for s in found for adv in s.advantages} == {(0.0, False)}
+
+
+def test_a_critic_does_not_see_what_is_skipped(folder: Path) -> None:
+    """Whitening, losses and explained variance are those of the other samples."""
+    groups_P, scores_P = scored_groups(HOLES, 0)
+    wild = [
+        replace(s, total_G=tuple(9.0 if i in s.skipped else t for i, t in enumerate(s.total_G)))
+        for s in scores_P
+    ]
+    found, metrics = [], []
+    with world() as here:
+        for groups, scores in ((groups_P, wild), without_holes(groups_P, scores_P)):
+            trainer = open_trainer(folder, here, critic=CriticSettings(learning_rate=1e-2))
+            for _ in range(2):
+                samples = credited(groups, scores, selected("gae"), trainer.critic, here)
+                metrics.append(trainer.step(samples))
+            found.append(samples)
+    for one, other in zip(kept(found[0]), found[1], strict=True):
+        assert one.advantages == pytest.approx(other.advantages, abs=1e-4)
+        assert one.returns == pytest.approx(other.returns, abs=1e-4)
+    for key in ("value_loss", "explained_variance", "loss", "trained_tokens"):
+        assert metrics[1][key] == pytest.approx(metrics[3][key], abs=1e-4), key
+    assert metrics[1]["explained_variance"] < 0.999

@@ -120,7 +120,7 @@ def test_rows_that_are_all_learned_are_served_all_the_same(tmp_path: Path, rows:
     assert len(seen) == rows
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(before=st.integers(0, 40), world=st.sampled_from([1, 2, 4]))
 def test_it_goes_on_anywhere_on_any_world_size(
     tmp_path_factory: pytest.TempPathFactory, before: int, world: int

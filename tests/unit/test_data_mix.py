@@ -16,7 +16,6 @@ from support.data import SUMS, endless, flat, ids, open_stream, rows_of, steps
 WEIGHTS = st.lists(st.integers(1, 30), min_size=1, max_size=6)
 
 
-@settings(deadline=None)
 @given(WEIGHTS)
 def test_every_cycle_gives_each_source_exactly_its_weight(weights: list[int]) -> None:
     turns = Turns(weights)
@@ -26,7 +25,6 @@ def test_every_cycle_gives_each_source_exactly_its_weight(weights: list[int]) ->
         )
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=6), st.integers(1, 200))
 def test_no_source_is_a_turn_ahead_of_its_share(weights: list[float], count: int) -> None:
     turns = Turns(weights)
@@ -84,7 +82,7 @@ def test_a_skipped_row_costs_its_source_no_turn(tmp_path: Path) -> None:
         assert Counter(prompt.text[0] for prompt in step) == {"x": 4, "y": 4}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(before=st.integers(0, 25), world=st.sampled_from([1, 2, 4]))
 def test_it_goes_on_anywhere_on_any_world_size(
     tmp_path_factory: pytest.TempPathFactory, before: int, world: int

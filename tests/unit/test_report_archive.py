@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from drpo_cli.report.archive import disagreement, read_archive, standardized
@@ -22,7 +22,6 @@ def column(values: list[float | None]) -> np.ndarray:
     return np.array([math.nan if v is None else v for v in values], dtype=np.float64)
 
 
-@settings(deadline=None)
 @given(VALUES, st.integers(1, 4), st.integers(1, 6))
 def test_the_ranking_is_that_of_sorting(
     tmp_path_factory: pytest.TempPathFactory, values: list[float | None], texts: int, count: int
@@ -36,7 +35,6 @@ def test_the_ranking_is_that_of_sorting(
     assert archive.top(column(values), count, once).tolist() == list(best.values())[:count]
 
 
-@settings(deadline=None)
 @given(VALUES)
 def test_standardized_values_have_mean_0_and_deviation_1(values: list[float | None]) -> None:
     known = [v for v in values if v is not None]
@@ -50,7 +48,6 @@ def test_standardized_values_have_mean_0_and_deviation_1(values: list[float | No
     assert statistics.pstdev(finite) == pytest.approx(1, abs=1e-3)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(*[st.one_of(st.none(), st.floats(-9, 9))] * 3), min_size=1, max_size=9))
 def test_disagreement_is_largest_less_smallest(rows: list[tuple[float | None, ...]]) -> None:
     columns = [column([row[i] for row in rows]) for i in range(3)]

@@ -1,211 +1,253 @@
-"""The scorer: what rewards are given, how they add up, and what their mistakes get."""
+"""What a reward may return, and every way it can fail: each has a kind, and words that help."""
 
+from __future__ import annotations
+
+import re
 from pathlib import Path
 
 import pytest
 
 from drpo_cli import plugins
-from drpo_cli.errors import UserError
-from drpo_cli.plugins import Selected, absolute, short_name
-from drpo_cli.rewards._score import Scorer
-from drpo_cli.settings import RewardSettings
-from drpo_cli.types import Group, Prompt, Rollout
+from drpo_cli.plugins import Selected
+from drpo_cli.rewards import _crew
+from support.rewards import Own, graded, group, numbers_in
 
-HEAD = "from __future__ import annotations\n"
-
-
-def group(*texts: str, id: str = "own/3", answer: str | None = "4") -> Group:
-    prompt = Prompt(id, "2+2=", (1, 2), answer, {"level": "easy"})
-    rollouts = (Rollout((7,) * len(t), (-0.1,) * len(t), t, len(t) > 3) for t in texts)
-    return Group(prompt, tuple(rollouts))
+USER_ERROR = "from drpo_cli.errors import UserError\n"
+SLEEP = "import time, asyncio, os, re, signal, subprocess, sys\n"
 
 
 @pytest.fixture
-def own(tmp_path: Path):
-    """Selects a reward out of source text, as a spec does."""
-
-    def select(source: str, name: str = "fn", head: str = HEAD, **options: object) -> Selected:
-        file = f"./r{len(list(tmp_path.iterdir()))}.py"
-        (tmp_path / file).write_text(head + source)
-        type = absolute(f"{file}:{name}", tmp_path)
-        config = plugins.load("rewards", type).Config.model_validate(options)
-        return Selected("rewards", type, config)
-
-    return select
+def own(tmp_path: Path) -> Own:
+    return Own(tmp_path)
 
 
-def test_weights_and_names_add_up(own) -> None:
-    exact = plugins.load("rewards", "exact_match")
-    scorer = Scorer(
-        [
-            Selected("rewards", "exact_match", exact.Config(weight=2.0)),
-            own("def fn(completion): return len(completion)", weight=-0.5),
-            own("def seen(truncated) -> float: return truncated", name="seen", weight=0.0),
-        ]
-    )
-    (scores,) = scorer.score([group("4", "five")])
-    assert scores.by_reward == {
-        "exact_match": (1.0, 0.0),
-        "fn": (1.0, 4.0),
-        "seen": (0.0, 1.0),
+def failures(selected: Selected, *texts: str) -> dict[str, tuple[str, str]]:
+    """The kind and words of each call that fails; it must be theirs, not that of 'good'."""
+    found = graded([selected], [group("good", *texts)], forgiving=True)
+    (scores,) = found.scores_P
+    assert scores.by_reward["fn"] == (1.0, *[None] * len(texts))
+    assert scores.skipped == set(range(1, 1 + len(texts)))
+    assert found.usage["fn"].failures.total() == found.usage["fn"].calls - 1 == len(texts)
+    return {
+        record["completion"]: (record["reason"], record["detail"]) for record in found.quarantine
     }
-    assert scores.total_G == (1.5, -2.0)
 
 
-def test_a_reward_gets_what_it_asks_for(own) -> None:
-    source = """
-from drpo_cli.settings import RewardSettings
-class Config(RewardSettings):
-    bonus: float = 0.0
-def fn(prompt, completion, answer, metadata, truncated, tokens, group, config, *, scale=2.0):
-    assert (prompt, answer, metadata) == ("2+2=", "4", {"level": "easy"})
-    assert group == ["a", "bbbb"] and completion in group
-    assert tokens == (7,) * len(completion) and truncated == (completion == "bbbb")
-    return scale * len(completion) + config.bonus
-def everything(**asked):
-    return len(asked)
-"""
-    few, all_ = own(source, bonus=0.5), own(source, name="everything")
-    (scores,) = Scorer([few, all_]).score([group("a", "bbbb")])
-    assert scores.by_reward == {"fn": (2.5, 8.5), "everything": (8.0, 8.0)}
+def failure(selected: Selected) -> tuple[str, str]:
+    """The same of 'bad'."""
+    return failures(selected, "bad")["bad"]
 
 
-@pytest.mark.parametrize("head", [HEAD, ""])
-def test_a_reward_of_whole_groups(own, head: str) -> None:
-    source = """
-def fn(completions, truncations, tokens, answer) -> list[float]:
-    shortest = min(map(len, tokens))
-    return [float(len(c) == shortest and not t) for c, t in zip(completions, truncations)]
-"""
-    first, second = Scorer([own(source, head=head)]).score([group("a", "bb"), group("bbbb", "cc")])
-    assert first.total_G == (1.0, 0.0)
-    assert second.total_G == (0.0, 1.0)
-
-
-@pytest.mark.parametrize("whole", [True, False])
-def test_async_rewards_run_together(own, whole: bool) -> None:
-    # Every call waits for all the others: one after the other would never end.
-    argument, result = ("completions", "list[float]") if whole else ("completion", "float")
-    value = "[float(len(c)) for c in completions]" if whole else "float(len(completion))"
-    source = f"""
-import asyncio
-state = dict(waiting=0, go=None)
-async def fn({argument}) -> {result}:
-    state["go"] = state["go"] or asyncio.Event()
-    state["waiting"] += 1
-    if state["waiting"] == {2 if whole else 4}:
-        state["go"].set()
-    await asyncio.wait_for(state["go"].wait(), 20)
-    return {value}
-"""
-    scores = Scorer([own(source)]).score([group("a", "bb"), group("ccc", "dddd")])
-    assert [s.total_G for s in scores] == [(1.0, 2.0), (3.0, 4.0)]
+RETURNED = [
+    ("'1.0'", "wrong_type", r"returned '1.0' \(str\); return a finite number"),
+    ("None", "wrong_type", r"returned None \(NoneType\)"),
+    ("[1.0]", "wrong_type", r"returned \[1.0\] \(list\)"),
+    ("1j", "wrong_type", r"returned 1j \(complex\)"),
+    ("numpy.ones(1)", "wrong_type", r"returned array\(\[1.\]\) \(ndarray\)"),
+    ("numpy.str_('1')", "wrong_type", r"returned '1' \(str\)"),
+    ("'x' * 10**6", "wrong_type", r"returned 'x{78}… \(str\)"),
+    ("float('nan')", "not_finite", "returned nan; return a finite number"),
+    ("float('inf')", "not_finite", "returned inf"),
+    ("numpy.float32('-inf')", "not_finite", "returned -inf"),
+    ("10 ** 400", "exception", "OverflowError"),
+]
 
 
 @pytest.mark.parametrize("prefix", ["", "async "])
-def test_a_reward_that_raises_is_named_with_its_line(own, prefix: str) -> None:
+def test_a_score_is_a_finite_number(own: Own, prefix: str) -> None:
+    source = f"{prefix}def fn(completion): return 1.0 if completion == 'good' else eval(completion)"
+    expressions = [expression for expression, _, _ in RETURNED]
+    found = failures(own(source, head="import numpy\n"), *expressions)
+    for expression, kind, said in RETURNED:
+        assert found[expression][0] == kind, expression
+        assert re.match(said, found[expression][1]), expression
+
+
+OF_GROUPS = [
+    ("[1.0]", "wrong_length", "returned 1 scores for 2 samples; return a list of one score ea"),
+    ("[1.0] * 3", "wrong_length", "returned 3 scores for 2 samples"),
+    ("numpy.ones(3)", "wrong_length", "returned 3 scores for 2 samples"),
+    ("[]", "wrong_length", "returned 0 scores"),
+    ("1.0", "wrong_type", "returned 1.0 for 2 samples"),
+    ("numpy.array(1.0)", "wrong_type", r"returned array\(1.\) for 2 samples"),
+    ("None", "wrong_type", "returned None for 2 samples"),
+    ("'ab'", "wrong_type", "returned 'ab' for 2 samples"),
+    ("{0: 1.0, 1: 1.0}", "wrong_type", "returned {0: 1.0, 1: 1.0} for 2 samples"),
+    ("{0.0, 1.0}", "wrong_type", "returned {0.0, 1.0} for 2 samples"),
+    ("(score for score in [1.0, 1.0])", "wrong_type", "returned <generator"),
+    ("[1.0, 'x']", "wrong_type", r"returned 'x' \(str\)"),
+    ("[1.0, float('nan')]", "not_finite", "returned nan"),
+    ("numpy.ones((2, 2))", "wrong_type", r"returned array\(\[1., 1.\]\) \(ndarray\)"),
+]
+
+
+@pytest.mark.parametrize("prefix", ["", "async "])
+def test_a_group_gets_one_score_a_sample(own: Own, prefix: str) -> None:
+    source = f"{prefix}def fn(completions) -> list[float]: return eval(completions[0])"
+    groups_P = [group(expression, "x") for expression, _, _ in OF_GROUPS]
+    found = graded([own(source, head="import numpy\n")], groups_P, forgiving=True)
+    assert all(scores.by_reward["fn"] == (None, None) for scores in found.scores_P)
+    details = {r["completion"][0]: (r["reason"], r["detail"]) for r in found.quarantine}
+    for expression, kind, said in OF_GROUPS:
+        assert details[expression][0] == kind, expression
+        assert re.match(said, details[expression][1]), expression
+
+
+NUMBERS = {
+    "numpy.float32(0.5)": 0.5,
+    "numpy.int64(3)": 3.0,
+    "numpy.array(0.25)": 0.25,
+    "numpy.bool_(True)": 1.0,
+    "True": 1.0,
+    "fractions.Fraction(1, 4)": 0.25,
+    "torch.tensor(0.5, dtype=torch.bfloat16)": 0.5,
+    "torch.tensor(True)": 1.0,
+}
+ARRAYS = ["numpy.array([0.5, 1.0])", "torch.tensor([0.5, 1.0])", "(0.5, 1)"]
+
+
+def test_numbers_and_arrays_of_other_libraries_will_do(own: Own) -> None:
+    head = "import fractions, numpy, torch\n"
+    one = own("def fn(completion): return eval(completion)", head=head)
+    whole = own("def fn(completions) -> list[float]: return eval(completions[0])", head=head)
+    (scores,) = graded([one], [group(*NUMBERS)]).scores_P
+    assert scores.total_G == tuple(NUMBERS.values())
+    assert all(type(total) is float for total in scores.total_G)
+    found = graded([whole], [group(expression, "x") for expression in ARRAYS])
+    assert [scores.total_G for scores in found.scores_P] == [(0.5, 1.0)] * 3
+
+
+@pytest.mark.parametrize("prefix", ["", "async "])
+def test_an_exception_comes_with_three_frames_of_the_users_code(own: Own, prefix: str) -> None:
     source = f"""
-def inner(c):
-    return 1 / (len(c) - 2)
+import json
+def first(c): return second(c)
+def second(c):
+    return third(c)
+def third(c):
+    return json.loads(c)
 {prefix}def fn(completion):
-    return inner(completion)
+    return 1.0 if completion == "good" else first(completion)
 """
-    with pytest.raises(UserError) as caught:
-        Scorer([own(source)]).score([group("a", "bb")])
-    message = str(caught.value)
-    assert message.startswith("reward 'fn', prompt own/3, sample 1 ('bb'): ZeroDivisionError")
-    assert "r0.py:6 in fn → " in message and "r0.py:4 in inner" in message
-    assert "_score.py" not in message
-    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    kind, detail = failure(own(source))
+    file = own.folder / "r0.py"
+    assert kind == "exception"
+    assert detail == (
+        "JSONDecodeError: Expecting value: line 1 column 1 (char 0) "
+        f"({file}:4 in first → {file}:6 in second → {file}:8 in third); mend the reward"
+    )
+
+
+def test_a_library_that_was_called_wrongly_shows_the_line_that_called_it(own: Own) -> None:
+    source = (
+        "import re\ndef fn(completion): return 1.0 if completion == 'good' else re.compile('(')"
+    )
+    kind, detail = failure(own(source))
+    assert kind == "exception" and "unterminated subpattern" in detail
+    assert f"({own.folder / 'r0.py'}:3 in fn)" in detail
+
+
+def test_long_messages_are_cut(own: Own) -> None:
+    source = f"""{USER_ERROR}
+def fn(completion):
+    if completion == "bad": raise ValueError("x" * 10**6)
+    return 1.0
+"""
+    for text in (source, source.replace("ValueError", "UserError")):
+        _, detail = failure(own(text))
+        assert len(detail) < 3000 and "xxx…" in detail
+
+
+@pytest.mark.parametrize("prefix", ["", "async "])
+def test_a_user_error_says_what_it_says_and_is_not_tried_again(
+    own: Own, tmp_path: Path, prefix: str
+) -> None:
+    source = f"""{USER_ERROR}
+{prefix}def fn(completion):
+    if completion == "good": return 1.0
+    print(1, file=open({str(tmp_path / "tried")!r}, "a"))
+    raise UserError("there is no key; set KEY")
+"""
+    assert failure(own(source, tries=5)) == ("exception", "there is no key; set KEY")
+    assert numbers_in(tmp_path / "tried") == [1]
+
+
+@pytest.mark.parametrize("prefix", ["", "async "])
+@pytest.mark.parametrize("tries", [2, 3])
+def test_a_call_that_raises_is_tried_again(
+    own: Own, tmp_path: Path, prefix: str, tries: int
+) -> None:
+    source = f"""
+import os
+{prefix}def fn(completion):
+    with open({str(tmp_path / "tried")!r} + completion, "a") as file: print(1, file=file)
+    if os.path.getsize({str(tmp_path / "tried")!r} + completion) < 6: raise OSError("not yet")
+    return 1.0
+"""
+    found = graded([own(source, tries=tries, on_error="zero")], [group("a", "b")], forgiving=True)
+    usage = found.usage["fn"]
+    assert len(numbers_in(tmp_path / "trieda")) == tries
+    assert usage.calls == 2 and usage.failures == ({"exception": 2} if tries == 2 else {})
+    assert found.scores_P[0].by_reward["fn"] == ((None, None) if tries == 2 else (1.0, 1.0))
 
 
 def test_a_built_in_that_refuses_names_the_problem() -> None:
     exact = plugins.load("rewards", "exact_match")
-    scorer = Scorer([Selected("rewards", "exact_match", exact.Config(name="right"))])
-    with pytest.raises(UserError, match=r"reward 'right', prompt own/3, sample 0 .*no answer"):
-        scorer.score([group("4", answer=None)])
+    selected = Selected("rewards", "exact_match", exact.Config(name="right"))
+    found = graded([selected], [group("4", answer=None)])
+    assert found.fatal is not None
+    assert re.match(r"reward 'right', prompt own/3, sample 0 \('4'\): .*no answer", found.fatal)
 
 
-@pytest.mark.parametrize(
-    ("returned", "message"),
-    [
-        ("'1.0'", r"returned '1.0' \(str\); return a finite number"),
-        ("None", r"returned None \(NoneType\)"),
-        ("float('nan')", r"returned nan \(float\)"),
-        ("float('inf')", r"returned inf \(float\)"),
-        ("[1.0]", r"returned \[1.0\] \(list\)"),
-        ("1j", r"returned 1j \(complex\)"),
-    ],
-)
-def test_a_score_must_be_a_finite_number(own, returned: str, message: str) -> None:
-    source = f"def fn(completion): return 1.0 if completion == 'a' else {returned}"
-    with pytest.raises(UserError, match=r"reward 'fn', prompt own/3, sample 1 .*" + message):
-        Scorer([own(source)]).score([group("a", "b")])
+HANGS = {
+    "sleeps": "time.sleep(1000)",
+    "holds the GIL": "re.match('(a+)+$', 'a' * 64 + 'b')",
+    "ignores signals": "[signal.signal(s, signal.SIG_IGN) for s in (1, 2, 15)]; time.sleep(1000)",
+    "catches everything": "\n        ".join(
+        ["while True:", " try: time.sleep(1000)", " except BaseException: pass"]
+    ),
+}
 
 
-@pytest.mark.parametrize(
-    ("returned", "message"),
-    [
-        ("[1.0]", "prompt own/3: returned 1 scores for 2 samples"),
-        ("1.0", "prompt own/3: returned 1.0 for 2 samples"),
-        ("None", "prompt own/3: returned None for 2 samples"),
-        ("[1.0, 'x']", r"prompt own/3, sample 1: returned 'x' \(str\)"),
-    ],
-)
-def test_a_group_gets_one_score_a_sample(own, returned: str, message: str) -> None:
-    source = f"def fn(completions) -> list[float]: return {returned}"
-    with pytest.raises(UserError, match=message):
-        Scorer([own(source)]).score([group("a", "b")])
+@pytest.mark.parametrize("prefix", ["", "async "])
+def test_a_call_that_hangs_is_killed(
+    own: Own, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_crew, "GRACE_SECONDS", 0.2)
+    cases = "\n".join(f"    if completion == {name!r}:\n        {HANGS[name]}" for name in HANGS)
+    source = f"{SLEEP}\n{prefix}def fn(completion):\n{cases}\n    return 1.0\n"
+    found = failures(own(source, timeout_s=0.5, tries=3, workers=2), *HANGS)
+    for kind, detail in found.values():
+        assert kind == "timeout" and "took longer than timeout_s = 0.5; raise it" in detail
+        assert ("it blocked its event loop" in detail) == bool(prefix)
 
 
-def test_numpy_and_bool_scores_are_numbers(own) -> None:
-    source = """
-import numpy as np
-def fn(completion): return {"a": np.float32(0.5), "b": True, "c": np.int64(3)}[completion]
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_an_async_call_that_hangs_is_stopped(
+    own: Own, stubborn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_crew, "GRACE_SECONDS", 0.2)
+    source = f"""{SLEEP}
+async def fn(completion):
+    while completion == "bad":
+        try: await asyncio.sleep(1000)
+        except asyncio.CancelledError:
+            if not {stubborn}: raise
+    return 1.0
 """
-    (scores,) = Scorer([own(source)]).score([group("a", "b", "c")])
-    assert scores.total_G == (0.5, 1.0, 3.0)
-    assert all(type(score) is float for score in scores.total_G)
+    kind, detail = failure(own(source, timeout_s=0.4))
+    assert kind == "timeout"
+    assert ("it blocked its event loop" in detail) == stubborn
 
 
-@pytest.mark.parametrize(
-    ("signature", "message"),
-    [
-        ("(reply)", "asks for 'reply'; rewards get: answer, completion, config, group, metadata"),
-        ("(completions)", "asks for 'completions', which only a reward of whole groups gets"),
-        ("(completion) -> list[float]", r"asks for 'completion'; rewards of whole groups .*get:"),
-        ("(completion, /)", "asks for 'completion'"),
-        ("(*args)", "asks for 'args'"),
-    ],
-)
-def test_unknown_arguments_are_found_at_once(own, signature: str, message: str) -> None:
-    with pytest.raises(UserError, match=r"reward 'fn' " + message):
-        Scorer([own(f"def fn{signature}: ...")])
-
-
-def test_what_is_no_function_is_refused(own) -> None:
-    with pytest.raises(UserError, match=r"reward 'fn': .*is no function"):
-        Scorer([own("fn = 3")])
-
-
-def test_two_rewards_of_one_name(own) -> None:
-    one = own("def fn(completion): return 1.0")
-    with pytest.raises(UserError, match="2 rewards are called 'fn'; give them a `name` each"):
-        Scorer([one, one])
-    other = Selected("rewards", one.type, RewardSettings(name="other"))
-    (scores,) = Scorer([one, other]).score([group("a")])
-    assert set(scores.by_reward) == {"fn", "other"}
-
-
-@pytest.mark.parametrize(
-    ("type", "name"),
-    [
-        ("exact_match", "exact_match"),
-        ("/a/b/rewards.py:tidy", "tidy"),
-        ("/a/b/rewards.py", "rewards"),
-        ("pkg.judge", "judge"),
-        ("pkg.judge:strict", "strict"),
-    ],
-)
-def test_default_name(type: str, name: str) -> None:
-    assert short_name(type) == name
+@pytest.mark.parametrize("prefix", ["", "async "])
+def test_a_process_that_ends_is_a_crash_of_the_call_that_ended_it(own: Own, prefix: str) -> None:
+    source = f"""{SLEEP}
+{prefix}def fn(completion):
+    exec(completion) if completion != "good" else None
+    return 1.0
+"""
+    ends = ["os.abort()", "os._exit(0)", "sys.exit(0)", "os.kill(os.getpid(), signal.SIGKILL)"]
+    found = failures(own(source, tries=3), *ends)
+    for kind, detail in found.values():
+        assert kind == "crash" and detail.startswith("its process died: ")

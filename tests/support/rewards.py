@@ -1,0 +1,89 @@
+"""Rewards out of source text, groups to score, and what processes are left of a grader."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from drpo_cli import plugins
+from drpo_cli.plugins import Selected, absolute
+from drpo_cli.rewards._grade import Graded, Grader
+from drpo_cli.types import Group, Prompt, Rollout
+
+HEAD = "from __future__ import annotations\n"
+PATIENCE = 60.0  # seconds after which a process that should be gone is taken to stay
+
+
+class Own:
+    """Selects a reward out of source text, as a spec does; each lies in a file of its own."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.files = 0
+
+    def __call__(
+        self, source: str, name: str = "fn", head: str = HEAD, **options: object
+    ) -> Selected:
+        file = f"./r{self.files}.py"
+        self.files += 1
+        (self.folder / file).write_text(head + source)
+        type = absolute(f"{file}:{name}", self.folder)
+        defaults = {"workers": 1, "timeout_s": 60.0, "tries": 1}
+        config = plugins.load("rewards", type).Config.model_validate(defaults | options)
+        return Selected("rewards", type, config)
+
+
+def group(
+    *texts: str,
+    id: str = "own/3",
+    answer: str | None = "4",
+    rewards: tuple[str, ...] | None = None,
+    **metadata: Any,
+) -> Group:
+    """A group of responses with a token a character; those of more than 3 are truncated."""
+    prompt = Prompt(id, "2+2=", (1, 2), answer, metadata or {"level": "easy"}, rewards)
+    rollouts = (Rollout((7,) * len(t), (-0.1,) * len(t), t, len(t) > 3) for t in texts)
+    return Group(prompt, tuple(rollouts))
+
+
+def graded(selected: Iterable[Selected], groups_P: list[Group], **options: bool) -> Graded:
+    """What a grader of its own makes of the groups."""
+    with Grader(list(selected), **options) as grader:
+        return grader.score(groups_P)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that ended and only waits for its parent to notice does not."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def wait_until(holds: Callable[[], bool], what: str) -> None:
+    """Returns as soon as something holds; fails when it does not in a long time."""
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def wait_until_gone(pids: Iterable[int]) -> None:
+    """Returns once none of the processes runs."""
+    left = list(pids)
+    wait_until(lambda: not any(map(is_alive, left)), f"some of {left} are still there")
+
+
+def descendants(pid: int | None = None) -> list[int]:
+    """The processes that a process (this one) started, and theirs."""
+    return [child.pid for child in psutil.Process(pid or os.getpid()).children(recursive=True)]
+
+
+def numbers_in(path: Path) -> list[int]:
+    """The whole lines of a file of numbers, such as process ids."""
+    return [int(line) for line in path.read_text().split()] if path.exists() else []
