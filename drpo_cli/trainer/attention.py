@@ -1,7 +1,8 @@
 """Attention over a packed row, as a transformers attention function.
 
-Each bucket of like-long sequences is gathered into a right-padded batch, so the fused causal
-kernel of any device serves it and a `[tokens, tokens]` mask never exists.
+Each bucket of like-long spans is gathered into a right-padded batch, so the fused causal kernel of
+any device serves it and a `[tokens, tokens]` mask never exists. Responses that share a prompt see
+it through a mask of the size of one of them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 from transformers import AttentionInterface
 
 from drpo_cli.errors import UserError
-from drpo_cli.trainer.pack import Layout
+from drpo_cli.trainer.layout import Layout
 
 NAME = "drpo_packed"
 UNSUPPORTED = ("softcap", "s_aux", "position_bias")
@@ -43,11 +44,12 @@ def packed_attention(
     scale, window = options.get("scaling"), options.get("sliding_window")
     heads = query.shape[1] // key.shape[1]
     outputs = []
-    for index_BL in layout.buckets:
-        q, k, v = (part[0, :, index_BL].transpose(0, 1) for part in (query, key, value))
+    for bucket in layout.buckets:
+        q = query[0, :, bucket.query_BL].transpose(0, 1)
+        k, v = (part[0, :, bucket.key_BK].transpose(0, 1) for part in (key, value))
         if heads > 1:
             k, v = k.repeat_interleave(heads, dim=1), v.repeat_interleave(heads, dim=1)
-        mask = _window_mask(index_BL.shape[1], window, q.device)
+        mask = _mask(q.shape[2], k.shape[2], window, q.device)
         out = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale
         )
@@ -55,12 +57,14 @@ def packed_attention(
     return torch.cat(outputs)[layout.inverse_T][None], None
 
 
-def _window_mask(length: int, window: int | None, device: torch.device) -> Tensor | None:
-    if window is None or length <= window:
+def _mask(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor | None:
+    """Who sees whom [queries, keys], the queries being the last keys; None for plain causality."""
+    if queries == keys and (window is None or keys <= window):
         return None
-    place = torch.arange(length, device=device)
-    back = place[:, None] - place[None, :]
-    return (back >= 0) & (back < window)
+    place = torch.arange(keys, device=device)
+    back = place[keys - queries :, None] - place[None, :]
+    seen = back >= 0
+    return seen if window is None else seen & (back < window)
 
 
 AttentionInterface.register(NAME, packed_attention)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from drpo_cli.dist import World
 from drpo_cli.trainer.model import reshard
-from drpo_cli.trainer.pack import Sample, bins, pack
+from drpo_cli.trainer.pack import Sample, bins, bundles, pack, packed_length
 
 
 def microbatches(samples: Sequence[Sample], budget: int, world: World) -> list[list[int]]:
@@ -18,9 +18,11 @@ def microbatches(samples: Sequence[Sample], budget: int, world: World) -> list[l
 
     Every rank gets the same number of passes, as FSDP's collectives require. Collective.
     """
-    lengths = [sample.input_length for sample in samples]
+    bundled = bundles(samples, budget)
+    lengths = [packed_length([samples[i] for i in bundle]) for bundle in bundled]
     needed = int(world.max([len(bins(lengths, budget))])[0])
-    return bins(lengths, budget, at_least=max(1, needed))
+    parts = bins(lengths, budget, at_least=max(1, needed))
+    return [[i for at in part for i in bundled[at]] for part in parts]
 
 
 @torch.no_grad()

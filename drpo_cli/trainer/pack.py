@@ -1,19 +1,22 @@
 """Sequences of any lengths packed to a token budget: one row, no padding.
 
-A response's last token is never an input: nothing is predicted from it.
+A response's last token is never an input: nothing is predicted from it. A long prompt that several
+samples of a micro-batch have in common is in the row once, and each of their responses sees it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
+from drpo_cli.trainer.layout import Layout, Span, layout
 from drpo_cli.types import Group
 
-SAME_LENGTH = 0.75  # attention pads within a bucket, at most to 1 / this
+SHARED_FROM = 64  # prompt tokens below which sharing saves less than its smaller buckets cost
 
 
 @dataclass(frozen=True)
@@ -56,19 +59,6 @@ def samples_of(groups_P: Sequence[Group]) -> list[Sample]:
         for group in groups_P
         for rollout in group.rollouts_G
     ]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where each packed sequence lies, bucketed by length so that attention pads little.
-
-    buckets    for each bucket, [sequences, longest] indices into the packed row; a padded place
-               repeats its sequence's last token, which causal attention never lets others see
-    inverse_T  where each packed token is in the buckets' outputs laid end to end
-    """
-
-    buckets: tuple[Tensor, ...]
-    inverse_T: Tensor
 
 
 @dataclass(frozen=True)
@@ -121,26 +111,62 @@ def bins(lengths: Sequence[int], budget: int, at_least: int = 1) -> list[list[in
     return groups
 
 
-def layout(lengths: Sequence[int]) -> Layout:
-    """The layout of sequences of these lengths, packed in this order."""
-    starts = [0]
-    for length in lengths:
-        starts.append(starts[-1] + length)
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    buckets, inverse_T, offset = [], torch.empty(starts[-1], dtype=torch.long), 0
-    while order:
-        longest = lengths[order[0]]
-        members = [i for i in order if lengths[i] >= SAME_LENGTH * longest]
-        order = order[len(members) :]
-        start_B1 = torch.tensor([starts[i] for i in members])[:, None]
-        length_B1 = torch.tensor([lengths[i] for i in members])[:, None]
-        place_1L = torch.arange(longest)[None, :]
-        buckets.append(start_B1 + torch.minimum(place_1L, length_B1 - 1))
-        real_BL = place_1L < length_B1
-        flat_BL = torch.arange(len(members) * longest).view(len(members), longest) + offset
-        inverse_T[(start_B1 + place_1L)[real_BL]] = flat_BL[real_BL]
-        offset += len(members) * longest
-    return Layout(tuple(buckets), inverse_T)
+def bundles(samples: Sequence[Sample], budget: int) -> list[list[int]]:
+    """Indices of samples that are to share a micro-batch, since they can share their prompt.
+
+    Of a prompt too long to share, or with more responses than fit `budget` tokens, several.
+    """
+    by_prompt: dict[object, list[int]] = {}
+    for i, sample in enumerate(samples):
+        shared = len(sample.prompt_ids) >= SHARED_FROM
+        by_prompt.setdefault(sample.prompt_ids if shared else i, []).append(i)
+    found = []
+    for members in by_prompt.values():
+        found.append([members[0]])
+        for i in members[1:]:
+            if packed_length([samples[j] for j in (*found[-1], i)]) <= budget:
+                found[-1].append(i)
+            else:
+                found.append([i])
+    return found
+
+
+def packed_length(bundle: Sequence[Sample]) -> int:
+    """Tokens that go through the model for samples with one prompt."""
+    return len(bundle[0].prompt_ids) + sum(len(s.response_ids) - 1 for s in bundle)
+
+
+@dataclass
+class _Row:
+    """The packed row as it grows."""
+
+    ids: list[int]
+    positions: list[int]
+    predict: list[int]
+    spans: list[Span]
+
+    def put(self, tokens: Sequence[int], context: Span | None = None) -> Span:
+        """Appends tokens that follow the context, or nothing."""
+        span = Span(len(self.ids), len(tokens), context)
+        self.ids.extend(tokens)
+        self.positions.extend(range(span.seen, span.seen + span.length))
+        if tokens:
+            self.spans.append(span)
+        return span
+
+    def put_all(self, samples: Sequence[Sample]) -> None:
+        """Appends samples with one prompt, which is in the row once."""
+        prompt_ids = samples[0].prompt_ids
+        if len(samples) == 1:
+            span = self.put(prompt_ids + samples[0].response_ids[:-1])
+            first = span.start + len(prompt_ids) - 1
+            self.predict.extend(range(first, first + len(samples[0].response_ids)))
+            return
+        prompt = self.put(prompt_ids)
+        for sample in samples:
+            own = self.put(sample.response_ids[:-1], prompt)
+            self.predict.append(prompt.start + prompt.length - 1)
+            self.predict.extend(range(own.start, own.start + own.length))
 
 
 def pack(
@@ -150,25 +176,21 @@ def pack(
 
     `scales` has a factor for the token losses of each sample, 1 when not given.
     """
-    ids: list[int] = []
-    positions: list[int] = []
-    predict: list[int] = []
-    for sample in samples:
-        first = len(ids) + len(sample.prompt_ids) - 1
-        tokens = sample.prompt_ids + sample.response_ids[:-1]
-        ids.extend(tokens)
-        positions.extend(range(len(tokens)))
-        predict.extend(range(first, first + len(sample.response_ids)))
-    shape = layout([sample.input_length for sample in samples] or [1])
+    row = _Row([], [], [], [])
+    for shared, neighbours in groupby(samples, lambda s: s.prompt_ids):
+        members = list(neighbours)
+        size = len(members) if len(shared) >= SHARED_FROM else 1
+        for at in range(0, len(members), size):
+            row.put_all(members[at : at + size])
+    if not samples:
+        row.put([0])
     counts = torch.tensor([len(s.response_ids) for s in samples], dtype=torch.long)
     scale_S = torch.tensor(scales if scales is not None else [1.0] * len(samples))
     return Packed(
-        input_ids_T=torch.tensor(ids or [0], device=device),
-        position_ids_T=torch.tensor(positions or [0], device=device),
-        layout=Layout(
-            tuple(bucket.to(device) for bucket in shape.buckets), shape.inverse_T.to(device)
-        ),
-        predict_R=torch.tensor(predict, dtype=torch.long, device=device),
+        input_ids_T=torch.tensor(row.ids, device=device),
+        position_ids_T=torch.tensor(row.positions, device=device),
+        layout=layout(row.spans).to(device),
+        predict_R=torch.tensor(row.predict, dtype=torch.long, device=device),
         target_R=torch.tensor(
             [token for s in samples for token in s.response_ids], dtype=torch.long, device=device
         ),

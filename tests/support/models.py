@@ -6,6 +6,7 @@ import random
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,12 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def group(prompt: int, responses: Sequence[int], seed: int = 0) -> list[Sample]:
+    """Random samples of one prompt of so many tokens, by the number of their response tokens."""
+    batch = samples([(prompt, response) for response in responses], seed)
+    return [replace(sample, prompt_ids=batch[0].prompt_ids) for sample in batch]
 
 
 @contextmanager

@@ -6,11 +6,10 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from drpo_cli.trainer.pack import SAME_LENGTH, Sample, bins, layout, pack
-from support.models import samples
+from drpo_cli.trainer.pack import SHARED_FROM, Sample, bins, bundles, pack, packed_length
+from support.models import group, samples
 
 LENGTHS = st.lists(st.integers(1, 40), max_size=30)
-SOME_LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=30)
 CPU = torch.device("cpu")
 
 
@@ -38,28 +37,6 @@ def test_bins_fill_up() -> None:
     assert sorted(map(sorted, bins([6, 5, 4, 3, 2], 10))) == [[0, 2], [1, 3, 4]]
     assert bins([9, 1, 1], 4) == [[0], [1, 2]]
     assert bins([2, 2, 2, 2], 8, at_least=3) == [[0], [1, 3], [2]]
-
-
-@given(lengths=SOME_LENGTHS)
-def test_a_layout_finds_every_token_again(lengths: list[int]) -> None:
-    shape, total = layout(lengths), sum(lengths)
-    laid_out = torch.cat([bucket.flatten() for bucket in shape.buckets])
-    assert torch.equal(laid_out[shape.inverse_T], torch.arange(total))
-
-
-@given(lengths=SOME_LENGTHS)
-def test_buckets_hold_whole_sequences_padded_with_their_last_token(lengths: list[int]) -> None:
-    ends = torch.tensor(lengths).cumsum(0).tolist()
-    seen = []
-    for bucket in layout(lengths).buckets:
-        for row in bucket.tolist():
-            i = next(i for i, end in enumerate(ends) if row[0] < end)
-            start = ends[i] - lengths[i]
-            padding = [ends[i] - 1] * (len(row) - lengths[i])
-            assert row == list(range(start, ends[i])) + padding
-            assert lengths[i] >= SAME_LENGTH * len(row)
-            seen.append(i)
-    assert sorted(seen) == list(range(len(lengths)))
 
 
 @given(lengths=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=9))
@@ -97,6 +74,41 @@ def test_the_last_response_token_is_no_input() -> None:
 def test_no_samples_give_one_token_without_a_loss() -> None:
     packed = pack([], CPU)
     assert packed.input_ids_T.tolist() == packed.position_ids_T.tolist() == [0]
-    assert [bucket.tolist() for bucket in packed.layout.buckets] == [[[0]]]
+    assert [bucket.query_BL.tolist() for bucket in packed.layout.buckets] == [[[0]]]
     assert packed.predict_R.dtype == packed.target_R.dtype == torch.long
     assert len(packed.predict_R) == len(packed.target_R) == len(packed.adv_R) == 0
+
+
+@given(
+    sizes=st.lists(st.integers(1, 6), min_size=1, max_size=5),
+    prompt=st.sampled_from([1, SHARED_FROM - 1, SHARED_FROM, SHARED_FROM + 9]),
+    budget=st.integers(1, 400),
+)
+def test_bundles_are_of_one_prompt_and_fit(sizes: list[int], prompt: int, budget: int) -> None:
+    batch = [s for seed, size in enumerate(sizes) for s in group(prompt, [5] * size, seed)]
+    found = bundles(batch, budget)
+    assert sorted(i for bundle in found for i in bundle) == list(range(len(batch)))
+    for bundle in found:
+        members = [batch[i] for i in bundle]
+        assert len({sample.prompt_ids for sample in members}) == 1
+        assert len(members) == 1 or (prompt >= SHARED_FROM and packed_length(members) <= budget)
+    if prompt >= SHARED_FROM and budget >= prompt + 6 * 4:
+        assert len(found) == len(sizes)
+
+
+def test_a_long_prompt_is_in_the_row_once_and_predicts_each_first_token() -> None:
+    batch = group(SHARED_FROM, [3, 1, 4])
+    packed = pack(batch, CPU)
+    prompt = SHARED_FROM
+    assert len(packed.input_ids_T) == prompt + 2 + 0 + 3 == packed_length(batch)
+    assert packed.input_ids_T[:prompt].tolist() == list(batch[0].prompt_ids)
+    assert packed.position_ids_T.tolist() == [*range(prompt + 2), *range(prompt, prompt + 3)]
+    last = prompt - 1
+    assert packed.predict_R.tolist() == [last, last + 1, last + 2, last, last, *range(66, 69)]
+    assert packed.target_R.tolist() == [t for s in batch for t in s.response_ids]
+    assert packed.response_R.tolist() == [0] * 3 + [1] + [2] * 4
+
+
+def test_short_prompts_are_packed_as_if_alone() -> None:
+    batch = group(SHARED_FROM - 1, [3, 4])
+    assert len(pack(batch, CPU).input_ids_T) == sum(sample.input_length for sample in batch)
