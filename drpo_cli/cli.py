@@ -90,7 +90,7 @@ def check(spec: SpecFile, set_: Overrides = None, nproc: Processes = None) -> No
     from rich.table import Table
 
     from drpo_cli.plan import describe, make_plan
-    from drpo_cli.rewards._grade import prepared
+    from drpo_cli.rewards._contract import prepared
     from drpo_cli.spec import load
 
     loaded = load(spec, set_ or [])

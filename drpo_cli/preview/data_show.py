@@ -19,7 +19,7 @@ from drpo_cli import assemble
 from drpo_cli.data._stream import Data, PromptStream
 from drpo_cli.plan import Plan, make_plan
 from drpo_cli.preview.model import tokenizer
-from drpo_cli.rewards._grade import prepared
+from drpo_cli.rewards._contract import prepared
 from drpo_cli.spec import Spec, load
 from drpo_cli.types import Prompt
 

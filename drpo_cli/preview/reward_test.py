@@ -20,8 +20,8 @@ from drpo_cli.preview.model import tokenizer
 from drpo_cli.preview.references import reference_groups, scorers
 from drpo_cli.preview.reward_tables import count
 from drpo_cli.preview.samples import read_groups
-from drpo_cli.rewards._contract import Reward
-from drpo_cli.rewards._grade import Graded, Grader, prepared
+from drpo_cli.rewards._contract import Reward, prepared
+from drpo_cli.rewards._grade import Graded, Grader
 from drpo_cli.spec import Spec, load
 from drpo_cli.types import Group
 

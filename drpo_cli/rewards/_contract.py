@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import zlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -107,6 +108,18 @@ class Reward:
     def _asked(self, prompt: Prompt, own: dict[str, Any]) -> dict[str, Any]:
         shared = {"prompt": prompt.text, "answer": prompt.answer, "metadata": prompt.metadata}
         return {name: value for name, value in (shared | own).items() if name in self.asks}
+
+
+def prepared(selected: Sequence[Selected]) -> list[Reward]:
+    """The rewards of a spec, held to the contract without being called.
+
+    Raises UserError for a reward that nobody can call, and for two of one name.
+    """
+    rewards = [prepare(one) for one in selected]
+    for name, count in Counter(reward.name for reward in rewards).items():
+        if count > 1:
+            raise UserError(f"{count} rewards are called {name!r}; give them a `name` each")
+    return rewards
 
 
 def prepare(selected: Selected) -> Reward:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
 from types import TracebackType
 
-from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected
 from drpo_cli.rewards._batch import Batch, Graded, Usage
-from drpo_cli.rewards._contract import Call, Reward, prepare
+from drpo_cli.rewards._contract import Call, Reward, prepared
 from drpo_cli.rewards._pool import Pool
 from drpo_cli.rewards._score import Outcome, ReadyReward
 from drpo_cli.types import Group, Prompt
 
-__all__ = ["Batch", "Graded", "Grader", "Usage", "prepared"]
+__all__ = ["Batch", "Graded", "Grader", "Usage"]
 
 
 class Grader:
@@ -84,15 +82,3 @@ class Grader:
         done: Future[Outcome] = Future()
         done.set_result(self._inline[reward.name].outcome(call))
         return done
-
-
-def prepared(selected: Sequence[Selected]) -> list[Reward]:
-    """The rewards of a spec, held to the contract without being called.
-
-    Raises UserError for a reward that nobody can call, and for two of one name.
-    """
-    rewards = [prepare(one) for one in selected]
-    for name, count in Counter(reward.name for reward in rewards).items():
-        if count > 1:
-            raise UserError(f"{count} rewards are called {name!r}; give them a `name` each")
-    return rewards

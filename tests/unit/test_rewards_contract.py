@@ -12,7 +12,8 @@ from drpo_cli import plugins
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected
 from drpo_cli.rewards import _crew
-from drpo_cli.rewards._grade import Grader, prepared
+from drpo_cli.rewards._contract import prepared
+from drpo_cli.rewards._grade import Grader
 from drpo_cli.settings import RewardSettings
 from support.rewards import HEAD, Own, graded, group, numbers_in
 
