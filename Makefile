@@ -1,4 +1,5 @@
-# make demo | test | check: each installs what it needs into .venv first, and only when it changed.
+# make demo | test | check | bench: each installs what it needs into .venv first, and only when it
+# changed. make bench ROW=7 SIZE=smoke: see benchmarks/README.md.
 PYTHON ?= python3
 # The CPU build of torch (macOS has no other), and where it comes from when the configured index
 # has none.
@@ -8,8 +9,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := .demo
 STAMP := $(VENV)/.installed
+ROW ?=
+SIZE ?= full
 
-.PHONY: demo test check format docs clean
+.PHONY: demo test check bench bench-env format docs clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -23,6 +26,12 @@ test: $(STAMP)
 
 check: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks $(ROW) --size $(SIZE)
+
+bench-env: $(STAMP)
+	$(BIN)/python -m benchmarks._trl_env
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

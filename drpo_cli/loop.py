@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TextIO
 
-from drpo_cli.run import open_run
+from drpo_cli.run import Run, open_run
 from drpo_cli.run_folder import RunFolder
 
 
@@ -14,16 +14,21 @@ def run(folder: RunFolder, screen: TextIO) -> int:
         r.prove_sync()
         r.evaluate_base()
         for step in r.steps():
-            found = r.rollout(step)
-            with r.phase("train"):
-                r.check_sync(found.groups_P)
-                trained = r.train(found)
-            with r.phase("sync"):
-                r.push(step)
-            with r.phase("evaluate"):
-                held_out = r.maybe_evaluate(step)
-            with r.phase("log"):
-                r.log(step, found, trained, held_out)
-            with r.phase("checkpoint"):
-                r.maybe_save(step, held_out)
+            take(r, step)
         return r.finish()
+
+
+def take(r: Run, step: int) -> None:
+    """One step."""
+    found = r.rollout(step)
+    with r.phase("train"):
+        r.check_sync(found.groups_P)
+        trained = r.train(found)
+    with r.phase("sync"):
+        r.push(step)
+    with r.phase("evaluate"):
+        held_out = r.maybe_evaluate(step)
+    with r.phase("log"):
+        r.log(step, found, trained, held_out)
+    with r.phase("checkpoint"):
+        r.maybe_save(step, held_out)

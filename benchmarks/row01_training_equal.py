@@ -1,0 +1,20 @@
+"""Trained tokens a second of the training phase ÷ TRL's, all responses of one length.
+
+A Qwen3 of 3.2 M random parameters in float32; 32 prompts of 16 tokens × 8 responses of exactly 32,
+given to both sides; one update. What counts as the training phase is in `_peer_ours` and
+`_peer_trl`. TRL takes the whole batch in one pass, in which nothing is padded.
+"""
+
+from __future__ import annotations
+
+from benchmarks._bench import Goal, Measured, Size
+from benchmarks._peers import against_trl
+
+GOAL = Goal("trained tokens/s ÷ TRL's, equal lengths", 1.5, at_most=False)
+
+
+def measure(size: Size) -> Measured:
+    """Both sides in turn; one figure a pair."""
+    if size == "smoke":
+        return against_trl("training", (4, 4), lambda rng: (16, 8), microbatch=16, pairs=2)
+    return against_trl("training", (32, 8), lambda rng: (16, 32), microbatch=256, pairs=7)

@@ -1,0 +1,64 @@
+"""The training phase with 4 updates per rollout ÷ the same with 1.
+
+`Trainer.step` on the same 256 samples by two trainers of the model of rows 1 and 2, in float32:
+packing, forward and backward passes over every sample once, clipping and AdamW, once or 4 times.
+The samples' log μ are the model's own, so that no token is outside the trust region.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks._bench import Goal, Measured, Size, paired, ratios
+from benchmarks._peers import MODEL, log_uniform
+from benchmarks._ranks import alone
+from benchmarks._trainers import make_model, on_policy, open_trainer, random_samples, step
+
+if TYPE_CHECKING:
+    from drpo_cli.trainer.pack import Sample
+
+GOALS = (
+    Goal("4 updates ÷ 1, lengths equal as in row 1", 1.1, at_most=True),
+    Goal("4 updates ÷ 1, lengths ragged as in row 2", 1.1, at_most=True),
+)
+UPDATES = 4
+SAMPLES: dict[Size, tuple[int, int]] = {"full": (32, 8), "smoke": (4, 4)}
+PAIRS: dict[Size, tuple[int, int]] = {"full": (11, 5), "smoke": (2, 2)}
+
+
+def measure(size: Size) -> Measured:
+    """See the module."""
+    batches = (_equal(*SAMPLES[size]), _ragged(*SAMPLES[size]))
+    with tempfile.TemporaryDirectory() as folder, alone() as world:
+        model = make_model(Path(folder) / "model", MODEL)
+        once = open_trainer(model, world)
+        often = open_trainer(model, world, updates_per_rollout=UPDATES)
+        taken = []
+        for batch, pairs in zip(batches, PAIRS[size], strict=True):
+            known = on_policy(once, batch)
+            taken.append(paired(partial(step, often, known), partial(step, once, known), pairs))
+    notes: dict[str, Any] = {
+        "updates": UPDATES,
+        "seconds_often_once": taken,
+        "trained_tokens": [sum(len(s.response_ids) for s in batch) for batch in batches],
+    }
+    return Measured(tuple(ratios(pairs) for pairs in taken), notes)
+
+
+def _equal(prompts: int, size: int) -> list[Sample]:
+    return random_samples([(16, size)] * prompts, 32, MODEL.vocabulary)
+
+
+def _ragged(prompts: int, size: int) -> list[Sample]:
+    rng = random.Random(0)
+    return [
+        sample
+        for _ in range(prompts)
+        for tokens in [rng.randint(16, 64)]
+        for _ in range(size)
+        for sample in random_samples([(tokens, 1)], log_uniform(rng, 8, 512), MODEL.vocabulary)
+    ]

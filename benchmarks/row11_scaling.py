@@ -1,0 +1,130 @@
+"""How the training phase's time grows with response length, and with group size: exponents.
+
+The phase is `Trainer.step` (one update) of a Qwen3 of 3.0 M parameters in float32, with the
+defaults of `[train]`. Each point has as many input tokens, or as many samples, as the others, so
+that all are measured equally well; with time/token ∝ Lᵃ the time of a given number of responses
+grows as Lᵃ⁺¹, and a + 1 is the exponent told (1: in proportion); likewise time/sample and groups.
+Each figure is one fit (`scipy.stats.linregress` of the logarithms) to one round over all points.
+
+Lengths 64 … 4,096: 8,192 input tokens in responses of L, prompts of 16 tokens. Attention is
+quadratic, and its own share is taken out: at every point, right after the phase, the causal
+`scaled_dot_product_attention` of as many sequences of that length and as many layers is timed
+alone, forward and backward, and its time subtracted. What else the phase does for attention
+(gathering, padding, repeating heads) stays in. The exponent with attention is in the notes.
+
+Groups 2 … 64: 64 samples of 64-token responses, in 32 … 1 groups with prompts of 64 tokens, the
+shortest that a group shares (`pack.SHARED_FROM`): a larger group then has fewer input tokens.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks._bench import Goal, Measured, Size, seconds
+from benchmarks._ranks import alone
+from benchmarks._trainers import Shape, make_model, on_policy, open_trainer, random_samples, step
+
+if TYPE_CHECKING:
+    from drpo_cli.trainer.pack import Sample
+    from drpo_cli.trainer.step import Trainer
+
+GOALS = (
+    Goal("time against response length, exponent beyond attention's share", 1.15, at_most=True),
+    Goal("time against group size, exponent", 1.0, at_most=True),
+)
+SHAPE = Shape(320, 256, 704, layers=4, heads=4, kv_heads=2, head_dim=64)
+LENGTHS: dict[Size, tuple[int, ...]] = {
+    "full": (64, 128, 256, 512, 1024, 2048, 4096),
+    "smoke": (64, 128),
+}
+GROUPS: dict[Size, tuple[int, ...]] = {"full": (2, 4, 8, 16, 32, 64), "smoke": (2, 8)}
+LENGTH_TOKENS: dict[Size, int] = {"full": 8192, "smoke": 512}
+LENGTH_PROMPT = 16
+SAMPLES: dict[Size, int] = {"full": 64, "smoke": 8}
+GROUP_PROMPT, GROUP_RESPONSE = 64, 64
+ROUNDS: dict[Size, int] = {"full": 3, "smoke": 1}
+
+
+@dataclass(frozen=True)
+class Point:
+    """Seconds of a phase at one length or group size, and of attention alone."""
+
+    at: int
+    units: int  # input tokens, or samples
+    phase: float
+    attention: float = 0.0
+
+
+def measure(size: Size) -> Measured:
+    """See the module."""
+    with tempfile.TemporaryDirectory() as folder, alone() as world:
+        trainer = open_trainer(make_model(Path(folder) / "model", SHAPE), world)
+        batches = {length: _of_length(trainer, length, size) for length in LENGTHS[size]}
+        groups = {group: _of_group(trainer, group, size) for group in GROUPS[size]}
+        step(trainer, batches[LENGTHS[size][0]])
+        taken = [_rounds(trainer, batches, groups) for _ in range(ROUNDS[size])]
+    lengths, sizes = [by_length for by_length, _ in taken], [by_group for _, by_group in taken]
+    notes = {
+        "length": [[vars(point) for point in points] for points in lengths],
+        "group": [[vars(point) for point in points] for points in sizes],
+        "exponent_with_attention": [exponent(points, beyond=False) for points in lengths],
+    }
+    return Measured((tuple(map(exponent, lengths)), tuple(map(exponent, sizes))), notes)
+
+
+def _rounds(
+    trainer: Trainer, batches: dict[int, list[Sample]], groups: dict[int, list[Sample]]
+) -> tuple[list[Point], list[Point]]:
+    by_length = [
+        Point(length, sum(s.input_length for s in batch), _phase(trainer, batch), attention(batch))
+        for length, batch in batches.items()
+    ]
+    by_group = [Point(at, len(batch), _phase(trainer, batch)) for at, batch in groups.items()]
+    return by_length, by_group
+
+
+def exponent(points: Sequence[Point], beyond: bool = True) -> float:
+    """1 + the slope of log(time a unit) over log(length or group size)."""
+    import numpy as np
+    from scipy.stats import linregress
+
+    times = [(p.phase - p.attention * beyond) / p.units for p in points]
+    return 1 + float(linregress(np.log([p.at for p in points]), np.log(times)).slope)
+
+
+def attention(batch: Sequence[Sample]) -> float:
+    """Seconds of attention alone, forward and backward in all layers, over sequences like these.
+
+    All have one length.
+    """
+    import torch
+    from torch.nn.functional import scaled_dot_product_attention
+
+    size = (len(batch), SHAPE.heads, batch[0].input_length, SHAPE.head_dim)
+    query, key, value = (torch.randn(size, requires_grad=True) for _ in range(3))
+
+    def all_layers() -> None:
+        for _ in range(SHAPE.layers):
+            out = scaled_dot_product_attention(query, key, value, is_causal=True)
+            out.backward(value.detach())
+
+    return seconds(all_layers)
+
+
+def _phase(trainer: Trainer, batch: Sequence[Sample]) -> float:
+    return seconds(lambda: step(trainer, batch))
+
+
+def _of_length(trainer: Trainer, length: int, size: Size) -> list[Sample]:
+    count = max(1, LENGTH_TOKENS[size] // (LENGTH_PROMPT + length - 1))
+    samples = random_samples([(LENGTH_PROMPT, 1)] * count, length, SHAPE.vocabulary)
+    return on_policy(trainer, samples)
+
+
+def _of_group(trainer: Trainer, group: int, size: Size) -> list[Sample]:
+    prompts = [(GROUP_PROMPT, group)] * (SAMPLES[size] // group)
+    return on_policy(trainer, random_samples(prompts, GROUP_RESPONSE, SHAPE.vocabulary))
