@@ -24,11 +24,12 @@ def command(job: dict[str, Any], program: str, python: str, roots: list[str]) ->
         *("bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1"),
         *("--cap-drop", "ALL", "--uid", "1000", "--gid", "1000", "--hostname", "sandbox"),
         *_system(),
+        # Before the interpreter's folders: one of them may lie below it, and would be hidden.
+        *("--size", size, "--tmpfs", FOLDER, "--chdir", FOLDER),
         *(word for root in roots if not _within_usr(root) for word in ("--ro-bind", root, root)),
         *("--ro-bind", program, PROGRAM),
         *("--ro-bind", str(Path(__file__).with_name("_sandbox_init.py")), _INIT),
         *("--proc", "/proc", "--dev", "/dev", "--size", size, "--tmpfs", "/dev/shm"),
-        *("--size", size, "--tmpfs", FOLDER, "--chdir", FOLDER),
         *("--remount-ro", "/dev", "--remount-ro", "/"),
         *("--", python, "-I", "-S", _INIT, json.dumps(job)),
     ]
