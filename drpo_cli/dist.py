@@ -48,6 +48,8 @@ class World:
 
     def gather_objects(self, value: V) -> list[V]:
         """Every rank's picklable value, in rank order."""
+        if self.size == 1:
+            return [value]
         values: list[V] = [value] * self.size
         dist.all_gather_object(values, value)
         return values
