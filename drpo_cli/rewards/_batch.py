@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from drpo_cli.errors import UserError
 from drpo_cli.rewards._contract import Call, Reward
-from drpo_cli.rewards._score import Failure, Outcome
+from drpo_cli.rewards._score import Failure, Outcome, short
 from drpo_cli.types import Prompt, Rollout, Scores
 
 GIVE_UP = 16
@@ -187,7 +187,7 @@ class Batch:
         where = f"reward {asked.reward.name!r}, prompt {self._prompts_P[asked.at].id}"
         if not asked.reward.whole_group:
             (sample,) = asked.call.samples
-            where += f", sample {sample} ({_short(self._texts(asked))})"
+            where += f", sample {sample} ({short(repr(self._texts(asked)))})"
         return f"{where}: {failure.detail}"
 
     def _texts(self, asked: _Asked) -> str | list[str]:
@@ -230,8 +230,3 @@ class Batch:
 def _total(scores: Sequence[tuple[Reward, float]]) -> float:
     added = (reward.config.weight * score for reward, score in scores if not reward.config.gate)
     return sum(added, 0.0) * math.prod(score for reward, score in scores if reward.config.gate)
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:79]}…"

@@ -95,7 +95,7 @@ class ReadyReward:
         values = value if self.reward.whole_group else [value]
         size = len(call.samples)
         if not _is_list(values) or len(values) != size:
-            what = f"{len(values)} scores" if _is_list(values) else _short(repr(values))
+            what = f"{len(values)} scores" if _is_list(values) else short(repr(values))
             kind = "wrong_length" if _is_list(values) else "wrong_type"
             detail = f"returned {what} for {size} samples; return a list of one score each"
             return Outcome((), Failure(kind, detail), seconds, counts)
@@ -142,7 +142,7 @@ def _plain(value: Any) -> Any:
 
 def _wrong_number(value: Any) -> Failure | None:
     if not isinstance(value, numbers.Real):
-        what = f"returned {_short(repr(value))} ({type(value).__name__})"
+        what = f"returned {short(repr(value))} ({type(value).__name__})"
         return Failure("wrong_type", f"{what}; return a finite number")
     if not math.isfinite(value):
         return Failure("not_finite", f"returned {float(value)}; return a finite number")
@@ -151,12 +151,13 @@ def _wrong_number(value: Any) -> Failure | None:
 
 def _told(error: Exception) -> str:
     if isinstance(error, UserError):
-        return _short(str(error), DETAIL)
+        return short(str(error), DETAIL)
     trace = error.__traceback__
     while trace and trace.tb_next and trace.tb_frame.f_code.co_filename in MACHINERY:
         trace = trace.tb_next
     return f"{where_it_broke(error.with_traceback(trace))}; mend the reward"
 
 
-def _short(text: str, most: int = 80) -> str:
+def short(text: str, most: int = 80) -> str:
+    """The text, cut for a message."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
