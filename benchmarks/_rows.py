@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from benchmarks._bench import Goal, Measured, Size
-from drpo_cli.dist import cores
+from drpo_cli.dist import cores, environment
 from drpo_cli.errors import UserError
 
 FOLDER = Path(__file__).parent
@@ -83,7 +83,7 @@ def run(row: Row, size: Size, logs: Path) -> dict[str, Any] | Crash:
             [sys.executable, "-m", "benchmarks._rows", row.module, size, str(result)],
             check=False,
             cwd=FOLDER.parent,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            env={**os.environ, **environment(threads)},
             stdout=file,
             stderr=subprocess.STDOUT,
         )

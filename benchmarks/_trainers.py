@@ -100,7 +100,7 @@ def open_trainer(folder: Path, world: World, dtype: DType = "float32", **train: 
     policy = load_policy(
         ModelSettings(path=str(folder), dtype=dtype),
         1.0,
-        settings.logprob_chunk_tokens,
+        settings.logits_in_a_block,
         settings.gradient_checkpointing,
         world,
     )

@@ -9,7 +9,7 @@ input tokens, packed to 2,048. Model FLOPs count what the mathematics needs and 
 
 Logits that are computed again in the backward pass, norms, softmax and the optimizer count as none.
 The other rate is the best of all products of the model's own matrices: forward y = x Wᵀ, and the
-two of the backward pass, g W and gᵀ x; the head's at as many tokens as there are logits at once.
+two of the backward pass, g W and gᵀ x; the head's for all response tokens at once.
 Each figure is one such sweep and the step after it.
 """
 
@@ -72,9 +72,7 @@ def _of_dtype(
     trainer = open_trainer(model, world, dtype, tokens_per_microbatch=2048)
     batch = random_samples([(PROMPT, 1)] * SEQUENCES, RESPONSE, shape.vocabulary)
     batch = on_policy(trainer, batch)
-    products = _products(
-        shape, dtype, min(trainer.settings.logprob_chunk_tokens, SEQUENCES * RESPONSE)
-    )
+    products = _products(shape, dtype, SEQUENCES * RESPONSE)
     flops = model_flops(shape, batch)
     step(trainer, batch)
     peaks, seconds = [], []
@@ -97,16 +95,16 @@ def model_flops(shape: Shape, batch: Sequence[Sample]) -> float:
     return shape.layers * layer + 6 * shape.head_weights * responses
 
 
-def _products(shape: Shape, dtype: DType, logits: int) -> list[tuple[Tensor, Tensor]]:
+def _products(shape: Shape, dtype: DType, responses: int) -> list[tuple[Tensor, Tensor]]:
     """The factors of every matrix product that the model needs, each shape once.
 
-    `logits` counts the tokens whose logits exist at once.
+    `responses` counts the tokens that have logits.
     """
     import torch
 
     sizes = {(SEQUENCES * (PROMPT + RESPONSE - 1), *matrix) for matrix in shape.matrices.values()}
     kind, found = getattr(torch, dtype), []
-    for tokens, outputs, inputs in sorted(sizes | {(logits, shape.vocabulary, shape.hidden)}):
+    for tokens, outputs, inputs in sorted(sizes | {(responses, shape.vocabulary, shape.hidden)}):
         x_TI = torch.randn(tokens, inputs).to(kind)
         g_TO = torch.randn(tokens, outputs).to(kind)
         weight_OI = torch.randn(outputs, inputs).to(kind)

@@ -1,20 +1,25 @@
 """The training phase of long prompts in common ÷ the same with the prompt run for every sample.
 
 `Trainer.step` on 8 prompts of 512 tokens with 8 responses of 64 each, the model of rows 1 and 2, in
-float32; sharing is switched off by a threshold that no prompt reaches. The gradients of both are
-compared in the suite (tests/unit/test_trainer_step.py).
+float32. On the other side every sample's prompt has another first token, so that none is shared.
+The gradients of samples that share and of the same samples apart are compared in the suite
+(tests/unit/test_trainer_step.py).
 """
 
 from __future__ import annotations
 
-import math
 import tempfile
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks._bench import Goal, Measured, Size, paired, ratios
 from benchmarks._peers import MODEL
 from benchmarks._ranks import alone
 from benchmarks._trainers import make_model, on_policy, open_trainer, random_samples, step
+
+if TYPE_CHECKING:
+    from drpo_cli.trainer.pack import Sample
 
 GOAL = Goal("shared ÷ unshared, prompt 512, 8 responses of 64", 0.35, at_most=True)
 PROMPTS: dict[Size, int] = {"full": 8, "smoke": 1}
@@ -23,20 +28,13 @@ PAIRS: dict[Size, int] = {"full": 5, "smoke": 2}
 
 def measure(size: Size) -> Measured:
     """See the module."""
-    from drpo_cli.trainer import pack
-
     batch = random_samples([(512, 8)] * PROMPTS[size], 64, MODEL.vocabulary)
-    threshold = pack.SHARED_FROM
     with tempfile.TemporaryDirectory() as folder, alone() as world:
         trainer = open_trainer(make_model(Path(folder) / "model", MODEL), world)
-        known = on_policy(trainer, batch)
-
-        def trained(shared_from: float) -> None:
-            pack.SHARED_FROM = shared_from  # type: ignore[assignment]
-            step(trainer, known)
-
-        try:
-            taken = paired(lambda: trained(threshold), lambda: trained(math.inf), PAIRS[size])
-        finally:
-            pack.SHARED_FROM = threshold
+        shared, apart = on_policy(trainer, batch), on_policy(trainer, _apart(batch))
+        taken = paired(lambda: step(trainer, shared), lambda: step(trainer, apart), PAIRS[size])
     return Measured((ratios(taken),), {"seconds_shared_unshared": taken})
+
+
+def _apart(batch: list[Sample]) -> list[Sample]:
+    return [replace(s, prompt_ids=(i, *s.prompt_ids[1:])) for i, s in enumerate(batch)]

@@ -1,8 +1,8 @@
 """Memory and time of log-probs and entropy at a vocabulary of 262,144, forward and backward.
 
-Hidden size 640, as Gemma 3 270M has with this vocabulary; chunks of `[train]`'s default size.
+Hidden size 640, as Gemma 3 270M has with this vocabulary; blocks of `[train]`'s default size.
 
-Memory: the most that `chunked_logprobs` holds at 4,096 tokens beyond what has to be there: hidden
+Memory: the most that `blockwise_logprobs` holds at 4,096 tokens beyond what has to be there: hidden
 states, weights, and the gradients of both, which are what the backward pass is for. Each dtype has
 a fresh process; the kernel's high-water mark is read (`_memory` says why), after the same work on
 a few tokens, so that threads and libraries are loaded.
@@ -28,8 +28,8 @@ HIDDEN = 640
 GOALS = (
     Goal("peak MiB beyond hidden states, weights and gradients, float32", 256, at_most=True),
     Goal("the same, bfloat16", 256, at_most=True),
-    Goal("time ÷ unchunked, float32", 1.15, at_most=True),
-    Goal("time ÷ unchunked, bfloat16", 1.15, at_most=True),
+    Goal("time ÷ whole logits, float32", 1.15, at_most=True),
+    Goal("time ÷ whole logits, bfloat16", 1.15, at_most=True),
 )
 DTYPES = ("float32", "bfloat16")
 VOCABULARY: dict[Size, int] = {"full": 262_144, "smoke": 4096}
@@ -44,7 +44,7 @@ def measure(size: Size) -> Measured:
     vocabulary = VOCABULARY[size]
     memory = [in_own_process(peak, TOKENS[size], vocabulary, dtype) for dtype in DTYPES]
     times = [
-        in_own_process(against_unchunked, FITTING_TOKENS[size], vocabulary, dtype, PAIRS[size])
+        in_own_process(against_whole, FITTING_TOKENS[size], vocabulary, dtype, PAIRS[size])
         for dtype in DTYPES
     ]
     notes = {
@@ -53,7 +53,7 @@ def measure(size: Size) -> Measured:
         "tokens": TOKENS[size],
         "tokens_timed": FITTING_TOKENS[size],
         "memory": dict(zip(DTYPES, memory, strict=True)),
-        "seconds_chunked_unchunked": dict(zip(DTYPES, times, strict=True)),
+        "seconds_blockwise_whole": dict(zip(DTYPES, times, strict=True)),
     }
     peaks = [(found["beyond_mib"],) for found in memory]
     return Measured((*peaks, *map(ratios, times)), notes)
@@ -62,41 +62,41 @@ def measure(size: Size) -> Measured:
 def peak(tokens: int, vocabulary: int, dtype: str) -> dict[str, float]:
     """MiB at the peak of one forward and backward pass, and what of it are gradients."""
     weight_VD, hidden_TD, target_T = _inputs(tokens, vocabulary, dtype)
-    forward_and_backward(chunked, hidden_TD[:WARM_TOKENS], weight_VD, target_T[:WARM_TOKENS])
+    forward_and_backward(blockwise, hidden_TD[:WARM_TOKENS], weight_VD, target_T[:WARM_TOKENS])
     weight_VD.grad = hidden_TD.grad = None
-    work = partial(forward_and_backward, chunked, hidden_TD, weight_VD, target_T)
+    work = partial(forward_and_backward, blockwise, hidden_TD, weight_VD, target_T)
     extra = peak_extra_bytes(work)
     gradients = weight_VD.nbytes + hidden_TD.nbytes
     return {"beyond_mib": (extra - gradients) / MIB, "gradients_mib": gradients / MIB}
 
 
-def against_unchunked(
+def against_whole(
     tokens: int, vocabulary: int, dtype: str, pairs: int
 ) -> list[tuple[float, float]]:
-    """Seconds of forward and backward, chunked and unchunked, in turns."""
+    """Seconds of forward and backward, blockwise and whole, in turns."""
     weight_VD, hidden_TD, target_T = _inputs(tokens, vocabulary, dtype)
 
     def run(function: LogProbs) -> None:
         weight_VD.grad = hidden_TD.grad = None
         forward_and_backward(function, hidden_TD, weight_VD, target_T)
 
-    return paired(partial(run, chunked), partial(run, unchunked), pairs)
+    return paired(partial(run, blockwise), partial(run, whole), pairs)
 
 
 LogProbs = Callable[[Any, Any, Any], tuple[Any, Any]]
 """(hidden [T, D], weights [V, D], targets [T]) → log-probs [T] and entropies [T]."""
 
 
-def chunked(hidden_TD: Tensor, weight_VD: Tensor, target_T: Tensor) -> tuple[Tensor, Tensor]:
+def blockwise(hidden_TD: Tensor, weight_VD: Tensor, target_T: Tensor) -> tuple[Tensor, Tensor]:
     """The package's function, as a policy calls it."""
     from drpo_cli.settings import TrainSettings
-    from drpo_cli.trainer.logprobs import Head, chunked_logprobs
+    from drpo_cli.trainer.logprobs import Head, blockwise_logprobs
 
-    chunk = TrainSettings().logprob_chunk_tokens
-    return chunked_logprobs(hidden_TD, weight_VD, None, target_T, Head(1.0), chunk)
+    block = TrainSettings().logits_in_a_block
+    return blockwise_logprobs(hidden_TD, weight_VD, None, target_T, Head(1.0), block)
 
 
-def unchunked(hidden_TD: Tensor, weight_VD: Tensor, target_T: Tensor) -> tuple[Tensor, Tensor]:
+def whole(hidden_TD: Tensor, weight_VD: Tensor, target_T: Tensor) -> tuple[Tensor, Tensor]:
     """What one writes first: whole float32 logits, and autograd."""
     logp_TV = (hidden_TD @ weight_VD.T).float().log_softmax(-1)
     entropy_T = -(logp_TV.exp() * logp_TV).sum(-1)

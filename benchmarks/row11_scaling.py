@@ -12,8 +12,8 @@ quadratic, and its own share is taken out: at every point, right after the phase
 alone, forward and backward, and its time subtracted. What else the phase does for attention
 (gathering, padding, repeating heads) stays in. The exponent with attention is in the notes.
 
-Groups 2 … 64: 64 samples of 64-token responses, in 32 … 1 groups with prompts of 64 tokens, the
-shortest that a group shares (`pack.SHARED_FROM`): a larger group then has fewer input tokens.
+Groups 2 … 64: 64 samples of 64-token responses, in 32 … 1 groups with prompts of 64 tokens, which
+a group shares: a larger group has fewer input tokens.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def trainer(plan: Plan, world: World) -> Any:
     policy = load_policy(
         spec.model,
         rollout.temperature,
-        train.logprob_chunk_tokens,
+        train.logits_in_a_block,
         train.gradient_checkpointing,
         world,
     )
@@ -128,8 +128,8 @@ def _reference(spec: Spec, world: World) -> Any:
     if spec.reference is None:
         return None
     model = spec.model.model_copy(update={"path": spec.reference.path or spec.model.path})
-    temperature, chunk = rollout_settings(spec).temperature, spec.train.logprob_chunk_tokens
-    return Reference(load_reference(model, temperature, chunk, world), spec.reference)
+    temperature, block = rollout_settings(spec).temperature, spec.train.logits_in_a_block
+    return Reference(load_reference(model, temperature, block, world), spec.reference)
 
 
 def _critic(spec: Spec, world: World) -> Any:

@@ -19,6 +19,14 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 V = TypeVar("V")
 
+# glibc gives large blocks back to the system when they are freed. The next one then costs a page
+# fault every 4 KiB, which takes longer than most of what is done with it on a CPU.
+KEEP_MEMORY = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+    "MALLOC_TOP_PAD_": str(2**26),
+}
+
 
 @dataclass(frozen=True)
 class World:
@@ -54,6 +62,30 @@ class World:
         dist.all_gather_object(values, value)
         return values
 
+    def gather_rows(self, shards: Sequence[Tensor], shapes: Sequence[torch.Size]) -> list[Tensor]:
+        """Tensors of these shapes from each rank's rows of them, cut as FSDP cuts them. Collective.
+
+        All have one dtype. A tensor by itself takes no memory but its own.
+        """
+        if self.size == 1:
+            return list(shards)
+        sizes_RS = [[_rows(s, rank, self.size) for s in shapes] for rank in range(self.size)]
+        everyone = shards[0].new_empty(sum(shape.numel() for shape in shapes))
+        parts_R = everyone.split([sum(sizes_S) for sizes_S in sizes_RS])
+        own = parts_R[self.rank].split(sizes_RS[self.rank])
+        for place, shard in zip(own, shards, strict=True):
+            place.copy_(shard.reshape(-1))
+        # gloo's own all-gather copies everything twice more, and takes three times as long
+        for transfer in [dist.broadcast(p, r, async_op=True) for r, p in enumerate(parts_R)]:
+            transfer.wait()
+        if len(shapes) == 1:
+            return [everyone.view(shapes[0])]
+        pieces_RS = [part.split(sizes) for part, sizes in zip(parts_R, sizes_RS, strict=True)]
+        return [
+            torch.cat(pieces_R).view(shape)
+            for pieces_R, shape in zip(zip(*pieces_RS, strict=True), shapes, strict=True)
+        ]
+
     def barrier(self) -> None:
         """Waits for every rank."""
         dist.barrier()
@@ -64,6 +96,12 @@ class World:
         tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(tensor, op)
         return tensor.tolist()
+
+
+def _rows(shape: torch.Size, rank: int, size: int) -> int:
+    """Numbers in a rank's rows of a tensor: equal numbers of rows as far as they go."""
+    most = -(-shape[0] // size)
+    return max(0, min(most, shape[0] - rank * most)) * shape[1:].numel()
 
 
 def device_type() -> str:
@@ -102,6 +140,15 @@ def threads_per_rank(ranks: int) -> int:
     """
     asked = os.environ.get("OMP_NUM_THREADS", "")
     return int(asked) if asked.isdecimal() and int(asked) else max(1, cores() // ranks)
+
+
+def environment(threads: int) -> dict[str, str]:
+    """What the environment of a process with so many threads needs before it starts.
+
+    Settings of the C library's allocator that are there already stay as they are.
+    """
+    memory = {name: value for name, value in KEEP_MEMORY.items() if name not in os.environ}
+    return {"OMP_NUM_THREADS": str(threads), **memory}
 
 
 @contextmanager

@@ -140,7 +140,7 @@ def _require_usable(folder: RunFolder, spec: Spec, resume: bool) -> None:
 def start(folder: RunFolder, world: int, threads: int) -> int:
     """Runs a prepared folder on `world` processes of `threads` threads; returns the exit code."""
     logging.disable(logging.CRITICAL)  # elastic's own account of a stop; ours is `_explain`'s
-    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ.update(dist.environment(threads))
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

@@ -89,8 +89,9 @@ class TrainSettings(Settings):
     """Gradients are clipped to this global norm."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
-    logprob_chunk_tokens: Count = 1024
-    """Tokens whose logits exist at once; `[tokens, vocabulary]` is never held beyond this."""
+    logits_mib: Count = 8
+    """Size of a block of float32 logits, MiB; two or three exist at once, and never all of
+    `[tokens, vocabulary]`."""
     reduction: Literal["token_mean", "sequence_mean", "fixed_horizon"] = "token_mean"
     """How token losses become one: the mean of all tokens of an update; the mean over responses of
     each one's mean; or the sum of a response's tokens / `horizon`, averaged over responses."""
@@ -109,6 +110,11 @@ class TrainSettings(Settings):
     over the last `overlong_buffer` tokens, down to −1; or left out of the loss."""
     overlong_buffer: Count | None = None
     """Tokens over which `overlong = "soft"` punishes; a fifth of `max_new_tokens` when not set."""
+
+    @property
+    def logits_in_a_block(self) -> int:
+        """How many float32 numbers `logits_mib` holds."""
+        return self.logits_mib * 2**20 // 4
 
 
 class ReferenceSettings(Settings):

@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
-from drpo_cli.dist import full, local
+from drpo_cli.dist import World, local
 from drpo_cli.errors import UserError
 from drpo_cli.rollout._groups import EngineProtocol, Sampling, sample_groups
 from drpo_cli.rollout._precision import Precision, rounded
@@ -37,22 +38,33 @@ REHEARSAL_FACTOR = 3.0
 LEAST_FLOOR = {"float32": 2e-6, "bfloat16": 5e-3}
 
 
-def checkpoint_weights(policy: Policy) -> Iterator[tuple[str, Tensor]]:
-    """Every weight as a whole tensor under its checkpoint name, one parameter at a time.
+def checkpoint_weights(
+    policy: Policy, precision: Precision, world: World
+) -> Iterator[tuple[str, Tensor]]:
+    """As `trainer_weights`, under checkpoint names.
 
     transformers fuses some weights (experts); checkpoints and engines name them one by one.
-    Collective: every rank must consume the whole iterator.
     """
     from transformers.core_model_loading import revert_weight_conversion
 
-    for name, weight in trainer_weights(policy):
+    for name, weight in trainer_weights(policy, precision, world):
         yield from revert_weight_conversion(policy.lm, {name: weight}).items()
 
 
-def trainer_weights(policy: Policy) -> Iterator[tuple[str, Tensor]]:
-    """Every weight as a whole tensor under the name the trainer's model gives it."""
-    for name, parameter in policy.named_weights():
-        yield name, full(parameter)
+def trainer_weights(
+    policy: Policy, precision: Precision, world: World
+) -> Iterator[tuple[str, Tensor]]:
+    """Every weight as the engine is to have it, whole, under the name the trainer's model gives it.
+
+    A layer at a time, in one collective: every rank must consume the whole iterator. Shards are
+    brought to the engine's precision first, so that no more bytes travel than it will hold.
+    """
+    unit: dict[int, int | str]
+    unit = {id(w): i for i, layer in enumerate(policy.layers) for w in layer.parameters()}
+    for _, bucket in groupby(policy.named_weights(), lambda item: unit.get(id(item[1]), item[0])):
+        names, weights = zip(*bucket, strict=True)
+        shards = [precision.of(n, local(w)) for n, w in zip(names, weights, strict=True)]
+        yield from zip(names, world.gather_rows(shards, [w.shape for w in weights]), strict=True)
 
 
 class WeightSync:
@@ -69,9 +81,9 @@ class WeightSync:
         """Streams all weights into the engine, then frees what the transfer took. Collective."""
         self.engine.wake("weights")
         stream = checkpoint_weights if self.engine.checkpoint_names else trainer_weights
-        weights = stream(self.trainer.policy)
-        self.engine.load_weights((name, self.precision.of(name, w)) for name, w in weights)
-        if self.trainer.world.device.type == "cuda":
+        policy, world = self.trainer.policy, self.trainer.world
+        self.engine.load_weights(stream(policy, self.precision, world))
+        if world.device.type == "cuda":
             torch.cuda.empty_cache()
         self.engine.wake("kv_cache")
         self.version = version

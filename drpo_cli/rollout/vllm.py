@@ -87,7 +87,9 @@ class Engine:
         runner = self.llm.llm_engine.model_executor.driver_worker.worker.model_runner
         model = runner.get_model()
         _unpack_experts(model)
-        runner.reload_weights(weights_iterator=iter(weights))
+        # looked for now: a reload takes the weights out of the model while it lasts
+        embedding = _embedding(model)
+        runner.reload_weights(weights_iterator=_in_place(embedding, weights))
         _repack_tied_head(model)
         self.llm.reset_prefix_cache()
 
@@ -172,6 +174,29 @@ def _unpack_experts(model: Any) -> None:
             method.moe_kernel = None
 
 
+def _embedding(model: Any) -> dict[str, Tensor]:
+    """The embedding's weight under its name, where it can be overwritten in place: on a CPU."""
+    module = getattr(getattr(model, "model", None), "embed_tokens", None)
+    if module is None or not _on_cpu(module):
+        return {}
+    return {n: weight.data for n, weight in model.named_parameters() if weight is module.weight}
+
+
+def _in_place(
+    held: dict[str, Tensor], weights: Iterable[tuple[str, Tensor]]
+) -> Iterator[tuple[str, Tensor]]:
+    """Copies a weight that is held into its place; hands on the others, for a reload.
+
+    A reload would copy an embedding twice, and pack it for products that it never sees.
+    """
+    for name, weight in weights:
+        place = held.get(name)
+        if place is not None and place.shape == weight.shape:
+            place.copy_(weight)
+        else:
+            yield name, weight
+
+
 def _repack_tied_head(model: Any) -> None:
     # On a CPU a tied output head keeps a packed copy of the embedding, which a reload does not
     # refresh: the engine would go on sampling from the old head.
@@ -182,6 +207,7 @@ def _repack_tied_head(model: Any) -> None:
     embedding = model.model.embed_tokens
     if _on_cpu(embedding):
         head.weight = embedding.weight
+        head.cpu_linear = None  # frees the old copy before there is a new one
         head.quant_method.process_weights_after_loading(head)
 
 

@@ -1,12 +1,13 @@
 """Attention over a packed row, as a transformers attention function.
 
-Each bucket of like-long spans is gathered into a right-padded batch, so the fused causal kernel of
-any device serves it and a `[tokens, tokens]` mask never exists. Responses that share a prompt see
-it through a mask of the size of one of them.
+Each bucket of like-long spans is gathered into a padded batch, so the fused kernel of any device
+serves it and a `[tokens, tokens]` mask never exists. Responses that share a prompt see it through a
+mask of their own size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from transformers import AttentionInterface
 
 from drpo_cli.errors import UserError
 from drpo_cli.trainer.layout import Layout
+from drpo_cli.trainer.rows import take
 
 NAME = "drpo_packed"
 UNSUPPORTED = ("softcap", "s_aux", "position_bias")
@@ -41,30 +43,36 @@ def packed_attention(
             f"model: {type(module).__name__} needs {what}, which packed training does not have; "
             f"train a model of another architecture"
         )
-    scale, window = options.get("scaling"), options.get("sliding_window")
-    heads = query.shape[1] // key.shape[1]
+    window, scale = options.get("sliding_window"), options.get("scaling")
+    query_shapes = [(bucket.spans, bucket.queries) for bucket in layout.buckets]
+    key_shapes = [(bucket.spans, bucket.keys) for bucket in layout.buckets]
+    batches = zip(
+        _batches(query, layout.query_N, query_shapes),
+        _batches(key, layout.key_M, key_shapes),
+        _batches(value, layout.key_M, key_shapes),
+        strict=True,
+    )
     outputs = []
-    for bucket in layout.buckets:
-        q = query[0, :, bucket.query_BL].transpose(0, 1)
-        k, v = (part[0, :, bucket.key_BK].transpose(0, 1) for part in (key, value))
-        if heads > 1:
-            k, v = k.repeat_interleave(heads, dim=1), v.repeat_interleave(heads, dim=1)
-        mask = _mask(q.shape[2], k.shape[2], window, q.device)
+    for bucket, (q, k, v) in enumerate(batches):
+        mask = layout.mask(bucket, window, q)
         out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale
+            q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=True
         )
         outputs.append(out.transpose(1, 2).flatten(0, 1))
-    return torch.cat(outputs)[layout.inverse_T][None], None
+    return _take(torch.cat(outputs), layout.inverse_T)[None], None
 
 
-def _mask(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor | None:
-    """Who sees whom [queries, keys], the queries being the last keys; None for plain causality."""
-    if queries == keys and (window is None or keys <= window):
-        return None
-    place = torch.arange(keys, device=device)
-    back = place[keys - queries :, None] - place[None, :]
-    seen = back >= 0
-    return seen if window is None else seen & (back < window)
+def _batches(part: Tensor, index_N: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """[1, H, T, Dh] as a batch [spans, H, tokens, Dh] for each bucket, of shape [spans, tokens]."""
+    taken = _take(part[0].transpose(0, 1), index_N).split([b * t for b, t in shapes])
+    return [
+        own.unflatten(0, shape).transpose(1, 2) for own, shape in zip(taken, shapes, strict=True)
+    ]
+
+
+def _take(x_THD: Tensor, index_N: Tensor) -> Tensor:
+    """Row `index_N[n]` of x as row n, [N, H, Dh]."""
+    return take(x_THD.flatten(1), index_N).unflatten(1, x_THD.shape[1:])
 
 
 AttentionInterface.register(NAME, packed_attention)

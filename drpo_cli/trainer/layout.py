@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-SAME_LENGTH = 0.75  # attention pads within a bucket, at most to 1 / this
+SAME_LENGTH = 0.75  # attention pads within a bucket, spans at most to 1 / this of their length
+SAME_CONTEXT = 0.5  # the same of contexts, whose padding costs less: no query is padded with it
 
 
 @dataclass(frozen=True)
@@ -27,57 +28,108 @@ class Span:
 
 @dataclass(frozen=True)
 class Bucket:
-    """Spans of like length side by side, as indices into the packed row.
+    """Spans of like length, with contexts of like length, as a batch for attention.
 
-    A padded place repeats its span's last token, which causal attention never lets others see.
+    Query i of a span is its token i; its keys are `context` places, then the span's own tokens. A
+    shorter context fills the last of its places. A shorter span repeats its last token, which
+    causal attention never lets others see.
 
-    query_BL  [spans, longest]
-    key_BK    [spans, context + longest]: the context in front, of equal length for all
+    first_B  the first of its keys that each span sees; None where all see all
     """
 
-    query_BL: Tensor
-    key_BK: Tensor
+    spans: int
+    queries: int
+    context: int
+    first_B: Tensor | None
 
-    def to(self, device: torch.device) -> Bucket:
-        """The same on a device."""
-        return Bucket(self.query_BL.to(device), self.key_BK.to(device))
+    @property
+    def keys(self) -> int:
+        """Keys of each span."""
+        return self.context + self.queries
+
+    def mask(self, window: int | None, like: Tensor) -> Tensor | None:
+        """What is added to the scores [spans or 1, 1, queries, keys]: 0 or −∞.
+
+        None for plain causality. Dtype and device are those of `like`.
+        """
+        if not self.context and (window is None or self.keys <= window):
+            return None
+        place_K = torch.arange(self.keys, device=like.device)
+        back_LK = place_K[self.context :, None] - place_K[None, :]
+        seen_1LK = (back_LK >= 0)[None]
+        if window is not None:
+            seen_1LK = seen_1LK & (back_LK < window)
+        if self.first_B is not None:
+            seen_1LK = seen_1LK & (place_K >= self.first_B[:, None])[:, None]
+        scores = torch.zeros(seen_1LK.shape, dtype=like.dtype, device=like.device)
+        return scores.masked_fill_(~seen_1LK, -torch.inf)[:, None]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each packed span lies, bucketed by length so that attention pads little.
+    """Where each packed token goes for attention, which takes batches of like-long spans.
 
-    inverse_T  where each packed token is in the buckets' outputs laid end to end
+    query_N    the packed token of every query of every bucket, end to end
+    key_M      the same of every key
+    inverse_T  where each packed token is among the queries
     """
 
     buckets: tuple[Bucket, ...]
+    query_N: Tensor
+    key_M: Tensor
     inverse_T: Tensor
+    _masks: dict[tuple[int, int | None], Tensor | None] = field(default_factory=dict)
 
-    def to(self, device: torch.device) -> Layout:
-        """The same on a device."""
-        return Layout(tuple(b.to(device) for b in self.buckets), self.inverse_T.to(device))
+    def mask(self, bucket: int, window: int | None, like: Tensor) -> Tensor | None:
+        """The mask of a bucket, made once for all layers with this window."""
+        if (bucket, window) not in self._masks:
+            self._masks[bucket, window] = self.buckets[bucket].mask(window, like)
+        return self._masks[bucket, window]
 
 
-def layout(spans: Sequence[Span]) -> Layout:
+def layout(spans: Sequence[Span], device: torch.device) -> Layout:
     """The layout of these spans, which fill the packed row."""
-    total = sum(span.length for span in spans)
-    buckets, inverse_T, offset = [], torch.empty(total, dtype=torch.long), 0
-    order = sorted(spans, key=lambda span: (span.seen, -span.length))
-    while order:
-        first = order[0]
-        members = [
-            s for s in order if s.seen == first.seen and s.length >= SAME_LENGTH * first.length
+    buckets, queries, keys, places = [], [], [], []
+    left, offset = sorted(spans, key=lambda span: -span.length), 0
+    while left:
+        members = _alike(left)
+        taken = {span.start for span in members}
+        left = [span for span in left if span.start not in taken]
+        bucket, query_BL, key_BK = _bucket(members, device)
+        buckets.append(bucket)
+        queries.append(query_BL.flatten())
+        keys.append(key_BK.flatten())
+        places += [
+            torch.arange(span.length) + offset + i * bucket.queries
+            for i, span in enumerate(members)
         ]
-        order = order[len(members) :]
-        start_B1 = torch.tensor([span.start for span in members])[:, None]
-        length_B1 = torch.tensor([span.length for span in members])[:, None]
-        place_1L = torch.arange(first.length)[None, :]
-        query_BL = start_B1 + torch.minimum(place_1L, length_B1 - 1)
-        contexts = [[s.context.start] for s in members if s.context is not None]
-        front = torch.tensor(contexts) + torch.arange(first.seen) if contexts else query_BL[:, :0]
-        buckets.append(Bucket(query_BL, torch.cat([front, query_BL], dim=1)))
-        real_BL = place_1L < length_B1
-        flat_BL = torch.arange(real_BL.numel()).view(real_BL.shape) + offset
-        inverse_T[(start_B1 + place_1L)[real_BL]] = flat_BL[real_BL]
-        offset += real_BL.numel()
-    return Layout(tuple(buckets), inverse_T)
+        offset += query_BL.numel()
+    query_N, place_T = torch.cat(queries), torch.cat(places)
+    inverse_T = torch.empty_like(place_T)
+    inverse_T[query_N[place_T]] = place_T
+    return Layout(
+        tuple(buckets), query_N.to(device), torch.cat(keys).to(device), inverse_T.to(device)
+    )
+
+
+def _alike(spans: Sequence[Span]) -> list[Span]:
+    """Those of the spans, longest first, that go into a bucket with the longest."""
+    long = [span for span in spans if span.length >= SAME_LENGTH * spans[0].length]
+    context = max(span.seen for span in long)
+    return [span for span in long if span.seen >= SAME_CONTEXT * context]
+
+
+def _bucket(members: Sequence[Span], device: torch.device) -> tuple[Bucket, Tensor, Tensor]:
+    """A bucket of these spans, and the packed tokens of its queries [B, L] and keys [B, K]."""
+    queries, context = members[0].length, max(span.seen for span in members)
+    start_B1 = torch.tensor([span.start for span in members])[:, None]
+    length_B1 = torch.tensor([span.length for span in members])[:, None]
+    query_BL = start_B1 + torch.minimum(torch.arange(queries), length_B1 - 1)
+    if not context:
+        return Bucket(len(members), queries, 0, None), query_BL, query_BL
+    seen_B1 = torch.tensor([span.seen for span in members])[:, None]
+    end_B1 = seen_B1 + torch.tensor([[s.context.start if s.context else 0] for s in members])
+    front_BC = end_B1 - torch.minimum(torch.arange(context, 0, -1), seen_B1)
+    first_B = None if bool((seen_B1 == context).all()) else (context - seen_B1[:, 0]).to(device)
+    bucket = Bucket(len(members), queries, context, first_B)
+    return bucket, query_BL, torch.cat([front_BC, query_BL], dim=1)

@@ -21,8 +21,9 @@ from drpo_cli.dist import World
 from drpo_cli.errors import UserError
 from drpo_cli.settings import ModelSettings
 from drpo_cli.trainer.attention import NAME as PACKED_ATTENTION
-from drpo_cli.trainer.logprobs import Head, chunked_logprobs
+from drpo_cli.trainer.logprobs import Head, blockwise_logprobs
 from drpo_cli.trainer.pack import Packed
+from drpo_cli.trainer.rows import take
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
@@ -31,10 +32,10 @@ PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
 class Policy(nn.Module):
     """Maps a packed micro-batch to log π and entropy of its response tokens."""
 
-    def __init__(self, lm: Any, temperature: float, chunk: int):
+    def __init__(self, lm: Any, temperature: float, block: int):
         super().__init__()
         self.lm = lm
-        self.chunk = chunk
+        self.block = block
         config = lm.config.get_text_config()
         self.head = Head(
             temperature,
@@ -45,13 +46,13 @@ class Policy(nn.Module):
     def forward(self, packed: Packed) -> tuple[Tensor, Tensor]:
         """log π and entropy (nats) of each response token, both [R], float32, with gradients."""
         out = self.lm.get_output_embeddings()
-        return chunked_logprobs(
+        return blockwise_logprobs(
             _hidden(self.lm.get_decoder(), packed),
             out.weight,
             out.bias,
             packed.target_R,
             self.head,
-            self.chunk,
+            self.block,
         )
 
     @property
@@ -96,11 +97,11 @@ def _hidden(decoder: Any, packed: Packed) -> Tensor:
         use_cache=False,
         layout=packed.layout,
     ).last_hidden_state[0]
-    return hidden_TD[packed.predict_R]
+    return take(hidden_TD, packed.predict_R)
 
 
 def load_policy(
-    settings: ModelSettings, temperature: float, chunk: int, checkpointing: bool, world: World
+    settings: ModelSettings, temperature: float, block: int, checkpointing: bool, world: World
 ) -> Policy:
     """Loads the model in float32 and shards it over all ranks.
 
@@ -109,13 +110,13 @@ def load_policy(
     lm = _load(settings, torch.float32, "model.path")
     if checkpointing:
         _recompute_activations(lm)
-    return shard(Policy(lm, temperature, chunk), DTYPES[settings.dtype], world)
+    return shard(Policy(lm, temperature, block), DTYPES[settings.dtype], world)
 
 
-def load_reference(settings: ModelSettings, temperature: float, chunk: int, world: World) -> Policy:
+def load_reference(settings: ModelSettings, temperature: float, block: int, world: World) -> Policy:
     """A frozen policy, sharded, whose weights leave the device between forward passes."""
     lm = _load(settings, DTYPES[settings.dtype], "reference.path").requires_grad_(False)
-    return shard(Policy(lm, temperature, chunk), DTYPES[settings.dtype], world, offload=True)
+    return shard(Policy(lm, temperature, block), DTYPES[settings.dtype], world, offload=True)
 
 
 def load_value_model(settings: ModelSettings, checkpointing: bool, world: World) -> ValueModel:

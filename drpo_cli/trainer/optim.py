@@ -27,7 +27,7 @@ def adamw(model: nn.Module, settings: TrainSettings, learning_rate: float) -> Ad
         betas=settings.betas,
         eps=settings.epsilon,
         weight_decay=settings.weight_decay,
-        foreach=True,  # the same numbers; tensor by tensor, DTensor's overhead is most of the time
+        fused=True,  # one pass over memory where the plain one makes a dozen
     )
 
 

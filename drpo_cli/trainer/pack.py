@@ -1,6 +1,6 @@
 """Sequences of any lengths packed to a token budget: one row, no padding.
 
-A response's last token is never an input: nothing is predicted from it. A long prompt that several
+A response's last token is never an input: nothing is predicted from it. A prompt that several
 samples of a micro-batch have in common is in the row once, and each of their responses sees it.
 """
 
@@ -15,8 +15,6 @@ from torch import Tensor
 
 from drpo_cli.trainer.layout import Layout, Span, layout
 from drpo_cli.types import Group
-
-SHARED_FROM = 64  # prompt tokens below which sharing saves less than its smaller buckets cost
 
 
 @dataclass(frozen=True)
@@ -114,12 +112,11 @@ def bins(lengths: Sequence[int], budget: int, at_least: int = 1) -> list[list[in
 def bundles(samples: Sequence[Sample], budget: int) -> list[list[int]]:
     """Indices of samples that are to share a micro-batch, since they can share their prompt.
 
-    Of a prompt too long to share, or with more responses than fit `budget` tokens, several.
+    Of a prompt with more responses than fit `budget` tokens, several.
     """
-    by_prompt: dict[object, list[int]] = {}
+    by_prompt: dict[tuple[int, ...], list[int]] = {}
     for i, sample in enumerate(samples):
-        shared = len(sample.prompt_ids) >= SHARED_FROM
-        by_prompt.setdefault(sample.prompt_ids if shared else i, []).append(i)
+        by_prompt.setdefault(sample.prompt_ids, []).append(i)
     found = []
     for members in by_prompt.values():
         found.append([members[0]])
@@ -177,11 +174,8 @@ def pack(
     `scales` has a factor for the token losses of each sample, 1 when not given.
     """
     row = _Row([], [], [], [])
-    for shared, neighbours in groupby(samples, lambda s: s.prompt_ids):
-        members = list(neighbours)
-        size = len(members) if len(shared) >= SHARED_FROM else 1
-        for at in range(0, len(members), size):
-            row.put_all(members[at : at + size])
+    for _, neighbours in groupby(samples, lambda sample: sample.prompt_ids):
+        row.put_all(list(neighbours))
     if not samples:
         row.put([0])
     counts = torch.tensor([len(s.response_ids) for s in samples], dtype=torch.long)
@@ -189,7 +183,7 @@ def pack(
     return Packed(
         input_ids_T=torch.tensor(row.ids, device=device),
         position_ids_T=torch.tensor(row.positions, device=device),
-        layout=layout(row.spans).to(device),
+        layout=layout(row.spans, device),
         predict_R=torch.tensor(row.predict, dtype=torch.long, device=device),
         target_R=torch.tensor(
             [token for s in samples for token in s.response_ids], dtype=torch.long, device=device

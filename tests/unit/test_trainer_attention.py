@@ -20,7 +20,7 @@ from transformers import MambaForCausalLM as Mamba
 
 from drpo_cli.dist import full
 from drpo_cli.errors import UserError
-from drpo_cli.trainer.pack import SHARED_FROM, Sample, pack
+from drpo_cli.trainer.pack import Sample, pack
 from support.models import group, samples, tiny_model, tokenizer, world
 from support.training import open_policy
 
@@ -43,9 +43,9 @@ def test_packed_is_unpacked(tmp_path: Path, kind: str) -> None:
     plain = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
     )
-    shared = group(SHARED_FROM, [9, 1, 30, 12, 7]) + group(SHARED_FROM + 5, [4, 4], seed=1)
+    shared = group(64, [9, 1, 30, 12, 7]) + group(5, [4, 4, 9], seed=1)
     batch = samples(LENGTHS) + shared
-    assert len(pack(shared, torch.device("cpu")).input_ids_T) == 2 * SHARED_FROM + 5 + 54 + 6
+    assert len(pack(shared, torch.device("cpu")).input_ids_T) == 64 + 54 + 5 + 14
     expected_R = torch.cat([alone(plain, sample) for sample in batch])
     push_R = torch.randn(len(expected_R), generator=torch.Generator().manual_seed(1))
     (expected_R * push_R).sum().backward()

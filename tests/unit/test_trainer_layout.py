@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drpo_cli.trainer.layout import SAME_LENGTH, Span, layout
+from drpo_cli.trainer.layout import SAME_LENGTH, Layout, Span, layout
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=30)
 RESPONSES = st.lists(st.integers(1, 9), max_size=5)
@@ -30,36 +30,77 @@ def families(sizes: list[tuple[int, list[int]]]) -> list[Span]:
     return spans
 
 
+def laid_out(spans: list[Span]) -> tuple[Layout, list[list[int]], list[list[int]]]:
+    """The layout; the packed tokens of each span's queries, and of each span's keys."""
+    shape = layout(spans, torch.device("cpu"))
+    queries, keys, at, key_at = [], [], 0, 0
+    for bucket in shape.buckets:
+        for _ in range(bucket.spans):
+            queries.append(shape.query_N[at : (at := at + bucket.queries)].tolist())
+            keys.append(shape.key_M[key_at : (key_at := key_at + bucket.keys)].tolist())
+    assert (at, key_at) == (len(shape.query_N), len(shape.key_M))
+    return shape, queries, keys
+
+
+def seen(shape: Layout, keys: list[list[int]], window: int | None = None) -> list[list[set[int]]]:
+    """The packed tokens that each query of each span sees."""
+    found, rows = [], iter(keys)
+    for number, bucket in enumerate(shape.buckets):
+        mask = shape.mask(number, window, torch.zeros(1))
+        if mask is None:
+            mask = torch.full((bucket.queries, bucket.keys), -torch.inf).triu(1)
+        allowed = (mask == 0).expand(bucket.spans, 1, bucket.queries, bucket.keys)[:, 0]
+        for allowed_LK in allowed.tolist():
+            row = next(rows)
+            found.append(
+                [{k for k, yes in zip(row, line, strict=True) if yes} for line in allowed_LK]
+            )
+    return found
+
+
 @given(lengths=LENGTHS)
 def test_every_token_is_found_again(lengths: list[int]) -> None:
-    shape = layout(neighbours(lengths))
-    laid_out = torch.cat([bucket.query_BL.flatten() for bucket in shape.buckets])
-    assert torch.equal(laid_out[shape.inverse_T], torch.arange(sum(lengths)))
+    shape, _, _ = laid_out(neighbours(lengths))
+    assert torch.equal(shape.query_N[shape.inverse_T], torch.arange(sum(lengths)))
 
 
 @given(lengths=LENGTHS)
 def test_buckets_hold_whole_spans_padded_with_their_last_token(lengths: list[int]) -> None:
-    spans = neighbours(lengths)
-    seen = []
-    for bucket in layout(spans).buckets:
-        assert torch.equal(bucket.query_BL, bucket.key_BK)
-        for row in bucket.query_BL.tolist():
-            span = next(span for span in spans if span.start == row[0])
-            tokens = list(range(span.start, span.start + span.length))
-            assert row == tokens + tokens[-1:] * (len(row) - span.length)
-            assert span.length >= SAME_LENGTH * len(row)
-            seen.append(span)
-    assert sorted(span.start for span in seen) == [span.start for span in spans]
+    spans = {span.start: span for span in neighbours(lengths)}
+    _, queries, keys = laid_out(list(spans.values()))
+    assert queries == keys
+    assert sorted(row[0] for row in queries) == list(spans)
+    for row in queries:
+        span = spans[row[0]]
+        tokens = list(range(span.start, span.start + span.length))
+        assert row == tokens + tokens[-1:] * (len(row) - span.length)
+        assert span.length >= SAME_LENGTH * len(row)
 
 
-@given(sizes=FAMILIES)
-def test_a_response_sees_its_own_prompt_and_itself(sizes: list[tuple[int, list[int]]]) -> None:
+@given(sizes=FAMILIES, window=st.none() | st.integers(1, 12))
+def test_a_token_sees_its_prompt_and_what_went_before_in_its_window(
+    sizes: list[tuple[int, list[int]]], window: int | None
+) -> None:
     spans = {span.start: span for span in families(sizes)}
-    shape, total = layout(list(spans.values())), sum(span.length for span in spans.values())
-    laid_out = torch.cat([bucket.query_BL.flatten() for bucket in shape.buckets])
-    assert torch.equal(laid_out[shape.inverse_T], torch.arange(total))
-    for bucket in shape.buckets:
-        for query, key in zip(bucket.query_BL.tolist(), bucket.key_BK.tolist(), strict=True):
-            context = spans[query[0]].context
-            front = [] if context is None else range(context.start, context.start + context.length)
-            assert key == [*front, *query]
+    shape, queries, keys = laid_out(list(spans.values()))
+    total = sum(span.length for span in spans.values())
+    assert torch.equal(shape.query_N[shape.inverse_T], torch.arange(total))
+    for row, by_query in zip(queries, seen(shape, keys, window), strict=True):
+        span = spans[row[0]]
+        context = span.context
+        before = [] if context is None else range(context.start, context.start + context.length)
+        history = [*before, *range(span.start, span.start + span.length)]
+        for i in range(span.length):
+            past = history[: span.seen + i + 1]
+            assert by_query[i] == set(past if window is None else past[-window:])
+
+
+def test_responses_to_prompts_of_like_length_share_a_bucket() -> None:
+    shape, _, _ = laid_out(families([(9, [4, 4]), (7, [4, 3]), (2, [4])]))
+    assert sorted((b.spans, b.context) for b in shape.buckets if b.context) == [(1, 2), (4, 9)]
+
+
+def test_a_mask_is_made_once_for_all_layers() -> None:
+    shape, _, _ = laid_out(families([(9, [4, 4])]))
+    number = next(i for i, bucket in enumerate(shape.buckets) if bucket.context)
+    assert shape.mask(number, None, torch.zeros(1)) is shape.mask(number, None, torch.zeros(1))

@@ -1,4 +1,4 @@
-"""Chunked log-probs: the same values and gradients as the plain ones, without their memory."""
+"""Blockwise log-probs: the same values and gradients as the plain ones, without their memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from drpo_cli.trainer.logprobs import Head, chunked_logprobs
+from drpo_cli.trainer import logprobs
+from drpo_cli.trainer.logprobs import Head, blockwise_logprobs
 
 TOKENS, HIDDEN, VOCABULARY = 37, 16, 23
 HEADS = {
@@ -55,10 +56,10 @@ def gradients(value_R: Tensor, inputs: list[Tensor | None]) -> tuple[Tensor, ...
 
 @every_head
 @pytest.mark.parametrize("bias", [False, True], ids=["no bias", "bias"])
-@pytest.mark.parametrize("chunk", [1, 10, TOKENS, 1000])
-def test_chunked_is_unchunked(head: Head, bias: bool, chunk: int) -> None:
+@pytest.mark.parametrize("block", [1, 10, 5 * TOKENS, 1000])
+def test_blockwise_is_whole(head: Head, bias: bool, block: int) -> None:
     given, target_R = inputs(bias), targets()
-    logp_R, entropy_R = chunked_logprobs(*given, target_R, head, chunk)  # type: ignore[arg-type]
+    logp_R, entropy_R = blockwise_logprobs(*given, target_R, head, block)  # type: ignore[arg-type]
     logp_TV = plain(given, head)
     expected_R = logp_TV.gather(-1, target_R[:, None])[:, 0]
     assert logp_R.dtype == entropy_R.dtype == torch.float32
@@ -69,9 +70,35 @@ def test_chunked_is_unchunked(head: Head, bias: bool, chunk: int) -> None:
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_the_size_of_a_chunk_does_not_show() -> None:
+def test_blocks_of_tokens_too_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logprobs, "TALL", 5)
+    given, target_R = inputs(bias=True), targets()
+    logp_R, entropy_R = blockwise_logprobs(*given, target_R, HEADS["all"], 35)  # type: ignore[arg-type]
+    logp_TV = plain(given, HEADS["all"])
+    expected_R = logp_TV.gather(-1, target_R[:, None])[:, 0] - (logp_TV.exp() * logp_TV).sum(-1)
+    torch.testing.assert_close((logp_R + entropy_R).double(), expected_R, atol=1e-5, rtol=1e-6)
+    for got, expected in zip(
+        gradients(logp_R + entropy_R, given), gradients(expected_R, given), strict=True
+    ):
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_huge_and_tiny_logits_neither_overflow_nor_vanish() -> None:
+    hidden_RD = torch.tensor([[3e4], [-3e4]])
+    weight_VD = torch.tensor([[1.0], [-1.0], [0.0]], requires_grad=True)
+    target_R = torch.tensor([1, 1])
+    for block in (1, 1000):
+        logp_R, entropy_R = blockwise_logprobs(
+            hidden_RD, weight_VD, None, target_R, HEADS["plain"], block
+        )
+        assert logp_R.tolist() == [-6e4, 0] and entropy_R.tolist() == [0, 0]
+        (gradient_VD,) = torch.autograd.grad(logp_R.sum(), weight_VD)
+        assert gradient_VD.flatten().tolist() == [-3e4, 3e4, 0]
+
+
+def test_the_size_of_a_block_does_not_show() -> None:
     given, target_R, head = inputs(bias=True), targets(), HEADS["all"]
-    whole, small = (chunked_logprobs(*given, target_R, head, chunk)[0] for chunk in (TOKENS, 4))  # type: ignore[arg-type]
+    whole, small = (blockwise_logprobs(*given, target_R, head, block)[0] for block in (1000, 40))  # type: ignore[arg-type]
     torch.testing.assert_close(small, whole, atol=1e-6, rtol=0)
     for got, expected in zip(gradients(small, given), gradients(whole, given), strict=True):
         torch.testing.assert_close(got, expected, atol=5e-6, rtol=1e-6)
@@ -79,7 +106,7 @@ def test_the_size_of_a_chunk_does_not_show() -> None:
 
 def test_bfloat16_weights_keep_their_dtype_and_give_float32_logprobs() -> None:
     given, target_R = inputs(bias=True, dtype=torch.bfloat16), targets()
-    logp_R, entropy_R = chunked_logprobs(*given, target_R, HEADS["temperature"], 8)  # type: ignore[arg-type]
+    logp_R, entropy_R = blockwise_logprobs(*given, target_R, HEADS["temperature"], 8)  # type: ignore[arg-type]
     expected_R = plain(given, HEADS["temperature"]).gather(-1, target_R[:, None])[:, 0]
     assert logp_R.dtype == entropy_R.dtype == torch.float32
     torch.testing.assert_close(logp_R.double(), expected_R, atol=0.1, rtol=0)
@@ -93,25 +120,25 @@ def test_bfloat16_weight_gradients_are_summed_in_float32() -> None:
     hidden_RD = torch.ones(2000, 1, dtype=torch.bfloat16, requires_grad=True)
     weight_VD = torch.zeros(4, 1, dtype=torch.bfloat16, requires_grad=True)
     first_R = torch.zeros(2000, dtype=torch.long)
-    logp_R, _ = chunked_logprobs(hidden_RD, weight_VD, None, first_R, HEADS["plain"], 1)
+    logp_R, _ = blockwise_logprobs(hidden_RD, weight_VD, None, first_R, HEADS["plain"], 1)
     logp_R.sum().backward()
     # a bfloat16 sum of ones stops growing at 256
     assert weight_VD.grad.flatten().tolist() == pytest.approx([1500, -500, -500, -500], rel=2**-8)
 
 
 @pytest.mark.parametrize("name", HEADS)
-@pytest.mark.parametrize("chunk", [3, 1000])
-def test_entropy_has_the_gradient_of_the_plain_formula(name: str, chunk: int) -> None:
+@pytest.mark.parametrize("block", [100, 1000])
+def test_entropy_has_the_gradient_of_the_plain_formula(name: str, block: int) -> None:
     hidden, weight, bias = inputs(bias=True)
     given = [tensor for tensor in (hidden, weight, bias) if tensor is not None]
     slope_R = torch.linspace(-1, 1, len(targets()))
-    logp_R, entropy_R = chunked_logprobs(hidden, weight, bias, targets(), HEADS[name], chunk)
+    logp_R, entropy_R = blockwise_logprobs(hidden, weight, bias, targets(), HEADS[name], block)
     found = torch.autograd.grad((entropy_R * slope_R + logp_R).sum(), given)
-    logp_RV = HEADS[name](hidden, weight, bias).log_softmax(-1)
-    plain = (
+    logp_RV = plain([hidden, weight, bias], HEADS[name])
+    loss_R = (
         -(logp_RV.exp() * logp_RV).sum(-1) * slope_R + logp_RV.gather(-1, targets()[:, None])[:, 0]
     )
-    for mine, expected in zip(found, torch.autograd.grad(plain.sum(), given), strict=True):
+    for mine, expected in zip(found, torch.autograd.grad(loss_R.sum(), given), strict=True):
         torch.testing.assert_close(mine, expected, atol=1e-5, rtol=1e-4)
 
 
@@ -130,7 +157,7 @@ class Sizes(TorchDispatchMode):
         return result
 
 
-def largest_and_saved(chunk: int) -> tuple[int, int]:
+def largest_and_saved(block: int) -> tuple[int, int]:
     """Elements of the largest tensor, and of all that wait for the backward pass, 500 tokens."""
     hidden_RD = torch.randn(500, 8, requires_grad=True)
     weight_VD = torch.randn(300, 8, requires_grad=True)
@@ -142,8 +169,8 @@ def largest_and_saved(chunk: int) -> tuple[int, int]:
 
     with Sizes() as sizes:
         with saved_tensors_hooks(keep, lambda tensor: tensor):
-            logp_R, _ = chunked_logprobs(
-                hidden_RD, weight_VD, None, torch.zeros(500, dtype=torch.long), Head(0.7), chunk
+            logp_R, _ = blockwise_logprobs(
+                hidden_RD, weight_VD, None, torch.zeros(500, dtype=torch.long), Head(0.7), block
             )
         kept = sum(saved)
         logp_R.sum().backward()
@@ -151,7 +178,7 @@ def largest_and_saved(chunk: int) -> tuple[int, int]:
 
 
 def test_tokens_times_vocabulary_is_never_held() -> None:
-    largest, kept = largest_and_saved(chunk=20)
-    assert largest == 20 * 300
-    assert kept <= 500 * 8 + 300 * 8 + 500
-    assert largest_and_saved(chunk=500)[0] == 500 * 300  # the recorder sees what it must
+    largest, kept = largest_and_saved(block=6000)
+    assert largest == 6000
+    assert kept <= 500 * 8 + 300 * 8 + 4 * 500
+    assert largest_and_saved(block=500 * 300)[0] == 500 * 300  # the recorder sees what it must

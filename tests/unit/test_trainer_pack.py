@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from drpo_cli.trainer.pack import SHARED_FROM, Sample, bins, bundles, pack, packed_length
+from drpo_cli.trainer.pack import Sample, bins, bundles, pack, packed_length
 from support.models import group, samples
 
 LENGTHS = st.lists(st.integers(1, 40), max_size=30)
@@ -74,14 +75,14 @@ def test_the_last_response_token_is_no_input() -> None:
 def test_no_samples_give_one_token_without_a_loss() -> None:
     packed = pack([], CPU)
     assert packed.input_ids_T.tolist() == packed.position_ids_T.tolist() == [0]
-    assert [bucket.query_BL.tolist() for bucket in packed.layout.buckets] == [[[0]]]
+    assert packed.layout.query_N.tolist() == packed.layout.key_M.tolist() == [0]
     assert packed.predict_R.dtype == packed.target_R.dtype == torch.long
     assert len(packed.predict_R) == len(packed.target_R) == len(packed.adv_R) == 0
 
 
 @given(
     sizes=st.lists(st.integers(1, 6), min_size=1, max_size=5),
-    prompt=st.sampled_from([1, SHARED_FROM - 1, SHARED_FROM, SHARED_FROM + 9]),
+    prompt=st.sampled_from([5, 70]),
     budget=st.integers(1, 400),
 )
 def test_bundles_are_of_one_prompt_and_fit(sizes: list[int], prompt: int, budget: int) -> None:
@@ -91,24 +92,22 @@ def test_bundles_are_of_one_prompt_and_fit(sizes: list[int], prompt: int, budget
     for bundle in found:
         members = [batch[i] for i in bundle]
         assert len({sample.prompt_ids for sample in members}) == 1
-        assert len(members) == 1 or (prompt >= SHARED_FROM and packed_length(members) <= budget)
-    if prompt >= SHARED_FROM and budget >= prompt + 6 * 4:
+        assert len(members) == 1 or packed_length(members) <= budget
+    if budget >= prompt + 6 * 4:
         assert len(found) == len(sizes)
 
 
-def test_a_long_prompt_is_in_the_row_once_and_predicts_each_first_token() -> None:
-    batch = group(SHARED_FROM, [3, 1, 4])
+@pytest.mark.parametrize("prompt", [1, 64])
+def test_a_prompt_is_in_the_row_once_and_predicts_each_first_token(prompt: int) -> None:
+    batch = group(prompt, [3, 1, 4])
     packed = pack(batch, CPU)
-    prompt = SHARED_FROM
     assert len(packed.input_ids_T) == prompt + 2 + 0 + 3 == packed_length(batch)
     assert packed.input_ids_T[:prompt].tolist() == list(batch[0].prompt_ids)
     assert packed.position_ids_T.tolist() == [*range(prompt + 2), *range(prompt, prompt + 3)]
     last = prompt - 1
-    assert packed.predict_R.tolist() == [last, last + 1, last + 2, last, last, *range(66, 69)]
+    assert packed.predict_R.tolist() == [
+        *(last, last + 1, last + 2, last, last),
+        *range(prompt + 2, prompt + 5),
+    ]
     assert packed.target_R.tolist() == [t for s in batch for t in s.response_ids]
     assert packed.response_R.tolist() == [0] * 3 + [1] + [2] * 4
-
-
-def test_short_prompts_are_packed_as_if_alone() -> None:
-    batch = group(SHARED_FROM - 1, [3, 4])
-    assert len(pack(batch, CPU).input_ids_T) == sum(sample.input_length for sample in batch)

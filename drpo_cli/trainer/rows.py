@@ -1,0 +1,35 @@
+"""Rows of a matrix by index, with a gradient that costs no more than the forward pass.
+
+Autograd's own gradient of indexing takes 20 to 100 times as long on a CPU: of the operations that
+add up rows, only `scatter_add_` with an index that is one number a row is both parallel and
+deterministic there. (On a GPU it adds in any order.)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def take(x_TF: Tensor, index_N: Tensor) -> Tensor:
+    """Row `index_N[n]` of x as row n, [N, F]; the gradients of a row taken twice are summed."""
+    taken: Tensor = _Take.apply(x_TF, index_N)
+    return taken
+
+
+class _Take(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_TF: Tensor, index_N: Tensor) -> Tensor:
+        ctx.save_for_backward(index_N)
+        ctx.rows = len(x_TF)
+        return x_TF.index_select(0, index_N)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_NF: Tensor) -> tuple[Tensor, None]:
+        (index_N,) = ctx.saved_tensors
+        grad_TF = grad_NF.new_zeros(ctx.rows, grad_NF.shape[1])
+        return grad_TF.scatter_add_(0, index_N[:, None].expand_as(grad_NF), grad_NF), None
