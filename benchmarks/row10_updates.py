@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,10 +56,16 @@ def _equal(prompts: int, size: int) -> list[Sample]:
 
 def _ragged(prompts: int, size: int) -> list[Sample]:
     rng = random.Random(0)
-    return [
-        sample
-        for _ in range(prompts)
-        for tokens in [rng.randint(16, 64)]
-        for _ in range(size)
-        for sample in random_samples([(tokens, 1)], log_uniform(rng, 8, 512), MODEL.vocabulary)
-    ]
+    groups = random_samples(
+        [(rng.randint(16, 64), size) for _ in range(prompts)], 512, MODEL.vocabulary
+    )
+    return [_cut(sample, log_uniform(rng, 8, 512)) for sample in groups]
+
+
+def _cut(sample: Sample, length: int) -> Sample:
+    return replace(
+        sample,
+        response_ids=sample.response_ids[:length],
+        old_logps=sample.old_logps[:length],
+        advantages=sample.advantages[:length],
+    )

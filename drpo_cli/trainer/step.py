@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from types import ModuleType
 
 from torch import Tensor
@@ -61,17 +62,16 @@ class Trainer:
     def step(self, samples: Sequence[Sample]) -> dict[str, float]:
         """All updates over this rank's samples; returns metrics, equal on every rank.
 
-        Sample i of the rollout (counted over ranks) belongs to update i mod `updates_per_rollout`,
-        so each update sees every prompt whose group is large enough.
+        See `TrainSettings.minibatches` for which sample belongs to which update.
         """
         updates = self.settings.updates_per_rollout
-        first = self.world.rank * len(samples)
         stats = TokenStats(self.world)
         prepared, metrics = self._prepared(samples)
+        first, run = self.world.rank * len(samples), self._run(samples)
         reports = []
         for update in range(updates):
-            part = [s for i, s in enumerate(prepared, first) if i % updates == update and s.kept]
-            reports.append(self._update(part, stats))
+            part = [s for i, s in enumerate(prepared, first) if i // run % updates == update]
+            reports.append(self._update([s for s in part if s.kept], stats))
         done = [report for report in reports if report is not None]
         keys = ("loss", "grad_norm", *(("value_loss",) if self.critic else ()))
         return {
@@ -85,6 +85,13 @@ class Trainer:
     def replay(self, samples: Sequence[Sample]) -> list[Tensor]:
         """log π of each sample's response tokens under the current weights, on the CPU."""
         return replay(self.policy, samples, self.settings.tokens_per_microbatch, self.world)
+
+    def _run(self, samples: Sequence[Sample]) -> int:
+        """How many neighbouring samples belong to one update: divides groups and mini-batches."""
+        if self.settings.minibatches == "spread":
+            return 1
+        groups = [len(list(same)) for _, same in groupby(samples, lambda s: s.prompt_ids)]
+        return math.gcd(len(samples) // self.settings.updates_per_rollout, *groups) or 1
 
     def _prepared(self, samples: Sequence[Sample]) -> tuple[list[Sample], dict[str, float]]:
         """Samples with all that is computed once a step, and what is to be told of it."""

@@ -77,6 +77,30 @@ def test_samples_that_share_a_prompt_learn_what_they_learn_apart(folder: Path) -
             assert again == pytest.approx(metrics, rel=1e-5, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("minibatches", "prompts", "updates", "expected"),
+    [
+        ("groups", 4, 2, [[0, 0, 2, 2], [1, 1, 3, 3]]),
+        ("groups", 1, 2, [[0], [0]]),  # a group is cut where there are fewer than updates
+        ("groups", 3, 4, [[0, 2], [0, 2], [1], [1]]),
+        ("spread", 4, 2, [[0, 1, 2, 3], [0, 1, 2, 3]]),
+    ],
+)
+def test_an_update_has_whole_groups_or_some_of_each(
+    folder: Path, minibatches: str, prompts: int, updates: int, expected: list[list[int]]
+) -> None:
+    batch = [s for seed in range(prompts) for s in group(4, [3, 3], seed)]
+    ids = [sample.prompt_ids for sample in batch[::2]]
+    with world() as here:
+        trainer = open_trainer(folder, here, updates_per_rollout=updates, minibatches=minibatches)
+        seen: list[list[int]] = []
+        trainer._update = lambda part, stats: seen.append(  # type: ignore[method-assign,func-returns-value,assignment]
+            [ids.index(sample.prompt_ids) for sample in part]
+        )
+        trainer.step(batch)
+    assert seen == expected
+
+
 def hand_written(
     folder: Path, batch: list[Sample]
 ) -> tuple[dict[str, Tensor], float, dict[str, Tensor]]:
