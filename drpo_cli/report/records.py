@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 
+_STRICT = json.JSONEncoder(allow_nan=False)
+
+
 class Records:
     """An append-only file of one JSON object a line, each with a `step`."""
 
@@ -33,11 +36,18 @@ class Records:
 
     def extend(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Appends all in one write: other processes' lines come before or after, never between."""
-        text = "".join(json.dumps(_finite(r), allow_nan=False) + "\n" for r in records)
+        text = "".join(_line(record) + "\n" for record in records)
         left = memoryview(text.encode())
         with self.path.open("ab", buffering=0) as file:
             while left:  # a write falls short where the disk is full, and the next one says so
                 left = left[file.write(left) :]
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    try:
+        return _STRICT.encode(record)
+    except (ValueError, TypeError):  # a number that is not finite, a mapping that is no dict
+        return _STRICT.encode(_finite(record))
 
 
 def _finite(value: Any) -> Any:

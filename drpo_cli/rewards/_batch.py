@@ -41,7 +41,8 @@ class Usage:
         self.calls += 1
         self.seconds += outcome.seconds
         self.slowest = max(self.slowest, outcome.seconds)
-        self.counts.update(outcome.counts)
+        if outcome.counts:
+            self.counts.update(outcome.counts)
         if outcome.failure:
             self.failures[outcome.failure.kind] += 1
 
@@ -125,8 +126,9 @@ class Batch:
             fatal = self._take(future)
             if fatal is not None:
                 break
-        for future in self._asked:
-            future.cancel()
+        if fatal is not None:
+            for future in self._asked:
+                future.cancel()
         return Graded(
             scores_P=[self._scores(at) for at in range(len(self._prompts_P))],
             seconds_P=[{k: tuple(v) for k, v in by.items()} for by in self._seconds],
