@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from benchmarks import _trl_env
 from benchmarks._bench import Measured
 from benchmarks._peer_wire import Phase, Work
 from benchmarks._trainers import Shape, make_model
+from drpo_cli.dist import KEEP_MEMORY
 
 MODEL = Shape(
     vocabulary=320,
@@ -104,7 +105,7 @@ def against_trl(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="drpo-bench-")))
         work = _prepare(folder, phase, shape, lengths, microbatch)
-        trl = Worker(_trl_env.installed(), "benchmarks._peer_trl", folder)
+        trl = Worker(_trl_env.installed(), "benchmarks._peer_trl", folder, without=KEEP_MEMORY)
         stack.callback(trl.close)
         ours = Worker(Path(sys.executable), "benchmarks._peer_ours", folder)
         stack.callback(ours.close)
@@ -116,8 +117,11 @@ def against_trl(
 class Worker:
     """A long-lived process that measures once whenever it is told to."""
 
-    def __init__(self, python: Path, module: str, folder: Path):
-        """Starts it, and waits until it is ready. Raises RuntimeError with its log when it dies."""
+    def __init__(self, python: Path, module: str, folder: Path, without: Collection[str] = ()):
+        """Starts it, and waits until it is ready. Raises RuntimeError with its log when it dies.
+
+        `without`: environment variables that it does not get.
+        """
         self.log = folder / f"{module}.log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
@@ -127,7 +131,10 @@ class Worker:
                 stderr=log,
                 text=True,
                 cwd=_trl_env.ROOT,
-                env={**os.environ, "PYTHONPATH": str(_trl_env.ROOT)},
+                env={
+                    **{k: v for k, v in os.environ.items() if k not in without},
+                    "PYTHONPATH": str(_trl_env.ROOT),
+                },
             )
         self.notes: dict[str, Any] = self._answer()["notes"]
 

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-
 _STRICT = json.JSONEncoder(allow_nan=False)
 
 
