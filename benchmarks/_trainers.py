@@ -132,6 +132,21 @@ def random_samples(
     ]
 
 
+def apart(samples: Sequence[Sample]) -> list[Sample]:
+    """The samples with another first prompt token each, so that they share no prompt."""
+    return [replace(s, prompt_ids=(i, *s.prompt_ids[1:])) for i, s in enumerate(samples)]
+
+
+def cut(sample: Sample, length: int) -> Sample:
+    """The sample with the first tokens of its response."""
+    return replace(
+        sample,
+        response_ids=sample.response_ids[:length],
+        old_logps=sample.old_logps[:length],
+        advantages=sample.advantages[:length],
+    )
+
+
 def on_policy(trainer: Trainer, samples: Sequence[Sample]) -> list[Sample]:
     """The samples with the log-probs that the trainer's own weights give them, as an engine would.
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from drpo_cli.trainer.pack import Sample
+    from drpo_cli.trainer.step import Trainer
 
 GOALS = (
     Goal("model FLOP/s ÷ best matrix product, float32", 0.8, at_most=False),
@@ -69,9 +70,7 @@ def measure(size: Size) -> Measured:
 def _of_dtype(
     model: Path, shape: Shape, world: Any, dtype: DType, pairs: int
 ) -> tuple[tuple[float, ...], dict[str, Any]]:
-    trainer = open_trainer(model, world, dtype, tokens_per_microbatch=2048)
-    batch = random_samples([(PROMPT, 1)] * SEQUENCES, RESPONSE, shape.vocabulary)
-    batch = on_policy(trainer, batch)
+    trainer, batch = phase(model, shape, world, dtype)
     products = _products(shape, dtype, SEQUENCES * RESPONSE)
     flops = model_flops(shape, batch)
     step(trainer, batch)
@@ -84,6 +83,15 @@ def _of_dtype(
     figures = tuple(flops / s / peak for s, peak in zip(seconds, peaks, strict=True))
     notes = {"step_seconds": seconds, "step_flops": flops, "product_flops_per_second": peaks}
     return figures, notes
+
+
+def phase(
+    model: Path, shape: Shape, world: Any, dtype: DType = "float32"
+) -> tuple[Trainer, list[Sample]]:
+    """A trainer, and what it trains on."""
+    trainer = open_trainer(model, world, dtype, tokens_per_microbatch=2048)
+    batch = random_samples([(PROMPT, 1)] * SEQUENCES, RESPONSE, shape.vocabulary)
+    return trainer, on_policy(trainer, batch)
 
 
 def model_flops(shape: Shape, batch: Sequence[Sample]) -> float:

@@ -9,17 +9,12 @@ The gradients of samples that share and of the same samples apart are compared i
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from benchmarks._bench import Goal, Measured, Size, paired, ratios
 from benchmarks._peers import MODEL
 from benchmarks._ranks import alone
-from benchmarks._trainers import make_model, on_policy, open_trainer, random_samples, step
-
-if TYPE_CHECKING:
-    from drpo_cli.trainer.pack import Sample
+from benchmarks._trainers import apart, make_model, on_policy, open_trainer, random_samples, step
 
 GOAL = Goal("shared ÷ unshared, prompt 512, 8 responses of 64", 0.35, at_most=True)
 PROMPTS: dict[Size, int] = {"full": 8, "smoke": 1}
@@ -31,10 +26,6 @@ def measure(size: Size) -> Measured:
     batch = random_samples([(512, 8)] * PROMPTS[size], 64, MODEL.vocabulary)
     with tempfile.TemporaryDirectory() as folder, alone() as world:
         trainer = open_trainer(make_model(Path(folder) / "model", MODEL), world)
-        shared, apart = on_policy(trainer, batch), on_policy(trainer, _apart(batch))
-        taken = paired(lambda: step(trainer, shared), lambda: step(trainer, apart), PAIRS[size])
+        together, own = on_policy(trainer, batch), on_policy(trainer, apart(batch))
+        taken = paired(lambda: step(trainer, together), lambda: step(trainer, own), PAIRS[size])
     return Measured((ratios(taken),), {"seconds_shared_unshared": taken})
-
-
-def _apart(batch: list[Sample]) -> list[Sample]:
-    return [replace(s, prompt_ids=(i, *s.prompt_ids[1:])) for i, s in enumerate(batch)]

@@ -61,7 +61,7 @@ def measure(size: Size) -> Measured:
 
 def peak(tokens: int, vocabulary: int, dtype: str) -> dict[str, float]:
     """MiB at the peak of one forward and backward pass, and what of it are gradients."""
-    weight_VD, hidden_TD, target_T = _inputs(tokens, vocabulary, dtype)
+    weight_VD, hidden_TD, target_T = inputs(tokens, vocabulary, dtype)
     forward_and_backward(blockwise, hidden_TD[:WARM_TOKENS], weight_VD, target_T[:WARM_TOKENS])
     weight_VD.grad = hidden_TD.grad = None
     work = partial(forward_and_backward, blockwise, hidden_TD, weight_VD, target_T)
@@ -74,7 +74,7 @@ def against_whole(
     tokens: int, vocabulary: int, dtype: str, pairs: int
 ) -> list[tuple[float, float]]:
     """Seconds of forward and backward, blockwise and whole, in turns."""
-    weight_VD, hidden_TD, target_T = _inputs(tokens, vocabulary, dtype)
+    weight_VD, hidden_TD, target_T = inputs(tokens, vocabulary, dtype)
 
     def run(function: LogProbs) -> None:
         weight_VD.grad = hidden_TD.grad = None
@@ -111,7 +111,7 @@ def forward_and_backward(
     (logp_T.mean() + 0.01 * entropy_T.mean()).backward()
 
 
-def _inputs(tokens: int, vocabulary: int, dtype: str) -> tuple[Tensor, Tensor, Tensor]:
+def inputs(tokens: int, vocabulary: int, dtype: str) -> tuple[Tensor, Tensor, Tensor]:
     import torch
 
     torch.manual_seed(0)

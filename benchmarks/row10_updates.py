@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 import tempfile
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks._bench import Goal, Measured, Size, paired, ratios
 from benchmarks._peers import MODEL, log_uniform
 from benchmarks._ranks import alone
-from benchmarks._trainers import make_model, on_policy, open_trainer, random_samples, step
+from benchmarks._trainers import cut, make_model, on_policy, open_trainer, random_samples, step
 
 if TYPE_CHECKING:
     from drpo_cli.trainer.pack import Sample
@@ -59,13 +58,4 @@ def _ragged(prompts: int, size: int) -> list[Sample]:
     groups = random_samples(
         [(rng.randint(16, 64), size) for _ in range(prompts)], 512, MODEL.vocabulary
     )
-    return [_cut(sample, log_uniform(rng, 8, 512)) for sample in groups]
-
-
-def _cut(sample: Sample, length: int) -> Sample:
-    return replace(
-        sample,
-        response_ids=sample.response_ids[:length],
-        old_logps=sample.old_logps[:length],
-        advantages=sample.advantages[:length],
-    )
+    return [cut(sample, log_uniform(rng, 8, 512)) for sample in groups]

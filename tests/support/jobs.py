@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,9 @@ from drpo_cli.credit import credited
 from drpo_cli.dist import World
 from drpo_cli.errors import UserError
 from drpo_cli.rewards._grade import Graded, Usage
+from drpo_cli.rollout._precision import Precision
 from drpo_cli.settings import CriticSettings
+from drpo_cli.sync import trainer_weights
 from drpo_cli.trainer.critic import whitened
 from drpo_cli.trainer.pack import Sample
 from drpo_cli.types import Group, Scores
@@ -85,6 +88,23 @@ def reduce(here: World) -> dict[str, Any]:
         "gather": here.gather(torch.arange(3.0 * rank) + 10 * rank).tolist(),
         "objects": here.gather_objects({"rank": rank}),
     }
+
+
+def streamed(here: World, model: Path, rollout: str) -> dict[str, Tensor]:
+    """What a push sends, by name."""
+    trainer = open_trainer(model, here)
+    stream = trainer_weights(trainer.policy, Precision("float32", rollout), here)
+    return {name: weight.clone() for name, weight in stream}
+
+
+def gathered(here: World, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """Tensors of these shapes, counted through, from this rank's rows of them."""
+    shards = []
+    for shape in shapes:
+        whole = torch.arange(math.prod(shape)).view(shape)
+        rows = -(-shape[0] // here.size)
+        shards.append(whole[here.rank * rows : (here.rank + 1) * rows])
+    return here.gather_rows(shards, [torch.Size(shape) for shape in shapes])
 
 
 def keep(here: World, model: Path, folder: Path, scores: dict[int, float]) -> list[str]:

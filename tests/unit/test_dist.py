@@ -74,6 +74,16 @@ def test_the_users_number_of_threads_counts(
     assert dist.threads_per_rank(1000) == given
 
 
+def test_processes_keep_their_memory_unless_the_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in dist.KEEP_MEMORY:
+        monkeypatch.delenv(name, raising=False)
+    assert dist.environment(3) == {"OMP_NUM_THREADS": "3", **dist.KEEP_MEMORY}
+    monkeypatch.setenv("MALLOC_MMAP_MAX_", "65536")
+    assert "MALLOC_MMAP_MAX_" not in dist.environment(3)
+
+
 def test_peak_memory_is_what_the_kernel_says() -> None:
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     kernel = int(status["VmHWM"].split()[0]) / 2**20

@@ -9,6 +9,7 @@ import torch
 
 from drpo_cli import plugins
 from drpo_cli.rollout._groups import EngineContext, seed_of
+from drpo_cli.rollout.vllm import _in_place
 from drpo_cli.settings import ModelSettings
 
 vllm = pytest.importorskip("vllm")
@@ -38,6 +39,18 @@ def test_the_arguments_are_vllms(
 def test_sleep_and_wake_are_called_as_vllm_has_them() -> None:
     assert "level" in inspect.signature(vllm.LLM.sleep).parameters
     assert "tags" in inspect.signature(vllm.LLM.wake_up).parameters
+
+
+def test_what_is_held_is_overwritten_and_the_rest_handed_on() -> None:
+    held, other = torch.zeros(2, 3), torch.ones(3)
+    sent = [("embed", torch.ones(2, 3)), ("norm", other), ("embed", torch.ones(4, 3))]
+    left = list(_in_place({"embed": held}, iter(sent)))
+    assert held.tolist() == torch.ones(2, 3).tolist()
+    # another shape is the reload's to refuse
+    assert [(name, tuple(weight.shape)) for name, weight in left] == [
+        ("norm", (3,)),
+        ("embed", (4, 3)),
+    ]
 
 
 def test_a_seed_depends_on_each_of_its_parts() -> None:

@@ -1,0 +1,190 @@
+"""`python -m benchmarks.ablation`: time without one technique ÷ time with all, in turns.
+
+The training phase of row 1's model: 32 prompts × 8 responses, lengths equal (16 → 32 tokens) or
+ragged (16 to 64 → 8 to 512), one update where not said otherwise. Each line is one technique:
+
+prompts shared        every sample's prompt has another first token, so that none is shared
+rows by scatter_add   autograd's own indexing in attention and before the head
+whole groups          4 updates of 2 samples of every group ÷ 4 updates of 8 whole groups
+memory kept           glibc's own allocator settings: a process each, which take turns
+blocks of logits      a vocabulary of 262,144, 1,024 tokens: one block of all ÷ blocks of 8 MiB
+fused AdamW           a step of row 4's model (100 M parameters) with the foreach implementation
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+from benchmarks import row04_model_flops, row06_logprobs
+from benchmarks._bench import paired, ratios
+from benchmarks._peers import MODEL, log_uniform
+from benchmarks._ranks import alone, open_ranks
+from benchmarks._trainers import (
+    apart,
+    cut,
+    make_model,
+    on_policy,
+    open_trainer,
+    random_samples,
+    step,
+)
+from drpo_cli.dist import KEEP_MEMORY, cores, environment
+
+if TYPE_CHECKING:
+    from drpo_cli.trainer.pack import Sample
+
+PAIRS = {"equal": 7, "ragged": 3}
+UPDATES = 4
+
+
+def batch(kind: str) -> list[Sample]:
+    """A step's samples, equal or ragged in length."""
+    if kind == "equal":
+        return random_samples([(16, 8)] * 32, 32, MODEL.vocabulary)
+    rng = random.Random(0)
+    groups = random_samples([(rng.randint(16, 64), 8) for _ in range(32)], 512, MODEL.vocabulary)
+    return [cut(sample, log_uniform(rng, 8, 512)) for sample in groups]
+
+
+def shared(model: Path, world: Any, kind: str) -> tuple[float, ...]:
+    """Prompts that no two samples have in common."""
+    trainer = open_trainer(model, world)
+    together, own = on_policy(trainer, batch(kind)), on_policy(trainer, apart(batch(kind)))
+    return _ratios(lambda: step(trainer, own), lambda: step(trainer, together), kind)
+
+
+def rows(model: Path, world: Any, kind: str) -> tuple[float, ...]:
+    """Plain indexing."""
+    trainer = open_trainer(model, world)
+    known = on_policy(trainer, batch(kind))
+
+    def plain() -> None:
+        with ExitStack() as stack:
+            for module in ("attention", "model"):
+                where = f"drpo_cli.trainer.{module}.take"
+                stack.enter_context(mock.patch(where, lambda x_TF, index_N: x_TF[index_N]))
+            step(trainer, known)
+
+    return _ratios(plain, lambda: step(trainer, known), kind)
+
+
+def groups(model: Path, world: Any, kind: str) -> tuple[float, ...]:
+    """Mini-batches with some samples of every group."""
+    spread, whole = (
+        open_trainer(model, world, updates_per_rollout=UPDATES, minibatches=minibatches)
+        for minibatches in ("spread", "groups")
+    )
+    known = on_policy(whole, batch(kind))
+    return _ratios(lambda: step(spread, known), lambda: step(whole, known), kind)
+
+
+class Phase:
+    """A training phase in a process of its own."""
+
+    def __init__(self, work: Callable[[], None]):
+        self.work = work
+
+    def run(self) -> None:
+        """Once."""
+        self.work()
+
+
+@contextmanager
+def open_phase(model: Path, kind: str) -> Iterator[Phase]:
+    """For `open_ranks`."""
+    from drpo_cli import dist
+
+    with dist.join() as world:
+        trainer = open_trainer(model, world)
+        known = on_policy(trainer, batch(kind))
+        yield Phase(lambda: step(trainer, known))
+
+
+def memory(model: Path, world: Any, kind: str) -> tuple[float, ...]:
+    """What a process does that `drpo train` did not start."""
+    with ExitStack() as stack:
+        opened = []
+        for keep in (False, True):
+            with mock.patch.dict(os.environ, environment(cores())):
+                for name in () if keep else KEEP_MEMORY:
+                    del os.environ[name]
+                ranks = open_ranks(1, cores(), open_phase, model=model, kind=kind)
+                opened.append(stack.enter_context(ranks))
+        off, on = (partial(ranks.call, "run") for ranks in opened)
+        return _ratios(off, on, kind)
+
+
+def blocks(*_: Any) -> tuple[float, ...]:
+    """All logits of 1,024 tokens in one block."""
+    from drpo_cli.trainer.logprobs import Head, blockwise_logprobs
+
+    weight_VD, hidden_TD, target_T = row06_logprobs.inputs(1024, 262_144, "float32")
+
+    def run(block: int) -> None:
+        weight_VD.grad = hidden_TD.grad = None
+        row06_logprobs.forward_and_backward(
+            lambda h_TD, w_VD, t_T: blockwise_logprobs(h_TD, w_VD, None, t_T, Head(1.0), block),
+            hidden_TD,
+            weight_VD,
+            target_T,
+        )
+
+    return ratios(paired(lambda: run(1024 * 262_144), lambda: run(2 * 2**20), 3))
+
+
+def fused(_: Path, world: Any, __: str) -> tuple[float, ...]:
+    """AdamW's foreach implementation."""
+    shape = row04_model_flops.SHAPES["full"]
+    with tempfile.TemporaryDirectory() as folder:
+        model = make_model(Path(folder) / "model", shape)
+        trainer, known = row04_model_flops.phase(model, shape, world)
+
+    def run(fused: bool) -> None:
+        for group in trainer.optimizer.param_groups:
+            group.update(fused=fused, foreach=not fused)
+        step(trainer, known)
+
+    return ratios(paired(lambda: run(False), lambda: run(True), 4))
+
+
+def _ratios(off: Callable[[], object], on: Callable[[], object], kind: str) -> tuple[float, ...]:
+    return ratios(paired(off, on, PAIRS[kind]))
+
+
+LINES: Sequence[tuple[str, Callable[..., tuple[float, ...]], tuple[str, ...]]] = (
+    ("prompts shared", shared, ("equal", "ragged")),
+    ("rows by scatter_add", rows, ("equal", "ragged")),
+    ("whole groups, 4 updates", groups, ("equal", "ragged")),
+    ("memory kept", memory, ("equal", "ragged")),
+    ("blocks of logits", blocks, ("",)),
+    ("fused AdamW", fused, ("100 M",)),
+)
+
+
+def main() -> None:
+    """Prints a line a technique."""
+    with tempfile.TemporaryDirectory() as folder, alone() as world:
+        model = make_model(Path(folder) / "model", MODEL)
+        for name, measured, kinds in LINES:
+            for kind in kinds:
+                found = measured(model, world, kind)
+                spread = f"{statistics.median(found):.3f} [{min(found):.3f}, {max(found):.3f}]"
+                sys.stdout.write(f"| {name} | {kind} | {spread} |\n")
+                sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    if missing := environment(cores()).items() - os.environ.items():
+        # read when a process starts, by the C library and by OpenMP
+        os.execve(sys.executable, [*sys.orig_argv], {**os.environ, **dict(missing)})
+    main()
