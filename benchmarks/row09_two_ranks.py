@@ -68,6 +68,7 @@ type = "drpo"
 
 [train]
 updates_per_rollout = 2
+minibatches         = "groups"
 
 [eval]
 every              = 0

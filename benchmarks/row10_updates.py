@@ -1,7 +1,8 @@
 """The training phase with 4 updates per rollout ÷ the same with 1.
 
 `Trainer.step` on the same 256 samples by two trainers of the model of rows 1 and 2, in float32:
-packing, forward and backward passes over every sample once, clipping and AdamW, once or 4 times.
+packing, forward and backward passes over every sample once, clipping and AdamW, once or 4 times,
+with mini-batches of whole groups.
 The samples' log μ are the model's own, so that no token is outside the trust region.
 """
 
@@ -36,7 +37,7 @@ def measure(size: Size) -> Measured:
     with tempfile.TemporaryDirectory() as folder, alone() as world:
         model = make_model(Path(folder) / "model", MODEL)
         once = open_trainer(model, world)
-        often = open_trainer(model, world, updates_per_rollout=UPDATES)
+        often = open_trainer(model, world, updates_per_rollout=UPDATES, minibatches="groups")
         taken = []
         for batch, pairs in zip(batches, PAIRS[size], strict=True):
             known = on_policy(once, batch)

@@ -69,9 +69,9 @@ class TrainSettings(Settings):
 
     updates_per_rollout: Count = 4
     """Optimizer updates per rollout, over disjoint mini-batches of its samples."""
-    minibatches: Literal["groups", "spread"] = "groups"
-    """Which samples serve an update: whole groups, as far as equal mini-batches allow, so that a
-    prompt is computed once; or of every group as many."""
+    minibatches: Literal["spread", "groups"] = "spread"
+    """Which samples serve an update: of every group as many; or whole groups, as far as equal
+    mini-batches allow, so that a prompt is computed once a step and not once an update."""
     tokens_per_microbatch: Count = 16384
     """Token budget of one packed forward and backward pass, per device."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-6
