@@ -1,0 +1,40 @@
+"""The verbs. Each only reads its arguments and calls the module that does the work."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from drpo_cli import __version__
+from drpo_cli.cli import after, before, during, preview
+from drpo_cli.cli._options import app
+from drpo_cli.errors import EXIT_USER_ERROR, UserError
+
+__all__ = ["after", "app", "before", "during", "main", "preview"]
+
+
+def main() -> None:
+    """The `drpo` command. Exits 2 on a user's mistake, 1 with a traceback on a bug."""
+    try:
+        app()
+    except UserError as error:
+        text = str(error)
+        sys.stderr.write(f"error: {text}\n" if "\n" not in text else f"error:\n{text}\n")
+        sys.exit(EXIT_USER_ERROR)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"drpo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def drpo(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Post-train language models with Divergence Regularized Policy Optimization."""

@@ -1,0 +1,32 @@
+"""The command's groups of verbs, and arguments that several verbs take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="drpo",
+    help="Post-train language models with Divergence Regularized Policy Optimization.",
+    epilog="Start with: drpo init demo; drpo train demo/run.toml",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+reward_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(reward_app, name="reward", help="Try rewards before training, and look them up.")
+data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data", help="Look at the data before training.")
+
+SpecFile = Annotated[Path, typer.Argument(metavar="RUN.toml", help="The spec of the run.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="a.b=v", help="Override a key of the spec; repeatable."),
+]
+Processes = Annotated[
+    int | None,
+    typer.Option("--nproc", min=1, metavar="N", help="Processes, one a device."),
+]

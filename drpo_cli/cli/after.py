@@ -1,0 +1,43 @@
+"""Verbs that look at what runs have left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from drpo_cli.cli._options import app
+
+
+@app.command(name="eval", epilog="Example: drpo eval demo/model demo/runs/quickstart")
+def evaluate(
+    targets: Annotated[
+        list[str], typer.Argument(metavar="TARGET", help="Run, checkpoint or model folders.")
+    ],
+    spec: Annotated[
+        Path | None, typer.Option(metavar="RUN.toml", help="Problems and rewards to score with.")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, metavar="K", help="Responses to each problem.")
+    ] = None,
+    json_out: Annotated[
+        Path | None, typer.Option("--json", metavar="OUT", help="Write the results here too.")
+    ] = None,
+) -> None:
+    """Score models on held-out problems, and compare them when there are several."""
+    from drpo_cli.evaluate.command import evaluate as score
+
+    raise typer.Exit(score(targets, spec, samples, json_out))
+
+
+@app.command(epilog="Example: drpo export demo/runs/quickstart/checkpoints/step-000200 my-model")
+def export(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A saved checkpoint.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write.")],
+) -> None:
+    """Write a checkpoint as a Hugging Face folder that any tool loads."""
+    from drpo_cli.checkpoint import export as write
+
+    write(checkpoint, folder)
+    typer.echo(f"wrote {folder}")
