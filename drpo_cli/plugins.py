@@ -91,6 +91,11 @@ def installed(kind: str) -> dict[str, str]:
     return {entry.name: entry.value for entry in metadata.entry_points(group=f"drpo.{kind}")}
 
 
+def names(kind: str) -> list[str]:
+    """Names that select a plugin of a kind: the built-in ones, then those of installed packages."""
+    return list(dict.fromkeys([*available(kind), *installed(kind)]))
+
+
 def load(kind: str, type: str, folder: Path | None = None) -> Any:
     """The plugin called `type`: an object with `Config` and the kind's entry.
 
@@ -123,11 +128,11 @@ def short_name(type: str) -> str:
 
 
 def _unknown(kind: str, type: str) -> str:
-    noun, names = KINDS[kind].noun, [*available(kind), *installed(kind)]
-    close = difflib.get_close_matches(type, names, n=1)
+    noun, known = KINDS[kind].noun, names(kind)
+    close = difflib.get_close_matches(type, known, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return (
-        f"there is no {noun} {type!r}; {hint}there are: {', '.join(names)}; "
+        f"there is no {noun} {type!r}; {hint}there are: {', '.join(known)}; "
         f"your own: './file.py:name' or 'package.module'"
     )
 

@@ -9,9 +9,10 @@ import tempfile
 from pathlib import Path
 
 from drpo_cli.errors import UserError
+from drpo_cli.spec import schema
 
-LEFT_BY_RUNS = ("__pycache__", "runs", "model", "models")
-"""What runs started inside a template would leave in it."""
+NOT_COPIED = ("__pycache__", "runs", "model", "models", schema.FILE)
+"""What runs and editors would leave inside a template."""
 
 
 def template_folder() -> Path:
@@ -27,10 +28,11 @@ def templates(source: Path) -> dict[str, str]:
     return {folder.name: _summary(folder / "README.md") for folder in folders}
 
 
-def init(folder: Path, template: str, source: Path) -> None:
-    """Copies a template to `folder`, all of it or nothing.
+def init(folder: Path, template: str, source: Path) -> tuple[str, ...]:
+    """Copies a template to `folder`, all of it or nothing, and the spec's schema for editors.
 
-    Raises UserError for an unknown template, or when `folder` holds something already.
+    The schema is that of what is installed here, so it comes from no template; returns what there
+    is to say of it. Raises UserError for an unknown template, or when `folder` holds something.
     """
     known = templates(source)
     if template not in known:
@@ -42,18 +44,20 @@ def init(folder: Path, template: str, source: Path) -> None:
     if folder.exists() or folder.is_symlink():
         raise UserError(f"{folder} exists and is not empty; choose another folder, or remove it")
     try:
-        _copy(source / template, folder)
+        return _copy(source / template, folder)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror}; choose another") from error
 
 
-def _copy(template: Path, folder: Path) -> None:
+def _copy(template: Path, folder: Path) -> tuple[str, ...]:
     parent = folder.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=parent) as unfinished:
         copy = Path(unfinished, "copy")
-        shutil.copytree(template, copy, ignore=shutil.ignore_patterns(*LEFT_BY_RUNS))
+        shutil.copytree(template, copy, ignore=shutil.ignore_patterns(*NOT_COPIED))
+        warnings = schema.write(copy / schema.FILE)
         os.rename(copy, folder)
+    return warnings
 
 
 def _summary(readme: Path) -> str:

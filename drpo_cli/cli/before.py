@@ -26,9 +26,28 @@ def init(
         return
     if folder is None:
         raise typer.BadParameter("name the folder to write, or use --list", param_hint="DIR")
-    scaffold.init(folder, template, source)
+    for warning in scaffold.init(folder, template, source):
+        typer.echo(f"warning: {warning}", err=True)
     spec = folder / "run.toml"
     typer.echo(f"wrote {folder}\nnext:\n  drpo check {spec}\n  drpo train {spec}")
+
+
+@app.command(epilog="Example: drpo schema --out demo/run.schema.json")
+def schema(
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it here.")] = None,
+) -> None:
+    """Print the spec's JSON Schema, for editors."""
+    from drpo_cli.spec import schema as described
+
+    if out is None:
+        built = described.build()
+        typer.echo(built.text(), nl=False)
+        warnings = built.warnings
+    else:
+        warnings = described.write(out)
+        typer.echo(f"wrote {out}")
+    for warning in warnings:
+        typer.echo(f"warning: {warning}", err=True)
 
 
 @app.command(epilog="Example: drpo check demo/run.toml --set rollout.samples_per_prompt=16")

@@ -59,7 +59,7 @@ def reference() -> str:
 def _presets() -> str:
     rows = []
     for name, sections in PRESETS.items():
-        parts = [f"`[{section}]` `{_toml(keys)}`" for section, keys in sections.items()]
+        parts = [f"`[{section}]` `{toml(keys)}`" for section, keys in sections.items()]
         rows.append(f"| `{name}` | {', '.join(parts)} | {SOURCES[name]} |\n")
     return PRESET + "".join(rows)
 
@@ -140,7 +140,7 @@ def _value(field: dict[str, Any], schema: dict[str, Any]) -> Iterator[str]:
         yield from _value(schema["$defs"][field["$ref"].rpartition("/")[2]], schema)
     elif "enum" in field or "const" in field:
         values = field.get("enum") or [field["const"]]
-        yield " or ".join(f"`{_toml(value)}`" for value in values)
+        yield " or ".join(f"`{toml(value)}`" for value in values)
     elif "anyOf" in field:
         members = [m for m in field["anyOf"] if m.get("type") != "null"]
         yield " or ".join(", ".join(_value(member, schema)) for member in members)
@@ -158,18 +158,18 @@ def _value(field: dict[str, Any], schema: dict[str, Any]) -> Iterator[str]:
 
 
 def _default(value: Any) -> str:
-    return "not set" if value is None else f"`{_toml(value)}`"
+    return "not set" if value is None else f"`{toml(value)}`"
 
 
-def _toml(value: Any) -> str:
+def toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
         return f'"{value}"'
     if isinstance(value, list):
-        return f"[{', '.join(_toml(item) for item in value)}]"
+        return f"[{', '.join(toml(item) for item in value)}]"
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{key} = {_toml(item)}' for key, item in value.items())}}}"
+        return f"{{{', '.join(f'{key} = {toml(item)}' for key, item in value.items())}}}"
     return str(value)
 
 

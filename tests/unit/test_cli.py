@@ -101,7 +101,8 @@ def test_wrong_usage_exits_2(arguments: list[str]) -> None:
 def test_init_writes_a_template_and_refuses_to_overwrite(source: Path, tmp_path: Path) -> None:
     target = tmp_path / "deep" / "run"
     scaffold.init(target, "quickstart", source)
-    assert sorted(path.name for path in target.iterdir()) == ["README.md", "run.toml"]
+    found = sorted(path.name for path in target.iterdir())
+    assert found == ["README.md", "run.schema.json", "run.toml"]
     assert [path.name for path in target.parent.iterdir()] == ["run"]
     (target / "run.toml").write_text("mine")
     with pytest.raises(UserError, match="exists and is not empty"):
