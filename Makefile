@@ -38,6 +38,7 @@ format: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python -m drpo_cli.spec.reference > docs/spec.md
+	$(BIN)/python -m drpo_cli.cli.reference > docs/cli.md
 	$(BIN)/drpo explain drpo:delta=0.2 dppo ppo_clip spo --out docs/figures/weights.svg
 	$(BIN)/drpo explain cispo sapo gspo ppo_clip:dual_clip=3 --out docs/figures/weights-more.svg
 	$(BIN)/drpo explain drpo:delta=0.05 drpo drpo:delta=1 drpo:delta=12.5 --out docs/figures/regimes.svg

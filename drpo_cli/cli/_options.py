@@ -7,24 +7,35 @@ from typing import Annotated
 
 import typer
 
+from drpo_cli.cli import _complete
+from drpo_cli.cli._help import Verbs, examples
+
 app = typer.Typer(
     name="drpo",
+    cls=Verbs,
     help="Post-train language models with Divergence Regularized Policy Optimization.",
-    epilog="Start with: drpo init demo; drpo train demo/run.toml",
-    add_completion=False,
+    epilog=examples("drpo init demo", "drpo train demo/run.toml"),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-reward_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+reward_app = typer.Typer(cls=Verbs, no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(reward_app, name="reward", help="Try rewards before training, and look them up.")
-data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(cls=Verbs, no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data", help="Look at the data before training.")
 
-SpecFile = Annotated[Path, typer.Argument(metavar="RUN.toml", help="The spec of the run.")]
+SpecFile = Annotated[
+    Path,
+    typer.Argument(metavar="RUN.toml", help="The spec of the run.", autocompletion=_complete.specs),
+]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="a.b=v", help="Override a key of the spec; repeatable."),
+    typer.Option(
+        "--set",
+        metavar="a.b=v",
+        help="Override a key of the spec; repeatable.",
+        autocompletion=_complete.keys,
+    ),
 ]
 Processes = Annotated[
     int | None,

@@ -7,16 +7,26 @@ from typing import Annotated
 
 import typer
 
+from drpo_cli.cli import _complete
+from drpo_cli.cli._help import examples
 from drpo_cli.cli._options import Overrides, Processes, SpecFile, app
 
 
-@app.command(epilog="Example: drpo init demo --template quickstart")
+@app.command(epilog=examples("drpo init --list", "drpo init demo --template quickstart"))
 def init(
     folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="Folder to write.")] = None,
-    template: Annotated[str, typer.Option(help="What to start from.")] = "quickstart",
-    list_: Annotated[bool, typer.Option("--list", help="List the templates.")] = False,
+    template: Annotated[
+        str,
+        typer.Option(metavar="T", help="What to start from.", autocompletion=_complete.templates),
+    ] = "quickstart",
+    list_: Annotated[bool, typer.Option("--list", help="List the templates and stop.")] = False,
 ) -> None:
-    """Write a new run folder: run.toml, README and what else the template has."""
+    """Write a new run folder from a template.
+
+    All of it or nothing: run.toml, README and what else the template has, and `run.schema.json`,
+    the output of `drpo schema`, with which an editor completes and checks run.toml. Refuses a
+    folder that is not empty.
+    """
     from drpo_cli import scaffold
 
     source = scaffold.template_folder()
@@ -32,11 +42,23 @@ def init(
     typer.echo(f"wrote {folder}\nnext:\n  drpo check {spec}\n  drpo train {spec}")
 
 
-@app.command(epilog="Example: drpo schema --out demo/run.schema.json")
+@app.command(epilog=examples("drpo schema --out demo/run.schema.json", "drpo schema"))
 def schema(
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it here.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write it here, not to the screen.")
+    ] = None,
 ) -> None:
-    """Print the spec's JSON Schema, for editors."""
+    """Print the JSON Schema of a spec, for editors.
+
+    It has every section and key with its meaning, default and bounds, and the options of every
+    plugin, those of installed packages included. A spec whose first line is
+    `#:schema ./run.schema.json`, an empty line below it, is completed, explained and checked with
+    it by editors that run a TOML language server: Taplo (Even Better TOML) or Tombi. `drpo init`
+    writes both; write the schema anew after an update, or after installing plugins.
+
+    A schema cannot say everything: rules that join keys, and files that are not there, are for
+    `drpo check`.
+    """
     from drpo_cli.spec import schema as described
 
     if out is None:
@@ -50,9 +72,25 @@ def schema(
         typer.echo(f"warning: {warning}", err=True)
 
 
-@app.command(epilog="Example: drpo check demo/run.toml --set rollout.samples_per_prompt=16")
+@app.command(
+    epilog=examples(
+        "drpo check demo/run.toml",
+        "drpo check demo/run.toml --set rollout.samples_per_prompt=16 --nproc 2",
+    )
+)
 def check(spec: SpecFile, set_: Overrides = None, nproc: Processes = None) -> None:
-    """Validate a spec, its plugins included, and show the batch arithmetic."""
+    """Validate a spec, and show its batch arithmetic.
+
+    Imports the plugins, and shows where each reward runs. Reward functions are held to their
+    contract without being called: argument names, annotations that cannot hold what comes, returns
+    that are no score. Needs neither a GPU nor an engine, and reads no data. Errors come all at
+    once, `run.toml:LINE:COL: section.key: what is wrong; what to do`; warnings go to stderr and
+    leave the exit code 0.
+
+    `--set section.key=value` overrides a key for one command, here and wherever a spec is given.
+    The value is TOML where it parses as TOML, else text; `data[0].path=…` or `data.0.path=…`
+    reaches into an array.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -72,23 +110,51 @@ def check(spec: SpecFile, set_: Overrides = None, nproc: Processes = None) -> No
     typer.echo(f"{spec} is valid")
 
 
-@app.command(epilog="Example: drpo explain drpo:delta=0.2 dppo ppo_clip --out weights.svg")
+@app.command(
+    epilog=examples(
+        "drpo explain drpo:delta=0.2 dppo ppo_clip spo",
+        "drpo explain drpo:delta=0.05 drpo:delta=12.5 --mu 0.05,0.5 --out regimes.svg",
+        "drpo explain none ./mine.py:loss --gradient",
+    )
+)
 def explain(
     objectives: Annotated[
         list[str],
-        typer.Argument(metavar="OBJECTIVE", help="An objective, as NAME or NAME:option=value:…"),
+        typer.Argument(
+            metavar="OBJECTIVE",
+            help="An objective, as NAME or NAME:option=value:…",
+            autocompletion=_complete.objectives,
+        ),
     ],
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a .png, .svg or .pdf instead.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write a .png, .svg or .pdf instead, the same each time."
+        ),
     ] = None,
     mu: Annotated[
-        str | None, typer.Option(metavar="0.05,0.5", help="Values of μ to draw a curve for.")
+        str | None, typer.Option(metavar="0.05,0.5", help="Values of μ, at most nine.")
     ] = None,
     gradient: Annotated[
-        bool, typer.Option("--gradient", help="Draw A r w = −∂loss/∂log π, not w alone.")
+        bool,
+        typer.Option(
+            "--gradient",
+            help="Draw A r w = −∂loss/∂log π, not w alone: what descent adds to log π.",
+        ),
     ] = False,
 ) -> None:
-    """Draw the gradient weight w of a token against π, where ∂loss/∂log π = −A r w."""
+    """Draw the gradient weight of a token against π.
+
+    That is w in ∂loss/∂log π = −A r w, for several μ (0.01, 0.1, 0.3, 0.6 and 0.9 unless you name
+    others), for A = +1 and A = −1, objectives side by side. A file of your own (`./mine.py:loss`)
+    counts from the working directory. What is drawn is what the objective's own `loss` returns.
+    Prints plain text of 80 columns, with a table of values at a few shifts π − μ.
+
+    A dot marks π = μ, a tick on the zero line the edge of the trust region (w reaches 0), and in
+    the shaded half a token is pulled back. The vertical axis ends at ±6; a note, in the terminal an
+    arrow, says where a curve leaves it. An objective on whole responses (`gspo`) is drawn for
+    responses of one token.
+    """
     from drpo_cli.explain.command import explain as drawn
 
     typer.echo(drawn(objectives, mu, gradient, out))

@@ -8,19 +8,32 @@ from typing import Annotated
 
 import typer
 
+from drpo_cli.cli._help import examples
 from drpo_cli.cli._options import Overrides, Processes, SpecFile, app
 
 
-@app.command(epilog="Example: drpo train demo/run.toml --set train.learning_rate=2e-4 --nproc 2")
+@app.command(
+    epilog=examples(
+        "drpo train demo/run.toml",
+        "drpo train demo/run.toml --set train.learning_rate=2e-4 --set run.name=slower --nproc 2",
+        "drpo train demo/run.toml --resume",
+    )
+)
 def train(
     spec: SpecFile,
     set_: Overrides = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint, if there is one.")
     ] = False,
     nproc: Processes = None,
 ) -> None:
-    """Train: one process a device, on this machine."""
+    """Train on this machine, one process a device.
+
+    Into the folder `<run.folder>/<run.name>`. Refuses one that is in use or finished, and one with
+    an unfinished run unless `--resume` is given. There is a process for each visible GPU, and one
+    on a CPU, unless `--nproc` says otherwise: at most the number of GPUs, on a CPU of cores. On
+    SIGINT or SIGTERM the step is finished and saved.
+    """
     from drpo_cli.spec import load
 
     loaded = load(spec, set_ or [])  # a wrong spec is said before torch is imported
@@ -31,18 +44,37 @@ def train(
 
 @app.command(
     name="compare",
-    epilog="Example: drpo compare demo/run.toml --vary objective=drpo,dppo,grpo --seeds 0-4",
+    epilog=examples(
+        "drpo compare demo/run.toml --vary objective=drpo:delta=0.2,dppo,grpo --seeds 0-4",
+        "drpo compare demo/run.toml --vary objective=drpo,spo --vary train.learning_rate=1e-3,5e-4",
+    ),
 )
 @dataclass
 class Compare:
-    """Run a grid of specs over several seeds, and compare them with statistics."""
+    """Run a grid of specs over several seeds, and compare them.
+
+    Tables in the terminal, a page, figures and JSON in the grid's folder, which is
+    `<run.folder>/compare-<name of the spec>` unless `--out` says otherwise. Every cell and seed is
+    an ordinary run. Give the command again to go on after a stop, or with more values or seeds:
+    what is finished is not run again. How to read the numbers: docs/compare.md.
+
+    All combinations of the `--vary` are run. For `objective`, `advantage` and `rollout` a value is
+    a plugin with options, `drpo:delta=0.2`; `objective` also takes the presets. The baseline is a
+    value of the first `--vary`, or `KEY=VALUE` of any; it is the first value of the first when not
+    given. As many runs go at a time as there are GPUs, or cores.
+
+    Exits 1 when a run failed; the others are run and reported all the same. On SIGINT or SIGTERM
+    the running ones finish their step and save.
+    """
 
     base: SpecFile
     vary: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=V1,V2,…", help="Values of a key to compare; repeatable."),
     ] = None
-    seeds: Annotated[str, typer.Option(metavar="0-4", help="Seeds of every cell.")] = "0-4"
+    seeds: Annotated[
+        str, typer.Option(metavar="0-4", help="Seeds of every cell, as a range or a list (0,3,7).")
+    ] = "0-4"
     jobs: Annotated[int | None, typer.Option(min=1, metavar="N", help="Runs at a time.")] = None
     baseline: Annotated[
         str | None, typer.Option(metavar="VALUE", help="What the others are compared with.")

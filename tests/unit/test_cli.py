@@ -55,7 +55,7 @@ def test_version_and_help() -> None:
 @pytest.mark.parametrize("verb", ["init", "check", "train", "eval", "export"])
 def test_every_verb_shows_an_example(verb: str) -> None:
     done = drpo(verb, "--help")
-    assert done.returncode == 0 and f"Example: drpo {verb} " in done.stdout
+    assert done.returncode == 0 and f"\n    drpo {verb} " in done.stdout
 
 
 def test_help_and_check_import_nothing_heavy(spec: Path) -> None:
