@@ -5,6 +5,8 @@ Where nothing is found the shell falls back to its own completion of files.
 
 from __future__ import annotations
 
+import glob
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -35,7 +37,7 @@ def rewards(incomplete: str) -> list[str]:
 def specs(incomplete: str) -> list[str]:
     """TOML files that have a `[run]`, here or a folder further down."""
     found = _matching(incomplete, "", "/*.toml")
-    return [path for path in found if path.endswith(".toml") and "run" in _document(Path(path))]
+    return [path for path in found if path.endswith(".toml") and "run" in _document(path)]
 
 
 def run_folders(incomplete: str) -> list[str]:
@@ -46,8 +48,10 @@ def run_folders(incomplete: str) -> list[str]:
 
 def keys(ctx: typer.Context, incomplete: str) -> list[str]:
     """Keys of a spec as `section.key=`, with the options of the plugins that the spec selects."""
-    path = ctx.params.get("spec") or ctx.params.get("base")
-    document = _document(Path(path)) if path else {}
+    # the parser stops at the `--set` that still has no value, before it gives words their names
+    named = [ctx.params.get("spec"), ctx.params.get("base"), *ctx.args]
+    path = next((str(word) for word in named if str(word).endswith(".toml")), None)
+    document = _document(path) if path else {}
     return sorted(key for key in _keys(document) if key.startswith(incomplete))
 
 
@@ -59,17 +63,17 @@ def _plugins(kind: str, incomplete: str) -> list[str]:
 
 def _matching(incomplete: str, *tails: str) -> list[str]:
     folder, slash, start = incomplete.rpartition("/")
-    base = Path(folder + slash).expanduser()
-    found = [path for tail in tails for path in base.glob(f"{start}*{tail}")]
+    base = Path(os.path.expanduser(folder + slash))
+    found = [path for tail in tails for path in base.glob(f"{glob.escape(start)}*{tail}")]
     shown = (path.relative_to(base) for path in sorted(found) if path.is_file())
     return [f"{folder}{slash}{path}" for path in shown if not path.parts[0].startswith(".")]
 
 
-def _document(path: Path) -> dict[str, Any]:
+def _document(name: str) -> dict[str, Any]:
     """The TOML of a file; nothing where it has none, which is no time to complain."""
     import tomli
 
-    path = path.expanduser()
+    path = Path(os.path.expanduser(name))
     try:
         if path.stat().st_size > MOST_BYTES:
             return {}
@@ -88,7 +92,8 @@ def _keys(document: dict[str, Any]) -> Iterator[str]:
     for section, choice in CHOICES.items():
         yield from _selecting(section, choice, document.get(section, {}))
     for section, choice in LISTS.items():
-        for place, table in enumerate(document.get(section, [])):
+        tables = document.get(section)
+        for place, table in enumerate(tables if isinstance(tables, list) else []):
             yield from _selecting(f"{section}.{place}", choice, table)
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
+
+from drpo_cli.errors import EXIT_USER_ERROR
 
 LIFE = {
     "Before a run": ("init", "schema", "check", "plan", "doctor", "reward", "data", "explain"),
@@ -17,7 +20,7 @@ LIFE = {
 }
 """The verbs of each part of a run's life, in the order in which they are of use."""
 
-USAGE_ERROR = typer.BadParameter.__bases__[0]  # typer gives it no public name
+USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]  # typer gives it no public name
 
 
 def examples(*lines: str) -> str:
@@ -76,17 +79,26 @@ class Verbs(TyperGroup):
             with formatter.section(part):
                 formatter.write_dl([(name, summary(command)) for name, command in verbs])
 
-    def main(self, *arguments: Any, standalone_mode: bool = True, **more: Any) -> Any:
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
         """Runs the verb; what is wrong with the arguments is said on stderr, and the code is 2."""
-        more.setdefault("prog_name", self.name)  # also as `python -m drpo_cli`
+        prog_name = prog_name or self.name  # also as `python -m drpo_cli`
+        run = partial(super().main, args, prog_name, complete_var, False, windows_expand_args)
         if not standalone_mode:
-            return super().main(*arguments, standalone_mode=False, **more)
+            return run(**extra)
         try:
-            code = super().main(*arguments, standalone_mode=False, **more)
-            sys.exit(code if isinstance(code, int) else 0)
+            code = run(**extra)
         except USAGE_ERROR as error:
             _show(error)
-            sys.exit(error.exit_code)
+            code = EXIT_USER_ERROR
+        sys.exit(code if isinstance(code, int) else 0)
 
 
 def _show(error: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +98,27 @@ def test_a_wrong_spec_exits_2_without_a_traceback(spec: Path) -> None:
 def test_wrong_usage_exits_2(arguments: list[str]) -> None:
     done = drpo(*arguments)
     assert done.returncode == 2 and "Traceback" not in done.stderr
+
+
+def on_a_terminal(**environment: str) -> str:
+    """What a wrong verb says on stderr when that is a terminal."""
+    controller, terminal = pty.openpty()
+    environment = {**{k: v for k, v in os.environ.items() if k != "NO_COLOR"}, **environment}
+    command = [sys.executable, "-m", "drpo_cli", "chekc"]
+    done = subprocess.run(command, stderr=terminal, env=environment | {"TERM": "xterm"})
+    os.close(terminal)
+    text = os.read(controller, 65536).decode()
+    os.close(controller)
+    assert done.returncode == 2
+    return text
+
+
+def test_wrong_usage_is_coloured_on_terminals_alone() -> None:
+    assert "\x1b[1;31mError: \x1b[0mNo such command 'chekc'." in on_a_terminal()
+    assert "31m" not in on_a_terminal(NO_COLOR="1")
+    piped = drpo("chekc").stderr
+    assert piped.endswith("\nError: No such command 'chekc'. Did you mean 'check'?\n")
+    assert piped.startswith("Usage: drpo [OPTIONS] COMMAND [ARGS]...\n")
 
 
 def test_init_writes_a_template_and_refuses_to_overwrite(source: Path, tmp_path: Path) -> None:
