@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import os
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -17,11 +18,15 @@ MOST_BYTES = 1_000_000
 
 
 def templates(incomplete: str) -> list[tuple[str, str]]:
-    """Names of templates, each with what it is."""
+    """Names of templates, each with what it is, in a line that no shell has to break."""
     from drpo_cli import scaffold
 
     found = scaffold.templates(scaffold.template_folder())
-    return [(name, what) for name, what in found.items() if name.startswith(incomplete)]
+    return [
+        (name, textwrap.shorten(what, 60, placeholder="…"))
+        for name, what in found.items()
+        if name.startswith(incomplete)
+    ]
 
 
 def objectives(incomplete: str) -> list[str]:

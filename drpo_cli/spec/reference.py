@@ -22,6 +22,7 @@ and `drpo check run.toml` reports everything that is wrong at once, with line an
 `--set section.key=value` overrides a key for one command; `--set reward[0].weight=2` reaches into
 an array of tables. `type` (for the rollout, `engine`) names a built-in plugin, an installed module
 (`"package.module"` or `"package.module:name"`) or a file beside the spec (`"./rewards.py:name"`).
+Editors complete and check a spec by what [`drpo schema`](cli.md#drpo-schema) prints.
 """
 PRESET = """
 ## `preset`

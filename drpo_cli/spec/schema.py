@@ -8,25 +8,20 @@ refuses nothing, but it is where language servers look for keys to complete and 
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pydantic.errors import PydanticInvalidForJsonSchema
-from pydantic.json_schema import GenerateJsonSchema
-from pydantic_core import core_schema
 
 from drpo_cli import plugins
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import KINDS
-from drpo_cli.settings import Settings
 from drpo_cli.spec import presets
 from drpo_cli.spec.model import CHOICES, LISTS, OPTIONAL, ORDER, SECTIONS, Choice
-
-Node = dict[str, Any]
+from drpo_cli.spec.tables import Node, first_paragraph, table_of
 
 FILE = "run.schema.json"
 """Name of the schema beside a spec, as the templates' `#:schema ./run.schema.json` expects it."""
@@ -97,7 +92,7 @@ class _Builder:
 
     def _section(self, name: str) -> Node:
         if name in SECTIONS:
-            table = _table(SECTIONS[name])
+            table = table_of(SECTIONS[name])
             if name == "eval":
                 table["properties"]["data"] = _ref("data")
             return table
@@ -133,7 +128,7 @@ class _Builder:
         if choice.default:
             selector["default"] = choice.default
         return {
-            "description": _first_paragraph(kind.base.__doc__),
+            "description": first_paragraph(kind.base.__doc__),
             "type": "object",
             "properties": {choice.selector: selector},
             "allOf": [
@@ -151,11 +146,11 @@ class _Builder:
             config = getattr(module, "Config", base)
             if not (isinstance(config, type) and issubclass(config, base)):
                 raise UserError(f"its Config must extend drpo_cli.settings.{base.__name__}")
-            table = _table(config)
-        except (UserError, PydanticInvalidForJsonSchema) as error:
+            table = table_of(config)
+        except (UserError, PydanticInvalidForJsonSchema, RecursionError) as error:
             self.warnings.append(f"{KINDS[choice.kind].noun} {name!r} is left open: {error}")
             return _own_code(choice, {"const": name})
-        meaning = _first_paragraph(module.__doc__)
+        meaning = first_paragraph(module.__doc__)
         table["properties"] = {choice.selector: {"const": name, "description": meaning}} | table[
             "properties"
         ]
@@ -165,7 +160,7 @@ class _Builder:
 def _required(name: str) -> bool:
     if name in OPTIONAL:
         return False
-    return name in LISTS or (name in SECTIONS and "required" in _table(SECTIONS[name]))
+    return name in LISTS or (name in SECTIONS and "required" in table_of(SECTIONS[name]))
 
 
 def _preset() -> Node:
@@ -203,7 +198,7 @@ def _selects(key: str, value: Node) -> Node:
 def _own_code(choice: Choice, selector: Node) -> Node:
     """The table of a plugin whose own options nobody knows: what its kind takes, and any more."""
     kind = KINDS[choice.kind]
-    table = _table(kind.base)
+    table = table_of(kind.base)
     described = selector | {"description": f"The {kind.noun} of your own."}
     if "pattern" in selector:
         described["examples"] = [f"./{kind.noun.split()[-1]}.py:{kind.entry}"]
@@ -212,56 +207,5 @@ def _own_code(choice: Choice, selector: Node) -> Node:
     return {"title": "your own", **table, "additionalProperties": True}
 
 
-def _table(model: type[Settings]) -> Node:
-    """A closed table of a model's options."""
-    schema = model.model_json_schema(schema_generator=_Toml)
-    definitions = schema.pop("$defs", {})
-    closed = {"description": _first_paragraph(model.__doc__), "type": "object", "properties": {}}
-    table: Node = closed | _inlined(schema, definitions) | {"description": closed["description"]}
-    return table
-
-
-class _Toml(GenerateJsonSchema):
-    """pydantic's schema as TOML needs it: there is no null, and titles are not made up."""
-
-    def nullable_schema(self, schema: core_schema.NullableSchema) -> Node:
-        return self.generate_inner(schema["schema"])
-
-    def default_schema(self, schema: core_schema.WithDefaultSchema) -> Node:
-        field = super().default_schema(schema)
-        default = field.get("default")
-        if isinstance(default, dict):
-            field["default"] = {key: value for key, value in default.items() if value is not None}
-        elif default is None:
-            field.pop("default", None)
-        return field
-
-    def field_title_should_be_set(self, schema: Any) -> bool:
-        return False
-
-
-def _inlined(node: Any, definitions: Node) -> Any:
-    """Without references, beside which some language servers overlook a description.
-
-    Descriptions come on one line, and the names of classes are left out.
-    """
-    if isinstance(node, list):
-        return [_inlined(one, definitions) for one in node]
-    if not isinstance(node, dict):
-        return node
-    if "$ref" in node:
-        node = definitions[node["$ref"].rpartition("/")[2]] | node
-    whole = {}
-    for key, value in node.items():
-        if isinstance(value, dict) or key not in ("$ref", "title"):  # a property may be so called
-            text = key == "description" and isinstance(value, str)
-            whole[key] = " ".join(value.split()) if text else _inlined(value, definitions)
-    return whole
-
-
 def _ref(definition: str) -> Node:
     return {"$ref": f"#/$defs/{definition}"}
-
-
-def _first_paragraph(docstring: str | None) -> str:
-    return " ".join(inspect.cleandoc(docstring or "").partition("\n\n")[0].split())
