@@ -32,25 +32,26 @@ def init(
 
 
 @app.command(epilog="Example: drpo check demo/run.toml --set rollout.samples_per_prompt=16")
-def check(spec: SpecFile, set_: Overrides = None, nproc: Processes = None) -> None:
-    """Validate a spec, its plugins included, and show the batch arithmetic."""
-    from rich.console import Console
-    from rich.table import Table
+def check(
+    spec: SpecFile,
+    set_: Overrides = None,
+    nproc: Processes = None,
+    diff: Annotated[
+        bool, typer.Option("--diff", help="List the keys that are no defaults, and their origin.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write one JSON document, for tools.")
+    ] = False,
+) -> None:
+    """Validate a spec, its plugins included, and show the run that it makes.
 
-    from drpo_cli.plan import describe, make_plan
-    from drpo_cli.rewards._contract import prepared
-    from drpo_cli.spec import load
+    Everything that is wrong is reported at once, syntax and meaning alike, with file, line and
+    column, and the line it is in; the exit code is then 2. A warning is not an error. Of a valid
+    spec it shows the arithmetic of a step, and what the trust region does.
+    """
+    from drpo_cli.check import check as checked
 
-    loaded = load(spec, set_ or [])
-    plan = make_plan(loaded, world=nproc or 1)
-    prepared(loaded.reward)  # finds a reward that nobody can call
-    table = Table.grid(padding=(0, 2))
-    for label, value in describe(plan):
-        table.add_row(label, value)
-    Console(markup=False, highlight=False).print(table)
-    for warning in loaded.warnings:
-        typer.echo(f"warning: {warning}", err=True)
-    typer.echo(f"{spec} is valid")
+    raise typer.Exit(checked(spec, set_ or [], nproc or 1, diff, as_json))
 
 
 @app.command(epilog="Example: drpo explain drpo:delta=0.2 dppo ppo_clip --out weights.svg")
