@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected
 from drpo_cli.settings import RewardSettings, RolloutSettings
 from drpo_cli.spec import Spec
 from drpo_cli.spec.presets import summary
+from drpo_cli.spec.problems import Problem
+from drpo_cli.spec.rules import Rule
 
 
 @dataclass(frozen=True)
@@ -42,23 +44,14 @@ class Plan:
 def make_plan(spec: Spec, world: int) -> Plan:
     """The plan of `spec` on `world` processes.
 
-    Raises UserError when the work does not divide over the processes, or when the model folder
+    Raises SpecError when the work does not divide over the processes, or when the model folder
     is missing, is no model, or has too short a context.
     """
+    if found := [problem for rule in rules(world) for problem in rule(spec)]:
+        raise spec.source.error(found)
     rollout, updates = _rollout(spec), spec.train.updates_per_rollout
     prompts, samples = rollout.prompts_per_step, rollout.samples_per_prompt
-    if prompts % world:
-        raise UserError(
-            f"{spec.path}: rollout.prompts_per_step: is {prompts}, which {world} processes cannot "
-            f"share evenly; make it a multiple of {world}, or change --nproc"
-        )
     per_rank = prompts // world * samples
-    if per_rank % updates:
-        raise UserError(
-            f"{spec.path}: train.updates_per_rollout: is {updates}; must divide the {per_rank} "
-            f"samples each of the {world} processes has in a step "
-            f"({prompts} prompts / {world} × {samples})"
-        )
     return Plan(
         spec=spec,
         world=world,
@@ -68,7 +61,7 @@ def make_plan(spec: Spec, world: int) -> Plan:
         sequences_per_update=prompts * samples // updates,
         sequences_per_update_per_rank=per_rank // updates,
         total_updates=spec.run.steps * updates,
-        context=_context(spec),
+        context=rollout.context_length or _model_limit(spec),
     )
 
 
@@ -86,6 +79,7 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
         ("rewards", "\n".join(_reward(reward) for reward in spec.reward)),
         *([("preset", summary(spec))] if spec.preset else []),
         ("advantage, objective", f"{_chosen(spec.advantage)}, {_chosen(spec.objective)}"),
+        ("trust region", regime(spec)),
         ("loss", _loss(spec)),
         ("rollout", _engine(spec)),
         ("processes", processes),
@@ -115,6 +109,12 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
             f"{sampled:,} sequences, {rounds} times",
         ),
     ]
+
+
+def regime(spec: Spec) -> str:
+    """What the objective does to a token whose probability moved, in its own words."""
+    says = getattr(spec.objective.module, "regime", None)
+    return str(says(spec.objective.config)) if says else f"what {spec.objective.type} makes of it"
 
 
 def _microbatches(plan: Plan) -> str:
@@ -185,52 +185,87 @@ def _rollout(spec: Spec) -> RolloutSettings:
     return spec.rollout.config
 
 
-def _context(spec: Spec) -> int | None:
-    """The longest sequence; raises UserError where the model folder rules the run out."""
+def rules(world: int) -> tuple[Rule, ...]:
+    """What a spec must keep to run on `world` processes with the model that is there."""
+    return (lambda spec: _divides(spec, world), _model_is_there, _context_fits)
+
+
+def _divides(spec: Spec, world: int) -> Iterator[Problem]:
+    rollout, updates = _rollout(spec), spec.train.updates_per_rollout
+    prompts, samples = rollout.prompts_per_step, rollout.samples_per_prompt
+    if prompts % world:
+        yield Problem(
+            ("rollout", "prompts_per_step"),
+            f"is {prompts}, which {world} processes cannot share evenly; make it a multiple of "
+            f"{world}, or change --nproc",
+        )
+    elif world > 1 and (per_rank := prompts // world * samples) % updates:
+        yield Problem(
+            ("train", "updates_per_rollout"),
+            f"is {updates}; must divide the {per_rank} samples each of the {world} processes has "
+            f"in a step ({prompts} prompts / {world} × {samples})",
+            also=(("rollout", "prompts_per_step"), ("rollout", "samples_per_prompt")),
+        )
+
+
+def _model_is_there(spec: Spec) -> Iterator[Problem]:
+    folder = Path(spec.model.path)
+    if not folder.is_absolute() or (folder / "config.json").is_file():
+        try:
+            _model_limit(spec)
+        except ValueError as error:
+            what = f"{folder / 'config.json'} is not a model's config.json: {error}; mend it"
+            yield Problem(("model", "path"), what)
+    elif spec.model.prepare is None:
+        missing = "has no config.json" if folder.is_dir() else "does not exist"
+        yield Problem(
+            ("model", "path"),
+            f"the model folder {folder} {missing}; give a Hugging Face model folder or a hub id, "
+            "or set model.prepare to a script that makes the folder",
+        )
+    elif not spec.model.prepare.is_file():
+        what = f"there is no file {spec.model.prepare}; name the script that makes the model folder"
+        yield Problem(("model", "prepare"), what)
+
+
+def _context_fits(spec: Spec) -> Iterator[Problem]:
     rollout = _rollout(spec)
-    limit = _model_limit(spec)
+    try:
+        limit = _model_limit(spec)
+    except ValueError:  # `_model_is_there` says so
+        return
     wanted = rollout.context_length
     if limit is not None and wanted is not None and wanted > limit:
-        raise UserError(
-            f"{spec.path}: rollout.context_length: is {wanted}; the model in {spec.model.path} "
-            f"takes at most {limit} tokens (max_position_embeddings)"
+        yield Problem(
+            ("rollout", "context_length"),
+            f"is {wanted}; the model in {spec.model.path} takes at most {limit} tokens "
+            "(max_position_embeddings)",
         )
     for section, longest in (("rollout", rollout), ("eval", spec.eval)):
         length = longest.max_new_tokens
         if limit is not None and length is not None and length >= limit:
-            raise UserError(
-                f"{spec.path}: {section}.max_new_tokens: is {length}; must be below the {limit} "
-                f"tokens that the model in {spec.model.path} takes: the prompt needs room too"
+            yield Problem(
+                (section, "max_new_tokens"),
+                f"is {length}; must be below the {limit} tokens that the model in "
+                f"{spec.model.path} takes: the prompt needs room too",
             )
-    return wanted or limit
 
 
 def _model_limit(spec: Spec) -> int | None:
-    """max_position_embeddings of a model folder; None for a hub id or a folder yet to be made."""
+    """max_position_embeddings of a model folder; None for a hub id or a folder yet to be made.
+
+    Raises ValueError for a config.json that is none.
+    """
     folder = Path(spec.model.path)
-    if not folder.is_absolute():
-        return None
     config = folder / "config.json"
-    if not config.is_file() and spec.model.prepare is not None:
-        if not spec.model.prepare.is_file():
-            raise UserError(
-                f"{spec.path}: model.prepare: there is no file {spec.model.prepare}; "
-                "name the script that makes the model folder"
-            )
+    if not folder.is_absolute() or not config.is_file():
         return None
-    if not config.is_file():
-        missing = "has no config.json" if folder.is_dir() else "does not exist"
-        raise UserError(
-            f"{spec.path}: model.path: the model folder {folder} {missing}; give a Hugging Face "
-            "model folder or a hub id, or set model.prepare to a script that makes the folder"
-        )
-    try:
-        content = json.loads(config.read_text(encoding="utf-8"))
-        limits = [
-            part.get("max_position_embeddings")
-            for part in (content, content.get("text_config"))
-            if isinstance(part, dict)
-        ]
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{config}: is not a model's config.json: {error}; mend it") from error
+    content = json.loads(config.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError("it holds no table")
+    limits = [
+        part.get("max_position_embeddings")
+        for part in (content, content.get("text_config"))
+        if isinstance(part, dict)
+    ]
     return next((limit for limit in limits if isinstance(limit, int)), None)

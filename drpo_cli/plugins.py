@@ -49,6 +49,7 @@ TRAITS = {
     "SEQUENCE_LEVEL": False,
     "INLINE": False,
     "IMPORTS": (),
+    "regime": None,
 }
 """What a plugin may say of itself, with what it is when it does not.
 
@@ -57,6 +58,8 @@ TOKEN_LEVEL     (advantage) gives every token an advantage of its own, from a cr
 SEQUENCE_LEVEL  (objective) looks at a whole response, so it needs one advantage for all of it
 INLINE          (reward) so quick and so sure to end that it needs no process of its own
 IMPORTS         (reward) modules it imports when called, imported once before its processes start
+regime          (objective) function of its options: a sentence for `drpo check` on what becomes of
+                a token whose probability moved
 """
 
 NOT_THE_USERS = (

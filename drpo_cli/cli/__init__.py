@@ -17,8 +17,17 @@ __all__ = ["after", "app", "before", "during", "main", "preview"]
 
 def main() -> None:
     """The `drpo` command. Exits 2 on a user's mistake, 1 with a traceback on a bug."""
+    from drpo_cli.spec.problems import SpecError
+
     try:
         app()
+    except SpecError as error:
+        from rich.console import Console
+
+        from drpo_cli.spec.excerpt import show
+
+        show(Console(stderr=True, markup=False, highlight=False), error)
+        sys.exit(EXIT_USER_ERROR)
     except UserError as error:
         text = str(error)
         sys.stderr.write(f"error: {text}\n" if "\n" not in text else f"error:\n{text}\n")

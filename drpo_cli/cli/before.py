@@ -75,39 +75,38 @@ def schema(
 @app.command(
     epilog=examples(
         "drpo check demo/run.toml",
+        "drpo check demo/run.toml --diff",
         "drpo check demo/run.toml --set rollout.samples_per_prompt=16 --nproc 2",
     )
 )
-def check(spec: SpecFile, set_: Overrides = None, nproc: Processes = None) -> None:
-    """Validate a spec, and show its batch arithmetic.
+def check(
+    spec: SpecFile,
+    set_: Overrides = None,
+    nproc: Processes = None,
+    diff: Annotated[
+        bool, typer.Option("--diff", help="List the keys that are no defaults, and their origin.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write one JSON document, for tools.")
+    ] = False,
+) -> None:
+    """Validate a spec, and show the run that it makes.
 
-    Imports the plugins, and shows where each reward runs. Reward functions are held to their
-    contract without being called: argument names, annotations that cannot hold what comes, returns
-    that are no score. Needs neither a GPU nor an engine, and reads no data. Errors come all at
-    once, `run.toml:LINE:COL: section.key: what is wrong; what to do`; warnings go to stderr and
-    leave the exit code 0.
+    Everything that is wrong is reported at once, syntax and meaning alike, with file, line and
+    column, and the line it is in; the exit code is then 2. A warning is not an error. Of a valid
+    spec it shows the arithmetic of a step, and what the trust region does.
+
+    Imports the plugins. Reward functions are held to their contract without being called: argument
+    names, annotations that cannot hold what comes, returns that are no score. Needs neither a GPU
+    nor an engine, and reads no data.
 
     `--set section.key=value` overrides a key for one command, here and wherever a spec is given.
     The value is TOML where it parses as TOML, else text; `data[0].path=…` or `data.0.path=…`
     reaches into an array.
     """
-    from rich.console import Console
-    from rich.table import Table
+    from drpo_cli.check import check as checked
 
-    from drpo_cli.plan import describe, make_plan
-    from drpo_cli.rewards._contract import prepared
-    from drpo_cli.spec import load
-
-    loaded = load(spec, set_ or [])
-    plan = make_plan(loaded, world=nproc or 1)
-    prepared(loaded.reward)  # finds a reward that nobody can call
-    table = Table.grid(padding=(0, 2))
-    for label, value in describe(plan):
-        table.add_row(label, value)
-    Console(markup=False, highlight=False).print(table)
-    for warning in loaded.warnings:
-        typer.echo(f"warning: {warning}", err=True)
-    typer.echo(f"{spec} is valid")
+    raise typer.Exit(checked(spec, set_ or [], nproc or 1, diff, as_json))
 
 
 @app.command(

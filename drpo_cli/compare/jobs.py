@@ -48,11 +48,11 @@ def specs(base: Path, overrides: Sequence[str], cells: Sequence[Cell], world: in
             found[cell.label] = load(base, [*overrides, *cell.overrides])
             make_plan(found[cell.label], world)
         except SpecError as error:
-            problems[cell.label] = list(error.problems)
+            problems[cell.label] = [str(one) for one in error.problems]
         except UserError as error:
             problems[cell.label] = [str(error)]
     if problems:
-        raise SpecError(_by_cell(problems, len(cells)))
+        raise UserError("\n".join(_by_cell(problems, len(cells))))
     require_same_evaluation(found)
     return list(found.values())
 
@@ -73,7 +73,8 @@ def jobs(
     if others:
         more = len(others) - MOST_SHOWN
         lines = [*others[:MOST_SHOWN], *([f"and {more} more like these"] if more > 0 else [])]
-        raise SpecError([*lines, f"{out} holds another grid; give --out another folder"])
+        lines.append(f"{out} holds another grid; give --out another folder")
+        raise UserError("\n".join(lines))
     return found
 
 

@@ -34,6 +34,15 @@ class Config(ObjectiveSettings):
     """ε_high: the ratio that multiplies a gradient is at most 1 + ε_high."""
 
 
+def regime(config: Config) -> str:
+    """What the capped ratio does to a token, in words."""
+    least = "" if config.epsilon_low is None else f" and at least {1 - config.epsilon_low:g}"
+    return (
+        f"no token is dropped or pulled back: the ratio that multiplies a gradient is at most "
+        f"{1 + config.epsilon_high:g}{least}"
+    )
+
+
 def loss(config: Config, tokens: Tokens) -> TokenLoss:
     """Loss and gradient weight of each token, shape [T]."""
     log_ratio_T = log_ratio(tokens)

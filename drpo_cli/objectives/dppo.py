@@ -46,6 +46,18 @@ class Config(ObjectiveSettings):
         return given
 
 
+def regime(config: Config) -> str:
+    """What the mask does at these thresholds, in words."""
+    name = {"tv": "|π−μ|", "kl": "KL(Bern(μ) ‖ Bern(π))"}[config.divergence]
+    text = (
+        f"a cliff: w is 0 for a diverging token beyond {name} = {config.delta_high:g} (A > 0) or "
+        f"{config.delta_low:g} (A < 0), else 1; nothing is pulled back"
+    )
+    if config.divergence == "tv" and min(config.delta_low, config.delta_high) >= 1:
+        return "no token is ever masked, since |π−μ| ≤ 1 and both δ are 1 or more"
+    return text
+
+
 def binary_kl(logp_T: Tensor, old_logp_T: Tensor) -> Tensor:
     """KL(Bern(μ) ‖ Bern(π)) in nats, shape [T]; inf where π = 1 > μ, never NaN."""
     logp_T, old_logp_T = logp_T.clamp(max=0), old_logp_T.clamp(max=0)

@@ -42,6 +42,31 @@ class Config(ObjectiveSettings):
     """δ of tokens with A > 0, whose probability is to rise; `delta` when not set."""
 
 
+def regime(config: Config) -> str:
+    """What the trust region does at this δ, in words (arXiv 2606.09821, Table 1)."""
+    low, high = _deltas(config)
+    if low == high:
+        return _side(low)
+    return f"A > 0: {_side(high)}\nA < 0: {_side(low)}"
+
+
+def _side(delta: float) -> str:
+    weights = f"w in [1−1/δ, 1+1/δ] = [{1 - 1 / delta:.3g}, {1 + 1 / delta:.3g}]"
+    if delta >= 1:
+        return f"δ = {delta:g} never corrects, since |π−μ| ≤ 1: {weights}"
+    return (
+        f"δ = {delta:g} corrects: w falls to 0 where a diverging token reaches |π−μ| = {delta:g}, "
+        f"and is negative beyond; {weights}"
+    )
+
+
+def _deltas(config: Config) -> tuple[float, float]:
+    """δ of tokens with A < 0, and of those with A > 0."""
+    low = config.delta if config.delta_low is None else config.delta_low
+    high = config.delta if config.delta_high is None else config.delta_high
+    return low, high
+
+
 def loss(config: Config, tokens: Tokens) -> TokenLoss:
     """Loss and gradient weight of each token, shape [T]."""
     ratio_T = log_ratio(tokens).exp()
@@ -53,6 +78,5 @@ def loss(config: Config, tokens: Tokens) -> TokenLoss:
 
 def _delta(config: Config, adv_T: Tensor) -> Tensor:
     """δ of each token by the sign of its advantage; A = 0 has no penalty, so any will do."""
-    low = config.delta if config.delta_low is None else config.delta_low
-    high = config.delta if config.delta_high is None else config.delta_high
+    low, high = _deltas(config)
     return adv_T.new_full(adv_T.shape, high).masked_fill(adv_T < 0, low)

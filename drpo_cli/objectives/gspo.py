@@ -41,6 +41,14 @@ class Config(ObjectiveSettings):
     """ε_high: a response with A > 0 has no gradient once its ratio s > 1 + ε_high."""
 
 
+def regime(config: Config) -> str:
+    """What the clip does to a response, in words."""
+    return (
+        f"a cliff on the response's ratio: w is 0 for all tokens of a diverging response outside s "
+        f"in [{1 - config.epsilon_low:g}, {1 + config.epsilon_high:g}]; nothing is pulled back"
+    )
+
+
 def loss(config: Config, tokens: Tokens) -> TokenLoss:
     """Loss and gradient weight of each token, shape [T]."""
     adv_T = tokens.adv_T

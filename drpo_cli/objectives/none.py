@@ -20,6 +20,11 @@ class Config(ObjectiveSettings):
     """There are no options."""
 
 
+def regime(config: Config) -> str:
+    """That there is none, in words."""
+    return "none: every token has w = 1, however far π is from μ"
+
+
 def loss(config: Config, tokens: Tokens) -> TokenLoss:
     """Loss and gradient weight of each token, shape [T]."""
     ratio_T = log_ratio(tokens).exp()

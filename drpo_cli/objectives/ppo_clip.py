@@ -34,6 +34,17 @@ class Config(ObjectiveSettings):
     """c: a token with A < 0 has no gradient once r > c; off when not set, 3 in its paper."""
 
 
+def regime(config: Config) -> str:
+    """What the clip does to a token, in words."""
+    text = (
+        f"a cliff on the ratio: w is 0 for a diverging token outside r in "
+        f"[{1 - config.epsilon_low:g}, {1 + config.epsilon_high:g}], else 1; nothing is pulled back"
+    )
+    return (
+        text if config.dual_clip is None else f"{text}; A < 0: also from r = {config.dual_clip:g}"
+    )
+
+
 def loss(config: Config, tokens: Tokens) -> TokenLoss:
     """Loss and gradient weight of each token, shape [T]."""
     adv_T = tokens.adv_T

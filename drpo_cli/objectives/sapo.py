@@ -34,6 +34,14 @@ class Config(ObjectiveSettings):
     """τ of tokens with A < 0; the paper sets it above `tau_pos`."""
 
 
+def regime(config: Config) -> str:
+    """What the gate does to a token, in words."""
+    return (
+        f"a soft gate on the ratio: w fades from 1 as r leaves 1, with τ = {config.tau_pos:g} "
+        f"(A > 0) or {config.tau_neg:g} (A < 0), and stays above 0; nothing is pulled back"
+    )
+
+
 def loss(config: Config, tokens: Tokens) -> TokenLoss:
     """Loss and gradient weight of each token, shape [T]."""
     adv_T = tokens.adv_T

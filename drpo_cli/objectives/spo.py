@@ -31,6 +31,14 @@ class Config(ObjectiveSettings):
     """Trust region ε on the ratio: |r − 1| at which a diverging token's weight is 0."""
 
 
+def regime(config: Config) -> str:
+    """What the penalty does to a token, in words."""
+    return (
+        f"corrects on the ratio: w falls to 0 where a diverging token reaches |r−1| = "
+        f"{config.epsilon:g}, and is negative beyond, without a bound as μ → 0"
+    )
+
+
 def loss(config: Config, tokens: Tokens) -> TokenLoss:
     """Loss and gradient weight of each token, shape [T]."""
     ratio_T = log_ratio(tokens).exp()

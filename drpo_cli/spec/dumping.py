@@ -15,20 +15,25 @@ def dump(spec: Spec) -> str:
 
     Loading the text gives an equal spec, from whatever folder.
     """
-    document: dict[str, Any] = {}
+    return tomli_w.dumps(document(spec))
+
+
+def document(spec: Spec) -> dict[str, Any]:
+    """The spec as a document, as `dump` writes it."""
+    written: dict[str, Any] = {}
     for name in ORDER:
         part = getattr(spec, name)
         if part is None:
             continue
         if name in LISTS:
-            document[name] = [_table(selected, LISTS[name].selector) for selected in part]
+            written[name] = [_table(selected, LISTS[name].selector) for selected in part]
         elif name in CHOICES:
-            document[name] = _table(part, CHOICES[name].selector)
+            written[name] = _table(part, CHOICES[name].selector)
         else:
-            document[name] = part.model_dump(mode="json", exclude_none=True)
+            written[name] = part.model_dump(mode="json", exclude_none=True)
     if spec.eval_data:
-        document["eval"]["data"] = [_table(s, LISTS["data"].selector) for s in spec.eval_data]
-    return tomli_w.dumps(document)
+        written["eval"]["data"] = [_table(s, LISTS["data"].selector) for s in spec.eval_data]
+    return written
 
 
 def _table(selected: Selected, selector: str) -> dict[str, Any]:

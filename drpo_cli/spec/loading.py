@@ -9,55 +9,52 @@ from pathlib import Path
 import tomli
 
 from drpo_cli.spec import overrides as overriding
-from drpo_cli.spec import presets, rules
+from drpo_cli.spec import presets, renames, rules
 from drpo_cli.spec.model import Spec
-from drpo_cli.spec.positions import scan
-from drpo_cli.spec.problems import Source, SpecError
+from drpo_cli.spec.positions import TooDeepError, scan
+from drpo_cli.spec.problems import Diagnostic, Problem, Source, SpecError
 from drpo_cli.spec.read import Reader
+from drpo_cli.spec.reading import text_of
+from drpo_cli.spec.recovery import Recovered, may_be_deep, recover
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Spec:
+def load(path: Path, overrides: Sequence[str] = (), checks: Sequence[rules.Rule] = ()) -> Spec:
     """The run that `path` describes, with `overrides` (`"a.b=v"`) on top.
 
-    Paths in the spec count from its folder and come back absolute. Plugins are imported.
-    Raises SpecError with everything that is wrong, in file order.
+    Paths in the spec count from its folder and come back absolute. Plugins are imported. `checks`
+    are further rules that the spec must keep. Raises SpecError with everything that is wrong, in
+    file order: what is not TOML is left out, and the rest is checked all the same.
     """
     path = Path(path)
-    text = _text(path)
-    try:
-        document = tomli.loads(text)
-    except tomli.TOMLDecodeError as error:
-        what = f"is not TOML: {error.msg[0].lower()}{error.msg[1:]}; mend this line"
-        raise SpecError([f"{path}:{error.lineno}:{error.colno}: {what}"]) from None
-    except RecursionError:
-        raise SpecError([f"{path}:1:1: nests too deeply; a spec needs three levels"]) from None
-    overridden = overriding.apply(document, overrides)
-    preset = presets.expand(document)
-    source = Source(str(path), scan(text), overridden, preset.keys)
-    reader = Reader(document, path.absolute())
-    spec = reader.spec()
-    partial = bool(reader.problems)
-    problems = [*preset.problems, *reader.problems, *rules.broken(spec, partial)]
-    if problems:
-        raise SpecError(source.lines(problems))
-    warnings = tuple(source.lines(rules.doubtful(spec)))
-    return replace(spec, preset=preset.name, warnings=warnings)
+    text = text_of(path)
+    found = _parsed(text)
+    if found.mistakes and not found.sound and len(found.mistakes) > 2:
+        raise _no_spec(path, found)
+    overridden, astray = overriding.apply(found.document, overrides, found.lost)
+    preset = presets.expand(found.document, found.lost)
+    source = Source(str(path), text, found.places, overridden, preset.keys, renames.note(path))
+    reader = Reader(found.document, path.absolute(), preset.lost)
+    spec = replace(reader.spec(), source=source, preset=preset.name)
+    reader.forget(spec)
+    syntax = [Problem(m.key, m.what, at=m.at) for m in found.mistakes]
+    problems = [*syntax, *preset.problems, *reader.problems]
+    problems += rules.broken(spec, bool(problems), checks)
+    if not problems and not astray:
+        return replace(spec, warnings=tuple(source.diagnostics(rules.doubtful(spec), "warning")))
+    error = source.error(problems, rules.doubtful(spec, partial=True))
+    also = [replace(one, file=str(path)) for one in astray]
+    raise SpecError([*error.problems, *also], error.warnings, error.note)
 
 
-def _text(path: Path) -> str:
-    if path.is_dir():
-        raise SpecError([f"{path}: is a folder; name the spec in it: {path / 'run.toml'}"])
+def _parsed(text: str) -> Recovered:
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        what = "there is no such file; `drpo init DIR` writes one"
-        raise SpecError([f"{path}: {what}"]) from None
-    except OSError as error:
-        raise SpecError([f"{path}: cannot be read: {error.strerror}; check the path"]) from None
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        column = error.start - content.rfind(b"\n", 0, error.start)
-        what = "is not UTF-8 text; save the file as UTF-8"
-        raise SpecError([f"{path}:{line}:{column}: {what}"]) from None
+        if may_be_deep(text):
+            return recover(text)
+        return Recovered(tomli.loads(text), scan(text))
+    except (tomli.TOMLDecodeError, RecursionError, TooDeepError):
+        return recover(text)
+
+
+def _no_spec(path: Path, found: Recovered) -> SpecError:
+    what = "is not TOML: not one of its lines is a key or a section; name the run's TOML"
+    return SpecError([Diagnostic("error", str(path), "", what)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -13,6 +14,7 @@ from drpo_cli.plugins import KINDS
 from drpo_cli.spec.model import CHOICES, LISTS, SECTIONS
 from drpo_cli.spec.positions import KeyPath
 from drpo_cli.spec.problems import Problem
+from drpo_cli.spec.renames import moved
 
 _MUST = {
     "int_type": "a whole number",
@@ -40,6 +42,18 @@ _MUST = {
 }
 
 
+@dataclass(frozen=True)
+class MissingKey(Problem):
+    """A key without a default that is not there."""
+
+
+@dataclass(frozen=True)
+class UnknownKey(Problem):
+    """A key that is not known; `meant` is the one that it may stand for."""
+
+    meant: str | None = None
+
+
 def problems_of(
     errors: Iterable[ErrorDetails], model: type[BaseModel], at: KeyPath, table: dict[str, Any]
 ) -> list[Problem]:
@@ -47,46 +61,56 @@ def problems_of(
     by_key: dict[KeyPath, list[ErrorDetails]] = {}
     for error in errors:
         by_key.setdefault(_written(error, table), []).append(error)
-    problems = []
-    for key, found in by_key.items():
-        known = key and found[0]["type"] != "extra_forbidden"
-        field = model.model_fields.get(str(key[0])) if known else None
-        meaning = _meaning(field.description if field else None)
-        problems.append(Problem((*at, *key), _explain(found, model, at, table) + meaning))
-    return problems
+    return [_problem(found, model, at, key) for key, found in by_key.items()]
 
 
-def unknown_section(name: str) -> str:
-    """What to say of a top-level key that is no section."""
+def _problem(
+    errors: list[ErrorDetails], model: type[BaseModel], at: KeyPath, key: KeyPath
+) -> Problem:
+    path, kind = (*at, *key), errors[0]["type"]
+    if kind == "extra_forbidden":
+        what, meant = _unknown_key(key, model, at)
+        return UnknownKey(path, what, on_key=True, meant=meant)
+    holder = _model_at(model, key[:-1])
+    field = holder.model_fields.get(str(key[-1])) if holder and key else None
+    if field is None and key and isinstance(key[-1], int):  # an entry means what its list does
+        holder, names = _model_at(model, ()), [part for part in key if isinstance(part, str)]
+        field = holder.model_fields.get(names[0]) if holder and len(names) == 1 else None
+    meaning = _meaning(field.description if field else None)
+    if kind == "missing":
+        return MissingKey(path, f"is missing; it has no default, so give it a value{meaning}")
+    return Problem(path, _explain(errors) + meaning)
+
+
+def unknown_section(name: str) -> tuple[str, str | None]:
+    """What to say of a top-level key that is no section, and the section that may be meant."""
     known = [*SECTIONS, *CHOICES, *LISTS, "preset"]
     home = _home_of(name)
     if home:
-        return f"is not a section; it is a key of {home}: move it there"
-    return f"is not a section; {_suggest(name, known)}"
+        return f"is not a section; it is a key of {home}: move it there", None
+    hint, meant = _suggest(name, known)
+    return f"is not a section; {hint}", meant
 
 
 def _written(error: ErrorDetails, table: dict[str, Any]) -> KeyPath:
-    """The part of pydantic's location that the document has too: it also names union members."""
-    if error["type"] in ("missing", "missing_argument"):
-        return error["loc"]
+    """The parts of pydantic's location that the document has too: it also names union members."""
     place: Any = table
-    for depth, part in enumerate(error["loc"]):
+    written: KeyPath = ()
+    location = error["loc"]
+    for depth, part in enumerate(location, 1):
         try:
             place = place[part]
         except (LookupError, TypeError):
-            return error["loc"][:depth]
-    return error["loc"]
+            if depth == len(location) and error["type"] == "missing":
+                return (*written, part)
+        else:
+            written += (part,)
+    return written
 
 
-def _explain(
-    errors: list[ErrorDetails], model: type[BaseModel], at: KeyPath, table: dict[str, Any]
-) -> str:
+def _explain(errors: list[ErrorDetails]) -> str:
     error = errors[0]
     kind, context = error["type"], error.get("ctx", {})
-    if kind == "missing":
-        return "is missing; it has no default, so give it a value"
-    if kind == "extra_forbidden":
-        return _unknown_key(error["loc"], model, at)
     value = _shown(error["input"])
     if all(e["type"] in _MUST for e in errors):
         musts = [_MUST[e["type"]].format(**_short(e.get("ctx", {}))) for e in errors]
@@ -100,17 +124,31 @@ def _short(context: dict[str, Any]) -> dict[str, Any]:
     return {k: f"{v:g}" if isinstance(v, float) else v for k, v in context.items()}
 
 
-def _unknown_key(loc: KeyPath, model: type[BaseModel], at: KeyPath) -> str:
-    name, section = str(loc[-1]), str(at[0])
-    if len(loc) > 1:
-        inner = _table_of(model.model_fields[str(loc[0])].annotation)
-        return f"is not a known key; {_suggest(name, list(inner.model_fields) if inner else [])}"
+def _unknown_key(key: KeyPath, model: type[BaseModel], at: KeyPath) -> tuple[str, str | None]:
+    name, section = str(key[-1]), str(at[0])
+    if len(key) > 1:
+        inner = _model_at(model, key[:-1])
+        hint, meant = _suggest(name, list(inner.model_fields) if inner else [])
+        return f"is not a known key; {hint}", meant
+    if what := moved(section, name):
+        return what, None
     choice = CHOICES.get(section) or (LISTS["data"] if "data" in at else LISTS.get(section))
     known = [*model.model_fields, *([choice.selector] if choice else [])]
     home = _home_of(name)
     if home and not difflib.get_close_matches(name, known, n=1):
-        return f"is not a key of [{section}]; it is a key of {home}: move it there"
-    return f"is not a known key; {_suggest(name, known)}"
+        return f"is not a key of [{section}]; it is a key of {home}: move it there", None
+    hint, meant = _suggest(name, known)
+    return f"is not a known key; {hint}", meant
+
+
+def _model_at(model: type[BaseModel] | None, key: KeyPath) -> type[BaseModel] | None:
+    """The table that stands at a path of keys and list indices inside `model`."""
+    for part in key:
+        if isinstance(part, int):
+            continue  # an entry has the fields that its list's annotation names
+        field = model.model_fields.get(part) if model else None
+        model = _table_of(field.annotation) if field else None
+    return model
 
 
 def _table_of(annotation: Any) -> type[BaseModel] | None:
@@ -120,11 +158,11 @@ def _table_of(annotation: Any) -> type[BaseModel] | None:
     return next((found for part in get_args(annotation) if (found := _table_of(part))), None)
 
 
-def _suggest(name: str, known: list[str]) -> str:
+def _suggest(name: str, known: list[str]) -> tuple[str, str | None]:
     close = difflib.get_close_matches(name, known, n=1)
     if close:
-        return f"did you mean {close[0]!r}?"
-    return f"known are {', '.join(known)}" if known else "none is known here, remove it"
+        return f"did you mean {close[0]!r}?", close[0]
+    return f"known are {', '.join(known)}" if known else "none is known here, remove it", None
 
 
 def _home_of(name: str) -> str | None:

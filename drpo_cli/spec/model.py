@@ -16,6 +16,7 @@ from drpo_cli.settings import (
     Settings,
     TrainSettings,
 )
+from drpo_cli.spec.problems import Diagnostic, Source
 
 SECTIONS: dict[str, type[Settings]] = {
     "run": RunSettings,
@@ -47,6 +48,8 @@ CHOICES = {
 }
 LISTS = {"data": Choice("data"), "reward": Choice("rewards")}
 """Arrays of tables, each of which selects one plugin; `[[eval.data]]` is like `[[data]]`."""
+ARRAYS = (("data",), ("reward",), ("eval", "data"))
+"""The keys of all arrays of tables."""
 
 ORDER = (
     "run",
@@ -84,4 +87,5 @@ class Spec:
     eval_data: tuple[Selected, ...]
     checkpoint: CheckpointSettings
     preset: str | None = field(default=None, compare=False)
-    warnings: tuple[str, ...] = field(default=(), compare=False)
+    warnings: tuple[Diagnostic, ...] = field(default=(), compare=False)
+    source: Source = field(default=Source(""), compare=False, repr=False)

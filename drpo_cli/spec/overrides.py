@@ -2,42 +2,86 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from typing import Any
 
 import tomli
 
-from drpo_cli.spec.positions import KeyPath
-from drpo_cli.spec.problems import SpecError, key_text
+from drpo_cli.spec.lost import NOTHING, Lost
+from drpo_cli.spec.positions import KeyPath, Place, Span, TooDeepError, scan
+from drpo_cli.spec.problems import OVERRIDE, Diagnostic, Override, key_text
 
 _PART = re.compile(r"(?:^|\.)([A-Za-z0-9_-]+)|\[(\d+)\]")
 
 
-def apply(document: dict[str, Any], overrides: Sequence[str]) -> dict[KeyPath, str]:
-    """Writes every `key=value` into `document`; returns the text of each by the key it set.
+def apply(
+    document: dict[str, Any], overrides: Sequence[str], lost: Lost = NOTHING
+) -> tuple[dict[KeyPath, Override], list[Diagnostic]]:
+    """Writes every `key=value` into `document`; returns each by the key it set, and the mistakes.
 
     A value is TOML where it parses as TOML, else text. A list element is `data[0].path` or
-    `data.0.path`. Raises SpecError, naming every override that has no place to go.
+    `data.0.path`. An override that has no place to go is a mistake, unless its place may be among
+    what is `lost` of the document.
     """
-    applied: dict[KeyPath, str] = {}
+    applied: dict[KeyPath, Override] = {}
     problems = []
     for text in overrides:
         key, equals, value = text.partition("=")
         parts = _parts(key.strip())
         if not equals or not parts:
-            problems.append(f"--set {text}: is not an override; write section.key=value")
+            problems.append(_diagnostic(text, "", "is not an override; write section.key=value"))
             continue
         try:
             path = _assign(document, parts, parse_value(value.strip()))
-        except LookupError as error:
-            problems.append(f"--set {text}: {error.args[0]}")
+        except _NoPlaceError as error:
+            if not lost.touches(error.key):
+                problems.append(_diagnostic(text, key_text(error.key), str(error)))
             continue
         applied.pop(path, None)  # the last one given counts
-        applied[path] = text
-    if problems:
-        raise SpecError(problems)
-    return applied
+        applied[path] = _override(text)
+    return applied, problems
+
+
+class _NoPlaceError(LookupError):
+    def __init__(self, key: KeyPath, what: str) -> None:
+        super().__init__(what)
+        self.key = key
+
+
+def _diagnostic(text: str, key: str, what: str) -> Diagnostic:
+    start, end = len(OVERRIDE) + 1, len(OVERRIDE) + 1 + len(text.partition("=")[0].rstrip())
+    return Diagnostic(
+        severity="error",
+        file="",
+        key=key,
+        message=what,
+        column=start,
+        end_column=max(end, start + 1),
+        source=f"{OVERRIDE}{text}",
+        origin="--set",
+    )
+
+
+def _override(text: str) -> Override:
+    key, _, value = text.partition("=")
+    start = len(key) + 1 + len(value) - len(value.lstrip())
+    at = Span(start, max(len(text.rstrip()), start + 1))
+    inner: dict[KeyPath, Place] = {}
+    if isinstance(parse_value(value.strip()), dict | list):
+        with contextlib.suppress(TooDeepError):
+            inner = _below(scan(f"v={value.strip()}"), start - len("v="))
+    return Override(text, Span(0, len(key.rstrip())), at, inner)
+
+
+def _below(places: dict[KeyPath, Place], shift: int) -> dict[KeyPath, Place]:
+    """Places below the first key, moved by `shift` characters."""
+    return {
+        path[1:]: Place(*(Span(span.start + shift, span.end + shift) for span in place))
+        for path, place in places.items()
+        if len(path) > 1
+    }
 
 
 def _parts(key: str) -> list[str]:
@@ -50,13 +94,13 @@ def parse_value(text: str) -> Any:
     """A value of the command line: TOML where it parses as TOML, else text."""
     try:
         document = tomli.loads(f"value = {text}")
-    except tomli.TOMLDecodeError:
+    except (tomli.TOMLDecodeError, RecursionError):
         return text
     return document["value"] if len(document) == 1 else text
 
 
 def _assign(document: dict[str, Any], parts: list[str], value: Any) -> KeyPath:
-    """Sets the value; raises LookupError, with what is wrong, where the path does not lead on."""
+    """Sets the value; raises _NoPlaceError where the path does not lead on."""
     place: Any = document
     path: KeyPath = ()
     for depth, part in enumerate(parts, 1):
@@ -74,13 +118,12 @@ def _assign(document: dict[str, Any], parts: list[str], value: Any) -> KeyPath:
 def _step(place: Any, part: str, path: KeyPath) -> str | int:
     if isinstance(place, dict):
         return part
-    at = key_text(path)
     if not isinstance(place, list):
-        raise LookupError(f"{at}: is a single value; nothing can be set below it")
+        raise _NoPlaceError(path, "is a single value; nothing can be set below it")
+    at = key_text(path)
     if not part.isdigit():
-        raise LookupError(f"{at}: is a list; say which entry, as in {at}[0].{part}")
+        raise _NoPlaceError(path, f"is a list; say which entry, as in {at}[0].{part}")
     if int(part) >= len(place):
-        raise LookupError(
-            f"{at}[{part}]: there is no such entry; the spec has {len(place)}, counted from 0"
-        )
+        what = f"there is no such entry; the spec has {len(place)}, counted from 0"
+        raise _NoPlaceError((*path, int(part)), what)
     return int(part)

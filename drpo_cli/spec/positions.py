@@ -5,7 +5,9 @@ Only text that tomli has accepted may be scanned: nothing is checked here a seco
 
 from __future__ import annotations
 
+import bisect
 import re
+from typing import NamedTuple
 
 import tomli
 
@@ -13,7 +15,32 @@ KeyPath = tuple[str | int, ...]
 """Keys and list indices from the top of the document: `("data", 0, "path")`."""
 
 Position = tuple[int, int]
-"""Line and column, both from 1."""
+"""Line and column, both from 1; a column counts characters."""
+
+DEEPEST = 24
+"""Longest path of keys that is followed; a spec needs about five."""
+
+
+class Span(NamedTuple):
+    """Offsets of the first character and the one past the last."""
+
+    start: int
+    end: int
+
+
+class Place(NamedTuple):
+    """Where a key is written, and where its value is.
+
+    Both are the header of a table that has one, and the value of a list's element.
+    """
+
+    key: Span
+    value: Span
+
+
+class TooDeepError(Exception):
+    """A path of keys is longer than `DEEPEST`."""
+
 
 _SPACE = re.compile(r"[ \t]*")
 _BLANK = re.compile(r"(?:[ \t\n]|#[^\n]*)*")
@@ -24,35 +51,57 @@ _SCALAR = re.compile(
     | \'\'\'.*?'{3,5}
     | "(?:\\.|[^"\\])*"
     | '[^']*'
-    | [^,\]}#\n]+                # numbers, booleans and dates, which may hold a space
+    | [^,\]}#\n]*[^,\]}#\n\ \t]  # numbers, booleans and dates, which may hold a space
     ''',
     re.DOTALL | re.VERBOSE,
 )
 
 
-def scan(text: str) -> dict[KeyPath, Position]:
-    """Line and column of every table, key and list element of a valid TOML document.
+def scan(text: str) -> dict[KeyPath, Place]:
+    """The place of every table, key and list element of a valid TOML document.
 
-    A key stands where it is written; a table and its index in an array of tables stand at the
-    header's bracket; a list element stands at its value.
+    A table and its index in an array of tables stand at the header, a list element at its value.
+    Offsets count in `text`, whose lines must end in `\\n` alone. Raises TooDeepError.
     """
-    scanner = _Scanner(text.replace("\r\n", "\n") + "\n")
+    scanner = Scanner(text)
     scanner.document()
-    return scanner.found
+    return scanner.places
 
 
-class _Scanner:
+class Lines:
+    """A text by lines: where an offset is, and what is written there."""
+
     def __init__(self, text: str) -> None:
         self.text = text
+        self.starts = [0, *(found.end() for found in re.finditer("\n", text))]
+
+    def position(self, offset: int) -> Position:
+        """Line and column of an offset."""
+        line = bisect.bisect_right(self.starts, offset)
+        return line, offset - self.starts[line - 1] + 1
+
+    def line(self, number: int) -> str:
+        """The text of a line, counted from 1, without its end."""
+        start = self.starts[number - 1]
+        end = self.text.find("\n", start)
+        return self.text[start : end if end >= 0 else len(self.text)]
+
+
+class Scanner:
+    """Reads statements of `text` one after the other, from where `at` stands."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text + "\n"
         self.at = 0
-        self.found: dict[KeyPath, Position] = {}
+        self.places: dict[KeyPath, Place] = {}
         self.lengths: dict[KeyPath, int] = {}  # of each array of tables so far
 
     def document(self) -> None:
+        """Reads all of a valid document."""
         table: KeyPath = ()
         while self.skip(_BLANK) < len(self.text):
             if self.text[self.at] == "[":
-                table = self.header()
+                table = self.enter(*self.header())
             else:
                 self.pair(table)
 
@@ -62,47 +111,60 @@ class _Scanner:
         self.at = match.end()
         return self.at
 
-    def note(self, path: KeyPath, offset: int, again: bool = False) -> None:
-        if again or path not in self.found:
-            line = self.text.count("\n", 0, offset) + 1
-            self.found[path] = line, offset - self.text.rfind("\n", 0, offset)
+    def note(self, path: KeyPath, key: Span, value: Span | None = None, new: bool = False) -> None:
+        if len(path) > DEEPEST:
+            raise TooDeepError
+        if new or path not in self.places:
+            self.places[path] = Place(key, value or key)
 
-    def header(self) -> KeyPath:
+    def header(self) -> tuple[list[str], int, Span]:
+        """The keys of a header, how many brackets it has on each side, and where it is."""
         start = self.at
         brackets = 2 if self.text.startswith("[[", start) else 1
         self.at += brackets
-        keys = self.keys()
+        keys = [key for key, _ in self.dotted()]
         self.at += brackets
+        return keys, brackets, Span(start, self.at)
+
+    def enter(self, keys: list[str], brackets: int, at: Span) -> KeyPath:
+        """The table that a header opens; a further one of its array where it has two brackets."""
         path: KeyPath = ()
-        for depth, (_, key) in enumerate(keys, 1):
+        for depth, key in enumerate(keys, 1):
             path += (key,)
             own = depth == len(keys)
-            self.note(path, start, again=own and brackets == 1)
+            self.note(path, at, new=own and brackets == 1)
             if own and brackets == 2:
                 self.lengths[path] = self.lengths.get(path, 0) + 1
             if path in self.lengths:
                 path += (self.lengths[path] - 1,)
-                self.note(path, start)
+                self.note(path, at)
         return path
 
-    def keys(self) -> list[tuple[int, str]]:
+    def dotted(self) -> list[tuple[str, Span]]:
+        """Reads the parts of a key, each with its place."""
         keys = []
         while True:
             start = self.skip(_SPACE)
             token = self.text[start : self.skip(_KEY)]
-            keys.append((start, _unquote(token)))
+            keys.append((unquoted(token), Span(start, self.at)))
             self.skip(_SPACE)
             if self.text[self.at] != ".":
                 return keys
             self.at += 1
 
-    def pair(self, path: KeyPath) -> None:
-        for offset, key in self.keys():
-            path += (key,)
-            self.note(path, offset)
+    def pair(self, path: KeyPath) -> KeyPath:
+        """Reads a key and its value, in the table `path`; returns the path of the key."""
+        written = self.dotted()
         self.at += 1  # the equals sign
-        self.skip(_SPACE)
-        self.value(path)
+        value = self.skip(_SPACE)
+        own = (*path, *(key for key, _ in written))
+        for depth, (_, span) in enumerate(written, len(path) + 1):
+            self.note(own[:depth], span)
+        self.value(own)
+        place = self.places[own]
+        if place.key == written[-1][1]:
+            self.places[own] = Place(place.key, Span(value, self.at))
+        return own
 
     def value(self, path: KeyPath) -> None:
         opening = self.text[self.at]
@@ -115,15 +177,17 @@ class _Scanner:
             if opening == "{":
                 self.pair(path)
             else:
-                self.note((*path, index), self.at)
+                start = self.at
                 self.value((*path, index))
+                self.note((*path, index), Span(start, self.at))
             if self.text[self.skip(_BLANK)] == ",":
                 self.at += 1
                 index += 1
         self.at += 1
 
 
-def _unquote(token: str) -> str:
+def unquoted(token: str) -> str:
+    """A key as TOML writes it → the key."""
     if token[0] not in "\"'":
         return token
     key: str = tomli.loads(f"key = {token}")["key"]

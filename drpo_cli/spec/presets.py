@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from drpo_cli.plugins import Selected
+from drpo_cli.spec.lost import NOTHING, Lost
 from drpo_cli.spec.model import CHOICES, Spec
 from drpo_cli.spec.positions import KeyPath
 from drpo_cli.spec.problems import Problem
@@ -80,23 +81,27 @@ class Expansion:
     name: str | None = None
     keys: frozenset[KeyPath] = frozenset()
     problems: tuple[Problem, ...] = ()
+    lost: Lost = NOTHING
 
 
-def expand(document: dict[str, Any]) -> Expansion:
+def expand(document: dict[str, Any], lost: Lost = NOTHING) -> Expansion:
     """Takes `preset` out of `document` and puts the preset's keys under the document's own.
 
     A key that the document has stays as it is. A plugin that contradicts the preset's is a problem,
     and its section is left alone. The empty name is no preset, so that `--set preset=` takes one
-    back.
+    back. Of an unknown preset, as of one that is `lost`, every key that it may set is lost.
     """
+    unknown = lost.plus(tables=[(section,) for keys in PRESETS.values() for section in keys])
     name = document.pop(KEY, "")
     if name == "":
-        return Expansion()
+        return Expansion(lost=unknown if lost.covers((KEY,)) else lost)
     if not isinstance(name, str) or name not in PRESETS:
-        return Expansion(problems=(Problem((KEY,), _unknown(name)),))
+        return Expansion(problems=(Problem((KEY,), _unknown(name)),), lost=unknown)
     keys: set[KeyPath] = set()
     problems = []
     for section, given in PRESETS[name].items():
+        if section not in document and lost.covers((section,)):
+            continue
         own = document.setdefault(section, {})
         if not isinstance(own, dict):
             continue  # the reader says what is wrong with it
@@ -106,7 +111,7 @@ def expand(document: dict[str, Any]) -> Expansion:
         added = {key: value for key, value in given.items() if key not in own}
         document[section] = added | own
         keys |= {(section, key) for key in added}
-    return Expansion(name, frozenset(keys), tuple(problems))
+    return Expansion(name, frozenset(keys), tuple(problems), lost)
 
 
 def summary(spec: Spec) -> str:

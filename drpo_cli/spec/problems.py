@@ -2,63 +2,195 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
 
 from drpo_cli.errors import UserError
-from drpo_cli.spec.positions import KeyPath, Position
+from drpo_cli.spec.positions import KeyPath, Lines, Place, Span
 
-
-class SpecError(UserError):
-    """Everything that is wrong with a spec; `problems` holds one line each, in file order."""
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = tuple(problems)
+Severity = Literal["error", "warning"]
+Origin = Literal["file", "--set", "preset"]
+OVERRIDE = "--set "
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake or warning: the key it is about, other keys it comes from, and what it is."""
+    """One mistake or warning: the key it is about, other keys it comes from, and what it is.
+
+    `on_key`: the key is wrong, not its value. `at`: where, if not there.
+    """
 
     key: KeyPath
     what: str
     also: tuple[KeyPath, ...] = ()
+    on_key: bool = False
+    at: Span | None = None
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """A problem where the user can see it.
+
+    `line` and `column` count from 1, `end_column` is one past the last character; all are None
+    where there is no such place: of a file that cannot be read, and of an override, whose columns
+    count in `source`. `source` is the line, or the override; None where the problem is with no
+    line. `origin` says where the value comes from.
+    """
+
+    severity: Severity
+    file: str
+    key: str
+    message: str
+    line: int | None = None
+    column: int | None = None
+    end_line: int | None = None
+    end_column: int | None = None
+    source: str | None = None
+    origin: Origin = "file"
+
+    def __str__(self) -> str:
+        """`where: key: what; what to do`."""
+        origin = " (from the preset)" if self.origin == "preset" else ""
+        return f"{self.where}: {f'{self.key}{origin}: ' if self.key else ''}{self.message}"
+
+    @property
+    def on_command_line(self) -> bool:
+        """Whether it is about an override, which has no line."""
+        return self.line is None and self.source is not None
+
+    @property
+    def where(self) -> str:
+        """`file:line:column`, or the override."""
+        if self.on_command_line:
+            return str(self.source)
+        place = f":{self.line}:{self.column}" if self.line is not None else ""
+        return f"{self.file}{place}"
+
+
+class SpecError(UserError):
+    """Everything that is wrong with a spec, in file order, with what is doubtful besides.
+
+    `note` is said once, after all of it. The message has one line for each mistake.
+    """
+
+    def __init__(
+        self,
+        problems: Sequence[Diagnostic],
+        warnings: Sequence[Diagnostic] = (),
+        note: str = "",
+    ) -> None:
+        super().__init__("\n".join([*map(str, problems), *([note] if note else [])]))
+        self.problems = tuple(problems)
+        self.warnings = tuple(warnings)
+        self.note = note
+
+
+@dataclass(frozen=True)
+class Override:
+    """A `--set` as it was given, and where its parts stand in it."""
+
+    text: str
+    key: Span
+    value: Span
+    inner: Mapping[KeyPath, Place] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Source:
-    """The text a spec was read from: its file, the positions in it, and the overrides on top.
+    """The text a spec was read from: its file, the places in it, and the overrides on top.
 
     The keys in `preset` stand nowhere in it: they come from the key `preset`.
     """
 
     name: str
-    positions: Mapping[KeyPath, Position]
-    overrides: Mapping[KeyPath, str]
+    text: str = ""
+    places: Mapping[KeyPath, Place] = field(default_factory=dict)
+    overrides: Mapping[KeyPath, Override] = field(default_factory=dict)
     preset: Set[KeyPath] = frozenset()
+    note: str = ""
+    """What to say besides of a spec from here that is wrong."""
 
-    def lines(self, problems: Sequence[Problem]) -> list[str]:
-        """Each problem as `where: key: what`, in file order, those of overrides last."""
-        placed = sorted((self._place(p) for p in problems), key=lambda found: found[0])
-        return list(dict.fromkeys(line for _, line in placed))
+    @cached_property
+    def lines(self) -> Lines:
+        """The text by lines."""
+        return Lines(self.text)
 
-    def _place(self, problem: Problem) -> tuple[tuple[int, ...], str]:
-        origin = " (from the preset)" if problem.key in self.preset else ""
-        what = f"{key_text(problem.key)}{origin}: {problem.what}"
+    def error(self, problems: Iterable[Problem], warnings: Iterable[Problem] = ()) -> SpecError:
+        """The error that says all of them."""
+        found = self.diagnostics(problems)
+        return SpecError(found, self.diagnostics(warnings, "warning"), self.note)
+
+    def diagnostics(
+        self, problems: Iterable[Problem], severity: Severity = "error"
+    ) -> list[Diagnostic]:
+        """Each problem in its place, in file order, those of overrides last, none twice."""
+        placed = sorted((self._place(p, severity) for p in problems), key=lambda found: found[0])
+        return list(dict.fromkeys(found for _, found in placed))
+
+    def origin(self, key: KeyPath) -> Diagnostic | None:
+        """Where the value of a key comes from, as an empty diagnostic; None for a default."""
+        known = key in self.preset or key in self.places or self._override(key) is not None
+        return self._place(Problem(key, ""), "warning")[1] if known else None
+
+    def _override(self, key: KeyPath) -> tuple[int, KeyPath] | None:
+        for order, path in reversed(list(enumerate(self.overrides))):
+            if key[: len(path)] == path:
+                return order, path
+        return None
+
+    def _place(self, problem: Problem, severity: Severity) -> tuple[tuple[int, ...], Diagnostic]:
+        origin: Origin = "preset" if problem.key in self.preset else "file"
+        common: dict[str, Any] = {
+            "severity": severity,
+            "file": self.name,
+            "key": key_text(problem.key),
+            "message": problem.what,
+        }
         keys = [("preset",) if k in self.preset else k for k in (problem.key, *problem.also)]
-        for key in keys:
-            for order, (path, text) in reversed(list(enumerate(self.overrides.items()))):
-                if key[: len(path)] == path:
-                    return (1, order), f"--set {text}: {what}"
-        written = [key for key in keys if key in self.positions]
-        line, column = self._position(written[0] if written else keys[0])
-        return (0, line, column), f"{self.name}:{line}:{column}: {what}"
+        if problem.at is None:
+            for key in keys:
+                if (found := self._override(key)) is not None:
+                    place = _within(self.overrides[found[1]], key[len(found[1]) :], problem.on_key)
+                    by: Origin = "preset" if origin == "preset" else "--set"
+                    return (1, found[0]), Diagnostic(**common, **place, origin=by)
+        span = problem.at or self._span(keys, problem.on_key)
+        if span is None:
+            return (0, 1, 1), Diagnostic(**common, line=1, column=1, origin=origin)
+        line, column = self.lines.position(span.start)
+        end_line, end_column = self.lines.position(span.end)
+        common |= {"line": line, "column": column, "end_line": end_line, "end_column": end_column}
+        common["source"] = self.lines.line(line)
+        return (0, line, column), Diagnostic(**common, origin=origin)
 
-    def _position(self, key: KeyPath) -> Position:
-        while key and key not in self.positions:
+    def _span(self, keys: list[KeyPath], on_key: bool) -> Span | None:
+        """Of the first key that is written, else of the innermost table of the first one."""
+        written = [key for key in keys if key in self.places]
+        if written:
+            place = self.places[written[0]]
+            return place.key if on_key and written[0] == keys[0] else place.value
+        key = keys[0]
+        while key and key not in self.places:
             key = key[:-1]
-        return self.positions.get(key, (1, 1))
+        return self.places[key].key if key else None
+
+
+def _within(override: Override, key: KeyPath, on_key: bool) -> dict[str, Any]:
+    """The columns of a key below the one that an override sets, and the override."""
+    span = override.key if on_key and not key else override.value
+    while key:
+        if key in override.inner:
+            place = override.inner[key]
+            span = place.key if on_key else place.value
+            break
+        key = key[:-1]
+    shift = len(OVERRIDE) + 1
+    return {
+        "column": span.start + shift,
+        "end_column": span.end + shift,
+        "source": f"{OVERRIDE}{override.text}",
+    }
 
 
 def key_text(key: KeyPath) -> str:

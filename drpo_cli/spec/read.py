@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -21,8 +22,9 @@ from drpo_cli.settings import (
     Settings,
     TrainSettings,
 )
-from drpo_cli.spec.messages import problems_of, unknown_section
-from drpo_cli.spec.model import CHOICES, LISTS, SECTIONS, Choice, Spec
+from drpo_cli.spec.lost import NOTHING, Lost
+from drpo_cli.spec.messages import MissingKey, UnknownKey, problems_of, unknown_section
+from drpo_cli.spec.model import CHOICES, LISTS, ORDER, SECTIONS, Choice, Spec
 from drpo_cli.spec.positions import KeyPath
 from drpo_cli.spec.problems import Problem, key_text
 
@@ -37,8 +39,9 @@ class Reader:
     that rules over the other keys can still be checked and reported in the same go.
     """
 
-    def __init__(self, document: dict[str, Any], path: Path) -> None:
+    def __init__(self, document: dict[str, Any], path: Path, lost: Lost = NOTHING) -> None:
         self.document = document
+        self.lost = lost
         self.path = path
         self.folder = path.parent
         self.problems: list[Problem] = []
@@ -47,7 +50,9 @@ class Reader:
         """The spec, complete when `problems` stays empty."""
         for name in self.document:
             if name not in SECTIONS and name not in CHOICES and name not in LISTS:
-                self.say((name,), unknown_section(name))
+                what, meant = unknown_section(name)
+                self.problems.append(Problem((name,), what, on_key=True))
+                self.mean((), meant)
         evaluation = self.document.get("eval", {})
         held_out: tuple[Selected, ...] = ()
         if isinstance(evaluation, dict) and "data" in evaluation:
@@ -70,11 +75,26 @@ class Reader:
             checkpoint=self.section("checkpoint", CheckpointSettings),
         )
 
+    def forget(self, spec: Spec) -> None:
+        """Takes the sections out of `spec` that are written but cannot be read."""
+        for name in ORDER:
+            if name not in self.document and self.lost.covers((name,)):
+                spec.__dict__.pop(name)
+        if self.lost.covers(("eval", "data")):
+            spec.__dict__.pop("eval_data")
+
+    def mean(self, table: KeyPath, meant: str | None) -> None:
+        """An unknown key was said to stand for `meant`: its value is as good as lost."""
+        if meant is not None:
+            self.lost = self.lost.plus(keys=[(*table, meant)])
+
     def say(self, key: KeyPath, what: str) -> None:
         self.problems.append(Problem(key, what))
 
     def section(self, name: str, model: type[S], leave: str = "") -> S:
         needed = [key for key, field in model.model_fields.items() if field.is_required()]
+        if name not in self.document and self.lost.covers((name,)):
+            return _nothing(model)
         if name not in self.document and needed:
             self.say((name,), f"is missing; add a [{name}] section with {' and '.join(needed)}")
             return _nothing(model)
@@ -97,7 +117,7 @@ class Reader:
             self.say(key, f"is a single table; write {header}, with two brackets on each side")
         elif not isinstance(tables, list):
             self.say(key, f"must be a list of tables; write each as {header}")
-        elif not tables:
+        elif not tables and not self.lost.covers(key):
             self.say(key, f"is missing; add at least one {header} table with a type")
         else:
             return tuple(self.chosen((*key, i), t, choice) for i, t in enumerate(tables))
@@ -109,13 +129,27 @@ class Reader:
             self.say(key, f"must be a table; write [{key_text(key)}] and its keys below it")
             return Selected(choice.kind, "", _nothing(base))
         options = {k: v for k, v in table.items() if k != choice.selector}
-        name, config = self.plugin(key, choice, table.get(choice.selector, choice.default))
+        if self.misspelt(key, table, choice) or self.lost.covers((*key, choice.selector)):
+            name, config = "", base
+        else:
+            name, config = self.plugin(key, choice, table.get(choice.selector, choice.default))
         if not name:  # what every plugin of the kind takes can be checked all the same
             options = {k: v for k, v in options.items() if k in base.model_fields}
         if name and issubclass(config, RewardSettings):
             options.setdefault("name", plugins.short_name(name))
         settings = self.validated(key, config, options)
         return Selected(choice.kind, plugins.absolute(name, self.folder), settings)
+
+    def misspelt(self, key: KeyPath, table: dict[str, Any], choice: Choice) -> bool:
+        """Whether the key that names the plugin is there under a wrong name, which is then said."""
+        others = [name for name in table if name not in KINDS[choice.kind].base.model_fields]
+        if choice.selector in others:
+            return False
+        close = difflib.get_close_matches(choice.selector, others, n=1, cutoff=0.7)
+        for name in close:
+            what = f"is not a known key; did you mean {choice.selector!r}?"
+            self.problems.append(Problem((*key, name), what, on_key=True))
+        return bool(close)
 
     def plugin(self, key: KeyPath, choice: Choice, name: Any) -> tuple[str, type[Settings]]:
         """A plugin's type and `Config`; ("", the kind's base) once it has been said why not."""
@@ -141,19 +175,44 @@ class Reader:
     def validated(self, key: KeyPath, model: type[S], options: dict[str, Any]) -> S:
         table = _path_defaults(model) | options
         try:
-            return model.model_validate(table, context={"folder": self.folder})
+            valid = model.model_validate(table, context={"folder": self.folder})
+            return self.known(key, valid) if self.lost.touches(key) else valid
         except UserError as error:
             self.say(key, str(error))
             return _nothing(model)
         except ValidationError as error:
-            found = problems_of(error.errors(include_url=False), model, key, table)
+            errors = error.errors(include_url=False)
+        found = self.certain(key, problems_of(errors, model, key, table))
         self.problems += found
         known = {k: v for k, v in table.items() if k in model.model_fields}
         partial = cast(S, model.model_construct(**known))
         for problem in found:
             for name in problem.key[len(key) : len(key) + 1]:
                 partial.__dict__.pop(str(name), None)
-        return partial
+        return self.known(key, partial)
+
+    def certain(self, table: KeyPath, found: list[Problem]) -> list[Problem]:
+        """Problems that do not come from what is lost."""
+        for problem in found:
+            if isinstance(problem, UnknownKey):
+                self.mean(problem.key[:-1], problem.meant)
+        return [
+            problem
+            for problem in found
+            if not (isinstance(problem, MissingKey) and self.lost.covers(problem.key))
+            and not (problem.key == table and self.lost.touches(table))
+        ]
+
+    def known(self, table: KeyPath, model: S) -> S:
+        """A model without the keys that may have another value than it says."""
+        left = model.model_copy()
+        for name in type(model).model_fields:
+            key = (*table, name)
+            if any(lost[: len(key)] == key for lost in self.lost.keys) or (
+                table in self.lost.tables and name not in model.model_fields_set
+            ):
+                left.__dict__.pop(name, None)
+        return left
 
 
 def _nothing(model: type[S]) -> S:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from drpo_cli.errors import UserError
 from drpo_cli.settings import RolloutSettings
@@ -19,17 +19,20 @@ SAMPLES: KeyPath = ("rollout", "samples_per_prompt")
 UPDATES: KeyPath = ("train", "updates_per_rollout")
 
 
-def broken(spec: Spec, partial: bool = False) -> list[Problem]:
-    """The rules a spec breaks. `partial`: some keys failed and are absent from `spec`."""
-    return _apply(ERRORS, spec, partial)
+def broken(spec: Spec, partial: bool = False, more: Sequence[Rule] = ()) -> list[Problem]:
+    """The rules a spec breaks, `more` rules than those here included.
+
+    `partial`: some keys failed and are absent from `spec`.
+    """
+    return _apply((*ERRORS, *more), spec, partial)
 
 
-def doubtful(spec: Spec) -> list[Problem]:
+def doubtful(spec: Spec, partial: bool = False) -> list[Problem]:
     """What runs, but hardly does what its writer expects."""
-    return _apply(WARNINGS, spec, partial=False)
+    return _apply(WARNINGS, spec, partial)
 
 
-def _apply(rules: tuple[Rule, ...], spec: Spec, partial: bool) -> list[Problem]:
+def _apply(rules: Sequence[Rule], spec: Spec, partial: bool) -> list[Problem]:
     problems: list[Problem] = []
     for rule in rules:
         # A rule that needs a key which failed by itself has nothing to say.
@@ -143,6 +146,7 @@ def final_rate_is_used(spec: Spec) -> Iterator[Problem]:
             ("train", "final_learning_rate"),
             "has no effect with the constant schedule; set train.schedule to 'linear' or 'cosine'",
             also=(("train", "schedule"),),
+            on_key=True,
         )
 
 

@@ -92,9 +92,9 @@ def evaluation_draws_alike(spec: Spec) -> Iterator[Problem]:
         if key[: len(EVAL_DATA)] == EVAL_DATA:
             why = "has no use here: held-out problems are chosen once, from all rows alike"
             if source.weight is not None:
-                yield Problem((*key, "weight"), f"{why}; take it out")
+                yield Problem((*key, "weight"), f"{why}; take it out", on_key=True)
             if source.sampling != "uniform":
-                yield Problem((*key, "sampling"), f"{why}; take it out")
+                yield Problem((*key, "sampling"), f"{why}; take it out", on_key=True)
 
 
 def overlap_is_used(spec: Spec) -> Iterator[Problem]:
@@ -103,6 +103,7 @@ def overlap_is_used(spec: Spec) -> Iterator[Problem]:
             ("eval", "overlap"),
             "has no use without [[eval.data]]: problems held out of the training data are never "
             "trained on; take it out",
+            on_key=True,
         )
 
 

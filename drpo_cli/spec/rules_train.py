@@ -54,6 +54,7 @@ def critic_where_needed(spec: Spec) -> Iterator[Problem]:
             f"has no use with advantage {spec.advantage.type!r}; take the section out, or set "
             "advantage.type to 'gae'",
             also=(ADVANTAGE,),
+            on_key=True,
         )
 
 
@@ -64,6 +65,7 @@ def anchor_options(spec: Spec) -> Iterator[Problem]:
             "has no use with anchor 'engine': the ratio π/μ starts from the engine's own μ "
             "already; take it out, or set train.anchor to 'trainer'",
             also=(("train", "anchor"),),
+            on_key=True,
         )
 
 
@@ -74,6 +76,7 @@ def reduction_options(spec: Spec) -> Iterator[Problem]:
             f"has no use with reduction {spec.train.reduction!r}; take it out, or set "
             "train.reduction to 'fixed_horizon'",
             also=(("train", "reduction"),),
+            on_key=True,
         )
 
 
@@ -86,6 +89,7 @@ def overlong_options(spec: Spec) -> Iterator[Problem]:
             f"has no use with overlong {spec.train.overlong!r}; take it out, or set "
             "train.overlong to 'soft'",
             also=(("train", "overlong"),),
+            on_key=True,
         )
     elif buffer is not None and buffer > longest:
         yield Problem(

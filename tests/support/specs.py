@@ -106,8 +106,8 @@ def problems(folder: Path, text: str, *overrides: str) -> list[str]:
     path = write(folder, text)
     with pytest.raises(SpecError) as caught:
         load(path, overrides)
-    assert str(caught.value) == "\n".join(caught.value.problems)
-    return [line.removeprefix(f"{folder}/") for line in caught.value.problems]
+    assert str(caught.value) == "\n".join(map(str, caught.value.problems))
+    return [line.removeprefix(f"{folder}/") for line in map(str, caught.value.problems)]
 
 
 def problem(folder: Path, text: str, *overrides: str) -> str:

@@ -10,7 +10,7 @@ from drpo_cli.compare import jobs
 from drpo_cli.compare.grid import cells
 from drpo_cli.compare.request import axes
 from drpo_cli.errors import UserError
-from drpo_cli.spec import SpecError, dump
+from drpo_cli.spec import dump
 from support.specs import BUILT_IN, write
 
 
@@ -114,11 +114,11 @@ def test_a_folder_of_the_same_spec_is_taken_up_and_of_another_is_not(tmp_path):
     again = specs(tmp_path, "objective=drpo,spo")
     assert len(jobs.jobs(chosen, again, (0, 1), tmp_path / "out")) == 4
     changed = specs(tmp_path, "objective=drpo,spo", set_=("train.warmup_updates=3",))
-    with pytest.raises(SpecError) as caught:
+    with pytest.raises(UserError) as caught:
         jobs.jobs(chosen, changed, (0,), tmp_path / "out")
     message = str(caught.value)
     assert "train.warmup_updates is 0 there, 3 here" in message
     assert "give --out another folder" in message
     job.folder.spec.write_text("[run]\n")
-    with pytest.raises(SpecError, match=r"its spec\.toml does not load"):
+    with pytest.raises(UserError, match=r"its spec\.toml does not load"):
         jobs.jobs(chosen, again, (0,), tmp_path / "out")

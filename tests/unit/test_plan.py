@@ -151,5 +151,5 @@ def test_a_model_folder_that_is_no_model(path: Path) -> None:
         make_plan(load(path, ["model.path=model"]), 1)
     for text in ("{", "3", "[]"):
         (path.parent / "model" / "config.json").write_text(text)
-        with pytest.raises(UserError, match=r"config\.json: is not a model's config\.json"):
+        with pytest.raises(UserError, match=r"config\.json is not a model's config\.json"):
             make_plan(load(path, ["model.path=model"]), 1)

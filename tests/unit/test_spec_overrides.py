@@ -7,11 +7,19 @@ from typing import Any
 import pytest
 
 from drpo_cli.spec.overrides import apply
-from drpo_cli.spec.problems import SpecError
+from drpo_cli.spec.positions import KeyPath
+from drpo_cli.spec.problems import Problem, Source
 
 
 def document() -> dict[str, Any]:
     return {"run": {"name": "x"}, "data": [{"path": "a"}, {"path": "b"}]}
+
+
+def texts(document: dict[str, Any], *overrides: str) -> dict[KeyPath, str]:
+    """What was set, after none was astray."""
+    applied, problems = apply(document, overrides)
+    assert not problems
+    return {key: override.text for key, override in applied.items()}
 
 
 @pytest.mark.parametrize(
@@ -31,14 +39,14 @@ def document() -> dict[str, Any]:
 )
 def test_a_value_is_toml_or_else_text(text: str, value: object) -> None:
     found = document()
-    assert apply(found, [f"run.key={text}"]) == {("run", "key"): f"run.key={text}"}
+    assert texts(found, f"run.key={text}") == {("run", "key"): f"run.key={text}"}
     assert found["run"] == {"name": "x", "key": value}
 
 
 @pytest.mark.parametrize("key", ["data[1].path", "data.1.path"])
 def test_a_list_entry(key: str) -> None:
     found = document()
-    assert list(apply(found, [f"{key}=c"])) == [("data", 1, "path")]
+    assert list(texts(found, f"{key}=c")) == [("data", 1, "path")]
     assert found["data"] == [{"path": "a"}, {"path": "c"}]
 
 
@@ -50,7 +58,7 @@ def test_a_section_that_is_not_there_yet() -> None:
 
 def test_the_last_of_two_counts() -> None:
     found = document()
-    applied = apply(found, ["run.name=y", "run.seed=1", "run.name=z"])
+    applied = texts(found, "run.name=y", "run.seed=1", "run.name=z")
     assert found["run"]["name"] == "z"
     assert applied == {("run", "seed"): "run.seed=1", ("run", "name"): "run.name=z"}
 
@@ -68,7 +76,26 @@ def test_the_last_of_two_counts() -> None:
     ],
 )
 def test_an_override_with_no_place_to_go(text: str, expected: str) -> None:
-    with pytest.raises(SpecError) as caught:
-        apply(document(), ["run.name=fine", text, "x"])
-    assert len(caught.value.problems) == 2
-    assert expected in caught.value.problems[0]
+    applied, problems = apply(document(), ["run.name=fine", text, "x"])
+    assert (len(applied), len(problems)) == (1, 2)
+    assert expected in str(problems[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "on_key", "marked"),
+    [
+        ("run.seed = -1 ", ("run", "seed"), False, "-1"),
+        ("run.sedd=1", ("run", "sedd"), True, "run.sedd"),
+        ("run={seed = 1, x.y=[2, 3]}", ("run", "x", "y", 1), False, "3"),
+        ("run={seed = 1, x.y=[2, 3]}", ("run", "x", "y"), True, "y"),
+        ("run={seed = 1}", ("run", "name"), False, "{seed = 1}"),
+        ("run=[" + "[" * 99, ("run",), False, "[" * 100),
+    ],
+)
+def test_what_is_wrong_with_an_override_is_marked(
+    text: str, key: KeyPath, on_key: bool, marked: str
+) -> None:
+    applied, _ = apply(document(), [text])
+    (found,) = Source("run.toml", overrides=applied).diagnostics([Problem(key, "", on_key=on_key)])
+    assert found.source == f"--set {text}" and found.line is None
+    assert found.source[(found.column or 0) - 1 : (found.end_column or 0) - 1] == marked

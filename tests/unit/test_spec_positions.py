@@ -11,7 +11,7 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drpo_cli.spec.positions import KeyPath, scan
+from drpo_cli.spec.positions import KeyPath, Lines, scan
 
 HAND_WRITTEN = {
     "empty": "",
@@ -52,6 +52,7 @@ def paths(value: Any, at: KeyPath = ()) -> set[KeyPath]:
 
 @pytest.mark.parametrize("text", HAND_WRITTEN.values(), ids=HAND_WRITTEN)
 def test_scan_finds_the_paths_of_hand_written_documents(text: str) -> None:
+    text = text.replace("\r\n", "\n")
     assert set(scan(text)) == paths(tomli.loads(text))
 
 
@@ -85,7 +86,8 @@ def test_scan_finds_the_paths_of_any_document(document: dict[str, Any], multilin
 
 def test_positions_are_where_the_keys_are_written() -> None:
     text = "[run]\n  name = 'x'\n\n[[data]]\na.b = [1,\n  2]\n[[data]]\nc = { d = 1 }\n[x.y]\n[x]\n"
-    assert scan(text) == {
+    lines = Lines(text)
+    assert {key: lines.position(place.key.start) for key, place in scan(text).items()} == {
         ("run",): (1, 1),
         ("run", "name"): (2, 3),
         ("data",): (4, 1),
@@ -99,4 +101,20 @@ def test_positions_are_where_the_keys_are_written() -> None:
         ("data", 1, "c", "d"): (8, 7),
         ("x",): (10, 1),
         ("x", "y"): (9, 1),
+    }
+
+
+def test_values_have_places_too() -> None:
+    text = 'a . b = [ 1e3 , "x]" ] # c\nd = { e = 07:32:00 , f = {} }\n[g] # h\ni = """\nj"""\n'
+    written = {key: text[slice(*place.value)] for key, place in scan(text).items()}
+    assert written == {
+        ("a",): "a",
+        ("a", "b"): '[ 1e3 , "x]" ]',
+        ("a", "b", 0): "1e3",
+        ("a", "b", 1): '"x]"',
+        ("d",): "{ e = 07:32:00 , f = {} }",
+        ("d", "e"): "07:32:00",
+        ("d", "f"): "{}",
+        ("g",): "[g]",
+        ("g", "i"): '"""\nj"""',
     }

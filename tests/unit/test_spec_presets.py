@@ -98,14 +98,14 @@ def test_a_type_of_its_own_may_be_the_preset_s(folder: Path) -> None:
 def test_a_contradicting_type_is_said_once_at_its_line(folder: Path) -> None:
     line = problem(folder, f'preset = "grpo"\n{GOOD}')
     assert line.startswith(
-        "run.toml:22:1: objective.type: is 'drpo', but preset 'grpo' says 'ppo_clip'; "
+        "run.toml:22:8: objective.type: is 'drpo', but preset 'grpo' says 'ppo_clip'; "
         "take one of the two out"
     )
     own = '[advantage]\ntype = "rloo"\n[objective]\ntype = "none"\n'
     lines = problems(folder, text_of("grpo", own))
     assert [line.partition(", but")[0] for line in lines] == [
-        "run.toml:22:1: advantage.type: is 'rloo'",
-        "run.toml:24:1: objective.type: is 'none'",
+        "run.toml:22:8: advantage.type: is 'rloo'",
+        "run.toml:24:8: objective.type: is 'none'",
     ]
 
 
@@ -132,7 +132,7 @@ def test_what_a_contradiction_recommends_works(folder: Path) -> None:
     ],
 )
 def test_an_unknown_preset(folder: Path, written: str, expected: str) -> None:
-    assert problem(folder, f"preset = {written}\n{GOOD}").startswith(f"run.toml:1:1: {expected}")
+    assert problem(folder, f"preset = {written}\n{GOOD}").startswith(f"run.toml:1:10: {expected}")
     assert problem(folder, GOOD, f"preset={written}").startswith(
         f"--set preset={written}: {expected}"
     )
@@ -155,17 +155,19 @@ def test_a_section_that_is_no_table_is_left_to_the_reader(folder: Path, written:
 
 def test_a_mistake_in_what_a_preset_sets_points_at_the_preset(folder: Path) -> None:
     text = f"# a comment\n{text_of('drpo_released', '[objective]')}"
-    (warning,) = load(write(folder, text)).warnings
-    assert "run.toml:2:1: objective.delta (from the preset): is 12.5" in warning
-    (warning,) = load(write(folder, BARE), ["preset=drpo_released", "objective={}"]).warnings
+    (warning,) = map(str, load(write(folder, text)).warnings)
+    assert "run.toml:2:10: objective.delta (from the preset): is 12.5" in warning
+    (warning,) = map(
+        str, load(write(folder, BARE), ["preset=drpo_released", "objective={}"]).warnings
+    )
     assert warning.startswith("--set preset=drpo_released: objective.delta (from the preset): is")
-    (warning,) = load(write(folder, text), ["objective.delta=5"]).warnings
+    (warning,) = map(str, load(write(folder, text), ["objective.delta=5"]).warnings)
     assert warning.startswith("--set objective.delta=5: objective.delta: is 5")
 
 
 def test_a_rule_that_a_preset_breaks_points_at_the_key_it_is_about(folder: Path) -> None:
     text = text_of("grpo").replace("samples_per_prompt = 4", "samples_per_prompt = 1")
-    assert problem(folder, text).startswith("run.toml:15:1: rollout.samples_per_prompt: is 1;")
+    assert problem(folder, text).startswith("run.toml:15:22: rollout.samples_per_prompt: is 1;")
 
 
 def test_expanding_leaves_the_presets_alone() -> None:
