@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from drpo_cli.cli._options import app
+from drpo_cli.cli._options import app, runs_app
 
 
 @app.command(name="eval", epilog="Example: drpo eval demo/model demo/runs/quickstart")
@@ -41,3 +41,36 @@ def export(
 
     write(checkpoint, folder)
     typer.echo(f"wrote {folder}")
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
+
+
+@runs_app.command(name="list", epilog="Example: drpo runs list demo/runs")
+def runs(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(metavar="DIR", help="Where to look; ./runs, or here, when not given."),
+    ] = None,
+    json_: AsJson = False,
+) -> None:
+    """List the runs in a folder and below, the newest first; `drpo runs [DIR]` for short.
+
+    Of each: its state, steps done of those asked for, held-out score of the untrained model → now
+    (best), objective, the time that its steps took, when it last wrote, and its size on disk.
+    """
+    from drpo_cli.runs.command import list_runs
+
+    list_runs(folder, json_)
+
+
+@runs_app.command(epilog="Example: drpo runs diff demo/runs/first demo/runs/second")
+def diff(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A run folder.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
+    json_: AsJson = False,
+) -> None:
+    """Tell how two runs differ: in their specs, versions and machines, and held-out scores."""
+    from drpo_cli.runs.command import diff as told
+
+    told(first, second, json_)

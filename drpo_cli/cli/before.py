@@ -57,7 +57,7 @@ def check(spec: SpecFile, set_: Overrides = None, nproc: Processes = None) -> No
 def doctor(
     spec: Annotated[
         Path | None,
-        typer.Argument(metavar="[RUN.toml]", help="Look at what this run needs too."),
+        typer.Argument(metavar="RUN.toml", help="Look at what this run needs too."),
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:

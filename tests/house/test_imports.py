@@ -30,7 +30,7 @@ ORDER = (
     ("loop",),
     ("worker",),
     ("launch", "scaffold", "explain", "tiny"),
-    ("compare", "preview", "doctor"),
+    ("compare", "preview", "doctor", "runs"),
     ("evaluate.command",),
     ("cli",),
     ("__main__",),
