@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from drpo_cli.dist import cores
-from drpo_cli.launch import PACKAGES
+from drpo_cli.installed import versions
 
 ROOT = Path(__file__).parents[1]
 
@@ -24,7 +23,7 @@ def facts() -> dict[str, Any]:
         "platform": platform.platform(),
         "python": platform.python_version(),
         "commit": commit(),
-        "packages": _versions(),
+        "packages": versions(),
         "environment": {
             name: os.environ[name]
             for name in ("OMP_NUM_THREADS", "KMP_AFFINITY", "LD_PRELOAD", "MALLOC_ARENA_MAX")
@@ -55,13 +54,3 @@ def _processor() -> str:
 
 def _memory_gib() -> int:
     return round(psutil.virtual_memory().total / 2**30)
-
-
-def _versions() -> dict[str, str]:
-    installed = {}
-    for name in PACKAGES:
-        try:
-            installed[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return installed

@@ -25,14 +25,12 @@ from torch.optim import AdamW
 
 from drpo_cli.dist import World
 from drpo_cli.errors import UserError
-from drpo_cli.saved import MARKER, complete, latest, read
+from drpo_cli.saved import MARKER, checkpoint_bytes, complete, latest, read
 from drpo_cli.trainer import optim
 from drpo_cli.trainer.step import Trainer
 
 WEIGHT_PREFIX = "model.lm."  # of a weight's name in the distributed checkpoint
 CRITIC_PREFIX = "critic."
-BYTES_PER_WEIGHT = 12  # float32: the weight and AdamW's two moments
-BYTES_BESIDES = 2**24  # configuration, tokenizer and what the format itself takes
 
 
 class Checkpoints:
@@ -105,7 +103,7 @@ class Checkpoints:
     def _require_room(self, trainer: Trainer) -> None:
         models = [model for model, _ in _models(trainer).values()]
         weights = sum(p.numel() for model in models for p in model.parameters())
-        needed = BYTES_PER_WEIGHT * weights + BYTES_BESIDES
+        needed = checkpoint_bytes(weights)
         existing = next(path for path in (self.folder, *self.folder.parents) if path.exists())
         free = shutil.disk_usage(existing).free
         if self.world.max([float(free < needed)])[0]:

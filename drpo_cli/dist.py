@@ -17,6 +17,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from drpo_cli.machine import cores
+
 V = TypeVar("V")
 
 # glibc gives large blocks back to the system when they are freed. The next one then costs a page
@@ -114,13 +116,6 @@ def device_count() -> int:
     if torch.cuda.is_available():
         return torch.cuda.device_count()
     return cores()
-
-
-def cores() -> int:
-    """CPU cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # Linux
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def device_name() -> str:

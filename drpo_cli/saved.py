@@ -10,6 +10,13 @@ from drpo_cli.errors import UserError
 
 MARKER = "complete.json"
 """Written last into a checkpoint: a folder without it is not whole."""
+_BYTES_PER_WEIGHT = 12  # float32: the weight and AdamW's two moments
+_BYTES_BESIDES = 2**24  # configuration, tokenizer and what the format itself takes
+
+
+def checkpoint_bytes(weights: int) -> int:
+    """Bytes that a checkpoint of so many weights takes, a critic's included."""
+    return _BYTES_PER_WEIGHT * weights + _BYTES_BESIDES
 
 
 def complete(folder: Path) -> list[Path]:

@@ -35,6 +35,10 @@ class Settings(BaseModel):
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
+    def needs_environment(self) -> tuple[str, ...]:
+        """Environment variables that must be set for what has these options."""
+        return ()
+
 
 class RunSettings(Settings):
     """What the run is called, and how long it goes on."""

@@ -22,7 +22,7 @@ def main(folder: RunFolder) -> int:
     """Runs this rank's part; returns the exit code. Leaves word of a failure for the launcher."""
     rank = int(os.environ["RANK"])
     screen = _send_output_to(folder.log(rank))
-    _die_with_launcher()
+    die_with_launcher()
     with _Recorder(folder, rank):
         return _run(folder, rank, screen)
 
@@ -87,7 +87,8 @@ def _send_output_to(log: Path) -> TextIO:
     return screen
 
 
-def _die_with_launcher() -> None:
+def die_with_launcher() -> None:
+    """Ties this process's life to that of the one that started it."""
     # Without it, workers of a launcher killed by SIGKILL would go on writing to the run folder.
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

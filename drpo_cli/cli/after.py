@@ -9,7 +9,7 @@ import typer
 
 from drpo_cli.cli import _complete
 from drpo_cli.cli._help import examples
-from drpo_cli.cli._options import app
+from drpo_cli.cli._options import app, runs_app
 
 
 @app.command(
@@ -87,3 +87,42 @@ def export(
 
     write(checkpoint, folder)
     typer.echo(f"wrote {folder}")
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
+
+
+@runs_app.command(
+    name="list", epilog=examples("drpo runs", "drpo runs demo/runs", "drpo runs list --json")
+)
+def runs(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(metavar="DIR", help="Where to look; ./runs, or here, when not given."),
+    ] = None,
+    json_: AsJson = False,
+) -> None:
+    """List the runs in a folder and below; `runs` for short.
+
+    The newest comes first; `drpo runs [DIR]` is the same.
+    Of each: its state, steps done of those asked for, held-out score of the untrained model → now
+    (best), objective, the time that its steps took, when it last wrote, and its size on disk.
+    """
+    from drpo_cli.runs.command import list_runs
+
+    list_runs(folder, json_)
+
+
+@runs_app.command(epilog=examples("drpo runs diff demo/runs/first demo/runs/second"))
+def diff(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A run folder.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
+    json_: AsJson = False,
+) -> None:
+    """Tell how two runs differ.
+
+    In their specs, in versions and machines, and in held-out scores.
+    """
+    from drpo_cli.runs.command import diff as told
+
+    told(first, second, json_)

@@ -109,6 +109,28 @@ def check(
     raise typer.Exit(checked(spec, set_ or [], nproc or 1, diff, as_json))
 
 
+@app.command(epilog=examples("drpo doctor", "drpo doctor demo/run.toml"))
+def doctor(
+    spec: Annotated[
+        Path | None,
+        typer.Argument(metavar="RUN.toml", help="Look at what this run needs too."),
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Look the machine over: versions, devices, folders, self-tests.
+
+    Exits 1 when something is wrong.
+
+    Every line is ok, a warning (it works, but slowly, in part, or untested) or wrong (a run does
+    not work), with what was found and the fix. The self-tests hold the gradient of the DRPO loss
+    to its formula, and let two processes add up as a run's do. What may be broken is imported in
+    processes of its own, so that the rest is still looked at.
+    """
+    from drpo_cli.doctor.command import doctor as examined
+
+    raise typer.Exit(examined(spec, json_))
+
+
 @app.command(
     epilog=examples(
         "drpo explain drpo:delta=0.2 dppo ppo_clip spo",

@@ -82,13 +82,13 @@ def compare(asked: Asked) -> int:
 
 def _run(asked: Asked, every: Sequence[Job], out: Path) -> tuple[dict[Job, State], int]:
     """Runs what is not finished; returns where every run stands, and the signal that stopped it."""
-    from drpo_cli import dist, launch
+    from drpo_cli import dist, installed, launch
     from drpo_cli.compare.runner import Runner
     from drpo_cli.compare.screen import GridScreen
     from drpo_cli.compare.state import on_disk
 
     for engine in {job.spec.rollout.type for job in every}:
-        launch.require_engine(engine)
+        installed.require_engine(engine)
     world = launch.processes(asked.nproc or 1)
     slots = asked.jobs or max(1, dist.device_count() // world)
     states = {job: on_disk(job) for job in every}

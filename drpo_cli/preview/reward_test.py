@@ -68,7 +68,8 @@ def try_rewards(
 
 
 def _generated(spec: Spec, overrides: Sequence[str], prompts: int, console: Console) -> list[Group]:
-    from drpo_cli.launch import prepare_model, require_engine
+    from drpo_cli.installed import require_engine
+    from drpo_cli.launch import prepare_model
     from drpo_cli.preview.generate import generate_apart
 
     require_engine(spec.rollout.type)

@@ -42,6 +42,10 @@ class Config(RemoteSettings):
     """Headers of every request, each with the environment variable that holds its value:
     `{ Authorization = "SCORER_AUTHORIZATION" }`. No secret belongs in a spec."""
 
+    def needs_environment(self) -> tuple[str, ...]:
+        """The variables that hold the headers' values."""
+        return tuple(self.headers_env.values())
+
 
 class reward:
     """The scorer, over connections that are kept."""

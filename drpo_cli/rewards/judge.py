@@ -77,6 +77,11 @@ class Config(_remote.RemoteSettings):
             raise ValueError("input_price and output_price go together: set both, or neither")
         return self
 
+    def needs_environment(self) -> tuple[str, ...]:
+        """The variable that holds the key, where there is one."""
+        variable = self.api_key_env or (OPENAI_KEY if _is_openai(self) else None)
+        return () if variable is None else (variable,)
+
 
 class reward:
     """The judge, over connections that are kept. `counts` has what was asked, used and spent."""
@@ -179,9 +184,10 @@ def _is_openai(config: Config) -> bool:
 
 
 def _key(config: Config) -> str:
-    variable = config.api_key_env or (OPENAI_KEY if _is_openai(config) else None)
-    if variable is None:
+    needed = config.needs_environment()
+    if not needed:
         return "none"  # a local server needs no key, and the user's own is not for it
+    (variable,) = needed
     if not os.environ.get(variable):
         raise UserError(
             f"the judge at {config.base_url} needs a key, and the environment variable {variable} "

@@ -54,9 +54,11 @@ def test_version_and_help() -> None:
     assert all(verb in text for verb in ("init", "check", "train", "eval", "export"))
 
 
-@pytest.mark.parametrize("verb", ["init", "check", "train", "eval", "export"])
+@pytest.mark.parametrize(
+    "verb", ["init", "check", "doctor", "train", "eval", "export", "runs list", "runs diff"]
+)
 def test_every_verb_shows_an_example(verb: str) -> None:
-    done = drpo(verb, "--help")
+    done = drpo(*verb.split(), "--help")
     assert done.returncode == 0 and f"\n    drpo {verb} " in done.stdout
 
 

@@ -1,0 +1,1 @@
+"""What `drpo doctor` does: looks at a machine before a run does."""
