@@ -16,7 +16,7 @@ from drpo_cli.errors import EXIT_USER_ERROR
 LIFE = {
     "Before a run": ("init", "schema", "check", "plan", "doctor", "reward", "data", "explain"),
     "During a run": ("train", "watch", "compare"),
-    "After a run": ("eval", "report", "runs", "export"),
+    "After a run": ("eval", "report", "runs", "track", "export"),
 }
 """The verbs of each part of a run's life, in the order in which they are of use."""
 

@@ -65,7 +65,7 @@ def _title(name: str, command: Any) -> str:
 
 def _argument(parameter: Any) -> str:
     name = parameter.metavar or parameter.name.upper()
-    name = f"{name}…" if parameter.nargs != 1 else name
+    name = f"{name.rstrip('.…')}…" if parameter.nargs != 1 else name
     return name if parameter.required else f"[{name}]"
 
 
