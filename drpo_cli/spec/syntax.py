@@ -53,7 +53,9 @@ _NOTHING = ("none", "null", "nil", "~")
 
 def of_header(text: str, at: int) -> Wrong:
     """What is wrong with a header that tomli refuses at offset `at`."""
-    line = Span(0, len(text.rstrip()))
+    bare = text.partition("#")[0].rstrip()
+    text = bare if bare.strip("[") else text.rstrip()
+    line = Span(0, len(text))
     found = _STRAY_BRACKET.match(text)
     if found and _keys(found[2])[0] not in ORDER:
         what = f"nothing closes this [; write {found[2]} = …"
@@ -170,6 +172,10 @@ def _value(text: str, error: tomli.TOMLDecodeError, value: int) -> tuple[Span, s
     if error.msg.startswith("Illegal character"):
         what = f"the character U+{ord(text[at]):04X} may not be in a text; take it out"
         return Span(at, at + 1), _said(what)
+    if error.msg.startswith("Invalid date"):
+        word = _WORD.match(text, at)
+        end = word.end() if word else at + 1
+        return Span(at, end), _said(f"{text[at:end]} is no date that exists; text needs quotes")
     if error.msg == "Invalid value":
         return _not_a_value(text, at)
     if error.msg.startswith("Expected newline"):
