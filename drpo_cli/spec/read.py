@@ -78,7 +78,8 @@ class Reader:
     def forget(self, spec: Spec) -> None:
         """Takes the sections out of `spec` that are written but cannot be read."""
         for name in ORDER:
-            if name not in self.document and self.lost.covers((name,)):
+            unread = name not in self.document and self.lost.covers((name,))
+            if unread or (name,) in self.lost.keys:
                 spec.__dict__.pop(name)
         if self.lost.covers(("eval", "data")):
             spec.__dict__.pop("eval_data")

@@ -17,6 +17,7 @@ from drpo_cli.spec.lost import Lost
 from drpo_cli.spec.model import ARRAYS
 from drpo_cli.spec.positions import DEEPEST, KeyPath, Lines, Place, Scanner, Span, TooDeepError
 from drpo_cli.spec.statements import BARE_KEY, Statement, split
+from drpo_cli.spec.syntax import Kind
 
 MOST = 100
 """Mistakes after which reading stops."""
@@ -67,6 +68,7 @@ class _Recovery:
         self.kinds: dict[KeyPath, str] = {}
         self.table: KeyPath = ()
         self.values: dict[str, Any] | None = self.found.document  # None: what follows has no place
+        self.was_broken = False
         self.block = 0  # headers so far: dotted keys extend only tables of their own block
 
     def run(self) -> Recovered:
@@ -94,8 +96,10 @@ class _Recovery:
             else:
                 self.pair(parsed)
             self.found.sound += 1
+            self.was_broken = False
         except tomli.TOMLDecodeError as error:
             self.broken(statement, error)
+            self.was_broken = True
         except (TooDeepError, RecursionError):
             end = statement.start + len(text.partition("\n")[0])
             self.say(Span(statement.start, end), self.table, syntax.TOO_DEEP)
@@ -109,26 +113,33 @@ class _Recovery:
 
     def broken(self, statement: Statement, error: tomli.TOMLDecodeError) -> None:
         text = self.text[statement.start : statement.end]
+        unclosed = statement.unclosed
         if statement.header:
             wrong = syntax.of_header(text, error.pos)
-            at = Span(statement.start, statement.start + len(text))
-            if wrong.keys:
-                self.enter(list(wrong.keys), wrong.brackets, at)
-                key = self.table
-            else:
-                self.table, self.values, key = (), None, ()
-                self.lose(tables=[()])
         else:
-            unclosed = statement.unclosed
             inside = None if unclosed is None else unclosed - statement.start
-            wrong = syntax.of_pair(text, error, inside)
-            key = (*self.table, *wrong.keys)
-            if self.values is not None:
-                self.lose(keys=[key] if wrong.keys else [], tables=[] if wrong.keys else [key])
+            wrong = syntax.headless(text) or syntax.of_pair(text, error, inside)
+        at = Span(statement.start + wrong.at.start, statement.start + wrong.at.end)
+        if wrong.kind in (Kind.HEADER, Kind.OPEN):
+            self.say(at, wrong.keys, wrong.what)
+            self.enter(list(wrong.keys), 1 + (wrong.keys in ARRAYS), at)
+            self.lose(tables=[self.table] if wrong.kind is Kind.OPEN else [])
+        elif statement.header and wrong.kind is Kind.LOST:
+            self.say(at, (), wrong.what)
+            self.table, self.values = (), None
+            self.lose(tables=[()])
+        else:
+            # what can begin no statement goes on with a broken one
+            if wrong.keys or not self.was_broken:
+                self.say(at, (*self.table, *wrong.keys), wrong.what)
+            self.lose_pair(wrong)
         if statement.swallowed:
             self.lose(tables=[self.table])
-        start = statement.start + wrong.at.start
-        self.say(Span(start, statement.start + wrong.at.end), key, wrong.what)
+
+    def lose_pair(self, wrong: syntax.Wrong) -> None:
+        if self.values is not None:
+            self.lose(keys=[(*self.table, *wrong.keys)] if wrong.keys else [])
+            self.lose(tables=[] if wrong.kind is Kind.PAIR else [self.table])
 
     def enter(self, keys: list[str], brackets: int, at: Span) -> None:
         """Goes to the table that a header opens."""

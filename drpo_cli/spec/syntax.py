@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from enum import Enum, auto
 from typing import NamedTuple
 
 import tomli
 
-from drpo_cli.spec.model import ARRAYS
+from drpo_cli.spec.model import ARRAYS, ORDER
 from drpo_cli.spec.positions import Span, unquoted
 from drpo_cli.spec.statements import BARE_KEY, KEY, KEYS
 
+LONGEST_HEADER = 100
+"""Characters in which a broken header is looked for."""
 TOO_DEEP = "nests too deeply; a spec needs three levels"
 
 
-class Wrong(NamedTuple):
-    """Where in the statement it is wrong, what, and the keys that can be read off it.
+class Kind(Enum):
+    """What a broken statement was to be, as far as it shows."""
 
-    `brackets`: of a header, how many it should have on each side.
-    """
+    HEADER = auto()
+    OPEN = auto()  # a header with more than its name
+    PAIR = auto()
+    SOME_PAIR = auto()  # a key that may be another than it seems, or not the only one
+    LOST = auto()
+
+
+class Wrong(NamedTuple):
+    """Where in the statement it is wrong, what, and the keys that can be read off it."""
 
     at: Span
     what: str
     keys: tuple[str, ...] = ()
-    brackets: int = 1
+    kind: Kind = Kind.HEADER
 
 
-_HEADER = re.compile(rf"\[+[ \t]*({KEYS})")
+_HEADER = re.compile(rf"\[*[ \t]*({KEYS})")
+_STRAY_BRACKET = re.compile(rf"(\[+)[ \t]*({KEYS})[ \t]*=")
+_HEADLESS = re.compile(r"[^=\[\]\"'\n]*?\[{0,2}([A-Za-z0-9_. \t-]+)\]+[ \t]*(?:#|\n|$)")
+_NO_NAME = re.compile(r"[^A-Za-z0-9_.-]")
 _LOOSE_KEY = re.compile(rf"({KEYS})[ \t]*")
-_COMMENT = re.compile(r"[ \t]*(?:#|$)")
 _WORD = re.compile(r"[^,\]}#\n]*[^,\]}#\n\s]")
 _NUMBER = re.compile(r"[+-]?[\d_.]+(?:[eE][+-]?[\d_]*)?|0[xob]\w*")
 _DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}|\d{1,2}:\d{2}")
@@ -40,25 +53,56 @@ _NOTHING = ("none", "null", "nil", "~")
 
 def of_header(text: str, at: int) -> Wrong:
     """What is wrong with a header that tomli refuses at offset `at`."""
+    bare = text.partition("#")[0].rstrip()
+    text = bare if bare.strip("[") else text.rstrip()
+    line = Span(0, len(text))
+    found = _STRAY_BRACKET.match(text)
+    if found and _keys(found[2])[0] not in ORDER:
+        what = f"nothing closes this [; write {found[2]} = …"
+        return Wrong(Span(0, len(found[1])), _said(what), _keys(found[2]), Kind.PAIR)
+    keys = _section_of(text)
+    if keys is None:
+        what = f"this is no header; write [section], one of: {', '.join(ORDER)}"
+        return Wrong(line, _said(what), kind=Kind.LOST)
+    right = _right(keys)
     found = _HEADER.match(text)
-    line = Span(0, len(text.rstrip()))
-    if found is None:
-        return Wrong(line, _said("no name is in the brackets; write [section]"))
-    keys = _keys(found[1])
-    opened = len(text) - len(text.lstrip("["))
-    brackets = 2 if keys in ARRAYS or (opened == 2 and text.count("]") != 1) else 1
-    right = f"{'[' * brackets}{found[1]}{']' * brackets}"
-    rest = text[found.end() :].strip()
+    rest = text[found.end() :] if found and _keys(found[1]) == keys else ""
     closed = len(rest) - len(rest.lstrip("]"))
-    if closed in (1, 2) and closed == opened and rest[closed:].strip():
-        start = text.index("]", found.end()) + closed
-        start += len(text[start:]) - len(text[start:].lstrip())
+    if closed == len(text) - len(text.lstrip("[")) and rest[closed:].strip():
+        start = len(text) - len(rest[closed:].lstrip())
         what = f"text follows the header {right}; move it to the next line"
-        return Wrong(Span(start, line.end), _said(what), keys, brackets)
-    if rest and not closed:
+        return Wrong(Span(start, line.end), _said(what), keys, Kind.OPEN)
+    if rest.strip() and not closed:
         what = f"the header holds more than a name; write {right}, its keys below it"
-        return Wrong(Span(min(at, line.end - 1), line.end), _said(what), keys, brackets)
-    return Wrong(line, _said(f"the header's brackets do not match; write {right}"), keys, brackets)
+        return Wrong(Span(min(at, line.end - 1), line.end), _said(what), keys, Kind.OPEN)
+    what = f"the header is not a name in matching brackets; write {right}"
+    return Wrong(line, _said(what), keys)
+
+
+def headless(text: str) -> Wrong | None:
+    """What is wrong with a line that would be a known section's header, if it began like one."""
+    line = Span(0, len(text.partition("\n")[0].rstrip()))
+    found = _HEADLESS.match(text) if line.end <= LONGEST_HEADER else None
+    keys = _section_of(found[1]) if found else None
+    if keys is None:
+        return None
+    what = f"the header is not a name in matching brackets; write {_right(keys)}"
+    return Wrong(line, _said(what), keys)
+
+
+def _section_of(text: str) -> tuple[str, ...] | None:
+    """The known section that a broken header names, or nearly."""
+    found = _HEADER.match(text)
+    if found and (keys := _keys(found[1]))[0] in ORDER:
+        return keys
+    first, *others = _NO_NAME.sub("", text[:LONGEST_HEADER]).split(".")
+    close = difflib.get_close_matches(first, ORDER, n=1, cutoff=0.7)
+    return (close[0], *filter(None, others)) if close else None
+
+
+def _right(keys: tuple[str, ...]) -> str:
+    name = ".".join(keys)
+    return f"[[{name}]]" if keys in ARRAYS else f"[{name}]"
 
 
 def of_pair(text: str, error: tomli.TOMLDecodeError, unclosed: int | None) -> Wrong:
@@ -70,19 +114,25 @@ def of_pair(text: str, error: tomli.TOMLDecodeError, unclosed: int | None) -> Wr
     found = _LOOSE_KEY.match(text)
     if found is None:
         what = "this is no key = value, no [section] and no # comment; mend the line"
-        return Wrong(line, _said(what))
+        return Wrong(line, _said(what), kind=Kind.LOST)
     keys = _keys(found[1])
     sign = found.end()
     if text[sign : sign + 1] != "=":
-        return Wrong(*_without_equals(text, found[1], sign, line), keys)
-    if (_COMMENT.match(text, sign + 1) and "\n" not in text.rstrip()) or text[sign + 1 :].isspace():
-        return Wrong(Span(sign, sign + 1), _said("no value follows the =; give it one"), keys)
+        colon = text[sign : sign + 1] == ":"
+        where, what = _without_equals(text, found[1], sign, line)
+        return Wrong(where, what, keys, Kind.PAIR if colon else Kind.SOME_PAIR)
+    if not text[sign + 1 :].partition("#")[0].strip():
+        what = _said("no value follows the =; give it one")
+        return Wrong(Span(sign, sign + 1), what, keys, Kind.PAIR)
     before_the_hole = unclosed is None or error.pos < unclosed
     if before_the_hole and not error.msg.startswith(("Unclosed", 'Expected "\'"')):
-        return Wrong(*_value(text, error, sign + 1), keys)
-    if unclosed is None:
-        return Wrong(*_no_comma(text, error.pos), keys)
-    return Wrong(*_unclosed(text, unclosed), keys)
+        where, what = _value(text, error, sign + 1)
+    elif unclosed is None:
+        where, what = _no_comma(text, error.pos)
+    else:
+        where, what = _unclosed(text, unclosed)
+    more = "=" in text[where.end if where.end < line.end else where.start : line.end]
+    return Wrong(where, what, keys, Kind.SOME_PAIR if more else Kind.PAIR)
 
 
 def _without_equals(text: str, key: str, at: int, line: Span) -> tuple[Span, str]:
@@ -122,6 +172,10 @@ def _value(text: str, error: tomli.TOMLDecodeError, value: int) -> tuple[Span, s
     if error.msg.startswith("Illegal character"):
         what = f"the character U+{ord(text[at]):04X} may not be in a text; take it out"
         return Span(at, at + 1), _said(what)
+    if error.msg.startswith("Invalid date"):
+        word = _WORD.match(text, at)
+        end = word.end() if word else at + 1
+        return Span(at, end), _said(f"{text[at:end]} is no date that exists; text needs quotes")
     if error.msg == "Invalid value":
         return _not_a_value(text, at)
     if error.msg.startswith("Expected newline"):

@@ -1,0 +1,59 @@
+"""Broken specs: each is said where it is wrong and what, and accepted once mended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from drpo_cli.check import rewards_can_be_called
+from drpo_cli.plan import rules
+from drpo_cli.spec import Spec, SpecError, load
+from drpo_cli.spec.problems import Diagnostic
+from support.corpus import FOLDER, Case, Mark, cases, marks
+
+CASES = list(cases())
+
+
+def checked(path: Path, overrides: Sequence[str] = ()) -> Spec:
+    return load(path, overrides, (*rules(1), rewards_can_be_called))
+
+
+def place(one: Diagnostic) -> Mark:
+    return one.line, one.column or 0, one.end_column if one.line == one.end_line else None
+
+
+def test_there_are_enough() -> None:
+    assert len(CASES) >= 60 and len({case.title for case in CASES}) == len(CASES)
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.title for case in CASES])
+def test_a_broken_spec(tmp_path: Path, case: Case) -> None:
+    path, overrides, marked = case.write(tmp_path)
+    with pytest.raises(SpecError) as caught:
+        checked(path, overrides)
+    found = [*caught.value.problems, *caught.value.warnings]
+    lines = [str(one).removeprefix(f"{one.where}: ") for one in found]
+    lines = [
+        f"warning: {line}" if one.severity == "warning" else line
+        for line, one in zip(lines, found, strict=True)
+    ]
+    assert len(lines) == len(case.said), lines
+    for line, said in zip(lines, case.said, strict=True):
+        assert said in line
+    assert [place(one) for one in found if one.source is not None] == marked
+    checked(case.write(tmp_path, mended=True)[0])
+
+
+def test_twenty_mistakes_are_all_said_in_the_order_of_the_file(tmp_path: Path) -> None:
+    text = (FOLDER / "twenty.toml").read_text(encoding="utf-8")
+    path = tmp_path / "run.toml"
+    path.write_text(text.replace("«", "").replace("»", ""), encoding="utf-8")
+    expected = [line.partition("  #> ")[2] for line in text.splitlines() if "  #> " in line]
+    with pytest.raises(SpecError) as caught:
+        checked(path)
+    assert len(caught.value.problems) == len(expected) == 20
+    for one, said in zip(caught.value.problems, expected, strict=True):
+        assert str(one).removeprefix(f"{one.where}: ").startswith(said)
+    assert [place(one) for one in caught.value.problems] == marks(text)
