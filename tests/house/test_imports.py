@@ -29,7 +29,7 @@ ORDER = (
     ("run",),
     ("loop",),
     ("worker",),
-    ("launch", "scaffold", "explain", "tiny"),
+    ("launch", "scaffold", "explain", "tiny", "sizing"),
     ("compare", "preview"),
     ("evaluate.command",),
     ("cli",),
