@@ -109,6 +109,41 @@ def check(
     raise typer.Exit(checked(spec, set_ or [], nproc or 1, diff, as_json))
 
 
+@app.command(
+    epilog=examples("drpo plan demo/run.toml --gpus 8 --gpu h100-80g", "drpo plan demo/run.toml")
+)
+def plan(
+    spec: SpecFile,
+    gpus: Annotated[int, typer.Option(min=1, metavar="N", help="Devices of each node.")] = 1,
+    gpu: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="h100-80g, a100-40g, … or a size: 48g, cpu-24g, cpu."),
+    ] = "cpu",
+    nodes: Annotated[int, typer.Option(min=1, metavar="N", help="Nodes.")] = 1,
+    set_: Overrides = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON, sizes in bytes.")] = False,
+) -> None:
+    """Say what memory a run will take, without a GPU.
+
+    Exits 1 when it does not fit.
+
+    A bar for every phase of a step shows what a device holds at its peak: weights, optimizer
+    state, gradients, gathered layers, activations of the fullest micro-batch, log-prob blocks,
+    the engine's weights and KV cache. The figures come from the trainer's own passes over the
+    model's real shapes on fake tensors, in seconds; docs/plan.md says what was checked, and what
+    is assumed. Below: how many sequences run at once, what a weight sync moves, and, where the
+    run does not fit, which settings give most room.
+
+    Needs the model's config.json, no weights. `--gpu cpu` is this machine, shared by the processes.
+    """
+    from drpo_cli.spec import load
+
+    load(spec, set_ or [])  # a wrong spec is said before torch is imported
+    from drpo_cli.sizing.command import plan as planned
+
+    raise typer.Exit(planned(spec, set_ or [], gpus, gpu, nodes, json_))
+
+
 @app.command(epilog=examples("drpo doctor", "drpo doctor demo/run.toml"))
 def doctor(
     spec: Annotated[

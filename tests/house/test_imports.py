@@ -29,7 +29,7 @@ ORDER = (
     ("run",),
     ("loop",),
     ("worker",),
-    ("launch", "scaffold", "explain", "tiny", "check"),
+    ("launch", "scaffold", "explain", "tiny", "check", "sizing"),
     ("compare", "preview", "doctor", "runs"),
     ("evaluate.command",),
     ("cli",),

@@ -1,0 +1,48 @@
+"""`drpo plan`: estimates a spec on devices that need not be there."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from drpo_cli.errors import UserError
+from drpo_cli.plan import make_plan
+from drpo_cli.sizing.advice import advise
+from drpo_cli.sizing.device import parse
+from drpo_cli.sizing.estimate import Estimate, estimate
+from drpo_cli.sizing.show import as_dict, show
+from drpo_cli.spec import load
+
+
+def plan(
+    path: Path, overrides: Sequence[str], devices: int, gpu: str, nodes: int, as_json: bool
+) -> int:
+    """Prints the plan of a spec on `nodes` × `devices`; returns 0 where it fits, 1 where not."""
+    device = parse(gpu, devices)
+
+    def estimated(further: Sequence[str]) -> Estimate:
+        spec = load(path, [*overrides, *further])
+        if spec.model.prepare is not None and not Path(spec.model.path, "config.json").is_file():
+            raise UserError(
+                f"model.path: {spec.model.path} is not made yet; make it with python "
+                f"{spec.model.prepare} {spec.model.path}, or name a folder with a config.json"
+            )
+        return estimate(make_plan(spec, devices * nodes), device, nodes)
+
+    logging.getLogger("torch").setLevel(logging.ERROR)  # fake processes say that they are alone
+    found = estimated(())
+    advice = [] if found.fits else advise(found, estimated)
+    if as_json:
+        print(json.dumps(as_dict(found, advice), indent=1))  # noqa: T201
+    else:
+        show(found, advice, Console(markup=False, highlight=False, width=_width()))
+    return 0 if found.fits else 1
+
+
+def _width() -> int | None:
+    """80 columns where there is no terminal to ask."""
+    return None if Console().is_terminal else 80
