@@ -37,13 +37,14 @@ class ShareAbove(Rule):
     key: str
     limit: float
     words: str
+    form = ".0%"
 
     def judge(self, record: Mapping[str, Any]) -> str | None:
         """Compares the step's own value."""
         value = number(record.get(self.key))
         if value is None:
             return None
-        return f"{value:.3g} {self.words}" if value > self.limit else ""
+        return f"{value:{self.form}} {self.words}" if value > self.limit else ""
 
 
 class Recent:
