@@ -45,7 +45,7 @@ def test_trackers_that_are_down_change_nothing(small: Path) -> None:
 def test_runs_of_a_comparison_are_tracked_too(small: Path) -> None:
     small.write_text(small.read_text() + table("Notes") + table("Dying"))
     out = small.parent / "out"
-    done = drpo("compare", small, "--seeds", "0", "--out", out)
+    done = drpo("compare", small, "--vary", "objective=drpo", "--seeds", "0", "--out", out)
     assert done.returncode == 0, done.stderr
     (notes,) = out.glob("*/trackers/Notes/notes.jsonl")
     assert [n["step"] for n in records(notes) if n["what"] == "log"] == [0, 1, 2]
