@@ -19,9 +19,12 @@ from drpo_cli import dist, installed, saved
 from drpo_cli.errors import EXIT_RUN_FAILED, UserError
 from drpo_cli.installed import require_engine
 from drpo_cli.plan import Plan, make_plan
+from drpo_cli.plugins import Selected
 from drpo_cli.run_folder import RunFolder
 from drpo_cli.settings import ModelSettings
 from drpo_cli.spec import Spec, dump
+from drpo_cli.spec.rules_trackers import missing_client
+from drpo_cli.trackers._follow import following
 
 STOP_SECONDS = 3600  # a stopped run finishes its step and saves before it goes
 
@@ -33,7 +36,8 @@ def train(spec: Spec, resume: bool, nproc: int | None) -> int:
     require_engine(spec.rollout.type)
     world = processes(nproc)
     folder = prepare(spec, resume, world)
-    return start(folder, world, dist.threads_per_rank(world))
+    with following(folder):
+        return start(folder, world, dist.threads_per_rank(world))
 
 
 def prepare(spec: Spec, resume: bool, world: int) -> RunFolder:
@@ -41,6 +45,7 @@ def prepare(spec: Spec, resume: bool, world: int) -> RunFolder:
 
     Raises UserError when the run is finished, in use, or not finished and not to be resumed.
     """
+    require_clients(spec.tracker)
     plan = make_plan(spec, world)
     folder = RunFolder(plan.run_folder)
     _require_usable(folder, spec, resume)
@@ -89,6 +94,13 @@ def versions(plan: Plan) -> dict[str, object]:
         "device": dist.device_name(),
         "processes": plan.world,
     }
+
+
+def require_clients(trackers: Iterable[Selected]) -> None:
+    """Raises UserError when what a tracker of the spec sends with is not installed."""
+    for index, tracker in enumerate(trackers):
+        if what := missing_client(tracker):
+            raise UserError(f"tracker[{index}].type: {what}")
 
 
 def processes(nproc: int | None) -> int:

@@ -23,7 +23,7 @@ def document(spec: Spec) -> dict[str, Any]:
     written: dict[str, Any] = {}
     for name in ORDER:
         part = getattr(spec, name)
-        if part is None:
+        if part is None or part == ():
             continue
         if name in LISTS:
             written[name] = [_table(selected, LISTS[name].selector) for selected in part]

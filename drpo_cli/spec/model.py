@@ -28,8 +28,8 @@ SECTIONS: dict[str, type[Settings]] = {
     "checkpoint": CheckpointSettings,
 }
 """Sections that are not plugins."""
-OPTIONAL = frozenset({"reference", "critic"})
-"""Sections whose part of a run is absent when they are."""
+OPTIONAL = frozenset({"reference", "critic", "tracker"})
+"""Sections, and arrays of tables, whose part of a run is absent when they are."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ CHOICES = {
     "advantage": Choice("advantages", default="group_mean"),
     "objective": Choice("objectives", default="drpo"),
 }
-LISTS = {"data": Choice("data"), "reward": Choice("rewards")}
+LISTS = {"data": Choice("data"), "reward": Choice("rewards"), "tracker": Choice("trackers")}
 """Arrays of tables, each of which selects one plugin; `[[eval.data]]` is like `[[data]]`."""
 ARRAYS = (("data",), ("reward",), ("eval", "data"))
 """The keys of all arrays of tables."""
@@ -64,6 +64,7 @@ ORDER = (
     "critic",
     "eval",
     "checkpoint",
+    "tracker",
 )
 
 
@@ -86,6 +87,7 @@ class Spec:
     eval: EvalSettings
     eval_data: tuple[Selected, ...]
     checkpoint: CheckpointSettings
+    tracker: tuple[Selected, ...] = field(default=(), compare=False)
     preset: str | None = field(default=None, compare=False)
     warnings: tuple[Diagnostic, ...] = field(default=(), compare=False)
     source: Source = field(default=Source(""), compare=False, repr=False)

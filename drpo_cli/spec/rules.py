@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from drpo_cli.errors import UserError
 from drpo_cli.settings import RolloutSettings
-from drpo_cli.spec import rules_data, rules_rewards, rules_train
+from drpo_cli.spec import rules_data, rules_rewards, rules_trackers, rules_train
 from drpo_cli.spec.model import Spec
 from drpo_cli.spec.positions import KeyPath
 from drpo_cli.spec.problems import Problem
@@ -159,6 +159,7 @@ ERRORS: tuple[Rule, ...] = (
     *rules_data.RULES,
     *rules_rewards.RULES,
     *rules_train.RULES,
+    *rules_trackers.RULES,
 )
 WARNINGS: tuple[Rule, ...] = (
     trust_region_bites,
@@ -166,4 +167,5 @@ WARNINGS: tuple[Rule, ...] = (
     final_rate_is_used,
     *rules_data.DOUBTS,
     *rules_train.DOUBTS,
+    *rules_trackers.DOUBTS,
 )
