@@ -50,7 +50,7 @@ def check(path: Path, overrides: Sequence[str], world: int, diff: bool, as_json:
         _print_settings(console, [one for one in settings if one.differs])
     changed = sum(one.origin is not None for one in settings)
     more = "" if diff else "; --diff shows what differs"
-    console.print(f"{changed} keys set, {len(settings) - changed} default{more}", soft_wrap=True)
+    console.print(f"{changed} keys set, {len(settings) - changed} default{more}")
     sys.stdout.flush()  # before what goes to the other stream
     show_all(Console(stderr=True, markup=False, highlight=False), spec.warnings)
     doubts = f": {counted((), spec.warnings, str(path))}" if spec.warnings else ""

@@ -28,7 +28,7 @@ def load(path: Path, overrides: Sequence[str] = (), checks: Sequence[rules.Rule]
     path = Path(path)
     text = text_of(path)
     found = _parsed(text)
-    if found.mistakes and not found.sound and len(found.mistakes) > 2:
+    if not found.sound and (len(found.mistakes) > 2 or text.lstrip()[:1] == "{"):
         raise _no_spec(path, found)
     overridden, astray = overriding.apply(found.document, overrides, found.lost)
     preset = presets.expand(found.document, found.lost)

@@ -15,7 +15,7 @@ def message(spec: Path, *arguments: object, **environment: str) -> str:
     done = drpo("train", spec, *arguments, **environment)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
-    assert done.stderr.count("error: ") == 1
+    assert len(re.findall(r"^error: |^1 error in ", done.stderr, re.MULTILINE)) == 1
     return done.stderr
 
 
