@@ -21,11 +21,20 @@ RESET_PEAK = "5"
 
 def peak_extra_bytes(work: Callable[[], object]) -> int:
     """The most resident bytes that `work` held above those before it. Linux only."""
+    return since(settled(), work)
+
+
+def settled() -> int:
+    """Resident bytes, once everything that is not in use has been given back."""
     gc.collect()
     # pages that are free but not given back would be used again without being counted
     ctypes.CDLL(None).malloc_trim(0)
+    return _resident("VmRSS")
+
+
+def since(before: int, work: Callable[[], object]) -> int:
+    """The most resident bytes while `work` ran, above `before`. Linux only."""
     (PROCESS / "clear_refs").write_text(RESET_PEAK)
-    before = _resident("VmRSS")
     work()
     return _resident("VmHWM") - before
 

@@ -30,8 +30,10 @@ CONTEXT = int(0.8 * GIB)
 COMMUNICATOR = int(1.6 * GIB)
 # Blocks of the caching allocator that are free but too small to be used, of what is allocated.
 FRAGMENTS = 0.05
-# A process on a CPU that has imported torch, transformers and vLLM: measured, see docs/plan.md.
-PROCESS = int(0.5 * GIB)
+# On a CPU, measured (docs/plan.md): a process that has imported what a run needs, without tensors,
+# and what the C library's allocator keeps beyond the tensors under the settings that a run has.
+PROCESS = {"vllm": int(0.75 * GIB), "transformers": int(0.5 * GIB)}
+HEAP = 0.35
 
 
 @dataclass(frozen=True)
@@ -251,9 +253,7 @@ def _phases(
         ("sync", [gathered, beside, sync]),
         ("proof", [highest(passes, ["probe"]), beside, awake]),
     ]
-    return tuple(
-        Phase(name, _with_allowance(_sum(parts), plan.world, device)) for name, parts in phases
-    )
+    return tuple(Phase(name, _with_allowance(_sum(parts), plan, device)) for name, parts in phases)
 
 
 def _held(passes: Measured) -> Parts:
@@ -278,9 +278,10 @@ def _sum(parts: list[Parts]) -> Parts:
 ENGINE_PARTS = ("engine weights", "KV cache", "engine's work", "engine asleep")
 
 
-def _with_allowance(parts: Parts, ranks: int, device: Device) -> Parts:
-    if not device.cuda:
-        return {**parts, "allowance": PROCESS}
+def _with_allowance(parts: Parts, plan: Plan, device: Device) -> Parts:
     trainer = sum(size for part, size in parts.items() if part not in ENGINE_PARTS)
-    communicator = COMMUNICATOR if ranks > 1 else 0
+    if not device.cuda:
+        process = PROCESS.get(plan.spec.rollout.type, PROCESS["transformers"])
+        return {**parts, "allowance": process + int(HEAP * trainer)}
+    communicator = COMMUNICATOR if plan.world > 1 else 0
     return {**parts, "allowance": CONTEXT + communicator + int(FRAGMENTS * trainer)}

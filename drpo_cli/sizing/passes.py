@@ -194,12 +194,10 @@ def _model(job: Job, config: Any, world: World, layers: int | None) -> Any:
         lm.requires_grad_(False)
     elif job.settings.gradient_checkpointing:
         _recompute_activations(lm)
-    model = (
-        ValueModel(lm)
-        if job.critic
-        else Policy(lm, job.temperature, job.settings.logits_in_a_block)
-    )
-    return shard(model, DTYPES[job.precision.train], world)
+    dtype = DTYPES[job.precision.train]
+    if job.critic:
+        return shard(ValueModel(lm), dtype, world)
+    return shard(Policy(lm, job.temperature, job.settings.logits_in_a_block), dtype, world)
 
 
 def _optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
@@ -250,4 +248,5 @@ def _few_slices(total: int, size: int) -> list[slice]:
 def highest(measured: Measured, works: Sequence[str]) -> Parts:
     """The parts at the highest peak of some pieces of work."""
     found = [parts for (work, _), parts in measured.items() if work.startswith(tuple(works))]
-    return dict(max(found, key=lambda parts: sum(parts.values())))
+    most = max(found, key=lambda parts: sum(parts.values()))
+    return dict(most)

@@ -129,7 +129,7 @@ def follow(layers: Sequence[nn.Module], peaks: Peaks) -> None:
 
     layers[0].register_forward_pre_hook(before)
     for i, layer in enumerate(layers):
-        layer.register_forward_hook(lambda _m, _i, output, i=i: after(i, output))  # type: ignore[misc]
+        layer.register_forward_hook(lambda _m, _i, output, i=i: after(i, output))
 
 
 def _on_gradient(hidden: Tensor, done: Any) -> None:

@@ -1,0 +1,141 @@
+"""`drpo plan`: its figures against measured peaks, its verdict, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.command import drpo
+
+ROOT = Path(__file__).parents[2]
+TOLERANCE = 0.15
+# A small trainer whose tensors still outweigh all else: 7 M weights, two micro-batches of 1,024.
+MEASURE = """
+import json, sys, tempfile
+from pathlib import Path
+from benchmarks._trainers import Shape, make_model
+from benchmarks.plan_peaks import GIVES_BACK, Case, in_process, measured
+
+shape = Shape(8192, 256, 768, layers=6, heads=8, kv_heads=4, head_dim=32)
+case = Case(shape, checkpointing=sys.argv[1] == "checkpointing", ranks=int(sys.argv[2]))
+with tempfile.TemporaryDirectory() as folder:
+    model = make_model(Path(folder) / "model", shape)
+    predicted = in_process("predicted", case, model, {})[0]
+    print(json.dumps([predicted, measured(case, model, GIVES_BACK)]))
+"""
+QWEN3_8B = {
+    "model_type": "qwen3",
+    "vocab_size": 151_936,
+    "hidden_size": 4096,
+    "intermediate_size": 12_288,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 40_960,
+    "tie_word_embeddings": False,
+}
+SPEC = """\
+[run]
+name = "planned"
+steps = 10
+[model]
+path = "model"
+[[data]]
+type = "arithmetic"
+[rollout]
+prompts_per_step = 32
+samples_per_prompt = 16
+max_new_tokens = 4096
+context_length = 5120
+[[reward]]
+type = "exact_match"
+[train]
+gradient_checkpointing = true
+"""
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text(json.dumps(QWEN3_8B))
+    path = tmp_path / "run.toml"
+    path.write_text(SPEC)
+    return path
+
+
+def planned(spec: Path, *options: object) -> tuple[int, dict[str, Any]]:
+    """Exit code and JSON of the command."""
+    ran = drpo("plan", spec, "--json", *options)
+    assert ran.returncode in (0, 1), ran.stderr
+    return ran.returncode, json.loads(ran.stdout)
+
+
+@pytest.mark.parametrize(("kind", "ranks"), [("plain", 1), ("checkpointing", 2)])
+def test_predicted_peaks_are_measured_ones(kind: str, ranks: int):
+    ran = subprocess.run(
+        [sys.executable, "-c", MEASURE, kind, str(ranks)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    predicted, measured = json.loads(ran.stdout.splitlines()[-1])
+    assert predicted["train"] > 1.5 * predicted["sync"]  # the passes are what is measured
+    for work, size in measured.items():
+        assert abs(predicted[work] / size - 1) < TOLERANCE, (work, predicted, measured)
+
+
+def test_a_model_of_eight_billion_fits_eight_gpus_and_not_one(spec: Path):
+    code, found = planned(spec, "--gpus", 8, "--gpu", "h100-80g", "--nodes", 2)
+    phases = {phase["name"]: phase["parts"] for phase in found["phases"]}
+    weights, ranks = 8_190_735_360, 16
+    assert (code, found["fits"], found["parameters"]) == (0, True, weights)
+    assert phases["optimizer"]["weights"] == pytest.approx(4 * weights / ranks, rel=1e-3)
+    assert phases["rollout"]["optimizer"] == pytest.approx(8 * weights / ranks, rel=1e-3)
+    assert phases["rollout"]["engine weights"] == 2 * weights
+    # several micro-batches to an update: whole gradients, float32, are kept between them
+    assert phases["train"]["gradients"] > 4 * weights
+    assert found["sync"]["received"] == 2 * weights * 15 // 16
+    assert found["sync"]["nodes"] == 2 * weights
+    # 36 layers × 8 heads × 128 × keys and values × 2 bytes
+    assert found["kv_cache"]["sequence_bytes"] == 36 * 8 * 128 * 2 * 2 * 5120
+    assert any("one node today" in note for note in found["notes"])
+
+    shown = drpo(
+        "plan", spec, "--gpus", 1, "--gpu", "a100-40g", "--set", "train.tokens_per_microbatch=4096"
+    )
+    assert shown.returncode == 1
+    assert max(map(len, shown.stdout.splitlines())) <= 80
+    assert "does not fit: " in shown.stdout and "most room: " in shown.stdout
+
+
+def test_advice_is_what_the_plan_says_of_the_changed_spec(spec: Path):
+    options = ("--gpus", 8, "--gpu", "80g", "--set", "train.gradient_checkpointing=false")
+    code, found = planned(spec, *options)
+    best = found["advice"][0]
+    assert code == 1 and found["tightest"] == "train"
+    assert best["set"] == ["train.gradient_checkpointing=true"] and best["fits"]
+    code, changed = planned(spec, *options[:-1], best["set"][0])
+    assert code == 0
+    assert changed["free"] - found["free"] == best["room"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--gpu", "h100-8g0"), "--gpu h100-8g0: is not a device; give one of h100-80g"),
+        (("--gpu", "48g", "--gpus", "3"), "rollout.prompts_per_step: is 32, which 3 processes"),
+        (("--set", "model.path=nowhere"), "the model folder"),
+    ],
+)
+def test_what_cannot_be_planned_is_said(spec: Path, options: tuple[str, ...], said: str):
+    ran = drpo("plan", spec, *options)
+    assert ran.returncode == 2
+    assert said in ran.stderr and "Traceback" not in ran.stderr

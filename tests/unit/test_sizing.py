@@ -1,0 +1,117 @@
+"""What `drpo plan` is made of: growth by layers, micro-batches, the cache, devices."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from drpo_cli.errors import UserError
+from drpo_cli.sizing.batch import Lengths, fullest, packed
+from drpo_cli.sizing.device import GIB, parse
+from drpo_cli.sizing.engine import cache_bytes
+from drpo_cli.sizing.transfer import Transfer, transfer
+
+# In a process of its own: the fake process group may not meet a real one.
+GROWTH = """
+import sys, tempfile
+from pathlib import Path
+from unittest import mock
+from support.models import tiny_model
+from drpo_cli.rollout._precision import Precision
+from drpo_cli.settings import ModelSettings, TrainSettings
+from drpo_cli.sizing import passes
+from drpo_cli.sizing.batch import Lengths
+
+kind, critic, checkpointing = sys.argv[1], sys.argv[2] == "critic", sys.argv[2] == "checkpointing"
+with tempfile.TemporaryDirectory() as folder:
+    model = tiny_model(Path(folder) / "m", kind, num_hidden_layers=6, layer_types=None)
+    batch = passes.Batch(Lengths(8, 25), 4, 8, 104)
+    job = passes.Job(
+        ModelSettings(path=str(model)), Precision("bfloat16", "bfloat16"),
+        TrainSettings(gradient_checkpointing=checkpointing), 2, batch, batch,
+        critic=critic, accumulate=True,
+    )
+    grown = passes.measure(job)
+    passes.measure.cache_clear()
+    with mock.patch.object(passes, "FEW", (6, 7)):
+        whole = passes.measure(job)
+    exact = kind != "gemma3"  # masks of its two kinds of attention come and go with their layers
+    for key, parts in whole.items():
+        if "middle" not in key[1]:
+            there, here = sum(grown[key].values()), sum(parts.values())
+            assert grown[key] == parts if exact else abs(there / here - 1) < 0.01, (key, there, here)
+    assert len(grown) > 20
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [("qwen3", "policy"), ("llama", "critic"), ("gemma3", "checkpointing")],
+)
+def test_a_few_layers_show_what_all_take(kind: str, what: str):
+    ran = subprocess.run(
+        [sys.executable, "-c", GROWTH, kind, what],
+        env={"PYTHONPATH": "tests:."},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+
+
+@pytest.mark.parametrize(
+    ("group", "sequences", "budget", "tokens", "count"),
+    [
+        (1, 99, 100, 100, 4),  # 29 each, the last one cut
+        (4, 99, 100, 100, 5),  # 10 + 4 × 19 = 86, then a prompt and 4 tokens
+        (4, 3, 100, 67, 3),  # no more sequences than there are
+        (1, 99, 20, 29, 1),  # longer than the budget: alone
+    ],
+)
+def test_the_fullest_micro_batch(group, sequences, budget, tokens, count):
+    samples = fullest(Lengths(10, 20), group, sequences, budget)
+    assert (len(packed(samples).input_ids_T), len(samples)) == (tokens, count)
+
+
+def text(**more: object) -> SimpleNamespace:
+    """A configuration with the sizes that a cache depends on."""
+    sizes = {"num_hidden_layers": 4, "num_attention_heads": 8, "hidden_size": 256, **more}
+    config = SimpleNamespace(**sizes)
+    config.get_text_config = lambda: config
+    return config
+
+
+@pytest.mark.parametrize(
+    ("config", "numbers"),
+    [
+        (text(), 4 * 2 * 8 * 32 * 160),
+        (text(num_key_value_heads=2, head_dim=64), 4 * 2 * 2 * 64 * 160),
+        (text(sliding_window=32), 4 * 2 * 8 * 32 * 32),
+        (
+            text(sliding_window=32, layer_types=["sliding_attention"] * 3 + ["full_attention"]),
+            2 * 8 * 32 * (3 * 32 + 160),
+        ),
+        (text(kv_lora_rank=64, qk_rope_head_dim=16), 4 * 80 * 160),
+    ],
+)
+def test_a_sequence_of_160_tokens_in_the_cache(config, numbers):
+    assert cache_bytes(config, 2, 150) == 2 * numbers  # whole blocks of 16 tokens
+
+
+def test_devices_by_name_and_by_size():
+    assert parse("H100-80G", 8).bytes == int(79.1 * GIB) and parse("h100-80g", 8).cuda
+    assert not parse("a100-40g", 1).masked_groups
+    assert parse("48g", 1).bytes == 48 * GIB and parse("48gib", 1).cuda
+    assert parse("cpu-24g", 4).bytes == 24 * GIB and not parse("cpu-24g", 4).cuda
+    assert parse("cpu", 2).bytes == parse("cpu", 1).bytes // 2
+    for wrong in ("0g", "tpu", "24", "cpu-g"):
+        with pytest.raises(UserError, match=f"--gpu {wrong}: is not a device"):
+            parse(wrong, 1)
+
+
+def test_what_a_sync_moves():
+    assert transfer(100, 1, 1) == Transfer(100, 0, 0, 0)
+    assert transfer(160, 8, 2) == Transfer(160, 140, 1120, 160)
