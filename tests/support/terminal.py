@@ -6,7 +6,6 @@ import fcntl
 import os
 import pty
 import select
-import signal
 import struct
 import subprocess
 import sys
@@ -50,11 +49,14 @@ class Terminal:
             assert time.monotonic() < deadline, self.text
         return self.process.wait(timeout=PATIENCE)
 
+    def type(self, keys: bytes) -> None:
+        """As on a keyboard: b"\\x03" is Ctrl-C."""
+        os.write(self.master, keys)
+
     def resize(self, columns: int, rows: int) -> None:
         """As a window that is dragged: the size changes, and the foreground group is told."""
         self.screen.resize(rows, columns)
-        _set_size(self.master, columns, rows)
-        self.process.send_signal(signal.SIGWINCH)
+        _set_size(self.master, columns, rows)  # the system sends SIGWINCH
 
     def _read(self, seconds: float) -> bool:
         # False once nobody has the other end open
@@ -83,6 +85,7 @@ def on_terminal(
         stderr=slave,
         env={**os.environ, "TERM": "xterm-256color", **environment},
         start_new_session=True,
+        preexec_fn=_control_terminal,
     )
     os.close(slave)
     try:
@@ -92,6 +95,10 @@ def on_terminal(
             process.kill()
             process.wait()
         os.close(master)
+
+
+def _control_terminal() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C is a signal
 
 
 def _set_size(terminal: int, columns: int, rows: int) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from drpo_cli.report import progress
-from drpo_cli.report.alerts import Alert, alerts
+from drpo_cli.report.alerts import Alert, Watch
 from drpo_cli.report.metrics import failed_calls
 from drpo_cli.report.progress import ENDED
 from drpo_cli.report.records import Tail
@@ -35,13 +35,13 @@ class Followed:
         self.folder = folder
         self.metrics: list[Record] = []
         self.events: list[Record] = []
-        self.alerts: list[Alert] = []
         self.samples: Extremes | None = None
         self.state: progress.State = "starting"
         self.over = False
         self.failed: Counter[tuple[str, str]] = Counter()
         self.skipped = {"samples": 0, "updates": 0}
         self.name, self.title, self.total = folder.path.name, "", 0
+        self._watch = Watch()
         self._metrics = Tail(folder.metrics)
         self._events = Tail(folder.events)
 
@@ -63,7 +63,6 @@ class Followed:
         self.state = progress.state(self.folder)
         self.over = self.state in ENDED and not held
         if records:
-            self.alerts = alerts(self.metrics)
             self.samples = newest(self.folder.samples)
         return Fresh(records, events)
 
@@ -80,7 +79,8 @@ class Followed:
     @property
     def pace(self) -> float | None:
         """Seconds a step takes, by the last ones."""
-        seconds = [r["seconds"]["step"] for r in self.metrics[-PACE:] if "seconds" in r]
+        recent = [(r.get("seconds") or {}).get("step") for r in self.metrics[-PACE:]]
+        seconds = [value for value in recent if value is not None]
         return sum(seconds) / len(seconds) if seconds else None
 
     def elapsed(self) -> float | None:
@@ -104,7 +104,7 @@ class Followed:
 
     def holding(self) -> list[Alert]:
         """The alerts that hold at the last step on record."""
-        return [alert for alert in self.alerts if alert.until is None]
+        return [alert for alert in self._watch.alerts() if alert.until is None]
 
     def unreadable(self) -> str:
         """What of metrics.jsonl is passed over, if anything is."""
@@ -117,8 +117,10 @@ class Followed:
     def _count(self, records: list[Record], from_the_top: bool = False) -> None:
         if from_the_top:
             self.metrics, self.failed, self.skipped = [], Counter(), {"samples": 0, "updates": 0}
+            self._watch = Watch()
         self.metrics += records
         for record in records:
+            self._watch.add(record)
             self.failed.update(failed_calls(record))
             self.skipped["samples"] += record.get("skipped_samples") or 0
             self.skipped["updates"] += record.get("skipped_updates") or 0

@@ -54,7 +54,7 @@ class Space:
     @property
     def label(self) -> int:
         """Cells of a line's name and the gap behind it."""
-        return min(LABEL, self.width // 3)
+        return min(LABEL, self.width // 2)
 
     @property
     def levels(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from typing import Protocol, TextIO
 
@@ -16,6 +17,7 @@ from drpo_cli.report.view.plain import Lines
 from drpo_cli.report.view.table import together
 
 REFRESH_S = 0.3
+CLOCK_S = 1.0
 WIDE, LONG = 80, 1000  # of what is no terminal
 
 
@@ -44,11 +46,16 @@ class FullScreen:
             redirect_stderr=False,
         )
         self.live.start()
+        self.drawn = 0.0
 
     def show(self, runs: list[Followed], fresh: list[Fresh]) -> None:
-        """See `Screen.show`."""
-        self.console.size = size_of(self.stream)
-        width, height = self.console.size
+        """See `Screen.show`. Without news the picture is drawn once a second, for its clock."""
+        size, before = size_of(self.stream), tuple(self.console.size)
+        news = size != before or any(new.steps or new.events for new in fresh)
+        if not news and time.monotonic() - self.drawn < CLOCK_S:
+            return
+        self.drawn = time.monotonic()
+        self.console.size = width, height = size
         self.live.update(_picture(runs, width, height, self.console), refresh=True)
 
     def close(self, runs: list[Followed]) -> None:
