@@ -38,6 +38,10 @@ def watch(
     once: Annotated[
         bool, typer.Option("--once", help="Show the runs as they are now, and leave.")
     ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.svg", help="Draw the runs as they are now, and leave."),
+    ] = None,
 ) -> None:
     """Watch runs, running or ended, from another terminal: the view that `drpo train` shows.
 
@@ -51,7 +55,7 @@ def watch(
     """
     from drpo_cli.report.view.command import watch as show
 
-    raise typer.Exit(show(runs, once))
+    raise typer.Exit(show(runs, once, out))
 
 
 @app.command(

@@ -1,6 +1,8 @@
 """`drpo watch` on folders as runs leave them: several, no terminal, a dumb one, no run at all."""
 
+import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -50,6 +52,19 @@ def test_a_dumb_terminal_and_a_pipe_get_lines(runs: Path) -> None:
     assert "seed2: stopped after step 2" in lines and "seed1: training …" in lines
     once = drpo("watch", runs / "seed1", "--once")
     assert "step 1/9" in once.stdout and "\x1b" not in once.stdout
+    assert len(drpo("watch", runs, "--once").stdout.splitlines()) == 4
+
+
+def test_a_picture_asks_the_network_for_nothing(runs: Path) -> None:
+    picture = runs / "view.svg"
+    assert drpo("watch", runs / "seed3", "--out", picture).returncode == 0
+    root = ElementTree.parse(picture).getroot()
+    seen = " ".join("".join(root.itertext()).split())
+    assert "R\xa0rollout\xa040%" in seen or "R rollout 40%" in seen
+    outside = re.findall(r"https?://[^\s\"']+", picture.read_text())
+    assert set(outside) <= {"http://www.w3.org/2000/svg", "https://www.textualize.io"}
+    refused = drpo("watch", runs / "seed3", "--out", runs / "none" / "view.svg")
+    assert refused.returncode == 2 and "No such file or directory; name a file" in refused.stderr
 
 
 def test_colour_on_a_terminal_unless_it_is_unwanted(runs: Path) -> None:

@@ -14,14 +14,16 @@ from drpo_cli.run_folder import RunFolder
 EXIT_INTERRUPTED = 130
 
 
-def watch(paths: list[Path], once: bool) -> int:
-    """Shows the runs until all have ended, or as they are now; returns the exit code.
+def watch(paths: list[Path], once: bool, out: Path | None = None) -> int:
+    """Shows the runs until all have ended, or as they are now, or draws them in `out`.
 
-    Raises UserError when a folder is no run.
+    Returns the exit code. Raises UserError when a folder is no run or `out` cannot be written.
     """
     runs = [Followed(folder) for folder in folders(paths)]
     for run in runs:
         run.look()
+    if out is not None:
+        return _draw(runs, out)
     if once or (sys.stdout.isatty() and all(run.over for run in runs)):
         show_once(runs, sys.stdout)
         return 0
@@ -47,6 +49,19 @@ def folders(paths: list[Path]) -> list[RunFolder]:
     if not found:
         raise UserError("none of these is a run folder: not one has a spec.toml")
     return list(dict.fromkeys(found))
+
+
+def _draw(runs: list[Followed], out: Path) -> int:
+    from drpo_cli.report.view.picture import write_svg
+
+    try:
+        write_svg(runs, out)
+    except OSError as error:
+        raise UserError(
+            f"--out {out}: {error.strerror}; name a file that can be written"
+        ) from error
+    sys.stdout.write(f"{out}\n")
+    return 0
 
 
 def _follow(runs: list[Followed]) -> int:

@@ -6,6 +6,7 @@ import time
 import tomllib
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 from drpo_cli.report import progress
@@ -132,4 +133,6 @@ class Followed:
         except (OSError, ValueError):
             return
         model, objective = spec.get("model", {}), spec.get("objective", {})
-        self.title = f"{objective.get('type', '?')} on {model.get('path', '?')}"
+        path = PurePath(model.get("path", "?"))
+        where = PurePath(*path.parts[-2:]) if path.is_absolute() else path
+        self.title = f"{objective.get('type', '?')} on {where}"

@@ -75,8 +75,10 @@ def show_once(runs: list[Followed], stream: TextIO) -> None:
     """Prints the runs as they are, and the last word of each that has ended."""
     console = console_of(stream)
     terminal = stream.isatty()
-    width, height = size_of(stream) if terminal else (WIDE, LONG)
-    console.print(_picture(runs, width, height if terminal else LONG, console))
+    width, height = size_of(stream)
+    if not terminal:
+        height = LONG if len(runs) == 1 else len(runs) + 2  # several are a row each
+    console.print(_picture(runs, width, height, console))
     for run in runs if len(runs) == 1 else ():
         ended = [i for i, event in enumerate(run.events) if event.get("state") == run.state]
         for event in run.events[ended[-1] :] if run.state in ENDED and ended else ():
