@@ -115,8 +115,13 @@ def runs(
 
 @runs_app.command(epilog=examples("drpo runs diff demo/runs/first demo/runs/second"))
 def diff(
-    first: Annotated[Path, typer.Argument(metavar="A", help="A run folder.")],
-    second: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
+    first: Annotated[
+        Path,
+        typer.Argument(metavar="A", help="A run folder.", autocompletion=_complete.run_folders),
+    ],
+    second: Annotated[
+        Path, typer.Argument(metavar="B", help="Another.", autocompletion=_complete.run_folders)
+    ],
     json_: AsJson = False,
 ) -> None:
     """Tell how two runs differ.
@@ -130,12 +135,17 @@ def diff(
 
 @app.command(epilog=examples("drpo track demo/runs/quickstart"))
 def track(
-    folder: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of a run.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN_DIR", help="Folder of a run.", autocompletion=_complete.run_folders
+        ),
+    ],
     seconds: Annotated[
         float, typer.Option(min=1, metavar="S", help="Longest time to take, in seconds.")
     ] = 600.0,
 ) -> None:
-    """Send a run's trackers what they were not sent while it trained.
+    """Send a run's trackers what they have not been sent.
 
     Which trackers is read from the `spec.toml` in the run's folder, so one can be added there
     afterwards. Steps that a tracker has taken are not sent again. Ends with 1 when some are left.

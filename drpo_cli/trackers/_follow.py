@@ -109,9 +109,9 @@ def _end(folder: RunFolder, followers: list[_Follower]) -> None:
             _say(folder, one, in_time)
     finally:
         for one in followers:
-            with suppress(ProcessLookupError):
+            if one.process.returncode is None:  # not waited for yet, so the number is still its own
                 os.killpg(one.process.pid, signal.SIGKILL)
-            one.process.wait()
+                one.process.wait()
 
 
 def _waited(one: _Follower, began: float) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-import select
+import signal
 import sys
 import threading
 import time
@@ -24,6 +24,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exp
 
 from drpo_cli import plugins
 from drpo_cli.report.alerts import Watch
+from drpo_cli.report.progress import say_if_room
 from drpo_cli.report.records import Tail
 from drpo_cli.run_folder import RunFolder
 from drpo_cli.trackers._contract import TrackedRun, flat
@@ -42,17 +43,27 @@ class End:
     def __init__(self, pipe: int, seconds: float):
         self._pipe = pipe
         self._seconds = seconds
-        self.here = False
+        self._here = threading.Event()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    @property
+    def here(self) -> bool:
+        """Whether the run has ended."""
+        return self._here.is_set()
 
     def wait(self, seconds: float) -> None:
         """Returns after that time, or when the run ends."""
         if self.here:
             time.sleep(min(seconds, LAST_WAIT_S))
-        elif select.select([self._pipe], [], [], seconds)[0]:
-            self.here = True
-            last = threading.Timer(self._seconds + GRACE_S, os._exit, [1])
-            last.daemon = True
-            last.start()
+        else:
+            self._here.wait(seconds)
+
+    def _listen(self) -> None:
+        # A thread, since a tracker may hang where nobody looks at the pipe or the clock.
+        os.read(self._pipe, 1)
+        self._here.set()
+        time.sleep(self._seconds + GRACE_S)
+        os.killpg(0, signal.SIGKILL)  # the group is this process and what its client started
 
 
 class Sender:
@@ -63,6 +74,7 @@ class Sender:
         self._run = folder
         self._table = table
         self._tracker: Any = None
+        self._said = False
         self._watch = Watch()
         self.state = State.read(self._own)
         self._retrying = Retrying(
@@ -126,6 +138,13 @@ class Sender:
         self.state.error = f"{type(error).__name__}: {error}".partition("\n")[0]
         self.state.write(self._own)
         traceback.print_exception(error)
+        if not self._said:
+            self._said = True
+            name = self._table["name"]
+            log = self._run.tracker_log(name).relative_to(self._run.path)
+            say_if_room(
+                self._run, f"tracker {name} fails and is tried again: {self.state.error} ({log})"
+            )
 
 
 def main(folder: RunFolder, name: str, pipe: int, seconds: float) -> None:

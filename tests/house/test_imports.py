@@ -30,6 +30,8 @@ ORDER = (
     ("run",),
     ("loop",),
     ("worker",),
+    ("failures",),
+    ("beside",),
     ("launch", "scaffold", "explain", "tiny", "check", "sizing"),
     ("compare", "preview", "doctor", "runs"),
     ("evaluate.command",),

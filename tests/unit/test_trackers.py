@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -76,6 +77,11 @@ def test_a_tracker_that_fails_now_and_then_misses_nothing(tmp_path: Path) -> Non
     assert state.failures == 4 and state.error == "ConnectionError: no route to host"
     log = (folder / "logs" / "tracker-Flaky.log").read_text()
     assert log.count("ConnectionError: no route to host\n") == 4
+    (event,) = records(folder / "events.jsonl")
+    assert event["text"] == (
+        "tracker Flaky fails and is tried again: ConnectionError: no route to host "
+        "(logs/tracker-Flaky.log)"
+    )
 
 
 def test_what_could_not_be_sent_is_said(tmp_path: Path) -> None:
@@ -123,6 +129,24 @@ def test_a_tracker_outlives_a_killed_launcher_just_to_finish(tmp_path: Path) -> 
         launcher.wait()
     wait_for(lambda: notes(folder, "Notes")[-1] == {"what": "closed"})
     assert logged(folder, "Notes") == [0, 1, 2, 3]
+
+
+def test_one_that_hangs_does_not_outlive_a_killed_launcher_for_long(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "a", table("Hanging", finish_s=0.1), METRICS)
+    launcher = subprocess.Popen([sys.executable, "-c", FOLLOWED, str(folder)])
+    wait_for(lambda: logged(folder, "Hanging") == [0])
+    launcher.send_signal(signal.SIGKILL)
+    launcher.wait()
+    with (folder / "trackers" / "Hanging" / ".lock").open() as lock:
+        wait_for(lambda: released(lock.fileno()))
+
+
+def released(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def wait_for(condition: Any) -> None:
