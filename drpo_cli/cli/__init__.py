@@ -17,21 +17,25 @@ __all__ = ["after", "app", "before", "during", "main", "preview"]
 
 def main() -> None:
     """The `drpo` command. Exits 2 on a user's mistake, 1 with a traceback on a bug."""
-    from drpo_cli.spec.problems import SpecError
-
     try:
         app()
-    except SpecError as error:
+    except UserError as error:
+        _say(error)
+        sys.exit(EXIT_USER_ERROR)
+
+
+def _say(error: UserError) -> None:
+    from drpo_cli.spec.problems import SpecError
+
+    if isinstance(error, SpecError):
         from rich.console import Console
 
         from drpo_cli.spec.excerpt import show
 
         show(Console(stderr=True, markup=False, highlight=False), error)
-        sys.exit(EXIT_USER_ERROR)
-    except UserError as error:
-        text = str(error)
-        sys.stderr.write(f"error: {text}\n" if "\n" not in text else f"error:\n{text}\n")
-        sys.exit(EXIT_USER_ERROR)
+        return
+    text = str(error)
+    sys.stderr.write(f"error: {text}\n" if "\n" not in text else f"error:\n{text}\n")
 
 
 def _version(wanted: bool) -> None:

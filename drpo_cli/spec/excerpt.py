@@ -33,7 +33,8 @@ def show_all(console: Console, diagnostics: Sequence[Diagnostic]) -> None:
     """Each problem with its excerpt, in file order, those of the command line last."""
     for one in sorted(diagnostics, key=_order):
         warning = Text("warning: ", "bold yellow") if one.severity == "warning" else Text()
-        _print(console, warning + Text(one.where, "bold") + str(one).removeprefix(one.where))
+        what = _visible(str(one).removeprefix(one.where))
+        _print(console, warning + Text(_visible(one.where), "bold") + what)
         if one.source is not None and one.column is not None:
             _print_excerpt(console, one)
 
@@ -87,11 +88,10 @@ def excerpt(one: Diagnostic, room: int) -> tuple[str, int, int]:
 
 
 def _visible(text: str) -> str:
-    """`text` with nothing that would move the cursor: one column or two each."""
-    return "".join(
-        TAB if c == "\t" else "�" if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp") else c
-        for c in text
-    )
+    """`text` with nothing that would move the cursor but the ends of its lines."""
+    hidden = ("Cc", "Cf", "Zl", "Zp")
+    plain = ("�" if unicodedata.category(c) in hidden and c not in "\t\n" else c for c in text)
+    return "".join(plain).replace("\t", TAB)
 
 
 def _head(text: str, cells: int) -> str:

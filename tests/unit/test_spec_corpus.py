@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rich.console import Console
 
 from drpo_cli.check import rewards_can_be_called
 from drpo_cli.plan import rules
-from drpo_cli.spec import Spec, SpecError, load
+from drpo_cli.spec import Spec, SpecError, excerpt, load
 from drpo_cli.spec.problems import Diagnostic
 from support.corpus import FOLDER, Case, Mark, cases, marks
 
@@ -57,3 +61,30 @@ def test_twenty_mistakes_are_all_said_in_the_order_of_the_file(tmp_path: Path) -
     for one, said in zip(caught.value.problems, expected, strict=True):
         assert str(one).removeprefix(f"{one.where}: ").startswith(said)
     assert [place(one) for one in caught.value.problems] == marks(text)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 1), st.sampled_from("[]{}\"'=,.#\n\\ x0\t\r🙂"), st.booleans()),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_whatever_is_mistyped_it_loads_or_is_said_where(
+    tmp_path: Path, typed: list[tuple[float, str, bool]]
+) -> None:
+    text = (FOLDER / "base.toml").read_text(encoding="utf-8")
+    for where, character, instead in typed:
+        at = int(where * len(text))
+        text = text[:at] + character + text[at + instead :]
+    path, _, _ = Case("the base").write(tmp_path, mended=True)
+    path.write_bytes(text.encode())
+    try:
+        checked(path)
+    except SpecError as error:
+        lines = text.replace("\r\n", "\n").split("\n")
+        for one in error.problems:
+            assert one.source is None or one.source == lines[(one.line or 0) - 1]
+            assert one.source is None or 1 <= (one.column or 0) <= len(one.source) + 1
+        excerpt.show(Console(file=io.StringIO(), width=40), error)

@@ -86,6 +86,13 @@ def test_everything_is_shown_and_counted() -> None:
     assert str(error) == "run.toml:7:5: a.b: is x; y\n--set d=3: d: is 3\nan old folder"
 
 
+def test_nothing_moves_the_cursor() -> None:
+    one = Diagnostic("error", "run.toml", "a", "is \x1b[2J; y\nand", 1, 1, 1, 2, "\x1b]0;x\x07")
+    assert shown(SpecError([one]), 80, terminal=True, no_color=True, color_system=None) == (
+        "run.toml:1:1: a: is �[2J; y\nand\n   1 │ �]0;x�\n     │ ^\n1 error in run.toml\n"
+    )
+
+
 def test_twenty_columns_are_enough_and_only_terminals_have_colour() -> None:
     error = SpecError([wrong("learning_rate = 'a rather long text'", 17, 37)])
     narrow = shown(error, 20, terminal=True, color_system=None)

@@ -27,6 +27,7 @@ LINES = LINES.replace('\\"', '"').replace("\n", " ; ").split(" ; ")[1:-1]
 @example(["[a.b]", "[a]", "b.c = 1", "[a.b]"])
 @example(["[[data.x]]", "[data]"])
 @example(["c = [", "[a]"])
+@example(["a = '" + "x." * 40 + "'"])
 def test_there_are_mistakes_where_tomli_sees_one(lines: list[str]) -> None:
     text = "\n".join(lines)
     found = recover(text)
