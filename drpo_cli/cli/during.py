@@ -66,8 +66,8 @@ def watch(
     This is the view that `drpo train` shows. It reads the files of the run folder and nothing
     else, so it works for runs of `drpo compare`, and for those of another machine where the folder
     is shared. Several runs are shown side by side, or one below the other, or in a row each, as
-    the terminal has room. A folder that holds runs, such as `runs` or a grid's, stands for all of
-    them.
+    the terminal has room. A folder that holds runs, such as `runs` or a grid's, stands for all
+    that are in it.
 
     It ends when all runs have ended (exit code 0, whatever became of them) or with Ctrl-C (130),
     which the runs do not notice. Where stdout is no terminal it writes a line a step.

@@ -27,6 +27,8 @@ def test_a_reward_that_raises_on_one_of_two_ranks(small: Path) -> None:
     assert "reward 'broken', prompt arithmetic/" in said
     assert "KeyError: '1'" in said
     assert "rewards.py:5 in broken" in said
+    assert "error: rank 1: " in said
+    assert (small.parent / "runs" / "small" / "report.html").exists()
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,10 @@ def test_a_failed_run_is_shown_and_the_others_go_on(small: Path) -> None:
     assert by_cell["spo"]["finished"] == 2 and by_cell["spo"]["failed"] == 0
     assert by_cell["./bad.py:loss"]["failed"] == 2
     assert found["differences"] == []
+    failed = [folder for folder in out.iterdir() if folder.name.startswith("bad")]
+    watched = drpo("watch", *failed, "--once").stdout
+    assert len(failed) == 2 and watched.count(" failed ") == 2
+    assert all((folder / "report.html").exists() for folder in failed)
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_everything_a_run_tells_fits_80_by_24(tmp_path: Path) -> None:
         "rollout 9,000, train 8,000   peak memory 1.5 GiB", "an event",
         "[red]judge 18 timeout 6 crash; 24 samples skipped; 6 updates\n",
         "\n                 skipped since the start\n",
-        "best 1.000        12+34= → 46↵", "worst -0.500      12+34= → [/red]5",
+        "best 1.000       12+34= → 46↵", "worst -0.500     12+34= → [/red]5",
     ):  # fmt: skip
         assert expected in seen, seen
     bar = next(row for row in rows if row.startswith("time")).split()[1]

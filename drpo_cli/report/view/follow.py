@@ -42,6 +42,7 @@ class Followed:
         self.failed: Counter[tuple[str, str]] = Counter()
         self.skipped = {"samples": 0, "updates": 0}
         self.name, self.title, self.total = folder.path.name, "", 0
+        self._seen = (0, 0)
         self._watch = Watch()
         self._metrics = Tail(folder.metrics)
         self._events = Tail(folder.events)
@@ -63,9 +64,18 @@ class Followed:
         held = self.folder.in_use()
         self.state = progress.state(self.folder)
         self.over = self.state in ENDED and not held
-        if records:
-            self.samples = newest(self.folder.samples)
+        self._look_at_samples()
         return Fresh(records, events)
+
+    def _look_at_samples(self) -> None:
+        # They are written after the step's metrics, and only the file's end is read
+        try:
+            status = self.folder.samples.stat()
+        except FileNotFoundError:
+            return
+        if (now := (status.st_ino, status.st_size)) != self._seen:
+            self._seen = now
+            self.samples = newest(self.folder.samples)
 
     @property
     def done(self) -> int:

@@ -47,7 +47,7 @@ def _samples(run: Followed, space: Space, most: int) -> list[Line]:
 
 def _sample(name: str, record: Mapping[str, Any], space: Space, most: int) -> list[Line]:
     reward = record.get("reward")
-    label = f"{name} {number(reward)}".ljust(space.label)
+    label = f"{name} {number(reward)}".ljust(space.label - 1)
     if cell_len(label) >= space.width - 1 or space.width < 8:
         return [Line(SAMPLES, Text(label))]
     width = space.width - cell_len(label) - 1

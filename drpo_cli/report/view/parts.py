@@ -175,9 +175,10 @@ def _troubles(run: Followed, space: Space) -> Iterator[Line]:
 
 def _events(run: Followed, space: Space) -> Iterator[Line]:
     shown = run.events[-EVENTS:]
+    place = f"{run.folder.path.resolve().parent}/"  # which says nothing new, and is long
     for age, event in zip(range(len(shown) - 1, -1, -1), shown, strict=True):
         style = "red" if event.get("state") == "failed" else "dim"
-        yield Line(3 if age == 0 else 9, Text(event_text(event), style))
+        yield Line(3 if age == 0 else 9, Text(event_text(event).replace(place, ""), style))
 
 
 def event_text(event: Mapping[str, Any]) -> str:
