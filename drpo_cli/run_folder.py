@@ -5,12 +5,17 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from drpo_cli.errors import UserError
+
+RUN_LOCK = ".lock"  # held by rank 0, and by whoever prepares the folder
+LAUNCHER_LOCK = ".launcher.lock"  # held by the launcher: also while the workers come and go
+TRIES, PAUSE_S = 10, 0.02
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,11 @@ class RunFolder:
     def samples(self) -> Path:
         """The rollouts of every step, with every reward of theirs."""
         return self.path / "samples.jsonl"
+
+    @property
+    def events(self) -> Path:
+        """What the run says once: starting up, resumed, stopped, failed."""
+        return self.path / "events.jsonl"
 
     @property
     def quarantine(self) -> Path:
@@ -71,18 +81,44 @@ class RunFolder:
         self.error(rank).write_text(json.dumps({"code": code, "message": message}))
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self, lock: str = RUN_LOCK) -> Iterator[None]:
         """Holds the folder: no other run can. Released by the system when the process dies."""
-        handle = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+        handle = os.open(self.path / lock, os.O_CREAT | os.O_RDWR, 0o644)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(handle)
-            raise UserError(
-                f"{self.path} is in use by a run that has not ended; wait for it, stop it, or set "
-                f"run.name to another name"
-            ) from error
-        try:
+            if not _locked(handle):
+                raise UserError(
+                    f"{self.path} is in use by a run that has not ended; wait for it, stop it, or "
+                    f"set run.name to another name"
+                )
             yield
         finally:
             os.close(handle)
+
+    def in_use(self) -> bool:
+        """Whether a run, or the command that launched it, holds the folder; it writes nothing."""
+        return any(_is_held(self.path / lock) for lock in (RUN_LOCK, LAUNCHER_LOCK))
+
+
+def _locked(handle: int) -> bool:
+    # `in_use` takes the lock for a moment, so one refusal does not mean a run.
+    for attempt in range(TRIES):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(0 if attempt == TRIES - 1 else PAUSE_S)
+    return False
+
+
+def _is_held(lock: Path) -> bool:
+    try:
+        handle = os.open(lock, os.O_RDONLY)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 _STRICT = json.JSONEncoder(allow_nan=False)
+_REMEMBERED = 256  # bytes before its place by which a follower knows the file again
 
 
 class Records:
@@ -84,6 +85,64 @@ def at_bytes(path: Path, offsets: Iterable[int]) -> list[dict[str, Any]]:
     """The records whose lines begin at these bytes, in the order asked for."""
     with path.open("rb") as file:
         return [_line_at(file, offset) for offset in offsets]
+
+
+class Tail:
+    """Follows a records file that another process appends to, reading only what is new.
+
+    started_over  the last `new` began at the top again: a resumed run had rewound the file
+    broken        whole lines so far that are no JSON, which are passed over
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.started_over = False
+        self.broken = 0
+        self._file: tuple[int, int] | None = None
+        self._at = 0
+        self._last = b""
+        self._rest = 0
+
+    @property
+    def cut(self) -> bool:
+        """Whether the file ended in the middle of a line: being written, or left by a kill."""
+        return self._rest > 0
+
+    def new(self) -> list[dict[str, Any]]:
+        """The whole lines since the last call; a line cut short is left for the next one."""
+        try:
+            with self.path.open("rb") as file:
+                self._begin(file)
+                found = file.read()
+        except FileNotFoundError:
+            return []
+        whole, newline, rest = found.rpartition(b"\n")
+        self._at += len(whole) + len(newline)
+        self._rest = len(rest)
+        self._last = (self._last + whole + newline)[-_REMEMBERED:]
+        records = [_parsed(line) for line in whole.split(b"\n") if line.strip()]
+        self.broken += records.count(None)
+        return [record for record in records if record is not None]
+
+    def _begin(self, file: BinaryIO) -> None:
+        # A rewound file is another one, which may have grown beyond the old one's end by now.
+        status = os.fstat(file.fileno())
+        identity = (status.st_dev, status.st_ino)
+        file.seek(max(0, self._at - len(self._last)))
+        same = identity == self._file and file.read(len(self._last)) == self._last
+        self.started_over = self._file is not None and not same
+        self._file = identity
+        if not same:
+            self._at, self._last, self.broken = 0, b"", 0
+            file.seek(0)
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
 
 
 def _line_at(file: BinaryIO, offset: int) -> dict[str, Any]:
