@@ -41,3 +41,25 @@ def export(
 
     write(checkpoint, folder)
     typer.echo(f"wrote {folder}")
+
+
+@app.command(epilog="Example: drpo report runs/a runs/b --out comparison.html")
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Folders of runs.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="The page to write.")
+    ] = None,
+) -> None:
+    """Write one page that says what a run did, or how several differ.
+
+    The page holds all it shows: it opens from disk, fetches nothing and can be mailed. It has the
+    verdict on the held-out score, alerts, charts of every metric, a table of samples to search and
+    sort, what failed, the spec and the versions. Of several runs, charts are overlaid and held-out
+    scores are compared problem by problem.
+
+    Without --out, a single run's page is RUN_DIR/report.html, and that of several is
+    comparison.html in the current folder. A run that is still training can be looked at too.
+    """
+    from drpo_cli.report.command import report as write
+
+    typer.echo(f"wrote {write(runs, out)}")

@@ -27,14 +27,19 @@ def table(
     `n` numbers, set to the right; `k` names and other short text; `t` long text.
     """
     classes = [f' class="{(kinds or {}).get(name, "")}"' for name in columns]
-    head = "".join(f"<th{c}>{escaped(name)}</th>" for c, name in zip(classes, columns, strict=True))
+    head = "".join(
+        f"<th scope=col{c}>{escaped(name)}</th>" for c, name in zip(classes, columns, strict=True)
+    )
     body = "".join(
         "<tr>"
         + "".join(f"<td{c}>{escaped(cell)}</td>" for c, cell in zip(classes, row, strict=True))
         + "</tr>"
         for row in rows
     )
-    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
+    return (
+        f'<div class="wide" tabindex=0><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
 
 
 def shortened(text: str) -> str:
