@@ -55,7 +55,7 @@ class Panel:
     @property
     def drawn(self) -> bool:
         """Whether there is anything to draw."""
-        return any(known(line.points) for line in self.lines) or bool(self.bands)
+        return any(map(known, [*(line.points for line in self.lines), *(band.high for band in self.bands)]))
 
 
 def known(points: Series) -> list[tuple[float, float]]:
