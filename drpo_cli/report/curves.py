@@ -55,7 +55,9 @@ class Panel:
     @property
     def drawn(self) -> bool:
         """Whether there is anything to draw."""
-        return any(map(known, [*(line.points for line in self.lines), *(band.high for band in self.bands)]))
+        return any(
+            map(known, [*(line.points for line in self.lines), *(band.high for band in self.bands)])
+        )
 
 
 def known(points: Series) -> list[tuple[float, float]]:

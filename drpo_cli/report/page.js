@@ -10,6 +10,9 @@ let drawn = [];
 Bokeh.set_log_level("warn");
 Bokeh.embed.embed_items(plots.docs, plots.items).then((views) => {
   drawn = views.flatMap((view) => view.roots).filter((view) => "force_paint" in view);
+  for (const view of drawn) {
+    view.canvas.events_el.removeAttribute("tabindex"); // no key does anything there
+  }
   root.dataset.drawn = String(drawn.length);
 });
 
@@ -37,8 +40,9 @@ dark.addEventListener("change", recolour);
 // The table of samples: rows are in the page, and only hidden and put in order here.
 const AT_ONCE = 25;
 if (one("table")) {
+  const plain = (text) => text.toLowerCase().replace(/\s+/g, " ").trim();
   const body = one("table").tBodies[0];
-  const rows = [...body.rows].map((row) => ({ row, text: row.textContent.toLowerCase() }));
+  const rows = [...body.rows].map((row) => ({ row, text: plain(row.textContent) }));
   const heads = [...one("table").querySelectorAll("th")];
   const several = one("run") !== null;
   let most = AT_ONCE;
@@ -54,12 +58,12 @@ if (one("table")) {
 
   const update = () => {
     const view = one("view").value;
-    const words = one("search").value.toLowerCase().split(/\s+/).filter(Boolean);
+    const wanted = plain(one("search").value);
     const found = rows.filter(
       ({ row, text }) =>
         (!view || view in row.dataset) &&
         (!several || !one("run").value || row.cells[0].textContent === one("run").value) &&
-        words.every((word) => text.includes(word)),
+        text.includes(wanted),
     );
     found.sort(order(view));
     body.replaceChildren(...found.slice(0, most).map(({ row }) => row));

@@ -101,17 +101,18 @@ def _controls(names: Sequence[str], runs: Sequence[Recorded]) -> str:
 
 
 def _head(rewards: Sequence[str], several: bool) -> str:
-    numbers = ["step", "total", *rewards, "change", "disagreement", "tokens"]
-    run = "<th scope=col>run</th>" if several else ""
-    return (
-        run
-        + "".join(
-            f'<th scope=col class=n aria-sort=none><button type=button class=sort>'
+    def numbers(*names: str) -> str:
+        return "".join(
+            f"<th scope=col class=n aria-sort=none><button type=button class=sort>"
             f"{escaped(name)}</button></th>"
-            for name in numbers
+            for name in names
         )
-        + "".join(f'<th scope=col class="{k}">{n}</th>'
-                  for n, k in (("prompt", "t"), ("completion", "t"), ("from", "k")))
+
+    run = "<th scope=col>run</th>" if several else ""
+    texts = "<th scope=col class=t>prompt</th><th scope=col class=t>completion</th>"
+    return (
+        run + numbers("step", "total", *rewards) + texts
+        + numbers("change", "disagreement", "tokens") + "<th scope=col class=k>from</th>"
     )  # fmt: skip
 
 
@@ -159,19 +160,15 @@ def _row(
 ) -> str:
     (record,) = run.archive.records([i])
     values = record.get("rewards") or {}
-    numbers = [
-        *((values.get(name)) for name in rewards),
-        _known(found.change_N[i]),
-        _known(found.disagreement_N[i]),
-        record.get("tokens"),
-    ]
+    scores = [values.get(name) for name in rewards]
+    further = [_known(found.change_N[i]), _known(found.disagreement_N[i]), record.get("tokens")]
     total = f'<td class=n data-value="{_data(record.get("reward"))}">{escaped(_total(record))}</td>'
-    prompt, completion = _texts(record)
+    texts = "".join(f"<td class=t>{escaped(text)}</td>" for text in _texts(record))
     return (
         "<tr" + "".join(f' data-{name}="{rank}"' for name, rank in ranks.items()) + ">"
         + (f"<td>{escaped(run.name)}</td>" if several else "")
-        + _number_cell(record["step"]) + total + "".join(map(_number_cell, numbers))
-        + f'<td class=t>{escaped(prompt)}</td><td class=t>{escaped(completion)}</td>'
+        + _number_cell(record["step"]) + total + "".join(map(_number_cell, scores))
+        + texts + "".join(map(_number_cell, further))
         + f"<td class=k>{escaped(chr(10).join(_origin(record)[1:]))}</td></tr>\n"
     )  # fmt: skip
 

@@ -52,7 +52,7 @@ CHARTS = (
     ),
     Chart(
         "weight", "gradient weight w: distribution over tokens",
-        _quantiles("weight", "min", "p01", "p50", "p99", "max"),
+        _quantiles("weight", "min", "p50", "max"),
         ("weight_p01", "weight_p99", "p01 to p99"), ("min", "max"),
     ),
     Chart(

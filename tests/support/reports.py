@@ -115,7 +115,7 @@ def _whole(step: int, at: float, rng: random.Random) -> dict[str, Any]:
     return {
         **{f"shift_{q}": value * 0.1 * noise for q, value in spread.items()},
         **{f"ratio_{q}": math.exp((value - 0.4) * noise) for q, value in spread.items()},
-        **{f"weight_{q}": 1 - value * noise for q, value in spread.items()},
+        **{f"weight_{q}": 0.2 + value * noise for q, value in spread.items()},
         **{f"{kind}_share": value for kind, value in shares.items()},
         **{f"{kind}_mass": value for kind, value in list(shares.items())[:3]},
         "zero_advantage_groups": 0.1 + 0.3 * at,
