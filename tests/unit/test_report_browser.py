@@ -184,7 +184,8 @@ def test_what_a_model_wrote_is_text_and_never_runs(chromium: Any, tmp_path: Path
     with opened(chromium, run.report) as (page, seen):
         page.get_by_label("Show").select_option("")
         shown = rows(page).all_text_contents()
-        for text in (*hostile[:4], *hostile[5:]):
+        visible = "[U+202E]rtl [U+2066]bidi[U+2069] ␀␈␛[31m \\ud800 \u2028"
+        for text in (*hostile[:4], visible, *hostile[5:]):
             assert any(text in row for row in shown), text
         page.get_by_label("Search").fill("onerror=alert(3)")
         assert rows(page).count() == 1
