@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drpo_cli.report.records import at_bytes
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -99,6 +102,13 @@ class _Columns:
         self.prompts.append(hash(bytes(line.prompt)))
 
 
+def _decoded(decoder: msgspec.json.Decoder[_Line], line: str) -> _Line:
+    try:
+        return decoder.decode(line)
+    except msgspec.DecodeError:  # half a surrogate pair, which JSON allows and msgspec does not
+        return decoder.decode(_SURROGATE.sub(r"\\ufffd", line))
+
+
 def read_archive(path: Path) -> Archive:
     """Reads samples.jsonl once; a file that is not there holds no samples."""
     columns, decoder = _Columns(), msgspec.json.Decoder(_Line)
@@ -107,7 +117,7 @@ def read_archive(path: Path) -> Archive:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 try:
-                    columns.add(at, number, decoder.decode(line))
+                    columns.add(at, number, _decoded(decoder, line.decode()))
                 except (msgspec.DecodeError, UnicodeDecodeError):
                     broken += line.endswith(b"\n")  # else the process died while writing it
                 at += len(line)

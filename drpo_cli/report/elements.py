@@ -42,7 +42,7 @@ def table(
         for row in rows
     )
     return (
-        f'<div class="wide" tabindex=0><table><thead><tr>{head}</tr></thead>'
+        f'<div class="wide"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
 

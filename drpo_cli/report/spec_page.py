@@ -21,7 +21,7 @@ def spec_text(run: Recorded) -> str:
     """The spec as it was run, with the keys marked that are not at their defaults."""
     lines = run.folder.spec.read_text(encoding="utf-8").splitlines()
     shown = "\n".join(_marked(lines))
-    return f"{paragraph(MARKED, 'note')}<pre tabindex=0>{shown}</pre>"
+    return f"{paragraph(MARKED, 'note')}<pre>{shown}</pre>"
 
 
 def versions_text(run: Recorded) -> str:
@@ -29,7 +29,7 @@ def versions_text(run: Recorded) -> str:
     path = run.folder.versions
     if not path.is_file():
         return paragraph("Not recorded.")
-    return f"<pre tabindex=0>{escaped(json.dumps(json.loads(path.read_text()), indent=1))}</pre>"
+    return f"<pre>{escaped(json.dumps(json.loads(path.read_text()), indent=1))}</pre>"
 
 
 def differing_keys(runs: Sequence[Recorded]) -> list[list[str]]:

@@ -249,13 +249,16 @@ def test_lines_that_are_cut_short_or_broken_are_left_out_and_said(tmp_path: Path
     whole = len(run.metrics.read_bytes().splitlines())
     with run.metrics.open("a") as file:
         file.write('not a record\n{"step": 21, "rew')
-    with run.samples.open("a") as file:
-        file.write('{"step": 21, "prompt": "p"}\n{"step": 21, "prom')
+    with run.samples.open("ab") as file:
+        file.write(
+            b'{"step": 21, "prompt": "p"}\n{"step": 21, "prompt": "", "completion": "\xff"}\n'
+        )
+        file.write(b'{"step": 21, "prom')
     text = html.unescape(written(run))
     assert f"{whole - 1} steps. Held-out:" in text
-    for name in (run.metrics.name, run.samples.name):
+    for name, broken in ((run.metrics.name, 1), (run.samples.name, 2)):
         assert f"The last line of {name} was cut short, as by a kill; it is left out." in text
-        assert f"{name}: 1 lines are no records of this version; left out." in text
+        assert f"{name}: {broken} lines are no records of this version; left out." in text
 
 
 def test_a_long_run_is_drawn_in_part_and_the_page_says_so(tmp_path: Path) -> None:
