@@ -17,7 +17,7 @@ from playwright.sync_api import sync_playwright
 from drpo_cli.report.command import report
 
 FIGURES = Path(__file__).parent / "figures"
-SIZE = {"width": 1100, "height": 1320}
+SIZE = {"width": 1000, "height": 1180}
 
 
 def main(run: Path) -> None:
