@@ -1,8 +1,10 @@
-"""A page of several runs: what they are called, how their held-out scores and specs differ."""
+"""`drpo report`: where the page goes, what cannot be; of several runs, how they differ."""
 
 from __future__ import annotations
 
 import html
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -140,3 +142,21 @@ def test_keys_that_are_not_at_their_defaults_are_marked(tmp_path: Path) -> None:
         "learning_rate = 0.5",
         "schedule = &quot;cosine&quot;",
     ]
+
+
+def test_a_full_disk_leaves_the_old_page_and_one_message(tmp_path: Path) -> None:
+    run = whole_run(tmp_path / "run", 20)
+    old = report([run.path]).read_text(encoding="utf-8")
+    code = (
+        "import resource, signal, sys; from drpo_cli.cli import main\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))\n"
+        "sys.argv = ['drpo', 'report', sys.argv[1]]\nmain()"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code, str(run.path)], check=False, capture_output=True, text=True
+    )
+    assert ran.returncode == 2
+    assert ran.stderr.count("cannot write the report") == 1 and "Traceback" not in ran.stderr
+    assert run.report.read_text(encoding="utf-8") == old
+    assert not list(run.path.glob("*.partial"))
