@@ -41,6 +41,8 @@ docs: $(STAMP)
 	$(BIN)/drpo explain drpo:delta=0.2 dppo ppo_clip spo --out docs/figures/weights.svg
 	$(BIN)/drpo explain cispo sapo gspo ppo_clip:dual_clip=3 --out docs/figures/weights-more.svg
 	$(BIN)/drpo explain drpo:delta=0.05 drpo drpo:delta=1 drpo:delta=12.5 --out docs/figures/regimes.svg
+	test -d $(DEMO)/runs/quickstart || $(MAKE) demo
+	$(BIN)/drpo watch $(DEMO)/runs/quickstart --out docs/figures/view.svg
 
 # of the run that `make demo` leaves; needs Debian's chromium
 pictures: $(STAMP)

@@ -83,7 +83,8 @@ def _engine(spec: Spec) -> str:
 
 
 def _main(path: Path, place: Place) -> None:
-    from drpo_cli import launch, worker
+    from drpo_cli import worker
+    from drpo_cli.report.apart import write_here
 
     # What a run starts, it starts as any run does. (Its locks would also outlive it otherwise.)
     multiprocessing.set_start_method(None, force=True)
@@ -95,8 +96,16 @@ def _main(path: Path, place: Place) -> None:
     _send_output_to(path / "logs" / "launch.log")
     if place.devices is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = place.devices
+    code = _ranks(folder, place)
+    write_here(folder)
+    worker.leave(code)
+
+
+def _ranks(folder: RunFolder, place: Place) -> int:
+    from drpo_cli import launch, worker
+
     if place.world > 1:
-        worker.leave(launch.start(folder, place.world, place.threads))
+        return launch.start(folder, place.world, place.threads)
     import torch
 
     torch.set_num_threads(place.threads)
@@ -104,7 +113,7 @@ def _main(path: Path, place: Place) -> None:
     os.environ.update(
         RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0"
     )
-    worker.leave(worker.main(folder))
+    return worker.main(folder)
 
 
 def _die_with_command() -> None:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from drpo_cli.errors import UserError
-from drpo_cli.report import page
+from drpo_cli.report.document import save
+from drpo_cli.report.page import page_of
 from drpo_cli.run_folder import RunFolder
 
 COMPARISON = "comparison.html"
@@ -25,7 +26,14 @@ def report(paths: Sequence[Path], out: Path | None = None) -> Path:
         raise UserError(f"--out {out}: is a folder; name a file, such as {out / COMPARISON}")
     if not out.absolute().parent.is_dir():
         raise UserError(f"--out {out}: {out.parent} is no folder; make it, or name another")
-    page.write_page(folders, out)
+    text = page_of(folders)
+    try:
+        save(out, text)
+    except OSError as error:
+        raise UserError(
+            f"{out}: cannot write the report: {error.strerror}; make room, or write it elsewhere "
+            f"with --out FILE.html. A page that was there is as it was."
+        ) from error
     return out
 
 

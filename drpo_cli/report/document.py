@@ -15,7 +15,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from drpo_cli.errors import UserError
 from drpo_cli.report.elements import escaped
 
 HEAD = """<!doctype html>
@@ -44,19 +43,19 @@ def document(title: str, body: str, plots: Mapping[str, Any]) -> str:
 def save(path: Path, text: str) -> None:
     """Writes a page in one move: an older one stays whole until then, and where it fails.
 
-    Raises UserError when the disk does not take it.
+    Raises OSError when the disk does not take it.
     """
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         # A completion may hold half a surrogate pair, which UTF-8 cannot
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")
         os.replace(partial, path)
-    except OSError as error:
+    finally:
         partial.unlink(missing_ok=True)
-        raise UserError(
-            f"{path}: cannot write the report: {error.strerror}; make room or write it elsewhere "
-            f"with `drpo report RUN_DIR --out FILE.html`. A page that was there is as it was."
-        ) from error
+    for left in path.parent.iterdir():  # by a writer that was killed
+        pid = left.name.removeprefix(f"{path.name}.").removesuffix(".partial")
+        if left.name == f"{path.name}.{pid}.partial" and pid.isdecimal() and not _alive(int(pid)):
+            left.unlink(missing_ok=True)
 
 
 def _json(value: Any) -> str:
@@ -77,3 +76,9 @@ def _asset(name: str) -> str:
 
 def _digest(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _alive(pid: int) -> bool:
+    from psutil import pid_exists
+
+    return bool(pid_exists(pid))

@@ -32,13 +32,13 @@ HOW = (
 def write(folder: RunFolder) -> None:
     """Writes a run's own page from what it recorded so far; replaces an older one in one move.
 
-    Raises UserError when the disk does not take it.
+    Raises OSError when the disk does not take it.
     """
-    write_page([folder], folder.report)
+    save(folder.report, page_of([folder]))
 
 
-def write_page(folders: Sequence[RunFolder], path: Path) -> None:
-    """Writes one page of these runs. Raises UserError when the disk does not take it."""
+def page_of(folders: Sequence[RunFolder]) -> str:
+    """The text of one page of these runs."""
     runs = [read_run(*pair) for pair in zip(folders, names(folders), strict=True)]
     title = ", ".join(run.name for run in runs)
     training, rewards = training_panels(runs), rewards_panels(runs)
@@ -62,7 +62,7 @@ def write_page(folders: Sequence[RunFolder], path: Path) -> None:
         f"<h2 id=versions>Versions and hardware</h2>{_each(runs, versions_text)}",
     ]
     body = f"{_top(differences=bool(difference))}<main id=main>{''.join(sections)}</main>"
-    save(path, document(title, body, drawn(panels, shades(runs))))
+    return document(title, body, drawn(panels, shades(runs)))
 
 
 def names(folders: Sequence[RunFolder]) -> list[str]:

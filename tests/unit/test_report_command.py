@@ -146,6 +146,10 @@ def test_keys_that_are_not_at_their_defaults_are_marked(tmp_path: Path) -> None:
 
 def test_a_full_disk_leaves_the_old_page_and_one_message(tmp_path: Path) -> None:
     run = whole_run(tmp_path / "run", 20)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    assert dead.wait() == 0
+    left = run.path / f"report.html.{dead.pid}.partial"  # by a writer that was killed
+    left.write_text("half a page")
     old = report([run.path]).read_text(encoding="utf-8")
     code = (
         "import resource, signal, sys; from drpo_cli.cli import main\n"
