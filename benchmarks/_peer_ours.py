@@ -7,7 +7,6 @@ the check of the sync and the records included.
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 import time
@@ -60,7 +59,7 @@ def _serve_training(pipe: Pipe, work: Work, spec: specs.Spec) -> None:
 
 def _serve_steps(pipe: Pipe, work: Work, spec: specs.Spec) -> None:
     folder = launch.prepare(spec, resume=False, world=1)
-    with open_run(folder, io.StringIO()) as run:
+    with open_run(folder) as run:
         ids_PT = [run.tokenizer(prompt).input_ids for prompt in work.prompts_P]
         give_lengths(run.engine.llm.llm_engine, work, ids_PT)
         run.prove_sync()

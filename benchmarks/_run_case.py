@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,6 +45,6 @@ class RunCase:
 @contextmanager
 def open_case(folder: Path) -> Iterator[RunCase]:
     """The run of a prepared folder."""
-    with open_run(RunFolder(folder), io.StringIO()) as run:
+    with open_run(RunFolder(folder)) as run:
         run.prove_sync()
         yield RunCase(run)

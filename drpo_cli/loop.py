@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TextIO
-
 from drpo_cli.run import Run, open_run
 from drpo_cli.run_folder import RunFolder
 
 
-def run(folder: RunFolder, screen: TextIO) -> int:
+def run(folder: RunFolder) -> int:
     """Trains this rank's part of the run in `folder`; returns the exit code."""
-    with open_run(folder, screen) as r:
+    with open_run(folder) as r:
         r.prove_sync()
         r.evaluate_base()
         for step in r.steps():

@@ -7,10 +7,10 @@ import signal
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import astuple, dataclass, field, replace
 from functools import partial
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,15 +23,14 @@ from drpo_cli.data._stream import Data
 from drpo_cli.evaluate.metrics import estimate
 from drpo_cli.evaluate.results import HeldOut, held_out_id
 from drpo_cli.plan import Plan, make_plan
-from drpo_cli.report import page
 from drpo_cli.report.metrics import (
     generated_tokens,
     grading_metrics,
     rollout_metrics,
     sample_records,
 )
+from drpo_cli.report.progress import State, say
 from drpo_cli.report.records import Records
-from drpo_cli.report.screen import Screen, SilentScreen, open_screen
 from drpo_cli.rewards._grade import Grader
 from drpo_cli.rollout._groups import EngineProtocol, seed_of
 from drpo_cli.run_folder import RunFolder
@@ -44,7 +43,6 @@ from drpo_cli.trainer.step import Trainer
 from drpo_cli.types import Group
 
 PROBE_PROMPTS = 8  # prompts sampled, one response each, to measure a gap outside a step
-SHOWN_PROMPTS = 2  # prompts of a step whose first response is on the screen
 
 
 @dataclass
@@ -61,7 +59,6 @@ class Run:
     trainer: Trainer
     sync: WeightSync
     checkpoints: Checkpoints
-    screen: Screen
     stop: StopRequest
     done: int = 0
     gap: float = 0.0
@@ -70,6 +67,7 @@ class Run:
 
     def steps(self) -> Iterator[int]:
         """The steps still to do, until the last or until all ranks agree to stop."""
+        self.say("training …", "running")
         for step in range(self.done + 1, self.plan.spec.run.steps + 1):
             if self.stopping:
                 return
@@ -109,7 +107,7 @@ class Run:
 
     def prove_sync(self) -> None:
         """Rehearses the sync, pushes the weights the run starts from, sets the noise floor."""
-        self.screen.message("proving the weight sync …")
+        self.say("proving the weight sync …")
         prompts_P = self.data.held_out[:PROBE_PROMPTS]
         self.sync.prove(self.done, prompts_P, self.sampler.probe_sampling())
 
@@ -131,6 +129,7 @@ class Run:
         """Scores the untrained model, once."""
         if self.done == 0:
             sampling, right = assemble.eval_sampling(self.plan.spec), self.plan.spec.eval.threshold
+            self.say("scoring the untrained model …")
             problems = held_out_id(self.data.held_out, (astuple(sampling), right))
             self._record({"step": 0, "held_out_set": problems, **self._evaluate(0).metrics()})
 
@@ -154,7 +153,7 @@ class Run:
         trained: dict[str, float],
         held_out: HeldOut | None,
     ) -> None:
-        """Writes and shows the step's metrics; phases after this one count for the next step."""
+        """Records the step's metrics and samples; phases after this one count for the next step."""
         seconds, groups_P, scores_P = dict(self.seconds), found.groups_P, found.scores_P
         self.seconds.clear()
         tokens = generated_tokens([group for group, _ in found.drawn], self.world)
@@ -180,20 +179,20 @@ class Run:
         parts = self.world.gather_objects(sample_records(step, groups_P, scores_P, count))
         if self.world.rank == 0:
             Records(self.folder.samples).extend(record for part in parts for record in part)
-        shown = [(group.prompt.text, group.rollouts_G[0].text) for group in groups_P]
-        self.screen.step(step, metrics, shown[:SHOWN_PROMPTS])
 
     def finish(self) -> int:
-        """The report, and the exit code: 0, or 128 + the signal that stopped the run."""
-        if self.world.rank == 0:
-            page.write(self.folder)
-        self.screen.close()
+        """The last word, and the exit code: 0, or 128 + the signal that stopped the run."""
         if self.stopping and self.done < self.plan.spec.run.steps:
             name = signal.Signals(self.stop.signal).name
-            self.screen.message(f"stopped by {name} after step {self.done}; go on with --resume")
+            self.say(f"stopped by {name} after step {self.done}; go on with --resume", "stopped")
             return 128 + self.stop.signal
-        self.screen.message(f"report: {self.folder.report}")
+        self.say(f"finished after step {self.done}", "finished")
         return 0
+
+    def say(self, text: str, state: State | None = None, **more: int) -> None:
+        """Says something once, on rank 0; see `report.progress.say`."""
+        if self.world.rank == 0:
+            say(self.folder, text, state, **more)
 
     def restore(self) -> None:
         """Continues from the newest whole checkpoint, when there is one."""
@@ -203,6 +202,7 @@ class Run:
             self.data.stream.load_state_dict(record["data"])
             self.sync.floor = record["gap_floor"]
             self.done = record["step"]
+            self.say(f"resumed after step {self.done}", resumed=self.done)
         if self.world.rank == 0:
             for file in (self.folder.metrics, self.folder.samples, self.folder.quarantine):
                 Records(file).rewind(self.done if found else -1)
@@ -236,24 +236,21 @@ class Run:
 
 
 @contextmanager
-def open_run(folder: RunFolder, stream: TextIO) -> Iterator[Run]:
+def open_run(folder: RunFolder) -> Iterator[Run]:
     """Joins the processes, builds every part, continues from a checkpoint; closes in reverse."""
     spec = load(folder.spec)
     with ExitStack() as stack:
         world = stack.enter_context(dist.join())
-        screen: Screen = SilentScreen()
         if world.rank == 0:
             stack.enter_context(folder.held())
-            title = f"{spec.run.name}: {spec.objective.type} on {spec.model.path}"
-            screen = open_screen(stream, title, spec.run.steps)
-            stack.callback(screen.close)
+            say(folder, "loading the model …", "starting")
         plan = make_plan(spec, world.size)
         grader = stack.enter_context(Grader(spec.reward))
         tokenizer = assemble.tokenizer(spec.model)
         data = assemble.data(plan, tokenizer, world.rank)
-        screen.message("loading the model …")
         trainer = assemble.trainer(plan, world)
-        screen.message(f"starting the {spec.rollout.type} engine …")
+        if world.rank == 0:
+            say(folder, f"starting the {spec.rollout.type} engine …")
         engine = assemble.engine(plan)
         stack.callback(engine.close)
         run = Run(
@@ -267,8 +264,14 @@ def open_run(folder: RunFolder, stream: TextIO) -> Iterator[Run]:
             trainer=trainer,
             sync=WeightSync(trainer, engine, assemble.precision(spec)),
             checkpoints=Checkpoints(folder.checkpoints, spec.checkpoint.keep, world),
-            screen=screen,
-            stop=StopRequest(),
+            stop=StopRequest(partial(_acknowledge, folder, world.rank)),
         )
         run.restore()
         yield run
+
+
+def _acknowledge(folder: RunFolder, rank: int, name: str) -> None:
+    if rank == 0:
+        # Inside a signal handler: a full disk ends the run where it writes next, not here
+        with suppress(OSError):
+            say(folder, f"{name}: finishing the step under way, then saving …")

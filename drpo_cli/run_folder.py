@@ -86,7 +86,7 @@ class RunFolder:
 
     def record_error(self, rank: int, code: int, message: str) -> None:
         """Leaves word for the launcher."""
-        self.error(rank).write_text(json.dumps({"code": code, "message": message}))
+        write_whole(self.error(rank), json.dumps({"code": code, "message": message}))
 
     @contextmanager
     def held(self, lock: str = RUN_LOCK) -> Iterator[None]:
@@ -105,6 +105,13 @@ class RunFolder:
     def in_use(self) -> bool:
         """Whether a run, or the command that launched it, holds the folder; it writes nothing."""
         return any(_is_held(self.path / lock) for lock in (RUN_LOCK, LAUNCHER_LOCK))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replaces a file in one move: a kill or a reader finds the old one or the new one whole."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    partial.replace(path)
 
 
 def _locked(handle: int) -> bool:

@@ -50,6 +50,8 @@ class RunSettings(Settings):
     """Rollout-and-train rounds."""
     folder: SpecPath = Path("runs")
     """Where run folders go."""
+    report_every: Annotated[int, Field(ge=0)] = 50
+    """Steps between rewrites of report.html while the run goes on; 0 writes it only at the end."""
     recorded_prompts: Count | None = None
     """Prompts of each step whose samples are written to samples.jsonl; all when not set."""
 

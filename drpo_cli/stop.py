@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from types import FrameType
 
 from drpo_cli.dist import World
 
 
 class StopRequest:
-    """Remembers the first stop signal; ranks agree on it before any of them acts."""
+    """Remembers the first stop signal; ranks agree on it before any of them acts.
 
-    def __init__(self) -> None:
+    `heard` is called with its name at once, wherever the process is at that moment.
+    """
+
+    def __init__(self, heard: Callable[[str], None]) -> None:
         self.signal = 0
+        self._heard = heard
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._remember)
 
@@ -22,4 +27,6 @@ class StopRequest:
         return self.signal != 0
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        self.signal = self.signal or number
+        if not self.signal:
+            self.signal = number
+            self._heard(signal.Signals(number).name)

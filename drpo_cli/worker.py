@@ -8,11 +8,13 @@ import os
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn, TextIO
+from typing import NoReturn
 
 from drpo_cli.errors import EXIT_RUN_FAILED, EXIT_USER_ERROR, UserError
+from drpo_cli.report.progress import one_line, say
 from drpo_cli.run_folder import RunFolder
 
 PR_SET_PDEATHSIG = 1
@@ -21,17 +23,18 @@ PR_SET_PDEATHSIG = 1
 def main(folder: RunFolder) -> int:
     """Runs this rank's part; returns the exit code. Leaves word of a failure for the launcher."""
     rank = int(os.environ["RANK"])
-    screen = _send_output_to(folder.log(rank))
+    _send_output_to(folder.log(rank))
     _die_with_launcher()
     with _Recorder(folder, rank):
-        return _run(folder, rank, screen)
+        return _run(folder, rank)
+    return EXIT_RUN_FAILED
 
 
-def _run(folder: RunFolder, rank: int, screen: TextIO) -> int:
+def _run(folder: RunFolder, rank: int) -> int:
     try:
         from drpo_cli.loop import run
 
-        return run(folder, screen)
+        return run(folder)
     except UserError as error:
         message = str(error)
     except OSError as error:
@@ -40,12 +43,18 @@ def _run(folder: RunFolder, rank: int, screen: TextIO) -> int:
         where = error.filename or folder.path
         message = f"{where}: the disk is full; free some space, then go on with --resume"
     sys.stderr.write(message + "\n")
-    folder.record_error(rank, EXIT_USER_ERROR, message)
+    _leave_word(folder, rank, EXIT_USER_ERROR, message)
     return EXIT_USER_ERROR
 
 
+def _leave_word(folder: RunFolder, rank: int, code: int, message: str) -> None:
+    folder.record_error(rank, code, message)
+    with suppress(OSError):  # the word is there; a full disk may be what it is about
+        say(folder, f"rank {rank} failed: {one_line(message)}", "failed", rank=rank)
+
+
 class _Recorder:
-    """Leaves word of a crash, and leaves: whoever called `main` has nothing to add."""
+    """Leaves word of a crash, and ends it there: whoever called `main` has nothing to add."""
 
     def __init__(self, folder: RunFolder, rank: int):
         self.folder = folder
@@ -59,13 +68,13 @@ class _Recorder:
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None:
+    ) -> bool:
         if error is None:
-            return
+            return False
         message = "".join(traceback.format_exception(kind, error, trace))
         sys.stderr.write(message)
-        self.folder.record_error(self.rank, EXIT_RUN_FAILED, message)
-        leave(EXIT_RUN_FAILED)
+        _leave_word(self.folder, self.rank, EXIT_RUN_FAILED, message)
+        return True
 
 
 def leave(code: int) -> NoReturn:
@@ -76,15 +85,13 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _send_output_to(log: Path) -> TextIO:
-    """Points everything this process prints to its log; returns the terminal it had."""
-    screen = os.fdopen(os.dup(1), "w")
+def _send_output_to(log: Path) -> None:
+    """Points everything this process prints to its log."""
     log.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     os.close(handle)
-    return screen
 
 
 def _die_with_launcher() -> None:

@@ -29,6 +29,31 @@ def train(
     raise typer.Exit(launch(loaded, resume, nproc))
 
 
+@app.command(epilog="Example: drpo watch demo/runs/quickstart")
+def watch(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN_DIR...", help="Run folders, or folders of runs."),
+    ],
+    once: Annotated[
+        bool, typer.Option("--once", help="Show the runs as they are now, and leave.")
+    ] = False,
+) -> None:
+    """Watch runs, running or ended, from another terminal: the view that `drpo train` shows.
+
+    It reads the files of the run folder and nothing else, so it works for runs of `drpo compare`,
+    and for those of another machine where the folder is shared. Several runs are shown side by
+    side, or one below the other, or in a row each, as the terminal has room. A folder that holds
+    runs, such as `runs` or a grid's, stands for all of them.
+
+    It ends when all runs have ended (exit code 0, whatever became of them) or with Ctrl-C (130),
+    which the runs do not notice. Where stdout is no terminal it writes a line a step.
+    """
+    from drpo_cli.report.view.command import watch as show
+
+    raise typer.Exit(show(runs, once))
+
+
 @app.command(
     name="compare",
     epilog="Example: drpo compare demo/run.toml --vary objective=drpo,dppo,grpo --seeds 0-4",

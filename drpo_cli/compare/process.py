@@ -85,6 +85,7 @@ def _engine(spec: Spec) -> str:
 
 def _main(path: Path, place: Place) -> None:
     from drpo_cli import worker
+    from drpo_cli.report.apart import write_here
 
     # What a run starts, it starts as any run does. (Its locks would also outlive it otherwise.)
     multiprocessing.set_start_method(None, force=True)
@@ -97,11 +98,12 @@ def _main(path: Path, place: Place) -> None:
     if place.devices is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = place.devices
     with following(folder):
-        code = _run(folder, place)
+        code = _ranks(folder, place)
+        write_here(folder)
     worker.leave(code)
 
 
-def _run(folder: RunFolder, place: Place) -> int:
+def _ranks(folder: RunFolder, place: Place) -> int:
     from drpo_cli import launch, worker
 
     if place.world > 1:

@@ -12,12 +12,13 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from types import FrameType
 from typing import Protocol
 
-from drpo_cli import dist, launch
+from drpo_cli import dist, failures, launch
 from drpo_cli.compare import process
 from drpo_cli.compare.jobs import Job
 from drpo_cli.compare.process import STOPS, Place
 from drpo_cli.compare.state import State, on_disk
 from drpo_cli.errors import UserError
+from drpo_cli.report.progress import one_line
 from drpo_cli.run_folder import RunFolder
 
 PATIENCE = 0.2  # seconds until a signal that came while waiting is looked at
@@ -94,7 +95,7 @@ class Runner:
         try:
             folder = launch.prepare(job.spec, resume=True, world=self.world)
         except UserError as error:
-            self._end(job, slot, State("failed", _one_line(str(error))))
+            self._end(job, slot, State("failed", one_line(str(error))))
             return
         self.running[process.run(context, folder, place)] = job, slot
 
@@ -133,15 +134,9 @@ def devices(slot: int, world: int) -> str | None:
 
 def why(folder: RunFolder, world: int, code: int) -> str:
     """Why a run ended without finishing, in one line."""
-    if (word := launch.first_word(folder, range(world))) is not None:
-        return _one_line(word[1])
+    if (word := failures.first_word(folder, range(world))) is not None:
+        return one_line(word[1])
     return (
         f"died with exit code {code} and without a word (killed, or out of memory?); "
         f"its log is {folder.log(0)}"
     )
-
-
-def _one_line(message: str) -> str:
-    """A user's mistake as it is, of a traceback the line that says what was raised."""
-    lines = [line for line in message.splitlines() if line.strip()]
-    return lines[-1] if lines[0].startswith("Traceback") else " ".join(lines)

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from drpo_cli.dist import World
 from drpo_cli.types import Group, Scores
 
 if TYPE_CHECKING:
+    from drpo_cli.dist import World
     from drpo_cli.rewards._grade import Usage
 
 

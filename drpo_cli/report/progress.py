@@ -12,10 +12,31 @@ from drpo_cli.run_folder import RunFolder
 State = Literal["starting", "running", "finished", "stopped", "failed"]
 
 
-def say(folder: RunFolder, text: str, state: State | None = None) -> None:
-    """Appends to events.jsonl, with the state that the run is in from now on if it changes."""
+ENDED = ("finished", "stopped", "failed")
+
+
+def say(folder: RunFolder, text: str, state: State | None = None, **more: int) -> None:
+    """Appends to events.jsonl, with the state that the run is in from now on if it changes.
+
+    `resumed` is the step a run goes on after, `rank` the rank that failed.
+    """
     changed = {"state": state} if state else {}
-    Records(folder.events).append({"time": time.time(), "text": text, **changed})
+    Records(folder.events).append({"time": time.time(), "text": text, **changed, **more})
+
+
+def say_if_room(folder: RunFolder, text: str, state: State | None = None, **more: int) -> str:
+    """`say` for what must not end because of it: what to show instead on a full disk, or empty."""
+    try:
+        say(folder, text, state, **more)
+    except OSError as error:
+        return f"{text} ({folder.events}: {error.strerror})\n"
+    return ""
+
+
+def one_line(message: str) -> str:
+    """A user's mistake as it is, of a traceback the line that says what was raised."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()] or [""]
+    return lines[-1] if lines[0].startswith("Traceback") else " ".join(lines)
 
 
 def state(folder: RunFolder) -> State:

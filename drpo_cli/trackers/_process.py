@@ -24,7 +24,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exp
 
 from drpo_cli import plugins
 from drpo_cli.report.alerts import Watch
-from drpo_cli.report.progress import say
+from drpo_cli.report.progress import say_if_room
 from drpo_cli.report.records import Tail
 from drpo_cli.run_folder import RunFolder
 from drpo_cli.trackers._contract import TrackedRun, flat
@@ -142,7 +142,9 @@ class Sender:
             self._said = True
             name = self._table["name"]
             log = self._run.tracker_log(name).relative_to(self._run.path)
-            say(self._run, f"tracker {name} fails and is tried again: {self.state.error} ({log})")
+            say_if_room(
+                self._run, f"tracker {name} fails and is tried again: {self.state.error} ({log})"
+            )
 
 
 def main(folder: RunFolder, name: str, pipe: int, seconds: float) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from drpo_cli import plugins
-from drpo_cli.run_folder import RunFolder
+from drpo_cli.run_folder import RunFolder, write_whole
 
 
 @dataclass
@@ -37,9 +37,7 @@ class State:
 
     def write(self, folder: Path) -> None:
         """Replaces the file whole."""
-        partial = folder / "state.partial"
-        partial.write_text(json.dumps(asdict(self)))
-        partial.replace(folder / "state.json")
+        write_whole(folder / "state.json", json.dumps(asdict(self)))
 
 
 def tables(spec: dict[str, Any]) -> list[dict[str, Any]]:

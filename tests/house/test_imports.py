@@ -30,6 +30,8 @@ ORDER = (
     ("run",),
     ("loop",),
     ("worker",),
+    ("failures",),
+    ("beside",),
     ("launch", "scaffold", "explain", "tiny"),
     ("compare", "preview"),
     ("evaluate.command",),

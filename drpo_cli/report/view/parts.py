@@ -1,0 +1,194 @@
+"""The lines of the view, each a claim on the screen's height with a priority."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from textwrap import wrap
+from typing import Any
+
+from rich.text import Text
+
+from drpo_cli.report.view.charts import (
+    ASCII,
+    BLOCKS,
+    shares,
+    sparkline,
+    time_bar,
+    time_legend,
+)
+from drpo_cli.report.view.follow import Followed
+from drpo_cli.report.view.text import duration, head, number, visible
+
+CURVES = (
+    (2, "held_out", "held-out score"),
+    (3, "reward", "reward"),
+    (5, "shift_p99", "|π−μ| p99"),
+    (5, "corrective_share", "corrective share"),
+    (6, "entropy", "entropy"),
+    (6, "response_length", "response length"),
+)
+LABEL = 17  # cells of a line's name
+LATEST = 26  # cells behind a curve
+STATE_STYLES = {"running": "bold green", "failed": "bold red", "stopped": "bold yellow"}
+EVENTS = 3  # newest events shown
+ALERTS = 4
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the view; those of the lowest number stay on a small screen."""
+
+    priority: int
+    text: Text
+
+
+@dataclass(frozen=True)
+class Space:
+    """How wide a line may be, in cells, and whether its terminal has no more than ASCII."""
+
+    width: int
+    ascii_only: bool = False
+
+    @property
+    def label(self) -> int:
+        """Cells of a line's name and the gap behind it."""
+        return min(LABEL, self.width // 2)
+
+    @property
+    def levels(self) -> str:
+        """What curves are drawn with, from low to high."""
+        return ASCII if self.ascii_only else BLOCKS
+
+
+def lines(run: Followed, space: Space) -> Iterator[Line]:
+    """Everything but the samples, in the order of the screen."""
+    yield Line(0, _header(run, space))
+    yield Line(1, _progress(run, space))
+    for priority, key, name in CURVES:
+        yield Line(priority, _curve(run, key, name, space))
+    yield from _rewards(run, space)
+    yield from _time(run, space)
+    yield from _troubles(run, space)
+    yield from _events(run, space)
+
+
+def failures(calls: Counter[tuple[str, str]], samples: int, updates: int = 0) -> str:
+    """`judge 3 timeout 1 crash, http 2 exception; 4 samples skipped`."""
+    names = dict.fromkeys(name for name, _ in calls)
+    parts = [
+        " ".join([name, *(f"{n} {kind}" for (owner, kind), n in calls.items() if owner == name)])
+        for name in names
+    ]
+    skipped = [_counted(samples, "sample"), _counted(updates, "update")]
+    return "; ".join(part for part in (", ".join(parts), *skipped) if part)
+
+
+def _counted(count: int, name: str) -> str:
+    return f"{count} {name}{'' if count == 1 else 's'} skipped" if count else ""
+
+
+def _header(run: Followed, space: Space) -> Text:
+    state = Text(run.state, STATE_STYLES.get(run.state, "bold"))
+    left = Text(head(visible(run.name), space.width - len(state) - 1), "bold")
+    room = space.width - left.cell_len - len(state)
+    if room > 12:
+        left.append("  " + head(visible(run.title), room - 4), "not bold")
+    gap = max(1, space.width - left.cell_len - state.cell_len)
+    return Text.assemble(left, " " * gap, state)
+
+
+def _progress(run: Followed, space: Space) -> Text:
+    parts = [f"step {run.done}/{run.total}"]
+    if (elapsed := run.elapsed()) is not None:
+        parts.append(f"{duration(elapsed)} elapsed")
+    if (remaining := run.remaining()) is not None:
+        parts.append(f"ETA {duration(remaining)}")
+    if run.pace is not None:
+        parts.append(f"{run.pace:.1f} s a step")
+    text = parts[0]
+    behind = "  " + "  ".join(parts[1:])
+    room = space.width - len(text) - len(behind) - 2
+    if room < 8:
+        return Text(text + behind)
+    share = min(1.0, run.done / run.total) if run.total else 0.0
+    full = round(share * room)
+    done, left = ("#", "-") if space.ascii_only else ("━", "─")
+    return Text.assemble(text, "  ", (done * full, "green"), (left * (room - full), "dim"), behind)
+
+
+def _curve(run: Followed, key: str, name: str, space: Space) -> Text:
+    values = [r.get(key) for r in run.metrics if key == "held_out" or r["step"] > 0]
+    if key == "held_out":
+        values = [value for value in values if value is not None]
+    line = _label(name, space)
+    known = [value for value in values if value is not None]
+    if not known:
+        return line.append("–", "dim")
+    first, latest = known[0], known[-1]
+    arrow = "→" if latest == first else "↑" if latest > first else "↓"
+    said = number(values[-1])
+    if len(known) > 1:
+        said += f" {arrow} from {number(first)}"
+    room = space.width - space.label - LATEST - 1
+    if room >= 4:
+        curve = sparkline(values, room, space.levels)
+        line.append(curve.ljust(room) + " ", "cyan")
+    return line.append(said)
+
+
+def _rewards(run: Followed, space: Space) -> Iterator[Line]:
+    rewards = run.last.get("rewards") or {}
+    if [*rewards.values()] not in ([], [run.last.get("reward")]):
+        means = ", ".join(f"{visible(name)} {number(value)}" for name, value in rewards.items())
+        yield Line(7, _label("rewards", space).append(means))
+
+
+def _time(run: Followed, space: Space) -> Iterator[Line]:
+    if found := shares(run.metrics):
+        bar = time_bar(found, space.width - space.label)
+        yield Line(7, Text.assemble(_label("time", space), bar))
+        yield Line(8, Text("  " + time_legend(found), "dim"))
+    rate = run.last.get("tokens_per_second")
+    if isinstance(rate, Mapping):
+        said = ", ".join(f"{name} {value:,.0f}" for name, value in rate.items() if value)
+        memory = run.last.get("peak_memory_gib")
+        behind = f"   peak memory {memory:.1f} GiB" if memory else ""
+        yield Line(8, _label("tokens/s", space).append(said + behind))
+
+
+def _troubles(run: Followed, space: Space) -> Iterator[Line]:
+    said = failures(run.failed, run.skipped["samples"], run.skipped["updates"])
+    if said:
+        parts = wrap(visible(f"{said} since the start"), max(1, space.width - space.label))
+        for row, part in enumerate(parts[:2]):
+            label = _label("" if row else "failures", space)
+            yield Line(8 if row else 4, _styled(label.append(part), "red"))
+    if run.unreadable():
+        yield Line(4, _styled(Text(run.unreadable()), "yellow"))
+    for alert in run.holding()[-ALERTS:]:
+        said = f"! {alert.kind} since step {alert.step}: {alert.reason}; {alert.suggestion}"
+        for row, part in enumerate(wrap(visible(said), space.width)[:3]):
+            yield Line(4 if row == 0 else 8, Text(part, "yellow"))
+
+
+def _events(run: Followed, space: Space) -> Iterator[Line]:
+    shown = run.events[-EVENTS:]
+    for age, event in zip(range(len(shown) - 1, -1, -1), shown, strict=True):
+        style = "red" if event.get("state") == "failed" else "dim"
+        yield Line(3 if age == 0 else 9, Text(event_text(event), style))
+
+
+def event_text(event: Mapping[str, Any]) -> str:
+    """What an event says, harmless to a terminal."""
+    return visible(str(event.get("text", "")))
+
+
+def _label(name: str, space: Space) -> Text:
+    return Text(head(name, space.label - 1).ljust(space.label))
+
+
+def _styled(text: Text, style: str) -> Text:
+    text.stylize(style)
+    return text

@@ -1,0 +1,118 @@
+"""Several runs at once: side by side, one below the other, or a row each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rich.text import Text
+
+from drpo_cli.report.view.charts import sparkline
+from drpo_cli.report.view.follow import Followed
+from drpo_cli.report.view.frame import frame
+from drpo_cli.report.view.parts import STATE_STYLES, Space
+from drpo_cli.report.view.text import duration, head, number, visible
+
+LEAST_WIDTH, LEAST_HEIGHT = 60, 14  # of a run that is shown whole
+BETWEEN = " │ "
+
+
+def together(runs: list[Followed], width: int, height: int, ascii_only: bool = False) -> list[Text]:
+    """The runs within a rectangle, whole where there is room for it."""
+    if len(runs) == 1:
+        return frame(runs[0], width, height, ascii_only)
+    between = " | " if ascii_only else BETWEEN
+    each = (width - len(between) * (len(runs) - 1)) // len(runs)
+    if each >= LEAST_WIDTH:
+        return _beside([frame(run, each, height, ascii_only) for run in runs], each, between)
+    if height // len(runs) >= LEAST_HEIGHT:
+        parts = [frame(run, width, height // len(runs) - 1, ascii_only) for run in runs]
+        rule = Text(("-" if ascii_only else "─") * width, "dim")
+        return [line for part in parts for line in (*part, rule)][:-1]
+    return rows(runs, Space(width, ascii_only), height)
+
+
+def _beside(parts: list[list[Text]], width: int, between: str) -> list[Text]:
+    found = []
+    for i in range(max(map(len, parts))):
+        cells = [part[i] if i < len(part) else Text() for part in parts]
+        for cell in cells[:-1]:
+            cell.append(" " * (width - cell.cell_len))
+        found.append(Text(between, "dim").join(cells))
+    return found
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table; one of a higher priority number goes first where it is narrow."""
+
+    priority: int
+    name: str
+    width: int
+    cell: Callable[[Followed, Space], str]
+
+
+def _held_out(run: Followed, space: Space) -> str:
+    values = [r["held_out"] for r in run.metrics if r.get("held_out") is not None]
+    if not values:
+        return "–"
+    return f"{number(values[-1])} {sparkline(values, 6, space.levels)}"
+
+
+def _metric(key: str) -> Callable[[Followed, Space], str]:
+    return lambda run, space: number(run.last.get(key))
+
+
+def _eta(run: Followed, space: Space) -> str:
+    remaining = run.remaining()
+    return "" if remaining is None else duration(remaining)
+
+
+def _troubles(run: Followed, space: Space) -> str:
+    failed = sum(run.failed.values())
+    parts = [f"{failed} failed"] if failed else []
+    return ", ".join([*parts, *(alert.kind for alert in run.holding())])
+
+
+COLUMNS = (
+    Column(1, "state", 8, lambda run, space: run.state),
+    Column(1, "step", 11, lambda run, space: f"{run.done}/{run.total}"),
+    Column(2, "held-out", 12, _held_out),
+    Column(3, "reward", 7, _metric("reward")),
+    Column(5, "|π−μ| p99", 9, _metric("shift_p99")),
+    Column(4, "ETA", 8, _eta),
+    Column(6, "alerts", 24, _troubles),
+)
+LEAST_NAME, MOST_NAME = 12, 40
+
+
+def rows(runs: list[Followed], space: Space, height: int) -> list[Text]:
+    """A heading, and a row a run; the last line counts those that do not fit."""
+    columns = list(COLUMNS)
+    while columns and sum(c.width + 1 for c in columns) + LEAST_NAME > space.width:
+        columns.remove(max(columns, key=lambda column: column.priority))
+    left = space.width - sum(column.width + 1 for column in columns)
+    longest = max(len(run.name) for run in runs)
+    name = max(1, min(left, MOST_NAME, max(longest, LEAST_NAME)))
+    heading = " ".join(["run".ljust(name), *(c.name.ljust(c.width) for c in columns)])
+    shown = runs if len(runs) < height else runs[: max(0, height - 2)]
+    found = [Text(heading, "bold"), *(_row(run, name, columns, space) for run in shown)]
+    if len(shown) < len(runs):
+        found.append(Text(f"… and {len(runs) - len(shown)} more", "dim"))
+    for line in found:
+        line.truncate(space.width, overflow="ellipsis")
+    return found[: max(0, height)]
+
+
+def _row(run: Followed, name: int, columns: list[Column], space: Space) -> Text:
+    row = Text(_padded(visible(run.name), name))
+    for column in columns:
+        text = _padded(column.cell(run, space), column.width)
+        row.append(" ").append(text, STATE_STYLES.get(text.strip(), ""))
+    return row
+
+
+def _padded(text: str, width: int) -> str:
+    cut = Text(head(text, width))
+    cut.append(" " * (width - cut.cell_len))
+    return cut.plain

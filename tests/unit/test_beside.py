@@ -1,0 +1,129 @@
+"""What the launcher does beside a run: failures said once, the page by a process of its own."""
+
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from drpo_cli.beside import Beside, launch_log, set_aside
+from drpo_cli.failures import Failures
+from drpo_cli.report.apart import PageWriter
+from drpo_cli.report.progress import say
+from drpo_cli.report.records import read
+from drpo_cli.run_folder import RunFolder
+from support.runs import metrics, run_folder, sample
+
+TRACE = "Traceback (most recent call last):\n  …\nRuntimeError: connection closed by peer\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    """A run that has done two steps."""
+    found = run_folder(tmp_path / "run", [metrics(1), metrics(2)], [sample_of(2)])
+    found.versions.write_text("{}")
+    (found.path / "logs").mkdir()
+    return found
+
+
+def sample_of(step: int) -> object:
+    return {**sample(step, 1.0, "46"), "rewards": {"exact_match": 1.0}, "answer": "46"}  # type: ignore[dict-item]
+
+
+def test_a_users_mistake_is_said_and_not_the_crash_it_causes(folder: RunFolder) -> None:
+    failures = Failures(folder, 2)
+    assert (failures.new(), failures.last()) == ("", None)
+    folder.record_error(0, 1, TRACE)
+    assert failures.new() == ""  # it waits for what may be behind it
+    folder.record_error(1, 2, "the reward is broken")
+    assert failures.new() == "error: rank 1: the reward is broken\n"
+    assert (failures.new(), failures.last()) == ("", (2, ""))
+
+
+def test_a_crash_is_said_with_its_rank_and_log(folder: RunFolder) -> None:
+    folder.record_error(0, 1, TRACE)
+    said = f"error: {TRACE}rank 0 failed; its log is {folder.log(0)}\n"
+    assert Failures(folder, 2).last() == (1, said)
+    alone = Failures(folder, 1)
+    assert (alone.new(), alone.new(), alone.last()) == (said, "", (1, ""))
+
+
+def test_the_page_is_written_every_so_many_steps_one_at_a_time(folder: RunFolder) -> None:
+    pages = PageWriter(folder, 5)
+    for done in (2, 3, 4):
+        assert pages.step(done) == ""
+    assert not (folder.path / "logs" / "report.log").exists()
+    pages.step(6)
+    (child,) = children()
+    pages.step(11)
+    assert os.getpriority(os.PRIO_PROCESS, child) in (0, 19) and children() == [child]
+    assert pages.finish() == "" and children() == []
+    assert "</html>" in folder.report.read_text()
+    off = PageWriter(folder, 0)
+    assert (off.step(1), off.step(50), children()) == ("", "", [])
+
+
+def test_a_page_that_cannot_be_written_is_said_once_and_the_old_one_stays(
+    folder: RunFolder,
+) -> None:
+    folder.report.write_text("the old one")
+    for name in ("report.partial", "report.html.partial"):
+        (folder.path / name).symlink_to("/dev/full")
+    pages = PageWriter(folder, 1)
+    said = [pages.step(1)]
+    for step in (2, 3):
+        pages.step(step)
+        while children(dead=False):
+            time.sleep(0.02)
+        said.append(pages.step(step))
+    full = f"{folder.report} could not be written: the disk is full"
+    assert said == ["", full, ""] and pages.finish() == full
+    assert folder.report.read_text() == "the old one"
+    folder.versions.write_text("{")
+    for name in ("report.partial", "report.html.partial"):
+        (folder.path / name).unlink()
+    assert "report.log says why" in pages.finish()
+    assert "Traceback" in (folder.path / "logs" / "report.log").read_text()
+
+
+def test_beside_a_run_lines_go_out_and_prints_go_to_the_log(
+    folder: RunFolder, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with set_aside(launch_log(folder)) as (out, err), Beside(Failures(folder, 1), 0, out, err) as b:
+        os.write(2, b"chatter of a library\n")
+        say(folder, "finished after step 2", "finished")
+        b.tell("error: a word\n")
+    seen = capfd.readouterr()
+    said = ["finished after step 2", f"report: {folder.report}"]
+    assert (seen.out.splitlines(), seen.err) == (said, "error: a word\n")
+    assert launch_log(folder).read_text() == "chatter of a library\n"
+    assert [event["text"] for event in read(folder.events)][-2:] == said
+    os.write(2, b"back\n")
+    assert capfd.readouterr().err == "back\n"
+
+
+def test_a_reader_that_goes_away_ends_neither_the_run_nor_its_page(folder: RunFolder) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with (
+        suppress(BrokenPipeError),  # of its last flush here
+        os.fdopen(writer, "w") as out,
+        open(os.devnull, "w") as err,
+        Beside(Failures(folder, 1), 0, out, err),
+    ):
+        say(folder, "finished after step 2", "finished")
+    assert "</html>" in folder.report.read_text()
+
+
+def children(dead: bool = True) -> list[int]:
+    """Page writers of this process, those that wait to be collected included."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            pid, rest = int(status.parent.name), status.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(rest[1]) == os.getpid() and (dead or rest[0] != "Z"):
+            found.append(pid)
+    return found
