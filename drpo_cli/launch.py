@@ -9,7 +9,7 @@ import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata, util
 from pathlib import Path
@@ -24,10 +24,13 @@ from drpo_cli.beside import Beside, launch_log, set_aside
 from drpo_cli.errors import EXIT_RUN_FAILED, UserError
 from drpo_cli.failures import Failures
 from drpo_cli.plan import Plan, make_plan
+from drpo_cli.plugins import Selected
 from drpo_cli.report.progress import ENDED, say, say_if_room, state
 from drpo_cli.run_folder import LAUNCHER_LOCK, RunFolder, write_whole
 from drpo_cli.settings import ModelSettings
 from drpo_cli.spec import Spec, dump
+from drpo_cli.spec.rules_trackers import missing_client
+from drpo_cli.trackers._follow import following
 
 STOP_SECONDS = 3600  # a stopped run finishes its step and saves before it goes
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
@@ -41,10 +44,11 @@ def train(spec: Spec, resume: bool, nproc: int | None) -> int:
     require_engine(spec.rollout.type)
     world = processes(nproc)
     folder = prepare(spec, resume, world)
-    try:
-        return _train(folder, spec.run.report_every, world)
-    except SignalException as stopped:  # before the ranks were started, or after they were gone
-        return 128 + int(stopped.sigval)
+    with following(folder):
+        try:
+            return _train(folder, spec.run.report_every, world)
+        except SignalException as stopped:  # before the ranks started, or after they were gone
+            return 128 + int(stopped.sigval)
 
 
 def _train(folder: RunFolder, report_every: int, world: int) -> int:
@@ -66,6 +70,7 @@ def prepare(spec: Spec, resume: bool, world: int) -> RunFolder:
 
     Raises UserError when the run is finished, in use, or not finished and not to be resumed.
     """
+    require_clients(spec.tracker)
     plan = make_plan(spec, world)
     folder = RunFolder(plan.run_folder)
     _require_usable(folder, spec, resume)
@@ -122,6 +127,13 @@ def require_engine(engine: str) -> None:
             "rollout.engine: vllm is not installed; pip install 'drpo[gpu]' on a machine with "
             "GPUs, 'drpo[cpu]' without, or set engine = \"transformers\""
         )
+
+
+def require_clients(trackers: Iterable[Selected]) -> None:
+    """Raises UserError when what a tracker of the spec sends with is not installed."""
+    for index, tracker in enumerate(trackers):
+        if what := missing_client(tracker):
+            raise UserError(f"tracker[{index}].type: {what}")
 
 
 def processes(nproc: int | None) -> int:

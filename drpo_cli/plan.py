@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drpo_cli.errors import UserError
-from drpo_cli.plugins import Selected
-from drpo_cli.settings import RewardSettings, RolloutSettings
+from drpo_cli.plugins import Selected, short_name
+from drpo_cli.settings import RewardSettings, RolloutSettings, TrackerSettings
 from drpo_cli.spec import Spec
 from drpo_cli.spec.presets import summary
 
@@ -88,6 +88,7 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
         ("advantage, objective", f"{_chosen(spec.advantage)}, {_chosen(spec.objective)}"),
         ("loss", _loss(spec)),
         ("rollout", _engine(spec)),
+        *([("trackers", ", ".join(_tracker(one) for one in spec.tracker))] if spec.tracker else []),
         ("processes", processes),
         (
             "one step",
@@ -139,6 +140,13 @@ def _reward(reward: Selected) -> str:
         where = f"in {processes} a rank, {config.timeout_s:g} s a call"
     often = f"every {config.every} steps, " if config.every > 1 else ""
     return f"{title}: {often}{where}, on error {config.on_error}"
+
+
+def _tracker(tracker: Selected) -> str:
+    config = tracker.config
+    assert isinstance(config, TrackerSettings)
+    short = short_name(tracker.type)
+    return short if config.name == short else f"{config.name} ({short})"
 
 
 def _chosen(plugin: Selected) -> str:

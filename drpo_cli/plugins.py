@@ -40,6 +40,7 @@ KINDS = {
     "rewards": Kind("reward", "reward", settings.RewardSettings),
     "advantages": Kind("advantage", "advantages", settings.AdvantageSettings),
     "objectives": Kind("objective", "loss", settings.ObjectiveSettings),
+    "trackers": Kind("tracker", "Tracker", settings.TrackerSettings),
 }
 
 

@@ -69,6 +69,14 @@ class RunFolder:
         """What happened, as a page."""
         return self.path / "report.html"
 
+    def tracker(self, name: str) -> Path:
+        """What a tracker keeps: how far it is, and files of its own."""
+        return self.path / "trackers" / name
+
+    def tracker_log(self, name: str) -> Path:
+        """Everything a tracker printed."""
+        return self.path / "logs" / f"tracker-{name}.log"
+
     def log(self, rank: int) -> Path:
         """Everything a rank printed."""
         return self.path / "logs" / f"rank{rank}.log"

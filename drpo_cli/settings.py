@@ -23,6 +23,9 @@ def _relative_to_spec(value: object, info: ValidationInfo) -> object:
 SpecPath = Annotated[Path, BeforeValidator(_relative_to_spec)]
 """A path in a spec; a relative one counts from the spec's own folder."""
 
+FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+"""A name that a file or folder can have on any system."""
+
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -39,7 +42,7 @@ class Settings(BaseModel):
 class RunSettings(Settings):
     """What the run is called, and how long it goes on."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: FolderName
     """Name of the run; its folder is `<folder>/<name>`."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of sampling, data order and everything else that is random."""
@@ -278,3 +281,15 @@ class CheckpointSettings(Settings):
     """Steps between checkpoints; 0 saves only after the last step."""
     keep: Count = 3
     """Newest checkpoints kept; the best by held-out score is kept besides."""
+
+
+class TrackerSettings(Settings):
+    """Where metrics are sent besides metrics.jsonl. Without a table nothing leaves the machine.
+
+    Every tracker takes these options; its own come on top.
+    """
+
+    name: FolderName | None = None
+    """Name of its log and of its folder in the run's; the type when not set."""
+    finish_s: Annotated[float, Field(gt=0)] = 30.0
+    """Longest time a run that has ended waits for it, in seconds; then it is killed."""

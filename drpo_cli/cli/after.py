@@ -63,3 +63,20 @@ def report(
     from drpo_cli.report.command import report as write
 
     typer.echo(f"wrote {write(runs, out)}")
+
+
+@app.command(epilog="Example: drpo track runs/quickstart")
+def track(
+    folder: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of a run.")],
+    seconds: Annotated[
+        float, typer.Option(min=1, metavar="S", help="Longest time to take, in seconds.")
+    ] = 600.0,
+) -> None:
+    """Send a run's trackers what they were not sent while it trained.
+
+    Which trackers is read from the `spec.toml` in the run's folder, so one can be added there
+    afterwards. Steps that a tracker has taken are not sent again. Ends with 1 when some are left.
+    """
+    from drpo_cli.trackers._follow import send
+
+    raise typer.Exit(send(folder, seconds))

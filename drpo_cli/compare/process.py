@@ -20,6 +20,7 @@ from pathlib import Path
 
 from drpo_cli.run_folder import RunFolder
 from drpo_cli.spec import Spec
+from drpo_cli.trackers._follow import following
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 WARM = (
@@ -96,8 +97,9 @@ def _main(path: Path, place: Place) -> None:
     _send_output_to(path / "logs" / "launch.log")
     if place.devices is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = place.devices
-    code = _ranks(folder, place)
-    write_here(folder)
+    with following(folder):
+        code = _ranks(folder, place)
+        write_here(folder)
     worker.leave(code)
 
 

@@ -18,7 +18,7 @@ def dump(spec: Spec) -> str:
     document: dict[str, Any] = {}
     for name in ORDER:
         part = getattr(spec, name)
-        if part is None:
+        if part is None or part == ():
             continue
         if name in LISTS:
             document[name] = [_table(selected, LISTS[name].selector) for selected in part]

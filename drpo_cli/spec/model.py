@@ -27,8 +27,8 @@ SECTIONS: dict[str, type[Settings]] = {
     "checkpoint": CheckpointSettings,
 }
 """Sections that are not plugins."""
-OPTIONAL = frozenset({"reference", "critic"})
-"""Sections whose part of a run is absent when they are."""
+OPTIONAL = frozenset({"reference", "critic", "tracker"})
+"""Sections, and arrays of tables, whose part of a run is absent when they are."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ CHOICES = {
     "advantage": Choice("advantages", default="group_mean"),
     "objective": Choice("objectives", default="drpo"),
 }
-LISTS = {"data": Choice("data"), "reward": Choice("rewards")}
+LISTS = {"data": Choice("data"), "reward": Choice("rewards"), "tracker": Choice("trackers")}
 """Arrays of tables, each of which selects one plugin; `[[eval.data]]` is like `[[data]]`."""
 
 ORDER = (
@@ -61,6 +61,7 @@ ORDER = (
     "critic",
     "eval",
     "checkpoint",
+    "tracker",
 )
 
 
@@ -83,5 +84,6 @@ class Spec:
     eval: EvalSettings
     eval_data: tuple[Selected, ...]
     checkpoint: CheckpointSettings
+    tracker: tuple[Selected, ...] = field(default=(), compare=False)
     preset: str | None = field(default=None, compare=False)
     warnings: tuple[str, ...] = field(default=(), compare=False)

@@ -19,6 +19,7 @@ from drpo_cli.settings import (
     RewardSettings,
     RunSettings,
     Settings,
+    TrackerSettings,
     TrainSettings,
 )
 from drpo_cli.spec.messages import problems_of, unknown_section
@@ -68,7 +69,13 @@ class Reader:
             eval=self.section("eval", EvalSettings, leave="data"),
             eval_data=held_out,
             checkpoint=self.section("checkpoint", CheckpointSettings),
+            tracker=self.trackers(),
         )
+
+    def trackers(self) -> tuple[Selected, ...]:
+        """The one list that may be empty or absent."""
+        tables = self.document.get("tracker", [])
+        return () if tables == [] else self.several(("tracker",), tables, LISTS["tracker"])
 
     def say(self, key: KeyPath, what: str) -> None:
         self.problems.append(Problem(key, what))
@@ -112,7 +119,7 @@ class Reader:
         name, config = self.plugin(key, choice, table.get(choice.selector, choice.default))
         if not name:  # what every plugin of the kind takes can be checked all the same
             options = {k: v for k, v in options.items() if k in base.model_fields}
-        if name and issubclass(config, RewardSettings):
+        if name and issubclass(config, RewardSettings | TrackerSettings):
             options.setdefault("name", plugins.short_name(name))
         settings = self.validated(key, config, options)
         return Selected(choice.kind, plugins.absolute(name, self.folder), settings)

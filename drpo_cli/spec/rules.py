@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from drpo_cli.errors import UserError
 from drpo_cli.settings import RolloutSettings
-from drpo_cli.spec import rules_data, rules_rewards, rules_train
+from drpo_cli.spec import rules_data, rules_rewards, rules_trackers, rules_train
 from drpo_cli.spec.model import Spec
 from drpo_cli.spec.positions import KeyPath
 from drpo_cli.spec.problems import Problem
@@ -155,6 +155,7 @@ ERRORS: tuple[Rule, ...] = (
     *rules_data.RULES,
     *rules_rewards.RULES,
     *rules_train.RULES,
+    *rules_trackers.RULES,
 )
 WARNINGS: tuple[Rule, ...] = (
     trust_region_bites,
@@ -162,4 +163,5 @@ WARNINGS: tuple[Rule, ...] = (
     final_rate_is_used,
     *rules_data.DOUBTS,
     *rules_train.DOUBTS,
+    *rules_trackers.DOUBTS,
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from support.command import drpo
+from support.trackers import run_folder
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
 
@@ -66,3 +67,17 @@ def test_a_group_reward_and_a_class_work_as_printed(demo: Path) -> None:
     found = [sample["rewards"] for sample in json.loads(report.read_text())["samples"]]
     assert [rewards["rare"] for rewards in found] == [0.5, 1.0, 0.5, 1.0]
     assert [rewards["Parses"] for rewards in found] == [1.0, 0.0, 1.0, 0.0]
+
+
+def test_a_tracker_works_as_printed(tmp_path: Path) -> None:
+    metrics = Path(__file__).parents[1] / "data" / "metrics-healthy.jsonl"
+    table = block("toml", "## A tracker").replace("./table.py", f"{tmp_path}/table.py")
+    (tmp_path / "table.py").write_text(block("python", "## A tracker"))
+    folder = run_folder(tmp_path / "runs" / "a", table, metrics)
+    done = drpo("track", folder)
+    assert done.returncode == 0, done.stderr
+    head, first, second, *rest = (folder / "trackers" / "table" / "table.csv").read_text().split()
+    assert head == "step,reward,entropy,rewards/exact_match"
+    assert first == "0,,,"
+    assert second.startswith("1,0.") and second.endswith(",")
+    assert len(rest) == 199

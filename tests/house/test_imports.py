@@ -21,10 +21,11 @@ ORDER = (
     ("plugins",),
     ("spec",),
     ("plan",),
-    ("data", "rollout", "rewards", "advantages", "objectives", "trainer", "evaluate"),
+    ("data", "rollout", "rewards", "advantages", "objectives", "trainer", "evaluate", "trackers"),
     ("run_folder", "saved"),
     ("sync", "checkpoint", "report", "stop", "collect", "credit"),
-    ("assemble",),
+    ("assemble", "trackers._state"),
+    ("trackers._follow", "trackers._process"),
     ("sampler",),
     ("run",),
     ("loop",),
@@ -43,7 +44,7 @@ NOT_FOR_ROOMS = {"spec", "plan"}
 
 HEAVY = (
     "torch", "transformers", "vllm", "datasets", "scipy", "reasoning_gym", "math_verify", "openai",
-    "httpx", "tenacity", "jinja2", "pyarrow", "psutil",
+    "httpx", "tenacity", "jinja2", "pyarrow", "psutil", "tensorboard", "wandb", "mlflow", "trackio",
 )  # fmt: skip
 LIGHT = [
     "drpo_cli.cli",

@@ -7,6 +7,7 @@ The recorded ones are metrics of real runs on a CPU: `healthy` the quickstart, `
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,6 @@ def test_what_was_said_of_a_prefix_stays_said(metrics: Metrics) -> None:
     for alert in found:
         by_kind.setdefault(alert.kind, []).append(alert)
     for episodes in by_kind.values():
-        for before, after in zip(episodes, episodes[1:], strict=False):
+        for before, after in pairwise(episodes):
             assert before.until is not None and before.until + GRACE <= after.step
     assert [a.step for a in found] == sorted(a.step for a in found)

@@ -1,0 +1,85 @@
+"""MLflow, on a tracking server or in a local database.
+
+https://mlflow.org/docs/latest/ml/tracking; credentials come from MLflow's environment variables.
+A database of your own takes the extra alone; to look at it with `mlflow ui`, install `mlflow`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from drpo_cli.settings import TrackerSettings
+from drpo_cli.trackers._contract import TrackedRun, settings_of, without_secrets
+
+CLIENT = "mlflow"
+IN_A_BATCH = 100  # parameters; the API takes no more at once
+LONGEST_PARAMETER = 6000  # characters, likewise
+
+
+class Config(TrackerSettings):
+    """Options of MLflow."""
+
+    uri: Annotated[str, AfterValidator(without_secrets)] | None = None
+    """Tracking server, or a database as `"sqlite:////data/mlflow.db"`; MLFLOW_TRACKING_URI when
+    not set, else `mlflow.db` in `run.folder`."""
+    experiment: Annotated[str, Field(min_length=1)] = "drpo"
+    """Experiment that the run belongs to."""
+    run_name: str | None = None
+    """Name of the run there; `run.name` when not set."""
+    tags: dict[str, str] = Field(default_factory=dict)
+    """Tags of the run."""
+
+
+class Tracker:
+    """A run of an experiment, through the client that needs no global state."""
+
+    def __init__(self, config: Config, run: TrackedRun):
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        from mlflow import MlflowClient
+
+        given = config.uri or os.environ.get("MLFLOW_TRACKING_URI")
+        uri = given or f"sqlite:///{run.runs / 'mlflow.db'}"
+        self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        self.id = run.id or self._begin(config, run)
+        self._client.update_run(self.id, status="RUNNING")
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Sends one step's values in one request."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        metrics = [Metric(_key(key), value, now, step) for key, value in values.items()]
+        self._client.log_batch(self.id, metrics=metrics)
+
+    def alert(self, step: int, title: str, text: str) -> None:
+        """A tag of the run: MLflow has no alerts."""
+        self._client.set_tag(self.id, _key(f"alert {step} {title}"), text)
+
+    def close(self) -> None:
+        """Marks the run as finished."""
+        self._client.set_terminated(self.id)
+
+    def _begin(self, config: Config, run: TrackedRun) -> str:
+        from mlflow.entities import Param
+
+        found = self._client.get_experiment_by_name(config.experiment)
+        experiment = found.experiment_id if found else None
+        if experiment is None:
+            experiment = self._client.create_experiment(config.experiment)
+        name = config.run_name or run.name
+        begun = self._client.create_run(experiment, run_name=name, tags=dict(config.tags))
+        given = [Param(_key(k), v[:LONGEST_PARAMETER]) for k, v in settings_of(run.spec)]
+        for i in range(0, len(given), IN_A_BATCH):
+            self._client.log_batch(begun.info.run_id, params=given[i : i + IN_A_BATCH])
+        return str(begun.info.run_id)
+
+
+def _key(name: str) -> str:
+    # Names of rewards and options may have characters that MLflow's may not
+    return re.sub(r"[^\w\-./ ]", "_", name)
