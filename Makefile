@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 ROW ?=
 SIZE ?= full
 
-.PHONY: demo test check bench bench-env format docs clean
+.PHONY: demo test check bench bench-env format docs pictures clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -44,6 +44,10 @@ docs: $(STAMP)
 	$(BIN)/drpo explain drpo:delta=0.05 drpo drpo:delta=1 drpo:delta=12.5 --out docs/figures/regimes.svg
 	test -d $(DEMO)/runs/quickstart || $(MAKE) demo
 	$(BIN)/drpo watch $(DEMO)/runs/quickstart --out docs/figures/view.svg
+
+# of the run that `make demo` leaves; needs Debian's chromium
+pictures: $(STAMP)
+	$(BIN)/python docs/pictures.py $(DEMO)/runs/quickstart
 
 clean:
 	rm -rf $(VENV) $(DEMO)

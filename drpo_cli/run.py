@@ -131,7 +131,9 @@ class Run:
             sampling, right = assemble.eval_sampling(self.plan.spec), self.plan.spec.eval.threshold
             self.say("scoring the untrained model …")
             problems = held_out_id(self.data.held_out, (astuple(sampling), right))
-            self._record({"step": 0, "held_out_set": problems, **self._evaluate(0).metrics()})
+            found = self._evaluate(0)
+            self._record_rates(0, found)
+            self._record({"step": 0, "held_out_set": problems, **found.metrics()})
 
     def maybe_evaluate(self, step: int) -> HeldOut | None:
         """The held-out avg@k, on the steps that ask for it and after the last one."""
@@ -174,6 +176,8 @@ class Run:
             "seconds": {**seconds, "step": sum(seconds.values())},
             "peak_memory_gib": self.world.max([dist.peak_memory_gib(self.world.device)])[0],
         }
+        if held_out:
+            self._record_rates(step, held_out)
         self._record(metrics)
         count = self._recorded_per_rank()
         parts = self.world.gather_objects(sample_records(step, groups_P, scores_P, count))
@@ -204,7 +208,8 @@ class Run:
             self.done = record["step"]
             self.say(f"resumed after step {self.done}", resumed=self.done)
         if self.world.rank == 0:
-            for file in (self.folder.metrics, self.folder.samples, self.folder.quarantine):
+            files = self.folder
+            for file in (files.metrics, files.held_out, files.samples, files.quarantine):
                 Records(file).rewind(self.done if found else -1)
 
     def _recorded_per_rank(self) -> int | None:
@@ -226,9 +231,15 @@ class Run:
     def _evaluate(self, step: int) -> HeldOut:
         mine = self.data.held_out[self.world.rank :: self.world.size]
         right_PG, unscored = self.sampler.held_out(mine, step)
-        rates = torch.tensor([sum(r) / len(r) for r in right_PG], dtype=torch.float64)
-        score = estimate(self.world.gather(rates).tolist())
-        return HeldOut(score, int(self.world.sum([unscored])[0]))
+        parts = self.world.gather_objects([sum(r) / len(r) for r in right_PG])
+        rates_P = [0.0] * len(self.data.held_out)
+        for rank, part in enumerate(parts):
+            rates_P[rank :: self.world.size] = part
+        return HeldOut(estimate(rates_P), int(self.world.sum([unscored])[0]), tuple(rates_P))
+
+    def _record_rates(self, step: int, found: HeldOut) -> None:
+        if self.world.rank == 0:
+            Records(self.folder.held_out).append({"step": step, "rates": found.rates_P})
 
     def _record(self, metrics: dict[str, Any]) -> None:
         if self.world.rank == 0:

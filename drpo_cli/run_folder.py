@@ -40,6 +40,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def held_out(self) -> Path:
+        """The score of every held-out problem, a line an evaluation."""
+        return self.path / "held_out.jsonl"
+
+    @property
     def samples(self) -> Path:
         """The rollouts of every step, with every reward of theirs."""
         return self.path / "samples.jsonl"

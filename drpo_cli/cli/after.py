@@ -89,6 +89,38 @@ def export(
     typer.echo(f"wrote {folder}")
 
 
+@app.command(
+    epilog=examples(
+        "drpo report demo/runs/quickstart",
+        "drpo report demo/runs/first demo/runs/second --out comparison.html",
+    )
+)
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN_DIR...", help="Folders of runs.", autocompletion=_complete.run_folders
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="The page to write.")
+    ] = None,
+) -> None:
+    """Write one page that says what a run did, or how several differ.
+
+    The page holds all it shows: it opens from disk, fetches nothing and can be mailed. It has the
+    verdict on the held-out score, alerts, charts of every metric, a table of samples to search and
+    sort, what failed, the spec and the versions. Of several runs, charts are overlaid and held-out
+    scores are compared problem by problem.
+
+    Without `--out`, a single run's page is RUN_DIR/report.html, and that of several is
+    comparison.html in the current folder. A run that is still training can be looked at too.
+    """
+    from drpo_cli.report.command import report as write
+
+    typer.echo(f"wrote {write(runs, out)}")
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 
 

@@ -12,10 +12,15 @@ from drpo_cli.types import Group, Prompt, Scores
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A held-out score, and how many responses count as wrong because a reward failed on them."""
+    """A held-out score, and what it is made of.
+
+    unscored  responses that count as wrong because a reward failed on them
+    rates_P   share of right responses of each problem
+    """
 
     score: Estimate
     unscored: int
+    rates_P: tuple[float, ...] = ()
 
     def metrics(self) -> dict[str, float | None]:
         """The score as a step's record has it."""

@@ -1,66 +1,57 @@
-"""Line charts over steps, as one drawing for a page."""
+"""Charts of a page: what frames and describes each plot. BokehJS fills the plots in."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from drpo_cli.report.curves import Band, Line, Panel, known
+from drpo_cli.report.elements import escaped, number, table
 
-COLORS = ("#1f5fa8", "#c8641e", "#3d8f5f", "#8a4fa0", "#8c8c8c", "#b03a5b", "#6b7a1f")
-ROW_INCHES = 3.0
-MARGIN_INCHES = 0.35
-
-Series = Sequence[tuple[float, float]]
-"""Points (step, value)."""
+COLUMNS = ("series", "first", "lowest", "highest", "last")
 
 
-@dataclass(frozen=True)
-class Panel:
-    """One chart; with several series they are told apart by a legend."""
-
-    title: str
-    series: Mapping[str, Series]
-    log: bool = False
+def figures(panels: Sequence[Panel]) -> str:
+    """The panels, each with its legend, its place for the plot, and its values in words."""
+    return '<div class="charts">' + "\n".join(_figure(panel) for panel in panels) + "</div>"
 
 
-def draw(panels: Sequence[Panel]) -> str:
-    """The panels in two columns, as SVG."""
-    from matplotlib.figure import Figure
-
-    rows = -(-len(panels) // 2)
-    height = ROW_INCHES * rows
-    figure = Figure(figsize=(10, height))
-    # A fixed layout: a fitted one takes longer than many a run's step.
-    edge = MARGIN_INCHES / height
-    figure.subplots_adjust(left=0.06, right=0.98, top=1 - edge, bottom=edge, hspace=0.25)
-    grid = figure.subplots(rows, 2, squeeze=False).flat
-    for axes, panel in zip(grid, panels, strict=False):
-        _fill(axes, panel)
-    for axes in list(figure.axes)[len(panels) :]:
-        axes.set_visible(False)
-    image = io.StringIO()
-    figure.savefig(image, format="svg", metadata={"Date": None})
-    text = image.getvalue()
-    return text[text.index("<svg") :]
+def _figure(panel: Panel) -> str:
+    title = escaped(panel.title)
+    lines = [_entry(f"{panel.key}.l{i}", line) for i, line in enumerate(panel.lines)]
+    bands = [_entry(f"{panel.key}.b{i}", band) for i, band in enumerate(panel.bands)]
+    named = [*lines, *bands] if len(panel.lines) + len(panel.bands) > 1 else []
+    legend = f'<div class="legend" role="group" aria-label="Series">{"".join(named)}</div>'
+    return (
+        f"<figure><figcaption>{title}</figcaption>{legend if named else ''}"
+        f'<div class="chart" id="chart-{panel.key}" role="img" '
+        f'aria-label="Chart over steps: {title}. Its values are in the table that follows."></div>'
+        f"<details><summary>Values</summary>{_values(panel)}</details></figure>"
+    )
 
 
-def _fill(axes: Axes, panel: Panel) -> None:
-    lines = []
-    for i, points in enumerate(panel.series.values()):
-        x, y = [x for x, _ in points], [y for _, y in points]
-        mark = "o" if len(points) == 1 else None  # a line of one point is not seen
-        color = COLORS[i % len(COLORS)]
-        lines += axes.plot(x, y, color=color, linewidth=1.2, marker=mark, markersize=3)
-    # Names are the user's: a dollar sign in one is no formula
-    axes.set_title(panel.title, fontsize=10, parse_math=False)
-    axes.grid(alpha=0.3)
-    if panel.log and any(value for points in panel.series.values() for _, value in points):
-        axes.set_yscale("log")
-    if len(lines) > 1:
-        legend = axes.legend(lines, [str(name) for name in panel.series], fontsize=8, loc="best")
-        for text in legend.get_texts():
-            text.set_parse_math(False)
+def _entry(name: str, drawn: Line | Band) -> str:
+    """A button that shows and hides one series of the plot."""
+    look = f"background:{drawn.colour}"
+    if isinstance(drawn, Band):
+        look += f";opacity:{2 * drawn.alpha};height:.8em"
+    elif drawn.dash != "solid":
+        look = f"border-top:3px {'dotted' if drawn.dash == 'dotted' else 'dashed'} {drawn.colour}"
+    return (
+        f'<button type="button" aria-pressed="true" data-series="{name}">'
+        f'<i class="swatch" style="{look}"></i>{escaped(drawn.label)}</button>'
+    )
+
+
+def _values(panel: Panel) -> str:
+    rows = []
+    for line in panel.lines:
+        if points := known(line.points):
+            ranked = sorted(points, key=lambda point: point[1])
+            ends = (points[0], ranked[0], ranked[-1], points[-1])
+            rows.append([line.label or panel.title, *(_at(panel, *point) for point in ends)])
+    return table(COLUMNS, rows, dict.fromkeys(COLUMNS[1:], "n"))
+
+
+def _at(panel: Panel, step: float, value: float) -> str:
+    shown = f"{value:.1%}" if panel.share else number(value)
+    return f"{shown} (step {step:,.0f})"

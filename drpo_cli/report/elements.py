@@ -9,9 +9,14 @@ from typing import Any
 HEAD, TAIL = 400, 400  # characters of a long text that are shown; an answer is often at its end
 
 
+# What would be invisible, or turn the text around it, is shown: ␛ for an escape, [U+202E]
+CONTROLS = {c: chr(0x2400 + c) for c in range(0x20) if c not in b"\t\n\r"} | {0x7F: "␡"}
+CONTROLS |= {c: f"[U+{c:04X}]" for c in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+
+
 def escaped(value: object) -> str:
-    """As text inside an element or attribute."""
-    return html.escape(str(value))
+    """As text inside an element or attribute, with control characters made visible."""
+    return html.escape(str(value).translate(CONTROLS))
 
 
 def paragraph(text: str, kind: str = "") -> str:
@@ -27,14 +32,19 @@ def table(
     `n` numbers, set to the right; `k` names and other short text; `t` long text.
     """
     classes = [f' class="{(kinds or {}).get(name, "")}"' for name in columns]
-    head = "".join(f"<th{c}>{escaped(name)}</th>" for c, name in zip(classes, columns, strict=True))
+    head = "".join(
+        f"<th scope=col{c}>{escaped(name)}</th>" for c, name in zip(classes, columns, strict=True)
+    )
     body = "".join(
         "<tr>"
         + "".join(f"<td{c}>{escaped(cell)}</td>" for c, cell in zip(classes, row, strict=True))
         + "</tr>"
         for row in rows
     )
-    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
+    return (
+        f'<div class="wide"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
 
 
 def shortened(text: str) -> str:

@@ -1,132 +1,102 @@
-"""`report.html`: what a run did, as one page that opens from disk."""
+"""`report.html`: what runs did, as one page that opens from disk."""
 
 from __future__ import annotations
 
-import html
-import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from drpo_cli.report.archive import read_archive
-from drpo_cli.report.charts import Panel, draw
-from drpo_cli.report.elements import paragraph
-from drpo_cli.report.quarantine_page import quarantine_section
-from drpo_cli.report.records import read
-from drpo_cli.report.rewards_page import rewards_section
-from drpo_cli.report.roles import read_roles
+from drpo_cli.report.alerts_page import alerts_section, shades
+from drpo_cli.report.charts import figures
+from drpo_cli.report.document import document, save
+from drpo_cli.report.elements import escaped, paragraph
+from drpo_cli.report.held_out import difference_panel
+from drpo_cli.report.plots import drawn
+from drpo_cli.report.quarantine_page import quarantine_text
+from drpo_cli.report.recorded import Recorded, read_run
+from drpo_cli.report.rewards_page import rewards_panels, rewards_text
+from drpo_cli.report.runs_page import differences_section, head
 from drpo_cli.report.samples_page import samples_section
-from drpo_cli.report.suspicion import Pair, pairs, suspicious
-from drpo_cli.report.suspicion_page import sentence, suspicion_section
+from drpo_cli.report.spec_page import spec_text, versions_text
+from drpo_cli.report.suspicion_page import suspicion_text
+from drpo_cli.report.training_page import thinning, training_panels
 from drpo_cli.run_folder import RunFolder
 
-CHARTS: tuple[tuple[str, dict[str, str]], ...] = (
-    ("held-out avg@k", {"held_out": ""}),
-    ("training reward", {"reward": ""}),
-    ("|π − μ|", {f"shift_{q}": q for q in ("p50", "p90", "p99", "max")}),
-    ("importance ratio r = π/μ", {f"ratio_{q}": q for q in ("p01", "p50", "p99", "max")}),
-    ("gradient weight w", {f"weight_{q}": q for q in ("min", "p01", "p50", "p99", "max")}),
-    (
-        "share of tokens",
-        {f"{kind}_share": kind for kind in ("diverging", "converging", "corrective", "masked")},
-    ),
-    (
-        "share of gradient mass |A r w|",
-        {f"{kind}_mass": kind for kind in ("diverging", "converging", "corrective")},
-    ),
-    (
-        "effective sample size, groups without a signal",
-        {"effective_sample_size": "sample size", "zero_advantage_groups": "groups"},
-    ),
-    ("entropy, nats", {"entropy": ""}),
-    ("mean |log π − log μ| after each sync", {"gap": "gap", "gap_floor": "noise floor"}),
+HOW = (
+    "Every chart has the steps on its horizontal axis, and all of them zoom together: drag across "
+    "one, and reset with the tool at its right. A click on a name hides its line. Coloured spans "
+    "are steps with an alert."
 )
-LOG_SCALE = ("|π − μ|", "importance ratio r = π/μ", "mean |log π − log μ| after each sync")
-SECTIONS = ("training", "rewards", "suspicious", "samples", "quarantine", "spec", "versions")
-STYLE = """
-:root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif; }
-body { max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
-figure { background: white; margin: 1rem 0; }  figure svg { width: 100%; height: auto; }
-.wide { overflow-x: auto; }  table { border-collapse: collapse; width: 100%; font-size: .9rem; }
-td, th { padding: .25rem .6rem; }
-th, td { text-align: left; border-bottom: 1px solid #8884; vertical-align: top; }
-pre, td { white-space: pre-wrap; overflow-wrap: anywhere; }
-.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.k { min-width: 8.5rem; }  .t { min-width: 12rem; }
-.note { opacity: .75; font-size: .85rem; }
-.bad { border-left: .25rem solid #c0392b; padding: .2rem .8rem; background: #c0392b1a; }
-nav a { margin-right: 1rem; }
-"""
 
 
 def write(folder: RunFolder) -> None:
-    """Writes the page from what the run recorded so far; replaces an older one in one move."""
-    metrics, roles = read(folder.metrics), read_roles(folder.spec)
-    archive, looked_at = read_archive(folder.samples), pairs(metrics, roles)
-    body = "\n".join(
-        [
-            f"<h1>{html.escape(folder.path.name)}</h1>",
-            paragraph(verdict(metrics)),
-            *_warnings(looked_at),
-            "<nav>" + "".join(f'<a href="#{name}">{name}</a>' for name in SECTIONS) + "</nav>",
-            f"<h2 id=training>Training</h2><figure>{_charts(metrics)}</figure>",
-            rewards_section(metrics, roles),
-            suspicion_section(looked_at, archive),
-            samples_section(archive, roles),
-            quarantine_section(folder.quarantine),
-            f"<h2 id=spec>Spec</h2><pre>{html.escape(folder.spec.read_text())}</pre>",
-            "<h2 id=versions>Versions and hardware</h2>"
-            f"<pre>{html.escape(_versions(folder.versions))}</pre>",
-        ]
-    )
-    partial = folder.report.with_suffix(".partial")
-    text = (
-        '<!doctype html><html lang="en"><meta charset="utf-8">'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        "style-src 'unsafe-inline'\">"
-        f"<title>{html.escape(folder.path.name)}</title><style>{STYLE}</style>{body}</html>\n"
-    )
-    # A completion may hold half a surrogate pair, which UTF-8 cannot
-    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-    partial.rename(folder.report)
+    """Writes a run's own page from what it recorded so far; replaces an older one in one move.
+
+    Raises OSError when the disk does not take it.
+    """
+    save(folder.report, page_of([folder]))
 
 
-def verdict(metrics: Sequence[dict[str, Any]]) -> str:
-    """One line: how far the run went and what it did to the held-out score."""
-    scored = [record for record in metrics if "held_out" in record]
-    last = metrics[-1]["step"] if metrics else 0
-    if len(scored) < 2:
-        return f"{last} steps; not evaluated after training yet."
-    best = max(scored, key=lambda record: record["held_out"])
-    parts = [("base", scored[0]), (f"best (step {best['step']})", best), ("last", scored[-1])]
-    return f"{last} steps. Held-out: " + ", ".join(f"{name} {_rate(r)}" for name, r in parts) + "."
-
-
-def _warnings(looked_at: Sequence[Pair]) -> list[str]:
-    return [paragraph(f"Suspicious: {sentence(p)}", "bad") for p in suspicious(looked_at)]
-
-
-def _rate(record: dict[str, Any]) -> str:
-    interval = ""
-    if record.get("held_out_low") is not None:
-        interval = f" [{record['held_out_low']:.1%}, {record['held_out_high']:.1%}]"
-    return f"{record['held_out']:.1%}{interval}"
-
-
-def _charts(metrics: Sequence[dict[str, Any]]) -> str:
-    panels = [
-        Panel(
-            title,
-            {
-                label: [(r["step"], r[key]) for r in metrics if r.get(key) is not None]
-                for key, label in series.items()
-            },
-            log=title in LOG_SCALE,
-        )
-        for title, series in CHARTS
+def page_of(folders: Sequence[RunFolder]) -> str:
+    """The text of one page of these runs."""
+    runs = [read_run(*pair) for pair in zip(folders, names(folders), strict=True)]
+    title = ", ".join(run.name for run in runs)
+    training, rewards = training_panels(runs), rewards_panels(runs)
+    difference = [difference_panel(runs)] if runs[1:] else []
+    panels = [panel for panel in (*training, *difference, *rewards) if panel.drawn]
+    sections = [
+        f"<h1>{escaped(title)}</h1>",
+        head(runs),
+        alerts_section(runs),
+        *(differences_section(runs, panel) for panel in difference),
+        f"<h2 id=training>Training</h2>{paragraph(HOW, 'note live')}",
+        *(paragraph(text, "note") for text in thinning(runs)),
+        figures(training) if training else paragraph("No step was recorded."),
+        f"<h2 id=rewards>Rewards</h2>{_each(runs, rewards_text)}{figures(rewards)}",
+        "<h2 id=suspicious>Suspicious</h2>"
+        + _each(runs, lambda run: suspicion_text(run.looked_at, run.archive)),
+        samples_section(runs),
+        "<h2 id=quarantine>Quarantine</h2>"
+        + _each(runs, lambda run: quarantine_text(run.folder.quarantine)),
+        f"<h2 id=spec>Spec</h2>{_each(runs, spec_text)}",
+        f"<h2 id=versions>Versions and hardware</h2>{_each(runs, versions_text)}",
     ]
-    return draw(panels)
+    body = f"{_top(differences=bool(difference))}<main id=main>{''.join(sections)}</main>"
+    return document(title, body, drawn(panels, shades(runs)))
 
 
-def _versions(path: Path) -> str:
-    return json.dumps(json.loads(path.read_text()), indent=1)
+def names(folders: Sequence[RunFolder]) -> list[str]:
+    """What the runs are called: their folders' names, with as much of the path as tells them apart.
+
+    The same folder twice gets a number.
+    """
+    paths = [folder.path.absolute() for folder in folders]
+    depth, deepest = 1, max(len(path.parts) for path in paths)
+    while depth < deepest and len({path.parts[-depth:] for path in paths}) < len(set(paths)):
+        depth += 1
+    found = [Path(*path.parts[-depth:]).as_posix() for path in paths]
+    seen: Counter[str] = Counter()
+    for i, name in enumerate(found):
+        seen[name] += 1
+        found[i] = name if seen[name] == 1 else f"{name} ({seen[name]})"
+    return found
+
+
+def _top(differences: bool) -> str:
+    sections = ["alerts", *(["differences"] if differences else []), "training", "rewards",
+                "suspicious", "samples", "quarantine", "spec", "versions"]  # fmt: skip
+    links = "".join(f'<a href="#{name}">{name}</a>' for name in sections)
+    return (
+        '<a class="skip" href="#main">Skip to the report</a>'
+        f'<header><nav aria-label="Sections">{links}</nav>'
+        '<button type=button id=theme class="live">Dark or light</button></header>'
+    )
+
+
+def _each(runs: Sequence[Recorded], part: Callable[[Recorded], str]) -> str:
+    """A part of each run, folded away under its name where there are several."""
+    if len(runs) == 1:
+        return part(runs[0])
+    return "".join(
+        f"<details><summary>{escaped(run.name)}</summary>{part(run)}</details>" for run in runs
+    )

@@ -16,21 +16,19 @@ KINDS = {"reward": "k", "reason": "k", "from": "k"} | dict.fromkeys(
 )
 
 
-def quarantine_section(path: Path) -> str:
+def quarantine_text(path: Path) -> str:
     """Failed calls by reward and reason, and the last ones with their texts shortened."""
     counts: Counter[tuple[str, str]] = Counter()
     last: deque[dict[str, Any]] = deque(maxlen=SHOWN)
     for _, record in located(path) if path.is_file() else ():
         counts[str(record["reward"]), str(record["reason"])] += 1
         last.append(record)
-    heading = "<h2 id=quarantine>Quarantine</h2>"
     if not counts:
-        return heading + paragraph("No call of a reward failed.")
+        return paragraph("No call of a reward failed.")
     rows = [(*key, f"{count:,}") for key, count in sorted(counts.items())]
     columns = ("reward", "reason", "detail", "prompt", "completion", "from")
     return "\n".join(
         [
-            heading,
             paragraph(f"{counts.total():,} calls failed; all of them are in {path}."),
             table(("reward", "reason", "calls"), rows, {"calls": "n"}),
             "<h3>The last ones</h3>",

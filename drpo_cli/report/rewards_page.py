@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from drpo_cli.report.charts import Panel, draw
+from drpo_cli.report.curves import Line, Panel, colour, known, thinned
+from drpo_cli.report.curves import series as curve
 from drpo_cli.report.elements import number, paragraph, table, tally
 from drpo_cli.report.metrics import failed_calls
+from drpo_cli.report.recorded import Metrics, Recorded
 from drpo_cli.report.roles import Roles, role_of
 from drpo_cli.report.suspicion import Series, ends, reward_names, series
-
-Metrics = Sequence[Mapping[str, Any]]
 
 COLUMNS = (
     "reward", "counts as", "first tenth", "last tenth", "calls", "seconds", "slowest",
@@ -27,23 +26,38 @@ LEGEND = (
 )
 
 
-def rewards_section(metrics: Metrics, roles: Roles) -> str:
-    """A table by reward, and the charts."""
-    steps = [record for record in metrics if "reward" in record]
+def rewards_text(run: Recorded) -> str:
+    """A table by reward, with what was skipped and how long grading was waited for."""
+    steps = run.trained
     if not steps:
-        return "<h2 id=rewards>Rewards</h2>" + paragraph("No step was recorded.")
-    names = reward_names(steps, roles)
-    rows = [_total(steps), *(_row(name, steps, roles) for name in names)]
+        return paragraph("No step was recorded.")
+    names = reward_names(steps, run.roles)
+    rows = [_total(steps), *(_row(name, steps, run.roles) for name in names)]
     return "\n".join(
         [
-            "<h2 id=rewards>Rewards</h2>",
             table(COLUMNS, rows, KINDS),
             *(paragraph(text, "bad") for text in [_skipped(steps)] if text),
             paragraph(_waited(steps)),
             paragraph(LEGEND, "note"),
-            f"<figure>{draw(_panels(names, steps))}</figure>",
         ]
     )
+
+
+def rewards_panels(runs: Sequence[Recorded]) -> list[Panel]:
+    """A chart of each reward, of the time that grading was waited for, and of what failed."""
+    names = dict.fromkeys(name for run in runs for name in reward_names(run.trained, run.roles))
+    panels = [
+        Panel(f"reward-{i}", name, _by_run(runs, name, "rewards", name))
+        for i, name in enumerate(names)
+    ]
+    waited = _by_run(runs, "seconds", "seconds", "reward")
+    panels.append(Panel("waited", "seconds of grading not hidden behind the rollout", waited))
+    panels += [
+        Panel(f"failed-{place}", "failed calls" + (f": {run.name}" if runs[1:] else ""), lines)
+        for place, run in enumerate(runs)
+        if (lines := _failed(thinned(run.trained)[0]))
+    ]
+    return [panel for panel in panels if panel.drawn]
 
 
 def _total(steps: Metrics) -> list[str]:
@@ -88,18 +102,15 @@ def _waited(steps: Metrics) -> str:
     return f"Grading that was not hidden behind the rollout took {number(waited)} s{share}."
 
 
-def _panels(names: Sequence[str], steps: Metrics) -> list[Panel]:
-    panels = [Panel(name, {name: points}) for name in names if (points := series(steps, name))]
-    waited = [
-        (r["step"], r["seconds"]["reward"]) for r in steps if "reward" in r.get("seconds", {})
+def _by_run(runs: Sequence[Recorded], label: str, *path: str) -> list[Line]:
+    return [
+        Line(run.name if runs[1:] else label, points, colour(place))
+        for place, run in enumerate(runs)
+        if known(points := curve(thinned(run.trained)[0], *path))
     ]
-    panels.append(Panel("seconds of grading not hidden behind the rollout", {"seconds": waited}))
-    if failed := _failed(steps):
-        panels.append(Panel("failed calls", failed))
-    return panels
 
 
-def _failed(steps: Metrics) -> dict[str, Series]:
+def _failed(steps: Metrics) -> list[Line]:
     calls = [(record["step"], failed_calls(record)) for record in steps]
     found: dict[str, Series] = {}
     for name in dict.fromkeys(name for _, counts in calls for name, _ in counts):
@@ -107,10 +118,11 @@ def _failed(steps: Metrics) -> dict[str, Series]:
             (step, sum(n for (owner, _), n in counts.items() if owner == name))
             for step, counts in calls
         ]
-        # The count comes first: matplotlib leaves out a label that begins with an underscore
         found[f"{_sum(points):,} of {name}"] = points
     skipped: Series = [(record["step"], record.get("skipped_samples") or 0) for record in steps]
-    return found | ({f"{_sum(skipped):,} skipped samples": skipped} if _sum(skipped) else {})
+    if _sum(skipped):
+        found[f"{_sum(skipped):,} skipped samples"] = skipped
+    return [Line(name, points, colour(i)) for i, (name, points) in enumerate(found.items())]
 
 
 def _sum(points: Series) -> float:

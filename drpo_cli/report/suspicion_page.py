@@ -24,9 +24,9 @@ COLUMNS = (
 KINDS = dict.fromkeys(COLUMNS[:2], "k") | dict.fromkeys(COLUMNS[2:], "n")
 
 
-def suspicion_section(found: Sequence[Pair], archive: Archive) -> str:
+def suspicion_text(found: Sequence[Pair], archive: Archive) -> str:
     """What is suspicious, or that nothing is; then all that was looked at."""
-    parts = ["<h2 id=suspicious>Suspicious</h2>"]
+    parts = []
     for pair in suspicious(found):
         parts += [paragraph(sentence(pair), "bad"), suspicious_samples(archive, pair)]
     if not suspicious(found):

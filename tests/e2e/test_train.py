@@ -33,6 +33,7 @@ def test_a_killed_run_goes_on_bit_for_bit(quickstart: Path) -> None:
     assert drpo("train", quickstart, *SHORT, *name, "--resume").returncode == 0
     assert reproducible(killed.metrics) == reproducible(whole.metrics)
     assert records(killed.samples) == records(whole.samples)
+    assert records(killed.held_out) == records(whole.held_out)
 
     assert_is_complete(whole)
     scores = [line["held_out"] for line in records(whole.metrics) if "held_out" in line]
@@ -51,6 +52,7 @@ def assert_is_complete(run: RunFolder) -> None:
     assert "Held-out: base" in run.report.read_text()
     steps = records(run.metrics)
     assert [line["step"] for line in steps] == list(range(13))
+    assert_scores_add_up(run)
     wanted = {
         "reward", "reward_std", "rewards", "zero_advantage_groups", "response_length",
         "truncated_share", "ratio_mean", "ratio_p99", "ratio_max", "shift_mean", "shift_p99",
@@ -59,6 +61,14 @@ def assert_is_complete(run: RunFolder) -> None:
     }  # fmt: skip
     assert all(wanted <= set(line) for line in steps[1:])
     assert all(line["gap"] < 1e-5 for line in steps[1:])
+
+
+def assert_scores_add_up(run: RunFolder) -> None:
+    """Each evaluation's score is the mean over its 100 problems."""
+    means = {line["step"]: sum(line["rates"]) / 100 for line in records(run.held_out)}
+    scores = {line["step"]: line["held_out"] for line in records(run.metrics) if "held_out" in line}
+    assert means == pytest.approx(scores) and list(means) == [0, 4, 8, 12]
+    assert {len(line["rates"]) for line in records(run.held_out)} == {100}
 
 
 def test_signals_save_and_another_world_size_goes_on(quickstart: Path) -> None:
@@ -75,6 +85,7 @@ def test_signals_save_and_another_world_size_goes_on(quickstart: Path) -> None:
     assert [line["step"] for line in records(run.metrics)] == list(range(13))
     assert all(line["gap"] < 1e-5 for line in records(run.metrics)[1:])
     assert run.log(1).stat().st_size > 0
+    assert_scores_add_up(run)
 
     finished = drpo(*command, "--resume")
     assert finished.returncode == 2

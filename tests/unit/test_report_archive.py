@@ -82,3 +82,12 @@ def test_columns_of_a_file_whose_rewards_come_and_go(tmp_path: Path) -> None:
     assert [(r["line"], r["completion"][:1]) for r in archive.records([3, 1])] == [
         (4, "é"), (2, "b"),
     ]  # fmt: skip
+
+
+def test_half_a_surrogate_pair_is_a_text_like_others(tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl"
+    texts = ["\ud800", "\\ud800", "😀", "\udfff and more"]
+    Records(path).extend(sample_line(1, i, text, 1.0 * i, {}) for i, text in enumerate(texts))
+    archive = read_archive(path)
+    assert (archive.broken, archive.cut) == (0, False)
+    assert [r["completion"] for r in archive.records(range(4))] == texts

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import html
+import json
 import re
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from drpo_cli.report import page
 from drpo_cli.report.records import Records
 from drpo_cli.report.roles import Role, read_roles
 from drpo_cli.run_folder import RunFolder
-from support.reports import HACKED, metrics_line, run_folder, sample_line, write_steps
+from support.reports import HACKED, metrics_line, run_folder, sample_line, whole_run, write_steps
 
 SCRIPT = "<script>alert(1)</script>"
 HOSTILE = (
@@ -25,10 +27,22 @@ HOSTILE = (
 )
 
 
+class Tags(HTMLParser):
+    """Collects the names of tags and attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+
 def section(text: str, name: str) -> str:
     """One section of a page, its tags taken off."""
     found = text.split(f"<h2 id={name}>")[1].split("<h2")[0]
-    found = re.sub(r"<svg.*?</svg>", " ", found, flags=re.DOTALL)
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", found)).split())
 
 
@@ -50,10 +64,11 @@ def test_the_page_escapes_samples_and_says_what_happened(tmp_path: Path) -> None
     Records(run.samples).append({"step": 9, "prompt": SCRIPT, "completion": SCRIPT, "reward": 1.0})
     text = written(run)
     assert "base 25.0% [20.0%, 30.0%], best (step 9) 50.0%, last 50.0%." in text
-    assert "<script" not in text
-    assert "&lt;script&gt;" in text
-    assert "<svg" in text
-    assert "default-src 'none'" in text
+    assert "Last − base: +25.0 points, of means" in text
+    assert SCRIPT not in text and "&lt;script&gt;alert(1)" in text
+    assert "default-src 'none'; script-src 'sha256-" in text and "unsafe-eval" not in text
+    style, script = re.findall(r"(?:style|script)-src ([^;]*)", text)[::-1]
+    assert style == "'unsafe-inline'" and "unsafe" not in script
 
 
 def test_a_page_of_a_run_without_steps(tmp_path: Path) -> None:
@@ -62,7 +77,9 @@ def test_a_page_of_a_run_without_steps(tmp_path: Path) -> None:
     run.versions.write_text("{}")
     text = written(run)
     assert "not evaluated after training yet" in text
+    assert "No step was recorded." in section(text, "training")
     assert "No step was recorded." in section(text, "rewards")
+    assert section(text, "alerts").endswith("None.")
     assert "Nothing was looked at" in section(text, "suspicious")
     assert "No sample was recorded." in section(text, "samples")
     assert "No call of a reward failed." in section(text, "quarantine")
@@ -87,14 +104,19 @@ def test_whatever_stands_in_a_run_is_text_on_its_page(tmp_path: Path, hostile: s
          "sample": None, "prompt": hostile, "completion": [hostile, hostile], "seconds": 1.0}
     )  # fmt: skip
     text = written(run)
-    outside = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)  # matplotlib names its texts in some
-    allowed = {"a", "body", "br", "details", "div", "figure", "h1", "h2", "h3", "html", "meta",
-               "nav", "p", "pre", "style", "summary", "table", "td", "th", "title", "tr",
-               "svg", "defs", "g", "path", "use", "clippath", "rect", "metadata"}  # fmt: skip
-    tags = set(re.findall(r"<([a-zA-Z][^\s>/]*)", outside))
-    assert {tag.lower() for tag in tags if ":" not in tag} <= allowed
-    assert not re.search(r"<[^>]*\son[a-z]+=", outside)
-    assert html.escape(hostile.replace("\ud800", "\\ud800")) in text
+    outside, *scripts = text.split("<script")
+    allowed = {"a", "body", "button", "details", "div", "figcaption", "figure", "h1", "h2", "h3",
+               "head", "header", "html", "i", "input", "label", "main", "mark", "meta", "nav",
+               "option", "output", "p", "pre", "select", "style", "summary", "table", "tbody", "td",
+               "th", "thead", "title", "tr"}  # fmt: skip
+    parser = Tags()
+    parser.feed(outside)
+    assert parser.tags <= allowed
+    assert not {name for name in parser.attributes if name.startswith("on")}
+    assert len(scripts) == 3 and scripts[0].count("<") == 1  # its own end: data, BokehJS, our own
+    for written_as in (("\ud800", "\\ud800"), ("\x00", "␀"), ("\x08", "␈"), ("\u202e", "[U+202E]")):
+        hostile = hostile.replace(*written_as)
+    assert html.escape(hostile) in text
 
 
 def test_the_table_of_rewards_adds_the_run_up(tmp_path: Path) -> None:
@@ -131,6 +153,14 @@ def test_roles_are_the_specs(tmp_path: Path) -> None:
     assert [role.counts for role in roles.values()] == [True, False, True]
 
 
+def ranked(text: str, view: str) -> list[str]:
+    """Rows of the table of samples that a view has, in its order, as text."""
+    rows = re.findall(r"<tr([^>]*)>(.*?)</tr>", text.split("<table id=table>")[1], flags=re.DOTALL)
+    placed = [(re.search(rf'data-{view}="(\d+)"', own), row) for own, row in rows]
+    found = sorted((int(at[1]), row) for at, row in placed if at)
+    return [html.unescape(re.sub(r"<[^>]*>", " ", row)) for _, row in found]
+
+
 def test_samples_are_ranked_and_equal_ones_shown_once(tmp_path: Path) -> None:
     run = run_folder(tmp_path)
     write_steps(run, HACKED, 3)
@@ -144,16 +174,28 @@ def test_samples_are_ranked_and_equal_ones_shown_once(tmp_path: Path) -> None:
         ]
     )
     text = written(run)
-    headings = text.split("<h3>")
-    parts = {part.split("</h3>")[0]: part for part in headings[1:]}
-    highest = parts["Highest total"]
-    assert highest.count("best twice") == 1 and "line 26" in highest
-    assert highest.index("best twice") < highest.index(tail)
-    assert "4,209 characters left out" in highest and "x" * 401 not in highest
-    assert "best twice" not in parts["Lowest total"] and "worst" in parts["Lowest total"]
-    assert "worst" in parts["Rewards that count disagree most"]
-    assert "skipped" in parts["Newest, one a prompt"] and "not scored" in text
-    assert "not scored" not in highest + parts["Lowest total"]
+    highest, lowest = ranked(text, "best"), ranked(text, "worst")
+    assert "best twice" in highest[0] and "line 26" in highest[0] and tail in highest[1]
+    assert sum("best twice" in row for row in highest) == 1
+    assert "4,209 characters left out" in highest[1] and "x" * 401 not in highest[1]
+    assert "worst" in lowest[0] and "worst" in ranked(text, "counting")[0]
+    assert any("skipped" in row and "not scored" in row for row in ranked(text, "newest"))
+    assert not any("not scored" in row for row in highest + lowest)
+
+
+def test_a_prompt_that_changed_is_shown_as_it_was_and_as_it_became(tmp_path: Path) -> None:
+    run = run_folder(tmp_path, {"right": 1.0})
+    totals = {"p0": (0.0, 0.2), "p1": (0.0, 1.0), "p2": (0.9, 0.0), "p3": (0.5, 0.5)}
+    for step in (1, 2, 3):
+        for i, (prompt, ends) in enumerate(totals.items()):
+            for k, off in enumerate((-0.1, 0.0, 0.1)):  # the middle one is typical
+                total = (0.0 if step == 2 else ends[step // 3]) + off
+                line = sample_line(step, k, f"{prompt} at {step}: {k}", total, {"right": total})
+                Records(run.samples).append(line | {"prompt": prompt, "prompt_id": f"w/{i}"})
+    Records(run.samples).append(sample_line(3, 0, "seen once", 5.0, {"right": 5.0}))
+    found = [re.findall(r"p\d at \d: \d", row)[0] for row in ranked(written(run), "changed")]
+    ends = [f"{prompt} at {step}: 1" for prompt in ("p1", "p2", "p0") for step in (3, 1)]
+    assert found == ends
 
 
 def test_a_reward_of_negative_weight_agrees_when_it_goes_the_other_way(tmp_path: Path) -> None:
@@ -163,9 +205,7 @@ def test_a_reward_of_negative_weight_agrees_when_it_goes_the_other_way(tmp_path:
         sample_line(1, i, f"<{right} {waste}>", right - waste, {"right": right, "waste": waste})
         for i, (right, waste) in enumerate([*agreeing, (0.9, 0.9)])
     )
-    part = written(run).split("<h3>Rewards that count disagree most</h3>")[1].split("<h3>")[0]
-    first_row = part.split("<tr>")[2]
-    assert "&lt;0.9 0.9&gt;" in first_row
+    assert "<0.9 0.9>" in ranked(written(run), "counting")[0]
 
 
 def test_the_quarantine_is_counted_and_its_end_shown(tmp_path: Path) -> None:
@@ -200,3 +240,44 @@ def test_a_run_of_an_older_version_still_has_a_page(tmp_path: Path) -> None:
     assert "exact_match weight 1 0.04 0.76 – – –" in section(text, "rewards")
     assert "[truncated]" in section(text, "samples") and "answer: 2" in section(text, "samples")
     assert '"drpo": "0"' in section(text, "versions")
+
+
+def test_lines_that_are_cut_short_or_broken_are_left_out_and_said(tmp_path: Path) -> None:
+    run = whole_run(tmp_path, 20)
+    whole = len(run.metrics.read_bytes().splitlines())
+    with run.metrics.open("a") as file:
+        file.write('not a record\n{"step": 21, "rew')
+    with run.samples.open("ab") as file:
+        file.write(
+            b'{"step": 21, "prompt": "p"}\n{"step": 21, "prompt": "", "completion": "\xff"}\n'
+        )
+        file.write(b'{"step": 21, "prom')
+    text = html.unescape(written(run))
+    assert f"{whole - 1} steps. Held-out:" in text
+    for name, broken in ((run.metrics.name, 1), (run.samples.name, 2)):
+        assert f"The last line of {name} was cut short, as by a kill; it is left out." in text
+        assert f"{name}: {broken} lines are no records of this version; left out." in text
+
+
+def test_a_long_run_is_drawn_in_part_and_the_page_says_so(tmp_path: Path) -> None:
+    run = run_folder(tmp_path)
+    Records(run.metrics).extend(metrics_line(i, 0.5, {"exact_match": 0.5}) for i in range(1, 4502))
+    text = section(written(run), "training")
+    assert "has so many steps that one in 3 is drawn" in text
+    assert "0.5 (step 4,501)" in text
+
+
+def test_a_page_of_1000_steps_can_be_mailed(tmp_path: Path) -> None:
+    run = whole_run(tmp_path, 1000, samples=8, chars=3000)
+    size = len(written(run).encode())
+    assert 1_500_000 < size < 3_000_000
+
+
+def test_alerts_are_listed_and_marked_on_the_charts(tmp_path: Path) -> None:
+    run = whole_run(tmp_path, 200)
+    text = written(run)
+    found = section(text, "alerts")
+    assert "still" in found and "entropy" in found
+    plots = json.loads(text.split('id="plots">')[1].split("</script>")[0])
+    models = json.dumps(plots["docs"]["charts"]["roots"])
+    assert models.count("BoxAnnotation") >= len(plots["items"][0]["root_ids"]) > 20
