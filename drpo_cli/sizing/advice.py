@@ -13,6 +13,7 @@ from drpo_cli.sizing.estimate import Estimate
 LEAST_TOKENS = 1024  # of a micro-batch: smaller ones cost more time than they give room
 LEAST_FRACTION = 0.1
 COMBINED = 3  # settings tried together
+WORTH = 0.01  # of a device's memory: what gives less room is not named
 
 Estimated = Callable[[Sequence[str]], Estimate]
 """Estimates the spec with further overrides, as `--set` takes them."""
@@ -30,12 +31,12 @@ class Advice:
 def advise(current: Estimate, estimated: Estimated) -> list[Advice]:
     """Each candidate by itself, most room first; then the best of them together until it fits.
 
-    A candidate that gives no room, or that the spec's own rules refuse, is left out.
+    A candidate that gives no room to speak of, or that the spec's own rules refuse, is left out.
     """
-    found = []
+    found, least = [], WORTH * current.device.bytes
     for override in _candidates(current):
         advice = _tried(current, estimated, (override,))
-        if advice is not None and (advice.room > 0 or advice.estimate.fits):
+        if advice is not None and (advice.room > least or advice.estimate.fits):
             found.append(advice)
     found.sort(key=lambda advice: -advice.room)
     if found and not any(advice.estimate.fits for advice in found):

@@ -117,7 +117,7 @@ def test_a_model_of_eight_billion_fits_eight_gpus_and_not_one(spec: Path):
 
 
 def test_advice_is_what_the_plan_says_of_the_changed_spec(spec: Path):
-    options = ("--gpus", 8, "--gpu", "80g", "--set", "train.gradient_checkpointing=false")
+    options = ("--gpus", 8, "--gpu", "h100-80g", "--set", "train.gradient_checkpointing=false")
     code, found = planned(spec, *options)
     best = found["advice"][0]
     assert code == 1 and found["tightest"] == "train"
@@ -132,10 +132,11 @@ def test_advice_is_what_the_plan_says_of_the_changed_spec(spec: Path):
     [
         (("--gpu", "h100-8g0"), "--gpu h100-8g0: is not a device; give one of h100-80g"),
         (("--gpu", "48g", "--gpus", "3"), "rollout.prompts_per_step: is 32, which 3 processes"),
-        (("--set", "model.path=nowhere"), "the model folder"),
+        (("--set", "model.path=./nowhere"), "model.path: the model folder"),
+        (("--set", "model.path=nobody/nothing"), "model.path: nobody/nothing has no configuration"),
     ],
 )
 def test_what_cannot_be_planned_is_said(spec: Path, options: tuple[str, ...], said: str):
-    ran = drpo("plan", spec, *options)
+    ran = drpo("plan", spec, *options, HF_HUB_OFFLINE="1")
     assert ran.returncode == 2
     assert said in ran.stderr and "Traceback" not in ran.stderr

@@ -42,8 +42,7 @@ with tempfile.TemporaryDirectory() as folder:
     for key, parts in whole.items():
         if "middle" not in key[1]:
             there, here = sum(grown[key].values()), sum(parts.values())
-            same = grown[key] == parts if exact else abs(there / here - 1) < 0.01
-            assert same, (key, there, here)
+            assert grown[key] == parts if exact else abs(there / here - 1) < 0.01, key
     assert len(grown) > 20
 """
 
