@@ -76,6 +76,11 @@ def interconnect(training: Answer) -> Iterator[Finding]:
             "unset GLOO_SOCKET_IFNAME, or set it to lo",
         )
         return
+    home = socket.gethostbyname("localhost")
+    if not home.startswith("127."):
+        found = f"localhost is {home}, and not this machine: ranks cannot meet"
+        yield wrong("network", found, "mend /etc/hosts: 127.0.0.1 localhost")
+        return
     name = socket.gethostname()
     try:
         address = socket.gethostbyname(name)
