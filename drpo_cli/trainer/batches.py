@@ -13,12 +13,15 @@ from drpo_cli.trainer.model import reshard
 from drpo_cli.trainer.pack import Sample, bins, bundles, pack, packed_length
 
 
-def microbatches(samples: Sequence[Sample], budget: int, world: World) -> list[list[int]]:
+def microbatches(
+    samples: Sequence[Sample], budget: int, world: World, token_cost: float
+) -> list[list[int]]:
     """Indices of the samples of each pass, at most `budget` tokens each.
 
-    Every rank gets the same number of passes, as FSDP's collectives require. Collective.
+    `token_cost` is the model's own. Every rank gets the same number of passes, as FSDP's
+    collectives require. Collective.
     """
-    bundled = bundles(samples, budget)
+    bundled = bundles(samples, budget, token_cost)
     lengths = [packed_length([samples[i] for i in bundle]) for bundle in bundled]
     needed = int(world.max([len(bins(lengths, budget))])[0])
     parts = bins(lengths, budget, at_least=max(1, needed))
@@ -33,8 +36,9 @@ def replay(model: Any, samples: Sequence[Sample], budget: int, world: World) -> 
     columns, of which the first counts.
     """
     by_sample: dict[int, Tensor] = {}
-    for part in microbatches(samples, budget, world):
-        found = model(pack([samples[i] for i in part], world.device))
+    for part in microbatches(samples, budget, world, model.token_cost):
+        chosen = [samples[i] for i in part]
+        found = model(pack(chosen, world.device, token_cost=model.token_cost))
         value_R = (found[0] if isinstance(found, tuple) else found).cpu()
         sizes = [len(samples[i].response_ids) for i in part]
         by_sample.update(zip(part, value_R.split(sizes) if part else (), strict=True))

@@ -58,12 +58,13 @@ class Critic:
         tokens = self.world.sum([sum(len(s.response_ids) for s in samples)])[0]
         if not tokens:
             return None
-        parts = microbatches(samples, self.train.tokens_per_microbatch, self.world)
+        budget, token_cost = self.train.tokens_per_microbatch, self.model.token_cost
+        parts = microbatches(samples, budget, self.world, token_cost)
         total = 0.0
         for i, part in enumerate(parts):
             sync_gradients(self.model, i == len(parts) - 1)
             chosen = [samples[j] for j in part]
-            packed = pack(chosen, self.world.device, [1 / tokens] * len(chosen))
+            packed = pack(chosen, self.world.device, [1 / tokens] * len(chosen), token_cost)
             assert packed.value_R is not None and packed.return_R is not None
             value_R = self.model(packed)
             clip = self.settings.value_clip

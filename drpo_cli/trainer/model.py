@@ -24,6 +24,7 @@ from drpo_cli.trainer.attention import NAME as PACKED_ATTENTION
 from drpo_cli.trainer.logprobs import Head, blockwise_logprobs
 from drpo_cli.trainer.pack import Packed
 from drpo_cli.trainer.rows import take
+from drpo_cli.trainer.sharing import token_cost
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
@@ -37,6 +38,7 @@ class Policy(nn.Module):
         self.lm = lm
         self.block = block
         config = lm.config.get_text_config()
+        self.token_cost = token_cost(self.layers, config)
         self.head = Head(
             temperature,
             softcap=getattr(config, "final_logit_softcapping", None),
@@ -71,6 +73,7 @@ class ValueModel(nn.Module):
     def __init__(self, lm: Any):
         super().__init__()
         self.decoder: Any = lm.get_decoder()
+        self.token_cost = token_cost(self.layers, lm.config.get_text_config())
         weight = next(self.decoder.parameters())
         self.head = nn.Linear(lm.config.get_text_config().hidden_size, 1, dtype=weight.dtype)
         nn.init.zeros_(self.head.weight)  # every state starts out worth 0

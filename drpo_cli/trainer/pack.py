@@ -1,7 +1,8 @@
 """Sequences of any lengths packed to a token budget: one row, no padding.
 
 A response's last token is never an input: nothing is predicted from it. A prompt that several
-samples of a micro-batch have in common is in the row once, and each of their responses sees it.
+samples of a micro-batch have in common is in the row once, and each of their responses sees it,
+where that costs less (`sharing`).
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from math import inf
 
 import torch
 from torch import Tensor
 
 from drpo_cli.trainer.layout import Layout, Span, layout
+from drpo_cli.trainer.sharing import shares
 from drpo_cli.types import Group
 
 
@@ -109,15 +112,19 @@ def bins(lengths: Sequence[int], budget: int, at_least: int = 1) -> list[list[in
     return groups
 
 
-def bundles(samples: Sequence[Sample], budget: int) -> list[list[int]]:
-    """Indices of samples that are to share a micro-batch, since they can share their prompt.
+def bundles(samples: Sequence[Sample], budget: int, token_cost: float = inf) -> list[list[int]]:
+    """Indices of samples that are to share a micro-batch, since they are to share their prompt.
 
-    Of a prompt with more responses than fit `budget` tokens, several.
+    Of a prompt with more responses than fit `budget` tokens, several. A sample that is better off
+    by itself is alone; `token_cost` is that of `sharing.shares`.
     """
     by_prompt: dict[tuple[int, ...], list[int]] = {}
-    for i, sample in enumerate(samples):
-        by_prompt.setdefault(sample.prompt_ids, []).append(i)
     found = []
+    for i, sample in enumerate(samples):
+        if _shares(sample, token_cost):
+            by_prompt.setdefault(sample.prompt_ids, []).append(i)
+        else:
+            found.append([i])
     for members in by_prompt.values():
         found.append([members[0]])
         for i in members[1:]:
@@ -126,6 +133,10 @@ def bundles(samples: Sequence[Sample], budget: int) -> list[list[int]]:
             else:
                 found.append([i])
     return found
+
+
+def _shares(sample: Sample, token_cost: float) -> bool:
+    return shares(len(sample.prompt_ids), len(sample.response_ids) - 1, token_cost)
 
 
 def packed_length(bundle: Sequence[Sample]) -> int:
@@ -167,15 +178,24 @@ class _Row:
 
 
 def pack(
-    samples: Sequence[Sample], device: torch.device, scales: Sequence[float] | None = None
+    samples: Sequence[Sample],
+    device: torch.device,
+    scales: Sequence[float] | None = None,
+    token_cost: float = inf,
 ) -> Packed:
     """Packs samples into one micro-batch; without samples, a token that no loss is taken on.
 
-    `scales` has a factor for the token losses of each sample, 1 when not given.
+    `scales` has a factor for the token losses of each sample, 1 when not given. `token_cost` is
+    what `bundles` was given, that of `sharing.shares`.
     """
     row = _Row([], [], [], [])
-    for _, neighbours in groupby(samples, lambda sample: sample.prompt_ids):
-        row.put_all(list(neighbours))
+    together = groupby(samples, lambda sample: (sample.prompt_ids, _shares(sample, token_cost)))
+    for (_, share), neighbours in together:
+        if share:
+            row.put_all(list(neighbours))
+        else:
+            for sample in neighbours:
+                row.put_all([sample])
     if not samples:
         row.put([0])
     counts = torch.tensor([len(s.response_ids) for s in samples], dtype=torch.long)

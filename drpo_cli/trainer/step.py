@@ -119,12 +119,14 @@ class Trainer:
     def _descend(
         self, samples: Sequence[Sample], factors: Sequence[float], stats: TokenStats
     ) -> dict[str, float] | None:
-        parts = microbatches(samples, self.settings.tokens_per_microbatch, self.world)
+        budget, token_cost = self.settings.tokens_per_microbatch, self.policy.token_cost
+        parts = microbatches(samples, budget, self.world, token_cost)
         loss = 0.0
         for i, part in enumerate(parts):
             sync_gradients(self.policy, i == len(parts) - 1)
             chosen = [samples[j] for j in part], [factors[j] for j in part]
-            loss += self._backward(pack(chosen[0], self.world.device, chosen[1]), stats)
+            packed = pack(chosen[0], self.world.device, chosen[1], token_cost)
+            loss += self._backward(packed, stats)
         loss = self.world.sum([loss])[0]
         norm = full(clip_grad_norm_(self.policy.parameters(), self.settings.max_gradient_norm))
         report = {"loss": loss, "grad_norm": norm.item()}

@@ -8,7 +8,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from drpo_cli.trainer.pack import Sample, bins, bundles, pack, packed_length
-from support.models import group, samples
+from drpo_cli.trainer.sharing import shares, token_cost
+from support.models import group, samples, tiny_model, world
+from support.training import open_policy
 
 LENGTHS = st.lists(st.integers(1, 40), max_size=30)
 CPU = torch.device("cpu")
@@ -111,3 +113,52 @@ def test_a_prompt_is_in_the_row_once_and_predicts_each_first_token(prompt: int) 
     ]
     assert packed.target_R.tolist() == [t for s in batch for t in s.response_ids]
     assert packed.response_R.tolist() == [0] * 3 + [1] + [2] * 4
+
+
+def pairs(tokens: int, cost: float) -> float:
+    return tokens * (cost + tokens / 2 + 240)
+
+
+@given(prompt=st.integers(1, 4000), response=st.integers(0, 9000), cost=st.floats(0, 1e5))
+def test_a_sample_that_shares_costs_less_in_any_company(prompt, response, cost) -> None:
+    saved = pairs(prompt + response, cost) - cost * response - 1.05 * response * (prompt + response)
+    if shares(prompt, response, cost):
+        assert all(n * saved >= pairs(prompt, cost) * (1 - 1e-9) for n in (2, 3, 16))
+        assert shares(prompt, response // 2, cost) and shares(prompt, response, 2 * cost)
+    else:
+        assert 2 * saved <= pairs(prompt, cost)
+
+
+def test_long_responses_run_apart_and_short_ones_of_the_same_prompt_share() -> None:
+    cost = 1000.0  # the models of the benchmarks: see docs/internals.md for what they measured
+    assert [shares(64, tokens, cost) for tokens in (256, 512, 1024, 2048)] == [True] * 2 + [
+        False
+    ] * 2
+    assert [shares(256, tokens, cost) for tokens in (512, 800, 2048)] == [True, True, False]
+    batch = group(64, [2000, 40, 2000, 30])
+    found = bundles(batch, 10**6, cost)
+    assert sorted(found) == [[0], [1, 3], [2]]
+    order = [i for bundle in found for i in bundle]
+    packed = pack([batch[i] for i in order], CPU, token_cost=cost)
+    assert len(packed.input_ids_T) == sum(packed_length([batch[i] for i in b]) for b in found)
+    assert len(pack([batch[i] for i in order], CPU).input_ids_T) == packed_length(batch)
+    assert packed.target_R.tolist() == [t for i in order for t in batch[i].response_ids]
+
+
+def test_a_token_costs_what_its_layer_has_weights(tmp_path) -> None:
+    class Config:
+        num_attention_heads, head_dim, num_hidden_layers = 4, 16, 1
+
+    class Experts(Config):
+        num_experts_per_tok = 2
+
+    dense, experts = torch.nn.Linear(64, 26, bias=False), torch.nn.Module()
+    experts.weight = torch.nn.Parameter(torch.zeros(8, 26, 64))
+    assert token_cost([dense], Config) == pytest.approx(10)
+    assert token_cost([experts], Experts) == pytest.approx(20)
+    with world() as here:
+        policy = open_policy(tiny_model(tmp_path), here)
+        layer = sum(p.numel() for p in policy.layers[0].parameters())
+        config = policy.lm.config
+        heads = config.num_attention_heads * config.head_dim
+        assert policy.token_cost == pytest.approx(layer / (2.6 * heads))
