@@ -31,12 +31,13 @@ def shares(prompt: int, response: int, token_cost: float) -> bool:
     Then so do more of them, and responses that are shorter.
     """
     whole = prompt + response
-    masked = token_cost * response + MASKED * response * whole
-    return _causal(prompt, token_cost) + 2 * masked <= 2 * _causal(whole, token_cost)
+    masked = MASKED * response * whole
+    more_attention = _causal(prompt) + 2 * masked - 2 * _causal(whole)
+    return more_attention <= token_cost * prompt  # one of the two prompts is saved
 
 
-def _causal(tokens: int, token_cost: float) -> float:
-    return tokens * (token_cost + tokens / 2 + HALF_TILE)
+def _causal(tokens: int) -> float:
+    return tokens * (tokens / 2 + HALF_TILE)
 
 
 def token_cost(layers: Iterable[nn.Module], config: Any) -> float:
