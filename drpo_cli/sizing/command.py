@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def plan(
     found = estimated(())
     advice = [] if found.fits else advise(found, estimated)
     if as_json:
-        print(json.dumps(as_dict(found, advice), indent=1))  # noqa: T201
+        sys.stdout.write(json.dumps(as_dict(found, advice), indent=1) + "\n")
     else:
         show(found, advice, Console(markup=False, highlight=False, width=_width()))
     return 0 if found.fits else 1

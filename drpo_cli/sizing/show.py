@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
@@ -54,7 +55,8 @@ def _title(found: Estimate) -> str:
     devices = found.plan.world // found.nodes
     nodes = f"{found.nodes} nodes × " if found.nodes > 1 else ""
     return (
-        f"{found.plan.spec.model.path}, {found.parameters / 1e9:.2f} billion weights, on {nodes}"
+        f"{Path(found.plan.spec.model.path).name}: {found.parameters / 1e9:.2f} billion weights, "
+        f"on {nodes}"
         f"{devices} × {found.device.name} of {_gib(found.device.bytes)} GiB; each device:"
     )
 
