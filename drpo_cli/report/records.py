@@ -120,7 +120,7 @@ class Tail:
         self._at += len(whole) + len(newline)
         self._rest = len(rest)
         self._last = (self._last + whole + newline)[-_REMEMBERED:]
-        records = [_parsed(line) for line in whole.split(b"\n") if line.strip()]
+        records = [parsed(line) for line in whole.split(b"\n") if line.strip()]
         self.broken += records.count(None)
         return [record for record in records if record is not None]
 
@@ -137,7 +137,8 @@ class Tail:
             file.seek(0)
 
 
-def _parsed(line: bytes) -> dict[str, Any] | None:
+def parsed(line: bytes) -> dict[str, Any] | None:
+    """The record in a line; None where the line was cut short or is broken."""
     try:
         record = json.loads(line)
     except ValueError:

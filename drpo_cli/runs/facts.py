@@ -13,6 +13,7 @@ from typing import Any
 import tomli
 
 from drpo_cli.report import progress
+from drpo_cli.report.records import parsed
 from drpo_cli.run_folder import RunFolder
 
 # Where a step's line says how long it took: taking that out of the text is ten times as fast as
@@ -129,9 +130,9 @@ def read_metrics(path: Path) -> Metrics:
     whole, _, rest = text.rpartition(b"\n")
     found.cut = bool(rest)
     lines = whole.splitlines()
-    parsed = (record for line in reversed(lines) if (record := _record(line)) is not None)
-    found.last = next(parsed, {})
-    evaluating = (_record(line) for line in lines if b'"held_out"' in line)
+    records = (record for line in reversed(lines) if (record := parsed(line)) is not None)
+    found.last = next(records, {})
+    evaluating = (parsed(line) for line in lines if b'"held_out"' in line)
     found.evaluated = [line for line in evaluating if line and _is_number(line.get("held_out"))]
     found.seconds = sum(float(seconds) for seconds in _STEP_SECONDS.findall(whole))
     return found
@@ -177,14 +178,6 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float)
 
 
-def _record(line: bytes) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) else None
-
-
 def _objective(spec: Mapping[str, Any]) -> str:
     chosen = spec.get("objective")
     if not isinstance(chosen, Mapping):
@@ -197,7 +190,7 @@ def _started(folder: RunFolder) -> float | None:
     """When the run first said something; a run of an older version did not."""
     try:
         with folder.events.open("rb") as file:
-            first = _record(file.readline())
+            first = parsed(file.readline())
     except OSError:
         return _changed(folder.versions) or None
     time: Any = (first or {}).get("time")

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from drpo_cli.report.view.text import duration
 from drpo_cli.runs.facts import Facts, HeldOut
 
 STYLES = {"running": "cyan", "starting": "cyan", "finished": "green", "failed": "red"}
@@ -61,14 +62,6 @@ def score(held_out: HeldOut) -> str:
         return _share(held_out.base)
     text = f"{_share(held_out.base)} → {_share(held_out.last)}"
     return text if held_out.best == held_out.last else f"{text} ({_share(held_out.best)})"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as h:mm:ss, days in front of that where there are any."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    return f"{days}d {hour}:{minute:02}:{second:02}" if days else f"{hour}:{minute:02}:{second:02}"
 
 
 def in_bytes(size: int) -> str:

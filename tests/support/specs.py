@@ -49,6 +49,19 @@ delta = 0.2
 """
 
 
+SMALLEST = """\
+[run]
+name = "test"
+steps = 10
+[model]
+path = "some-org/some-model"
+[[data]]
+type = "arithmetic"
+[[reward]]
+type = "exact_match"
+"""
+"""A spec with no more than it needs, all of it built in."""
+
 BUILT_IN = """\
 [run]
 name = "test"

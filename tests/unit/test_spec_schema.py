@@ -19,22 +19,12 @@ from drpo_cli.settings import Settings
 from drpo_cli.spec import SpecError, load, overrides, presets, schema
 from drpo_cli.spec.model import CHOICES, LISTS, ORDER, SECTIONS
 from support.command import drpo
+from support.specs import SMALLEST
 
 SPECS = sorted((Path(__file__).parents[2] / "templates").glob("*/*.toml"))
 BUILT = schema.build()
 VALIDATOR = Draft202012Validator(BUILT.document)
 
-BASE = """\
-[run]
-name = "test"
-steps = 10
-[model]
-path = "some-org/some-model"
-[[data]]
-type = "arithmetic"
-[[reward]]
-type = "exact_match"
-"""
 KIND = '''
 """How kind it is."""
 from drpo_cli.settings import RewardSettings
@@ -123,7 +113,7 @@ RULES = [
 def base(tmp_path: Path) -> Path:
     (tmp_path / "mine.py").write_text(MINE)
     path = tmp_path / "run.toml"
-    path.write_text(BASE)
+    path.write_text(SMALLEST)
     return path
 
 
@@ -197,7 +187,7 @@ def test_numbers_that_json_does_not_tell_apart_are_the_loaders_to_refuse(base: P
 
 
 def changed(changes: list[str]) -> dict[str, Any]:
-    document = tomli.loads(BASE)
+    document = tomli.loads(SMALLEST)
     overrides.apply(document, changes)
     return document
 

@@ -23,7 +23,7 @@ from drpo_cli.spec import dump, load
 from drpo_cli.trackers._contract import flat, settings_of
 from drpo_cli.trackers._state import State
 from support.command import PATIENCE, drpo, records
-from support.specs import plugin_folder, problem, write
+from support.specs import SMALLEST, plugin_folder, problem, write
 from support.trackers import run_folder, table
 
 METRICS = Path(__file__).parents[1] / "data" / "metrics-collapsed.jsonl"
@@ -187,21 +187,8 @@ def test_flat_and_settings() -> None:
     }  # fmt: skip
 
 
-TRACKED = """
-[run]
-name = "test"
-steps = 10
-[model]
-path = "some-org/some-model"
-[[data]]
-type = "arithmetic"
-[[reward]]
-type = "exact_match"
-"""
-
-
 def test_trackers_in_a_spec(tmp_path: Path) -> None:
-    path = write(tmp_path, TRACKED + table("Notes") + '[[tracker]]\ntype = "tensorboard"\n')
+    path = write(tmp_path, SMALLEST + table("Notes") + '[[tracker]]\ntype = "tensorboard"\n')
     spec = load(path)
     assert dict(describe(make_plan(spec, 1)))["trackers"] == "Notes, tensorboard"
     again = load(write(tmp_path, dump(spec)))
@@ -209,7 +196,7 @@ def test_trackers_in_a_spec(tmp_path: Path) -> None:
         "Notes",
         "tensorboard",
     ]
-    assert load(write(tmp_path, TRACKED)).tracker == load(path, ["tracker=[]"]).tracker == ()
+    assert load(write(tmp_path, SMALLEST)).tracker == load(path, ["tracker=[]"]).tracker == ()
     assert "[[tracker]]" not in dump(load(path, ["tracker=[]"]))
 
 
@@ -227,7 +214,7 @@ def test_trackers_in_a_spec(tmp_path: Path) -> None:
 def test_a_wrong_tracker_is_said_where_it_stands(
     tmp_path: Path, options: str, line: int, message: str
 ) -> None:
-    text = f'{TRACKED}[[tracker]]\ntype = "tensorboard"\n[[tracker]]\n{options}\n'
+    text = f'{SMALLEST}[[tracker]]\ntype = "tensorboard"\n[[tracker]]\n{options}\n'
     where, _, what = problem(plugin_folder(tmp_path), text).partition(": tracker[1]")
     assert message in what
     assert where.startswith(f"run.toml:{text.splitlines().index('[[tracker]]') + 3 + line}:")
@@ -240,7 +227,7 @@ def test_a_client_that_is_not_installed_is_said_and_refused(
     (tmp_path / "no_such_client").mkdir()  # what a client leaves behind may have its name
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    spec = load(write(tmp_path, f'{TRACKED}[[tracker]]\ntype = "wandb"\n'))
+    spec = load(write(tmp_path, f'{SMALLEST}[[tracker]]\ntype = "wandb"\n'))
     (warning,) = spec.warnings
     what = "tracker[0].type: is 'wandb', which is not installed; pip install 'drpo[wandb]'"
     assert warning.endswith(what)

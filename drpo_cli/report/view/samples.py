@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from drpo_cli.report.records import parsed
 
 FIRST, MOST = 2**18, 2**23  # bytes of the file's end that are looked at
 
@@ -53,13 +54,5 @@ def _last(path: Path, wanted: int) -> tuple[list[dict[str, Any]], bool]:
             lines = file.read(size - begin).split(b"\n")
     except FileNotFoundError:
         return [], True
-    found = [_parsed(line) for line in lines[1 if begin else 0 : -1]]
+    found = [parsed(line) for line in lines[1 if begin else 0 : -1]]
     return [record for record in found if record is not None], begin == 0
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) else None
