@@ -149,7 +149,8 @@ def verdict(found: Estimate, advice: list[Advice]) -> list[str]:
         given = f"{'+' if one.room >= 0 else '−'}{_gib(abs(one.room))} GiB"
         lines.append(f"{head}{' '.join(one.overrides)} ({given}{ends})")
     if not any(one.estimate.fits for one in advice):
-        lines.append("none of these makes it fit: take more or larger devices, or a smaller model")
+        what = "none of these makes it fit" if advice else "no setting gives room to speak of"
+        lines.append(f"{what}: take more or larger devices, or a smaller model")
     return lines
 
 

@@ -108,12 +108,18 @@ def test_a_model_of_eight_billion_fits_eight_gpus_and_not_one(spec: Path):
     assert found["kv_cache"]["sequence_bytes"] == 36 * 8 * 128 * 2 * 2 * 5120
     assert any("one node today" in note for note in found["notes"])
 
-    shown = drpo(
-        "plan", spec, "--gpus", 1, "--gpu", "a100-40g", "--set", "train.tokens_per_microbatch=4096"
-    )
-    assert shown.returncode == 1
-    assert max(map(len, shown.stdout.splitlines())) <= 80
-    assert "does not fit: " in shown.stdout and "most room: " in shown.stdout
+
+def test_what_is_shown_fits_eighty_columns(spec: Path):
+    small = ("rollout.prompts_per_step=1", "rollout.samples_per_prompt=4", 'model.dtype="float32"')
+    changes = [part for change in small for part in ("--set", change)]
+    shown = drpo("plan", spec, "--gpu", "cpu-200g", *changes)
+    lines = shown.stdout.splitlines()
+    assert shown.returncode == 1, shown.stderr
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[0] for line in lines if line.endswith("GiB")][:2] == ["start", "rollout"]
+    assert lines[-2].startswith("does not fit: train needs ")
+    assert lines[-1].startswith('most room: model.dtype="bfloat16" (+')
+    assert lines[-1].endswith(" GiB, and then it fits)")
 
 
 def test_advice_is_what_the_plan_says_of_the_changed_spec(spec: Path):
