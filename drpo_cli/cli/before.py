@@ -134,7 +134,8 @@ def plan(
     is assumed. Below: how many sequences run at once, what a weight sync moves, and, where the
     run does not fit, which settings give most room.
 
-    Needs the model's config.json, no weights. `--gpu cpu` is this machine, shared by the processes.
+    Needs the model's config.json, no weights; runs `model.prepare` first where there is no model.
+    `--gpu cpu` is this machine, shared by the processes.
     """
     from drpo_cli.spec import load
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from drpo_cli.errors import UserError
+from drpo_cli.launch import prepare_model
 from drpo_cli.plan import make_plan
 from drpo_cli.sizing.advice import advise
 from drpo_cli.sizing.device import parse
@@ -27,11 +27,7 @@ def plan(
 
     def estimated(further: Sequence[str]) -> Estimate:
         spec = load(path, [*overrides, *further])
-        if spec.model.prepare is not None and not Path(spec.model.path, "config.json").is_file():
-            raise UserError(
-                f"model.path: {spec.model.path} is not made yet; make it with python "
-                f"{spec.model.prepare} {spec.model.path}, or name a folder with a config.json"
-            )
+        prepare_model(spec.model)
         return estimate(make_plan(spec, devices * nodes), device, nodes)
 
     logging.getLogger("torch").setLevel(logging.ERROR)  # fake processes say that they are alone
