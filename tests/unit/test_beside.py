@@ -1,7 +1,8 @@
 """What the launcher does beside a run: failures said once, the page by a process of its own."""
 
 import os
-import time
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,6 +26,20 @@ def folder(tmp_path: Path) -> RunFolder:
     found.versions.write_text("{}")
     (found.path / "logs").mkdir()
     return found
+
+
+@pytest.fixture
+def full_disk() -> list[str]:
+    """What runs `FOLDER COMMAND…` with FOLDER on a disk that has room for little more."""
+    copy = (
+        'cp -r "$1" "$1.kept"; mount -t tmpfs -o size=200k tmpfs "$1" && cp -r "$1.kept"/. "$1" '
+        '&& folder=$1 && shift && "$@"; code=$?; cp -r "$folder"/. "$folder.kept"; '
+        'umount "$folder"; cp -r "$folder.kept"/. "$folder"; exit $code'
+    )
+    own = ["unshare", "--user", "--map-root-user", "--mount"]
+    if subprocess.run([*own, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], check=False).returncode:
+        pytest.skip("no disk can be mounted here")
+    return [*own, "sh", "-c", copy, "-"]
 
 
 def sample_of(step: int) -> object:
@@ -65,26 +80,34 @@ def test_the_page_is_written_every_so_many_steps_one_at_a_time(folder: RunFolder
 
 
 def test_a_page_that_cannot_be_written_is_said_once_and_the_old_one_stays(
-    folder: RunFolder,
+    folder: RunFolder, full_disk: list[str]
 ) -> None:
     folder.report.write_text("the old one")
-    for name in ("report.partial", "report.html.partial"):
-        (folder.path / name).symlink_to("/dev/full")
-    pages = PageWriter(folder, 1)
-    said = [pages.step(1)]
-    for step in (2, 3):
-        pages.step(step)
-        while children(dead=False):
-            time.sleep(0.02)
-        said.append(pages.step(step))
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from drpo_cli.report.apart import PageWriter; from drpo_cli.run_folder import RunFolder\n"
+        "pages = PageWriter(RunFolder(Path(sys.argv[1])), 1)\n"
+        "for step in (1, 2, 3, 4):\n"
+        "    print(pages.step(step))\n"
+        "    if pages._child: pages._child.wait()\n"
+        "print(pages.finish())\n"
+    )
+    done = subprocess.run(
+        [*full_disk, folder.path, sys.executable, "-c", code, folder.path],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
     full = f"{folder.report} could not be written: the disk is full"
-    assert said == ["", full, ""] and pages.finish() == full
+    assert done.stdout.splitlines() == ["", "", full, "", full]
     assert folder.report.read_text() == "the old one"
+    assert not list(folder.path.glob("*.partial"))
+
+
+def test_a_page_that_breaks_leaves_its_trace_in_the_log(folder: RunFolder) -> None:
+    folder.report.write_text("the old one")
     folder.versions.write_text("{")
-    for name in ("report.partial", "report.html.partial"):
-        (folder.path / name).unlink()
-    assert "report.log says why" in pages.finish()
+    assert "report.log says why" in PageWriter(folder, 1).finish()
     assert "Traceback" in (folder.path / "logs" / "report.log").read_text()
+    assert folder.report.read_text() == "the old one"
 
 
 def test_beside_a_run_lines_go_out_and_prints_go_to_the_log(

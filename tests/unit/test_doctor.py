@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
@@ -223,5 +224,8 @@ def terminal(findings: list[Finding]) -> str:
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "w") as stream:
         show.show(findings, stream)
-        stream.flush()
-        return os.read(ours, 1 << 16).decode()
+    shown = b""
+    with os.fdopen(ours, "rb", buffering=0) as screen, suppress(OSError):  # a closed terminal's end
+        while some := screen.read(1 << 16):
+            shown += some
+    return shown.decode()

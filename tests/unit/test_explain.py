@@ -249,4 +249,4 @@ def test_the_command_draws_writes_and_refuses(tmp_path: Path) -> None:
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith(said) and "Traceback" not in done.stderr
     assert drpo("explain").returncode == 2
-    assert "Example: drpo explain " in drpo("explain", "--help").stdout
+    assert "\n    drpo explain " in drpo("explain", "--help").stdout

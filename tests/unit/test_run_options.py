@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from drpo_cli import loop
 from drpo_cli.report.records import read
 from drpo_cli.run_folder import RunFolder
 from drpo_cli.spec import dump, load
-from support.command import timeless
+from support.command import drpo, timeless
 from support.models import free_port, tiny_model
 
 NEVER = 999  # no token has this id: a model whose end of sequence it is goes on until it is cut
@@ -84,13 +83,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def run(folder: Path, name: str, *overrides: str) -> tuple[list[dict[str, Any]], str]:
-    """Starts a run, or goes on with it: everything it recorded, and what it showed."""
-    runs, shown = RunFolder(folder / "runs" / name), io.StringIO()
+    """Starts a run, or goes on with it: everything it recorded, and what is shown of it."""
+    runs = RunFolder(folder / "runs" / name)
     runs.path.mkdir(parents=True, exist_ok=True)
     runs.versions.write_text("{}")
     runs.spec.write_text(dump(load(folder / "run.toml", overrides)))
-    assert loop.run(runs, shown) == 0
-    return read(runs.metrics), shown.getvalue()
+    assert loop.run(runs) == 0
+    return read(runs.metrics), drpo("watch", runs.path).stdout
 
 
 def test_evaluation_scores_truncated_responses_as_the_rewards_do(folder: Path) -> None:

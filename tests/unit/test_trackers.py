@@ -230,7 +230,7 @@ def test_a_client_that_is_not_installed_is_said_and_refused(
     spec = load(write(tmp_path, f'{SMALLEST}[[tracker]]\ntype = "wandb"\n'))
     (warning,) = spec.warnings
     what = "tracker[0].type: is 'wandb', which is not installed; pip install 'drpo[wandb]'"
-    assert warning.endswith(what)
+    assert str(warning).endswith(what)
     with pytest.raises(UserError, match=r"pip install 'drpo\[wandb\]'"):
         launch.prepare(spec, resume=False, world=1)
     assert not (tmp_path / "runs").exists()
