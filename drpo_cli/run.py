@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ from drpo_cli.data._stream import Data
 from drpo_cli.evaluate.metrics import estimate
 from drpo_cli.evaluate.results import HeldOut, held_out_id
 from drpo_cli.plan import Plan, make_plan
+from drpo_cli.report.alerts import Watch, watched
 from drpo_cli.report.metrics import (
     generated_tokens,
     grading_metrics,
@@ -30,7 +32,7 @@ from drpo_cli.report.metrics import (
     sample_records,
 )
 from drpo_cli.report.progress import State, say
-from drpo_cli.report.records import Records
+from drpo_cli.report.records import Records, read
 from drpo_cli.rewards._grade import Grader
 from drpo_cli.rollout._groups import EngineProtocol, seed_of
 from drpo_cli.run_folder import RunFolder
@@ -62,6 +64,7 @@ class Run:
     stop: StopRequest
     done: int = 0
     gap: float = 0.0
+    alerts: Watch = field(default_factory=Watch)
     stopping: bool = False
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
@@ -211,6 +214,7 @@ class Run:
             files = self.folder
             for file in (files.metrics, files.held_out, files.samples, files.quarantine):
                 Records(file).rewind(self.done if found else -1)
+            self.alerts = watched(read(files.metrics))
 
     def _recorded_per_rank(self) -> int | None:
         wanted = self.plan.spec.run.recorded_prompts
@@ -244,6 +248,7 @@ class Run:
     def _record(self, metrics: dict[str, Any]) -> None:
         if self.world.rank == 0:
             Records(self.folder.metrics).append(metrics)
+            sys.stderr.writelines(f"{alert}\n" for alert in self.alerts.add(metrics))
 
 
 @contextmanager

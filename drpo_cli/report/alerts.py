@@ -42,6 +42,9 @@ class Alert:
     reason: str
     suggestion: str
 
+    def __str__(self) -> str:
+        return f"alert: {self.kind} since step {self.step}: {self.reason}; {self.suggestion}"
+
 
 class Watch:
     """Alerts over records as they come, in the order of steps; `alerts` folds it."""

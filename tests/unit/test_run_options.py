@@ -119,6 +119,19 @@ def test_a_step_whose_responses_are_all_left_out_is_shown_and_survived(folder: P
     assert "step 2/2  reward 0.500  |π−μ| p99 –" in shown
 
 
+def test_alerts_are_logged_once_by_a_resumed_run_too(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_model(folder / "model", eos_token_id=NEVER)
+    logged = []
+    for steps in (3, 5, 6):  # it takes four steps to be sure
+        run(folder, "cut", f"run.steps={steps}")
+        said = capsys.readouterr().err.splitlines()
+        logged.append([line for line in said if line.startswith("alert: truncation since step")])
+    assert [len(lines) for lines in logged] == [0, 1, 0]
+    assert "raise rollout.max_new_tokens" in logged[1][0]
+
+
 def test_everything_at_once_and_resumed_bit_for_bit(folder: Path) -> None:
     tiny_model(folder / "model")
     whole, _ = run(folder, "whole", *EVERYTHING)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from drpo_cli.report.alerts import Alert
 from drpo_cli.report.metrics import failed_calls
 from drpo_cli.report.view.follow import Followed, Fresh
 from drpo_cli.report.view.parts import event_text, failures
@@ -31,12 +30,6 @@ def step_line(metrics: Mapping[str, Any], total: int) -> str:
     failed = failures(failed_calls(metrics), metrics.get("skipped_samples") or 0)
     line = f"step {metrics['step']}/{total}  {values}{held_out}{took}"
     return f"{line}  failures {visible(failed)}" if failed else line
-
-
-def alert_line(alert: Alert) -> str:
-    """An alert on one line."""
-    said = f"alert: {alert.kind} since step {alert.step}: {alert.reason}; {alert.suggestion}"
-    return visible(said)
 
 
 class Lines:
@@ -77,4 +70,4 @@ class Lines:
     def _alerts(self, run: Followed) -> list[str]:
         fresh = [a for a in run.holding() if (run.name, a.kind, a.step) not in self.alerted]
         self.alerted |= {(run.name, a.kind, a.step) for a in fresh}
-        return [alert_line(alert) for alert in fresh]
+        return [visible(str(alert)) for alert in fresh]
