@@ -165,9 +165,10 @@ def _last_object(text: str) -> Any:
 _READERS = {"whole": _loads, "fenced": _fenced, "last_object": _last_object}
 
 _POINT = {"type": "object", "required": ["x"], "properties": {"x": {"type": "integer"}}}
-_WHOLE = Config(inline_schema=_POINT)
-_FENCED = Config(inline_schema=_POINT, read="fenced")
-_LAST = Config(inline_schema=_POINT, read="last_object")
+# Constructed, since validation would import the library for those who only ask for the options
+_WHOLE = Config.model_construct(inline_schema=_POINT)
+_FENCED = Config.model_construct(inline_schema=_POINT, read="fenced")
+_LAST = Config.model_construct(inline_schema=_POINT, read="last_object")
 _ROW = {"schema": '{"const": 4}'}
 EXAMPLES = [
     ({"completion": ' {"x": 1}\n', "metadata": {}, "config": _WHOLE}, 1.0),
