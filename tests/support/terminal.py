@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -99,6 +100,7 @@ def on_terminal(
 
 def _control_terminal() -> None:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C is a signal
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a job in the background is born deaf to it
 
 
 def _set_size(terminal: int, columns: int, rows: int) -> None:
