@@ -24,7 +24,7 @@ def alerts_section(runs: Sequence[Recorded]) -> str:
         for alert in run.alerts
     ]  # fmt: skip
     columns = (*(["run"] if several else []), *COLUMNS)
-    kinds = {"steps": "k", "reason": "t", "what to do": "t"}
+    kinds = dict.fromkeys(("run", "steps", "alert"), "k") | {"reason": "t", "what to do": "t"}
     found = table(columns, rows, kinds) if rows else paragraph("None.")
     return f"<h2 id=alerts>Alerts</h2>{found}"
 
