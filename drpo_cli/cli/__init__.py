@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from typing import Annotated
 
@@ -18,9 +20,19 @@ __all__ = ["after", "app", "before", "during", "main", "preview"]
 def main() -> None:
     """The `drpo` command. Exits 2 on a user's mistake, 1 with a traceback on a bug."""
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except UserError as error:
         _say(error)
+        sys.exit(EXIT_USER_ERROR)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more when it ends
+        where = error.filename or "what the output goes to"
+        sys.stderr.write(f"error: {where}: the disk is full; free some space and try again\n")
         sys.exit(EXIT_USER_ERROR)
 
 

@@ -21,7 +21,8 @@ INTRO = """\
 | exit code | meaning |
 |---|---|
 | 0 | done |
-| 1 | the run failed, or a bug: a traceback, on the screen or in the log it names |
+| 1 | the answer is no: a run or a reward failed, a plan does not fit, a machine is wrong; \
+or a bug: a traceback, on the screen or in the log it names |
 | 2 | a mistake you can mend: one message on stderr, no traceback |
 | 130, 143 | stopped by SIGINT or SIGTERM; `drpo train` saves a checkpoint first |
 

@@ -98,6 +98,20 @@ def test_a_wrong_spec_exits_2_without_a_traceback(spec: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_output_that_finds_no_room_is_one_message(spec: Path) -> None:
+    for buffered in ("", "1"):
+        environment = {**os.environ, "PYTHONUNBUFFERED": buffered}
+        for arguments in (["check", spec], ["schema"], ["--help"]):
+            with open("/dev/full", "w") as full:
+                done = subprocess.run(
+                    [sys.executable, "-m", "drpo_cli", *arguments],
+                    stdout=full, stderr=subprocess.PIPE, text=True, env=environment,
+                )  # fmt: skip
+            last = done.stderr.splitlines()[-1]
+            assert last.endswith("the disk is full; free some space and try again")
+            assert done.returncode == 2 and "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     "arguments", [["chekc"], ["check"], ["check", "x", "--nproc", "0"], ["eval"], ["init"]]
 )
