@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from drpo_cli.trainer.pack import Sample, bins, bundles, pack, packed_length
@@ -45,6 +47,8 @@ def test_bins_fill_up() -> None:
 @given(lengths=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=9))
 def test_packed_tokens_predict_their_successors(lengths: list[tuple[int, int]]) -> None:
     batch = samples(lengths)
+    # short prompts may be alike by chance, and neighbours would then share one
+    assume(all(a.prompt_ids != b.prompt_ids for a, b in pairwise(batch)))
     packed = pack(batch, CPU)
     start = at = 0
     for sample in batch:
