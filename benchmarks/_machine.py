@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 
 from drpo_cli.dist import cores
-from drpo_cli.installed import versions
+from drpo_cli.runs.versions import versions
 
 ROOT = Path(__file__).parents[1]
 

@@ -1,7 +1,7 @@
 """`python -m benchmarks._peer_ours FOLDER`: our side of a comparison, one measurement a command.
 
 Training phase: from scored groups in hand to the optimizer step done; advantages, packing, forward
-and backward passes, clipping, AdamW. Whole step: everything `drpo_cli.loop.run` does in a step,
+and backward passes, clipping, AdamW. Whole step: all that `drpo_cli.step.loop.run` does in a step,
 the check of the sync and the records included.
 """
 
@@ -18,13 +18,15 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from benchmarks._peer_wire import Pipe, Work, even_share, give_lengths, load, meet_nowhere
-from drpo_cli import assemble, dist, launch
+from drpo_cli import dist
 from drpo_cli import spec as specs
-from drpo_cli.credit import credited
-from drpo_cli.loop import take
+from drpo_cli.launch import launcher as launch
 from drpo_cli.plan import make_plan
-from drpo_cli.report.records import read
-from drpo_cli.run import open_run
+from drpo_cli.runs.records import read
+from drpo_cli.step import build as assemble
+from drpo_cli.step.advantage import credited
+from drpo_cli.step.loop import take
+from drpo_cli.step.run import open_run
 from drpo_cli.trainer.pack import samples_of
 from drpo_cli.types import Group, Prompt, Rollout, Scores
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from drpo_cli.run import Run, open_run
-from drpo_cli.run_folder import RunFolder
+from drpo_cli.runs.folder import RunFolder
+from drpo_cli.step.run import Run, open_run
 
 
 class RunCase:
@@ -21,7 +21,7 @@ class RunCase:
     def step(self) -> dict[str, float]:
         """One step: seconds of its training phase and of all of it, samples of this rank.
 
-        What `drpo_cli.loop.take` does, with a barrier before the training phase: a rank that
+        What `drpo_cli.step.loop.take` does, with a barrier before the training phase: a rank that
         waits there for a longer rollout is not training.
         """
         run, step = self.run, next(self.steps)

@@ -9,10 +9,10 @@ from pathlib import Path
 from benchmarks._memory import peak_extra_bytes
 from benchmarks._trainers import open_trainer
 from drpo_cli import dist, plugins
-from drpo_cli.rollout._groups import EngineContext
-from drpo_cli.rollout._precision import Precision
+from drpo_cli.rollout.engine.precision import Precision
+from drpo_cli.rollout.engine.protocol import EngineContext
 from drpo_cli.settings import ModelSettings
-from drpo_cli.sync import WeightSync
+from drpo_cli.step.sync import WeightSync
 
 CONTEXT = 64  # tokens: nothing is sampled
 

@@ -61,7 +61,7 @@ def make_model(folder: Path, shape: Shape) -> Path:
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    from drpo_cli import tiny
+    from drpo_cli.tools import tiny
 
     config = Qwen3Config(
         vocab_size=shape.vocabulary,

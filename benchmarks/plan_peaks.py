@@ -118,9 +118,9 @@ def in_process(
 def measure(case: Case, model: Path) -> dict[str, int]:
     """The peaks of this rank."""
     from drpo_cli import dist
-    from drpo_cli.rollout._precision import Precision
-    from drpo_cli.sizing.batch import Lengths, fullest
-    from drpo_cli.sync import trainer_weights
+    from drpo_cli.rollout.engine.precision import Precision
+    from drpo_cli.step.sync import trainer_weights
+    from drpo_cli.tools.memory.batch import Lengths, fullest
 
     def samples(microbatches: int) -> list[Any]:
         lengths = Lengths(case.prompt, case.response)
@@ -159,11 +159,11 @@ def measure(case: Case, model: Path) -> dict[str, int]:
 
 def predicted(case: Case, model: Path) -> dict[str, int]:
     """The peaks of a rank as `drpo plan` has them, without its allowances."""
-    from drpo_cli.rollout._precision import Precision
+    from drpo_cli.rollout.engine.precision import Precision
     from drpo_cli.settings import ModelSettings, TrainSettings
-    from drpo_cli.sizing.batch import Lengths
-    from drpo_cli.sizing.passes import Batch, Job, highest
-    from drpo_cli.sizing.passes import measure as passes
+    from drpo_cli.tools.memory.batch import Lengths
+    from drpo_cli.tools.memory.passes import Batch, Job, highest
+    from drpo_cli.tools.memory.passes import measure as passes
 
     lengths = Lengths(case.prompt, case.response)
     batch = Batch(lengths, case.group, case.group * case.microbatches, case.budget)

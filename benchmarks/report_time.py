@@ -21,8 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from drpo_cli.report.records import Records, read
-from drpo_cli.run_folder import RunFolder
+from drpo_cli.runs.folder import RunFolder
+from drpo_cli.runs.records import Records, read
 
 
 def lengthened(run: RunFolder, path: Path, steps: int, samples: int) -> RunFolder:

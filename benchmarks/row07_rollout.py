@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, GenerationConfig
 from benchmarks._bench import Goal, Measured, Size, paired, ratios, seconds
 from benchmarks._peers import MODEL
 from benchmarks._trainers import Shape, make_model, random_samples
-from drpo_cli.rollout._groups import EngineContext, Sampling, sample_groups
+from drpo_cli.rollout.engine.protocol import EngineContext, Sampling, sample_groups
 from drpo_cli.rollout.vllm import Config, Engine
 from drpo_cli.settings import ModelSettings
 from drpo_cli.types import Group, Prompt

@@ -21,7 +21,7 @@ from benchmarks._bench import Goal, Measured, Size
 from benchmarks._ranks import Ranks, open_ranks
 from benchmarks._run_case import open_case
 from benchmarks._trainers import Shape, make_model
-from drpo_cli.launch import prepare
+from drpo_cli.launch.launcher import prepare
 from drpo_cli.spec import load
 
 GOALS = (

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._bench import Goal, Measured, Size
-from drpo_cli import tiny
+from drpo_cli.tools import tiny
 
 GOAL = Goal("share of a step outside rollout, train and sync", 0.03, at_most=True)
 DRPO = str(Path(sys.executable).with_name("drpo"))

@@ -1,11 +1,17 @@
-"""The two kinds of failure: a mistake the user can mend, and everything else (a bug)."""
+"""The two kinds of failure: a mistake that the user can fix, and everything else (a bug)."""
 
 EXIT_RUN_FAILED = 1
 EXIT_USER_ERROR = 2
 
 
 class UserError(Exception):
-    """Something the user can mend. Shown as its message alone, never with a traceback; exit 2.
+    """A mistake that the user can fix. Shown as its message alone, without a traceback; exit 2.
 
-    The message says where, what is wrong, and what to do.
+    what  where it is, and what is wrong
+    fix   what to do about it; the message is `what; fix`
     """
+
+    def __init__(self, what: str, fix: str = "") -> None:
+        super().__init__(f"{what}; {fix}" if fix else what)
+        self.what = what
+        self.fix = fix

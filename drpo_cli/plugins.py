@@ -87,7 +87,9 @@ class Selected:
 def available(kind: str) -> list[str]:
     """Names of the built-in plugins of a kind, without importing them."""
     folder = Path(__file__).parent / kind
-    return sorted(m.name for m in pkgutil.iter_modules([str(folder)]) if m.name[0] != "_")
+    return sorted(
+        m.name for m in pkgutil.iter_modules([str(folder)]) if not m.ispkg and m.name[0] != "_"
+    )
 
 
 def installed(kind: str) -> dict[str, str]:

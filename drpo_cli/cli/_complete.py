@@ -19,7 +19,7 @@ MOST_BYTES = 1_000_000
 
 def templates(incomplete: str) -> list[tuple[str, str]]:
     """Names of templates, each with what it is, in a line that no shell has to break."""
-    from drpo_cli import scaffold
+    from drpo_cli.tools import init as scaffold
 
     found = scaffold.templates(scaffold.template_folder())
     return [

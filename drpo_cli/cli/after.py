@@ -57,7 +57,7 @@ def evaluate(
     Models are scored as they are: `rollout.dtype` counts, `rollout.weight_rounding` does not,
     unlike in the evaluations during a run.
     """
-    from drpo_cli.evaluate.command import evaluate as score
+    from drpo_cli.tools.evaluate import evaluate as score
 
     raise typer.Exit(score(targets, spec, samples, json_out))
 
@@ -83,7 +83,7 @@ def export(
 
     In `model.dtype`, the tokenizer included. Refuses a folder that is not empty.
     """
-    from drpo_cli.checkpoint import export as write
+    from drpo_cli.step.checkpoint import export as write
 
     write(checkpoint, folder)
     typer.echo(f"wrote {folder}")
@@ -140,7 +140,7 @@ def runs(
     Of each: its state, steps done of those asked for, held-out score of the untrained model → now
     (best), objective, the time that its steps took, when it last wrote, and its size on disk.
     """
-    from drpo_cli.runs.command import list_runs
+    from drpo_cli.tools.runs.command import list_runs
 
     list_runs(folder, json_)
 
@@ -160,7 +160,7 @@ def diff(
 
     In their specs, in versions and machines, and in held-out scores.
     """
-    from drpo_cli.runs.command import diff as told
+    from drpo_cli.tools.runs.command import diff as told
 
     told(first, second, json_)
 
@@ -182,6 +182,6 @@ def track(
     Which trackers is read from the `spec.toml` in the run's folder, so one can be added there
     afterwards. Steps that a tracker has taken are not sent again. Ends with 1 when some are left.
     """
-    from drpo_cli.trackers._follow import send
+    from drpo_cli.launch.tracking import send
 
     raise typer.Exit(send(folder, seconds))

@@ -27,7 +27,7 @@ def init(
     the output of `drpo schema`, with which an editor completes and checks run.toml. Refuses a
     folder that is not empty.
     """
-    from drpo_cli import scaffold
+    from drpo_cli.tools import init as scaffold
 
     source = scaffold.template_folder()
     if list_:
@@ -104,7 +104,7 @@ def check(
     The value is TOML where it parses as TOML, else text; `data[0].path=…` or `data.0.path=…`
     reaches into an array.
     """
-    from drpo_cli.check import check as checked
+    from drpo_cli.tools.check import check as checked
 
     raise typer.Exit(checked(spec, set_ or [], nproc or 1, diff, as_json))
 
@@ -140,7 +140,7 @@ def plan(
     from drpo_cli.spec import load
 
     load(spec, set_ or [])  # a wrong spec is said before torch is imported
-    from drpo_cli.sizing.command import plan as planned
+    from drpo_cli.tools.memory.command import plan as planned
 
     raise typer.Exit(planned(spec, set_ or [], gpus, gpu, nodes, json_))
 
@@ -162,7 +162,7 @@ def doctor(
     to its formula, and let two processes add up as a run's do. What may be broken is imported in
     processes of its own, so that the rest is still looked at.
     """
-    from drpo_cli.doctor.command import doctor as examined
+    from drpo_cli.tools.doctor.command import doctor as examined
 
     raise typer.Exit(examined(spec, json_))
 
@@ -212,6 +212,6 @@ def explain(
     arrow, says where a curve leaves it. An objective on whole responses (`gspo`) is drawn for
     responses of one token.
     """
-    from drpo_cli.explain.command import explain as drawn
+    from drpo_cli.tools.explain.command import explain as drawn
 
     typer.echo(drawn(objectives, mu, gradient, out))

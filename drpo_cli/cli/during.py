@@ -38,7 +38,7 @@ def train(
     from drpo_cli.spec import load
 
     loaded = load(spec, set_ or [])  # a wrong spec is said before torch is imported
-    from drpo_cli.launch import train as launch
+    from drpo_cli.launch.launcher import train as launch
 
     raise typer.Exit(launch(loaded, resume, nproc))
 
@@ -125,6 +125,6 @@ class Compare:
 
     def __post_init__(self) -> None:
         """Does it: the verb has more options than a function should have arguments."""
-        from drpo_cli.compare.command import Asked, compare
+        from drpo_cli.tools.compare.command import Asked, compare
 
         raise typer.Exit(compare(Asked(**vars(self))))

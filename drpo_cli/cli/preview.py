@@ -63,7 +63,7 @@ def reward_test(
     "Has the answer" means that the reference answer stands in the completion, not as part of a
     longer word or number.
     """
-    from drpo_cli.preview.reward_test import try_rewards
+    from drpo_cli.tools.preview.reward_test import try_rewards
 
     raise typer.Exit(try_rewards(spec, set_ or [], samples, generate, json_out))
 
@@ -74,7 +74,7 @@ def reward_list() -> None:
 
     Those that are built in, and those that an installed package brings.
     """
-    from drpo_cli.preview.plugin_pages import list_rewards
+    from drpo_cli.tools.preview.plugin_pages import list_rewards
 
     list_rewards()
 
@@ -98,7 +98,7 @@ def reward_show(
     What it says of itself: what it asks for, its options with their defaults, examples, and a
     `[[reward]]` table for run.toml. A file counts from the working directory.
     """
-    from drpo_cli.preview.plugin_pages import show
+    from drpo_cli.tools.preview.plugin_pages import show
 
     show(type_)
 
@@ -124,6 +124,6 @@ def data_show(
     prompts. Whatever would stop the run at its data stops this. Needs the tokenizer only; runs
     `model.prepare` first where the model's folder is not there yet.
     """
-    from drpo_cli.preview.data_show import show
+    from drpo_cli.tools.preview.data_show import show
 
     show(spec, set_ or [], n)

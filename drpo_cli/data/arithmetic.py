@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from drpo_cli.data._rows import Lazy
+from drpo_cli.data.pipeline.rows import Lazy
 from drpo_cli.settings import SourceSettings
 from drpo_cli.types import Problem
 

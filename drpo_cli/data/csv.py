@@ -19,7 +19,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from drpo_cli.data._fields import TableSettings, missing_column, to_problem
+from drpo_cli.data.pipeline.fields import TableSettings, missing_column, to_problem
 from drpo_cli.errors import UserError
 from drpo_cli.settings import SpecPath
 from drpo_cli.types import Problem

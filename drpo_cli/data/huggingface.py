@@ -14,8 +14,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from drpo_cli.data._fields import TableSettings, to_problem
-from drpo_cli.data._rows import Lazy
+from drpo_cli.data.pipeline.fields import TableSettings, to_problem
+from drpo_cli.data.pipeline.rows import Lazy
 from drpo_cli.errors import UserError
 from drpo_cli.settings import Count
 from drpo_cli.types import Problem

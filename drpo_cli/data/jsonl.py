@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import field_validator
 
-from drpo_cli.data._fields import TableSettings, to_problem
+from drpo_cli.data.pipeline.fields import TableSettings, to_problem
 from drpo_cli.errors import UserError
 from drpo_cli.settings import SpecPath
 from drpo_cli.types import Problem

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from pydantic import field_validator
 
-from drpo_cli.data._fields import TableSettings, missing_column, to_problem
-from drpo_cli.data._rows import Lazy
+from drpo_cli.data.pipeline.fields import TableSettings, missing_column, to_problem
+from drpo_cli.data.pipeline.rows import Lazy
 from drpo_cli.errors import UserError
 from drpo_cli.settings import SpecPath
 from drpo_cli.types import Problem

@@ -19,8 +19,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from drpo_cli.data._fields import recordable
-from drpo_cli.data._rows import Lazy
+from drpo_cli.data.pipeline.fields import recordable
+from drpo_cli.data.pipeline.rows import Lazy
 from drpo_cli.errors import UserError
 from drpo_cli.settings import Count, Settings, SourceSettings
 from drpo_cli.types import Problem

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from drpo_cli.report.alerts import Alert
 from drpo_cli.report.curves import colour
 from drpo_cli.report.elements import paragraph, table
 from drpo_cli.report.plots import Shade
-from drpo_cli.report.recorded import Recorded
+from drpo_cli.runs.alerts import Alert
+from drpo_cli.runs.recorded import Recorded
 
 ALARM = "#d03030"
 COLUMNS = ("steps", "alert", "reason", "what to do")

@@ -11,8 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from drpo_cli.report.progress import say_if_room
-from drpo_cli.run_folder import RunFolder
+from drpo_cli.runs.events import say_if_room
+from drpo_cli.runs.folder import RunFolder
 
 DISK_FULL = 3  # exit code
 LEAST_PRIORITY = 19

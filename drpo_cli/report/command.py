@@ -8,7 +8,7 @@ from pathlib import Path
 from drpo_cli.errors import UserError
 from drpo_cli.report.document import save
 from drpo_cli.report.page import page_of
-from drpo_cli.run_folder import RunFolder
+from drpo_cli.runs.folder import RunFolder
 
 COMPARISON = "comparison.html"
 

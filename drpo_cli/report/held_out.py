@@ -12,7 +12,7 @@ from typing import Any
 
 from drpo_cli.evaluate.metrics import Estimate, estimate
 from drpo_cli.report.curves import Band, Line, Panel, colour
-from drpo_cli.report.recorded import Rates, Recorded
+from drpo_cli.runs.recorded import Rates, Recorded
 
 MOST_INTERVALS = 24
 """Steps of a chart of differences that are drawn: each takes a bootstrap."""

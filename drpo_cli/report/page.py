@@ -13,14 +13,14 @@ from drpo_cli.report.elements import escaped, paragraph
 from drpo_cli.report.held_out import difference_panel
 from drpo_cli.report.plots import drawn
 from drpo_cli.report.quarantine_page import quarantine_text
-from drpo_cli.report.recorded import Recorded, read_run
 from drpo_cli.report.rewards_page import rewards_panels, rewards_text
 from drpo_cli.report.runs_page import differences_section, head
 from drpo_cli.report.samples_page import samples_section
 from drpo_cli.report.spec_page import spec_text, versions_text
 from drpo_cli.report.suspicion_page import suspicion_text
 from drpo_cli.report.training_page import thinning, training_panels
-from drpo_cli.run_folder import RunFolder
+from drpo_cli.runs.folder import RunFolder
+from drpo_cli.runs.recorded import Recorded, read_run
 
 HOW = (
     "Every chart has the steps on its horizontal axis, and all of them zoom together: drag across "

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from drpo_cli.report.elements import paragraph, shortened, table
-from drpo_cli.report.records import located
+from drpo_cli.runs.records import located
 
 SHOWN = 5
 KINDS = {"reward": "k", "reason": "k", "from": "k"} | dict.fromkeys(

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from drpo_cli.report.curves import Line, Panel, colour, known, thinned
 from drpo_cli.report.curves import series as curve
 from drpo_cli.report.elements import number, paragraph, table, tally
-from drpo_cli.report.metrics import failed_calls
-from drpo_cli.report.recorded import Metrics, Recorded
-from drpo_cli.report.roles import Roles, role_of
-from drpo_cli.report.suspicion import Series, ends, reward_names, series
+from drpo_cli.runs.recorded import Metrics, Recorded
+from drpo_cli.runs.roles import Roles, role_of
+from drpo_cli.runs.suspicion import Series, ends, reward_names, series
+from drpo_cli.step.metrics import failed_calls
 
 COLUMNS = (
     "reward", "counts as", "first tenth", "last tenth", "calls", "seconds", "slowest",

@@ -15,10 +15,10 @@ from drpo_cli.report.held_out import (
     same_problems,
     verdict,
 )
-from drpo_cli.report.recorded import Recorded
 from drpo_cli.report.spec_page import differing_keys
-from drpo_cli.report.suspicion import suspicious
 from drpo_cli.report.suspicion_page import sentence
+from drpo_cli.runs.recorded import Recorded
+from drpo_cli.runs.suspicion import suspicious
 
 PAIRED = (
     "Paired: problem by problem, so that what is hard for both does not widen the interval. "

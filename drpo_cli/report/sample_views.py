@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from drpo_cli.report.archive import Archive, Floats, Integers, disagreement, standardized
-from drpo_cli.report.roles import Roles, role_of
+from drpo_cli.runs.archive import Archive, Floats, Integers, disagreement, standardized
+from drpo_cli.runs.roles import Roles, role_of
 
 SHOWN = 60  # samples of a view
 SHOWN_PROMPTS = 25  # prompts of the view of changed ones, two samples each

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from drpo_cli.report.archive import Archive, standardized
 from drpo_cli.report.elements import escaped, number, paragraph, shortened, table
-from drpo_cli.report.recorded import Recorded
 from drpo_cli.report.sample_views import SHOWN, TITLES, Views, views
-from drpo_cli.report.suspicion import Pair
+from drpo_cli.runs.archive import Archive, standardized
+from drpo_cli.runs.recorded import Recorded
+from drpo_cli.runs.suspicion import Pair
 
 MOST_BYTES = 800_000
 """Of the table, over all runs, so that the page stays one to mail."""

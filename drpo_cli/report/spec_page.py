@@ -9,7 +9,7 @@ from typing import Any
 import tomli
 
 from drpo_cli.report.elements import escaped, paragraph
-from drpo_cli.report.recorded import Recorded
+from drpo_cli.runs.recorded import Recorded
 from drpo_cli.spec.model import SECTIONS
 
 OWN = frozenset({"run.name", "run.folder"})

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from drpo_cli.report.archive import Archive
 from drpo_cli.report.elements import number, paragraph, table
 from drpo_cli.report.samples_page import suspicious_samples
-from drpo_cli.report.suspicion import LEVEL, MIN_STEPS, SPANS, Pair, Trend, suspicious
+from drpo_cli.runs.archive import Archive
+from drpo_cli.runs.suspicion import LEVEL, MIN_STEPS, SPANS, Pair, Trend, suspicious
 
 METHOD = (
     "Suspicious is a reward that goes down while the total goes up (or goes up with it, where its "

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from drpo_cli.report.curves import DASHES, Band, Line, Panel, Series, colour, series, thinned
-from drpo_cli.report.recorded import Metrics, Recorded
+from drpo_cli.runs.recorded import Metrics, Recorded
 
 PHASES = ("rollout", "reward", "train", "sync", "evaluate")
 """Phases of a step with a colour of their own; logging and checkpoints are the rest."""

@@ -31,8 +31,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, model_validator
 
 from drpo_cli.errors import UserError
-from drpo_cli.rewards import _sandbox as sandbox
-from drpo_cli.rewards._sandbox_asserts import COMPARE
+from drpo_cli.rewards.sandbox import sandbox
+from drpo_cli.rewards.sandbox.asserts import COMPARE
 from drpo_cli.settings import Count, RewardSettings
 
 _FORMS = (
@@ -127,7 +127,7 @@ def _run(program: str, stdin: str, seconds: float, config: Config) -> sandbox.Re
 
 @lru_cache
 def _harness() -> str:
-    return Path(__file__).with_name("_sandbox_asserts.py").read_text()
+    return Path(__file__).with_name("sandbox").joinpath("asserts.py").read_text()
 
 
 def _code(completion: str) -> str:

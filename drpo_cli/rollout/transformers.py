@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from drpo_cli.errors import UserError
-from drpo_cli.rollout._groups import EngineContext, Sampling
+from drpo_cli.rollout.engine.protocol import EngineContext, Sampling
 from drpo_cli.settings import Count, RolloutSettings
 from drpo_cli.types import Rollout
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from drpo_cli.errors import UserError
-from drpo_cli.rollout._groups import EngineContext, Sampling
+from drpo_cli.rollout.engine.protocol import EngineContext, Sampling
 from drpo_cli.settings import Count, RolloutSettings
 from drpo_cli.types import Rollout
 

@@ -8,7 +8,6 @@ from pathlib import PurePath
 from typing import Any
 
 from drpo_cli.plugins import short_name
-from drpo_cli.run_folder import RunFolder
 from drpo_cli.runs.facts import (
     HeldOut,
     held_out,
@@ -18,6 +17,7 @@ from drpo_cli.runs.facts import (
     read_versions,
     where_it_stands,
 )
+from drpo_cli.runs.folder import RunFolder
 
 ABSENT = "–"
 _OWN = ("run.name", "run.folder")  # of every run its own

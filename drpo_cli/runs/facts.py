@@ -12,9 +12,9 @@ from typing import Any
 
 import tomli
 
-from drpo_cli.report import progress
-from drpo_cli.report.records import parsed
-from drpo_cli.run_folder import RunFolder
+from drpo_cli.runs import events as progress
+from drpo_cli.runs.folder import RunFolder
+from drpo_cli.runs.records import parsed
 
 # Where a step's line says how long it took: taking that out of the text is ten times as fast as
 # parsing every line, which for hundreds of runs takes seconds.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from drpo_cli.errors import UserError
-from drpo_cli.run_folder import RunFolder
+from drpo_cli.runs.folder import RunFolder
 
 DEEPEST = 8
 """Levels of folders that are looked through."""

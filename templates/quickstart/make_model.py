@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from drpo_cli.data._split import split
+from drpo_cli.data.pipeline.split import split
 from drpo_cli.spec import load
 
 SEED = 0

@@ -4,7 +4,7 @@
 # model hardly ever earns a reward. `sh try.sh --set …` changes more.
 set -eu
 cd "$(dirname "$0")"
-[ -d models/tiny ] || python -m drpo_cli.tiny models/tiny
+[ -d models/tiny ] || python -m drpo_cli.tools.tiny models/tiny
 drpo train run.toml \
     --set model.path=models/tiny --set model.dtype=float32 \
     --set run.name=try --set run.steps=3 \

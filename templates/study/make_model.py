@@ -31,7 +31,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from drpo_cli.data._split import split
+from drpo_cli.data.pipeline.split import split
 from drpo_cli.spec import load
 
 HERE = Path(__file__).parent

@@ -8,8 +8,8 @@ import pytest
 
 from drpo_cli import plugins
 from drpo_cli.plugins import Selected
-from drpo_cli.rewards._contract import Call, Reward, prepare
-from drpo_cli.rewards._score import ReadyReward
+from drpo_cli.rewards.grading.contract import Call, Reward, prepare
+from drpo_cli.rewards.grading.score import ReadyReward
 from drpo_cli.settings import RewardSettings
 
 REWARDS = plugins.available("rewards")

@@ -12,7 +12,7 @@ from support.ranks import Ranks
 from support.training import furthest
 from transformers import AutoModelForCausalLM
 
-from drpo_cli import checkpoint
+from drpo_cli.step import checkpoint
 
 LENGTHS = [(3, 9), (6, 2), (1, 5), (4, 4)]
 

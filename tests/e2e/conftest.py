@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from drpo_cli.launch import prepare_model
+from drpo_cli.launch.launcher import prepare_model
 from drpo_cli.spec import load
 from support.command import drpo
 from support.models import tiny_model

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from drpo_cli.run_folder import RunFolder
+from drpo_cli.runs.folder import RunFolder
 from support.command import drpo, records
 from support.models import tiny_model
 

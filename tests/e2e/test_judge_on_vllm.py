@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 from drpo_cli.plugins import Selected
 from drpo_cli.rewards import judge
-from drpo_cli.rewards._grade import Grader
+from drpo_cli.rewards.grading.grader import Grader
 from drpo_cli.types import Group, Prompt, Rollout
 from support.models import SPECIAL, free_port, tiny_model
 

@@ -3,7 +3,7 @@
 import signal
 from pathlib import Path
 
-from drpo_cli.run_folder import RunFolder
+from drpo_cli.runs.folder import RunFolder
 from drpo_cli.spec.presets import PRESETS
 from support.command import drpo, drpo_until, records, reproducible
 

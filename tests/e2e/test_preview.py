@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from drpo_cli import assemble
 from drpo_cli.plan import make_plan
-from drpo_cli.run_folder import RunFolder
+from drpo_cli.runs.folder import RunFolder
 from drpo_cli.spec import load
+from drpo_cli.step import build as assemble
 from support.command import drpo
 
 pytestmark = pytest.mark.engine

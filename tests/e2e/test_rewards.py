@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from drpo_cli import plugins
-from drpo_cli.rewards._grade import Grader
-from drpo_cli.rollout._groups import EngineContext, EngineProtocol, Sampling, sample_groups
-from drpo_cli.run_folder import RunFolder
+from drpo_cli.rewards.grading.grader import Grader
+from drpo_cli.rollout.engine.protocol import EngineContext, EngineProtocol, Sampling, sample_groups
+from drpo_cli.runs.folder import RunFolder
 from drpo_cli.settings import ModelSettings
 from drpo_cli.types import Prompt, Rollout
 from support.command import drpo, drpo_until, records, reproducible

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from drpo_cli.run_folder import RunFolder
+from drpo_cli.runs.folder import RunFolder
 from drpo_cli.spec import load
 from support.command import PATIENCE, drpo, records
 

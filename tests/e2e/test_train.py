@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from drpo_cli.run_folder import RunFolder
+from drpo_cli.runs.folder import RunFolder
 from drpo_cli.spec import load
 from support.command import drpo, drpo_until, records, reproducible
 from support.models import tiny_model

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.cells import cell_len
 
-from drpo_cli.run_folder import RunFolder
+from drpo_cli.runs.folder import RunFolder
 from support.command import drpo, records
 from support.terminal import Terminal, on_terminal
 

@@ -10,8 +10,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from drpo_cli.data import arithmetic, jsonl
-from drpo_cli.data._prompts import Prompts
-from drpo_cli.data._stream import Batching, Data, open_data
+from drpo_cli.data.pipeline.prompts import Prompts
+from drpo_cli.data.pipeline.stream import Batching, Data, open_data
 from drpo_cli.plugins import Selected, absolute
 from drpo_cli.settings import EvalSettings, SourceSettings
 from drpo_cli.types import Prompt
@@ -53,7 +53,7 @@ def rows_of(path: Path, *prompts: object, **options: object) -> Selected:
 def endless(folder: Path, name: str, distinct: int = 2**31, **options: object) -> Selected:
     """A source of 2^31 − 1 rows `name0`, `name1`, …, after `distinct` of them from 0 again."""
     (folder / f"{name}.py").write_text(
-        "from drpo_cli.data._rows import Lazy\n"
+        "from drpo_cli.data.pipeline.rows import Lazy\n"
         "from drpo_cli.types import Problem\n"
         "def load(config):\n"
         f"    return Lazy(2**31 - 1, lambda i: Problem(f'{name}{{i % {distinct}}}'))\n"

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from drpo_cli import plugins
-from drpo_cli.checkpoint import Checkpoints
-from drpo_cli.collect import collect, pass_rates, sampling_metrics
-from drpo_cli.credit import credited
 from drpo_cli.dist import World
 from drpo_cli.errors import UserError
-from drpo_cli.rewards._grade import Graded, Usage
-from drpo_cli.rollout._precision import Precision
+from drpo_cli.rewards.grading.grader import Graded, Usage
+from drpo_cli.rollout.engine.precision import Precision
 from drpo_cli.settings import CriticSettings
-from drpo_cli.sync import trainer_weights
+from drpo_cli.step.advantage import credited
+from drpo_cli.step.checkpoint import Checkpoints
+from drpo_cli.step.collect import collect, pass_rates, sampling_metrics
+from drpo_cli.step.sync import trainer_weights
 from drpo_cli.trainer.critic import whitened
 from drpo_cli.trainer.pack import Sample
 from drpo_cli.types import Group, Scores

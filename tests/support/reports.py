@@ -12,10 +12,10 @@ from typing import Any
 import tomli_w
 
 from drpo_cli.dist import World
-from drpo_cli.report.metrics import grading_metrics, rollout_metrics
-from drpo_cli.report.records import Records
-from drpo_cli.rewards._grade import Usage
-from drpo_cli.run_folder import RunFolder
+from drpo_cli.rewards.grading.grader import Usage
+from drpo_cli.runs.folder import RunFolder
+from drpo_cli.runs.records import Records
+from drpo_cli.step.metrics import grading_metrics, rollout_metrics
 from drpo_cli.types import Group, Prompt, Rollout, Scores
 
 Mean = Callable[[float], float]

@@ -12,7 +12,7 @@ import psutil
 
 from drpo_cli import plugins
 from drpo_cli.plugins import Selected, absolute
-from drpo_cli.rewards._grade import Graded, Grader
+from drpo_cli.rewards.grading.grader import Graded, Grader
 from drpo_cli.types import Group, Prompt, Rollout
 
 HEAD = "from __future__ import annotations\n"

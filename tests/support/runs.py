@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from drpo_cli.report.progress import say
-from drpo_cli.report.records import Records
-from drpo_cli.run_folder import RunFolder
+from drpo_cli.runs.events import say
+from drpo_cli.runs.folder import RunFolder
+from drpo_cli.runs.records import Records
 
 SPEC = """
 [run]

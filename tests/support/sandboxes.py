@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from drpo_cli.errors import UserError
-from drpo_cli.rewards import _sandbox as sandbox
+from drpo_cli.rewards.sandbox import sandbox
 
 HOSTILE = Path(__file__).with_name("hostile")
 PATIENT_S = 60.0
@@ -46,7 +46,7 @@ class Machine:
         program = self.marked((HOSTILE / f"{name}.py").read_text())
         asked = f"{program!r}, '', s.Limits(wall_s=60), {self.backend!r}, False, {self._python!r}"
         code = f"from drpo_cli.rewards import _sandbox as s\ns._ask({asked})"
-        root = Path(sandbox.__file__).parents[2]
+        root = Path(sandbox.__file__).parents[3]
         return subprocess.Popen([sys.executable, "-c", code], cwd=root)
 
     def alive(self) -> list[int]:

@@ -14,13 +14,14 @@ from typing import Any
 
 import torch
 
-from drpo_cli import plugins, sync
+from drpo_cli import plugins
 from drpo_cli.dist import local
 from drpo_cli.errors import UserError
 from drpo_cli.rollout import vllm
-from drpo_cli.rollout._groups import EngineContext, Sampling
-from drpo_cli.rollout._precision import Precision
+from drpo_cli.rollout.engine.precision import Precision
+from drpo_cli.rollout.engine.protocol import EngineContext, Sampling
 from drpo_cli.settings import ModelSettings, TrainSettings
+from drpo_cli.step import sync
 from drpo_cli.trainer import optim
 from drpo_cli.trainer.model import load_policy
 from drpo_cli.trainer.step import Objective, Trainer

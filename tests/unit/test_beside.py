@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from drpo_cli.beside import Beside, launch_log, set_aside
-from drpo_cli.failures import Failures
+from drpo_cli.launch.failures import Failures
+from drpo_cli.launch.monitor import Beside, launch_log, set_aside
 from drpo_cli.report.apart import PageWriter
-from drpo_cli.report.progress import say
-from drpo_cli.report.records import read
-from drpo_cli.run_folder import RunFolder
+from drpo_cli.runs.events import say
+from drpo_cli.runs.folder import RunFolder
+from drpo_cli.runs.records import read
 from support.runs import metrics, run_folder, sample
 
 TRACE = "Traceback (most recent call last):\n  …\nRuntimeError: connection closed by peer\n"
@@ -85,7 +85,7 @@ def test_a_page_that_cannot_be_written_is_said_once_and_the_old_one_stays(
     folder.report.write_text("the old one")
     code = (
         "import sys; from pathlib import Path\n"
-        "from drpo_cli.report.apart import PageWriter; from drpo_cli.run_folder import RunFolder\n"
+        "from drpo_cli.report.apart import PageWriter; from drpo_cli.runs.folder import RunFolder\n"
         "pages = PageWriter(RunFolder(Path(sys.argv[1])), 1)\n"
         "for step in (1, 2, 3, 4):\n"
         "    print(pages.step(step))\n"

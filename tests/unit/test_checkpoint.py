@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from drpo_cli import checkpoint
-from drpo_cli import saved as on_disk
-from drpo_cli.checkpoint import Checkpoints
 from drpo_cli.errors import UserError
+from drpo_cli.runs import checkpoints as on_disk
+from drpo_cli.step import checkpoint
+from drpo_cli.step.checkpoint import Checkpoints
 from drpo_cli.trainer.step import Trainer
 from support.models import samples, tiny_model, tokenizer, world
 from support.training import furthest, moments, open_trainer, weights

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM
 
-from drpo_cli.checkpoint import Checkpoints, export
 from drpo_cli.errors import UserError
 from drpo_cli.settings import CriticSettings
+from drpo_cli.step.checkpoint import Checkpoints, export
 from drpo_cli.trainer.step import Trainer
 from support.models import samples, tiny_model, tokenizer, world
 from support.training import critic_state, furthest, moments, open_trainer, valued, weights

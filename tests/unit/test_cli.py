@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from drpo_cli import __version__, scaffold
+from drpo_cli import __version__
 from drpo_cli.errors import UserError
+from drpo_cli.tools import init as scaffold
 from support.command import drpo
 
 SPEC = """\

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from drpo_cli import plugins, scaffold
+from drpo_cli import plugins
+from drpo_cli.tools import init as scaffold
 from support.command import drpo
 
 HEAVY = ("torch", "transformers", "vllm", "datasets", "scipy", "numpy")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from drpo_cli.collect import teaches
+from drpo_cli.step.collect import teaches
 from drpo_cli.types import Scores
 from support import jobs
 from support.models import world

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from drpo_cli.compare.grid import Cell, cells, run_name
-from drpo_cli.compare.request import Axis, axes, seeds, spelled, split
 from drpo_cli.errors import UserError
 from drpo_cli.spec.overrides import parse_value
+from drpo_cli.tools.compare.grid import Cell, cells, run_name
+from drpo_cli.tools.compare.request import Axis, axes, seeds, spelled, split
 
 
 def grid(*vary: str) -> list[Cell]:

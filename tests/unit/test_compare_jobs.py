@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from drpo_cli.compare import jobs
-from drpo_cli.compare.grid import cells
-from drpo_cli.compare.request import axes
 from drpo_cli.errors import UserError
 from drpo_cli.spec import dump
+from drpo_cli.tools.compare import jobs
+from drpo_cli.tools.compare.grid import cells
+from drpo_cli.tools.compare.request import axes
 from support.specs import BUILT_IN, write
 
 

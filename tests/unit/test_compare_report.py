@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from drpo_cli.compare import figures, files, jobs, runner, screen, tables
-from drpo_cli.compare.grid import cells
-from drpo_cli.compare.jobs import Job
-from drpo_cli.compare.report import Report, build
-from drpo_cli.compare.request import Axis, axes
-from drpo_cli.compare.results import result
-from drpo_cli.compare.state import State, on_disk
-from drpo_cli.compare.summaries import baseline
 from drpo_cli.errors import UserError
-from drpo_cli.report.records import Records
+from drpo_cli.runs.records import Records
 from drpo_cli.spec import dump
+from drpo_cli.tools.compare import figures, files, jobs, runner, screen, tables
+from drpo_cli.tools.compare.grid import cells
+from drpo_cli.tools.compare.jobs import Job
+from drpo_cli.tools.compare.report import Report, build
+from drpo_cli.tools.compare.request import Axis, axes
+from drpo_cli.tools.compare.results import result
+from drpo_cli.tools.compare.state import State, on_disk
+from drpo_cli.tools.compare.summaries import baseline
 from support.specs import BUILT_IN, write
 
 VARY = ("objective=drpo:delta=0.2,spo,none", "train.learning_rate=1e-3,5e-4")

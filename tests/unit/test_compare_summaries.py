@@ -7,10 +7,12 @@ import math
 import pytest
 from scipy.stats import binomtest, bootstrap
 
-from drpo_cli.compare.grid import cells
-from drpo_cli.compare.request import axes
-from drpo_cli.compare.results import Result
-from drpo_cli.compare.summaries import (
+from drpo_cli.errors import UserError
+from drpo_cli.evaluate.metrics import Estimate
+from drpo_cli.tools.compare.grid import cells
+from drpo_cli.tools.compare.request import axes
+from drpo_cli.tools.compare.results import Result
+from drpo_cli.tools.compare.summaries import (
     Baseline,
     Reached,
     Share,
@@ -20,8 +22,6 @@ from drpo_cli.compare.summaries import (
     share,
     summary,
 )
-from drpo_cli.errors import UserError
-from drpo_cli.evaluate.metrics import Estimate
 
 AXES = axes(["objective=drpo,spo", "train.learning_rate=1e-3,5e-4"])
 CELLS = cells(AXES)

@@ -12,9 +12,9 @@ import torch
 
 from drpo_cli import plugins
 from drpo_cli.advantages import gae
-from drpo_cli.credit import credited
 from drpo_cli.plugins import Selected
 from drpo_cli.settings import CriticSettings
+from drpo_cli.step.advantage import credited
 from drpo_cli.trainer.pack import Sample, samples_of
 from drpo_cli.types import Group, Scores
 from support.jobs import Totals, scored_groups

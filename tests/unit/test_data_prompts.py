@@ -3,8 +3,8 @@
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from drpo_cli.data._prompts import Prompts
-from drpo_cli.data._rows import Row
+from drpo_cli.data.pipeline.prompts import Prompts
+from drpo_cli.data.pipeline.rows import Row
 from drpo_cli.errors import UserError
 from drpo_cli.settings import SourceSettings
 from drpo_cli.types import Problem, Prompt

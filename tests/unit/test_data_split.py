@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from drpo_cli.data._rows import content
-from drpo_cli.data._split import PATIENCE, split
+from drpo_cli.data.pipeline.rows import content
+from drpo_cli.data.pipeline.split import PATIENCE, split
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected, absolute
 from drpo_cli.settings import SourceSettings

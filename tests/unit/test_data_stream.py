@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from drpo_cli.data import arithmetic
-from drpo_cli.data._prompts import Prompts
-from drpo_cli.data._split import split
-from drpo_cli.data._stream import Batching, open_data
+from drpo_cli.data.pipeline.prompts import Prompts
+from drpo_cli.data.pipeline.split import split
+from drpo_cli.data.pipeline.stream import Batching, open_data
 from drpo_cli.errors import UserError
 from drpo_cli.settings import EvalSettings
 from support.data import PLAIN, SUMS, endless, flat, ids, open_stream, rows_of, steps

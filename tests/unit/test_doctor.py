@@ -19,14 +19,14 @@ import tomli_w
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from drpo_cli.doctor import folders, needs, resources, selftests, show, software
-from drpo_cli.doctor.findings import Finding, looked, ok, warning, wrong
-from drpo_cli.doctor.probe import ask
-from drpo_cli.doctor.probes.training import loss_error
-from drpo_cli.installed import MATRIX
 from drpo_cli.objectives import drpo as objective
-from drpo_cli.saved import checkpoint_bytes
+from drpo_cli.runs.checkpoints import checkpoint_bytes
+from drpo_cli.runs.versions import MATRIX
 from drpo_cli.spec import load
+from drpo_cli.tools.doctor import folders, needs, resources, selftests, show, software
+from drpo_cli.tools.doctor.findings import Finding, looked, ok, warning, wrong
+from drpo_cli.tools.doctor.probe import ask
+from drpo_cli.tools.doctor.probes.training import loss_error
 from support.command import drpo
 from support.models import tiny_model
 
@@ -150,7 +150,7 @@ def test_threads(monkeypatch, cores, given, status):
 
 def test_few_files_and_little_room(tmp_path):
     code = (
-        "import resource; from drpo_cli.doctor.resources import limits\n"
+        "import resource; from drpo_cli.tools.doctor.resources import limits\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))\n"
         "(line,) = limits(0); print(line.status, line.fix)"
     )
@@ -187,7 +187,7 @@ def test_without_bubblewrap_the_doctor_says_what_is_not_kept_from_code():
         if subprocess.run([*hidden, "-c", ""], check=False).returncode:
             pytest.skip("mounts cannot be hidden here")
     code = (
-        "from drpo_cli.doctor.sandbox import sandbox\n"
+        "from drpo_cli.tools.doctor.sandbox import sandbox\n"
         "for needed in (None, 'bubblewrap', 'none'):\n"
         "    (line,) = sandbox(needed); print(line.status, line.found, line.fix)"
     )

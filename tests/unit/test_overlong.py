@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from drpo_cli.rewards._overlong import shaped
+from drpo_cli.step.overlong import shaped
 from drpo_cli.types import Group, Prompt, Rollout, Scores
 
 LONGEST = 20

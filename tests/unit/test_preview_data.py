@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from drpo_cli import assemble
 from drpo_cli.plan import make_plan
 from drpo_cli.spec import load
+from drpo_cli.step import build as assemble
 from support.command import drpo
 from support.models import tiny_model
 

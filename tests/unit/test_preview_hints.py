@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from drpo_cli import plugins
-from drpo_cli.rewards._hints import problem
+from drpo_cli.rewards.grading.hints import problem
 from drpo_cli.settings import RewardSettings
 
 if TYPE_CHECKING:

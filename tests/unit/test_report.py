@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from drpo_cli.report.records import Records, at_bytes, located, read
+from drpo_cli.runs.records import Records, at_bytes, located, read
 
 
 def test_a_line_cut_short_is_left_out_and_written_again(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_nothing_that_is_not_finite_reaches_a_file(tmp_path: Path) -> None:
 def test_processes_append_to_one_file_without_tearing_lines(tmp_path: Path) -> None:
     path = tmp_path / "quarantine.jsonl"
     code = (
-        "import sys; from pathlib import Path; from drpo_cli.report.records import Records\n"
+        "import sys; from pathlib import Path; from drpo_cli.runs.records import Records\n"
         "who = sys.argv[2]\n"
         "for batch in range(60):\n"
         "    lines = [{'step': batch, 'who': who, 'i': i, 'text': who * 5000} for i in range(4)]\n"

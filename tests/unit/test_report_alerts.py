@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drpo_cli.report.alerts import GRACE, RULES, Alert, Watch, alerts
+from drpo_cli.runs.alerts import GRACE, RULES, Alert, Watch, alerts
 from support.command import records
 
 DATA = Path(__file__).parents[1] / "data"

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drpo_cli.report.archive import disagreement, read_archive, standardized
-from drpo_cli.report.records import Records
+from drpo_cli.runs.archive import disagreement, read_archive, standardized
+from drpo_cli.runs.records import Records
 from support.reports import sample_line
 
 VALUES = st.lists(st.one_of(st.none(), st.integers(-9, 9).map(lambda n: n / 8)), max_size=30)

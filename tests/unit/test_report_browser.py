@@ -11,7 +11,7 @@ import pytest
 
 from drpo_cli.report import page as report_page
 from drpo_cli.report.command import report
-from drpo_cli.report.records import Records
+from drpo_cli.runs.records import Records
 from support.browser import browser, needs_browser, opened
 from support.reports import metrics_line, run_folder, sample_line, whole_run
 

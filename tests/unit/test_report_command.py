@@ -16,9 +16,9 @@ from drpo_cli.evaluate.metrics import ProblemResult, evaluation
 from drpo_cli.report.command import report
 from drpo_cli.report.held_out import last_difference, mean_difference, points, progress, verdict
 from drpo_cli.report.page import names
-from drpo_cli.report.recorded import Rates, Recorded, read_run
-from drpo_cli.report.records import Records, read
-from drpo_cli.run_folder import RunFolder
+from drpo_cli.runs.folder import RunFolder
+from drpo_cli.runs.recorded import Rates, Recorded, read_run
+from drpo_cli.runs.records import Records, read
 from support.reports import run_folder, whole_run
 
 

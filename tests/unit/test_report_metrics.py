@@ -10,13 +10,13 @@ from fractions import Fraction
 
 import pytest
 
-from drpo_cli.report.metrics import (
+from drpo_cli.rewards.grading.grader import Usage
+from drpo_cli.step.metrics import (
     failed_calls,
     grading_metrics,
     rollout_metrics,
     sample_records,
 )
-from drpo_cli.rewards._grade import Usage
 from drpo_cli.types import Group, Prompt, Rollout, Scores
 from support.models import world
 from support.ranks import open_ranks

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from drpo_cli.report import page
-from drpo_cli.report.records import Records
-from drpo_cli.report.roles import Role, read_roles
-from drpo_cli.run_folder import RunFolder
+from drpo_cli.runs.folder import RunFolder
+from drpo_cli.runs.records import Records
+from drpo_cli.runs.roles import Role, read_roles
 from support.reports import HACKED, metrics_line, run_folder, sample_line, whole_run, write_steps
 
 SCRIPT = "<script>alert(1)</script>"

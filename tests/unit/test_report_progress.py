@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from drpo_cli.errors import UserError
-from drpo_cli.report.progress import State, say, state
-from drpo_cli.report.records import Records, Tail
-from drpo_cli.run_folder import LAUNCHER_LOCK, RUN_LOCK, RunFolder
+from drpo_cli.runs.events import State, say, state
+from drpo_cli.runs.folder import LAUNCHER_LOCK, RUN_LOCK, RunFolder
+from drpo_cli.runs.records import Records, Tail
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> RunFolder:
 def elsewhere(folder: RunFolder, lock: str) -> Iterator[subprocess.Popen[str]]:
     """The folder held by another process."""
     code = (
-        "import sys; from pathlib import Path; from drpo_cli.run_folder import RunFolder\n"
+        "import sys; from pathlib import Path; from drpo_cli.runs.folder import RunFolder\n"
         "with RunFolder(Path(sys.argv[1])).held(sys.argv[2]):\n"
         "    print('held', flush=True); sys.stdin.read()\n"
     )

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from drpo_cli.report import page
-from drpo_cli.report.archive import read_archive
-from drpo_cli.report.records import Records, read
-from drpo_cli.report.roles import Role, Roles, read_roles
 from drpo_cli.report.samples_page import suspicious_samples
-from drpo_cli.report.suspicion import MIN_STEPS, Pair, pairs, suspicious
 from drpo_cli.report.suspicion_page import sentence
+from drpo_cli.runs.archive import read_archive
+from drpo_cli.runs.records import Records, read
+from drpo_cli.runs.roles import Role, Roles, read_roles
+from drpo_cli.runs.suspicion import MIN_STEPS, Pair, pairs, suspicious
 from support.reports import CLEAN, HACKED, metrics_line, run_folder, sample_line, write_steps
 
 

@@ -21,7 +21,7 @@ from drpo_cli.rewards import (
     regex,
     repetition,
 )
-from drpo_cli.rewards._grade import Grader
+from drpo_cli.rewards.grading.grader import Grader
 from drpo_cli.types import Group, Prompt, Rollout
 
 WORDS = st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=40)

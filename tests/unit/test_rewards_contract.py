@@ -11,9 +11,9 @@ import pytest
 from drpo_cli import plugins
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected
-from drpo_cli.rewards import _crew
-from drpo_cli.rewards._contract import prepared
-from drpo_cli.rewards._grade import Grader
+from drpo_cli.rewards.grading import crew as _crew
+from drpo_cli.rewards.grading.contract import prepared
+from drpo_cli.rewards.grading.grader import Grader
 from drpo_cli.settings import RewardSettings
 from support.rewards import HEAD, Own, graded, group, numbers_in
 

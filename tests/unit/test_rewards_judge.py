@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected
 from drpo_cli.rewards import judge
-from drpo_cli.rewards._grade import Grader
+from drpo_cli.rewards.grading.grader import Grader
 from drpo_cli.types import Group, Prompt, Rollout
 from support.servers import Asked, Reply, dead_url, in_turn, says, serving
 

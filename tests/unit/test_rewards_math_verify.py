@@ -11,7 +11,7 @@ import pytest
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected
 from drpo_cli.rewards import math_verify
-from drpo_cli.rewards._grade import Graded, Grader
+from drpo_cli.rewards.grading.grader import Graded, Grader
 from drpo_cli.types import Group, Prompt, Rollout
 
 # To compare with anything; the alarm of math-verify ends each of them. (Where SymPy tries one way

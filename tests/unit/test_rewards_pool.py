@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from drpo_cli.errors import UserError
-from drpo_cli.rewards import _crew
-from drpo_cli.rewards._grade import Grader
+from drpo_cli.rewards.grading import crew as _crew
+from drpo_cli.rewards.grading.grader import Grader
 from support.rewards import (
     Own,
     descendants,
@@ -78,7 +78,7 @@ def test_nothing_is_left_of_a_killed_trainer(own: Own, tmp_path: Path) -> None:
     source = f"""
 import sys; sys.path.insert(0, {str(tests)!r})
 from drpo_cli.plugins import Selected
-from drpo_cli.rewards._grade import Grader
+from drpo_cli.rewards.grading.grader import Grader
 from drpo_cli.settings import RewardSettings
 from support.rewards import group
 with Grader([Selected("rewards", {type!r}, RewardSettings())]) as grader:

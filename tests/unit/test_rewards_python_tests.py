@@ -9,8 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from drpo_cli.errors import UserError
-from drpo_cli.rewards import _sandbox as sandbox
 from drpo_cli.rewards.python_tests import Config, reward
+from drpo_cli.rewards.sandbox import sandbox
 
 ASSERTS = ["assert f(1) == 2", "assert f(2) == 3", "assert f(3) == 4", "assert f([]) is None"]
 RIGHT = "def f(x):\n    return None if x == [] else x + 1"

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected
 from drpo_cli.rewards import reward_model
-from drpo_cli.rewards._grade import Grader
+from drpo_cli.rewards.grading.grader import Grader
 from drpo_cli.types import Group, Prompt, Rollout
 from support.models import EOS_ID, KINDS, SIZES, SPREAD, tiny_model, tokenizer
 

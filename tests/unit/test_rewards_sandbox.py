@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from drpo_cli.errors import UserError
-from drpo_cli.rewards import _sandbox as sandbox
-from drpo_cli.rewards._sandbox_kernel import can_filter
+from drpo_cli.rewards.sandbox import sandbox
+from drpo_cli.rewards.sandbox.kernel import can_filter
 from support.sandboxes import HOSTILE, LIMITS, Machine, machine, until
 
 SHORT_S = 3.0

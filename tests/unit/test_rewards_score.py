@@ -9,7 +9,7 @@ import pytest
 
 from drpo_cli import plugins
 from drpo_cli.plugins import Selected
-from drpo_cli.rewards import _crew
+from drpo_cli.rewards.grading import crew as _crew
 from support.rewards import Own, graded, group, numbers_in
 
 USER_ERROR = "from drpo_cli.errors import UserError\n"

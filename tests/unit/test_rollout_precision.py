@@ -12,10 +12,10 @@ from torch import Tensor
 
 from drpo_cli.errors import UserError
 from drpo_cli.rollout import transformers
-from drpo_cli.rollout._groups import EngineContext, Sampling, sample_groups
-from drpo_cli.rollout._precision import Precision, rounded
+from drpo_cli.rollout.engine.precision import Precision, rounded
+from drpo_cli.rollout.engine.protocol import EngineContext, Sampling, sample_groups
 from drpo_cli.settings import ModelSettings
-from drpo_cli.sync import WeightSync
+from drpo_cli.step.sync import WeightSync
 from drpo_cli.types import Group, Prompt
 from support.models import samples, tiny_model, tokenizer, world
 from support.training import furthest, open_trainer, weights

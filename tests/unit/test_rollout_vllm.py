@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from drpo_cli import plugins
-from drpo_cli.rollout._groups import EngineContext, seed_of
+from drpo_cli.rollout.engine.protocol import EngineContext, seed_of
 from drpo_cli.rollout.vllm import _in_place
 from drpo_cli.settings import ModelSettings
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from drpo_cli import loop
-from drpo_cli.report.records import read
-from drpo_cli.run_folder import RunFolder
+from drpo_cli.runs.folder import RunFolder
+from drpo_cli.runs.records import read
 from drpo_cli.spec import dump, load
+from drpo_cli.step import loop
 from support.command import drpo, timeless
 from support.models import free_port, tiny_model
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import tomli_w
-from drpo_cli.runs import command, table
+
 from drpo_cli.runs.difference import differing, flat
 from drpo_cli.runs.facts import HeldOut, facts, read_metrics
-
-from drpo_cli.report.records import Records
-from drpo_cli.run_folder import RunFolder
+from drpo_cli.runs.folder import RunFolder
+from drpo_cli.runs.records import Records
+from drpo_cli.tools.runs import command, table
 from support.command import drpo
 from support.reports import CLEAN, run_folder, write_steps
 

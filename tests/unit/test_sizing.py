@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 
 from drpo_cli.errors import UserError
-from drpo_cli.sizing.batch import Lengths, fullest, packed
-from drpo_cli.sizing.device import GIB, parse
-from drpo_cli.sizing.engine import cache_bytes
-from drpo_cli.sizing.transfer import Transfer, transfer
+from drpo_cli.tools.memory.batch import Lengths, fullest, packed
+from drpo_cli.tools.memory.device import GIB, parse
+from drpo_cli.tools.memory.engine import cache_bytes
+from drpo_cli.tools.memory.transfer import Transfer, transfer
 
 # In a process of its own: the fake process group may not meet a real one.
 GROWTH = """
@@ -20,10 +20,10 @@ import sys, tempfile
 from pathlib import Path
 from unittest import mock
 from support.models import tiny_model
-from drpo_cli.rollout._precision import Precision
+from drpo_cli.rollout.engine.precision import Precision
 from drpo_cli.settings import ModelSettings, TrainSettings
-from drpo_cli.sizing import passes
-from drpo_cli.sizing.batch import Lengths
+from drpo_cli.tools.memory import passes
+from drpo_cli.tools.memory.batch import Lengths
 
 kind, critic, checkpointing = sys.argv[1], sys.argv[2] == "critic", sys.argv[2] == "checkpointing"
 with tempfile.TemporaryDirectory() as folder:

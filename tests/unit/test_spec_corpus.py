@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from drpo_cli.check import rewards_can_be_called
 from drpo_cli.plan import rules
 from drpo_cli.spec import Spec, SpecError, excerpt, load
 from drpo_cli.spec.problems import Diagnostic
+from drpo_cli.tools.check import rewards_can_be_called
 from support.corpus import FOLDER, Case, Mark, cases, marks
 
 CASES = list(cases())

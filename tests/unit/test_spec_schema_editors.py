@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from drpo_cli import scaffold
+from drpo_cli.tools import init as scaffold
 
 TOOLS = {
     "taplo": ("lint", "--no-auto-config"),

@@ -13,9 +13,9 @@ from types import ModuleType
 import pytest
 import torch
 
-from drpo_cli.compare import grid, jobs, request, summaries
 from drpo_cli.plan import make_plan
 from drpo_cli.spec import load
+from drpo_cli.tools.compare import grid, jobs, request, summaries
 
 STUDY = Path(__file__).parents[2] / "templates" / "study"
 SPECS = sorted(path.name for path in STUDY.glob("*.toml"))

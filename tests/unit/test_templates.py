@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from drpo_cli import tiny
-from drpo_cli.data._split import Split, split
+from drpo_cli.data.pipeline.split import Split, split
 from drpo_cli.errors import UserError
 from drpo_cli.plan import make_plan
-from drpo_cli.rewards._grade import Grader
+from drpo_cli.rewards.grading.grader import Grader
 from drpo_cli.spec import Spec, load
+from drpo_cli.tools import tiny
 from drpo_cli.types import Group, Problem, Prompt, Rollout, Scores
 
 TEMPLATES = Path(__file__).parents[2] / "templates"
@@ -191,6 +191,9 @@ def test_the_tiny_model_reads_and_writes_any_text(tmp_path: Path) -> None:
 
 
 def test_the_tiny_model_asks_for_its_folder() -> None:
-    command = [sys.executable, "-m", "drpo_cli.tiny"]
+    command = [sys.executable, "-m", "drpo_cli.tools.tiny"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (2, "error: usage: python -m drpo_cli.tiny FOLDER\n")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: usage: python -m drpo_cli.tools.tiny FOLDER\n",
+    )

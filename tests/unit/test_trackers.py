@@ -14,14 +14,15 @@ from typing import Any
 
 import pytest
 
-from drpo_cli import launch, plugins
+from drpo_cli import plugins
 from drpo_cli.errors import UserError
+from drpo_cli.launch import launcher as launch
+from drpo_cli.launch.tracker_state import State
 from drpo_cli.plan import describe, make_plan
-from drpo_cli.report.alerts import alerts
-from drpo_cli.run_folder import RunFolder
+from drpo_cli.runs.alerts import alerts
+from drpo_cli.runs.folder import RunFolder
 from drpo_cli.spec import dump, load
 from drpo_cli.trackers._contract import flat, settings_of
-from drpo_cli.trackers._state import State
 from support.command import PATIENCE, drpo, records
 from support.specs import SMALLEST, plugin_folder, problem, write
 from support.trackers import run_folder, table
@@ -107,8 +108,8 @@ def test_what_could_not_be_sent_is_said(tmp_path: Path) -> None:
 FOLLOWED = """
 import sys, time
 from pathlib import Path
-from drpo_cli.run_folder import RunFolder
-from drpo_cli.trackers._follow import following
+from drpo_cli.runs.folder import RunFolder
+from drpo_cli.launch.tracking import following
 with following(RunFolder(Path(sys.argv[1]))):
     time.sleep(3600)
 """

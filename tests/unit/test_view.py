@@ -11,8 +11,6 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from drpo_cli.report.progress import say
-from drpo_cli.report.records import Records
 from drpo_cli.report.view.charts import ASCII, sparkline
 from drpo_cli.report.view.follow import Followed
 from drpo_cli.report.view.frame import frame
@@ -20,6 +18,8 @@ from drpo_cli.report.view.plain import Lines
 from drpo_cli.report.view.samples import newest
 from drpo_cli.report.view.table import together
 from drpo_cli.report.view.text import duration, head, head_and_tail, number, tail, visible
+from drpo_cli.runs.events import say
+from drpo_cli.runs.records import Records
 from support.runs import metrics, run_folder, sample
 
 FAILED: dict[str, Any] = {

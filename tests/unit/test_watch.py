@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from drpo_cli.report.progress import say
+from drpo_cli.runs.events import say
 from support.command import drpo
 from support.runs import metrics, run_folder, sample
 from support.terminal import on_terminal

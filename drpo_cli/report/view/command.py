@@ -9,7 +9,7 @@ from pathlib import Path
 from drpo_cli.errors import UserError
 from drpo_cli.report.view.follow import Followed
 from drpo_cli.report.view.screen import follow, open_screen, show_once
-from drpo_cli.run_folder import RunFolder
+from drpo_cli.runs.folder import RunFolder
 
 EXIT_INTERRUPTED = 130
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-from drpo_cli.report import progress
-from drpo_cli.report.alerts import Alert, Watch
-from drpo_cli.report.metrics import failed_calls
-from drpo_cli.report.progress import ENDED
-from drpo_cli.report.records import Tail
 from drpo_cli.report.view.samples import Extremes, newest
-from drpo_cli.run_folder import RunFolder
+from drpo_cli.runs import events as progress
+from drpo_cli.runs.alerts import Alert, Watch
+from drpo_cli.runs.events import ENDED
+from drpo_cli.runs.folder import RunFolder
+from drpo_cli.runs.records import Tail
+from drpo_cli.step.metrics import failed_calls
 
 Record = dict[str, Any]
 PACE = 50  # steps whose mean says how long one takes

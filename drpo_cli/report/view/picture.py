@@ -10,7 +10,7 @@ from rich.console import Console, Group
 
 from drpo_cli.report.view.follow import Followed
 from drpo_cli.report.view.table import together
-from drpo_cli.run_folder import write_whole
+from drpo_cli.runs.folder import write_whole
 
 WIDTH, HEIGHT = 90, 40
 FONTS = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from drpo_cli.report.metrics import failed_calls
 from drpo_cli.report.view.follow import Followed, Fresh
 from drpo_cli.report.view.parts import event_text, failures
 from drpo_cli.report.view.text import number, visible
+from drpo_cli.step.metrics import failed_calls
 
 VALUES = (
     ("reward", "reward"),

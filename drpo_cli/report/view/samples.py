@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drpo_cli.report.records import parsed
+from drpo_cli.runs.records import parsed
 
 FIRST, MOST = 2**18, 2**23  # bytes of the file's end that are looked at
 

@@ -10,11 +10,11 @@ from typing import Protocol, TextIO
 from rich.console import Console, Group
 from rich.live import Live
 
-from drpo_cli.report.progress import ENDED
 from drpo_cli.report.view.follow import Followed, Fresh
 from drpo_cli.report.view.parts import event_text
 from drpo_cli.report.view.plain import Lines
 from drpo_cli.report.view.table import together
+from drpo_cli.runs.events import ENDED
 
 REFRESH_S = 0.3
 CLOCK_S = 1.0

@@ -1,0 +1,1 @@
+"""From problems to prompts: mixes sources, holds problems out for evaluation, and serves batches."""

@@ -1,0 +1,1 @@
+"""Calls the rewards on sampled responses, in processes of their own, and adds up the scores."""

@@ -1,0 +1,1 @@
+"""Runs an untrusted Python program with limits, and kills it at its deadline."""

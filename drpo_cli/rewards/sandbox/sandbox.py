@@ -1,0 +1,210 @@
+"""Runs Python that nobody has read: under limits, without network, without a trace left behind.
+
+Three backends, the best that works first: `bubblewrap`, `namespaces`, `bare`; "plain" is the better
+of the last two. docs/sandbox.md and `stops` say what each stops and what it does not.
+
+A supervisor process (`_sandbox_supervisor`) stands between caller and program. The caller may be
+killed at any moment; the supervisor then ends the program and all that it started.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from drpo_cli.errors import UserError
+from drpo_cli.rewards.sandbox.kernel import can_filter
+
+Reason = Literal["ok", "failed", "killed", "timeout", "memory", "processes", "disk", "output"]
+BACKENDS = ("bubblewrap", "namespaces", "bare")
+_MEANS = {"auto": BACKENDS, "plain": BACKENDS[1:]} | {name: (name,) for name in BACKENDS}
+_START_AND_END_S = 60.0  # for the supervisor, beyond the program's own time
+_PACKAGE_ROOT = Path(__file__).resolve().parents[3]
+# Appended, so that nothing beside the package hides the standard library.
+_SUPERVISOR = (
+    f"import sys; sys.path.append({str(_PACKAGE_ROOT)!r}); "
+    "from drpo_cli.rewards.sandbox.supervisor import main; main()"
+)
+_ENVIRONMENT = {
+    "PATH": "/usr/bin:/bin",
+    "LANG": "C.UTF-8",
+    "PYTHONHASHSEED": "0",  # sets come in one order, or a score could change from run to run
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a program may use. Each holds for all of its processes together, but `file_mib`."""
+
+    wall_s: float = 10.0
+    cpu_s: float = 10.0
+    memory_mib: int = 512
+    """Resident memory; also the address space of each process."""
+    processes: int = 32
+    file_mib: int = 16
+    """Largest single file."""
+    folder_mib: int = 64
+    """All of its files."""
+    output_kib: int = 1024
+    """Stdout, stderr and report, each."""
+
+
+DEFAULT = Limits()
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a program ended.
+
+    reason  ok: exit status 0; failed: another one; killed: by a signal that no limit sent (a
+            crash); the others name the limit it went over
+    status  exit status, or −(signal number); None where a limit ended it
+    report  what it wrote to file descriptor 3, apart from its output
+    """
+
+    reason: Reason
+    status: int | None
+    stdout: str
+    stderr: str
+    report: str
+
+
+def run(
+    program: str,
+    stdin: str = "",
+    limits: Limits = DEFAULT,
+    backend: str = "auto",
+    packages: bool = False,
+    python: str | None = None,
+) -> Result:
+    """Runs the source `program` as a script, in an empty folder that is gone afterwards.
+
+    packages  installed packages can be imported, not the standard library alone
+    python    another interpreter than this one
+
+    Raises UserError where the backend does not work on this machine, RuntimeError where it fails.
+    """
+    return _ask(program, stdin, limits, working(backend), packages, python)
+
+
+@lru_cache
+def working(backend: str) -> str:
+    """The best of BACKENDS that `backend` allows and this machine lets work; found out by running.
+
+    Raises UserError, saying why, where there is none.
+    """
+    refusals = []
+    for name in _MEANS[backend]:
+        try:
+            result = _ask("print('ready')", "", DEFAULT, name, False, None)
+        except RuntimeError as error:
+            refusals.append(f"{name}: {error}")
+            continue
+        if result.stdout == "ready\n":
+            return name
+        refusals.append(f"{name}: {result.reason}, {result.stderr.strip()[-300:]}")
+    raise UserError(
+        f"no sandbox works here (backend {backend!r}; {'; '.join(refusals)}); "
+        "see docs/sandbox.md for what each one needs"
+    )
+
+
+def stops(name: str) -> dict[str, bool]:
+    """What one of BACKENDS stops on this machine, of what they differ in.
+
+    network          reaching any address, this machine's included
+    reading          files outside its folder, other than Python's and the system's own
+    writing          files outside its folder
+    environments     reading those of other processes
+    other_processes  signals to processes that are not its own
+    """
+    boxed, other_user = name != "bare", os.getuid() == 0
+    return {
+        "network": boxed or can_filter(),
+        "reading": name == "bubblewrap",
+        "writing": boxed,
+        "environments": boxed or other_user,
+        "other_processes": boxed or other_user,
+    }
+
+
+def _ask(
+    program: str, stdin: str, limits: Limits, backend: str, packages: bool, python: str | None
+) -> Result:
+    if backend == "bubblewrap" and shutil.which("bwrap", path=os.defpath) is None:
+        raise RuntimeError("there is no `bwrap`; install bubblewrap")
+    request = _interpreter(packages, python) | {
+        "program": program,
+        "stdin": stdin,
+        "limits": asdict(limits),
+        "backend": backend,
+        "environment": _ENVIRONMENT,
+        "parent": os.getpid(),
+        "temporary": os.path.realpath(tempfile.gettempdir()),
+    }
+    supervisor = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _SUPERVISOR],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={},
+        cwd="/",
+        start_new_session=True,
+    )
+    try:
+        answer, complaint = supervisor.communicate(
+            json.dumps(request).encode(), limits.wall_s + _START_AND_END_S
+        )
+    finally:
+        if supervisor.poll() is None:
+            supervisor.terminate()  # it ends the program first
+            supervisor.wait()
+    if not answer:
+        last = complaint.decode(errors="replace").strip().splitlines()[-1:]
+        raise RuntimeError(f"the sandbox's supervisor ended with {supervisor.returncode}: {last}")
+    return _result(json.loads(answer))
+
+
+def _interpreter(packages: bool, python: str | None) -> dict[str, Any]:
+    """The command of the interpreter, and the folders it needs.
+
+    -I would do, but it ignores PYTHONHASHSEED too; the environment is ours from the start.
+    """
+    if python is not None:
+        return {"python": [python, "-P", "-s", "-S"], "roots": []}
+    if packages:
+        return {"python": [sys.executable, "-P", "-s"], "roots": [sys.base_prefix, sys.prefix]}
+    base = os.path.realpath(sys.executable)
+    return {"python": [base, "-P", "-s", "-S"], "roots": [sys.base_prefix]}
+
+
+def _result(answer: dict[str, Any]) -> Result:
+    reason, status = answer.get("reason"), answer.get("status")
+    texts = (answer["stdout"], answer["stderr"], answer["report"])
+    if "error" in answer or "started" not in answer:
+        raise RuntimeError(answer.get("error") or f"it did not start: {texts[1].strip()[-300:]}")
+    if reason is None and status is not None:
+        return Result(_judged(status, texts[1]), status, *texts)
+    return Result(reason or "killed", None, *texts)  # the program may kill the sandbox's processes
+
+
+def _judged(status: int, stderr: str) -> Reason:
+    if status == 0:
+        return "ok"
+    if status == -signal.SIGXCPU:
+        return "timeout"
+    if status < 0:
+        return "killed"
+    last = stderr.rstrip().rpartition("\n")[2]
+    return "memory" if last.startswith("MemoryError") else "failed"

@@ -1,0 +1,1 @@
+"""What every rollout engine offers, and the numeric formats it works in."""

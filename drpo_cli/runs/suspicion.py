@@ -1,0 +1,137 @@
+"""The first sign of reward hacking: the total goes up while something it should go with goes down.
+
+A trend is a rank correlation with the step (Spearman's ρ) over the means of `SPANS` spans of equal
+length. Its p-value is that of a t-test with fewer observations than spans where neighbours are
+alike: n (1 − φ) / (1 + φ) with φ the correlation of neighbours around the trend (Bayley and
+Hammersley 1946). Both trends need a small one, the falling one divided by the number of pairs
+looked at (Bonferroni), so that a run with many metrics is not suspected more often. The last half
+of a run is looked at by itself too: what a reward stands for often rises before it falls (arXiv
+2210.10760). A series that wanders about without a direction is not told from one that has one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drpo_cli.runs.roles import Role, Roles, role_of
+
+SPANS = 20
+MIN_STEPS = SPANS
+LEVEL = 0.01
+
+Series = list[tuple[int, float]]
+"""A step and a mean over its samples, in the order of steps."""
+
+
+@dataclass(frozen=True)
+class Trend:
+    """How a series goes with the step.
+
+    rho          Spearman's ρ, −1 to 1
+    p            chance of one as far in that direction without a trend
+    first, last  means of the first and the last tenth
+    """
+
+    rho: float
+    p: float
+    first: float
+    last: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The total, and a reward beside it, over one part of a run; `bad` where the trends disagree.
+
+    The reward's trend is tested for going down, or up where a negative weight makes that the worse.
+    """
+
+    name: str
+    role: Role
+    window: str
+    total: Trend
+    reward: Trend
+    bad: bool
+
+
+def pairs(metrics: Sequence[Mapping[str, Any]], roles: Roles) -> list[Pair]:
+    """Every reward and part of a run that is long enough, next to the total."""
+    found = [
+        (name, role_of(roles, name), window, total, trend)
+        for name in reward_names(metrics, roles)
+        for window, part in _windows(metrics)
+        if (total := _trend(series(part), 1)) is not None
+        if (trend := _trend(series(part, name), -role_of(roles, name).sign)) is not None
+    ]
+    return [Pair(*one, bad=one[3].p <= LEVEL and one[4].p <= LEVEL / len(found)) for one in found]
+
+
+def suspicious(found: Sequence[Pair]) -> list[Pair]:
+    """The bad ones, each reward once: over the whole run where that is bad."""
+    first: dict[str, Pair] = {}
+    for pair in found:
+        if pair.bad:
+            first.setdefault(pair.name, pair)
+    return list(first.values())
+
+
+def reward_names(metrics: Sequence[Mapping[str, Any]], roles: Roles) -> list[str]:
+    """The spec's rewards, then those that only the metrics have."""
+    seen = {name: None for record in metrics for name in record.get("rewards") or {}}
+    return list(dict.fromkeys([*roles, *seen]))
+
+
+def series(metrics: Sequence[Mapping[str, Any]], name: str | None = None) -> Series:
+    """The means of a reward, or of the total, on the steps that have one."""
+    values = (
+        (r["step"], r.get("reward") if name is None else (r.get("rewards") or {}).get(name))
+        for r in metrics
+    )
+    return [(step, value) for step, value in values if value is not None]
+
+
+def ends(points: Series) -> tuple[float, float]:
+    """Means of the first and the last tenth of the points, one point each at least."""
+    values = [value for _, value in points]
+    count = max(1, len(values) // 10)
+    return float(np.mean(values[:count])), float(np.mean(values[-count:]))
+
+
+def _windows(
+    metrics: Sequence[Mapping[str, Any]],
+) -> Iterator[tuple[str, Sequence[Mapping[str, Any]]]]:
+    steps = [record for record in metrics if "reward" in record]
+    yield "the run", steps
+    yield "the run's last half", steps[len(steps) // 2 :]
+
+
+def _trend(points: Series, direction: int) -> Trend | None:
+    """The trend, its p-value for going `direction`; None with too few or only equal values."""
+    from scipy.stats import rankdata, spearmanr
+
+    if len(points) < MIN_STEPS:
+        return None
+    values = np.array([value for _, value in points], dtype=np.float64)
+    means = np.array([span.mean() for span in np.array_split(values, SPANS)])
+    if np.ptp(means) == 0:
+        return None
+    steps = np.arange(SPANS) - (SPANS - 1) / 2
+    rho = float(spearmanr(steps, means).statistic)
+    around = rankdata(means) - (SPANS + 1) / 2 - rho * steps
+    return Trend(rho, _p_value(direction * rho, around), *ends(points))
+
+
+def _p_value(rho: float, around: NDArray[np.float64]) -> float:
+    """One-sided p-value of a rank correlation above 0, given the ranks' residuals around it."""
+    from scipy.stats import t
+
+    if abs(rho) > 1 - 1e-9:
+        return float(rho < 0)
+    alike = max(0.0, float(around[1:] @ around[:-1] / (around @ around)))
+    freedom = max(1.0, len(around) * (1 - alike) / (1 + alike) - 2)
+    return float(t.sf(rho * math.sqrt(freedom / (1 - rho**2)), freedom))

@@ -1,0 +1,218 @@
+"""Checkpoints: written whole or not at all, loaded on any world size, exported for any tool.
+
+A checkpoint is a folder `step-000050` with torch's distributed checkpoint of weights and optimizer
+(resharded on load), the model's configuration and tokenizer under `hf/`, and `complete.json`,
+written last. It is built in `step-000050.partial` and renamed: a folder under its final name is
+whole. Random generators need no saving: each step seeds them from (run seed, step, rank).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.optim import AdamW
+
+from drpo_cli.dist import World
+from drpo_cli.errors import UserError
+from drpo_cli.runs.checkpoints import MARKER, checkpoint_bytes, complete, latest, read
+from drpo_cli.trainer import optim
+from drpo_cli.trainer.step import Trainer
+
+WEIGHT_PREFIX = "model.lm."  # of a weight's name in the distributed checkpoint
+CRITIC_PREFIX = "critic."
+
+
+class Checkpoints:
+    """The checkpoints of one run."""
+
+    def __init__(self, folder: Path, keep: int, world: World):
+        self.folder = folder
+        self.keep = keep
+        self.world = world
+
+    def save(self, step: int, trainer: Trainer, tokenizer: Any, state: Mapping[str, Any]) -> Path:
+        """Saves weights, optimizer, schedule and `state` (JSON values) as of the end of `step`.
+
+        Keeps the newest `keep` checkpoints and the one with the highest `state["score"]`.
+        Raises UserError when the disk has no room for it.
+        """
+        final = self.folder / f"step-{step:06d}"
+        partial = final.with_suffix(".partial")
+        self._require_room(trainer)
+        if self.world.rank == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        self.world.barrier()
+        dcp.save(_state(trainer), checkpoint_id=partial / "state")
+        if self.world.rank == 0:
+            _save_description(partial / "hf", trainer.policy.lm, tokenizer)
+            record = {**state, "step": step, "updates": trainer.schedule.last_epoch}
+            (partial / MARKER).write_text(json.dumps(record, indent=1, default=str))
+            shutil.rmtree(final, ignore_errors=True)
+            partial.rename(final)
+            self._forget_old()
+        self.world.barrier()
+        return final
+
+    def load(self, checkpoint: Path, trainer: Trainer) -> dict[str, Any]:
+        """Restores the trainer in place; returns what `save` was given as `state`.
+
+        The optimizer goes on under the trainer's own hyperparameters: a learning rate changed in
+        the spec counts from here. Raises UserError when the checkpoint is of another model.
+        """
+        record = read(checkpoint)
+        _require_same_model(checkpoint, trainer.policy.lm)
+        _require_same_critic(checkpoint, trainer)
+        state = _state(trainer)
+        pairs = _models(trainer)
+        settings = [optim.hyperparameters(optimizer) for _, optimizer in pairs.values()]
+        dcp.load(state, checkpoint_id=checkpoint / "state")
+        for name, (model, optimizer) in pairs.items():
+            set_state_dict(
+                model,
+                optimizer,
+                model_state_dict=state[name],
+                optim_state_dict=state[OPTIMIZER_OF[name]],
+            )
+        optim.go_on(trainer.optimizer, trainer.schedule, record["updates"], settings[0])
+        for (_, optimizer), own in list(zip(pairs.values(), settings, strict=True))[1:]:
+            optim.restore(optimizer, own)
+        return record
+
+    def _forget_old(self) -> None:
+        steps = complete(self.folder)
+        scored = [path for path in steps if read(path).get("score") is not None]
+        best = max(scored, key=lambda path: read(path)["score"], default=None)
+        for path in steps[: -self.keep]:
+            if path != best:
+                shutil.rmtree(path)
+        for path in self.folder.glob("*.partial"):
+            shutil.rmtree(path)
+
+    def _require_room(self, trainer: Trainer) -> None:
+        models = [model for model, _ in _models(trainer).values()]
+        weights = sum(p.numel() for model in models for p in model.parameters())
+        needed = checkpoint_bytes(weights)
+        existing = next(path for path in (self.folder, *self.folder.parents) if path.exists())
+        free = shutil.disk_usage(existing).free
+        if self.world.max([float(free < needed)])[0]:
+            raise UserError(
+                f"checkpoint: {self.folder} has {free / 2**30:.2f} GiB free, a checkpoint needs "
+                f"{needed / 2**30:.2f} GiB; free some space or lower checkpoint.keep, then go on "
+                f"with --resume"
+            )
+
+
+def export(checkpoint: Path, folder: Path) -> None:
+    """Writes the weights of a checkpoint (or a run folder's newest) as a Hugging Face folder.
+
+    Raises UserError when `folder` exists and is not empty.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    checkpoint = latest(checkpoint)
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty; name a new folder to export to")
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    config = AutoConfig.from_pretrained(checkpoint / "hf")
+    lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    state = {"model": {f"lm.{name}": weight for name, weight in lm.state_dict().items()}}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is")  # one process is meant
+        dcp.load(state, checkpoint_id=checkpoint / "state", no_dist=True)
+    lm.to(getattr(torch, read(checkpoint)["dtype"])).save_pretrained(partial)
+    for file in (checkpoint / "hf").iterdir():
+        if not (partial / file.name).exists():
+            shutil.copy(file, partial / file.name)
+    if folder.exists():
+        folder.rmdir()
+    partial.rename(folder)
+
+
+OPTIMIZER_OF = {"model": "optimizer", "critic": "critic_optimizer"}
+
+
+def _models(trainer: Trainer) -> dict[str, tuple[nn.Module, AdamW]]:
+    """What a trainer trains: each model and its optimizer."""
+    models: dict[str, tuple[nn.Module, AdamW]] = {"model": (trainer.policy, trainer.optimizer)}
+    if trainer.critic is not None:
+        models["critic"] = (trainer.critic.model, trainer.critic.optimizer)
+    return models
+
+
+def _state(trainer: Trainer) -> dict[str, Any]:
+    """Weights and optimizer states by parameter name, sharing storage with the trainer."""
+    state: dict[str, Any] = {}
+    for name, (model, optimizer) in _models(trainer).items():
+        untouched = not optimizer.state
+        state[name], state[OPTIMIZER_OF[name]] = get_state_dict(model, optimizer)
+        if untouched:  # torch made the moments by a step of zeros, which must not be counted
+            for moments in optimizer.state.values():
+                moments["step"].zero_()
+    return state
+
+
+def _save_description(folder: Path, lm: Any, tokenizer: Any) -> None:
+    lm.config.save_pretrained(folder)
+    lm.generation_config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _require_same_model(checkpoint: Path, lm: Any) -> None:
+    saved = json.loads((checkpoint / "hf" / "config.json").read_text())
+    own = json.loads(lm.config.to_json_string(use_diff=False))
+    keys = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size", "tie_word_embeddings")
+    there = {key: saved[key] for key in keys if key in saved}
+    here = {key: own.get(key) for key in there}
+    if there == here:
+        there, here = _saved_shapes(checkpoint, WEIGHT_PREFIX), _shapes(lm)
+    if there != here:
+        names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+        what = ", ".join(f"{n} is {there.get(n)} there, {here.get(n)} here" for n in names[:5])
+        raise UserError(
+            f"{checkpoint} is a checkpoint of another model ({what}); set model.path to the "
+            f"model the run started from, or give the run another name"
+        )
+
+
+def _require_same_critic(checkpoint: Path, trainer: Trainer) -> None:
+    there = _saved_shapes(checkpoint, CRITIC_PREFIX)
+    here = {} if trainer.critic is None else _shapes(trainer.critic.model)
+    if bool(there) != bool(here):
+        what, change = ("a", "add") if there else ("no", "take out")
+        raise UserError(
+            f"{checkpoint} has {what} critic, unlike this spec; {change} the [critic] section, or "
+            f"give the run another name"
+        )
+    if there != here:
+        raise UserError(
+            f"{checkpoint} has the critic of another model than this spec; set critic.path to the "
+            f"model that critic started from, or give the run another name"
+        )
+
+
+def _saved_shapes(checkpoint: Path, prefix: str) -> dict[str, Any]:
+    saved = FileSystemReader(checkpoint / "state").read_metadata().state_dict_metadata
+    return {
+        name.removeprefix(prefix): list(entry.size)
+        for name, entry in saved.items()
+        if name.startswith(prefix) and isinstance(entry, TensorStorageMetadata)
+    }
+
+
+def _shapes(model: nn.Module) -> dict[str, Any]:
+    return {name: list(tensor.shape) for name, tensor in model.state_dict().items()}

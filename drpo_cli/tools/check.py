@@ -1,0 +1,147 @@
+"""`drpo check`: is the spec right, and what run does it make?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from drpo_cli.errors import EXIT_USER_ERROR, UserError
+from drpo_cli.plan import Plan, describe, make_plan, regime, rules
+from drpo_cli.rewards.grading.contract import prepare
+from drpo_cli.settings import RewardSettings
+from drpo_cli.spec import Spec, SpecError, load
+from drpo_cli.spec.dumping import document
+from drpo_cli.spec.excerpt import counted, show_all
+from drpo_cli.spec.origins import Setting, settings_of
+from drpo_cli.spec.problems import Diagnostic, Problem, key_text
+
+NARROW = 60
+"""Columns below which a value stands under its label, not beside it."""
+
+
+def check(path: Path, overrides: Sequence[str], world: int, diff: bool, as_json: bool) -> int:
+    """Reports what is wrong with a spec on `world` processes, or shows its run; the exit code.
+
+    Raises SpecError for a wrong spec, unless it goes out as JSON.
+    """
+    try:
+        spec = load(path, overrides, (*rules(world), rewards_can_be_called))
+        plan = make_plan(spec, world)
+    except SpecError as error:
+        if not as_json:
+            raise
+        _write([*error.problems, *error.warnings], None, error.note)
+        return EXIT_USER_ERROR
+    if as_json:
+        _write(spec.warnings, resolved(plan), "")
+        return 0
+    console = Console(markup=False, highlight=False)
+    settings = settings_of(spec)
+    _print_rows(console, describe(plan))
+    if diff:
+        _print_settings(console, [one for one in settings if one.differs])
+    changed = sum(one.origin is not None for one in settings)
+    more = "" if diff else "; --diff shows what differs"
+    console.print(f"{changed} keys set, {len(settings) - changed} default{more}")
+    sys.stdout.flush()  # before what goes to the other stream
+    show_all(Console(stderr=True, markup=False, highlight=False), spec.warnings)
+    doubts = f": {counted((), spec.warnings, str(path))}" if spec.warnings else ""
+    console.print(f"{path} is valid{doubts}", soft_wrap=True)
+    return 0
+
+
+def rewards_can_be_called(spec: Spec) -> Iterator[Problem]:
+    """A rule: each reward asks for what rewards get."""
+    for index, selected in enumerate(spec.reward):
+        if not selected.type:
+            continue  # its plugin does not load, which is said already
+        name = selected.config.__dict__.get("name")
+        try:
+            prepare(replace(selected, config=RewardSettings(name=name)))
+        except UserError as error:
+            yield Problem(("reward", index, "type"), str(error))
+
+
+def resolved(plan: Plan) -> dict[str, Any]:
+    """The run as tools read it: every key, the arithmetic, and the keys that are no defaults."""
+    spec = plan.spec
+    arithmetic = {
+        "run_folder": str(plan.run_folder),
+        "processes": plan.world,
+        "prompts_per_rank": plan.prompts_per_rank,
+        "sequences_per_step": plan.sequences_per_step,
+        "sequences_per_update": plan.sequences_per_update,
+        "sequences_per_update_per_rank": plan.sequences_per_update_per_rank,
+        "total_updates": plan.total_updates,
+        "context": plan.context,
+    }
+    changed = {
+        key_text(one.key): {"value": one.value, "default": one.default, "from": one.whence}
+        for one in settings_of(spec)
+        if one.differs
+    }
+    return {
+        "spec": document(spec),
+        "arithmetic": arithmetic,
+        "preset": spec.preset,
+        "trust_region": regime(spec),
+        "changed": changed,
+    }
+
+
+def _write(problems: Sequence[Diagnostic], run: dict[str, Any] | None, note: str) -> None:
+    found = {
+        "valid": run is not None,
+        "problems": [asdict(one) for one in problems],
+        "note": note or None,
+        "resolved": run,
+    }
+    sys.stdout.write(json.dumps(found, indent=1, ensure_ascii=False, default=str) + "\n")
+
+
+def _print_rows(console: Console, rows: Sequence[tuple[str, str]]) -> None:
+    if console.width < NARROW:
+        for label, value in rows:
+            console.print(Text(label, "bold"))
+            console.print(Text(f"  {value}"))
+        return
+    table = Table.grid(padding=(0, 2))
+    for label, value in rows:
+        table.add_row(Text(label, "bold"), value)
+    console.print(table)
+
+
+def _print_settings(console: Console, settings: Sequence[Setting]) -> None:
+    rows = []
+    for one in settings:
+        default = "required" if one.required else _shown(one.default)
+        rows.append((key_text(one.key), _shown(one.value), default, one.whence))
+    if console.width < NARROW:
+        for key, value, default, whence in rows:
+            console.print(Text(f"{key} = {value} (default {default}; {whence})"))
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("key", "value", "default", "from"):
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "not set"
+    return json.dumps(value, ensure_ascii=False, default=_plain)
+
+
+def _plain(value: object) -> object:
+    dump = getattr(value, "model_dump", None)
+    return dump(mode="json", exclude_none=True) if dump else str(value)

@@ -1,0 +1,183 @@
+"""Learning curves and sensitivity of a grid, as SVG that follows the theme and as PNG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from drpo_cli.evaluate.metrics import Estimate
+from drpo_cli.spec.overrides import parse_value
+from drpo_cli.tools.compare.grid import Cell, short_keys
+from drpo_cli.tools.compare.report import Report
+from drpo_cli.tools.compare.request import Axis
+from drpo_cli.tools.compare.summaries import over_seeds
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette for all kinds of colour vision, less black and yellow, which one of the
+# themes would swallow; then again with other dashes.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A")
+DASHES = ("-", "--", ":", "-.")
+MARKERS = ("o", "s", "^", "D")
+INK = "#010203"  # stands for the text's colour, whatever the theme makes it
+THEME = "<style>svg{color:#222}@media(prefers-color-scheme:dark){svg{color:#ddd}}</style>"
+PANEL = (4.2, 3.0)  # inches
+COLUMNS = 3
+MOST_COLUMNS = 4  # of a row for each value of one key, a column for each of the last
+LEGEND_ROW = 0.25  # inches
+LEGEND_COLUMNS = 4
+LETTER, HANDLE = 0.075, 0.6  # inches that a letter of a label takes, and its line and margins
+LOGARITHMIC = 5  # a range of values wider than this factor gets a logarithmic axis
+FINEST_PNG = 150  # dots an inch
+
+
+def write(report: Report, out: Path) -> list[str]:
+    """Writes curves.svg/.png, and sensitivity.svg/.png where the second key is a number.
+
+    Returns the SVG of each.
+    """
+    import matplotlib
+
+    drawings = []
+    for name, draw in (("curves", _curves), ("sensitivity", _sensitivity)):
+        style: Any = {
+            **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+            **{"axes.edgecolor": INK, "grid.color": INK, "grid.alpha": 0.15, "axes.grid": True},
+            **{"axes.spines.top": False, "axes.spines.right": False, "font.size": 9.0},
+            **{"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif"},
+        }
+        with matplotlib.rc_context(style):
+            figure = draw(report)
+            if figure is not None:
+                figure.savefig(out / f"{name}.png", dpi=FINEST_PNG, facecolor="white")
+                drawings.append(_svg(figure))
+                (out / f"{name}.svg").write_text(drawings[-1])
+    return drawings
+
+
+def _svg(figure: Figure) -> str:
+    """The figure without background, its ink the colour of the text around it."""
+    image = io.StringIO()
+    figure.savefig(image, format="svg", transparent=True, metadata={"Date": None})
+    text = image.getvalue()
+    start = text.index(">", text.index("<svg")) + 1
+    inked = text[start:].replace(INK, "currentColor")
+    return text[text.index("<svg") : start] + THEME + inked
+
+
+def _curves(report: Report) -> Figure:
+    first, *others = report.axes
+    figure, panels = _panels(others, first.values)
+    for values, axes in panels.items():
+        axes.set(xlabel="step", ylabel="held-out avg@k, %")
+        axes.label_outer()
+        for index, value in enumerate(first.values):
+            cell = _cell(report, (value, *values))
+            _curve(axes, report, cell, _look(index), value)
+    _legend(figure, panels, first.values)
+    return figure
+
+
+def _curve(axes: Axes, report: Report, cell: Cell, look: dict[str, Any], label: str) -> None:
+    runs = [dict(result.curve) for result in report.of_cell(cell)]
+    steps = sorted(set.intersection(*(set(run) for run in runs))) if runs else []
+    found = [over_seeds([run[step] for run in runs]) for step in steps]
+    axes.plot(steps, [100 * e.value for e in found], label=label, linewidth=1.6, **look)
+    if len(runs) > 1:
+        low, high = zip(*(_ends(e) for e in found), strict=True)
+        axes.fill_between(steps, low, high, color=look["color"], alpha=0.18, linewidth=0)
+
+
+def _sensitivity(report: Report) -> Figure | None:
+    if len(report.axes) < 2:
+        return None
+    first, second, *others = report.axes
+    numbers = [parse_value(value) for value in second.values]
+    if len(numbers) < 2 or not all(type(x) in (int, float) for x in numbers):
+        return None
+    figure, panels = _panels(others, first.values)
+    for values, axes in panels.items():
+        axes.set(xlabel=second.key, ylabel="final held-out avg@k, %")
+        axes.label_outer()
+        if min(numbers) > 0 and max(numbers) > LOGARITHMIC * min(numbers):
+            axes.set_xscale("log")
+        axes.set_xticks(numbers, second.values, rotation=30 if len(numbers) > 4 else 0)
+        axes.minorticks_off()
+        for index, value in enumerate(first.values):
+            points = {
+                x: [r.final for r in report.of_cell(_cell(report, (value, text, *values)))]
+                for x, text in zip(numbers, second.values, strict=True)
+            }
+            _points(axes, points, _look(index), value)
+    _legend(figure, panels, first.values)
+    return figure
+
+
+def _points(axes: Axes, points: dict[float, list[float]], look: dict[str, Any], label: str) -> None:
+    found = {x: over_seeds(finals) for x, finals in sorted(points.items()) if finals}
+    heights = [100 * e.value for e in found.values()]
+    ends = [_ends(e) for e in found.values()]
+    below = [h - low for h, (low, _) in zip(heights, ends, strict=True)]
+    above = [high - h for h, (_, high) in zip(heights, ends, strict=True)]
+    axes.errorbar(list(found), heights, yerr=[below, above], label=label, capsize=3, **look)
+
+
+def _panels(
+    varied: Sequence[Axis], labels: Sequence[str]
+) -> tuple[Figure, dict[tuple[str, ...], Axes]]:
+    """A figure with a titled panel for each combination of values, and room for the legend."""
+    from matplotlib.figure import Figure
+
+    keys = list(product(*(axis.values for axis in varied)))
+    in_rows = len(varied) > 1 and len(varied[-1].values) <= MOST_COLUMNS
+    columns = len(varied[-1].values) if in_rows else min(COLUMNS, len(keys))
+    rows = -(-len(keys) // columns)
+    width, height = max(columns, 1.5) * PANEL[0], rows * PANEL[1]
+    legend = LEGEND_ROW * (1 + -(-len(labels) // _legend_columns(labels, width)))
+    figure = Figure(figsize=(width, height + legend), layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for unused in grid[len(keys) :]:
+        unused.set_visible(False)
+    names = short_keys([axis.key for axis in varied]).values()
+    for values, axes in zip(keys, grid, strict=False):
+        title = ", ".join(f"{n} = {v}" for n, v in zip(names, values, strict=True))
+        axes.set_title(title, fontsize="medium")
+    return figure, dict(zip(keys, grid, strict=False))
+
+
+def _legend(figure: Figure, panels: dict[tuple[str, ...], Axes], labels: Sequence[str]) -> None:
+    handles, shown = next(iter(panels.values())).get_legend_handles_labels()
+    columns = _legend_columns(labels, figure.get_figwidth())
+    figure.legend(handles, shown, loc="outside lower center", ncols=columns, frameon=False)
+
+
+def _legend_columns(labels: Sequence[str], width: float) -> int:
+    """As many columns as fit a figure's width, in inches: matplotlib would cut them off."""
+    fit = int(width / (HANDLE + LETTER * max(map(len, labels))))
+    return max(1, min(fit, LEGEND_COLUMNS, len(labels)))
+
+
+def _look(index: int) -> dict[str, Any]:
+    turn = index // len(COLOURS)
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "linestyle": DASHES[turn % len(DASHES)],
+        "marker": MARKERS[turn % len(MARKERS)],
+        "markersize": 3.5,
+    }
+
+
+def _cell(report: Report, values: tuple[str, ...]) -> Cell:
+    point = tuple(zip((axis.key for axis in report.axes), values, strict=True))
+    return next(row.cell for row in report.summaries if row.cell.point == point)
+
+
+def _ends(found: Estimate) -> tuple[float, float]:
+    low = found.value if found.low is None else found.low
+    high = found.value if found.high is None else found.high
+    return 100 * low, 100 * high

@@ -1,0 +1,122 @@
+"""What one run of a grid came to: its learning curve and the numbers read off it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from drpo_cli.errors import UserError
+from drpo_cli.runs.records import read
+from drpo_cli.tools.compare.grid import Cell
+from drpo_cli.tools.compare.jobs import Job
+from drpo_cli.tools.compare.state import State, Status
+
+COLLAPSE = 0.5  # of the best held-out score: a last one below it is a collapse
+NOT_FINITE = re.compile(r"\b(nan|inf|non-finite|not finite)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run.
+
+    curve      (step, held-out avg@k in [0, 1]), the untrained model at step 0 first
+    collapsed  None when the run is neither finished nor failed for a numeric reason
+    """
+
+    cell: Cell
+    seed: int
+    folder: str
+    status: Status
+    reason: str
+    curve: tuple[tuple[int, float], ...]
+    collapsed: bool | None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has all its steps."""
+        return self.status == "finished"
+
+    @property
+    def final(self) -> float:
+        """Held-out score after the last step."""
+        return self.curve[-1][1]
+
+    @property
+    def best(self) -> tuple[int, float]:
+        """Step and value of the highest held-out score, the earliest where several tie."""
+        return max(self.curve, key=lambda point: point[1])
+
+    @property
+    def area(self) -> float:
+        """Area under the curve by the trapezoid rule, over its length: the mean score."""
+        pairs = list(zip(self.curve, self.curve[1:], strict=False))
+        total = sum((y + z) / 2 * (b - a) for (a, y), (b, z) in pairs)
+        return total / (self.curve[-1][0] - self.curve[0][0])
+
+    def reached(self, target: float) -> int | None:
+        """The first evaluated step with a score of at least the target."""
+        return next((step for step, score in self.curve if score >= target), None)
+
+    def as_dict(self, target: float | None) -> dict[str, Any]:
+        """Plain JSON values; numbers of the whole curve only of a finished run."""
+        values: dict[str, Any] = {
+            "cell": self.cell.label,
+            "seed": self.seed,
+            "folder": self.folder,
+            "status": self.status,
+            "reason": self.reason or None,
+            "collapsed": self.collapsed,
+            "curve": [list(point) for point in self.curve],
+        }
+        if self.finished:
+            step, best = self.best
+            values |= {"final": self.final, "best": best, "best_step": step, "area": self.area}
+            values |= {} if target is None else {"steps_to_target": self.reached(target)}
+        return values
+
+
+def result(job: Job, state: State) -> Result:
+    """Reads a run's metrics."""
+    records = read(job.folder.metrics)
+    curve = tuple((r["step"], r["held_out"]) for r in records if r.get("held_out") is not None)
+    return Result(
+        cell=job.cell,
+        seed=job.seed,
+        folder=job.folder.path.name,
+        status=state.status,
+        reason=state.reason,
+        curve=curve,
+        collapsed=_collapsed(state, curve, records, job.spec.train.updates_per_rollout),
+    )
+
+
+def require_same_problems(jobs: Sequence[Job]) -> None:
+    """Raises UserError when runs were scored on different held-out sets, as far as they say."""
+    first: dict[str, Job] = {}
+    for job in jobs:
+        for record in read(job.folder.metrics)[:1]:
+            if record.get("held_out_set") is not None:
+                first.setdefault(record["held_out_set"], job)
+    if len(first) > 1:
+        one, other, *_ = first.values()
+        raise UserError(
+            f"{one.folder.path} and {other.folder.path} were scored on different held-out "
+            f"problems, so the grid cannot be compared; did data or model change in between? "
+            f"Run the grid again with another --out"
+        )
+
+
+def _collapsed(
+    state: State,
+    curve: Sequence[tuple[int, float]],
+    records: Sequence[dict[str, Any]],
+    updates: int,
+) -> bool | None:
+    only_skipped = bool(records) and records[-1].get("skipped_updates", 0) >= updates
+    if state.status == "failed":
+        return True if only_skipped or NOT_FINITE.search(state.reason) else None
+    if state.status != "finished":
+        return None
+    return only_skipped or curve[-1][1] < COLLAPSE * max(score for _, score in curve)

@@ -1,0 +1,136 @@
+"""`drpo eval`: scores run folders, checkpoints and model folders on the same held-out problems."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from drpo_cli.errors import EXIT_USER_ERROR, UserError
+from drpo_cli.evaluate import compare
+from drpo_cli.evaluate.metrics import Evaluation, evaluation
+from drpo_cli.evaluate.results import problem_results
+from drpo_cli.plan import make_plan
+from drpo_cli.rewards.grading.grader import Grader
+from drpo_cli.rollout.engine.protocol import sample_groups
+from drpo_cli.runs.folder import RunFolder
+from drpo_cli.spec import load
+from drpo_cli.step import build as assemble
+from drpo_cli.step import checkpoint
+
+
+def evaluate(
+    targets: Sequence[str], spec_path: Path | None, samples: int | None, json_out: Path | None
+) -> int:
+    """Scores each target and prints the comparison; returns the exit code.
+
+    A run folder stands for its newest checkpoint: the best by held-out score would be chosen on
+    the very problems it is judged on. Raises UserError for a target that is none of the three.
+    """
+    spec_path = spec_path or _spec_of(targets)
+    console = Console()
+    found: dict[str, Evaluation] = {}
+    with tempfile.TemporaryDirectory(prefix="drpo-eval-") as scratch:
+        for i, target in enumerate(targets):
+            console.print(f"scoring {target} …", highlight=False)
+            model = _model_folder(Path(target), Path(scratch) / str(i))
+            out = Path(scratch) / f"{i}.json"
+            found[target] = _in_own_process(spec_path, model, samples, out)
+    console.print(compare.render(found))
+    for target, result in found.items():
+        if result.unscored:
+            text = f"{target}: {result.unscored} responses count as wrong: a reward failed on them"
+            console.print(text, highlight=False)
+    if json_out is not None:
+        json_out.write_text(json.dumps(compare.as_dict(found), indent=1))
+    for target in targets:
+        if (page := RunFolder(Path(target)).report).is_file():
+            console.print(f"report: {page}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def score(spec_path: Path, model: Path, samples: int | None) -> Evaluation:
+    """Samples and scores the spec's held-out problems with the model in a folder."""
+    spec = load(spec_path)
+    spec = replace(spec, model=spec.model.model_copy(update={"path": str(model)}))
+    plan = make_plan(spec, world=1)
+    held_out = assemble.data(plan, assemble.tokenizer(spec.model), rank=0).held_out
+    sampling = assemble.eval_sampling(spec, 0, samples=samples)
+    with Grader(spec.reward) as grader:
+        engine = assemble.engine(plan)
+        batch = grader.begin_totals(held_out, sampling.samples)
+        groups_P = sample_groups(engine, held_out, sampling, batch.finished)
+        engine.close()
+        graded = batch.graded()
+    if graded.fatal is not None:
+        raise UserError(graded.fatal)
+    results = problem_results(groups_P, graded.scores_P)
+    unscored = sum(len(scores.skipped) for scores in graded.scores_P)
+    return evaluation(results, spec.eval.threshold, unscored)
+
+
+def _in_own_process(spec_path: Path, model: Path, samples: int | None, out: Path) -> Evaluation:
+    # An engine does not give everything back when it closes: each target gets a fresh process,
+    # which `subprocess.run` ends when this one is interrupted.
+    log = Path(tempfile.gettempdir()) / f"drpo-eval-{os.getpid()}.log"
+    own = [spec_path, model, out, *([samples] if samples else [])]
+    with log.open("w") as stream:
+        done = subprocess.run(
+            [sys.executable, "-m", "drpo_cli.tools.evaluate", *map(str, own)],
+            stdout=stream,
+            stderr=stream,
+            check=False,
+        )
+    if done.returncode == EXIT_USER_ERROR:
+        raise UserError(out.read_text())
+    if done.returncode:
+        raise RuntimeError(f"scoring {model} ended with code {done.returncode}; its log is {log}")
+    log.unlink()
+    return Evaluation.from_json(out.read_text())
+
+
+def _main(spec_path: str, model: str, out: str, samples: str = "") -> int:
+    """Scores one target in this process; `out` gets the evaluation, or the user's mistake."""
+    try:
+        found = score(Path(spec_path), Path(model), int(samples) if samples else None)
+    except UserError as error:
+        Path(out).write_text(str(error))
+        return EXIT_USER_ERROR
+    Path(out).write_text(found.to_json())
+    return 0
+
+
+def _spec_of(targets: Sequence[str]) -> Path:
+    """The spec of the first target that belongs to a run."""
+    for target in targets:
+        path = Path(target).resolve()
+        for folder in (path, *path.parents[:2]):
+            if RunFolder(folder).exists():
+                return RunFolder(folder).spec
+    raise UserError(
+        f"none of {', '.join(targets)} is a run folder or one of its checkpoints, so there is no "
+        f"spec that says what to evaluate; give --spec RUN.toml"
+    )
+
+
+def _model_folder(target: Path, scratch: Path) -> Path:
+    """A Hugging Face folder with the target's weights."""
+    if (target / "config.json").is_file():
+        return target.resolve()
+    if not target.exists():
+        raise UserError(
+            f"{target} does not exist; name a run folder, a checkpoint or a model folder"
+        )
+    checkpoint.export(target, scratch)
+    return scratch
+
+
+if __name__ == "__main__":
+    sys.exit(_main(*sys.argv[1:]))

@@ -1,0 +1,65 @@
+"""`drpo init`: a run folder from a template."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from drpo_cli.errors import UserError
+from drpo_cli.spec import schema
+
+NOT_COPIED = ("__pycache__", "runs", "model", "models", schema.FILE)
+"""What runs and editors would leave inside a template."""
+
+
+def template_folder() -> Path:
+    """Where the templates are: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    shipped = package / "templates"
+    return shipped if shipped.is_dir() else package.parent / "templates"
+
+
+def templates(source: Path) -> dict[str, str]:
+    """Each template's name and the first line of its README."""
+    folders = sorted(path.parent for path in source.glob("*/run.toml"))
+    return {folder.name: _summary(folder / "README.md") for folder in folders}
+
+
+def init(folder: Path, template: str, source: Path) -> tuple[str, ...]:
+    """Copies a template to `folder`, all of it or nothing, and the spec's schema for editors.
+
+    The schema is that of what is installed here, so it comes from no template; returns what there
+    is to say of it. Raises UserError for an unknown template, or when `folder` holds something.
+    """
+    known = templates(source)
+    if template not in known:
+        close = difflib.get_close_matches(template, known, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise UserError(f"there is no template {template!r}; {hint}there are: {', '.join(known)}")
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+    if folder.exists() or folder.is_symlink():
+        raise UserError(f"{folder} exists and is not empty; choose another folder, or remove it")
+    try:
+        return _copy(source / template, folder)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror}; choose another") from error
+
+
+def _copy(template: Path, folder: Path) -> tuple[str, ...]:
+    parent = folder.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=parent) as unfinished:
+        copy = Path(unfinished, "copy")
+        shutil.copytree(template, copy, ignore=shutil.ignore_patterns(*NOT_COPIED))
+        warnings = schema.write(copy / schema.FILE)
+        os.rename(copy, folder)
+    return warnings
+
+
+def _summary(readme: Path) -> str:
+    lines = readme.read_text(encoding="utf-8").splitlines() if readme.is_file() else []
+    return next((line.lstrip("# ") for line in lines if line.strip()), "")

@@ -1,0 +1,1 @@
+"""`drpo runs`: lists runs, and says how two of them differ."""
