@@ -1,1 +1,1 @@
-"""From problems to prompts: mixes sources, holds problems out for evaluation, and serves batches."""
+"""From problems to prompts: mixes sources, holds problems out, and serves batches."""
