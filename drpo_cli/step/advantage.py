@@ -1,61 +1,54 @@
-"""From scored groups to what the trainer learns from: an advantage for every response token."""
+"""From scores to an advantage for every response token."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
 
 from drpo_cli.dist import World
+from drpo_cli.experience import Experience
 from drpo_cli.plugins import Selected
-from drpo_cli.trainer.critic import Critic, whitened
-from drpo_cli.trainer.pack import Sample, samples_of
-from drpo_cli.types import Group, Scores
+from drpo_cli.trainer.critic import Critic, whiten
+
+V = TypeVar("V")
 
 
-def credited(
-    groups_P: Sequence[Group],
-    scores_P: Sequence[Scores],
-    advantage: Selected,
-    critic: Critic | None,
-    world: World,
-) -> list[Sample]:
-    """The rollouts of all groups in order, with their advantages. Collective."""
-    samples = samples_of(groups_P)
-    if getattr(advantage.module, "TOKEN_LEVEL", False):
-        if critic is None:
-            raise ValueError(f"advantage {advantage.type!r} without a critic: the rules refuse it")
-        samples = _with_values(samples, scores_P, advantage, critic, world)
-    else:
-        flat = [adv for adv_G in _of_groups(scores_P, advantage, world) for adv in adv_G]
-        samples = [
-            replace(sample, advantages=(adv,) * len(sample.response_ids))
-            for sample, adv in zip(samples, flat, strict=True)
-        ]
-    kept = _kept(scores_P)
-    return [replace(sample, kept=keep) for sample, keep in zip(samples, kept, strict=True)]
+def with_advantages(
+    exp: Experience, advantage: Selected, critic: Critic | None, world: World
+) -> Experience:
+    """Adds the advantages: the group's baseline, repeated per token, or a critic's per token.
+
+    Rows without a score get 0 from a group advantage, and take no part in any. Collective.
+    """
+    if not getattr(advantage.module, "TOKEN_LEVEL", False):
+        adv_S = torch.tensor(_of_groups(exp, advantage, world), dtype=torch.float64)
+        return replace(exp, advantage_T=exp.repeat(adv_S))
+    if critic is None:
+        raise ValueError(f"advantage {advantage.type!r} needs a critic; the rules refuse this spec")
+    return _from_values(exp, advantage, critic, world)
 
 
-def _kept(scores_P: Sequence[Scores]) -> list[bool]:
-    return [i not in scores.skipped for scores in scores_P for i in range(len(scores.total_G))]
-
-
-def _of_groups(
-    scores_P: Sequence[Scores], advantage: Selected, world: World
-) -> Iterator[list[float]]:
-    """Each group's advantages: 0 for skipped samples, and where too few are left to compare."""
+def _of_groups(exp: Experience, advantage: Selected, world: World) -> list[float]:
+    """The advantage of each row: 0 without a score, and where too few of a group have one."""
     smallest = getattr(advantage.config, "min_group", getattr(advantage.module, "MIN_GROUP", 1))
-    totals_P = [scores.kept_totals for scores in scores_P]
-    large = [totals for totals in totals_P if len(totals) >= smallest]
-    found = iter(_of_all_ranks(large, advantage, world))
-    for scores, totals in zip(scores_P, totals_P, strict=True):
-        left = iter(next(found) if len(totals) >= smallest else [0.0] * len(totals))
-        yield [0.0 if i in scores.skipped else next(left) for i in range(len(scores.total_G))]
+    scores_PG = [
+        [score for score, scored in rows if scored]
+        for rows in _by_group(exp, zip(exp.score_S.tolist(), exp.scored_S.tolist(), strict=True))
+    ]
+    found = iter(_of_all_ranks([s for s in scores_PG if len(s) >= smallest], advantage, world))
+    adv_PG = [next(found) if len(s) >= smallest else [0.0] * len(s) for s in scores_PG]
+    scored_adv = iter([adv for adv_G in adv_PG for adv in adv_G])
+    return [next(scored_adv) if scored else 0.0 for scored in exp.scored_S.tolist()]
 
 
 def _of_all_ranks(
     scores_PG: Sequence[Sequence[float]], advantage: Selected, world: World
 ) -> list[list[float]]:
-    """This rank's advantages, which may depend on every rank's scores."""
+    """The advantages of this rank's groups; they may depend on the scores of every rank."""
     parts = world.gather_objects([list(scores_G) for scores_G in scores_PG])
     first = sum(len(part) for part in parts[: world.rank])
     everyone = [scores_G for part in parts for scores_G in part]
@@ -63,34 +56,27 @@ def _of_all_ranks(
     return adv_PG[first : first + len(scores_PG)]
 
 
-def _with_values(
-    samples: Sequence[Sample],
-    scores_P: Sequence[Scores],
-    advantage: Selected,
-    critic: Critic,
-    world: World,
-) -> list[Sample]:
-    values = critic.values(samples)
-    left = iter(values)
-    scores_PG = [scores.total_G for scores in scores_P]
-    values_PG = [[next(left) for _ in scores_G] for scores_G in scores_PG]
+def _from_values(exp: Experience, advantage: Selected, critic: Critic, world: World) -> Experience:
+    """Advantages from a critic's values, with the values and returns that the critic learns."""
+    value_T = critic.values(exp)
+    values_PG = _by_group(exp, [value.tolist() for value in exp.split(value_T)])
+    scores_PG = _by_group(exp, exp.score_S.tolist())
     adv_PG = advantage.module.advantages(advantage.config, scores_PG, values_PG)
-    adv_SR = [tuple(adv_R) for adv_G in adv_PG for adv_R in adv_G]
-    shown_SR = _whitened(adv_SR, _kept(scores_P), world) if critic.settings.whiten else adv_SR
-    return [
-        replace(
-            sample,
-            advantages=shown_R,
-            values=value_R,
-            returns=tuple(a + v for a, v in zip(adv_R, value_R, strict=True)),
-        )
-        for sample, shown_R, adv_R, value_R in zip(samples, shown_SR, adv_SR, values, strict=True)
-    ]
+    flat = [adv for adv_G in adv_PG for adv_row in adv_G for adv in adv_row]
+    adv_T = torch.tensor(flat, dtype=torch.float64)
+    shown_T = _whiten_scored(exp, adv_T, world) if critic.settings.whiten else adv_T
+    return replace(exp, advantage_T=shown_T, value_T=value_T, return_T=adv_T + value_T)
 
 
-def _whitened(
-    adv_SR: Sequence[tuple[float, ...]], kept: Sequence[bool], world: World
-) -> list[tuple[float, ...]]:
-    """Whitened over the samples that are learned from; the others stay as they are."""
-    shown = iter(whitened([adv_R for adv_R, keep in zip(adv_SR, kept, strict=True) if keep], world))
-    return [next(shown) if keep else adv_R for adv_R, keep in zip(adv_SR, kept, strict=True)]
+def _whiten_scored(exp: Experience, adv_T: Tensor, world: World) -> Tensor:
+    """Whitens over the rows that have a score; the others stay as they are."""
+    scored_T = exp.repeat(exp.scored_S)
+    whitened_T = adv_T.clone()
+    whitened_T[scored_T] = whiten(adv_T[scored_T], world)
+    return whitened_T
+
+
+def _by_group(exp: Experience, values_S: Iterable[V]) -> list[list[V]]:
+    """One value per row as a list per group."""
+    left = iter(values_S)
+    return [[next(left) for _ in range(size)] for size in torch.bincount(exp.group_S).tolist()]

@@ -10,7 +10,7 @@ from drpo_cli.dist import World
 from drpo_cli.errors import UserError
 from drpo_cli.plan import Plan
 from drpo_cli.rollout.engine.precision import Precision
-from drpo_cli.rollout.engine.protocol import EngineContext, EngineProtocol, Sampling, seed_of
+from drpo_cli.rollout.engine.protocol import EngineContext, EngineProtocol
 from drpo_cli.settings import ModelSettings, ObjectiveSettings, RolloutSettings
 from drpo_cli.spec import Spec
 
@@ -64,33 +64,6 @@ def data(plan: Plan, tokenizer: Any, rank: int) -> Data:
     batching = Batching(rollout.prompts_per_step, spec.run.seed, rank, plan.world)
     prompts = Prompts(tokenizer, context_length(plan) - longest)
     return open_data(spec.data, spec.eval_data, spec.eval, prompts, batching)
-
-
-def train_sampling(spec: Spec, *key: object) -> Sampling:
-    """Training's sampling, seeded by the run's seed and `key`."""
-    rollout = rollout_settings(spec)
-    return Sampling(
-        samples=rollout.samples_per_prompt,
-        max_new_tokens=rollout.max_new_tokens,
-        temperature=rollout.temperature,
-        seed=seed_of(spec.run.seed, *key),
-        stop=rollout.stop,
-        top_p=rollout.top_p,
-        top_k=rollout.top_k,
-        min_p=rollout.min_p,
-    )
-
-
-def eval_sampling(spec: Spec, *key: object, samples: int | None = None) -> Sampling:
-    """Evaluation's sampling; seeded apart from the run's seed, so that targets compare."""
-    rollout = rollout_settings(spec)
-    return Sampling(
-        samples=samples or spec.eval.samples_per_prompt,
-        max_new_tokens=spec.eval.max_new_tokens or rollout.max_new_tokens,
-        temperature=spec.eval.temperature or rollout.temperature,
-        seed=seed_of("eval", *key),
-        stop=rollout.stop,
-    )
 
 
 def trainer(plan: Plan, world: World) -> Any:

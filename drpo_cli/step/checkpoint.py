@@ -13,7 +13,7 @@ import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -25,9 +25,16 @@ from torch.optim import AdamW
 
 from drpo_cli.dist import World
 from drpo_cli.errors import UserError
+from drpo_cli.evaluate.results import HeldOut
+from drpo_cli.runs.alerts import watched
 from drpo_cli.runs.checkpoints import MARKER, checkpoint_bytes, complete, latest, read
+from drpo_cli.runs.records import Records
+from drpo_cli.runs.records import read as read_records
 from drpo_cli.trainer import optim
 from drpo_cli.trainer.step import Trainer
+
+if TYPE_CHECKING:
+    from drpo_cli.step.run import Run
 
 WEIGHT_PREFIX = "model.lm."  # of a weight's name in the distributed checkpoint
 CRITIC_PREFIX = "critic."
@@ -112,6 +119,39 @@ class Checkpoints:
                 f"{needed / 2**30:.2f} GiB; free some space or lower checkpoint.keep, then go on "
                 f"with --resume"
             )
+
+
+def save_if_due(r: Run, step: int, held_out: HeldOut | None) -> None:
+    """Saves a checkpoint if the spec asks for one now, after the last step, and before a stop.
+
+    Agrees with all ranks whether the run was asked to stop. Collective.
+    """
+    every, last = r.spec.checkpoint.every, step == r.spec.run.steps
+    r.stopping = r.stop.agree(r.world)
+    if last or r.stopping or (every > 0 and step % every == 0):
+        state = {
+            "score": held_out.score.value if held_out else None,
+            "data": r.data.stream.state_dict(),
+            "gap_floor": r.sync.floor,
+            "dtype": r.spec.model.dtype,
+        }
+        r.checkpoints.save(step, r.trainer, r.tokenizer, state)
+
+
+def restore(r: Run) -> None:
+    """Continues from the newest whole checkpoint, if there is one, and drops later records."""
+    found = complete(r.folder.checkpoints)
+    if found:
+        record = r.checkpoints.load(found[-1], r.trainer)
+        r.data.stream.load_state_dict(record["data"])
+        r.sync.floor = record["gap_floor"]
+        r.done = record["step"]
+        r.say(f"resumed after step {r.done}", resumed=r.done)
+    if r.world.rank == 0:
+        files = r.folder
+        for file in (files.metrics, files.held_out, files.samples, files.quarantine):
+            Records(file).rewind(r.done if found else -1)
+        r.alerts = watched(read_records(files.metrics))
 
 
 def export(checkpoint: Path, folder: Path) -> None:

@@ -11,27 +11,29 @@ from drpo_cli.types import Group, Scores
 
 if TYPE_CHECKING:
     from drpo_cli.dist import World
+    from drpo_cli.experience import Experience
     from drpo_cli.rewards.grading.grader import Usage
 
 
-def rollout_metrics(
-    groups_P: Sequence[Group], scores_P: Sequence[Scores], world: World
-) -> dict[str, Any]:
+def rollout_metrics(exp: Experience, scores_P: Sequence[Scores], world: World) -> dict[str, Any]:
     """Rewards, groups without a learning signal, lengths and truncation; collective.
 
-    Totals are those of samples that were not skipped, and None where there is none. A reward's mean
-    is over the samples it has a value of; one without any in the step is left out.
+    Total rewards are those that training sees, of rows that have one; None if there is none. A
+    reward's mean is over the samples it has a value of; one without any in the step is left out.
     """
-    rollouts = [rollout for group in groups_P for rollout in group.rollouts_G]
-    kept_P = [_kept(scores) for scores in scores_P]
-    totals = [score for kept_G in kept_P for score in kept_G]
+    total_S, scored_S = exp.score_S.tolist(), exp.scored_S.tolist()
+    totals = [total for total, scored in zip(total_S, scored_S, strict=True) if scored]
+    by_group: dict[int, set[float]] = {group: set() for group in exp.group_S.tolist()}
+    for group, total, scored in zip(exp.group_S.tolist(), total_S, scored_S, strict=True):
+        if scored:
+            by_group[group].add(total)
     means = _means(
         {
             "reward": totals,
-            "square": [score**2 for score in totals],
-            "zero_advantage_groups": [len(set(kept_G)) <= 1 for kept_G in kept_P],
-            "response_length": [len(rollout.token_ids) for rollout in rollouts],
-            "truncated_share": [rollout.truncated for rollout in rollouts],
+            "square": [total**2 for total in totals],
+            "zero_advantage_groups": [len(different) <= 1 for different in by_group.values()],
+            "response_length": exp.lengths_S.tolist(),
+            "truncated_share": exp.truncated_S.tolist(),
         },
         world,
     )
@@ -41,7 +43,7 @@ def rollout_metrics(
         **means,
         "reward_std": std,
         "rewards": _means(_by_reward(scores_P), world),
-        "skipped_samples": int(world.sum([sum(len(s.skipped) for s in scores_P)])[0]),
+        "skipped_samples": int(world.sum([scored_S.count(False)])[0]),
     }
 
 
@@ -73,9 +75,18 @@ def generated_tokens(groups_P: Sequence[Group], world: World) -> float:
 
 
 def sample_records(
-    step: int, groups_P: Sequence[Group], scores_P: Sequence[Scores], count: int | None
+    step: int,
+    groups_P: Sequence[Group],
+    scores_P: Sequence[Scores],
+    exp: Experience,
+    count: int | None,
 ) -> list[dict[str, Any]]:
-    """A step's groups as lines of samples.jsonl, one a rollout: the first `count`, or all."""
+    """A step's groups as lines of samples.jsonl, one per rollout: the first `count`, or all.
+
+    `reward` is the total that training saw; None for a sample that was skipped.
+    """
+    totals = zip(exp.score_S.tolist(), exp.scored_S.tolist(), strict=True)
+    reward_S = iter([total if scored else None for total, scored in totals])
     return [
         {
             "step": step,
@@ -87,16 +98,12 @@ def sample_records(
             "completion": rollout.text,
             "truncated": rollout.truncated,
             "tokens": len(rollout.token_ids),
-            "reward": None if i in scores.skipped else scores.total_G[i],
+            "reward": next(reward_S),
             "rewards": {name: values[i] for name, values in scores.by_reward.items()},
         }
         for group, scores in list(zip(groups_P, scores_P, strict=True))[:count]
         for i, rollout in enumerate(group.rollouts_G)
     ]
-
-
-def _kept(scores: Scores) -> list[float]:
-    return [total for i, total in enumerate(scores.total_G) if i not in scores.skipped]
 
 
 def _by_reward(scores_P: Sequence[Scores]) -> dict[str, list[float]]:

@@ -1,31 +1,33 @@
-"""What training makes of responses that ran, or nearly ran, out of tokens."""
+"""What training makes of responses that ran, or nearly ran, out of tokens (`train.overlong`).
+
+Evaluation, dynamic sampling and the curriculum see the scores as the rewards gave them.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from drpo_cli.types import Group, Scores
+from drpo_cli.experience import Experience
+from drpo_cli.settings import TrainSettings
 
-BUFFER_SHARE = 5  # of the longest response, where the spec does not say (DAPO: 4,096 of 20,480)
+BUFFER_SHARE = 5  # of the longest response, where the spec sets none (DAPO: 4,096 of 20,480)
 
 
-def shaped(group: Group, scores: Scores, handling: str, longest: int, buffer: int | None) -> Scores:
-    """The scores that training sees; evaluation sees the ones it was given.
+def with_overlong(exp: Experience, settings: TrainSettings, longest: int) -> Experience:
+    """Shapes the scores of overlong responses, or takes their losses out.
 
-    zero  the total of a truncated response is 0
-    soft  with n = |y|, L = `longest` and b = `buffer`, all in tokens, a response of n > L − b gets
-          (L − b − n) / b on top of its total: DAPO, arXiv 2503.14476, Eq. 13
+    keep  nothing changes
+    zero  the score of a truncated response is 0
+    soft  with n = |y|, L = `longest` and b = `train.overlong_buffer`, all in tokens, the score of
+          a response with n > L − b changes by (L − b − n) / b: DAPO, arXiv 2503.14476, Eq. 13
+    mask  a truncated response has no loss; its score still counts in its group's baseline
     """
-    if handling == "zero":
-        kept = [not rollout.truncated for rollout in group.rollouts_G]
-        total_G = tuple(t if keep else 0.0 for t, keep in zip(scores.total_G, kept, strict=True))
-    elif handling == "soft":
-        buffer = buffer or max(1, longest // BUFFER_SHARE)
-        over_G = [len(r.token_ids) - (longest - buffer) for r in group.rollouts_G]
-        total_G = tuple(
-            total - max(0, over) / buffer
-            for total, over in zip(scores.total_G, over_G, strict=True)
-        )
-    else:
-        return scores
-    return replace(scores, total_G=total_G)
+    if settings.overlong == "zero":
+        return replace(exp, score_S=exp.score_S.masked_fill(exp.truncated_S, 0.0))
+    if settings.overlong == "soft":
+        buffer = settings.overlong_buffer or max(1, longest // BUFFER_SHARE)
+        over_S = (exp.lengths_S - (longest - buffer)).clamp(min=0)
+        return replace(exp, score_S=exp.score_S - over_S.double() / buffer)
+    if settings.overlong == "mask":
+        return replace(exp, loss_mask_T=exp.loss_mask_T & ~exp.repeat(exp.truncated_S))
+    return exp

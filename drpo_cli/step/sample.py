@@ -1,83 +1,153 @@
-"""Samples responses and has the rewards grade them meanwhile, on this rank."""
+"""Samples responses, has the rewards score them, and chooses the groups that a step learns from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
+from drpo_cli.dist import World
 from drpo_cli.errors import UserError
-from drpo_cli.evaluate.metrics import right_samples
-from drpo_cli.evaluate.results import problem_results
-from drpo_cli.rewards.grading.grader import Batch, Graded, Grader
-from drpo_cli.rollout.engine.protocol import EngineProtocol, Sampling, sample_groups
+from drpo_cli.evaluate.metrics import is_right
+from drpo_cli.rewards.grading.grader import Batch, Graded, Usage
+from drpo_cli.rollout.engine.protocol import Sampling, sample_groups, seed_of
 from drpo_cli.runs.records import Records
 from drpo_cli.spec import Spec
-from drpo_cli.step import build as assemble
-from drpo_cli.step.overlong import shaped
-from drpo_cli.types import Group, Prompt
+from drpo_cli.step.build import rollout_settings
+from drpo_cli.types import Group, Scores
 
+if TYPE_CHECKING:
+    from drpo_cli.step.run import Run
+
+PROBE_PROMPTS = 8  # prompts sampled, one response each, to measure a gap outside a step
 PROBE_TOKENS = 32
 
-Phase = Callable[[str], AbstractContextManager[None]]
+Scored = tuple[Group, Scores]
 
 
-@dataclass(frozen=True)
-class Sampler:
-    """An engine and the rewards that grade what comes out of it; failed calls go on record."""
+def sample(r: Run, step: int, round_: int) -> tuple[list[Group], Batch]:
+    """Samples a group of responses to each of this rank's next prompts, with log μ per token.
 
-    spec: Spec
-    engine: EngineProtocol
-    grader: Grader
-    rank: int
-    quarantine: Records
+    Every response goes to the rewards as soon as it ends; the batch collects their scores.
+    `round_` counts the batches of one step from 0 (dynamic sampling).
+    """
+    key = (step, r.world.rank, *([round_] if round_ else []))
+    sampling, prompts_P = train_sampling(r.spec, *key), r.data.stream.next()
+    batch = r.grader.begin(prompts_P, sampling.samples, step)
+    return sample_groups(r.engine, prompts_P, sampling, batch.finished), batch
 
-    def draw(
-        self, step: int, prompts: Callable[[], list[Prompt]], phase: Phase, round_: int
-    ) -> tuple[list[Group], Graded]:
-        """Training rollouts of the next prompts; the phase `reward` is what sampling did not hide.
 
-        Raises UserError when a reward fails in a way that ends the run.
+def score(batch: Batch, quarantine: Records | None, step: int) -> Graded:
+    """Waits for the rewards that are still at work; failed calls go to `quarantine`, if given.
+
+    Raises UserError if a reward failed in a way that ends the run.
+    """
+    graded = batch.graded()
+    if graded.quarantine and quarantine is not None:
+        quarantine.extend({"step": step, **record} for record in graded.quarantine)
+    if graded.fatal is not None:
+        raise UserError(graded.fatal)
+    return graded
+
+
+class Draws:
+    """This rank's scored groups of a step: one batch of prompts, or more with dynamic sampling.
+
+    Dynamic sampling of DAPO (arXiv 2503.14476, §3.2): while rounds are left, groups whose scores
+    are all equal are replaced, since their advantages are 0. The filter sees the scores as the
+    rewards gave them: overlong shaping would make groups look different that are not.
+
+    drawn   every group sampled for the step, used or not, with its scores
+    usage   what each reward did for it
+    rounds  batches of prompts sampled so far
+    """
+
+    def __init__(self, further_rounds: int, world: World) -> None:
+        self.drawn: list[Scored] = []
+        self.usage: dict[str, Usage] = {}
+        self.rounds = 0
+        self._further_rounds = further_rounds
+        self._world = world
+
+    def add(self, groups_P: Sequence[Group], graded: Graded) -> None:
+        """Adds a batch."""
+        self.drawn += zip(groups_P, graded.scores_P, strict=True)
+        self.rounds += 1
+        for name, usage in graded.usage.items():
+            self.usage.setdefault(name, Usage()).merge(usage)
+
+    def wanted(self) -> bool:
+        """Whether another batch is needed; every rank samples as many as the neediest. Collective.
+
+        Without dynamic sampling one batch is enough, and nothing is exchanged.
         """
-        key = (step, self.rank, *([round_] if round_ else []))
-        sampling, prompts_P = assemble.train_sampling(self.spec, *key), prompts()
-        batch = self.grader.begin(prompts_P, sampling.samples, step)
-        with phase("rollout"):
-            groups_P = sample_groups(self.engine, prompts_P, sampling, batch.finished)
-        with phase("reward"):
-            graded = self._graded(batch, step)
-        train, longest = self.spec.train, sampling.max_new_tokens
-        scores_P = [
-            shaped(group, scores, train.overlong, longest, train.overlong_buffer)
-            for group, scores in zip(groups_P, graded.scores_P, strict=True)
-        ]
-        return groups_P, replace(graded, scores_P=scores_P)
+        if not self.rounds or not self._further_rounds:
+            return not self.rounds
+        if self.rounds > self._further_rounds:
+            return False
+        missing = self._size - sum(teaches(scores) for _, scores in self.drawn)
+        return self._world.max([missing])[0] > 0
 
-    def held_out(self, prompts_P: Sequence[Prompt], step: int) -> tuple[list[list[bool]], int]:
-        """Which responses to each held-out problem are right; how many are wrong unscored."""
-        sampling = assemble.eval_sampling(self.spec, self.rank)
-        batch = self.grader.begin_totals(prompts_P, sampling.samples)
-        groups_P = sample_groups(self.engine, prompts_P, sampling, batch.finished)
-        scores_P = self._graded(batch, step).scores_P
-        results, threshold = problem_results(groups_P, scores_P), self.spec.eval.threshold
-        unscored = sum(len(scores.skipped) for scores in scores_P)
-        return [right_samples(result, threshold) for result in results], unscored
+    def chosen(self) -> tuple[list[Group], list[Scores]]:
+        """The groups of the step; where too few teach, the first of the others fill it up."""
+        if not self._further_rounds:
+            used = self.drawn
+        else:
+            useful = [pair for pair in self.drawn if teaches(pair[1])]
+            flat = [pair for pair in self.drawn if not teaches(pair[1])]
+            used = (useful + flat)[: self._size]
+        return [group for group, _ in used], [scores for _, scores in used]
 
-    def probe(self, prompts_P: Sequence[Prompt]) -> list[Group]:
-        """One short response to each prompt, to measure a gap on; nobody grades it."""
-        return sample_groups(self.engine, prompts_P, self.probe_sampling())
+    def pass_rates(self, threshold: float) -> dict[str, float]:
+        """The share of right responses to every prompt drawn, by its id. Collective."""
+        own = {
+            group.prompt.id: sum(is_right(total, threshold) for total in totals) / len(totals)
+            for group, scores in self.drawn
+            if (totals := scores.kept_totals)
+        }
+        return {id: rate for rates in self._world.gather_objects(own) for id, rate in rates.items()}
 
-    def probe_sampling(self) -> Sampling:
-        """How a probe samples."""
-        sampling = assemble.train_sampling(self.spec, "probe", self.rank)
-        length = min(PROBE_TOKENS, sampling.max_new_tokens)
-        return replace(sampling, samples=1, max_new_tokens=length)
+    def metrics(self) -> dict[str, float]:
+        """What dynamic sampling cost and reached, over all ranks; empty without it. Collective."""
+        if not self._further_rounds:
+            return {}
+        _, scores_P = self.chosen()
+        flat = sum(not teaches(scores) for scores in scores_P)
+        dropped, missing = self._world.sum([len(self.drawn) - len(scores_P), flat])
+        return {
+            "sampling_rounds": float(self.rounds),
+            "dropped_groups": dropped,
+            "missing_groups": missing,
+        }
 
-    def _graded(self, batch: Batch, step: int) -> Graded:
-        """Waits for the rewards; what failed is on record before it ends the run."""
-        graded = batch.graded()
-        if graded.quarantine:
-            self.quarantine.extend({"step": step, **record} for record in graded.quarantine)
-        if graded.fatal is not None:
-            raise UserError(graded.fatal)
-        return graded
+    @property
+    def _size(self) -> int:
+        """The groups of one batch, which is what a step uses."""
+        return len(self.drawn) // self.rounds
+
+
+def teaches(scores: Scores) -> bool:
+    """Whether the responses of a group differ in their score, so that advantages are not all 0."""
+    return len(set(scores.kept_totals)) > 1
+
+
+def train_sampling(spec: Spec, *key: object) -> Sampling:
+    """Training's sampling, seeded by the run's seed and `key`."""
+    rollout = rollout_settings(spec)
+    return Sampling(
+        samples=rollout.samples_per_prompt,
+        max_new_tokens=rollout.max_new_tokens,
+        temperature=rollout.temperature,
+        seed=seed_of(spec.run.seed, *key),
+        stop=rollout.stop,
+        top_p=rollout.top_p,
+        top_k=rollout.top_k,
+        min_p=rollout.min_p,
+    )
+
+
+def probe_sampling(spec: Spec, rank: int) -> Sampling:
+    """One short response per prompt, to measure the gap between engine and trainer on."""
+    sampling = train_sampling(spec, "probe", rank)
+    length = min(PROBE_TOKENS, sampling.max_new_tokens)
+    return replace(sampling, samples=1, max_new_tokens=length)

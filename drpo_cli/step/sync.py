@@ -17,18 +17,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from drpo_cli.dist import World, local
 from drpo_cli.errors import UserError
+from drpo_cli.experience import Experience
 from drpo_cli.rollout.engine.precision import Precision, rounded
 from drpo_cli.rollout.engine.protocol import EngineProtocol, Sampling, sample_groups
+from drpo_cli.step.sample import PROBE_PROMPTS, probe_sampling
 from drpo_cli.trainer.model import Policy
-from drpo_cli.trainer.pack import samples_of
 from drpo_cli.trainer.step import Trainer
 from drpo_cli.types import Group, Prompt
+
+if TYPE_CHECKING:
+    from drpo_cli.step.run import Run
 
 REHEARSAL_SCALE = 0.1  # relative size of the disturbance of each weight
 CEILING = {"float32": 1e-3, "bfloat16": 0.15}  # mean |log π − log μ| no sound pair exceeds
@@ -65,6 +70,30 @@ def trainer_weights(
         names, weights = zip(*bucket, strict=True)
         shards = [precision.of(n, local(w)) for n, w in zip(names, weights, strict=True)]
         yield from zip(names, world.gather_rows(shards, [w.shape for w in weights]), strict=True)
+
+
+def prove_sync(r: Run) -> None:
+    """Rehearses the sync, pushes the weights that the run starts from, sets the noise floor."""
+    r.say("proving the weight sync …")
+    prompts_P = r.data.held_out[:PROBE_PROMPTS]
+    r.sync.prove(r.done, prompts_P, probe_sampling(r.spec, r.world.rank))
+
+
+def check_sync(r: Run, groups_P: Sequence[Group]) -> float:
+    """Replays one group: did the weights of the last push really sample it? The gap it leaves."""
+    return r.sync.check(groups_P[:1], f"after sync {r.sync.version}")
+
+
+def push(r: Run, step: int) -> None:
+    """Brings the step's weights into the engine; the last ones are checked at once.
+
+    Earlier ones are checked on what the next step samples, before it learns anything.
+    """
+    r.sync.push(version=step)
+    if step == r.spec.run.steps:
+        prompts_P = r.data.held_out[:PROBE_PROMPTS]
+        groups_P = sample_groups(r.engine, prompts_P, probe_sampling(r.spec, r.world.rank))
+        r.sync.check(groups_P, f"after sync {step}")
 
 
 class WeightSync:
@@ -108,11 +137,13 @@ class WeightSync:
         return beyond if self.precision.rounding is None else self.gap(groups_P)
 
     def gap(self, groups_P: Sequence[Group]) -> float:
-        """Mean |log π − log μ| over the groups of all ranks, log π replayed now."""
-        samples = samples_of(groups_P)
-        old_T = torch.tensor([logp for s in samples for logp in s.old_logps], dtype=torch.float64)
-        logp_T = torch.cat([torch.empty(0), *self.trainer.replay(samples)])
-        difference_T = (logp_T.double() - old_T).abs()
+        """Mean |log π − log μ| over the sampled tokens of all ranks, log π replayed now.
+
+        Collective.
+        """
+        exp = Experience.of(groups_P)
+        logp_T = self.trainer.replay(exp).double()
+        difference_T = (logp_T - exp.logp_mu_T).abs()[exp.loss_mask_T]
         total, count = self.trainer.world.sum([float(difference_T.sum()), len(difference_T)])
         return total / max(1.0, count)
 

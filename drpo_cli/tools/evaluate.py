@@ -16,14 +16,13 @@ from rich.console import Console
 from drpo_cli.errors import EXIT_USER_ERROR, UserError
 from drpo_cli.evaluate import compare
 from drpo_cli.evaluate.metrics import Evaluation, evaluation
-from drpo_cli.evaluate.results import problem_results
 from drpo_cli.plan import make_plan
 from drpo_cli.rewards.grading.grader import Grader
-from drpo_cli.rollout.engine.protocol import sample_groups
 from drpo_cli.runs.folder import RunFolder
 from drpo_cli.spec import load
 from drpo_cli.step import build as assemble
 from drpo_cli.step import checkpoint
+from drpo_cli.step.evaluate import eval_sampling, held_out_results
 
 
 def evaluate(
@@ -62,17 +61,11 @@ def score(spec_path: Path, model: Path, samples: int | None) -> Evaluation:
     spec = replace(spec, model=spec.model.model_copy(update={"path": str(model)}))
     plan = make_plan(spec, world=1)
     held_out = assemble.data(plan, assemble.tokenizer(spec.model), rank=0).held_out
-    sampling = assemble.eval_sampling(spec, 0, samples=samples)
+    sampling = eval_sampling(spec, 0, samples=samples)
     with Grader(spec.reward) as grader:
         engine = assemble.engine(plan)
-        batch = grader.begin_totals(held_out, sampling.samples)
-        groups_P = sample_groups(engine, held_out, sampling, batch.finished)
+        results, unscored = held_out_results(engine, grader, held_out, sampling, None, step=0)
         engine.close()
-        graded = batch.graded()
-    if graded.fatal is not None:
-        raise UserError(graded.fatal)
-    results = problem_results(groups_P, graded.scores_P)
-    unscored = sum(len(scores.skipped) for scores in graded.scores_P)
     return evaluation(results, spec.eval.threshold, unscored)
 
 

@@ -59,7 +59,7 @@ def packed_attention(
             q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=True
         )
         outputs.append(out.transpose(1, 2).flatten(0, 1))
-    return _take(torch.cat(outputs), layout.inverse_T)[None], None
+    return _take(torch.cat(outputs), layout.inverse_I)[None], None
 
 
 def _batches(part: Tensor, index_N: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
@@ -70,9 +70,9 @@ def _batches(part: Tensor, index_N: Tensor, shapes: Sequence[tuple[int, int]]) -
     ]
 
 
-def _take(x_THD: Tensor, index_N: Tensor) -> Tensor:
+def _take(x_IHD: Tensor, index_N: Tensor) -> Tensor:
     """Row `index_N[n]` of x as row n, [N, H, Dh]."""
-    return take(x_THD.flatten(1), index_N).unflatten(1, x_THD.shape[1:])
+    return take(x_IHD.flatten(1), index_N).unflatten(1, x_IHD.shape[1:])
 
 
 AttentionInterface.register(NAME, packed_attention)

@@ -1,46 +1,50 @@
-"""Samples through a model in packed micro-batches, in step with all ranks."""
+"""Cuts an update into packed micro-batches, the same number on every rank, and replays a model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from drpo_cli.dist import World
+from drpo_cli.experience import Experience
 from drpo_cli.trainer.model import reshard
-from drpo_cli.trainer.pack import Sample, bins, bundles, pack, packed_length
+from drpo_cli.trainer.pack import bins, bundles, pack, packed_length
 
 
-def microbatches(
-    samples: Sequence[Sample], budget: int, world: World, token_cost: float
-) -> list[list[int]]:
-    """Indices of the samples of each pass, at most `budget` tokens each.
+def microbatches(exp: Experience, budget: int, world: World, token_cost: float) -> list[list[int]]:
+    """The rows of each forward pass, at most `budget` tokens each.
 
-    `token_cost` is the model's own. Every rank gets the same number of passes, as FSDP's
-    collectives require. Collective.
+    `token_cost` is the model's own (`sharing.token_cost`). Every rank gets the same number of
+    passes, as FSDP's collectives require. Collective.
     """
-    bundled = bundles(samples, budget, token_cost)
-    lengths = [packed_length([samples[i] for i in bundle]) for bundle in bundled]
+    bundled = bundles(exp, budget, token_cost)
+    responses = exp.lengths_S.tolist()
+    lengths = [
+        packed_length(len(exp.prompt_ids_S[bundle[0]]), [responses[row] for row in bundle])
+        for bundle in bundled
+    ]
     needed = int(world.max([len(bins(lengths, budget))])[0])
     parts = bins(lengths, budget, at_least=max(1, needed))
-    return [[i for at in part for i in bundled[at]] for part in parts]
+    return [[row for at in part for row in bundled[at]] for part in parts]
 
 
 @torch.no_grad()
-def replay(model: Any, samples: Sequence[Sample], budget: int, world: World) -> list[Tensor]:
-    """A sharded model's output for each sample's response tokens, on the CPU. Collective.
+def replay(model: Any, exp: Experience, budget: int, world: World) -> Tensor:
+    """A sharded model's output at every response token, masked or not: [T], float32, on the CPU.
 
-    The model maps a packed micro-batch to one value [R] a response token, or to several such
-    columns, of which the first counts.
+    The model maps a packed micro-batch to one value per response token, or to several such
+    columns, of which the first counts. Collective.
     """
-    by_sample: dict[int, Tensor] = {}
-    for part in microbatches(samples, budget, world, model.token_cost):
-        chosen = [samples[i] for i in part]
-        found = model(pack(chosen, world.device, token_cost=model.token_cost))
-        value_R = (found[0] if isinstance(found, tuple) else found).cpu()
-        sizes = [len(samples[i].response_ids) for i in part]
-        by_sample.update(zip(part, value_R.split(sizes) if part else (), strict=True))
+    everything = exp.unmasked()
+    found_T = torch.empty(len(exp.token_T))
+    for rows in microbatches(everything, budget, world, model.token_cost):
+        part = everything.take(rows)
+        output = model(pack(part, world.device, token_cost=model.token_cost))
+        value_T = (output[0] if isinstance(output, tuple) else output).cpu()
+        places = [slice(*exp.offsets[row : row + 2].tolist()) for row in rows]
+        for place, own_T in zip(places, part.split(value_T) if rows else (), strict=True):
+            found_T[place] = own_T
     reshard(model)
-    return [by_sample[i] for i in range(len(samples))]
+    return found_T

@@ -11,7 +11,6 @@ taken as the mean over all tokens of an update.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -19,10 +18,11 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 
 from drpo_cli.dist import World, full
+from drpo_cli.experience import Experience
 from drpo_cli.settings import CriticSettings, TrainSettings
 from drpo_cli.trainer.batches import microbatches, replay
 from drpo_cli.trainer.model import ValueModel, sync_gradients
-from drpo_cli.trainer.pack import Sample, pack
+from drpo_cli.trainer.pack import pack
 
 ROUNDING = 1e-12  # share of a sum of squares that float64 cannot tell from 0 after a subtraction
 
@@ -44,32 +44,31 @@ class Critic:
         self.train = train
         self.world = world
 
-    def values(self, samples: Sequence[Sample]) -> list[tuple[float, ...]]:
-        """V at each response token of each sample, before the token. Collective."""
-        found = replay(self.model, samples, self.train.tokens_per_microbatch, self.world)
-        return [tuple(value_R.tolist()) for value_R in found]
+    def values(self, exp: Experience) -> Tensor:
+        """V at each response token, of the text before it: [T], float64. Collective."""
+        return replay(self.model, exp, self.train.tokens_per_microbatch, self.world).double()
 
-    def update(self, samples: Sequence[Sample]) -> float | None:
-        """One optimizer update towards the samples' returns: the loss before it. Collective.
+    def update(self, exp: Experience) -> float | None:
+        """One optimizer update towards the returns; gives the loss before it. Collective.
 
-        None when there was no token anywhere, or when something was not finite and the update
-        was left out.
+        None if no rank has a token with a loss, or if something was not finite and the update was
+        skipped.
         """
-        tokens = self.world.sum([sum(len(s.response_ids) for s in samples)])[0]
+        tokens = self.world.sum([int(exp.loss_mask_T.sum())])[0]
         if not tokens:
             return None
         budget, token_cost = self.train.tokens_per_microbatch, self.model.token_cost
-        parts = microbatches(samples, budget, self.world, token_cost)
+        parts = microbatches(exp, budget, self.world, token_cost)
         total = 0.0
-        for i, part in enumerate(parts):
+        for i, rows in enumerate(parts):
             sync_gradients(self.model, i == len(parts) - 1)
-            chosen = [samples[j] for j in part]
-            packed = pack(chosen, self.world.device, [1 / tokens] * len(chosen), token_cost)
-            assert packed.value_R is not None and packed.return_R is not None
-            value_R = self.model(packed)
+            scale_S = [1 / tokens] * len(rows)
+            packed = pack(exp.take(rows), self.world.device, scale_S, token_cost)
+            assert packed.value_T is not None and packed.return_T is not None
+            value_T = self.model(packed)
             clip = self.settings.value_clip
-            loss_R = value_loss(value_R, packed.value_R, packed.return_R, clip)
-            loss = (loss_R * packed.scale_R).sum()
+            loss_T = value_loss(value_T, packed.value_T, packed.return_T, clip)
+            loss = (loss_T * packed.scale_T).sum()
             (loss * self.world.size).backward()  # FSDP averages over ranks
             total += float(loss.detach())
         total = self.world.sum([total])[0]
@@ -80,47 +79,40 @@ class Critic:
         self.optimizer.zero_grad(set_to_none=True)
         return total if finite else None
 
-    def explained_variance(self, samples: Sequence[Sample]) -> float:
-        """1 − Var(R − V) / Var(R) over all tokens: 1 is a perfect critic, 0 a constant one.
+    def explained_variance(self, exp: Experience) -> float:
+        """1 − Var(R − V) / Var(R) over the tokens with a loss: 1 for a perfect critic.
 
-        NaN where all returns are equal, up to rounding. Collective.
+        0 for a constant one; NaN if all returns are equal, up to rounding. Collective.
         """
-        return_R = _joined([s.returns for s in samples])
-        error_R = return_R - _joined([s.values for s in samples])
-        moments = [len(return_R), *(float(m) for x in (return_R, error_R) for m in _sums(x))]
+        assert exp.value_T is not None and exp.return_T is not None
+        return_T = exp.return_T[exp.loss_mask_T]
+        error_T = return_T - exp.value_T[exp.loss_mask_T]
+        moments = [len(return_T), *(float(m) for x in (return_T, error_T) for m in _sums(x))]
         count, first, second, error, error_square = self.world.sum(moments)
         spread = count * second - first**2
         left = count * error_square - error**2
         return 1 - left / spread if spread > ROUNDING * count * second else math.nan
 
 
-def value_loss(value_R: Tensor, old_value_R: Tensor, return_R: Tensor, clip: float) -> Tensor:
-    """The critic's loss of each token, [R]; `clip` = 0 is the plain squared error."""
-    loss_R = (value_R - return_R) ** 2
+def value_loss(value_T: Tensor, old_value_T: Tensor, return_T: Tensor, clip: float) -> Tensor:
+    """The critic's loss of each token, [T]; `clip` = 0 is the plain squared error."""
+    loss_T = (value_T - return_T) ** 2
     if clip:
-        clipped_R = old_value_R + (value_R - old_value_R).clamp(-clip, clip)
-        loss_R = torch.maximum(loss_R, (clipped_R - return_R) ** 2)
-    return loss_R / 2
+        clipped_T = old_value_T + (value_T - old_value_T).clamp(-clip, clip)
+        loss_T = torch.maximum(loss_T, (clipped_T - return_T) ** 2)
+    return loss_T / 2
 
 
-def whitened(
-    adv_SR: Sequence[Sequence[float]], world: World, epsilon: float = 1e-8
-) -> list[tuple[float, ...]]:
-    """Advantages shifted and scaled to mean 0 and standard deviation 1 over all tokens and ranks.
+def whiten(adv_T: Tensor, world: World, epsilon: float = 1e-8) -> Tensor:
+    """Advantages with mean 0 and standard deviation 1 over the tokens of all ranks, [T], float64.
 
     Collective.
     """
-    adv_R = _joined(adv_SR)
-    count, first, second = world.sum([len(adv_R), *(float(m) for m in _sums(adv_R))])
+    count, first, second = world.sum([len(adv_T), *(float(m) for m in _sums(adv_T))])
     mean = first / max(1, count)
     std = math.sqrt(max(0.0, second / max(1, count) - mean**2))
-    return [tuple((adv - mean) / (std + epsilon) for adv in sample) for sample in adv_SR]
+    return (adv_T - mean) / (std + epsilon)
 
 
 def _sums(values: Tensor) -> tuple[Tensor, Tensor]:
     return values.sum(), (values**2).sum()
-
-
-def _joined(parts: Sequence[Sequence[float] | None]) -> Tensor:
-    values = [value for part in parts for value in part or ()]
-    return torch.tensor(values, dtype=torch.float64)

@@ -71,13 +71,13 @@ class Layout:
 
     query_N    the packed token of every query of every bucket, end to end
     key_M      the same of every key
-    inverse_T  where each packed token is among the queries
+    inverse_I  where each packed token is among the queries
     """
 
     buckets: tuple[Bucket, ...]
     query_N: Tensor
     key_M: Tensor
-    inverse_T: Tensor
+    inverse_I: Tensor
     _masks: dict[tuple[int, int | None], Tensor | None] = field(default_factory=dict)
 
     def mask(self, bucket: int, window: int | None, like: Tensor) -> Tensor | None:
@@ -104,11 +104,11 @@ def layout(spans: Sequence[Span], device: torch.device) -> Layout:
             for i, span in enumerate(members)
         ]
         offset += query_BL.numel()
-    query_N, place_T = torch.cat(queries), torch.cat(places)
-    inverse_T = torch.empty_like(place_T)
-    inverse_T[query_N[place_T]] = place_T
+    query_N, place_I = torch.cat(queries), torch.cat(places)
+    inverse_I = torch.empty_like(place_I)
+    inverse_I[query_N[place_I]] = place_I
     return Layout(
-        tuple(buckets), query_N.to(device), torch.cat(keys).to(device), inverse_T.to(device)
+        tuple(buckets), query_N.to(device), torch.cat(keys).to(device), inverse_I.to(device)
     )
 
 
@@ -129,7 +129,7 @@ def _bucket(members: Sequence[Span], device: torch.device) -> tuple[Bucket, Tens
         return Bucket(len(members), queries, 0, None), query_BL, query_BL
     seen_B1 = torch.tensor([span.seen for span in members])[:, None]
     end_B1 = seen_B1 + torch.tensor([[s.context.start if s.context else 0] for s in members])
-    front_BC = end_B1 - torch.minimum(torch.arange(context, 0, -1), seen_B1)
+    front_BK = end_B1 - torch.minimum(torch.arange(context, 0, -1), seen_B1)
     first_B = None if bool((seen_B1 == context).all()) else (context - seen_B1[:, 0]).to(device)
     bucket = Bucket(len(members), queries, context, first_B)
-    return bucket, query_BL, torch.cat([front_BC, query_BL], dim=1)
+    return bucket, query_BL, torch.cat([front_BK, query_BL], dim=1)

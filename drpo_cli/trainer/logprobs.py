@@ -31,21 +31,21 @@ class Head:
         self.temperature = temperature
         self.softcap = softcap
 
-    def __call__(self, hidden_TD: Tensor, weight_VD: Tensor, bias_V: Tensor | None) -> Tensor:
-        """Float32 logits [T, V], divided by the temperature. Not for autograd."""
-        logits_TV = torch.nn.functional.linear(hidden_TD, weight_VD, bias_V).float()
+    def __call__(self, hidden_CD: Tensor, weight_WD: Tensor, bias_W: Tensor | None) -> Tensor:
+        """Float32 logits [C, W], divided by the temperature. Not for autograd."""
+        logits_CW = torch.nn.functional.linear(hidden_CD, weight_WD, bias_W).float()
         if self.scale != 1:
-            logits_TV *= self.scale
+            logits_CW *= self.scale
         if self.softcap is not None:
-            logits_TV.div_(self.softcap).tanh_().mul_(self.softcap)
-        return logits_TV if self.temperature == 1 else logits_TV.div_(self.temperature)
+            logits_CW.div_(self.softcap).tanh_().mul_(self.softcap)
+        return logits_CW if self.temperature == 1 else logits_CW.div_(self.temperature)
 
-    def slope(self, logits_TV: Tensor) -> Tensor | float:
+    def slope(self, logits_CW: Tensor) -> Tensor | float:
         """∂ logits / ∂ (W h + b), where the logits are as given."""
         slope = self.scale / self.temperature
         if self.softcap is None:
             return slope
-        return (1 - (logits_TV * (self.temperature / self.softcap)) ** 2) * slope
+        return (1 - (logits_CW * (self.temperature / self.softcap)) ** 2) * slope
 
 
 class _BlockwiseLogProbs(torch.autograd.Function):
@@ -54,118 +54,118 @@ class _BlockwiseLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        hidden_RD: Tensor,
+        hidden_TD: Tensor,
         weight_VD: Tensor,
         bias_V: Tensor | None,
-        target_R: Tensor,
+        target_T: Tensor,
         head: Head,
         block: int,
     ) -> tuple[Tensor, Tensor]:
-        sums = _Sums(target_R)
-        tall, wide = _shape(len(target_R), len(weight_VD), block)
+        sums = _Sums(target_T)
+        tall, wide = _shape(len(target_T), len(weight_VD), block)
         for words in _slices(len(weight_VD), wide):
-            for rows in _slices(len(target_R), tall):
-                logits_CB = head(hidden_RD[rows], weight_VD[words], _part(bias_V, words))
-                sums.add(rows, words, logits_CB)
-        log_mass_R = sums.mass_R.log()
-        logp_R = sums.target_R - sums.peak_R - log_mass_R
-        entropy_R = log_mass_R - sums.moment_R / sums.mass_R
-        log_total_R = sums.peak_R + log_mass_R
-        ctx.save_for_backward(hidden_RD, weight_VD, bias_V, target_R, log_total_R, entropy_R)
+            for rows in _slices(len(target_T), tall):
+                logits_CW = head(hidden_TD[rows], weight_VD[words], _part(bias_V, words))
+                sums.add(rows, words, logits_CW)
+        log_mass_T = sums.mass_T.log()
+        logp_T = sums.target_T - sums.peak_T - log_mass_T
+        entropy_T = log_mass_T - sums.moment_T / sums.mass_T
+        log_total_T = sums.peak_T + log_mass_T
+        ctx.save_for_backward(hidden_TD, weight_VD, bias_V, target_T, log_total_T, entropy_T)
         ctx.head, ctx.block = head, block
         ctx.set_materialize_grads(False)  # an output that no loss uses then costs nothing
-        return logp_R, entropy_R
+        return logp_T, entropy_T
 
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, grad_logp_R: Tensor | None, grad_entropy_R: Tensor | None
+        ctx: Any, grad_logp_T: Tensor | None, grad_entropy_T: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        hidden_RD, weight_VD, bias_V, target_R, log_total_R, entropy_R = ctx.saved_tensors
-        if grad_logp_R is None:
-            grad_logp_R = torch.zeros_like(log_total_R)
+        hidden_TD, weight_VD, bias_V, target_T, log_total_T, entropy_T = ctx.saved_tensors
+        if grad_logp_T is None:
+            grad_logp_T = torch.zeros_like(log_total_T)
         # float32 sums over blocks, whatever the compute dtype
-        grad_hidden_RD = torch.zeros_like(hidden_RD, dtype=torch.float32)
+        grad_hidden_TD = torch.zeros_like(hidden_TD, dtype=torch.float32)
         grad_weight_VD = torch.empty_like(weight_VD)
         grad_bias_V = None if bias_V is None else torch.zeros_like(bias_V, dtype=torch.float32)
-        tall, wide = _shape(len(target_R), len(weight_VD), ctx.block)
+        tall, wide = _shape(len(target_T), len(weight_VD), ctx.block)
         for words in _slices(len(weight_VD), wide):
-            grad_BD = torch.zeros_like(weight_VD[words], dtype=torch.float32)
-            for rows in _slices(len(target_R), tall):
-                logits_CB = ctx.head(hidden_RD[rows], weight_VD[words], _part(bias_V, words))
-                slope_CB = ctx.head.slope(logits_CB)
-                grad_CB = _logit_gradient(
-                    logits_CB.sub_(log_total_R[rows, None]),
-                    target_R[rows] - words.start,
-                    grad_logp_R[rows],
-                    None if grad_entropy_R is None else (grad_entropy_R[rows], entropy_R[rows]),
+            grad_WD = torch.zeros_like(weight_VD[words], dtype=torch.float32)
+            for rows in _slices(len(target_T), tall):
+                logits_CW = ctx.head(hidden_TD[rows], weight_VD[words], _part(bias_V, words))
+                slope_CW = ctx.head.slope(logits_CW)
+                grad_CW = _logit_gradient(
+                    logits_CW.sub_(log_total_T[rows, None]),
+                    target_T[rows] - words.start,
+                    grad_logp_T[rows],
+                    None if grad_entropy_T is None else (grad_entropy_T[rows], entropy_T[rows]),
                 )
-                grad_CB = grad_CB.mul_(slope_CB).to(weight_VD.dtype)
-                _add_product(grad_hidden_RD[rows], grad_CB, weight_VD[words])
-                _add_product(grad_BD, grad_CB.T, hidden_RD[rows])
+                grad_CW = grad_CW.mul_(slope_CW).to(weight_VD.dtype)
+                _add_product(grad_hidden_TD[rows], grad_CW, weight_VD[words])
+                _add_product(grad_WD, grad_CW.T, hidden_TD[rows])
                 if grad_bias_V is not None:
-                    grad_bias_V[words] += grad_CB.sum(0, dtype=torch.float32)
-            grad_weight_VD[words] = grad_BD
+                    grad_bias_V[words] += grad_CW.sum(0, dtype=torch.float32)
+            grad_weight_VD[words] = grad_WD
         bias_grad = None if bias_V is None or grad_bias_V is None else grad_bias_V.to(bias_V.dtype)
-        return grad_hidden_RD.to(hidden_RD.dtype), grad_weight_VD, bias_grad, None, None, None
+        return grad_hidden_TD.to(hidden_TD.dtype), grad_weight_VD, bias_grad, None, None, None
 
 
 def blockwise_logprobs(
-    hidden_RD: Tensor,
+    hidden_TD: Tensor,
     weight_VD: Tensor,
     bias_V: Tensor | None,
-    target_R: Tensor,
+    target_T: Tensor,
     head: Head,
     block: int,
 ) -> tuple[Tensor, Tensor]:
-    """log π of each target token, and the entropy (nats) of its distribution: both [R], float32.
+    """log π of each target token, and the entropy (nats) of its distribution: both [T], float32.
 
     Holds two or three float32 matrices of about `block` logits at a time, forward and backward.
     """
-    return _BlockwiseLogProbs.apply(hidden_RD, weight_VD, bias_V, target_R, head, block)
+    return _BlockwiseLogProbs.apply(hidden_TD, weight_VD, bias_V, target_T, head, block)
 
 
 class _Sums:
     """What is known of each row after some blocks of its logits: m, s, t and z_y of the module."""
 
-    def __init__(self, word_R: Tensor):
-        self.word_R = word_R
-        self.peak_R = torch.full(word_R.shape, LOWEST, device=word_R.device)
-        self.mass_R = torch.zeros_like(self.peak_R)
-        self.moment_R = torch.zeros_like(self.peak_R)
-        self.target_R = torch.zeros_like(self.peak_R)
+    def __init__(self, word_T: Tensor):
+        self.word_T = word_T
+        self.peak_T = torch.full(word_T.shape, LOWEST, device=word_T.device)
+        self.mass_T = torch.zeros_like(self.peak_T)
+        self.moment_T = torch.zeros_like(self.peak_T)
+        self.target_T = torch.zeros_like(self.peak_T)
 
-    def add(self, rows: slice, words: slice, logits_CB: Tensor) -> None:
+    def add(self, rows: slice, words: slice, logits_CW: Tensor) -> None:
         """Takes a block in; the block is spent."""
-        place_C1, inside_C = _places(self.word_R[rows] - words.start, logits_CB.shape[1])
-        self.target_R[rows] += logits_CB.gather(1, place_C1)[:, 0] * inside_C
-        before_C, mass_C = self.peak_R[rows], self.mass_R[rows]
-        peak_C = torch.maximum(before_C, logits_CB.amax(1))
-        shift_C, shifted_CB = before_C - peak_C, logits_CB.sub_(peak_C[:, None])
-        share_CB = shifted_CB.exp()
+        place_C1, inside_C = _places(self.word_T[rows] - words.start, logits_CW.shape[1])
+        self.target_T[rows] += logits_CW.gather(1, place_C1)[:, 0] * inside_C
+        before_C, mass_C = self.peak_T[rows], self.mass_T[rows]
+        peak_C = torch.maximum(before_C, logits_CW.amax(1))
+        shift_C, shifted_CW = before_C - peak_C, logits_CW.sub_(peak_C[:, None])
+        share_CW = shifted_CW.exp()
         fade_C = shift_C.exp()
-        moment_C = fade_C * (self.moment_R[rows] + shift_C * mass_C)
-        self.mass_R[rows] = fade_C * mass_C + share_CB.sum(1)
-        self.moment_R[rows] = moment_C + share_CB.mul_(shifted_CB).sum(1)
-        self.peak_R[rows] = peak_C
+        moment_C = fade_C * (self.moment_T[rows] + shift_C * mass_C)
+        self.mass_T[rows] = fade_C * mass_C + share_CW.sum(1)
+        self.moment_T[rows] = moment_C + share_CW.mul_(shifted_CW).sum(1)
+        self.peak_T[rows] = peak_C
 
 
 def _logit_gradient(
-    logp_CB: Tensor, word_C: Tensor, grad_logp_C: Tensor, entropy: tuple[Tensor, Tensor] | None
+    logp_CW: Tensor, word_C: Tensor, grad_logp_C: Tensor, entropy: tuple[Tensor, Tensor] | None
 ) -> Tensor:
     """∂ log p_y / ∂ z = 1_y − p, and with `entropy`, its gradient and H, ∂H / ∂z = −p (log p + H).
 
     The log-probs are spent.
     """
     if entropy is None:
-        grad_CB = logp_CB.exp_().mul_(-grad_logp_C[:, None])
+        grad_CW = logp_CW.exp_().mul_(-grad_logp_C[:, None])
     else:
         grad_entropy_C, entropy_C = entropy
-        p_CB = logp_CB.exp()
-        grad_CB = logp_CB.add_(entropy_C[:, None]).mul_(grad_entropy_C[:, None])
-        grad_CB.add_(grad_logp_C[:, None]).mul_(p_CB).neg_()
-    place_C1, inside_C = _places(word_C, logp_CB.shape[1])
-    return grad_CB.scatter_add_(1, place_C1, (grad_logp_C * inside_C)[:, None])
+        p_CW = logp_CW.exp()
+        grad_CW = logp_CW.add_(entropy_C[:, None]).mul_(grad_entropy_C[:, None])
+        grad_CW.add_(grad_logp_C[:, None]).mul_(p_CW).neg_()
+    place_C1, inside_C = _places(word_C, logp_CW.shape[1])
+    return grad_CW.scatter_add_(1, place_C1, (grad_logp_C * inside_C)[:, None])
 
 
 def _places(word_C: Tensor, width: int) -> tuple[Tensor, Tensor]:
@@ -174,11 +174,11 @@ def _places(word_C: Tensor, width: int) -> tuple[Tensor, Tensor]:
     return word_C.clamp(0, width - 1)[:, None], inside_C
 
 
-def _add_product(sum_AC: Tensor, left_AB: Tensor, right_BC: Tensor) -> None:
-    if sum_AC.dtype == left_AB.dtype:
-        sum_AC.addmm_(left_AB, right_BC)
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
     else:
-        sum_AC += left_AB @ right_BC
+        total += left @ right
 
 
 def _shape(tokens: int, vocabulary: int, block: int) -> tuple[int, int]:

@@ -46,13 +46,13 @@ class Policy(nn.Module):
         )
 
     def forward(self, packed: Packed) -> tuple[Tensor, Tensor]:
-        """log π and entropy (nats) of each response token, both [R], float32, with gradients."""
+        """log π and entropy (nats) of each response token, both [T], float32, with gradients."""
         out = self.lm.get_output_embeddings()
         return blockwise_logprobs(
             _hidden(self.lm.get_decoder(), packed),
             out.weight,
             out.bias,
-            packed.target_R,
+            packed.target_T,
             self.head,
             self.block,
         )
@@ -85,22 +85,22 @@ class ValueModel(nn.Module):
         return list(self.decoder.layers)
 
     def forward(self, packed: Packed) -> Tensor:
-        """V [R], float32, with its gradient."""
+        """V [T], float32, with its gradient."""
         # in float32 whatever the compute dtype: bfloat16 has no value between 0.996 and 1
         weight_D, bias = self.head.weight[0].float(), self.head.bias.float()
-        value_R: Tensor = _hidden(self.decoder, packed).float() @ weight_D + bias
-        return value_R
+        value_T: Tensor = _hidden(self.decoder, packed).float() @ weight_D + bias
+        return value_T
 
 
 def _hidden(decoder: Any, packed: Packed) -> Tensor:
-    """The last hidden state of the token before each response token, [R, D]."""
-    hidden_TD: Tensor = decoder(
-        input_ids=packed.input_ids_T[None],
-        position_ids=packed.position_ids_T[None],
+    """The last hidden state of the token before each response token, [T, D]."""
+    hidden_ID: Tensor = decoder(
+        input_ids=packed.input_ids_I[None],
+        position_ids=packed.position_ids_I[None],
         use_cache=False,
         layout=packed.layout,
     ).last_hidden_state[0]
-    return take(hidden_TD, packed.predict_R)
+    return take(hidden_ID, packed.predict_T)
 
 
 def load_policy(

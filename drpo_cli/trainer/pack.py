@@ -1,13 +1,13 @@
-"""Sequences of any lengths packed to a token budget: one row, no padding.
+"""Packs rows of any lengths into micro-batches of a token budget: end to end, without padding.
 
 A response's last token is never an input: nothing is predicted from it. A prompt that several
-samples of a micro-batch have in common is in the row once, and each of their responses sees it,
-where that costs less (`sharing`).
+rows of a micro-batch have in common is in it once, and each of their responses sees it, where that
+costs less (`sharing`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from math import inf
@@ -15,76 +15,34 @@ from math import inf
 import torch
 from torch import Tensor
 
+from drpo_cli.experience import Experience
 from drpo_cli.trainer.layout import Layout, Span, layout
 from drpo_cli.trainer.sharing import shares
-from drpo_cli.types import Group
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One prompt and one response to it, as the trainer sees them; a float a response token.
-
-    old_logps   log μ of the engine, or log π_old where the trainer is the anchor
-    advantages  A of each token, the same throughout unless a critic says otherwise
-    importance  what the objective's loss of each token is multiplied with; None stands for 1
-    ref_logps   log π_ref, where the loss has a divergence from a reference
-    values      V of the critic before the step, and the `returns` it is to learn
-    kept        whether its tokens have a loss at all
-    """
-
-    prompt_ids: tuple[int, ...]
-    response_ids: tuple[int, ...]
-    old_logps: tuple[float, ...]
-    advantages: tuple[float, ...]
-    importance: tuple[float, ...] | None = None
-    ref_logps: tuple[float, ...] | None = None
-    values: tuple[float, ...] | None = None
-    returns: tuple[float, ...] | None = None
-    kept: bool = True
-
-    @property
-    def input_length(self) -> int:
-        """Tokens that go through the model."""
-        return len(self.prompt_ids) + len(self.response_ids) - 1
-
-
-def samples_of(groups_P: Sequence[Group]) -> list[Sample]:
-    """The rollouts of all groups in order, with advantages of 0: nothing is learned from them."""
-    return [
-        Sample(
-            group.prompt.token_ids,
-            rollout.token_ids,
-            rollout.logps,
-            (0.0,) * len(rollout.token_ids),
-        )
-        for group in groups_P
-        for rollout in group.rollouts_G
-    ]
 
 
 @dataclass(frozen=True)
 class Packed:
-    """One micro-batch. T input tokens, R of whose successors are response tokens.
+    """One micro-batch: I input tokens, and the T response tokens with a loss that follow them.
 
-    predict_R   which input token each response token is predicted from
-    response_R  which sample each response token belongs to
-    scale_R     what the reduction multiplies each token's loss with
-    The rest are the columns of `Sample`; None where no sample has them.
+    predict_T   the input token that each response token is predicted from
+    response_T  the row that each response token belongs to
+    scale_T     the factor of each token's loss, from the reduction
+    The rest are columns of `Experience`, in float32; None where it has none.
     """
 
-    input_ids_T: Tensor
-    position_ids_T: Tensor
+    input_ids_I: Tensor
+    position_ids_I: Tensor
     layout: Layout
-    predict_R: Tensor
-    target_R: Tensor
-    response_R: Tensor
-    scale_R: Tensor
-    old_logp_R: Tensor
-    adv_R: Tensor
-    importance_R: Tensor | None
-    ref_logp_R: Tensor | None
-    value_R: Tensor | None
-    return_R: Tensor | None
+    predict_T: Tensor
+    target_T: Tensor
+    response_T: Tensor
+    scale_T: Tensor
+    old_logp_T: Tensor
+    adv_T: Tensor
+    importance_T: Tensor | None
+    ref_logp_T: Tensor | None
+    value_T: Tensor | None
+    return_T: Tensor | None
 
 
 def bins(lengths: Sequence[int], budget: int, at_least: int = 1) -> list[list[int]]:
@@ -112,36 +70,42 @@ def bins(lengths: Sequence[int], budget: int, at_least: int = 1) -> list[list[in
     return groups
 
 
-def bundles(samples: Sequence[Sample], budget: int, token_cost: float = inf) -> list[list[int]]:
-    """Indices of samples that are to share a micro-batch, since they are to share their prompt.
+def bundles(exp: Experience, budget: int, token_cost: float = inf) -> list[list[int]]:
+    """Rows that must be in one micro-batch because they share their prompt in it.
 
-    Of a prompt with more responses than fit `budget` tokens, several. A sample that is better off
-    by itself is alone; `token_cost` is that of `sharing.shares`.
+    A prompt with more responses than fit `budget` tokens gives several bundles. A row that is
+    cheaper by itself is alone; `token_cost` is that of `sharing.shares`.
     """
+    lengths = exp.lengths_S.tolist()
     by_prompt: dict[tuple[int, ...], list[int]] = {}
     found = []
-    for i, sample in enumerate(samples):
-        if _shares(sample, token_cost):
-            by_prompt.setdefault(sample.prompt_ids, []).append(i)
+    for row, share in enumerate(_sharing(exp, token_cost)):
+        if share:
+            by_prompt.setdefault(exp.prompt_ids_S[row], []).append(row)
         else:
-            found.append([i])
-    for members in by_prompt.values():
-        found.append([members[0]])
-        for i in members[1:]:
-            if packed_length([samples[j] for j in (*found[-1], i)]) <= budget:
-                found[-1].append(i)
-            else:
-                found.append([i])
+            found.append([row])
+    for prompt_ids, rows in by_prompt.items():
+        bundle: list[int] = []
+        room = 0
+        for row in rows:
+            needed = lengths[row] - 1
+            if not bundle or needed > room:
+                bundle, room = [], budget - len(prompt_ids)
+                found.append(bundle)
+            bundle.append(row)
+            room -= needed
     return found
 
 
-def _shares(sample: Sample, token_cost: float) -> bool:
-    return shares(len(sample.prompt_ids), len(sample.response_ids) - 1, token_cost)
+def packed_length(prompt: int, responses: Iterable[int]) -> int:
+    """The input tokens of a prompt with its responses, all lengths in tokens."""
+    return prompt + sum(response - 1 for response in responses)
 
 
-def packed_length(bundle: Sequence[Sample]) -> int:
-    """Tokens that go through the model for samples with one prompt."""
-    return len(bundle[0].prompt_ids) + sum(len(s.response_ids) - 1 for s in bundle)
+def _sharing(exp: Experience, token_cost: float) -> list[bool]:
+    """Whether each row would share its prompt with another that has the same."""
+    lengths = zip(exp.prompt_ids_S, exp.lengths_S.tolist(), strict=True)
+    return [shares(len(prompt), response - 1, token_cost) for prompt, response in lengths]
 
 
 @dataclass
@@ -162,68 +126,61 @@ class _Row:
             self.spans.append(span)
         return span
 
-    def put_all(self, samples: Sequence[Sample]) -> None:
-        """Appends samples with one prompt, which is in the row once."""
-        prompt_ids = samples[0].prompt_ids
-        if len(samples) == 1:
-            span = self.put(prompt_ids + samples[0].response_ids[:-1])
+    def put_all(self, prompt_ids: Sequence[int], responses: Sequence[Sequence[int]]) -> None:
+        """Appends the responses to a prompt; several share one copy of it."""
+        if len(responses) == 1:
+            span = self.put([*prompt_ids, *responses[0][:-1]])
             first = span.start + len(prompt_ids) - 1
-            self.predict.extend(range(first, first + len(samples[0].response_ids)))
+            self.predict.extend(range(first, first + len(responses[0])))
             return
         prompt = self.put(prompt_ids)
-        for sample in samples:
-            own = self.put(sample.response_ids[:-1], prompt)
+        for response in responses:
+            own = self.put(response[:-1], prompt)
             self.predict.append(prompt.start + prompt.length - 1)
             self.predict.extend(range(own.start, own.start + own.length))
 
 
 def pack(
-    samples: Sequence[Sample],
+    exp: Experience,
     device: torch.device,
-    scales: Sequence[float] | None = None,
+    scale_S: Sequence[float] | None = None,
     token_cost: float = inf,
 ) -> Packed:
-    """Packs samples into one micro-batch; without samples, a token that no loss is taken on.
+    """Packs all rows into one micro-batch; no rows give one input token and no loss.
 
-    `scales` has a factor for the token losses of each sample, 1 when not given. `token_cost` is
-    what `bundles` was given, that of `sharing.shares`.
+    `scale_S` is a factor for the token losses of each row, 1 if not given. `token_cost` must be
+    the one that `bundles` was given.
     """
     row = _Row([], [], [], [])
-    together = groupby(samples, lambda sample: (sample.prompt_ids, _shares(sample, token_cost)))
-    for (_, share), neighbours in together:
-        if share:
-            row.put_all(list(neighbours))
-        else:
-            for sample in neighbours:
-                row.put_all([sample])
-    if not samples:
+    responses = [ids_T.tolist() for ids_T in exp.split(exp.token_T)] if len(exp) else []
+    kinds = zip(exp.prompt_ids_S, _sharing(exp, token_cost), responses, strict=True)
+    for (prompt_ids, share), neighbours in groupby(kinds, lambda kind: kind[:2]):
+        together = [response for _, _, response in neighbours]
+        for part in [together] if share else [[response] for response in together]:
+            row.put_all(prompt_ids, part)
+    if not len(exp):
         row.put([0])
-    counts = torch.tensor([len(s.response_ids) for s in samples], dtype=torch.long)
-    scale_S = torch.tensor(scales if scales is not None else [1.0] * len(samples))
+    mask_T = exp.loss_mask_T
+    scale = torch.ones(len(exp)) if scale_S is None else torch.tensor(scale_S)
+
+    def column(values_T: Tensor | None) -> Tensor | None:
+        return None if values_T is None else values_T[mask_T].float().to(device)
+
+    def chosen(values_T: Tensor) -> Tensor:
+        return values_T[mask_T].to(device)
+
     return Packed(
-        input_ids_T=torch.tensor(row.ids, device=device),
-        position_ids_T=torch.tensor(row.positions, device=device),
+        input_ids_I=torch.tensor(row.ids, device=device),
+        position_ids_I=torch.tensor(row.positions, device=device),
         layout=layout(row.spans, device),
-        predict_R=torch.tensor(row.predict, dtype=torch.long, device=device),
-        target_R=torch.tensor(
-            [token for s in samples for token in s.response_ids], dtype=torch.long, device=device
-        ),
-        response_R=torch.arange(len(samples)).repeat_interleave(counts).to(device),
-        scale_R=scale_S.repeat_interleave(counts).to(device),
-        old_logp_R=_joined([s.old_logps for s in samples], device),
-        adv_R=_joined([s.advantages for s in samples], device),
-        importance_R=_column([s.importance for s in samples], device),
-        ref_logp_R=_column([s.ref_logps for s in samples], device),
-        value_R=_column([s.values for s in samples], device),
-        return_R=_column([s.returns for s in samples], device),
+        predict_T=chosen(torch.tensor(row.predict, dtype=torch.long)),
+        target_T=chosen(exp.token_T),
+        response_T=chosen(exp.repeat(torch.arange(len(exp)))),
+        scale_T=chosen(exp.repeat(scale)).float(),
+        old_logp_T=chosen(exp.old_logp_T).float(),
+        adv_T=chosen(exp.advantage_T).float(),
+        importance_T=column(exp.importance_T),
+        ref_logp_T=column(exp.ref_logp_T),
+        value_T=column(exp.value_T),
+        return_T=column(exp.return_T),
     )
-
-
-def _column(parts: Sequence[Sequence[float] | None], device: torch.device) -> Tensor | None:
-    given = [part for part in parts if part is not None]
-    return _joined(given, device) if len(given) == len(parts) else None
-
-
-def _joined(parts: Sequence[Sequence[float]], device: torch.device) -> Tensor:
-    values = [value for part in parts for value in part]
-    return torch.tensor(values, dtype=torch.float32, device=device)

@@ -14,22 +14,22 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def take(x_TF: Tensor, index_N: Tensor) -> Tensor:
+def take(x_IF: Tensor, index_N: Tensor) -> Tensor:
     """Row `index_N[n]` of x as row n, [N, F]; the gradients of a row taken twice are summed."""
-    taken: Tensor = _Take.apply(x_TF, index_N)
+    taken: Tensor = _Take.apply(x_IF, index_N)
     return taken
 
 
 class _Take(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_TF: Tensor, index_N: Tensor) -> Tensor:
+    def forward(ctx: Any, x_IF: Tensor, index_N: Tensor) -> Tensor:
         ctx.save_for_backward(index_N)
-        ctx.rows = len(x_TF)
-        return x_TF.index_select(0, index_N)
+        ctx.rows = len(x_IF)
+        return x_IF.index_select(0, index_N)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_NF: Tensor) -> tuple[Tensor, None]:
         (index_N,) = ctx.saved_tensors
-        grad_TF = grad_NF.new_zeros(ctx.rows, grad_NF.shape[1])
-        return grad_TF.scatter_add_(0, index_N[:, None].expand_as(grad_NF), grad_NF), None
+        grad_IF = grad_NF.new_zeros(ctx.rows, grad_NF.shape[1])
+        return grad_IF.scatter_add_(0, index_N[:, None].expand_as(grad_NF), grad_NF), None

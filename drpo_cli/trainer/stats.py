@@ -19,13 +19,13 @@ class TokenStats:
         self.columns: dict[str, list[Tensor]] = {}
 
     @torch.no_grad()
-    def add(self, tokens: Tokens, entropy_R: Tensor, metrics: dict[str, Tensor]) -> None:
+    def add(self, tokens: Tokens, entropy_T: Tensor, metrics: dict[str, Tensor]) -> None:
         """Adds the response tokens of one micro-batch."""
         log_ratio_T = tokens.logp_T - tokens.old_logp_T
         values = {
             "ratio": log_ratio_T.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp(),
             "shift": (tokens.logp_T.exp() - tokens.old_logp_T.exp()).abs(),
-            "entropy": entropy_R,
+            "entropy": entropy_T,
             "weight": metrics["weight"],
             "advantage": tokens.adv_T,
         }

@@ -1,7 +1,7 @@
-"""One training phase: several optimizer updates over the disjoint mini-batches of a rollout.
+"""The training phase: several optimizer updates over disjoint mini-batches of an experience.
 
-An objective returns the loss of each token; `reduction` says what each counts, so that their sum
-over micro-batches and ranks is the loss of the update, however the batch was cut.
+An objective returns the loss of each token; `reduction` gives the factor of each, so that their sum
+over micro-batches and ranks is the loss of the update, however the batch is cut.
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from types import ModuleType
 
-from torch import Tensor
+import torch
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from drpo_cli.dist import World, full
+from drpo_cli.experience import Experience
 from drpo_cli.settings import ObjectiveSettings, TrainSettings
 from drpo_cli.trainer import terms
 from drpo_cli.trainer.batches import microbatches, replay
 from drpo_cli.trainer.critic import Critic
 from drpo_cli.trainer.model import Policy, sync_gradients
-from drpo_cli.trainer.pack import Packed, Sample, pack
+from drpo_cli.trainer.pack import Packed, pack
 from drpo_cli.trainer.reduction import scales
 from drpo_cli.trainer.stats import TokenStats
 from drpo_cli.trainer.terms import Reference
@@ -59,79 +59,85 @@ class Trainer:
         self.reference = reference
         self.critic = critic
 
-    def step(self, samples: Sequence[Sample]) -> dict[str, float]:
-        """All updates over this rank's samples; returns metrics, equal on every rank.
+    def step(self, exp: Experience) -> dict[str, float]:
+        """All updates over this rank's rows; returns metrics, equal on every rank. Collective.
 
-        See `TrainSettings.minibatches` for which sample belongs to which update.
+        `TrainSettings.minibatches` says which row belongs to which update.
         """
-        updates = self.settings.updates_per_rollout
+        exp, metrics = self._replay_once(exp)
         stats = TokenStats(self.world)
-        prepared, metrics = self._prepared(samples)
-        first, run = self.world.rank * len(samples), self._run(samples)
-        reports = []
-        for update in range(updates):
-            part = [s for i, s in enumerate(prepared, first) if i // run % updates == update]
-            reports.append(self._update([s for s in part if s.kept], stats))
+        reports = [self._update(exp.take(rows), stats) for rows in self._rows_of_updates(exp)]
         done = [report for report in reports if report is not None]
         keys = ("loss", "grad_norm", *(("value_loss",) if self.critic else ()))
         return {
             **metrics,
             **{key: _mean([report[key] for report in done]) for key in keys},
-            "skipped_updates": float(updates - len(done)),
+            "skipped_updates": float(len(reports) - len(done)),
             "learning_rate": float(self.schedule.get_last_lr()[0]),
             **stats.summary(),
         }
 
-    def replay(self, samples: Sequence[Sample]) -> list[Tensor]:
-        """log π of each sample's response tokens under the current weights, on the CPU."""
-        return replay(self.policy, samples, self.settings.tokens_per_microbatch, self.world)
+    def replay(self, exp: Experience) -> torch.Tensor:
+        """log π of every response token under the current weights: [T], float32, on the CPU.
 
-    def _run(self, samples: Sequence[Sample]) -> int:
-        """How many neighbouring samples belong to one update: divides groups and mini-batches."""
-        if self.settings.minibatches == "spread":
-            return 1
-        groups = [len(list(same)) for _, same in groupby(samples, lambda s: s.prompt_ids)]
-        return math.gcd(len(samples) // self.settings.updates_per_rollout, *groups) or 1
+        Collective.
+        """
+        return replay(self.policy, exp, self.settings.tokens_per_microbatch, self.world)
 
-    def _prepared(self, samples: Sequence[Sample]) -> tuple[list[Sample], dict[str, float]]:
-        """Samples with all that is computed once a step, and what is to be told of it."""
-        prepared, metrics = list(samples), {}
+    def _replay_once(self, exp: Experience) -> tuple[Experience, dict[str, float]]:
+        """Per-step replays (anchor, reference) as columns, and the metrics of what they show."""
+        metrics = {}
         if self.settings.anchor == "trainer":
-            logps = self.replay(prepared)
-            prepared = terms.anchored(prepared, logps, self.settings.importance_cap)
+            exp = terms.with_anchor(exp, self.replay(exp), self.settings.importance_cap)
         if self.reference is not None:
             budget = self.settings.tokens_per_microbatch
-            ref_logps = replay(self.reference.policy, prepared, budget, self.world)
-            metrics["reference_kl"] = terms.mean_divergence(prepared, ref_logps, self.world)
-            prepared = terms.near_reference(prepared, ref_logps, self.reference.settings)
+            ref_logp_T = replay(self.reference.policy, exp, budget, self.world)
+            metrics["reference_kl"] = terms.mean_divergence(exp, ref_logp_T, self.world)
+            exp = terms.with_reference(exp, ref_logp_T, self.reference.settings)
         if self.critic is not None:
-            learned = [sample for sample in prepared if sample.kept]
-            metrics["explained_variance"] = self.critic.explained_variance(learned)
-        return prepared, metrics
+            metrics["explained_variance"] = self.critic.explained_variance(exp)
+        return exp, metrics
 
-    def _update(self, samples: Sequence[Sample], stats: TokenStats) -> dict[str, float] | None:
-        """One optimizer update; None when it was skipped: no token, or something not finite."""
-        factors = scales(samples, self.settings, self.world)
-        report = None if factors is None else self._descend(samples, factors, stats)
+    def _rows_of_updates(self, exp: Experience) -> list[list[int]]:
+        """The rows of each update that have a loss; rows are counted over all ranks."""
+        updates, together = self.settings.updates_per_rollout, self._rows_together(exp)
+        first, has_loss = self.world.rank * len(exp), (exp.loss_tokens_S > 0).tolist()
+        rows: list[list[int]] = [[] for _ in range(updates)]
+        for row in range(len(exp)):
+            if has_loss[row]:
+                rows[(first + row) // together % updates].append(row)
+        return rows
+
+    def _rows_together(self, exp: Experience) -> int:
+        """How many neighbouring rows belong to one update: divides groups and mini-batches."""
+        if self.settings.minibatches == "spread":
+            return 1
+        groups = torch.bincount(exp.group_S).tolist()
+        return math.gcd(len(exp) // self.settings.updates_per_rollout, *groups) or 1
+
+    def _update(self, exp: Experience, stats: TokenStats) -> dict[str, float] | None:
+        """One optimizer update; None if it was skipped: no token, or something not finite."""
+        factors = scales(exp, self.settings, self.world)
+        report = None if factors is None else self._descend(exp, factors, stats)
         self.schedule.step()
         return report
 
     def _descend(
-        self, samples: Sequence[Sample], factors: Sequence[float], stats: TokenStats
+        self, exp: Experience, factors: Sequence[float], stats: TokenStats
     ) -> dict[str, float] | None:
         budget, token_cost = self.settings.tokens_per_microbatch, self.policy.token_cost
-        parts = microbatches(samples, budget, self.world, token_cost)
+        parts = microbatches(exp, budget, self.world, token_cost)
         loss = 0.0
-        for i, part in enumerate(parts):
+        for i, rows in enumerate(parts):
             sync_gradients(self.policy, i == len(parts) - 1)
-            chosen = [samples[j] for j in part], [factors[j] for j in part]
-            packed = pack(chosen[0], self.world.device, chosen[1], token_cost)
+            scale_S = [factors[row] for row in rows]
+            packed = pack(exp.take(rows), self.world.device, scale_S, token_cost)
             loss += self._backward(packed, stats)
         loss = self.world.sum([loss])[0]
         norm = full(clip_grad_norm_(self.policy.parameters(), self.settings.max_gradient_norm))
         report = {"loss": loss, "grad_norm": norm.item()}
         if self.critic is not None:
-            value_loss = self.critic.update(samples)
+            value_loss = self.critic.update(exp)
             report["value_loss"] = math.nan if value_loss is None else value_loss
         finite = all(math.isfinite(value) for value in report.values())
         if finite and not self._warming_up():
@@ -141,19 +147,19 @@ class Trainer:
 
     def _backward(self, packed: Packed, stats: TokenStats) -> float:
         outputs = self.policy(packed)
-        seen = Tokens(outputs[0], packed.old_logp_R, packed.adv_R, packed.response_R)
-        objective = self.objective.module.loss(self.objective.config, seen)
+        tokens = Tokens(outputs[0], packed.old_logp_T, packed.adv_T, packed.response_T)
+        objective = self.objective.module.loss(self.objective.config, tokens)
         reference = None if self.reference is None else self.reference.settings
         bonus = self.settings.entropy_bonus
-        loss_R = terms.with_terms(objective.per_token_T, packed, outputs, reference, bonus)
-        loss = (loss_R * packed.scale_R).sum()
-        # FSDP averages gradients over ranks; the sum wanted here is over all ranks' tokens.
+        loss_T = terms.with_terms(objective.per_token_T, packed, outputs, reference, bonus)
+        loss = (loss_T * packed.scale_T).sum()
+        # FSDP averages gradients over ranks; the loss is a sum over the tokens of all ranks.
         (loss * self.world.size).backward()
-        stats.add(seen, outputs[1], objective.metrics)
+        stats.add(tokens, outputs[1], objective.metrics)
         return float(loss.detach())
 
     def _warming_up(self) -> bool:
-        """Whether only the critic learns yet. The schedule counts the updates of every step."""
+        """Whether only the critic learns so far. The schedule counts the updates of every step."""
         steps = 0 if self.critic is None else self.critic.settings.warmup_steps
         return self.schedule.last_epoch < steps * self.settings.updates_per_rollout
 

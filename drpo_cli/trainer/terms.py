@@ -4,103 +4,86 @@ With log π_old and log π_ref replayed once, before the first update of a step:
 
     loss_t = ρ_t objective_t + β k(log π_t − log π_ref,t) − c H_t
 
-ρ = min(π_old / μ, cap) is truncated importance sampling (fengyao.notion.site/off-policy-rl):
-an objective anchored on the trainer has the ratio π / π_old, which leaves the step from μ to π_old
-to ρ. k estimates KL(π ‖ π_ref) (http://joschu.net/blog/kl-approx.html) from d = log π − log π_ref:
+ρ = min(π_old / μ, cap) is truncated importance sampling (fengyao.notion.site/off-policy-rl): an
+objective anchored on the trainer has the ratio π / π_old, and ρ carries the step from μ to π_old.
+k estimates KL(π ‖ π_ref) (http://joschu.net/blog/kl-approx.html) from d = log π − log π_ref:
 
     k1 = d,    k2 = d² / 2,    k3 = e^−d + d − 1
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from drpo_cli.dist import World
+from drpo_cli.experience import Experience
 from drpo_cli.settings import ReferenceSettings
 from drpo_cli.trainer.model import Policy
-from drpo_cli.trainer.pack import Packed, Sample
+from drpo_cli.trainer.pack import Packed
 from drpo_cli.types import LOG_RATIO_LIMIT
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A frozen policy, and how the trained one is kept near it."""
+    """A frozen policy, and how strongly the trained one is kept near it."""
 
     policy: Policy
     settings: ReferenceSettings
 
 
-def anchored(
-    samples: Sequence[Sample], logp_SR: Sequence[Tensor], cap: float | None
-) -> list[Sample]:
-    """Samples whose old log-probs are the trainer's own; with a cap, the weights ρ besides."""
-    return [
-        replace(
-            sample,
-            old_logps=tuple(logp_R.tolist()),
-            importance=None if cap is None else _importance(logp_R, sample, cap),
-        )
-        for sample, logp_R in zip(samples, logp_SR, strict=True)
-    ]
+def with_anchor(exp: Experience, logp_T: Tensor, cap: float | None) -> Experience:
+    """Takes ratios against the trainer's own log π_old; with a cap, adds the weights ρ.
+
+    `logp_T` is log π_old of every response token, float32.
+    """
+    if cap is None:
+        return replace(exp, anchor_logp_T=logp_T)
+    gap_T = (logp_T - exp.logp_mu_T.float()).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+    return replace(exp, anchor_logp_T=logp_T, importance_T=gap_T.exp().clamp(max=cap))
 
 
-def near_reference(
-    samples: Sequence[Sample], ref_logp_SR: Sequence[Tensor], settings: ReferenceSettings
-) -> list[Sample]:
-    """Samples with log π_ref, or with the divergence taken off their advantages already (k1)."""
-    changed = []
-    for sample, ref_logp_R in zip(samples, ref_logp_SR, strict=True):
-        if settings.kl == "k1":
-            d_R = ref_logp_R.new_tensor(sample.old_logps) - ref_logp_R
-            adv_R = ref_logp_R.new_tensor(sample.advantages) - settings.coefficient * d_R
-            changed.append(replace(sample, advantages=tuple(adv_R.tolist())))
-        else:
-            changed.append(replace(sample, ref_logps=tuple(ref_logp_R.tolist())))
-    return changed
+def with_reference(exp: Experience, ref_logp_T: Tensor, settings: ReferenceSettings) -> Experience:
+    """Adds log π_ref for the divergence; k1 is subtracted from the advantages instead."""
+    if settings.kl != "k1":
+        return replace(exp, ref_logp_T=ref_logp_T)
+    d_T = exp.old_logp_T.float() - ref_logp_T
+    return replace(exp, advantage_T=exp.advantage_T.float() - settings.coefficient * d_T)
 
 
-def mean_divergence(
-    samples: Sequence[Sample], ref_logp_SR: Sequence[Tensor], world: World
-) -> float:
-    """Mean of k3 over all tokens, at the policy the samples came from: nats. Collective."""
-    totals = [
-        (float(divergence("k3", ref_R.new_tensor(s.old_logps), ref_R).sum()), len(ref_R))
-        for s, ref_R in zip(samples, ref_logp_SR, strict=True)
-    ]
-    total, count = world.sum([sum(t for t, _ in totals), sum(n for _, n in totals)])
+def mean_divergence(exp: Experience, ref_logp_T: Tensor, world: World) -> float:
+    """The mean of k3 over all response tokens, at the policy that the ratios start from: nats.
+
+    Collective.
+    """
+    k_T = divergence("k3", exp.old_logp_T.float(), ref_logp_T)
+    total, count = world.sum([float(k_T.double().sum()), len(k_T)])
     return total / max(1, count)
 
 
-def divergence(kl: str, logp_R: Tensor, ref_logp_R: Tensor) -> Tensor:
-    """The estimate of KL(π ‖ π_ref) at each token, [R] nats; k2 and k3 are never negative."""
-    d_R = (logp_R - ref_logp_R).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+def divergence(kl: str, logp_T: Tensor, ref_logp_T: Tensor) -> Tensor:
+    """The estimate of KL(π ‖ π_ref) at each token, [T] nats; k2 and k3 are never negative."""
+    d_T = (logp_T - ref_logp_T).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     if kl == "k1":
-        return d_R
-    return d_R**2 / 2 if kl == "k2" else (-d_R).exp() + d_R - 1
+        return d_T
+    return d_T**2 / 2 if kl == "k2" else (-d_T).exp() + d_T - 1
 
 
 def with_terms(
-    objective_R: Tensor,
+    objective_T: Tensor,
     packed: Packed,
     outputs: tuple[Tensor, Tensor],
     reference: ReferenceSettings | None,
     entropy_bonus: float,
 ) -> Tensor:
-    """The loss of each token with everything that is switched on, [R].
+    """Each token's loss, [T]: importance weight × objective + divergence − entropy bonus.
 
-    `outputs` are log π and the entropy, both [R].
+    `outputs` are log π and the entropy, both [T].
     """
-    logp_R, entropy_R = outputs
-    loss_R = objective_R if packed.importance_R is None else packed.importance_R * objective_R
-    if reference is not None and packed.ref_logp_R is not None:
-        k_R = divergence(reference.kl, logp_R, packed.ref_logp_R)
-        loss_R = loss_R + reference.coefficient * k_R
-    return loss_R - entropy_bonus * entropy_R if entropy_bonus else loss_R
-
-
-def _importance(logp_R: Tensor, sample: Sample, cap: float) -> tuple[float, ...]:
-    gap_R = (logp_R - logp_R.new_tensor(sample.old_logps)).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
-    return tuple(gap_R.exp().clamp(max=cap).tolist())
+    logp_T, entropy_T = outputs
+    loss_T = objective_T if packed.importance_T is None else packed.importance_T * objective_T
+    if reference is not None and packed.ref_logp_T is not None:
+        k_T = divergence(reference.kl, logp_T, packed.ref_logp_T)
+        loss_T = loss_T + reference.coefficient * k_T
+    return loss_T - entropy_bonus * entropy_T if entropy_bonus else loss_T

@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 import torch
 from support import jobs
-from support.models import samples, tiny_model, world
+from support.models import Row, samples, tiny_model, world
 from support.ranks import Ranks
 from support.training import furthest, valued
 
 from drpo_cli.settings import CriticSettings, ReferenceSettings
-from drpo_cli.trainer.pack import Sample
 
 LENGTHS = [(3, 9), (6, 2), (1, 5), (4, 4), (2, 12), (5, 1), (3, 3), (8, 7)]
 CRITIC = CriticSettings(learning_rate=1e-3)
@@ -27,7 +26,7 @@ REDUCTIONS: list[dict[str, Any]] = [
 ]
 
 
-def alone(model: Path, batches: Sequence[Sequence[Sample]], **settings: Any) -> jobs.Trained:
+def alone(model: Path, batches: Sequence[Sequence[Row]], **settings: Any) -> jobs.Trained:
     with world() as here:
         return jobs.train(here, model, [[batch] for batch in batches], **settings)
 
@@ -108,8 +107,8 @@ def test_values_losses_and_whitening(two: Ranks, model: Path, mine: int) -> None
         assert found[0][name] == found[1][name] == pytest.approx(expected[name], rel=1e-5)
     assert expected["losses"][1] < expected["losses"][0]
     for name in ("values", "whitened"):
-        flat = [value for rank in found for row in rank[name] for value in row]
-        assert flat == pytest.approx([v for row in expected[name] for v in row], abs=1e-5)
+        flat = [value for rank in found for value in rank[name]]
+        assert flat == pytest.approx(expected[name], abs=1e-5)
 
 
 def test_a_critic_saved_on_two_ranks_is_loaded_on_one_and_goes_on_bit_for_bit_on_two(

@@ -11,22 +11,21 @@ from typing import Any
 import pytest
 import torch
 from support import jobs
-from support.models import samples, tiny_model, world
+from support.models import Row, samples, tiny_model, world
 from support.ranks import Ranks
 from support.training import furthest
 
-from drpo_cli.trainer.pack import Sample
 
 LENGTHS = [(3, 9), (6, 2), (1, 5), (4, 4), (2, 12), (5, 1), (3, 3), (8, 7)]
 TINY_BUDGET = {"tokens_per_microbatch": 12}
 
 
-def alone(model: Path, batches: Sequence[Sequence[Sample]], **settings: Any) -> jobs.Trained:
+def alone(model: Path, batches: Sequence[Sequence[Row]], **settings: Any) -> jobs.Trained:
     with world() as here:
         return jobs.train(here, model, [[batch] for batch in batches], **settings)
 
 
-def halves(batch: Sequence[Sample]) -> list[Sequence[Sample]]:
+def halves(batch: Sequence[Row]) -> list[Sequence[Row]]:
     return [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
 
 

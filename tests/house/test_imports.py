@@ -17,6 +17,7 @@ PACKAGE = Path(plugins.__file__).parent
 ORDER = (
     ("__init__",),
     ("types", "errors", "settings", "machine"),
+    ("experience",),
     ("dist",),
     ("plugins",),
     ("spec",),

@@ -14,17 +14,17 @@ from torch import Tensor
 from drpo_cli import plugins
 from drpo_cli.dist import World
 from drpo_cli.errors import UserError
+from drpo_cli.experience import Experience
 from drpo_cli.rewards.grading.grader import Graded, Usage
 from drpo_cli.rollout.engine.precision import Precision
 from drpo_cli.settings import CriticSettings
-from drpo_cli.step.advantage import credited
+from drpo_cli.step.advantage import with_advantages
 from drpo_cli.step.checkpoint import Checkpoints
-from drpo_cli.step.collect import collect, pass_rates, sampling_metrics
+from drpo_cli.step.sample import Draws
 from drpo_cli.step.sync import trainer_weights
-from drpo_cli.trainer.critic import whitened
-from drpo_cli.trainer.pack import Sample
+from drpo_cli.trainer.critic import whiten
 from drpo_cli.types import Group, Scores
-from support.models import tokenizer
+from support.models import Row, experience, tokenizer
 from support.training import (
     STEADY,
     caught_gradients,
@@ -50,7 +50,7 @@ class Trained:
 def train(
     here: World,
     model: Path,
-    shares: Sequence[Sequence[Sequence[Sample]]],
+    shares: Sequence[Sequence[Sequence[Row]]],
     load: Path | None = None,
     save: Path | None = None,
     **settings: Any,
@@ -60,7 +60,7 @@ def train(
     if load is not None:
         Checkpoints(load.parent, 3, here).load(load, trainer)
     with caught_gradients(trainer) as gradients:
-        metrics = [trainer.step(share[here.rank]) for share in shares]
+        metrics = [trainer.step(experience(share[here.rank])) for share in shares]
     if save is not None:
         store = Checkpoints(save.parent, 3, here)
         written = store.save(int(save.name[-6:]), trainer, tokenizer(), {"dtype": "float32"})
@@ -70,11 +70,9 @@ def train(
     )
 
 
-def replay(here: World, model: Path, share: Sequence[Sequence[Sample]], **settings: Any) -> Tensor:
+def replay(here: World, model: Path, share: Sequence[Sequence[Row]], **settings: Any) -> Tensor:
     """log π of this rank's share."""
-    return torch.cat(
-        [torch.empty(0), *open_trainer(model, here, **settings).replay(share[here.rank])]
-    )
+    return open_trainer(model, here, **settings).replay(experience(share[here.rank]))
 
 
 def reduce(here: World) -> dict[str, Any]:
@@ -138,45 +136,47 @@ def scored_groups(totals: Totals, seed: int) -> tuple[list[Group], list[Scores]]
     ]
 
 
-def collected(
+def drawn(
     here: World, scores: Sequence[Sequence[Totals]], further_rounds: int, threshold: float = 1.0
 ) -> dict[str, Any]:
     """Dynamic sampling of groups with these scores: `scores[rank][round][prompt][sample]`."""
-
-    def draw(round_: int) -> tuple[list[Group], Graded]:
+    draws = Draws(further_rounds, here)
+    while draws.wanted():
+        round_ = draws.rounds
         groups_P, scores_P = scored_groups(scores[here.rank][round_], seed=round_)
         usage = {"reward": Usage(calls=len(groups_P), slowest=float(round_))}
-        return groups_P, Graded(scores_P, [{} for _ in groups_P], usage, [])
-
-    found = collect(draw, further_rounds, here)
+        draws.add(groups_P, Graded(scores_P, [{} for _ in groups_P], usage, []))
+    groups_P, scores_P = draws.chosen()
     return {
-        "ids": [group.prompt.id for group in found.groups_P],
-        "scores": [score.total_G for score in found.scores_P],
-        "drawn": [group.prompt.id for group, _ in found.drawn],
-        "usage": found.usage,
-        "pass_rates": pass_rates(found, threshold, here),
-        **sampling_metrics(found, here),
+        "ids": [group.prompt.id for group in groups_P],
+        "scores": [score.total_G for score in scores_P],
+        "drawn": [group.prompt.id for group, _ in draws.drawn],
+        "usage": draws.usage,
+        "rounds": draws.rounds,
+        "pass_rates": draws.pass_rates(threshold),
+        **draws.metrics(),
     }
 
 
-def credit(here: World, advantage: str, scores: Sequence[Totals]) -> list[list[float]]:
+def advantages(here: World, advantage: str, scores: Sequence[Totals]) -> list[list[float]]:
     """The advantages of this rank's responses, from its scores: `scores[rank][prompt][sample]`."""
     config = plugins.load("advantages", advantage).Config()
-    groups_P, scores_P = scored_groups(scores[here.rank], seed=here.rank)
+    exp = Experience.of(*scored_groups(scores[here.rank], seed=here.rank))
     chosen = plugins.Selected("advantages", advantage, config)
-    return [list(s.advantages) for s in credited(groups_P, scores_P, chosen, None, here)]
+    found = with_advantages(exp, chosen, None, here)
+    return [adv_T.tolist() for adv_T in found.split(found.advantage_T)]
 
 
 def judged(
-    here: World, model: Path, share: Sequence[Sequence[Sample]], **settings: Any
+    here: World, model: Path, share: Sequence[Sequence[Row]], **settings: Any
 ) -> dict[str, Any]:
     """What a critic makes of this rank's share, before and after an update on it."""
-    samples = share[here.rank]
+    exp = experience(share[here.rank])
     critic = open_trainer(model, here, critic=CriticSettings(learning_rate=1e-2), **settings).critic
     assert critic is not None
     return {
-        "losses": [critic.update(samples), critic.update(samples)],
-        "values": critic.values(samples),
-        "explained": critic.explained_variance(samples),
-        "whitened": whitened([sample.advantages for sample in samples], here),
+        "losses": [critic.update(exp), critic.update(exp)],
+        "values": critic.values(exp).tolist(),
+        "explained": critic.explained_variance(exp),
+        "whitened": whiten(exp.advantage_T, here).tolist(),
     }

@@ -1,12 +1,13 @@
-"""Tiny random models as Hugging Face folders, random samples, and a process group of one."""
+"""Tiny random models as Hugging Face folders, random experiences, a process group of one."""
 
 from __future__ import annotations
 
 import random
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from drpo_cli import dist
-from drpo_cli.trainer.pack import Sample
+from drpo_cli.experience import Experience
+from drpo_cli.types import Group, Prompt, Rollout
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 CHARACTERS = "0123456789+-*/=() abcdefghijklmnopqrstuvwxyz?.,:\n"
@@ -103,15 +105,65 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def samples(lengths: Sequence[tuple[int, int]], seed: int = 0) -> list[Sample]:
-    """A random sample for each (prompt tokens, response tokens)."""
+@dataclass(frozen=True)
+class Row:
+    """One row of an `Experience` as a test writes it: a number per response token in each column.
+
+    `kept` is false for a row without any loss; `loss_mask` may leave single tokens out.
+    """
+
+    prompt_ids: tuple[int, ...]
+    response_ids: tuple[int, ...]
+    old_logps: tuple[float, ...]
+    advantages: tuple[float, ...]
+    values: tuple[float, ...] | None = None
+    returns: tuple[float, ...] | None = None
+    kept: bool = True
+    loss_mask: tuple[bool, ...] | None = None
+
+    @property
+    def input_length(self) -> int:
+        """The tokens that go through the model."""
+        return len(self.prompt_ids) + len(self.response_ids) - 1
+
+    @property
+    def mask(self) -> tuple[bool, ...]:
+        """Whether each response token has a loss."""
+        return self.loss_mask or (self.kept,) * len(self.response_ids)
+
+
+def experience(rows: Sequence[Row]) -> Experience:
+    """The rows as an experience; neighbours with one prompt are a group."""
+    groups = [
+        Group(
+            Prompt(str(place), "", prompt_ids, None, {}),
+            tuple(Rollout(row.response_ids, row.old_logps, "", False) for row in members),
+        )
+        for place, (prompt_ids, members) in enumerate(groupby(rows, lambda row: row.prompt_ids))
+    ]
+    valued = all(row.values is not None for row in rows)
+
+    def column(parts: Iterable[Sequence[float] | None]) -> torch.Tensor:
+        return torch.tensor([x for part in parts for x in part or ()], dtype=torch.float64)
+
+    return replace(
+        Experience.of(groups),
+        advantage_T=column(row.advantages for row in rows),
+        loss_mask_T=column(row.mask for row in rows).bool(),
+        value_T=column(row.values for row in rows) if valued else None,
+        return_T=column(row.returns for row in rows) if valued else None,
+    )
+
+
+def samples(lengths: Sequence[tuple[int, int]], seed: int = 0) -> list[Row]:
+    """A random row for each (prompt tokens, response tokens)."""
     rng = random.Random(seed)
 
     def ids(count: int) -> tuple[int, ...]:
         return tuple(rng.randrange(len(SPECIAL), VOCABULARY) for _ in range(count))
 
     return [
-        Sample(
+        Row(
             prompt_ids=ids(prompt),
             response_ids=ids(response),
             old_logps=tuple(rng.uniform(-6, -0.5) for _ in range(response)),
@@ -129,8 +181,8 @@ def free_port() -> int:
         return port
 
 
-def group(prompt: int, responses: Sequence[int], seed: int = 0) -> list[Sample]:
-    """Random samples of one prompt of so many tokens, by the number of their response tokens."""
+def group(prompt: int, responses: Sequence[int], seed: int = 0) -> list[Row]:
+    """Random rows of one prompt of so many tokens, by the number of their response tokens."""
     batch = samples([(prompt, response) for response in responses], seed)
     return [replace(sample, prompt_ids=batch[0].prompt_ids) for sample in batch]
 

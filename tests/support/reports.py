@@ -12,6 +12,7 @@ from typing import Any
 import tomli_w
 
 from drpo_cli.dist import World
+from drpo_cli.experience import Experience
 from drpo_cli.rewards.grading.grader import Usage
 from drpo_cli.runs.folder import RunFolder
 from drpo_cli.runs.records import Records
@@ -191,5 +192,6 @@ def uneven(world: World) -> dict[str, Any]:
             "tidy": Usage(1, 0.25, 0.25, Counter(), Counter(cost_usd=0.5)),
             "right": Usage(1, 0.5, 0.5, Counter(timeout=1, crash=1), Counter(tokens=2)),
         }
-    found = rollout_metrics([group(("ab", "abcd"))], [scores], world)
+    exp = Experience.of([group(("ab", "abcd"))], [scores])
+    found = rollout_metrics(exp, [scores], world)
     return found | {"grading": grading_metrics(usage, world)}

@@ -26,7 +26,7 @@ from drpo_cli.trainer import optim
 from drpo_cli.trainer.model import load_policy
 from drpo_cli.trainer.step import Objective, Trainer
 from drpo_cli.types import Prompt
-from support.models import samples, tokenizer, world
+from support.models import experience, samples, tokenizer, world
 
 PROMPTS = ("12+34=", "7*8=", "the sum of 1", "(2-3)/4=")
 
@@ -65,7 +65,7 @@ def main(folder: Path, fault: str) -> dict[str, Any]:
         try:
             pushed.prove(0, prompts, sampling)
             kept = all(map(torch.equal, before, map(local, policy.parameters())))
-            trainer.step(samples([(4, 8)] * 4))
+            trainer.step(experience(samples([(4, 8)] * 4)))
             groups = vllm_groups(engine, prompts, sampling)
             stale, later = pushed.gap(groups), said(lambda: pushed.check(groups, "after sync 1"))
             pushed.push(1)

@@ -19,11 +19,10 @@ from drpo_cli.settings import CriticSettings, ModelSettings, ReferenceSettings, 
 from drpo_cli.trainer import optim
 from drpo_cli.trainer.critic import Critic
 from drpo_cli.trainer.model import Policy, load_policy, load_reference, load_value_model
-from drpo_cli.trainer.pack import Sample
 from drpo_cli.trainer.step import Objective, Trainer
 from drpo_cli.trainer.terms import Reference
 from drpo_cli.types import Group, Prompt, Rollout, Scores
-from support.models import samples
+from support.models import Row, samples
 
 Groups = list[Group]
 
@@ -77,11 +76,11 @@ def _critic(folder: Path, world: World, settings: CriticSettings, train: TrainSe
     return Critic(values, optimizer, settings, train, world)
 
 
-def valued(batch: Sequence[Sample], seed: int = 0) -> list[Sample]:
+def valued(batch: Sequence[Row], seed: int = 0) -> list[Row]:
     """The samples with random values and returns, and an advantage of its own for each token."""
     rng = random.Random(seed)
 
-    def column(sample: Sample) -> tuple[float, ...]:
+    def column(sample: Row) -> tuple[float, ...]:
         return tuple(rng.uniform(-1, 1) for _ in sample.response_ids)
 
     return [replace(s, advantages=column(s), values=column(s), returns=column(s)) for s in batch]
@@ -101,25 +100,25 @@ def groups_of(scores_PG: Sequence[Sequence[float]], seed: int = 0) -> tuple[Grou
 
 
 class ByHand(NamedTuple):
-    """One sample in plain transformers, with gradients: log π and entropy of its tokens, [R]."""
+    """One sample in plain transformers, with gradients: log π and entropy of its tokens, [T]."""
 
-    sample: Sample
-    logp_R: Tensor
-    entropy_R: Tensor
+    sample: Row
+    logp_T: Tensor
+    entropy_T: Tensor
 
 
 def gradients_by_hand(
-    folder: Path, batch: Sequence[Sample], loss: Callable[[list[ByHand]], Tensor]
+    folder: Path, batch: Sequence[Row], loss: Callable[[list[ByHand]], Tensor]
 ) -> tuple[dict[str, Tensor], float]:
     """Gradients and value of a loss over unpacked samples, one forward pass each."""
     lm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     seen = []
     for sample in batch:
         ids = torch.tensor([sample.prompt_ids + sample.response_ids])
-        logp_RV = lm(ids).logits[0, len(sample.prompt_ids) - 1 : -1].log_softmax(-1)
-        target_R = torch.tensor(sample.response_ids)
-        logp_R = logp_RV.gather(-1, target_R[:, None])[:, 0]
-        seen.append(ByHand(sample, logp_R, -(logp_RV.exp() * logp_RV).sum(-1)))
+        logp_TV = lm(ids).logits[0, len(sample.prompt_ids) - 1 : -1].log_softmax(-1)
+        target_T = torch.tensor(sample.response_ids)
+        logp_T = logp_TV.gather(-1, target_T[:, None])[:, 0]
+        seen.append(ByHand(sample, logp_T, -(logp_TV.exp() * logp_TV).sum(-1)))
     value = loss(seen)
     value.backward()
     gradients = {name: w.grad for name, w in lm.named_parameters() if w.grad is not None}

@@ -15,7 +15,7 @@ from drpo_cli.runs import checkpoints as on_disk
 from drpo_cli.step import checkpoint
 from drpo_cli.step.checkpoint import Checkpoints
 from drpo_cli.trainer.step import Trainer
-from support.models import samples, tiny_model, tokenizer, world
+from support.models import experience, samples, tiny_model, tokenizer, world
 from support.training import furthest, moments, open_trainer, weights
 
 LENGTHS = [(3, 9), (6, 2), (1, 5), (4, 4)]
@@ -28,7 +28,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def steps(trainer: Trainer, first: int, last: int) -> list[dict[str, float]]:
-    return [trainer.step(samples(LENGTHS, seed=step)) for step in range(first, last + 1)]
+    return [
+        trainer.step(experience(samples(LENGTHS, seed=step))) for step in range(first, last + 1)
+    ]
 
 
 def saved(store: Checkpoints, trainer: Trainer, step: int, **state: Any) -> Path:
@@ -200,13 +202,13 @@ def test_an_export_is_a_folder_that_transformers_loads(tmp_path: Path, kind: str
         trainer = open_trainer(tiny_model(tmp_path / "model", kind), here)
         steps(trainer, 1, 1)
         saved(Checkpoints(tmp_path / "checkpoints", 3, here), trainer, 1)
-        expected = torch.cat(trainer.replay(samples(LENGTHS)))
+        expected = trainer.replay(experience(samples(LENGTHS)))
         trained = weights(trainer.policy)
     checkpoint.export(tmp_path, target)
     lm = AutoModelForCausalLM.from_pretrained(target)
     assert furthest(dict(lm.named_parameters()), trained) == 0
     with world() as here:
-        again = torch.cat(open_trainer(target, here).replay(samples(LENGTHS)))
+        again = open_trainer(target, here).replay(experience(samples(LENGTHS)))
     assert torch.equal(again, expected)
     assert AutoTokenizer.from_pretrained(target)("1+2").input_ids == tokenizer()("1+2").input_ids
     assert not target.with_name("exported.partial").exists()

@@ -12,7 +12,7 @@ from drpo_cli.errors import UserError
 from drpo_cli.settings import CriticSettings
 from drpo_cli.step.checkpoint import Checkpoints, export
 from drpo_cli.trainer.step import Trainer
-from support.models import samples, tiny_model, tokenizer, world
+from support.models import experience, samples, tiny_model, tokenizer, world
 from support.training import critic_state, furthest, moments, open_trainer, valued, weights
 
 LENGTHS = [(3, 9), (6, 2), (1, 5), (4, 4)]
@@ -26,7 +26,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def steps(trainer: Trainer, first: int, last: int) -> list[dict[str, float]]:
-    return [trainer.step(valued(samples(LENGTHS, i), i)) for i in range(first, last + 1)]
+    return [
+        trainer.step(experience(valued(samples(LENGTHS, i), i))) for i in range(first, last + 1)
+    ]
 
 
 def saved(folder: Path, trainer: Trainer, step: int) -> Path:

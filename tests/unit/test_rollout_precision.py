@@ -17,7 +17,7 @@ from drpo_cli.rollout.engine.protocol import EngineContext, Sampling, sample_gro
 from drpo_cli.settings import ModelSettings
 from drpo_cli.step.sync import WeightSync
 from drpo_cli.types import Group, Prompt
-from support.models import samples, tiny_model, tokenizer, world
+from support.models import experience, samples, tiny_model, tokenizer, world
 from support.training import furthest, open_trainer, weights
 
 PROMPTS = ("12+34=", "7*8=", "the sum of 1", "(2-3)/4=")
@@ -157,7 +157,7 @@ def test_the_sync_is_proven_with_rounded_weights(
         sync.prove(0, prompts(), SAMPLING)
         assert furthest(before, weights(sync.trainer.policy)) == 0
         assert sync.floor < 1e-5  # against equally rounded weights
-        sync.trainer.step(samples([(4, 8)] * 4))
+        sync.trainer.step(experience(samples([(4, 8)] * 4)))
         with pytest.raises(UserError, match="after sync 0 the engine samples from other weights"):
             sync.check(sampled(sync), "after sync 0")
         sync.push(1)

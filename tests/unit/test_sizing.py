@@ -73,7 +73,7 @@ def test_a_few_layers_show_what_all_take(kind: str, what: str):
 )
 def test_the_fullest_micro_batch(group, sequences, budget, tokens, count):
     samples = fullest(Lengths(10, 20), group, sequences, budget)
-    assert (len(packed(samples).input_ids_T), len(samples)) == (tokens, count)
+    assert (len(packed(samples).input_ids_I), len(samples)) == (tokens, count)
 
 
 def text(**more: object) -> SimpleNamespace:

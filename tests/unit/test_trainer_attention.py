@@ -20,8 +20,8 @@ from transformers import MambaForCausalLM as Mamba
 
 from drpo_cli.dist import full
 from drpo_cli.errors import UserError
-from drpo_cli.trainer.pack import Sample, pack
-from support.models import group, samples, tiny_model, tokenizer, world
+from drpo_cli.trainer.pack import pack
+from support.models import Row, experience, group, samples, tiny_model, tokenizer, world
 from support.training import open_policy
 
 TEMPERATURE = 0.7
@@ -29,7 +29,7 @@ TEMPERATURE = 0.7
 LENGTHS = [(3, 9), (20, 30), (1, 1), (5, 1), (1, 12), (4, 7), (10, 35), (2, 2)]
 
 
-def alone(lm: Any, sample: Sample) -> Tensor:
+def alone(lm: Any, sample: Row) -> Tensor:
     ids = torch.tensor([sample.prompt_ids + sample.response_ids])
     logits = lm(ids).logits[0, len(sample.prompt_ids) - 1 : -1].float() / TEMPERATURE
     return logits.log_softmax(-1).gather(-1, torch.tensor(sample.response_ids)[:, None])[:, 0]
@@ -45,17 +45,17 @@ def test_packed_is_unpacked(tmp_path: Path, kind: str) -> None:
     )
     shared = group(64, [9, 1, 30, 12, 7]) + group(5, [4, 4, 9], seed=1)
     batch = samples(LENGTHS) + shared
-    assert len(pack(shared, torch.device("cpu")).input_ids_T) == 64 + 54 + 5 + 14
-    expected_R = torch.cat([alone(plain, sample) for sample in batch])
-    push_R = torch.randn(len(expected_R), generator=torch.Generator().manual_seed(1))
-    (expected_R * push_R).sum().backward()
+    assert len(pack(experience(shared), torch.device("cpu")).input_ids_I) == 64 + 54 + 5 + 14
+    expected_T = torch.cat([alone(plain, sample) for sample in batch])
+    push_T = torch.randn(len(expected_T), generator=torch.Generator().manual_seed(1))
+    (expected_T * push_T).sum().backward()
     with world() as here:
         policy = open_policy(folder, here, TEMPERATURE)
-        logp_R, _ = policy(pack(batch, here.device))
-        (logp_R * push_R).sum().backward()
+        logp_T, _ = policy(pack(experience(batch), here.device))
+        (logp_T * push_T).sum().backward()
         gradients = {name: full(w.grad) for name, w in policy.named_weights()}
-    assert expected_R.std() > 0.3
-    torch.testing.assert_close(logp_R, expected_R, atol=1e-5, rtol=0)
+    assert expected_T.std() > 0.3
+    torch.testing.assert_close(logp_T, expected_T, atol=1e-5, rtol=0)
     assert gradients.keys() == dict(plain.named_parameters()).keys()
     for name, weight in plain.named_parameters():
         torch.testing.assert_close(gradients[name], weight.grad, atol=1e-4, rtol=1e-4)
@@ -65,24 +65,26 @@ def test_a_window_matters_to_the_sequences_of_these_tests(tmp_path: Path) -> Non
     narrow = tiny_model(tmp_path / "narrow", "gemma3")
     wide = tiny_model(tmp_path / "wide", "gemma3", sliding_window=512)
     with world() as here, torch.no_grad():
-        packed = pack(samples(LENGTHS), here.device)
-        near_R, far_R = (open_policy(folder, here)(packed)[0] for folder in (narrow, wide))
-    assert (near_R - far_R).abs().max() > 0.1
+        packed = pack(experience(samples(LENGTHS)), here.device)
+        near_T, far_T = (open_policy(folder, here)(packed)[0] for folder in (narrow, wide))
+    assert (near_T - far_T).abs().max() > 0.1
 
 
 def test_an_empty_microbatch_has_no_loss_and_zero_gradients(tmp_path: Path) -> None:
     with world() as here:
         policy = open_policy(tiny_model(tmp_path), here)
-        logp_R, entropy_R = policy(pack([], here.device))
-        logp_R.sum().backward()
+        logp_T, entropy_T = policy(pack(experience([]), here.device))
+        logp_T.sum().backward()
         gradients = [full(weight.grad) for _, weight in policy.named_weights()]
-    assert len(logp_R) == len(entropy_R) == 0
+    assert len(logp_T) == len(entropy_T) == 0
     assert all(gradient.count_nonzero() == 0 for gradient in gradients)
 
 
 def test_softcapped_attention_is_refused(tmp_path: Path) -> None:
     with world() as here, pytest.raises(UserError, match="softcap"):
-        open_policy(tiny_model(tmp_path, "gemma2"), here)(pack(samples([(2, 2)]), here.device))
+        open_policy(tiny_model(tmp_path, "gemma2"), here)(
+            pack(experience(samples([(2, 2)])), here.device)
+        )
 
 
 def sizes(**own: Any) -> dict[str, Any]:

@@ -16,10 +16,9 @@ from transformers import AutoModelForCausalLM
 
 from drpo_cli.dist import World, full
 from drpo_cli.settings import CriticSettings
-from drpo_cli.trainer.critic import Critic, value_loss, whitened
-from drpo_cli.trainer.pack import Sample
+from drpo_cli.trainer.critic import Critic, value_loss, whiten
 from drpo_cli.trainer.step import Trainer
-from support.models import samples, tiny_model, world
+from support.models import Row, experience, samples, tiny_model, world
 from support.training import critic_state, furthest, open_trainer, valued, weights
 
 LENGTHS = [(3, 9), (6, 2), (1, 5), (4, 4), (2, 12), (5, 1)]
@@ -42,7 +41,9 @@ def open_critic(folder: Path, here: World, settings: CriticSettings = FAST, **tr
 
 
 def steps(trainer: Trainer, first: int, last: int) -> list[dict[str, float]]:
-    return [trainer.step(valued(samples(LENGTHS, i), i)) for i in range(first, last + 1)]
+    return [
+        trainer.step(experience(valued(samples(LENGTHS, i), i))) for i in range(first, last + 1)
+    ]
 
 
 class Plain(nn.Module):
@@ -56,18 +57,18 @@ class Plain(nn.Module):
         named = critic.model.named_parameters()
         self.load_state_dict({name: full(weight) for name, weight in named})
 
-    def forward(self, sample: Sample) -> Tensor:
+    def forward(self, sample: Row) -> Tensor:
         ids = torch.tensor([sample.prompt_ids + sample.response_ids])
         hidden_TD = self.decoder(input_ids=ids).last_hidden_state[0]
         return self.head(hidden_TD[len(sample.prompt_ids) - 1 : -1])[:, 0]
 
 
 def test_the_loss_is_half_the_squared_error() -> None:
-    value_R = torch.tensor([0.0, 1.0, -2.0], requires_grad=True)
-    loss_R = value_loss(value_R, torch.zeros(3), torch.tensor([1.0, 1.0, 1.0]), clip=0)
-    assert loss_R.tolist() == [0.5, 0.0, 4.5]
-    (slope_R,) = torch.autograd.grad(loss_R.sum(), value_R)
-    assert slope_R.tolist() == [-1.0, 0.0, -3.0]
+    value_T = torch.tensor([0.0, 1.0, -2.0], requires_grad=True)
+    loss_T = value_loss(value_T, torch.zeros(3), torch.tensor([1.0, 1.0, 1.0]), clip=0)
+    assert loss_T.tolist() == [0.5, 0.0, 4.5]
+    (slope_T,) = torch.autograd.grad(loss_T.sum(), value_T)
+    assert slope_T.tolist() == [-1.0, 0.0, -3.0]
 
 
 @pytest.mark.parametrize(
@@ -83,11 +84,11 @@ def test_the_loss_is_half_the_squared_error() -> None:
 def test_a_value_that_moved_far_has_no_gradient_that_moves_it_on(
     value: float, loss: float, slope: float
 ) -> None:
-    value_R = torch.tensor([value], dtype=torch.float64, requires_grad=True)
-    one_R = torch.ones(1, dtype=torch.float64)
-    loss_R = value_loss(value_R, 0 * one_R, one_R, CLIP)
-    (slope_R,) = torch.autograd.grad(loss_R.sum(), value_R)
-    assert (loss_R.item(), slope_R.item()) == pytest.approx((loss, slope))
+    value_T = torch.tensor([value], dtype=torch.float64, requires_grad=True)
+    one_T = torch.ones(1, dtype=torch.float64)
+    loss_T = value_loss(value_T, 0 * one_T, one_T, CLIP)
+    (slope_T,) = torch.autograd.grad(loss_T.sum(), value_T)
+    assert (loss_T.item(), slope_T.item()) == pytest.approx((loss, slope))
 
 
 @pytest.mark.parametrize("clip", [0.0, CLIP])
@@ -99,23 +100,21 @@ def test_the_gradient_is_that_of_the_loss_by_hand(folder: Path, clip: float) -> 
             folder, here, settings, max_gradient_norm=1e9, tokens_per_microbatch=20
         )
         for seed in range(3):
-            critic.update(valued(samples(LENGTHS, seed), seed))
+            critic.update(experience(valued(samples(LENGTHS, seed), seed)))
         plain, seen = Plain(folder, critic), {}
         named = list(critic.model.named_parameters())
         critic.optimizer.register_step_pre_hook(
             lambda *_: seen.update({name: full(w.grad).clone() for name, w in named})
         )
-        values = critic.values(batch)
-        loss = critic.update(batch)
-    value_R = [plain(sample) for sample in batch]
-    assert [v for row in values for v in row] == pytest.approx(
-        torch.cat(value_R).tolist(), abs=1e-5
-    )
+        values = critic.values(experience(batch))
+        loss = critic.update(experience(batch))
+    value_T = [plain(sample) for sample in batch]
+    assert values.tolist() == pytest.approx(torch.cat(value_T).tolist(), abs=1e-5)
     squares = []
-    for sample, v_R in zip(batch, value_R, strict=True):
-        old_R, return_R = torch.tensor(sample.values), torch.tensor(sample.returns)
-        near_R = torch.clamp(v_R, old_R - clip, old_R + clip) if clip else v_R
-        squares.append(torch.maximum((v_R - return_R) ** 2, (near_R - return_R) ** 2))
+    for sample, v_T in zip(batch, value_T, strict=True):
+        old_T, return_T = torch.tensor(sample.values), torch.tensor(sample.returns)
+        near_T = torch.clamp(v_T, old_T - clip, old_T + clip) if clip else v_T
+        squares.append(torch.maximum((v_T - return_T) ** 2, (near_T - return_T) ** 2))
     expected = torch.cat(squares).mean() / 2
     expected.backward()
     assert loss == pytest.approx(expected.item(), rel=1e-5)
@@ -125,23 +124,20 @@ def test_the_gradient_is_that_of_the_loss_by_hand(folder: Path, clip: float) -> 
 
 def test_a_new_critic_says_0_everywhere(folder: Path) -> None:
     with world() as here:
-        values = open_critic(folder, here).values(samples(LENGTHS))
-    assert [len(row) for row in values] == [response for _, response in LENGTHS]
-    assert {value for row in values for value in row} == {0.0}
+        values = open_critic(folder, here).values(experience(samples(LENGTHS)))
+    assert values.tolist() == [0.0] * sum(response for _, response in LENGTHS)
 
 
 def test_it_learns_a_constant_return(folder: Path) -> None:
-    batch = samples(LENGTHS)
+    exp = experience(samples(LENGTHS))
     losses = []
     with world() as here:
         critic = open_critic(folder, here)
         for _ in range(30):
-            values = critic.values(batch)
-            known = [
-                replace(s, values=v, returns=(0.8,) * len(v))
-                for s, v in zip(batch, values, strict=True)
-            ]
-            losses.append(critic.update(known))
+            value_T = critic.values(exp)
+            losses.append(
+                critic.update(replace(exp, value_T=value_T, return_T=torch.full_like(value_T, 0.8)))
+            )
     assert losses[0] == pytest.approx(0.8**2 / 2)
     assert losses[-1] < losses[0] / 20
 
@@ -152,10 +148,10 @@ def test_an_update_without_tokens_or_with_a_broken_return_is_left_out(folder: Pa
     with world() as here:
         trainer = open_trainer(folder, here, critic=FAST)
         critic = critic_of(trainer)
-        critic.update(batch)
+        critic.update(experience(batch))
         before, policy = critic_state(trainer), weights(trainer.policy)
-        assert critic.update([]) is None and critic.update(broken) is None
-        assert trainer.step(broken)["skipped_updates"] == 1
+        assert critic.update(experience([])) is None and critic.update(experience(broken)) is None
+        assert trainer.step(experience(broken))["skipped_updates"] == 1
         assert furthest(before, critic_state(trainer)) == 0
         assert furthest(policy, weights(trainer.policy)) == 0
 
@@ -165,10 +161,12 @@ def explained(here: World, critic: Critic, pairs: Sequence[tuple[float, float]])
     (first, second) = samples([(2, 2), (2, len(pairs) - 2)])
     values, returns = ([*column] for column in zip(*pairs, strict=True))
     return critic.explained_variance(
-        [
-            replace(first, values=tuple(values[:2]), returns=tuple(returns[:2])),
-            replace(second, values=tuple(values[2:]), returns=tuple(returns[2:])),
-        ]
+        experience(
+            [
+                replace(first, values=tuple(values[:2]), returns=tuple(returns[:2])),
+                replace(second, values=tuple(values[2:]), returns=tuple(returns[2:])),
+            ]
+        )
     )
 
 
@@ -194,27 +192,24 @@ def test_returns_that_are_all_equal_have_no_variance_to_explain(folder: Path) ->
         critic = open_critic(folder, here)
         assert math.isnan(explained(here, critic, [(v, 0.7) for v in values]))
         assert math.isnan(explained(here, critic, [(v, (0.7 - v) + v) for v in values]))
-        assert math.isnan(critic.explained_variance([]))
+        assert math.isnan(critic.explained_variance(experience([])))
 
 
 def test_whitened_advantages_have_mean_0_and_deviation_1() -> None:
-    given = [(0.5, 2.0, -1.0), (4.0,), (), (0.25, 0.5)]
+    adv_T = torch.tensor([0.5, 2.0, -1.0, 4.0, 0.25, 0.5], dtype=torch.float64)
     with world() as here:
-        found = whitened(given, here)
-        assert whitened([], here) == [] and whitened([()], here) == [()]
-    assert [len(row) for row in found] == [3, 1, 0, 2]
-    flat = torch.tensor([a for row in found for a in row], dtype=torch.float64)
-    assert flat.mean().item() == pytest.approx(0, abs=1e-12)
-    assert flat.std(correction=0).item() == pytest.approx(1, abs=1e-7)
-    before = torch.tensor([a for row in given for a in row])
-    assert flat.argsort().tolist() == before.argsort().tolist()
+        found_T = whiten(adv_T, here)
+        assert len(whiten(adv_T[:0], here)) == 0
+    assert found_T.mean().item() == pytest.approx(0, abs=1e-12)
+    assert found_T.std(correction=0).item() == pytest.approx(1, abs=1e-7)
+    assert found_T.argsort(stable=True).tolist() == adv_T.argsort(stable=True).tolist()
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -1 / 3, 7e5])
 def test_equal_advantages_become_0(value: float) -> None:
     with world() as here:
-        found = whitened([(value,) * 3, (value,) * 8], here)
-    assert [a for row in found for a in row] == pytest.approx([0.0] * 11, abs=1e-6)
+        found_T = whiten(torch.full((11,), value, dtype=torch.float64), here)
+    assert found_T.tolist() == pytest.approx([0.0] * 11, abs=1e-6)
 
 
 def test_the_policy_waits_while_the_critic_warms_up(folder: Path) -> None:
@@ -235,8 +230,8 @@ def test_the_policy_waits_while_the_critic_warms_up(folder: Path) -> None:
 def test_a_step_tells_of_the_critic(folder: Path) -> None:
     batch = valued(samples(LENGTHS))
     with world() as here:
-        metrics = open_trainer(folder, here, critic=FAST).step(batch)
-        assert open_trainer(folder, here).step(batch).keys() < metrics.keys()
+        metrics = open_trainer(folder, here, critic=FAST).step(experience(batch))
+        assert open_trainer(folder, here).step(experience(batch)).keys() < metrics.keys()
     error = torch.tensor([r for s in batch for r in s.returns or ()])
     clipped = torch.tensor([v for s in batch for v in s.values or ()])
     near = clipped + (0 - clipped).clamp(-CLIP, CLIP)

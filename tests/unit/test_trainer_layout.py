@@ -61,7 +61,7 @@ def seen(shape: Layout, keys: list[list[int]], window: int | None = None) -> lis
 @given(lengths=LENGTHS)
 def test_every_token_is_found_again(lengths: list[int]) -> None:
     shape, _, _ = laid_out(neighbours(lengths))
-    assert torch.equal(shape.query_N[shape.inverse_T], torch.arange(sum(lengths)))
+    assert torch.equal(shape.query_N[shape.inverse_I], torch.arange(sum(lengths)))
 
 
 @given(lengths=LENGTHS)
@@ -84,7 +84,7 @@ def test_a_token_sees_its_prompt_and_what_went_before_in_its_window(
     spans = {span.start: span for span in families(sizes)}
     shape, queries, keys = laid_out(list(spans.values()))
     total = sum(span.length for span in spans.values())
-    assert torch.equal(shape.query_N[shape.inverse_T], torch.arange(total))
+    assert torch.equal(shape.query_N[shape.inverse_I], torch.arange(total))
     for row, by_query in zip(queries, seen(shape, keys, window), strict=True):
         span = spans[row[0]]
         context = span.context

@@ -49,79 +49,79 @@ def plain(inputs: list[Tensor | None], head: Head) -> Tensor:
     return (logits / head.temperature).log_softmax(-1)
 
 
-def gradients(value_R: Tensor, inputs: list[Tensor | None]) -> tuple[Tensor, ...]:
-    push_R = torch.randn(len(value_R), generator=torch.Generator().manual_seed(2))
-    return torch.autograd.grad((value_R * push_R).sum(), [t for t in inputs if t is not None])
+def gradients(value_T: Tensor, inputs: list[Tensor | None]) -> tuple[Tensor, ...]:
+    push_T = torch.randn(len(value_T), generator=torch.Generator().manual_seed(2))
+    return torch.autograd.grad((value_T * push_T).sum(), [t for t in inputs if t is not None])
 
 
 @every_head
 @pytest.mark.parametrize("bias", [False, True], ids=["no bias", "bias"])
 @pytest.mark.parametrize("block", [1, 10, 5 * TOKENS, 1000])
 def test_blockwise_is_whole(head: Head, bias: bool, block: int) -> None:
-    given, target_R = inputs(bias), targets()
-    logp_R, entropy_R = blockwise_logprobs(*given, target_R, head, block)  # type: ignore[arg-type]
+    given, target_T = inputs(bias), targets()
+    logp_T, entropy_T = blockwise_logprobs(*given, target_T, head, block)  # type: ignore[arg-type]
     logp_TV = plain(given, head)
-    expected_R = logp_TV.gather(-1, target_R[:, None])[:, 0]
-    assert logp_R.dtype == entropy_R.dtype == torch.float32
-    torch.testing.assert_close(logp_R.double(), expected_R, atol=5e-6, rtol=1e-6)
-    expected_entropy_R = -(logp_TV.exp() * logp_TV).sum(-1)
-    torch.testing.assert_close(entropy_R.double(), expected_entropy_R, atol=5e-6, rtol=1e-6)
-    for got, expected in zip(gradients(logp_R, given), gradients(expected_R, given), strict=True):
+    expected_T = logp_TV.gather(-1, target_T[:, None])[:, 0]
+    assert logp_T.dtype == entropy_T.dtype == torch.float32
+    torch.testing.assert_close(logp_T.double(), expected_T, atol=5e-6, rtol=1e-6)
+    expected_entropy_T = -(logp_TV.exp() * logp_TV).sum(-1)
+    torch.testing.assert_close(entropy_T.double(), expected_entropy_T, atol=5e-6, rtol=1e-6)
+    for got, expected in zip(gradients(logp_T, given), gradients(expected_T, given), strict=True):
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_blocks_of_tokens_too_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logprobs, "TALL", 5)
-    given, target_R = inputs(bias=True), targets()
-    logp_R, entropy_R = blockwise_logprobs(*given, target_R, HEADS["all"], 35)  # type: ignore[arg-type]
+    given, target_T = inputs(bias=True), targets()
+    logp_T, entropy_T = blockwise_logprobs(*given, target_T, HEADS["all"], 35)  # type: ignore[arg-type]
     logp_TV = plain(given, HEADS["all"])
-    expected_R = logp_TV.gather(-1, target_R[:, None])[:, 0] - (logp_TV.exp() * logp_TV).sum(-1)
-    torch.testing.assert_close((logp_R + entropy_R).double(), expected_R, atol=1e-5, rtol=1e-6)
+    expected_T = logp_TV.gather(-1, target_T[:, None])[:, 0] - (logp_TV.exp() * logp_TV).sum(-1)
+    torch.testing.assert_close((logp_T + entropy_T).double(), expected_T, atol=1e-5, rtol=1e-6)
     for got, expected in zip(
-        gradients(logp_R + entropy_R, given), gradients(expected_R, given), strict=True
+        gradients(logp_T + entropy_T, given), gradients(expected_T, given), strict=True
     ):
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_huge_and_tiny_logits_neither_overflow_nor_vanish() -> None:
-    hidden_RD = torch.tensor([[3e4], [-3e4]])
+    hidden_TD = torch.tensor([[3e4], [-3e4]])
     weight_VD = torch.tensor([[1.0], [-1.0], [0.0]], requires_grad=True)
-    target_R = torch.tensor([1, 1])
+    target_T = torch.tensor([1, 1])
     for block in (1, 1000):
-        logp_R, entropy_R = blockwise_logprobs(
-            hidden_RD, weight_VD, None, target_R, HEADS["plain"], block
+        logp_T, entropy_T = blockwise_logprobs(
+            hidden_TD, weight_VD, None, target_T, HEADS["plain"], block
         )
-        assert logp_R.tolist() == [-6e4, 0] and entropy_R.tolist() == [0, 0]
-        (gradient_VD,) = torch.autograd.grad(logp_R.sum(), weight_VD)
+        assert logp_T.tolist() == [-6e4, 0] and entropy_T.tolist() == [0, 0]
+        (gradient_VD,) = torch.autograd.grad(logp_T.sum(), weight_VD)
         assert gradient_VD.flatten().tolist() == [-3e4, 3e4, 0]
 
 
 def test_the_size_of_a_block_does_not_show() -> None:
-    given, target_R, head = inputs(bias=True), targets(), HEADS["all"]
-    whole, small = (blockwise_logprobs(*given, target_R, head, block)[0] for block in (1000, 40))  # type: ignore[arg-type]
+    given, target_T, head = inputs(bias=True), targets(), HEADS["all"]
+    whole, small = (blockwise_logprobs(*given, target_T, head, block)[0] for block in (1000, 40))  # type: ignore[arg-type]
     torch.testing.assert_close(small, whole, atol=1e-6, rtol=0)
     for got, expected in zip(gradients(small, given), gradients(whole, given), strict=True):
         torch.testing.assert_close(got, expected, atol=5e-6, rtol=1e-6)
 
 
 def test_bfloat16_weights_keep_their_dtype_and_give_float32_logprobs() -> None:
-    given, target_R = inputs(bias=True, dtype=torch.bfloat16), targets()
-    logp_R, entropy_R = blockwise_logprobs(*given, target_R, HEADS["temperature"], 8)  # type: ignore[arg-type]
-    expected_R = plain(given, HEADS["temperature"]).gather(-1, target_R[:, None])[:, 0]
-    assert logp_R.dtype == entropy_R.dtype == torch.float32
-    torch.testing.assert_close(logp_R.double(), expected_R, atol=0.1, rtol=0)
-    got, expected = gradients(logp_R, given), gradients(expected_R, given)
+    given, target_T = inputs(bias=True, dtype=torch.bfloat16), targets()
+    logp_T, entropy_T = blockwise_logprobs(*given, target_T, HEADS["temperature"], 8)  # type: ignore[arg-type]
+    expected_T = plain(given, HEADS["temperature"]).gather(-1, target_T[:, None])[:, 0]
+    assert logp_T.dtype == entropy_T.dtype == torch.float32
+    torch.testing.assert_close(logp_T.double(), expected_T, atol=0.1, rtol=0)
+    got, expected = gradients(logp_T, given), gradients(expected_T, given)
     assert [gradient.dtype for gradient in got] == [torch.bfloat16] * 3
     for one, other in zip(got, expected, strict=True):
         torch.testing.assert_close(one, other, atol=0.1, rtol=0.05)
 
 
 def test_bfloat16_weight_gradients_are_summed_in_float32() -> None:
-    hidden_RD = torch.ones(2000, 1, dtype=torch.bfloat16, requires_grad=True)
+    hidden_TD = torch.ones(2000, 1, dtype=torch.bfloat16, requires_grad=True)
     weight_VD = torch.zeros(4, 1, dtype=torch.bfloat16, requires_grad=True)
-    first_R = torch.zeros(2000, dtype=torch.long)
-    logp_R, _ = blockwise_logprobs(hidden_RD, weight_VD, None, first_R, HEADS["plain"], 1)
-    logp_R.sum().backward()
+    first_T = torch.zeros(2000, dtype=torch.long)
+    logp_T, _ = blockwise_logprobs(hidden_TD, weight_VD, None, first_T, HEADS["plain"], 1)
+    logp_T.sum().backward()
     # a bfloat16 sum of ones stops growing at 256
     assert weight_VD.grad.flatten().tolist() == pytest.approx([1500, -500, -500, -500], rel=2**-8)
 
@@ -131,14 +131,14 @@ def test_bfloat16_weight_gradients_are_summed_in_float32() -> None:
 def test_entropy_has_the_gradient_of_the_plain_formula(name: str, block: int) -> None:
     hidden, weight, bias = inputs(bias=True)
     given = [tensor for tensor in (hidden, weight, bias) if tensor is not None]
-    slope_R = torch.linspace(-1, 1, len(targets()))
-    logp_R, entropy_R = blockwise_logprobs(hidden, weight, bias, targets(), HEADS[name], block)
-    found = torch.autograd.grad((entropy_R * slope_R + logp_R).sum(), given)
+    slope_T = torch.linspace(-1, 1, len(targets()))
+    logp_T, entropy_T = blockwise_logprobs(hidden, weight, bias, targets(), HEADS[name], block)
+    found = torch.autograd.grad((entropy_T * slope_T + logp_T).sum(), given)
     logp_RV = plain([hidden, weight, bias], HEADS[name])
-    loss_R = (
-        -(logp_RV.exp() * logp_RV).sum(-1) * slope_R + logp_RV.gather(-1, targets()[:, None])[:, 0]
+    loss_T = (
+        -(logp_RV.exp() * logp_RV).sum(-1) * slope_T + logp_RV.gather(-1, targets()[:, None])[:, 0]
     )
-    for mine, expected in zip(found, torch.autograd.grad(loss_R.sum(), given), strict=True):
+    for mine, expected in zip(found, torch.autograd.grad(loss_T.sum(), given), strict=True):
         torch.testing.assert_close(mine, expected, atol=1e-5, rtol=1e-4)
 
 
@@ -159,7 +159,7 @@ class Sizes(TorchDispatchMode):
 
 def largest_and_saved(block: int) -> tuple[int, int]:
     """Elements of the largest tensor, and of all that wait for the backward pass, 500 tokens."""
-    hidden_RD = torch.randn(500, 8, requires_grad=True)
+    hidden_TD = torch.randn(500, 8, requires_grad=True)
     weight_VD = torch.randn(300, 8, requires_grad=True)
     saved: list[int] = []
 
@@ -169,11 +169,11 @@ def largest_and_saved(block: int) -> tuple[int, int]:
 
     with Sizes() as sizes:
         with saved_tensors_hooks(keep, lambda tensor: tensor):
-            logp_R, _ = blockwise_logprobs(
-                hidden_RD, weight_VD, None, torch.zeros(500, dtype=torch.long), Head(0.7), block
+            logp_T, _ = blockwise_logprobs(
+                hidden_TD, weight_VD, None, torch.zeros(500, dtype=torch.long), Head(0.7), block
             )
         kept = sum(saved)
-        logp_R.sum().backward()
+        logp_T.sum().backward()
     return sizes.largest, kept
 
 

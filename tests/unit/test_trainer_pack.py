@@ -9,9 +9,9 @@ import torch
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from drpo_cli.trainer.pack import Sample, bins, bundles, pack, packed_length
+from drpo_cli.trainer.pack import bins, bundles, pack, packed_length
 from drpo_cli.trainer.sharing import shares, token_cost
-from support.models import group, samples, tiny_model, world
+from support.models import Row, experience, group, samples, tiny_model, world
 from support.training import open_policy
 
 LENGTHS = st.lists(st.integers(1, 40), max_size=30)
@@ -49,41 +49,45 @@ def test_packed_tokens_predict_their_successors(lengths: list[tuple[int, int]]) 
     batch = samples(lengths)
     # short prompts may be alike by chance, and neighbours would then share one
     assume(all(a.prompt_ids != b.prompt_ids for a, b in pairwise(batch)))
-    packed = pack(batch, CPU)
+    packed = pack(experience(batch), CPU)
     start = at = 0
     for sample in batch:
         whole, size = sample.prompt_ids + sample.response_ids, sample.input_length
         mine = slice(start, start + size)
-        assert packed.input_ids_T[mine].tolist() == list(whole[:-1])
-        assert packed.position_ids_T[mine].tolist() == list(range(size))
+        assert packed.input_ids_I[mine].tolist() == list(whole[:-1])
+        assert packed.position_ids_I[mine].tolist() == list(range(size))
         for offset, token in enumerate(sample.response_ids):
-            place = int(packed.predict_R[at + offset]) - start
-            assert packed.target_R[at + offset] == token == whole[place + 1]
+            place = int(packed.predict_T[at + offset]) - start
+            assert packed.target_T[at + offset] == token == whole[place + 1]
             assert place == len(sample.prompt_ids) - 1 + offset
         part = slice(at, at + len(sample.response_ids))
-        torch.testing.assert_close(packed.old_logp_R[part], torch.tensor(sample.old_logps))
-        assert packed.adv_R[part].tolist() == advantage_of(sample)
+        torch.testing.assert_close(packed.old_logp_T[part], torch.tensor(sample.old_logps))
+        assert packed.adv_T[part].tolist() == advantage_of(sample)
         start, at = start + size, part.stop
-    assert start == len(packed.input_ids_T) and at == len(packed.target_R)
-    assert len(packed.predict_R) == len(packed.old_logp_R) == len(packed.adv_R) == at
+    assert start == len(packed.input_ids_I) and at == len(packed.target_T)
+    assert len(packed.predict_T) == len(packed.old_logp_T) == len(packed.adv_T) == at
 
 
-def advantage_of(sample: Sample) -> list[float]:
+def length_of(rows: list[Row]) -> int:
+    return packed_length(len(rows[0].prompt_ids), [len(row.response_ids) for row in rows])
+
+
+def advantage_of(sample: Row) -> list[float]:
     return torch.tensor(sample.advantages).tolist()
 
 
 def test_the_last_response_token_is_no_input() -> None:
-    packed = pack([Sample((7,), (8, 9), (-1.0, -2.0), (0.5, 0.5))], CPU)
-    assert packed.input_ids_T.tolist() == [7, 8]
-    assert packed.predict_R.tolist() == [0, 1] and packed.target_R.tolist() == [8, 9]
+    packed = pack(experience([Row((7,), (8, 9), (-1.0, -2.0), (0.5, 0.5))]), CPU)
+    assert packed.input_ids_I.tolist() == [7, 8]
+    assert packed.predict_T.tolist() == [0, 1] and packed.target_T.tolist() == [8, 9]
 
 
 def test_no_samples_give_one_token_without_a_loss() -> None:
-    packed = pack([], CPU)
-    assert packed.input_ids_T.tolist() == packed.position_ids_T.tolist() == [0]
+    packed = pack(experience([]), CPU)
+    assert packed.input_ids_I.tolist() == packed.position_ids_I.tolist() == [0]
     assert packed.layout.query_N.tolist() == packed.layout.key_M.tolist() == [0]
-    assert packed.predict_R.dtype == packed.target_R.dtype == torch.long
-    assert len(packed.predict_R) == len(packed.target_R) == len(packed.adv_R) == 0
+    assert packed.predict_T.dtype == packed.target_T.dtype == torch.long
+    assert len(packed.predict_T) == len(packed.target_T) == len(packed.adv_T) == 0
 
 
 @given(
@@ -93,12 +97,12 @@ def test_no_samples_give_one_token_without_a_loss() -> None:
 )
 def test_bundles_are_of_one_prompt_and_fit(sizes: list[int], prompt: int, budget: int) -> None:
     batch = [s for seed, size in enumerate(sizes) for s in group(prompt, [5] * size, seed)]
-    found = bundles(batch, budget)
+    found = bundles(experience(batch), budget)
     assert sorted(i for bundle in found for i in bundle) == list(range(len(batch)))
     for bundle in found:
         members = [batch[i] for i in bundle]
         assert len({sample.prompt_ids for sample in members}) == 1
-        assert len(members) == 1 or packed_length(members) <= budget
+        assert len(members) == 1 or length_of(members) <= budget
     if budget >= prompt + 6 * 4:
         assert len(found) == len(sizes)
 
@@ -106,17 +110,17 @@ def test_bundles_are_of_one_prompt_and_fit(sizes: list[int], prompt: int, budget
 @pytest.mark.parametrize("prompt", [1, 64])
 def test_a_prompt_is_in_the_row_once_and_predicts_each_first_token(prompt: int) -> None:
     batch = group(prompt, [3, 1, 4])
-    packed = pack(batch, CPU)
-    assert len(packed.input_ids_T) == prompt + 2 + 0 + 3 == packed_length(batch)
-    assert packed.input_ids_T[:prompt].tolist() == list(batch[0].prompt_ids)
-    assert packed.position_ids_T.tolist() == [*range(prompt + 2), *range(prompt, prompt + 3)]
+    packed = pack(experience(batch), CPU)
+    assert len(packed.input_ids_I) == prompt + 2 + 0 + 3 == length_of(batch)
+    assert packed.input_ids_I[:prompt].tolist() == list(batch[0].prompt_ids)
+    assert packed.position_ids_I.tolist() == [*range(prompt + 2), *range(prompt, prompt + 3)]
     last = prompt - 1
-    assert packed.predict_R.tolist() == [
+    assert packed.predict_T.tolist() == [
         *(last, last + 1, last + 2, last, last),
         *range(prompt + 2, prompt + 5),
     ]
-    assert packed.target_R.tolist() == [t for s in batch for t in s.response_ids]
-    assert packed.response_R.tolist() == [0] * 3 + [1] + [2] * 4
+    assert packed.target_T.tolist() == [t for s in batch for t in s.response_ids]
+    assert packed.response_T.tolist() == [0] * 3 + [1] + [2] * 4
 
 
 def pairs(tokens: int, cost: float) -> float:
@@ -140,13 +144,13 @@ def test_long_responses_run_apart_and_short_ones_of_the_same_prompt_share() -> N
     ] * 2
     assert [shares(256, tokens, cost) for tokens in (512, 800, 2048)] == [True, True, False]
     batch = group(64, [2000, 40, 2000, 30])
-    found = bundles(batch, 10**6, cost)
+    found = bundles(experience(batch), 10**6, cost)
     assert sorted(found) == [[0], [1, 3], [2]]
     order = [i for bundle in found for i in bundle]
-    packed = pack([batch[i] for i in order], CPU, token_cost=cost)
-    assert len(packed.input_ids_T) == sum(packed_length([batch[i] for i in b]) for b in found)
-    assert len(pack([batch[i] for i in order], CPU).input_ids_T) == packed_length(batch)
-    assert packed.target_R.tolist() == [t for i in order for t in batch[i].response_ids]
+    packed = pack(experience([batch[i] for i in order]), CPU, token_cost=cost)
+    assert len(packed.input_ids_I) == sum(length_of([batch[i] for i in b]) for b in found)
+    assert len(pack(experience([batch[i] for i in order]), CPU).input_ids_I) == length_of(batch)
+    assert packed.target_T.tolist() == [t for i in order for t in batch[i].response_ids]
 
 
 def test_a_token_costs_what_its_layer_has_weights(tmp_path) -> None:

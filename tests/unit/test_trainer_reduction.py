@@ -13,7 +13,7 @@ from torch import Tensor
 
 from drpo_cli.settings import TrainSettings
 from drpo_cli.trainer.reduction import scales
-from support.models import samples, tiny_model, world
+from support.models import experience, samples, tiny_model, world
 from support.training import (
     STEADY,
     ByHand,
@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def drpo(seen: ByHand) -> Tensor:
     """DRPO's loss of each token (Eq. 8)."""
     mu, adv = torch.tensor(seen.sample.old_logps).exp(), torch.tensor(seen.sample.advantages)
-    pi = seen.logp_R.exp()
+    pi = seen.logp_T.exp()
     return -adv * pi / mu + adv.abs() * (pi - mu) ** 2 / (2 * DELTA * mu)
 
 
@@ -72,7 +72,7 @@ def test_the_gradient_is_that_of_the_loss_by_hand(folder: Path, kind: dict[str, 
             **kind,
         )
         with caught_gradients(trainer) as gradients:
-            metrics = trainer.step(batch)
+            metrics = trainer.step(experience(batch))
     assert furthest(gradients[0], expected) < 1e-5 * max(1.0, norm)
     assert metrics["loss"] == pytest.approx(loss, rel=1e-5)
     assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-5)
@@ -81,7 +81,7 @@ def test_the_gradient_is_that_of_the_loss_by_hand(folder: Path, kind: dict[str, 
 def test_the_three_weigh_responses_differently(folder: Path) -> None:
     batch, settings = samples([(2, 1), (2, 3)]), [TrainSettings(**kind) for kind in KINDS]
     with world() as here:
-        found = [scales(batch, setting, here) for setting in settings]
+        found = [scales(experience(batch), setting, here) for setting in settings]
     assert found == [[1 / 4, 1 / 4], [1 / 2, 1 / 6], [1 / (2 * HORIZON)] * 2]
 
 
@@ -95,7 +95,7 @@ def test_one_microbatch_of_eight_is_eight_of_one(folder: Path, kind: dict[str, A
                 folder, here, tokens_per_microbatch=budget, epsilon=STEADY, **kind
             )
             with caught_gradients(trainer) as gradients:
-                metrics = trainer.step(batch)
+                metrics = trainer.step(experience(batch))
             found.append((gradients[0], weights(trainer.policy), metrics))
     whole = found[0]
     for cut in found[1:]:
@@ -112,7 +112,7 @@ def test_responses_that_are_left_out_count_for_nothing(folder: Path, kind: dict[
         for part in (masked, [sample for sample in masked if sample.kept]):
             trainer = open_trainer(folder, here, **kind)
             with caught_gradients(trainer) as gradients:
-                metrics = trainer.step(part)
+                metrics = trainer.step(experience(part))
             found.append((gradients[0], metrics))
     (some, left), (alone, right) = found
     assert furthest(some, alone) < 1e-6
@@ -127,15 +127,15 @@ def test_an_update_without_a_token_is_skipped(folder: Path, kind: dict[str, Any]
     half = [replace(sample, kept=i % 2 == 1) for i, sample in enumerate(batch)]
     with world() as here:
         trainer = open_trainer(folder, here, updates_per_rollout=2, **kind)
-        trainer.step(batch)
+        trainer.step(experience(batch))
         before, moved = weights(trainer.policy), moments(trainer)
-        metrics = trainer.step(nothing)
+        metrics = trainer.step(experience(nothing))
         assert furthest(before, weights(trainer.policy)) == 0
         assert furthest(moved, moments(trainer)) == 0
         assert metrics["skipped_updates"] == 2 and metrics["trained_tokens"] == 0
         assert math.isnan(metrics["loss"]) and math.isnan(metrics["grad_norm"])
         assert trainer.schedule.last_epoch == 4
-        metrics = trainer.step(half)
+        metrics = trainer.step(experience(half))
         assert metrics["skipped_updates"] == 1
         assert metrics["trained_tokens"] == sum(response for _, response in LENGTHS[1::2])
         after = weights(trainer.policy)

@@ -13,13 +13,14 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
 
 from drpo_cli.dist import World, local
-from drpo_cli.trainer.pack import Sample
 from drpo_cli.trainer.step import Trainer
-from support.models import group, samples, tiny_model, world
+from support.models import Row, experience, group, samples, tiny_model, world
 from support.training import (
     STEADY,
+    ByHand,
     caught_gradients,
     furthest,
+    gradients_by_hand,
     moments,
     open_trainer,
     weights,
@@ -36,12 +37,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def stepped(
-    folder: Path, here: World, batch: list[Sample], **train: Any
+    folder: Path, here: World, batch: list[Row], **train: Any
 ) -> tuple[dict[str, Tensor], list[dict[str, Tensor]], dict[str, float]]:
     """Weights after one training step, the gradients of each update, and the metrics."""
     trainer = open_trainer(folder, here, options={"delta": DELTA}, **train)
     with caught_gradients(trainer) as gradients:
-        metrics = trainer.step(batch)
+        metrics = trainer.step(experience(batch))
     return weights(trainer.policy), gradients, metrics
 
 
@@ -95,14 +96,14 @@ def test_an_update_has_whole_groups_or_some_of_each(
         trainer = open_trainer(folder, here, updates_per_rollout=updates, minibatches=minibatches)
         seen: list[list[int]] = []
         trainer._update = lambda part, stats: seen.append(  # type: ignore[method-assign,func-returns-value,assignment]
-            [ids.index(sample.prompt_ids) for sample in part]
+            [ids.index(prompt_ids) for prompt_ids in part.prompt_ids_S]
         )
-        trainer.step(batch)
+        trainer.step(experience(batch))
     assert seen == expected
 
 
 def hand_written(
-    folder: Path, batch: list[Sample]
+    folder: Path, batch: list[Row]
 ) -> tuple[dict[str, Tensor], float, dict[str, Tensor]]:
     """Gradients and value of DRPO's loss (Eq. 8), mean over tokens; and columns of its tokens."""
     lm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -167,7 +168,7 @@ def test_tokens_without_a_gradient_are_counted_as_masked(folder: Path) -> None:
     with world() as here:
         trainer = open_trainer(folder, here, "dppo", {"delta_low": 0.05, "delta_high": 0.05})
         batch = samples(LENGTHS)
-        metrics = trainer.step(batch)
+        metrics = trainer.step(experience(batch))
     _, _, seen = hand_written(folder, batch)
     shift = (seen["logp"].exp() - seen["mu"]) * seen["adv"].sign()
     assert metrics["masked_share"] == pytest.approx(float((shift > 0.05).float().mean()))
@@ -183,13 +184,13 @@ def test_a_non_finite_loss_skips_its_update_and_only_that(folder: Path, advantag
     ]
     with world() as here:
         trainer = open_trainer(folder, here, options={"delta": DELTA})
-        trainer.step(batch)
+        trainer.step(experience(batch))
         before, moved = weights(trainer.policy), moments(trainer)
-        metrics = trainer.step(broken)
+        metrics = trainer.step(experience(broken))
         assert metrics["skipped_updates"] == 1
         assert all(torch.equal(before[name], now) for name, now in weights(trainer.policy).items())
         assert all(torch.equal(moved[name], now) for name, now in moments(trainer).items())
-        assert trainer.step(batch)["skipped_updates"] == 0
+        assert trainer.step(experience(batch))["skipped_updates"] == 0
         assert furthest(before, weights(trainer.policy)) > 1e-4
 
 
@@ -210,9 +211,9 @@ def test_updates_take_disjoint_samples_in_turn(folder: Path) -> None:
     batch = samples(LENGTHS)
     with world() as here:
         together = open_trainer(folder, here, updates_per_rollout=3)
-        metrics = together.step(batch)
+        metrics = together.step(experience(batch))
         apart = open_trainer(folder, here)
-        reports = [apart.step(batch[update::3]) for update in range(3)]
+        reports = [apart.step(experience(batch[update::3])) for update in range(3)]
         assert furthest(weights(together.policy), weights(apart.policy)) < 1e-6
     assert metrics["loss"] == pytest.approx(sum(report["loss"] for report in reports) / 3, abs=1e-6)
     assert metrics["trained_tokens"] == sum(report["trained_tokens"] for report in reports)
@@ -226,7 +227,7 @@ def test_gradient_checkpointing_runs_a_layer_again(folder: Path, checkpointing: 
         trainer = open_trainer(folder, here, gradient_checkpointing=checkpointing)
         layer = trainer.policy.lm.get_decoder().layers[0]
         layer.mlp.register_forward_pre_hook(lambda *_: runs.append(1))
-        trainer.step(samples(LENGTHS))
+        trainer.step(experience(samples(LENGTHS)))
     assert len(runs) == 1 + checkpointing
 
 
@@ -244,8 +245,8 @@ def test_replay_gives_log_probs_in_the_order_of_the_samples(folder: Path) -> Non
     _, _, seen = hand_written(folder, batch)
     with world() as here:
         trainer: Trainer = open_trainer(folder, here, tokens_per_microbatch=15)
-        replayed = torch.cat(trainer.replay(batch))
-        assert trainer.replay([]) == []
+        replayed = trainer.replay(experience(batch))
+        assert len(trainer.replay(experience([]))) == 0
     torch.testing.assert_close(replayed, seen["logp"], atol=1e-5, rtol=0)
     assert not replayed.requires_grad
 
@@ -254,14 +255,44 @@ def test_weights_changed_after_a_replay_are_the_ones_replayed_next(folder: Path)
     batch = samples(LENGTHS)
     with world() as here:
         trainer = open_trainer(folder, here)
-        before = torch.cat(trainer.replay(batch))
+        before = trainer.replay(experience(batch))
         assert all(isinstance(weight, DTensor) for _, weight in trainer.policy.named_weights())
         with torch.no_grad():
             for _, weight in trainer.policy.named_weights():
                 local(weight).mul_(1.1)
-        changed = torch.cat(trainer.replay(batch))
+        changed = trainer.replay(experience(batch))
         with torch.no_grad():
             for _, weight in trainer.policy.named_weights():
                 local(weight).div_(1.1)
         assert (changed - before).abs().max() > 1e-2
-        torch.testing.assert_close(torch.cat(trainer.replay(batch)), before, atol=1e-5, rtol=0)
+        torch.testing.assert_close(trainer.replay(experience(batch)), before, atol=1e-5, rtol=0)
+
+
+def test_a_token_that_the_policy_did_not_sample_has_no_loss_but_is_seen(folder: Path) -> None:
+    """Masked tokens stay in the context of those after them, as tool output would."""
+    batch = samples(LENGTHS)
+    masks = [tuple((i + place) % 3 != 1 for i in range(n)) for place, (_, n) in enumerate(LENGTHS)]
+    masked = [replace(row, loss_mask=mask) for row, mask in zip(batch, masks, strict=True)]
+    _, _, seen = hand_written(folder, batch)
+    keep = torch.tensor([kept for mask in masks for kept in mask])
+    pi, mu = seen["logp"].exp()[keep], seen["mu"][keep]
+
+    def by_hand(rows: list[ByHand]) -> Tensor:
+        losses = []
+        for row, mask in zip(rows, masks, strict=True):
+            adv, old = torch.tensor(row.sample.advantages), torch.tensor(row.sample.old_logps)
+            ours, theirs = row.logp_T.exp(), old.exp()
+            loss = -adv * ours / theirs + adv.abs() * (ours - theirs) ** 2 / (2 * DELTA * theirs)
+            losses.append(loss[torch.tensor(mask)])
+        return torch.cat(losses).mean()
+
+    expected, loss = gradients_by_hand(folder, batch, by_hand)
+    with world() as here:
+        for budget in (1000, 14):
+            _, (gradients,), metrics = stepped(
+                folder, here, masked, max_gradient_norm=NO_CLIP, tokens_per_microbatch=budget
+            )
+            assert furthest(gradients, expected) < 1e-5
+            assert metrics["loss"] == pytest.approx(loss, rel=1e-5)
+            assert metrics["trained_tokens"] == int(keep.sum()) < sum(n for _, n in LENGTHS)
+            assert metrics["shift_mean"] == pytest.approx(float((pi - mu).abs().mean()), rel=1e-4)

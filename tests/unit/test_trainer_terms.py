@@ -17,8 +17,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy
 from drpo_cli.settings import ModelSettings, ReferenceSettings
 from drpo_cli.trainer import model, terms
 from drpo_cli.trainer.batches import replay
-from drpo_cli.trainer.pack import Sample
-from support.models import samples, tiny_model, world
+from support.models import Row, experience, samples, tiny_model, world
 from support.training import (
     ByHand,
     caught_gradients,
@@ -45,12 +44,12 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model(tmp_path_factory.mktemp("other"), seed=1)
 
 
-def log_probs(folder: Path, batch: list[Sample]) -> list[Tensor]:
+def log_probs(folder: Path, batch: list[Row]) -> list[Tensor]:
     found: list[Tensor] = []
 
     def collect(seen: list[ByHand]) -> Tensor:
-        found.extend(each.logp_R.detach() for each in seen)
-        return torch.cat([each.logp_R for each in seen]).sum()
+        found.extend(each.logp_T.detach() for each in seen)
+        return torch.cat([each.logp_T for each in seen]).sum()
 
     gradients_by_hand(folder, batch, collect)
     return found
@@ -58,12 +57,12 @@ def log_probs(folder: Path, batch: list[Sample]) -> list[Tensor]:
 
 def policy_gradient(seen: ByHand) -> Tensor:
     """Objective `none`: −A r of each token."""
-    old_R, adv_R = torch.tensor(seen.sample.old_logps), torch.tensor(seen.sample.advantages)
-    return -adv_R * (seen.logp_R - old_R).exp()
+    old_T, adv_T = torch.tensor(seen.sample.old_logps), torch.tensor(seen.sample.advantages)
+    return -adv_T * (seen.logp_T - old_T).exp()
 
 
 def require_gradient(
-    folder: Path, batch: list[Sample], token_loss: Callable[[ByHand], Tensor], **settings: Any
+    folder: Path, batch: list[Row], token_loss: Callable[[ByHand], Tensor], **settings: Any
 ) -> dict[str, float]:
     """Whether the trainer's gradient with objective `none` is that of the mean of these losses."""
     expected, loss = gradients_by_hand(
@@ -73,7 +72,7 @@ def require_gradient(
     with world() as here:
         trainer = open_trainer(folder, here, "none", **FREE, **settings)
         with caught_gradients(trainer) as gradients:
-            metrics = trainer.step(batch)
+            metrics = trainer.step(experience(batch))
     assert furthest(gradients[0], expected) < SMALL * max(1.0, norm)
     assert metrics["loss"] == pytest.approx(loss, rel=1e-5, abs=1e-6)
     return metrics
@@ -84,17 +83,17 @@ def test_the_estimators_are_their_formulas_and_so_are_their_gradients() -> None:
     value = {"k1": lambda x: x, "k2": lambda x: x * x / 2, "k3": lambda x: math.expm1(-x) + x}
     slope = {"k1": lambda x: 1.0, "k2": lambda x: x, "k3": lambda x: -math.expm1(-x)}
     for kl, formula in value.items():
-        logp_R = torch.tensor([-1.0 + x for x in d], dtype=torch.float64, requires_grad=True)
-        k_R = terms.divergence(kl, logp_R, torch.full_like(logp_R, -1.0))
-        (slope_R,) = torch.autograd.grad(k_R.sum(), logp_R)
-        assert k_R.tolist() == pytest.approx([formula(x) for x in d], rel=1e-9, abs=1e-15)
-        assert slope_R.tolist() == pytest.approx([slope[kl](x) for x in d], rel=1e-9, abs=1e-15)
+        logp_T = torch.tensor([-1.0 + x for x in d], dtype=torch.float64, requires_grad=True)
+        k_T = terms.divergence(kl, logp_T, torch.full_like(logp_T, -1.0))
+        (slope_T,) = torch.autograd.grad(k_T.sum(), logp_T)
+        assert k_T.tolist() == pytest.approx([formula(x) for x in d], rel=1e-9, abs=1e-15)
+        assert slope_T.tolist() == pytest.approx([slope[kl](x) for x in d], rel=1e-9, abs=1e-15)
 
 
 def test_a_token_that_the_reference_never_says_gives_a_finite_divergence() -> None:
-    logp_R, ref_logp_R = torch.tensor([-1.0, -900.0]), torch.tensor([-900.0, -1.0])
+    logp_T, ref_logp_T = torch.tensor([-1.0, -900.0]), torch.tensor([-900.0, -1.0])
     for kl in ("k1", "k2", "k3"):
-        assert bool(terms.divergence(kl, logp_R, ref_logp_R).isfinite().all())
+        assert bool(terms.divergence(kl, logp_T, ref_logp_T).isfinite().all())
 
 
 def test_k1_and_k3_are_the_divergence_on_average_and_k2_has_its_gradient() -> None:
@@ -117,12 +116,12 @@ def test_k1_and_k3_are_the_divergence_on_average_and_k2_has_its_gradient() -> No
 @pytest.mark.parametrize("kl", ["k2", "k3"])
 def test_the_divergence_is_added_to_the_loss(folder: Path, other: Path, kl: Any) -> None:
     batch = samples(LENGTHS)
-    ref = {s.response_ids: logp_R for s, logp_R in zip(batch, log_probs(other, batch), strict=True)}
+    ref = {s.response_ids: logp_T for s, logp_T in zip(batch, log_probs(other, batch), strict=True)}
 
     def by_hand(seen: ByHand) -> Tensor:
-        d_R = seen.logp_R - ref[seen.sample.response_ids]
-        k_R = d_R**2 / 2 if kl == "k2" else (-d_R).exp() - 1 + d_R
-        return policy_gradient(seen) + BETA * k_R
+        d_T = seen.logp_T - ref[seen.sample.response_ids]
+        k_T = d_T**2 / 2 if kl == "k2" else (-d_T).exp() - 1 + d_T
+        return policy_gradient(seen) + BETA * k_T
 
     settings = ReferenceSettings(path=str(other), kl=kl, coefficient=BETA)
     metrics = require_gradient(folder, batch, by_hand, reference=settings)
@@ -133,13 +132,13 @@ def test_the_divergence_is_added_to_the_loss(folder: Path, other: Path, kl: Any)
 
 def test_k1_is_taken_off_the_advantage_of_each_token(folder: Path, other: Path) -> None:
     batch = samples(LENGTHS)
-    ref = {s.response_ids: logp_R for s, logp_R in zip(batch, log_probs(other, batch), strict=True)}
+    ref = {s.response_ids: logp_T for s, logp_T in zip(batch, log_probs(other, batch), strict=True)}
 
     def by_hand(seen: ByHand) -> Tensor:
         sample = seen.sample
-        d_R = torch.tensor(sample.old_logps) - ref[sample.response_ids]
-        adv_R = torch.tensor(sample.advantages) - BETA * d_R
-        return policy_gradient(seen._replace(sample=replace(sample, advantages=tuple(adv_R))))
+        d_T = torch.tensor(sample.old_logps) - ref[sample.response_ids]
+        adv_T = torch.tensor(sample.advantages) - BETA * d_T
+        return policy_gradient(seen._replace(sample=replace(sample, advantages=tuple(adv_T))))
 
     settings = ReferenceSettings(path=str(other), kl="k1", coefficient=BETA)
     require_gradient(folder, batch, by_hand, reference=settings)
@@ -151,7 +150,7 @@ def test_a_reference_equal_to_the_policy_changes_nothing_yet(folder: Path, kl: A
     with world() as here:
         for reference in (None, ReferenceSettings(kl=kl, coefficient=10.0)):
             trainer = open_trainer(folder, here, reference=reference, anchor="trainer", epsilon=1)
-            metrics = trainer.step(batch)
+            metrics = trainer.step(experience(batch))
             after.append(weights(trainer.policy))
     assert metrics["reference_kl"] == 0
     assert furthest(*after) < 1e-7 < 1e-5 < furthest(after[0], weights_of(folder))
@@ -171,7 +170,7 @@ def test_the_reference_stays_while_the_policy_leaves_it(folder: Path) -> None:
         assert trainer.reference is not None
         reference = trainer.reference.policy
         before = weights(reference)
-        kl = [trainer.step(batch)["reference_kl"] for _ in range(3)]
+        kl = [trainer.step(experience(batch))["reference_kl"] for _ in range(3)]
         assert furthest(before, weights(reference)) == 0
         assert furthest(before, weights(trainer.policy)) > 1e-3
     assert kl[0] == 0 < kl[1] and kl[2] > 1e-3
@@ -191,7 +190,7 @@ def test_a_reference_held_in_bfloat16_is_the_policy_computed_in_it(
         policy = model.load_policy(settings, 1.0, 5, False, here)
         reference = model.load_reference(settings, 1.0, 5, here)
         assert {weight.dtype for weight in reference.parameters()} == {torch.bfloat16}
-        ours, frozen = (torch.cat(replay(each, batch, 50, here)) for each in (policy, reference))
+        ours, frozen = (replay(each, experience(batch), 50, here) for each in (policy, reference))
     assert torch.equal(ours, frozen)
 
 
@@ -222,13 +221,13 @@ def test_the_entropy_bonus_raises_the_policys_entropy(folder: Path) -> None:
     batch = samples(LENGTHS)
 
     def by_hand(seen: ByHand) -> Tensor:
-        return policy_gradient(seen) - 0.7 * seen.entropy_R
+        return policy_gradient(seen) - 0.7 * seen.entropy_T
 
     require_gradient(folder, batch, by_hand, entropy_bonus=0.7)
     silent = [replace(s, advantages=(0.0,) * len(s.response_ids)) for s in batch]
     with world() as here:
         trainer = open_trainer(folder, here, entropy_bonus=1.0)
-        entropies = [trainer.step(silent)["entropy"] for _ in range(3)]
+        entropies = [trainer.step(experience(silent))["entropy"] for _ in range(3)]
     assert entropies[0] < entropies[1] < entropies[2]
 
 
@@ -239,11 +238,11 @@ def test_anchored_on_the_trainer_the_first_ratio_is_1(folder: Path, cap: float |
     rho = []
 
     def by_hand(seen: ByHand) -> Tensor:
-        adv_R, mu_R = (torch.tensor(c) for c in (seen.sample.advantages, seen.sample.old_logps))
-        ratio_R = (seen.logp_R.detach() - mu_R).exp()
-        rho.append(ratio_R if cap is None else ratio_R.clamp(max=cap))
-        weight_R = torch.ones_like(ratio_R) if cap is None else rho[-1]
-        return -weight_R * adv_R * (seen.logp_R - seen.logp_R.detach()).exp()
+        adv_T, mu_T = (torch.tensor(c) for c in (seen.sample.advantages, seen.sample.old_logps))
+        ratio_T = (seen.logp_T.detach() - mu_T).exp()
+        rho.append(ratio_T if cap is None else ratio_T.clamp(max=cap))
+        weight_T = torch.ones_like(ratio_T) if cap is None else rho[-1]
+        return -weight_T * adv_T * (seen.logp_T - seen.logp_T.detach()).exp()
 
     metrics = require_gradient(folder, batch, by_hand, anchor="trainer", importance_cap=cap)
     assert cap is None or 0 < float((torch.cat(rho) == cap).float().mean()) <= 1
@@ -258,5 +257,5 @@ def test_the_anchor_is_where_the_step_began_not_where_its_update_does(folder: Pa
         trainer = open_trainer(
             folder, here, anchor="trainer", updates_per_rollout=2, learning_rate=1e-2
         )
-        metrics = trainer.step(batch)
+        metrics = trainer.step(experience(batch))
     assert metrics["ratio_min"] < 0.99 and metrics["ratio_max"] > 1.01

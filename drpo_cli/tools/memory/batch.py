@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from drpo_cli.trainer.pack import Packed, Sample, pack
+from drpo_cli.experience import Experience
+from drpo_cli.trainer.pack import Packed, pack
+from drpo_cli.types import Group, Prompt, Rollout
 
 if TYPE_CHECKING:
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -27,40 +28,42 @@ class Lengths:
         return self.prompt + self.response
 
 
-def fullest(lengths: Lengths, group: int, sequences: int, budget: int) -> list[Sample]:
-    """Samples of the longest kind, `group` to a prompt, up to `budget` tokens or `sequences`.
+def fullest(lengths: Lengths, group: int, sequences: int, budget: int) -> Experience:
+    """Rows of the longest kind, `group` to a prompt, up to `budget` tokens or `sequences`.
 
     The last response is cut so that the budget is full to the token. One sequence always fits, as
     the trainer gives a longer one a micro-batch of its own.
     """
-    samples: list[Sample] = []
-    left = budget
-    while len(samples) < sequences:
-        place = len(samples) // group
-        left -= 0 if len(samples) % group else lengths.prompt
+    responses_PG: list[list[int]] = []
+    left, rows = budget, 0
+    while rows < sequences:
+        if rows % group == 0:
+            left -= lengths.prompt
         # a response's last token is never an input
-        response = min(lengths.response, left + 1) if samples else lengths.response
-        if response < 2 and samples:
+        response = min(lengths.response, left + 1) if rows else lengths.response
+        if response < 2 and rows:
             break
-        samples.append(_sample(place, lengths.prompt, response))
+        if rows % group == 0:
+            responses_PG.append([])
+        responses_PG[-1].append(response)
         left -= response - 1
-    return samples
+        rows += 1
+    groups = [
+        Group(
+            Prompt(str(place), "", (place, *([0] * (lengths.prompt - 1))), None, {}),
+            tuple(Rollout((0,) * tokens, (0.0,) * tokens, "", False) for tokens in responses_G),
+        )
+        for place, responses_G in enumerate(responses_PG)
+    ]
+    exp = Experience.of(groups)
+    return dataclasses.replace(exp, advantage_T=exp.advantage_T + 1)
 
 
-def _sample(place: int, prompt: int, response: int) -> Sample:
-    return Sample(
-        prompt_ids=(place, *([0] * (prompt - 1))),
-        response_ids=(0,) * response,
-        old_logps=(0.0,) * response,
-        advantages=(1.0,) * response,
-    )
-
-
-def packed(samples: Sequence[Sample]) -> Packed:
-    """The micro-batch of these samples, as the trainer packs it; small, and real."""
+def packed(exp: Experience) -> Packed:
+    """The micro-batch of these rows, as the trainer packs it; small, and real."""
     import torch
 
-    return pack(samples, torch.device("cpu"), [1.0] * len(samples))
+    return pack(exp, torch.device("cpu"))
 
 
 def imitated(real: Packed, mode: FakeTensorMode) -> Packed:
@@ -78,7 +81,7 @@ def imitated(real: Packed, mode: FakeTensorMode) -> Packed:
         ),
         query_N=fake(real.layout.query_N),
         key_M=fake(real.layout.key_M),
-        inverse_T=fake(real.layout.inverse_T),
+        inverse_I=fake(real.layout.inverse_I),
         _masks={},
     )
     columns = {

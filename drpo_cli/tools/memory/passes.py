@@ -28,6 +28,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from drpo_cli.dist import World
+from drpo_cli.experience import Experience
 from drpo_cli.rollout.engine.precision import Precision
 from drpo_cli.settings import ModelSettings, TrainSettings
 from drpo_cli.step.sync import trainer_weights
@@ -45,7 +46,7 @@ from drpo_cli.trainer.model import (
     shard,
     sync_gradients,
 )
-from drpo_cli.trainer.pack import Packed, Sample
+from drpo_cli.trainer.pack import Packed
 
 Measured = dict[tuple[str, str], Parts]
 FEW = (3, 4)  # layers that show what a further one takes
@@ -63,19 +64,19 @@ class Batch:
     budget: int
 
     @property
-    def samples(self) -> list[Sample]:
-        """Its samples."""
+    def rows(self) -> Experience:
+        """Its rows."""
         return fullest(self.lengths, self.group, self.sequences, self.budget)
 
     @property
     def tokens(self) -> int:
         """Tokens that go through the model."""
-        return len(packed(self.samples).input_ids_T)
+        return len(packed(self.rows).input_ids_I)
 
     @property
     def shares(self) -> bool:
         """Whether samples share a prompt, so that attention takes a mask."""
-        return any(bucket.context for bucket in packed(self.samples).layout.buckets)
+        return any(bucket.context for bucket in packed(self.rows).layout.buckets)
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def _fake_world(ranks: int) -> Iterator[World]:
 
 
 def _measured(job: Job, config: Any, world: World, layers: int | None) -> Measured:
-    batch, probe = packed(job.batch.samples), packed(job.probe.samples)
+    batch, probe = packed(job.batch.rows), packed(job.probe.rows)
     with ExitStack() as stack:
         mode = stack.enter_context(FakeTensorMode())
         stack.enter_context(mock.patch.object(logprobs, "_slices", _few_slices))
@@ -227,11 +228,11 @@ def _update(
         sync_gradients(model, last)
         peaks.begin("train" if last else "train, an earlier micro-batch")
         found = model(batch)
-        value_R = found[0] if isinstance(found, tuple) else found
+        value_T = found[0] if isinstance(found, tuple) else found
         if isinstance(found, tuple) and job.settings.entropy_bonus:
-            value_R = value_R - job.settings.entropy_bonus * found[1]
-        ((value_R * batch.scale_R).sum() * job.ranks).backward()
-        del found, value_R
+            value_T = value_T - job.settings.entropy_bonus * found[1]
+        ((value_T * batch.scale_T).sum() * job.ranks).backward()
+        del found, value_T
         peaks.mark("embedding backward")
     # clipping scales in place and AdamW is fused: neither makes a tensor of a weight's size (on
     # fake tensors DTensor's own bookkeeping would be counted)

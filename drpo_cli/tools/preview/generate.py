@@ -18,6 +18,7 @@ from drpo_cli.plan import make_plan
 from drpo_cli.rollout.engine.protocol import sample_groups
 from drpo_cli.spec import load
 from drpo_cli.step import build as assemble
+from drpo_cli.step.sample import train_sampling
 from drpo_cli.tools.preview.samples import as_line
 from drpo_cli.types import Group
 
@@ -34,7 +35,7 @@ def generate(spec_path: Path, overrides: Sequence[str], prompts: int) -> list[Gr
     while len(prompts_P) < prompts:
         prompts_P += stream.next()
     engine = assemble.engine(plan)
-    groups_P = sample_groups(engine, prompts_P[:prompts], assemble.train_sampling(spec, 1))
+    groups_P = sample_groups(engine, prompts_P[:prompts], train_sampling(spec, 1))
     engine.close()
     return groups_P
 

@@ -13,7 +13,7 @@ MIXED, FLAT = [1.0, 0.0], [1.0, 1.0]
 def test_every_rank_samples_as_many_rounds_as_the_one_that_needs_most(two: Ranks) -> None:
     lucky = [[MIXED, MIXED], [FLAT, MIXED], [MIXED, MIXED]]
     unlucky = [[FLAT, FLAT], [MIXED, FLAT], [FLAT, MIXED]]
-    first, second = two.run(jobs.collected, scores=[lucky, unlucky], further_rounds=4)
+    first, second = two.run(jobs.drawn, scores=[lucky, unlucky], further_rounds=4)
     assert (first["ids"], second["ids"]) == (["0-0", "0-1"], ["1-0", "2-1"])
     assert len(first["drawn"]) == len(second["drawn"]) == 6
     for found in (first, second):
@@ -23,7 +23,7 @@ def test_every_rank_samples_as_many_rounds_as_the_one_that_needs_most(two: Ranks
 
 def test_a_budget_spent_on_one_rank_ends_both(two: Ranks) -> None:
     first, second = two.run(
-        jobs.collected,
+        jobs.drawn,
         scores=[[[MIXED, MIXED]] * 3, [[FLAT, MIXED], *[[FLAT, FLAT]] * 2]],
         further_rounds=2,
     )
@@ -34,7 +34,7 @@ def test_a_budget_spent_on_one_rank_ends_both(two: Ranks) -> None:
 
 def test_pass_rates_are_everyones(two: Ranks) -> None:
     scores = [[[MIXED, FLAT]], [[[None, None], [None, 1.0]]]]
-    first, second = two.run(jobs.collected, scores=scores, further_rounds=0)
+    first, second = two.run(jobs.drawn, scores=scores, further_rounds=0)
     # the groups of both ranks have the same names here: the last rank's count
     assert first["pass_rates"] == second["pass_rates"] == {"0-0": 0.5, "0-1": 1.0}
 
@@ -46,8 +46,8 @@ def test_advantages_are_those_of_all_groups_on_one_rank(
 ) -> None:
     scores = [[1.0, 0.0, 0.0], [0.5, 1.0, 0.5], [0.0, 1.0, 7.0]]
     with world() as here:
-        expected = [values[0] for values in jobs.credit(here, advantage, [scores])]
-    shares = two.run(jobs.credit, advantage=advantage, scores=[scores[:cut], scores[cut:]])
+        expected = [values[0] for values in jobs.advantages(here, advantage, [scores])]
+    shares = two.run(jobs.advantages, advantage=advantage, scores=[scores[:cut], scores[cut:]])
     assert [values[0] for share in shares for values in share] == expected
     assert [len(share) for share in shares] == [3 * cut, 9 - 3 * cut]
 
@@ -62,7 +62,7 @@ def test_uneven_skips_give_what_one_rank_gives(two: Ranks, advantage: str, cut: 
         [0.0, 1.0, 7.0],
     ]
     with world() as here:
-        expected = [values[0] for values in jobs.credit(here, advantage, [scores])]
-    shares = two.run(jobs.credit, advantage=advantage, scores=[scores[:cut], scores[cut:]])
+        expected = [values[0] for values in jobs.advantages(here, advantage, [scores])]
+    shares = two.run(jobs.advantages, advantage=advantage, scores=[scores[:cut], scores[cut:]])
     assert [values[0] for share in shares for values in share] == expected
     assert any(expected) and expected[1] == 0 and expected[3:6] == [0.0] * 3

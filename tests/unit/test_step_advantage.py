@@ -12,10 +12,10 @@ import torch
 
 from drpo_cli import plugins
 from drpo_cli.advantages import gae
+from drpo_cli.experience import Experience
 from drpo_cli.plugins import Selected
 from drpo_cli.settings import CriticSettings
-from drpo_cli.step.advantage import credited
-from drpo_cli.trainer.pack import Sample, samples_of
+from drpo_cli.step.advantage import with_advantages
 from drpo_cli.types import Group, Scores
 from support.jobs import Totals, scored_groups
 from support.models import tiny_model, world
@@ -59,65 +59,71 @@ def test_gae_is_its_definition(seed: int, gae_lambda: float, discount: float) ->
             assert found == pytest.approx(surprises)
 
 
+def rows(exp: Experience, column: torch.Tensor | None) -> list[list[float]]:
+    assert column is not None
+    return [part.tolist() for part in exp.split(column)]
+
+
 def test_an_advantage_of_the_response_is_that_of_each_of_its_tokens() -> None:
-    groups_P, scores_P = groups_of(SCORES)
+    exp = Experience.of(*groups_of(SCORES))
     with world() as here:
-        found = credited(groups_P, scores_P, selected("group_mean"), None, here)
+        found = with_advantages(exp, selected("group_mean"), None, here)
     expected = [score - sum(row) / len(row) for row in SCORES for score in row]
-    rollouts = [rollout for group in groups_P for rollout in group.rollouts_G]
-    for sample, rollout, adv in zip(found, rollouts, expected, strict=True):
-        assert sample.response_ids == rollout.token_ids and sample.old_logps == rollout.logps
-        assert sample.advantages == pytest.approx((adv,) * len(rollout.token_ids))
-        assert sample.values is None and sample.returns is None and sample.kept
+    for adv_T, length, adv in zip(
+        rows(found, found.advantage_T), exp.lengths_S.tolist(), expected, strict=True
+    ):
+        assert adv_T == pytest.approx([adv] * length)
+    assert found.value_T is None and found.return_T is None
 
 
 def test_without_a_critic_there_are_no_token_advantages() -> None:
-    groups_P, scores_P = groups_of(SCORES)
-    with world() as here, pytest.raises(ValueError, match="'gae' without a critic"):
-        credited(groups_P, scores_P, selected("gae"), None, here)
+    exp = Experience.of(*groups_of(SCORES))
+    with world() as here, pytest.raises(ValueError, match="'gae' needs a critic"):
+        with_advantages(exp, selected("gae"), None, here)
 
 
-def test_no_group_gives_no_sample() -> None:
+def test_no_group_gives_no_row() -> None:
     with world() as here:
-        assert credited([], [], selected("group_mean"), None, here) == []
+        found = with_advantages(Experience.of([], []), selected("group_mean"), None, here)
+    assert len(found) == len(found.advantage_T) == 0
 
 
 @pytest.mark.parametrize("whiten", [False, True])
 def test_a_critic_gives_every_token_values_returns_and_an_advantage(
     folder: Path, whiten: bool
 ) -> None:
-    groups_P, scores_P = groups_of(SCORES)
+    exp = Experience.of(*groups_of(SCORES))
     options: dict[str, Any] = {"gae_lambda": 0.9, "discount": 0.95}
     with world() as here:
         settings = CriticSettings(learning_rate=1e-2, whiten=whiten)
         trainer = open_trainer(folder, here, critic=settings)
         assert trainer.critic is not None
-        trainer.step(credited(groups_P, scores_P, selected("gae"), trainer.critic, here))
-        found = credited(groups_P, scores_P, selected("gae", **options), trainer.critic, here)
-        values = trainer.critic.values(samples_of(groups_P))
-    assert len({value for row in values for value in row}) > 5
-    raw = []
+        trainer.step(with_advantages(exp, selected("gae"), trainer.critic, here))
+        found = with_advantages(exp, selected("gae", **options), trainer.critic, here)
+        value_T = trainer.critic.values(exp)
+    assert len(set(value_T.tolist())) > 5
+    assert rows(found, found.value_T) == rows(exp, value_T)
+    raw, returns = [], []
     flat = [score for row in SCORES for score in row]
-    for sample, value_R, score in zip(found, values, flat, strict=True):
-        ((adv_R,),) = gae.advantages(gae.Config(**options), [[score]], [[value_R]])
-        assert sample.values == value_R
-        returns = [a + v for a, v in zip(adv_R, value_R, strict=True)]
-        assert sample.returns == pytest.approx(returns)
-        raw.extend(adv_R)
-    shown = torch.tensor([a for sample in found for a in sample.advantages], dtype=torch.float64)
-    raw_R = torch.tensor(raw, dtype=torch.float64)
-    expected = (raw_R - raw_R.mean()) / raw_R.std(correction=0) if whiten else raw_R
-    torch.testing.assert_close(shown, expected, atol=1e-6, rtol=0)
+    for values, score in zip(rows(exp, value_T), flat, strict=True):
+        ((adv,),) = gae.advantages(gae.Config(**options), [[score]], [[values]])
+        raw.extend(adv)
+        returns.extend(a + v for a, v in zip(adv, values, strict=True))
+    assert found.return_T is not None
+    assert found.return_T.tolist() == pytest.approx(returns)
+    raw_T = torch.tensor(raw, dtype=torch.float64)
+    expected_T = (raw_T - raw_T.mean()) / raw_T.std(correction=0) if whiten else raw_T
+    torch.testing.assert_close(found.advantage_T, expected_T, atol=1e-6, rtol=0)
 
 
 def test_a_critic_that_knows_the_return_leaves_no_advantage(folder: Path) -> None:
     """All responses are worth 0, which is what a new critic says."""
-    groups_P, scores_P = groups_of([[0.0, 0.0], [0.0, 0.0]])
+    exp = Experience.of(*groups_of([[0.0, 0.0], [0.0, 0.0]]))
     with world() as here:
         trainer = open_trainer(folder, here, critic=CriticSettings())
-        found = credited(groups_P, scores_P, selected("gae"), trainer.critic, here)
+        found = with_advantages(exp, selected("gae"), trainer.critic, here)
         metrics = trainer.step(found)
-    assert {adv for sample in found for adv in sample.advantages} == {0.0}
+    assert set(found.advantage_T.tolist()) == {0.0}
     assert metrics["value_loss"] == 0 and metrics["skipped_updates"] == 0
 
 
@@ -135,38 +141,39 @@ def without_holes(
     return shorter, [Scores(tuple(scores.kept_totals), {}) for scores in scores_P]
 
 
-def kept(found: list[Sample]) -> list[Sample]:
-    assert [s.kept for s in found] == [total is not None for row in HOLES for total in row]
-    return [sample for sample in found if sample.kept]
+def scored_rows(exp: Experience) -> Experience:
+    return exp.take([row for row, scored in enumerate(exp.scored_S.tolist()) if scored])
 
 
 @pytest.mark.parametrize("name", ["group_mean", "group_norm", "rloo", "batch_norm"])
 def test_advantages_are_those_of_the_group_without_what_is_skipped(name: str) -> None:
     groups_P, scores_P = scored_groups(HOLES[:2], 0)
     with world() as here:
-        found = credited(groups_P, scores_P, selected(name), None, here)
-        expected = credited(*without_holes(groups_P, scores_P), selected(name), None, here)
-    assert [sample for sample in found if sample.kept] == expected
-    assert any(adv for sample in expected for adv in sample.advantages)
-    assert {adv for s in found if not s.kept for adv in s.advantages} == {0.0}
+        found = with_advantages(Experience.of(groups_P, scores_P), selected(name), None, here)
+        smaller = Experience.of(*without_holes(groups_P, scores_P))
+        expected = with_advantages(smaller, selected(name), None, here)
+    assert scored_rows(found).advantage_T.tolist() == expected.advantage_T.tolist()
+    assert bool(expected.advantage_T.any()) and bool(expected.loss_mask_T.all())
+    skipped_T = ~found.repeat(found.scored_S)
+    assert set(found.advantage_T[skipped_T].tolist()) == {0.0}
+    assert not bool(found.loss_mask_T[skipped_T].any())
 
 
 @pytest.mark.parametrize("name", ["group_mean", "group_norm", "rloo"])
 def test_a_group_with_too_few_left_has_no_advantage(name: str) -> None:
-    groups_P, scores_P = scored_groups(HOLES[2:], 0)
+    exp = Experience.of(*scored_groups(HOLES[2:], 0))
     with world() as here:
-        found = credited(groups_P, scores_P, selected(name), None, here)
-    assert [sample.kept for sample in found] == [False] * 4 + [True] + [False] * 3
-    assert {adv for sample in found for adv in sample.advantages} == {0.0}
+        found = with_advantages(exp, selected(name), None, here)
+    assert found.scored_S.tolist() == [False] * 4 + [True] + [False] * 3
+    assert set(found.advantage_T.tolist()) == {0.0}
 
 
 @pytest.mark.parametrize("baseline", ["batch", "group"])
 def test_a_step_of_skipped_samples_alone_is_survived(baseline: str) -> None:
-    groups_P, scores_P = scored_groups([[None, None], [None, None]], 0)
+    exp = Experience.of(*scored_groups([[None, None], [None, None]], 0))
     with world() as here:
-        chosen = selected("batch_norm", baseline=baseline)
-        found = credited(groups_P, scores_P, chosen, None, here)
-    assert {(adv, s.kept) for s in found for adv in s.advantages} == {(0.0, False)}
+        found = with_advantages(exp, selected("batch_norm", baseline=baseline), None, here)
+    assert set(found.advantage_T.tolist()) == {0.0} and not bool(found.loss_mask_T.any())
 
 
 def test_a_critic_does_not_see_what_is_skipped(folder: Path) -> None:
@@ -180,13 +187,15 @@ def test_a_critic_does_not_see_what_is_skipped(folder: Path) -> None:
     with world() as here:
         for groups, scores in ((groups_P, wild), without_holes(groups_P, scores_P)):
             trainer = open_trainer(folder, here, critic=CriticSettings(learning_rate=1e-2))
+            exp = Experience.of(groups, scores)
             for _ in range(2):
-                samples = credited(groups, scores, selected("gae"), trainer.critic, here)
-                metrics.append(trainer.step(samples))
-            found.append(samples)
-    for one, other in zip(kept(found[0]), found[1], strict=True):
-        assert one.advantages == pytest.approx(other.advantages, abs=1e-4)
-        assert one.returns == pytest.approx(other.returns, abs=1e-4)
+                valued = with_advantages(exp, selected("gae"), trainer.critic, here)
+                metrics.append(trainer.step(valued))
+            found.append(valued)
+    one, other = scored_rows(found[0]), found[1]
+    assert len(one) == len(other) == sum(total is not None for row in HOLES for total in row)
+    torch.testing.assert_close(one.advantage_T, other.advantage_T, atol=1e-4, rtol=0)
+    torch.testing.assert_close(one.return_T, other.return_T, atol=1e-4, rtol=0)
     for key in ("value_loss", "explained_variance", "loss", "trained_tokens"):
         assert metrics[1][key] == pytest.approx(metrics[3][key], abs=1e-4), key
     assert metrics[1]["explained_variance"] < 0.999

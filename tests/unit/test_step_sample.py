@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from drpo_cli.step.collect import teaches
+from drpo_cli.step.sample import teaches
 from drpo_cli.types import Scores
 from support import jobs
 from support.models import world
@@ -16,9 +16,9 @@ Rounds = Sequence[jobs.Totals]
 MIXED, ALL_RIGHT, ALL_WRONG = [1.0, 0.0], [1.0, 1.0], [0.0, 0.0]
 
 
-def collected(rounds: Rounds, further: int, **options: float) -> dict[str, Any]:
+def drawn(rounds: Rounds, further: int, **options: float) -> dict[str, Any]:
     with world() as here:
-        return jobs.collected(here, [rounds], further, **options)
+        return jobs.drawn(here, [rounds], further, **options)
 
 
 def test_a_group_teaches_where_its_totals_differ() -> None:
@@ -30,20 +30,20 @@ def test_a_group_teaches_where_its_totals_differ() -> None:
 
 
 def test_off_a_step_is_one_batch_whatever_its_scores() -> None:
-    found = collected([[ALL_WRONG, MIXED, ALL_RIGHT]], 0)
+    found = drawn([[ALL_WRONG, MIXED, ALL_RIGHT]], 0)
     assert found["ids"] == found["drawn"] == ["0-0", "0-1", "0-2"]
-    assert (found["sampling_rounds"], found["dropped_groups"], found["missing_groups"]) == (1, 0, 2)
+    assert found["rounds"] == 1 and "sampling_rounds" not in found
 
 
 def test_a_batch_that_teaches_throughout_is_not_sampled_again() -> None:
-    found = collected([[MIXED, MIXED]], 3)
+    found = drawn([[MIXED, MIXED]], 3)
     assert found["ids"] == ["0-0", "0-1"]
     assert (found["sampling_rounds"], found["dropped_groups"], found["missing_groups"]) == (1, 0, 0)
 
 
 def test_groups_of_equal_scores_are_replaced_in_order() -> None:
     rounds = [[ALL_WRONG, MIXED, ALL_RIGHT], [ALL_RIGHT, MIXED, ALL_WRONG], [MIXED, MIXED, MIXED]]
-    found = collected(rounds, 5)
+    found = drawn(rounds, 5)
     assert found["ids"] == ["0-1", "1-1", "2-0"]
     assert found["scores"] == [(1.0, 0.0)] * 3
     assert found["drawn"] == [f"{round_}-{place}" for round_ in range(3) for place in range(3)]
@@ -53,7 +53,7 @@ def test_groups_of_equal_scores_are_replaced_in_order() -> None:
 @pytest.mark.parametrize("further", [1, 2])
 def test_a_spent_budget_is_filled_with_what_was_dropped_first(further: int) -> None:
     rounds = [[ALL_WRONG, MIXED, ALL_RIGHT]] + [[ALL_RIGHT] * 3] * further
-    found = collected(rounds, further)
+    found = drawn(rounds, further)
     assert found["ids"] == ["0-1", "0-0", "0-2"]
     assert found["scores"] == [(1.0, 0.0), (0.0, 0.0), (1.0, 1.0)]
     assert found["sampling_rounds"] == 1 + further
@@ -63,7 +63,7 @@ def test_a_spent_budget_is_filled_with_what_was_dropped_first(further: int) -> N
 def test_the_scores_stay_with_their_groups() -> None:
     """The score of a group tells its place: round + place / 10."""
     rounds = [[[r + p / 10, 9.0 * (p % 2) + r + p / 10] for p in range(4)] for r in range(3)]
-    found = collected(rounds, 2)
+    found = drawn(rounds, 2)
     for name, (score, _) in zip(found["ids"], found["scores"], strict=True):
         round_, place = map(int, name.split("-"))
         assert score == round_ + place / 10
@@ -71,7 +71,7 @@ def test_the_scores_stay_with_their_groups() -> None:
 
 
 def test_a_group_that_differs_by_skipped_samples_alone_is_replaced() -> None:
-    found = collected([[[1.0, 1.0, None], [1.0, None, 0.0]], [[None, None, None], [0.0, 1.0]]], 1)
+    found = drawn([[[1.0, 1.0, None], [1.0, None, 0.0]], [[None, None, None], [0.0, 1.0]]], 1)
     assert found["ids"] == ["0-1", "1-1"]
     assert (found["dropped_groups"], found["missing_groups"]) == (2, 0)
 
@@ -79,10 +79,10 @@ def test_a_group_that_differs_by_skipped_samples_alone_is_replaced() -> None:
 def test_pass_rates_are_of_samples_that_have_a_total() -> None:
     rounds = [[[1.0, None, 0.0, 0.0], [None, None], [0.5, 1.0]], [[None, 1.0], ALL_WRONG, MIXED]]
     rates = {"0-0": 1 / 3, "0-2": 0.5, "1-0": 1.0, "1-1": 0.0, "1-2": 0.5}
-    assert collected(rounds, 1)["pass_rates"] == rates
-    assert collected(rounds, 1, threshold=0.5)["pass_rates"] == rates | {"0-2": 1.0}
+    assert drawn(rounds, 1)["pass_rates"] == rates
+    assert drawn(rounds, 1, threshold=0.5)["pass_rates"] == rates | {"0-2": 1.0}
 
 
 def test_usage_is_that_of_all_rounds() -> None:
-    (usage,) = collected([[ALL_WRONG], [ALL_RIGHT], [MIXED]], 2)["usage"].values()
+    (usage,) = drawn([[ALL_WRONG], [ALL_RIGHT], [MIXED]], 2)["usage"].values()
     assert usage.calls == 3 and usage.slowest == 2.0

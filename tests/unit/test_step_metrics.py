@@ -10,6 +10,7 @@ from fractions import Fraction
 
 import pytest
 
+from drpo_cli.experience import Experience
 from drpo_cli.rewards.grading.grader import Usage
 from drpo_cli.step.metrics import (
     failed_calls,
@@ -29,7 +30,7 @@ def test_metrics_of_a_rollout() -> None:
         Scores((1.0, 0.0), {"right": (1.0, 0.0)}), Scores((0.5, 0.5), {"right": (0.5, 0.5)})
     ]  # fmt: skip
     with world() as here:
-        found = rollout_metrics(groups_P, scores_P, here)
+        found = rollout_metrics(Experience.of(groups_P, scores_P), scores_P, here)
     assert found == {
         "reward": 0.5,
         "reward_std": pytest.approx(math.sqrt(0.125)),
@@ -50,7 +51,7 @@ def test_skipped_samples_are_in_lengths_and_nothing_else() -> None:
         Scores((3.0, 0.0), {"right": (3.0, None), "never": (None, None)}, frozenset({1})),
     ]
     with world() as here:
-        found = rollout_metrics(groups_P, scores_P, here)
+        found = rollout_metrics(Experience.of(groups_P, scores_P), scores_P, here)
     assert found["reward"] == pytest.approx(5 / 3)
     assert found["reward_std"] == pytest.approx(math.sqrt(11 / 3 - 25 / 9))
     assert found["rewards"] == {"right": pytest.approx(5 / 3), "tidy": 0.375}
@@ -62,7 +63,7 @@ def test_skipped_samples_are_in_lengths_and_nothing_else() -> None:
 def test_a_step_that_was_skipped_altogether_has_no_mean() -> None:
     scores = Scores((0.0, 0.0), {"right": (None, None)}, frozenset({0, 1}))
     with world() as here:
-        found = rollout_metrics([group(("a", "b"))], [scores], here)
+        found = rollout_metrics(Experience.of([group(("a", "b"))], [scores]), [scores], here)
     assert (found["reward"], found["reward_std"], found["rewards"]) == (None, None, {})
     assert (found["skipped_samples"], found["zero_advantage_groups"]) == (2, 1)
 
@@ -103,7 +104,9 @@ def test_a_line_of_samples_holds_all_that_is_known() -> None:
     prompt = Prompt("words/4", "spell", (1, 2), "yes", metadata)
     rollouts = (Rollout((5, 6), (0.0, 0.0), "ye", True), Rollout((5,), (0.0,), "y", False))
     scores = Scores((0.0, 1.5), {"right": (None, 1.5)}, frozenset({0}))
-    first, second = sample_records(3, [Group(prompt, rollouts)], [scores], None)
+    groups_P = [Group(prompt, rollouts)]
+    exp = Experience.of(groups_P, [scores])
+    first, second = sample_records(3, groups_P, [scores], exp, None)
     assert first == {
         "step": 3, "prompt_id": "words/4", "sample": 0, "prompt": "spell", "answer": "yes",
         "metadata": {
@@ -121,4 +124,5 @@ def test_a_line_of_samples_holds_all_that_is_known() -> None:
 def test_how_many_prompts_are_recorded(count: int | None, expected: int) -> None:
     groups_P = [group(("a", "b"))] * 3
     scores_P = [Scores((0.0, 1.0), {})] * 3
-    assert len(sample_records(1, groups_P, scores_P, count)) == expected
+    exp = Experience.of(groups_P, scores_P)
+    assert len(sample_records(1, groups_P, scores_P, exp, count)) == expected

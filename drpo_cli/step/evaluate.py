@@ -1,0 +1,77 @@
+"""Scores the held-out problems with the weights that the engine holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple
+from typing import TYPE_CHECKING
+
+from drpo_cli.evaluate.metrics import ProblemResult, estimate, right_samples
+from drpo_cli.evaluate.results import HeldOut, held_out_id, problem_results
+from drpo_cli.rewards.grading.grader import Grader
+from drpo_cli.rollout.engine.protocol import EngineProtocol, Sampling, sample_groups, seed_of
+from drpo_cli.runs.records import Records
+from drpo_cli.spec import Spec
+from drpo_cli.step.build import rollout_settings
+from drpo_cli.step.sample import score
+from drpo_cli.types import Prompt
+
+if TYPE_CHECKING:
+    from drpo_cli.step.run import Run
+
+
+def evaluate(r: Run, step: int) -> HeldOut:
+    """The held-out avg@k: every rank scores its share of the problems. Collective."""
+    mine = r.data.held_out[r.world.rank :: r.world.size]
+    sampling, threshold = eval_sampling(r.spec, r.world.rank), r.spec.eval.threshold
+    results, unscored = held_out_results(
+        r.engine, r.grader, mine, sampling, r.quarantine, step=step
+    )
+    right_PG = [right_samples(result, threshold) for result in results]
+    parts = r.world.gather_objects([sum(right_G) / len(right_G) for right_G in right_PG])
+    rates_P = [0.0] * len(r.data.held_out)
+    for rank, part in enumerate(parts):
+        rates_P[rank :: r.world.size] = part
+    return HeldOut(estimate(rates_P), int(r.world.sum([unscored])[0]), tuple(rates_P))
+
+
+def held_out_results(
+    engine: EngineProtocol,
+    grader: Grader,
+    prompts_P: Sequence[Prompt],
+    sampling: Sampling,
+    quarantine: Records | None,
+    step: int,
+) -> tuple[list[ProblemResult], int]:
+    """The responses to each problem with their scores; how many count as wrong unscored.
+
+    Only the rewards that the total depends on are called; failed calls go to `quarantine`, if
+    given. Raises UserError if a reward failed in a way that ends the run.
+    """
+    batch = grader.begin_totals(prompts_P, sampling.samples)
+    groups_P = sample_groups(engine, prompts_P, sampling, batch.finished)
+    scores_P = score(batch, quarantine, step).scores_P
+    return problem_results(groups_P, scores_P), sum(len(s.skipped) for s in scores_P)
+
+
+def is_due(spec: Spec, step: int) -> bool:
+    """Whether the held-out problems are scored after this step: if asked, and after the last."""
+    return step == spec.run.steps or (spec.eval.every > 0 and step % spec.eval.every == 0)
+
+
+def problems_id(r: Run) -> str:
+    """What the run's held-out scores are measured on: the problems, the sampling, the threshold."""
+    conditions = (astuple(eval_sampling(r.spec)), r.spec.eval.threshold)
+    return held_out_id(r.data.held_out, conditions)
+
+
+def eval_sampling(spec: Spec, *key: object, samples: int | None = None) -> Sampling:
+    """Evaluation's sampling; its seed does not depend on the run's, so that scores compare."""
+    rollout = rollout_settings(spec)
+    return Sampling(
+        samples=samples or spec.eval.samples_per_prompt,
+        max_new_tokens=spec.eval.max_new_tokens or rollout.max_new_tokens,
+        temperature=spec.eval.temperature or rollout.temperature,
+        seed=seed_of("eval", *key),
+        stop=rollout.stop,
+    )

@@ -1,0 +1,90 @@
+"""Puts a step on record: metrics.jsonl, samples.jsonl, held_out.jsonl, and alerts in the log."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from drpo_cli import dist
+from drpo_cli.evaluate.results import HeldOut
+from drpo_cli.experience import Experience
+from drpo_cli.runs.records import Records
+from drpo_cli.step.evaluate import problems_id
+from drpo_cli.step.metrics import (
+    generated_tokens,
+    grading_metrics,
+    rollout_metrics,
+    sample_records,
+)
+from drpo_cli.step.sample import Draws
+from drpo_cli.types import Group, Scores
+
+if TYPE_CHECKING:
+    from drpo_cli.step.run import Run
+
+
+def record(
+    r: Run,
+    step: int,
+    draws: Draws,
+    exp: Experience,
+    trained: Mapping[str, float],
+    held_out: HeldOut | None,
+) -> None:
+    """Records a step's metrics and samples. Collective.
+
+    Phases that end after this count for the next step.
+    """
+    seconds = dict(r.seconds)
+    r.seconds.clear()
+    groups_P, scores_P = draws.chosen()
+    tokens = generated_tokens([group for group, _ in draws.drawn], r.world)
+    metrics = {
+        "step": step,
+        **rollout_metrics(exp, scores_P, r.world),
+        "grading": grading_metrics(draws.usage, r.world),
+        **draws.metrics(),
+        **r.data.stream.metrics(),
+        **trained,
+        "gap": r.gap,
+        "gap_floor": r.sync.floor,
+        **(held_out.metrics() if held_out else {}),
+        "tokens_per_second": {
+            "rollout": tokens / seconds["rollout"],
+            "train": trained["trained_tokens"] / seconds["train"],
+        },
+        "seconds": {**seconds, "step": sum(seconds.values())},
+        "peak_memory_gib": r.world.max([dist.peak_memory_gib(r.world.device)])[0],
+    }
+    if held_out:
+        _record_rates(r, step, held_out)
+    _record_metrics(r, metrics)
+    _record_samples(r, step, groups_P, scores_P, exp)
+
+
+def record_base(r: Run, held_out: HeldOut) -> None:
+    """Records the score of the untrained model, as step 0."""
+    _record_rates(r, 0, held_out)
+    _record_metrics(r, {"step": 0, "held_out_set": problems_id(r), **held_out.metrics()})
+
+
+def _record_metrics(r: Run, metrics: Mapping[str, Any]) -> None:
+    if r.world.rank == 0:
+        Records(r.folder.metrics).append(metrics)
+        sys.stderr.writelines(f"{alert}\n" for alert in r.alerts.add(metrics))
+
+
+def _record_rates(r: Run, step: int, held_out: HeldOut) -> None:
+    if r.world.rank == 0:
+        Records(r.folder.held_out).append({"step": step, "rates": held_out.rates_P})
+
+
+def _record_samples(
+    r: Run, step: int, groups_P: Sequence[Group], scores_P: Sequence[Scores], exp: Experience
+) -> None:
+    wanted = r.spec.run.recorded_prompts
+    count = None if wanted is None else -(-wanted // r.world.size)
+    parts = r.world.gather_objects(sample_records(step, groups_P, scores_P, exp, count))
+    if r.world.rank == 0:
+        Records(r.folder.samples).extend(line for part in parts for line in part)

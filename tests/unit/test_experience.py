@@ -1,0 +1,80 @@
+"""The columns of a step: what `of` puts in them, and that rows stay whole when chosen."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from drpo_cli.experience import Experience
+from drpo_cli.types import Group, Prompt, Rollout, Scores
+
+
+def rollout(*token_ids: int, truncated: bool = False) -> Rollout:
+    return Rollout(token_ids, tuple(-float(i) for i in token_ids), "", truncated)
+
+
+GROUPS = [
+    Group(Prompt("a", "", (1, 2), None, {}), (rollout(5, 6, 7), rollout(8), rollout(9, 10))),
+    Group(Prompt("b", "", (3,), None, {}), (rollout(11, truncated=True), rollout(12, 13))),
+]
+SCORES = [Scores((1.0, 0.0, 0.5), {}, frozenset({1})), Scores((0.25, 2.0), {})]
+
+
+def full() -> Experience:
+    """An experience whose optional columns are all there, each with numbers of its own."""
+    exp = Experience.of(GROUPS, SCORES)
+    count_T = torch.arange(len(exp.token_T)).double()
+    names = [f.name for f in fields(exp) if getattr(exp, f.name) is None]
+    assert len(names) == 5
+    return replace(exp, **{name: count_T + 100 * i for i, name in enumerate(names, 1)})
+
+
+def test_every_rollout_is_a_row() -> None:
+    exp = Experience.of(GROUPS, SCORES)
+    assert len(exp) == 5
+    assert exp.prompt_ids_S == ((1, 2),) * 3 + ((3,),) * 2
+    assert exp.group_S.tolist() == [0, 0, 0, 1, 1]
+    assert exp.offsets.tolist() == [0, 3, 4, 6, 7, 9] and exp.lengths_S.tolist() == [3, 1, 2, 1, 2]
+    assert exp.token_T.tolist() == list(range(5, 14))
+    assert exp.logp_mu_T.tolist() == [-float(i) for i in range(5, 14)]
+    assert exp.truncated_S.tolist() == [False, False, False, True, False]
+    assert exp.score_S.tolist() == [1.0, 0.0, 0.5, 0.25, 2.0]
+    assert exp.scored_S.tolist() == [True, False, True, True, True]
+    assert exp.loss_mask_T.tolist() == [True] * 3 + [False] + [True] * 5
+    assert exp.loss_tokens_S.tolist() == [3, 0, 2, 1, 2]
+    assert exp.advantage_T.tolist() == [0.0] * 9
+
+
+def test_without_scores_every_sampled_token_has_a_loss() -> None:
+    exp = Experience.of(GROUPS)
+    assert bool(exp.loss_mask_T.all()) and bool(exp.scored_S.all())
+    assert exp.score_S.tolist() == [0.0] * 5
+
+
+def test_without_groups_there_is_nothing() -> None:
+    exp = Experience.of([], [])
+    assert len(exp) == 0 and exp.offsets.tolist() == [0]
+    assert len(exp.take([])) == 0 and exp.loss_tokens_S.tolist() == []
+
+
+@given(rows=st.lists(st.integers(0, 4), max_size=8))
+def test_chosen_rows_keep_every_column(rows: list[int]) -> None:
+    exp, found = full(), full().take(rows)
+    assert found.prompt_ids_S == tuple(exp.prompt_ids_S[row] for row in rows)
+    for name in (field.name for field in fields(exp)):
+        before, after = getattr(exp, name), getattr(found, name)
+        if name.endswith("_T"):
+            parts = [exp.split(before)[row].tolist() for row in rows]
+            assert [part.tolist() for part in found.split(after)][: len(rows)] == parts, name
+            assert len(after) == sum(map(len, parts))
+        elif name.endswith("_S") and name != "prompt_ids_S":
+            assert after.tolist() == [before[row].item() for row in rows], name
+
+
+def test_the_anchor_takes_the_place_of_mu() -> None:
+    exp = full()
+    assert exp.old_logp_T is exp.anchor_logp_T
+    assert replace(exp, anchor_logp_T=None).old_logp_T is exp.logp_mu_T
