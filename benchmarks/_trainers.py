@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from drpo_cli.dist import World
-    from drpo_cli.trainer.pack import Sample
+    from drpo_cli.experience import Experience
     from drpo_cli.trainer.step import Trainer
 
 DType = Literal["float32", "bfloat16"]
@@ -109,57 +109,65 @@ def open_trainer(folder: Path, world: World, dtype: DType = "float32", **train: 
     return Trainer(policy, optim.build(policy, settings, 10_000), objective, settings, world)
 
 
-def random_samples(
-    prompts: Sequence[tuple[int, int]], response: int, vocabulary: int
-) -> list[Sample]:
+def random_rows(prompts: Sequence[tuple[int, int]], response: int, vocabulary: int) -> Experience:
     """For each (prompt tokens, group size) a group of responses of `response` random tokens."""
-    from drpo_cli.trainer.pack import Sample
+    from drpo_cli.experience import Experience
+    from drpo_cli.types import Group, Prompt, Rollout
 
     rng = random.Random(0)
 
     def ids(count: int) -> tuple[int, ...]:
         return tuple(rng.randrange(3, vocabulary) for _ in range(count))
 
-    return [
-        Sample(
-            prompt_ids=prompt_ids,
-            response_ids=ids(response),
-            old_logps=(0.0,) * response,
-            advantages=(rng.choice((-1.0, 1.0)),) * response,
-        )
-        for prompt_ids, size in [(ids(tokens), size) for tokens, size in prompts]
-        for _ in range(size)
+    def rollout() -> Rollout:
+        return Rollout(ids(response), (0.0,) * response, "", False)
+
+    groups = [
+        Group(Prompt(str(i), "", ids(tokens), None, {}), tuple(rollout() for _ in range(size)))
+        for i, (tokens, size) in enumerate(prompts)
     ]
+    exp = Experience.of(groups)
+    sign_S = exp.score_S.new_tensor([rng.choice((-1.0, 1.0)) for _ in range(len(exp))])
+    return replace(exp, advantage_T=exp.repeat(sign_S))
 
 
-def apart(samples: Sequence[Sample]) -> list[Sample]:
-    """The samples with another first prompt token each, so that they share no prompt."""
-    return [replace(s, prompt_ids=(i, *s.prompt_ids[1:])) for i, s in enumerate(samples)]
+def apart(exp: Experience) -> Experience:
+    """The rows with another first prompt token each, so that they share no prompt."""
+    prompts = enumerate(exp.prompt_ids_S)
+    return replace(exp, prompt_ids_S=tuple((i, *ids[1:]) for i, ids in prompts))
 
 
-def cut(sample: Sample, length: int) -> Sample:
-    """The sample with the first tokens of its response."""
-    return replace(
-        sample,
-        response_ids=sample.response_ids[:length],
-        old_logps=sample.old_logps[:length],
-        advantages=sample.advantages[:length],
-    )
+def cut(exp: Experience, lengths: Sequence[int]) -> Experience:
+    """The rows with the first so many tokens of their responses."""
+    import torch
+
+    length_S = torch.tensor(lengths)
+    place_T = torch.arange(len(exp.token_T)) - exp.repeat(exp.offsets[:-1])
+    kept_T = place_T < exp.repeat(length_S)
+    columns = {
+        name: getattr(exp, name)[kept_T]
+        for name in ("token_T", "loss_mask_T", "logp_mu_T", "advantage_T")
+    }
+    return replace(exp, offsets=torch.nn.functional.pad(length_S.cumsum(0), (1, 0)), **columns)
 
 
-def on_policy(trainer: Trainer, samples: Sequence[Sample]) -> list[Sample]:
-    """The samples with the log-probs that the trainer's own weights give them, as an engine would.
+def input_lengths(exp: Experience) -> list[int]:
+    """The tokens of each row that go through the model when it shares no prompt."""
+    responses = (exp.lengths_S - 1).tolist()
+    return [len(p) + r for p, r in zip(exp.prompt_ids_S, responses, strict=True)]
+
+
+def on_policy(trainer: Trainer, exp: Experience) -> Experience:
+    """The rows with the log-probs that the trainer's own weights give them, as an engine would.
 
     Random ones would put every token outside the trust region, where there is nothing to learn.
     """
-    logps = trainer.replay(samples)
-    pairs = zip(samples, logps, strict=True)
-    return [replace(sample, old_logps=tuple(logp_R.tolist())) for sample, logp_R in pairs]
+    return replace(exp, logp_mu_T=trainer.replay(exp).double())
 
 
-def step(trainer: Trainer, samples: Sequence[Sample]) -> None:
-    """A training phase; RuntimeError when it did not do all of its work."""
-    metrics = trainer.step(samples)
-    tokens = sum(len(sample.response_ids) for sample in samples)
+def step(trainer: Trainer, exp: Experience) -> None:
+    """A training phase; RuntimeError if it did not do all of its work."""
+    metrics = trainer.step(exp)
+    tokens = len(exp.token_T)
     if metrics["skipped_updates"] or trainer.world.sum([tokens])[0] != metrics["trained_tokens"]:
         raise RuntimeError(f"an update was skipped, or tokens were: {metrics}")

@@ -35,25 +35,25 @@ from benchmarks._trainers import (
     make_model,
     on_policy,
     open_trainer,
-    random_samples,
+    random_rows,
     step,
 )
 from drpo_cli.dist import KEEP_MEMORY, cores, environment
 
 if TYPE_CHECKING:
-    from drpo_cli.trainer.pack import Sample
+    from drpo_cli.experience import Experience
 
 PAIRS = {"equal": 7, "ragged": 3}
 UPDATES = 4
 
 
-def batch(kind: str) -> list[Sample]:
+def batch(kind: str) -> Experience:
     """A step's samples, equal or ragged in length."""
     if kind == "equal":
-        return random_samples([(16, 8)] * 32, 32, MODEL.vocabulary)
+        return random_rows([(16, 8)] * 32, 32, MODEL.vocabulary)
     rng = random.Random(0)
-    groups = random_samples([(rng.randint(16, 64), 8) for _ in range(32)], 512, MODEL.vocabulary)
-    return [cut(sample, log_uniform(rng, 8, 512)) for sample in groups]
+    groups = random_rows([(rng.randint(16, 64), 8) for _ in range(32)], 512, MODEL.vocabulary)
+    return cut(groups, [log_uniform(rng, 8, 512) for _ in range(len(groups))])
 
 
 def shared(model: Path, world: Any, kind: str) -> tuple[float, ...]:

@@ -122,7 +122,7 @@ def measure(case: Case, model: Path) -> dict[str, int]:
     from drpo_cli.step.sync import trainer_weights
     from drpo_cli.tools.memory.batch import Lengths, fullest
 
-    def samples(microbatches: int) -> list[Any]:
+    def samples(microbatches: int) -> Any:
         lengths = Lengths(case.prompt, case.response)
         return fullest(lengths, case.group, case.group * microbatches, 2**40)
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,17 +25,18 @@ from benchmarks._ranks import alone
 from benchmarks._trainers import (
     DType,
     Shape,
+    input_lengths,
     make_model,
     on_policy,
     open_trainer,
-    random_samples,
+    random_rows,
     step,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from drpo_cli.trainer.pack import Sample
+    from drpo_cli.experience import Experience
     from drpo_cli.trainer.step import Trainer
 
 GOALS = (
@@ -87,17 +87,17 @@ def _of_dtype(
 
 def phase(
     model: Path, shape: Shape, world: Any, dtype: DType = "float32"
-) -> tuple[Trainer, list[Sample]]:
+) -> tuple[Trainer, Experience]:
     """A trainer, and what it trains on."""
     trainer = open_trainer(model, world, dtype, tokens_per_microbatch=2048)
-    batch = random_samples([(PROMPT, 1)] * SEQUENCES, RESPONSE, shape.vocabulary)
+    batch = random_rows([(PROMPT, 1)] * SEQUENCES, RESPONSE, shape.vocabulary)
     return trainer, on_policy(trainer, batch)
 
 
-def model_flops(shape: Shape, batch: Sequence[Sample]) -> float:
+def model_flops(shape: Shape, batch: Experience) -> float:
     """Model FLOPs of forward and backward over the samples, each with a prompt of its own."""
-    lengths = [sample.input_length for sample in batch]
-    responses = sum(len(sample.response_ids) for sample in batch)
+    lengths = input_lengths(batch)
+    responses = len(batch.token_T)
     pairs = sum(length * (length + 1) / 2 for length in lengths)
     layer = 6 * shape.layer_weights * sum(lengths) + 12 * shape.head_dim * shape.heads * pairs
     return shape.layers * layer + 6 * shape.head_weights * responses

@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks._bench import Goal, Measured, Size, paired, ratios
 from benchmarks._peers import MODEL
 from benchmarks._ranks import alone
-from benchmarks._trainers import apart, make_model, on_policy, open_trainer, random_samples, step
+from benchmarks._trainers import apart, make_model, on_policy, open_trainer, random_rows, step
 
 GOAL = Goal("shared ÷ unshared, prompt 512, 8 responses of 64", 0.35, at_most=True)
 PROMPTS: dict[Size, int] = {"full": 8, "smoke": 1}
@@ -23,7 +23,7 @@ PAIRS: dict[Size, int] = {"full": 5, "smoke": 2}
 
 def measure(size: Size) -> Measured:
     """See the module."""
-    batch = random_samples([(512, 8)] * PROMPTS[size], 64, MODEL.vocabulary)
+    batch = random_rows([(512, 8)] * PROMPTS[size], 64, MODEL.vocabulary)
     with tempfile.TemporaryDirectory() as folder, alone() as world:
         trainer = open_trainer(make_model(Path(folder) / "model", MODEL), world)
         together, own = on_policy(trainer, batch), on_policy(trainer, apart(batch))

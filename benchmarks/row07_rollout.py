@@ -21,7 +21,7 @@ from transformers import AutoTokenizer, GenerationConfig
 
 from benchmarks._bench import Goal, Measured, Size, paired, ratios, seconds
 from benchmarks._peers import MODEL
-from benchmarks._trainers import Shape, make_model, random_samples
+from benchmarks._trainers import Shape, make_model, random_rows
 from drpo_cli.rollout.engine.protocol import EngineContext, Sampling, sample_groups
 from drpo_cli.rollout.vllm import Config, Engine
 from drpo_cli.settings import ModelSettings
@@ -90,8 +90,8 @@ def _of_lengths(
 
 
 def _prompts(count: int, tokens: int) -> list[Prompt]:
-    batch = random_samples([(tokens, 1)] * count, 1, MODEL.vocabulary)
-    return [Prompt(str(i), "", s.prompt_ids, None, {}) for i, s in enumerate(batch)]
+    batch = random_rows([(tokens, 1)] * count, 1, MODEL.vocabulary)
+    return [Prompt(str(i), "", ids, None, {}) for i, ids in enumerate(batch.prompt_ids_S)]
 
 
 def _bare(llm: Any, prompts_P: list[Prompt], sampling: Sampling) -> list[Any]:

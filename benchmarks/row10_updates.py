@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from benchmarks._bench import Goal, Measured, Size, paired, ratios
 from benchmarks._peers import MODEL, log_uniform
 from benchmarks._ranks import alone
-from benchmarks._trainers import cut, make_model, on_policy, open_trainer, random_samples, step
+from benchmarks._trainers import cut, make_model, on_policy, open_trainer, random_rows, step
 
 if TYPE_CHECKING:
-    from drpo_cli.trainer.pack import Sample
+    from drpo_cli.experience import Experience
 
 GOALS = (
     Goal("4 updates ÷ 1, lengths equal as in row 1", 1.1, at_most=True),
@@ -45,18 +45,18 @@ def measure(size: Size) -> Measured:
     notes: dict[str, Any] = {
         "updates": UPDATES,
         "seconds_often_once": taken,
-        "trained_tokens": [sum(len(s.response_ids) for s in batch) for batch in batches],
+        "trained_tokens": [len(batch.token_T) for batch in batches],
     }
     return Measured(tuple(ratios(pairs) for pairs in taken), notes)
 
 
-def _equal(prompts: int, size: int) -> list[Sample]:
-    return random_samples([(16, size)] * prompts, 32, MODEL.vocabulary)
+def _equal(prompts: int, size: int) -> Experience:
+    return random_rows([(16, size)] * prompts, 32, MODEL.vocabulary)
 
 
-def _ragged(prompts: int, size: int) -> list[Sample]:
+def _ragged(prompts: int, size: int) -> Experience:
     rng = random.Random(0)
-    groups = random_samples(
+    groups = random_rows(
         [(rng.randint(16, 64), size) for _ in range(prompts)], 512, MODEL.vocabulary
     )
-    return [cut(sample, log_uniform(rng, 8, 512)) for sample in groups]
+    return cut(groups, [log_uniform(rng, 8, 512) for _ in range(len(groups))])

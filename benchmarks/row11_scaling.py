@@ -26,10 +26,18 @@ from typing import TYPE_CHECKING
 
 from benchmarks._bench import Goal, Measured, Size, seconds
 from benchmarks._ranks import alone
-from benchmarks._trainers import Shape, make_model, on_policy, open_trainer, random_samples, step
+from benchmarks._trainers import (
+    Shape,
+    input_lengths,
+    make_model,
+    on_policy,
+    open_trainer,
+    random_rows,
+    step,
+)
 
 if TYPE_CHECKING:
-    from drpo_cli.trainer.pack import Sample
+    from drpo_cli.experience import Experience
     from drpo_cli.trainer.step import Trainer
 
 GOALS = (
@@ -77,10 +85,10 @@ def measure(size: Size) -> Measured:
 
 
 def _rounds(
-    trainer: Trainer, batches: dict[int, list[Sample]], groups: dict[int, list[Sample]]
+    trainer: Trainer, batches: dict[int, Experience], groups: dict[int, Experience]
 ) -> tuple[list[Point], list[Point]]:
     by_length = [
-        Point(length, sum(s.input_length for s in batch), _phase(trainer, batch), attention(batch))
+        Point(length, sum(input_lengths(batch)), _phase(trainer, batch), attention(batch))
         for length, batch in batches.items()
     ]
     by_group = [Point(at, len(batch), _phase(trainer, batch)) for at, batch in groups.items()]
@@ -96,7 +104,7 @@ def exponent(points: Sequence[Point], beyond: bool = True) -> float:
     return 1 + float(linregress(np.log([p.at for p in points]), np.log(times)).slope)
 
 
-def attention(batch: Sequence[Sample]) -> float:
+def attention(batch: Experience) -> float:
     """Seconds of attention alone, forward and backward in all layers, over sequences like these.
 
     All have one length.
@@ -104,7 +112,7 @@ def attention(batch: Sequence[Sample]) -> float:
     import torch
     from torch.nn.functional import scaled_dot_product_attention
 
-    size = (len(batch), SHAPE.heads, batch[0].input_length, SHAPE.head_dim)
+    size = (len(batch), SHAPE.heads, input_lengths(batch)[0], SHAPE.head_dim)
     query, key, value = (torch.randn(size, requires_grad=True) for _ in range(3))
 
     def all_layers() -> None:
@@ -115,16 +123,16 @@ def attention(batch: Sequence[Sample]) -> float:
     return seconds(all_layers)
 
 
-def _phase(trainer: Trainer, batch: Sequence[Sample]) -> float:
+def _phase(trainer: Trainer, batch: Experience) -> float:
     return seconds(lambda: step(trainer, batch))
 
 
-def _of_length(trainer: Trainer, length: int, size: Size) -> list[Sample]:
+def _of_length(trainer: Trainer, length: int, size: Size) -> Experience:
     count = max(1, LENGTH_TOKENS[size] // (LENGTH_PROMPT + length - 1))
-    samples = random_samples([(LENGTH_PROMPT, 1)] * count, length, SHAPE.vocabulary)
+    samples = random_rows([(LENGTH_PROMPT, 1)] * count, length, SHAPE.vocabulary)
     return on_policy(trainer, samples)
 
 
-def _of_group(trainer: Trainer, group: int, size: Size) -> list[Sample]:
+def _of_group(trainer: Trainer, group: int, size: Size) -> Experience:
     prompts = [(GROUP_PROMPT, group)] * (SAMPLES[size] // group)
-    return on_policy(trainer, random_samples(prompts, GROUP_RESPONSE, SHAPE.vocabulary))
+    return on_policy(trainer, random_rows(prompts, GROUP_RESPONSE, SHAPE.vocabulary))
