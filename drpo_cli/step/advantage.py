@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from drpo_cli.dist import World
 from drpo_cli.plugins import Selected
+from drpo_cli.settings import AdvantageSettings
 from drpo_cli.trainer.critic import Critic, whitened
 from drpo_cli.trainer.pack import Sample, samples_of
 from drpo_cli.types import Group, Scores
@@ -15,13 +16,13 @@ from drpo_cli.types import Group, Scores
 def credited(
     groups_P: Sequence[Group],
     scores_P: Sequence[Scores],
-    advantage: Selected,
+    advantage: Selected[AdvantageSettings],
     critic: Critic | None,
     world: World,
 ) -> list[Sample]:
     """The rollouts of all groups in order, with their advantages. Collective."""
     samples = samples_of(groups_P)
-    if getattr(advantage.module, "TOKEN_LEVEL", False):
+    if advantage.plugin.token_level:
         if critic is None:
             raise ValueError(f"advantage {advantage.type!r} without a critic: the rules refuse it")
         samples = _with_values(samples, scores_P, advantage, critic, world)
@@ -40,10 +41,10 @@ def _kept(scores_P: Sequence[Scores]) -> list[bool]:
 
 
 def _of_groups(
-    scores_P: Sequence[Scores], advantage: Selected, world: World
+    scores_P: Sequence[Scores], advantage: Selected[AdvantageSettings], world: World
 ) -> Iterator[list[float]]:
     """Each group's advantages: 0 for skipped samples, and where too few are left to compare."""
-    smallest = getattr(advantage.config, "min_group", getattr(advantage.module, "MIN_GROUP", 1))
+    smallest = getattr(advantage.config, "min_group", advantage.plugin.min_group)
     totals_P = [scores.kept_totals for scores in scores_P]
     large = [totals for totals in totals_P if len(totals) >= smallest]
     found = iter(_of_all_ranks(large, advantage, world))
@@ -53,20 +54,20 @@ def _of_groups(
 
 
 def _of_all_ranks(
-    scores_PG: Sequence[Sequence[float]], advantage: Selected, world: World
+    scores_PG: Sequence[Sequence[float]], advantage: Selected[AdvantageSettings], world: World
 ) -> list[list[float]]:
     """This rank's advantages, which may depend on every rank's scores."""
     parts = world.gather_objects([list(scores_G) for scores_G in scores_PG])
     first = sum(len(part) for part in parts[: world.rank])
     everyone = [scores_G for part in parts for scores_G in part]
-    adv_PG: list[list[float]] = advantage.module.advantages(advantage.config, everyone)
+    adv_PG: list[list[float]] = advantage.plugin.entry(advantage.config, everyone)
     return adv_PG[first : first + len(scores_PG)]
 
 
 def _with_values(
     samples: Sequence[Sample],
     scores_P: Sequence[Scores],
-    advantage: Selected,
+    advantage: Selected[AdvantageSettings],
     critic: Critic,
     world: World,
 ) -> list[Sample]:
@@ -74,7 +75,7 @@ def _with_values(
     left = iter(values)
     scores_PG = [scores.total_G for scores in scores_P]
     values_PG = [[next(left) for _ in scores_G] for scores_G in scores_PG]
-    adv_PG = advantage.module.advantages(advantage.config, scores_PG, values_PG)
+    adv_PG = advantage.plugin.entry(advantage.config, scores_PG, values_PG)
     adv_SR = [tuple(adv_R) for adv_G in adv_PG for adv_R in adv_G]
     shown_SR = _whitened(adv_SR, _kept(scores_P), world) if critic.settings.whiten else adv_SR
     return [

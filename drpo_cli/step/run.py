@@ -91,7 +91,7 @@ class Run:
 
     def rollout(self, step: int) -> Collected:
         """Samples and grades this rank's groups, then puts the engine to sleep."""
-        settings = assemble.rollout_settings(self.plan.spec)
+        settings = self.plan.spec.rollout.config
         draw = partial(self.sampler.draw, step, self.data.stream.next, self.phase)
         found = collect(draw, settings.dynamic_sampling_rounds, self.world)
         self.engine.sleep()
@@ -222,7 +222,7 @@ class Run:
         return None if wanted is None else -(-wanted // self.world.size)
 
     def _dynamic(self) -> bool:
-        return assemble.rollout_settings(self.plan.spec).dynamic_sampling_rounds > 0
+        return self.plan.spec.rollout.config.dynamic_sampling_rounds > 0
 
     def _save(self, step: int, held_out: HeldOut | None) -> None:
         state = {

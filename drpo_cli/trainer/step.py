@@ -7,10 +7,10 @@ over micro-batches and ranks is the loss of the update, however the batch was cu
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from types import ModuleType
+from typing import Any
 
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
@@ -27,14 +27,14 @@ from drpo_cli.trainer.pack import Packed, Sample, pack
 from drpo_cli.trainer.reduction import scales
 from drpo_cli.trainer.stats import TokenStats
 from drpo_cli.trainer.terms import Reference
-from drpo_cli.types import Tokens
+from drpo_cli.types import TokenLoss, Tokens
 
 
 @dataclass(frozen=True)
 class Objective:
-    """An objective plugin with its options."""
+    """The loss of an objective plugin, with its options."""
 
-    module: ModuleType
+    loss: Callable[[Any, Tokens], TokenLoss]
     config: ObjectiveSettings
 
 
@@ -142,7 +142,7 @@ class Trainer:
     def _backward(self, packed: Packed, stats: TokenStats) -> float:
         outputs = self.policy(packed)
         seen = Tokens(outputs[0], packed.old_logp_R, packed.adv_R, packed.response_R)
-        objective = self.objective.module.loss(self.objective.config, seen)
+        objective = self.objective.loss(self.objective.config, seen)
         reference = None if self.reference is None else self.reference.settings
         bonus = self.settings.entropy_bonus
         loss_R = terms.with_terms(objective.per_token_T, packed, outputs, reference, bonus)
