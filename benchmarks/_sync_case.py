@@ -56,7 +56,7 @@ def open_case(folder: Path, engine: str) -> Iterator[SyncCase]:
     plugin = plugins.load("rollout", engine)
     with dist.join() as world:
         trainer = open_trainer(folder, world)
-        rollout = plugin.Engine(plugin.Config(), EngineContext(model, CONTEXT, world.size))
+        rollout = plugin.entry(plugin.Config(), EngineContext(model, CONTEXT, world.size))
         try:
             sync = WeightSync(trainer, rollout, Precision(model.dtype, model.dtype))
             yield SyncCase(sync, world)

@@ -105,7 +105,7 @@ def open_trainer(folder: Path, world: World, dtype: DType = "float32", **train: 
         world,
     )
     plugin = plugins.load("objectives", "drpo")
-    objective = Objective(plugin, plugin.Config())
+    objective = Objective(plugin.entry, plugin.Config())
     return Trainer(policy, optim.build(policy, settings, 10_000), objective, settings, world)
 
 

@@ -7,9 +7,10 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from drpo_cli.plugins import Selected, short_name
-from drpo_cli.settings import RewardSettings, RolloutSettings, TrackerSettings
+from drpo_cli.settings import RewardSettings, TrackerSettings
 from drpo_cli.spec import Spec
 from drpo_cli.spec.presets import summary
 from drpo_cli.spec.problems import Problem
@@ -49,7 +50,7 @@ def make_plan(spec: Spec, world: int) -> Plan:
     """
     if found := [problem for rule in rules(world) for problem in rule(spec)]:
         raise spec.source.error(found)
-    rollout, updates = _rollout(spec), spec.train.updates_per_rollout
+    rollout, updates = spec.rollout.config, spec.train.updates_per_rollout
     prompts, samples = rollout.prompts_per_step, rollout.samples_per_prompt
     per_rank = prompts // world * samples
     return Plan(
@@ -67,7 +68,7 @@ def make_plan(spec: Spec, world: int) -> Plan:
 
 def describe(plan: Plan) -> list[tuple[str, str]]:
     """The arithmetic of a plan as rows of label and value."""
-    spec, rollout, evaluation = plan.spec, _rollout(plan.spec), plan.spec.eval
+    spec, rollout, evaluation = plan.spec, plan.spec.rollout.config, plan.spec.eval
     updates = spec.train.updates_per_rollout
     processes = f"{plan.world}" + (f" × {plan.prompts_per_rank} prompts" if plan.world > 1 else "")
     sampled = evaluation.problems * evaluation.samples_per_prompt
@@ -114,26 +115,25 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
 
 def regime(spec: Spec) -> str:
     """What the objective does to a token whose probability moved, in its own words."""
-    says = getattr(spec.objective.module, "regime", None)
-    return str(says(spec.objective.config)) if says else f"what {spec.objective.type} makes of it"
+    regime, config = spec.objective.plugin.regime, spec.objective.config
+    return regime(config) if regime else f"as objective {spec.objective.type} defines it"
 
 
 def _microbatches(plan: Plan) -> str:
     budget = plan.spec.train.tokens_per_microbatch
-    least = plan.microbatches(_rollout(plan.spec).max_new_tokens)
+    least = plan.microbatches(plan.spec.rollout.config.max_new_tokens)
     text = f"{least:,} when every response is full-length, prompts not counted"
     if plan.context and (most := plan.microbatches(plan.context)) > least:
         text = f"{least:,} when every response is full-length, to {most:,} with the longest prompts"
     return f"{text} ({budget:,} tokens each, per device)"
 
 
-def _reward(reward: Selected) -> str:
+def _reward(reward: Selected[RewardSettings]) -> str:
     """Weight and name; then where it runs, how long a call may take, and what a failed one does."""
     config = reward.config
-    assert isinstance(config, RewardSettings)
     title = config.name if config.weight == 1 else f"{config.weight:g} × {config.name}"
     title = f"{config.name}, a gate" if config.gate else title
-    if getattr(reward.module, "INLINE", False):
+    if reward.plugin.inline:
         where = "in the trainer's process"
     else:
         processes = f"{config.workers} process{'es' * (config.workers > 1)}"
@@ -142,21 +142,20 @@ def _reward(reward: Selected) -> str:
     return f"{title}: {often}{where}, on error {config.on_error}"
 
 
-def _tracker(tracker: Selected) -> str:
+def _tracker(tracker: Selected[TrackerSettings]) -> str:
     config = tracker.config
-    assert isinstance(config, TrackerSettings)
     short = short_name(tracker.type)
     return short if config.name == short else f"{config.name} ({short})"
 
 
-def _chosen(plugin: Selected) -> str:
+def _chosen(plugin: Selected[Any]) -> str:
     given = plugin.config.model_dump(mode="json", exclude_none=True)
     options = ", ".join(f"{key} {value}" for key, value in given.items())
     return f"{plugin.type} ({options})" if options else plugin.type
 
 
 def _engine(spec: Spec) -> str:
-    rollout = _rollout(spec)
+    rollout = spec.rollout.config
     parts = [spec.rollout.type, f"temperature {rollout.temperature:g}"]
     if rollout.dtype and rollout.dtype != spec.model.dtype:
         parts.append(f"computing in {rollout.dtype}")
@@ -172,7 +171,7 @@ def _engine(spec: Spec) -> str:
 def _loss(spec: Spec) -> str:
     """Reduction, anchor, and the terms that are switched on."""
     train, reference = spec.train, spec.reference
-    horizon = train.horizon or _rollout(spec).max_new_tokens
+    horizon = train.horizon or spec.rollout.config.max_new_tokens
     fixed = train.reduction == "fixed_horizon"
     parts = [f"{train.reduction} ({horizon:,} tokens)" if fixed else train.reduction]
     parts.append(f"ratio from the {train.anchor}'s log-probs")
@@ -188,18 +187,13 @@ def _loss(spec: Spec) -> str:
     return ", ".join(parts)
 
 
-def _rollout(spec: Spec) -> RolloutSettings:
-    assert isinstance(spec.rollout.config, RolloutSettings)
-    return spec.rollout.config
-
-
 def rules(world: int) -> tuple[Rule, ...]:
     """What a spec must keep to run on `world` processes with the model that is there."""
     return (lambda spec: _divides(spec, world), _model_is_there, _context_fits)
 
 
 def _divides(spec: Spec, world: int) -> Iterator[Problem]:
-    rollout, updates = _rollout(spec), spec.train.updates_per_rollout
+    rollout, updates = spec.rollout.config, spec.train.updates_per_rollout
     prompts, samples = rollout.prompts_per_step, rollout.samples_per_prompt
     if prompts % world:
         yield Problem(
@@ -237,7 +231,7 @@ def _model_is_there(spec: Spec) -> Iterator[Problem]:
 
 
 def _context_fits(spec: Spec) -> Iterator[Problem]:
-    rollout = _rollout(spec)
+    rollout = spec.rollout.config
     try:
         limit = _model_limit(spec)
     except ValueError:  # `_model_is_there` says so

@@ -3,31 +3,34 @@
 `type = "drpo"` is `drpo_cli/objectives/drpo.py`; `type = "my_pkg.my_mod"` or
 `"my_pkg.my_mod:name"` is installed code, and so is a name that an installed package registers as an
 entry point of the group `drpo.<kind>`; `type = "./rewards.py:name"` is a file beside the spec.
-A plugin has a `Config` (or takes its kind's base settings) and one entry, named in `KINDS`.
+A plugin has one entry, named in `KINDS`, and a `Config` (without one, its kind's base settings).
 """
 
 from __future__ import annotations
 
+import builtins
 import difflib
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import pkgutil
 import sys
 import sysconfig
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from drpo_cli import settings
 from drpo_cli.errors import UserError
 
 
 class Kind(NamedTuple):
-    """A kind of plugin: what one is called, its entry, and the base of its `Config`."""
+    """A kind of plugin: what one is called, the name of its entry, and the base of its `Config`."""
 
     noun: str
     entry: str
@@ -43,25 +46,48 @@ KINDS = {
     "trackers": Kind("tracker", "Tracker", settings.TrackerSettings),
 }
 
+S_co = TypeVar("S_co", bound=settings.Settings, covariant=True)
 
-TRAITS = {
-    "MIN_GROUP": 1,
-    "TOKEN_LEVEL": False,
-    "SEQUENCE_LEVEL": False,
-    "INLINE": False,
-    "IMPORTS": (),
-    "regime": None,
-}
-"""What a plugin may say of itself, with what it is when it does not.
 
-MIN_GROUP       (advantage) the smallest group it has anything to say of
-TOKEN_LEVEL     (advantage) gives every token an advantage of its own, from a critic's values
-SEQUENCE_LEVEL  (objective) looks at a whole response, so it needs one advantage for all of it
-INLINE          (reward) so quick and so sure to end that it needs no process of its own
-IMPORTS         (reward) modules it imports when called, imported once before its processes start
-regime          (objective) function of its options: a sentence for `drpo check` on what becomes of
-                a token whose probability moved
-"""
+@dataclass(frozen=True)
+class Plugin(Generic[S_co]):
+    """A loaded plugin, built in or the user's own.
+
+    entry           its function or class, e.g. the `loss` of an objective (`KINDS` has the names)
+    Config          the class of its options
+    doc             its docstring
+
+    What a file may declare besides, as a constant or function of the name in capitals:
+
+    examples        (EXAMPLES) inputs and what they give; the tests run those of built-in plugins
+    needs           (NEEDS) what has to run before it can be tried, in words
+    imports         (IMPORTS) modules it imports when called; a reward's are imported once, before
+                    its processes start
+    min_group       (MIN_GROUP) advantage: the smallest group it can compare
+    token_level     (TOKEN_LEVEL) advantage: one per token, computed from a critic's values
+    sequence_level  (SEQUENCE_LEVEL) objective: takes the ratio of a whole response, so it needs one
+                    advantage for all tokens of the response
+    inline          (INLINE) reward: fast and sure to return, so it needs no process of its own
+    client          (CLIENT) tracker: the package it sends with, also the name of the drpo extra
+    regime          (regime) objective: a function of its options that returns a sentence for
+                    `drpo check`: what happens to a token whose probability moved
+    """
+
+    kind: str
+    name: str
+    entry: Callable[..., Any]
+    Config: type[S_co]
+    doc: str = ""
+    examples: tuple[Any, ...] = ()
+    needs: str = ""
+    imports: tuple[str, ...] = ()
+    min_group: int = 1
+    token_level: bool = False
+    sequence_level: bool = False
+    inline: bool = False
+    client: str | None = None
+    regime: Callable[[Any], str] | None = None
+
 
 NOT_THE_USERS = (
     __file__,
@@ -71,16 +97,16 @@ NOT_THE_USERS = (
 
 
 @dataclass(frozen=True)
-class Selected:
+class Selected(Generic[S_co]):
     """A plugin as a spec selects it: its kind and type, and its validated options."""
 
     kind: str
     type: str
-    config: settings.Settings
+    config: S_co
 
     @property
-    def module(self) -> Any:
-        """The plugin itself: an object with `Config` and the kind's entry."""
+    def plugin(self) -> Plugin[S_co]:
+        """The plugin itself."""
         return load(self.kind, self.type)
 
 
@@ -102,14 +128,16 @@ def names(kind: str) -> list[str]:
     return list(dict.fromkeys([*available(kind), *installed(kind)]))
 
 
-def load(kind: str, type: str, folder: Path | None = None) -> Any:
-    """The plugin called `type`: an object with `Config` and the kind's entry.
+def load(kind: str, type: str, folder: Path | None = None) -> Plugin[Any]:
+    """Imports the plugin called `type`.
 
-    `folder` is what a relative file in `type` counts from (the spec's folder).
-    Raises UserError when there is no such plugin or the user's own code does not import.
+    `folder` is the folder that a relative file in `type` counts from (the spec's folder).
+    Raises UserError when there is no such plugin, or the user's own code does not import or is
+    not a plugin of this kind.
     """
     if type in available(kind):
-        return importlib.import_module(f"drpo_cli.{kind}.{type}")
+        module = importlib.import_module(f"drpo_cli.{kind}.{type}")
+        return _plugin(kind, type, module, getattr(module, KINDS[kind].entry), module.__doc__)
     registered = installed(kind).get(type)
     where, _, name = (registered or type).partition(":")
     if where.endswith(".py"):
@@ -118,7 +146,14 @@ def load(kind: str, type: str, folder: Path | None = None) -> Any:
         module = _load_module(kind, type, where)
     else:
         raise UserError(_unknown(kind, type))
-    return _as_plugin(kind, type, module, name)
+    noun, entry, _ = KINDS[kind]
+    if not hasattr(module, name or entry):
+        raise UserError(
+            f"{noun} {type!r}: {module.__file__} has no {name or entry!r}",
+            f"name the function after a colon, or call it {entry!r}",
+        )
+    found = getattr(module, name or entry)
+    return _plugin(kind, type, module, found, found.__doc__ or module.__doc__)
 
 
 def absolute(type: str, folder: Path) -> str:
@@ -188,19 +223,26 @@ def where_it_broke(error: BaseException, frames: int = 3, most: int = 2000) -> s
     return f"{error.__class__.__name__}: {words} ({trail})"
 
 
-def _as_plugin(kind: str, type: str, module: ModuleType, name: str) -> Any:
-    noun, entry, base = KINDS[kind]
-    wanted = name or entry
-    if not hasattr(module, wanted):
-        raise UserError(
-            f"{noun} {type!r}: {module.__file__} has no {wanted!r}; "
-            f"name the function after a colon, or call it {entry!r}"
-        )
-    found = getattr(module, wanted)
-    return SimpleNamespace(
-        Config=getattr(found, "Config", getattr(module, "Config", base)),
-        EXAMPLES=getattr(module, "EXAMPLES", ()),
-        __doc__=getattr(found, "__doc__", None) or module.__doc__,
-        **{trait: getattr(module, trait, default) for trait, default in TRAITS.items()},
-        **{entry: found},
+def _plugin(kind: str, type: str, module: ModuleType, entry: Any, doc: str | None) -> Plugin[Any]:
+    """Reads what a module declares of itself; an entry may bring a `Config` of its own."""
+    base = KINDS[kind].base
+    config = getattr(entry, "Config", getattr(module, "Config", base))
+    if not (isinstance(config, builtins.type) and issubclass(config, base)):
+        raise UserError(f"its Config must extend drpo_cli.settings.{base.__name__}")
+    declared = vars(module)
+    return Plugin(
+        kind=kind,
+        name=type,
+        entry=entry,
+        Config=config,
+        doc=inspect.cleandoc(doc or ""),
+        examples=tuple(declared.get("EXAMPLES", ())),
+        needs=declared.get("NEEDS", ""),
+        imports=tuple(declared.get("IMPORTS", ())),
+        min_group=declared.get("MIN_GROUP", 1),
+        token_level=declared.get("TOKEN_LEVEL", False),
+        sequence_level=declared.get("SEQUENCE_LEVEL", False),
+        inline=declared.get("INLINE", False),
+        client=declared.get("CLIENT"),
+        regime=declared.get("regime"),
     )

@@ -110,8 +110,8 @@ def _selecting(section: str, choice: Any, table: Any) -> Iterator[str]:
     yield from (f"{section}.{choice.selector}={name}" for name in known)
     name = table.get(choice.selector, choice.default) if isinstance(table, dict) else None
     base = plugins.KINDS[choice.kind].base
-    built_in = plugins.load(choice.kind, name) if name in known else None
-    yield from _options(section, getattr(built_in, "Config", base))
+    config = plugins.load(choice.kind, name).Config if name in known else base
+    yield from _options(section, config)
 
 
 def _options(section: str, model: Any) -> Iterator[str]:

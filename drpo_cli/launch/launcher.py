@@ -30,7 +30,7 @@ from drpo_cli.runs import versions as installed
 from drpo_cli.runs.events import ENDED, say, say_if_room, state
 from drpo_cli.runs.folder import LAUNCHER_LOCK, RunFolder, write_whole
 from drpo_cli.runs.versions import require_engine
-from drpo_cli.settings import ModelSettings
+from drpo_cli.settings import ModelSettings, TrackerSettings
 from drpo_cli.spec import Spec, dump
 from drpo_cli.spec.rules_trackers import missing_client
 
@@ -115,7 +115,7 @@ def versions(plan: Plan) -> dict[str, object]:
     }
 
 
-def require_clients(trackers: Iterable[Selected]) -> None:
+def require_clients(trackers: Iterable[Selected[TrackerSettings]]) -> None:
     """Raises UserError when what a tracker of the spec sends with is not installed."""
     for index, tracker in enumerate(trackers):
         if what := missing_client(tracker):

@@ -115,7 +115,7 @@ class Sender:
     def _opened(self) -> Any:
         if self._tracker is None:
             spec = spec_of(self._run)
-            module = plugins.load("trackers", self._table["type"])
+            plugin = plugins.load("trackers", self._table["type"])
             options = {k: v for k, v in self._table.items() if k != "type"}
             run = TrackedRun(
                 name=spec["run"]["name"],
@@ -124,7 +124,7 @@ class Sender:
                 spec=spec,
                 id=self.state.id,
             )
-            self._tracker = module.Tracker(module.Config.model_validate(options), run)
+            self._tracker = plugin.entry(plugin.Config.model_validate(options), run)
             self.state.id = str(getattr(self._tracker, "id", ""))
             self.state.write(self._own)
         return self._tracker

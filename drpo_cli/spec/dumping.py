@@ -36,5 +36,6 @@ def document(spec: Spec) -> dict[str, Any]:
     return written
 
 
-def _table(selected: Selected, selector: str) -> dict[str, Any]:
-    return {selector: selected.type} | selected.config.model_dump(mode="json", exclude_none=True)
+def _table(selected: Selected[Any], selector: str) -> dict[str, Any]:
+    options: dict[str, Any] = selected.config.model_dump(mode="json", exclude_none=True)
+    return {selector: selected.type} | options

@@ -7,13 +7,19 @@ from pathlib import Path
 
 from drpo_cli.plugins import Selected
 from drpo_cli.settings import (
+    AdvantageSettings,
     CheckpointSettings,
     CriticSettings,
     EvalSettings,
     ModelSettings,
+    ObjectiveSettings,
     ReferenceSettings,
+    RewardSettings,
+    RolloutSettings,
     RunSettings,
     Settings,
+    SourceSettings,
+    TrackerSettings,
     TrainSettings,
 )
 from drpo_cli.spec.problems import Diagnostic, Source
@@ -76,18 +82,18 @@ class Spec:
     folder: Path = field(compare=False)
     run: RunSettings
     model: ModelSettings
-    data: tuple[Selected, ...]
-    rollout: Selected
-    reward: tuple[Selected, ...]
-    advantage: Selected
-    objective: Selected
+    data: tuple[Selected[SourceSettings], ...]
+    rollout: Selected[RolloutSettings]
+    reward: tuple[Selected[RewardSettings], ...]
+    advantage: Selected[AdvantageSettings]
+    objective: Selected[ObjectiveSettings]
     train: TrainSettings
     reference: ReferenceSettings | None
     critic: CriticSettings | None
     eval: EvalSettings
-    eval_data: tuple[Selected, ...]
+    eval_data: tuple[Selected[SourceSettings], ...]
     checkpoint: CheckpointSettings
-    tracker: tuple[Selected, ...] = field(default=(), compare=False)
+    tracker: tuple[Selected[TrackerSettings], ...] = field(default=(), compare=False)
     preset: str | None = field(default=None, compare=False)
     warnings: tuple[Diagnostic, ...] = field(default=(), compare=False)
     source: Source = field(default=Source(""), compare=False, repr=False)

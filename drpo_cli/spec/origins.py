@@ -61,7 +61,7 @@ def settings_of(spec: Spec) -> list[Setting]:
     return found
 
 
-def _plugin(spec: Spec, at: KeyPath, selected: Selected, choice: Choice) -> Iterator[Setting]:
+def _plugin(spec: Spec, at: KeyPath, selected: Selected[Any], choice: Choice) -> Iterator[Setting]:
     key = (*at, choice.selector)
     origin = spec.source.origin(key)
     default = choice.default

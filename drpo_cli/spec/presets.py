@@ -139,10 +139,9 @@ def summary(spec: Spec) -> str:
 
 def _values(spec: Spec, section: str) -> dict[str, Any]:
     part = getattr(spec, section)
-    if isinstance(part, Selected):
-        return {CHOICES[section].selector: part.type} | part.config.model_dump(mode="json")
-    values: dict[str, Any] = part.model_dump(mode="json")
-    return values
+    chosen = isinstance(part, Selected)
+    values: dict[str, Any] = (part.config if chosen else part).model_dump(mode="json")
+    return {CHOICES[section].selector: part.type} | values if chosen else values
 
 
 def _contradiction(name: str, section: str, own: dict[str, Any]) -> Problem | None:

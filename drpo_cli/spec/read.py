@@ -55,7 +55,7 @@ class Reader:
                 self.problems.append(Problem((name,), what, on_key=True))
                 self.mean((), meant)
         evaluation = self.document.get("eval", {})
-        held_out: tuple[Selected, ...] = ()
+        held_out: tuple[Selected[Any], ...] = ()
         if isinstance(evaluation, dict) and "data" in evaluation:
             held_out = self.several(("eval", "data"), evaluation["data"], LISTS["data"])
         return Spec(
@@ -91,7 +91,7 @@ class Reader:
         if meant is not None:
             self.lost = self.lost.plus(keys=[(*table, meant)])
 
-    def trackers(self) -> tuple[Selected, ...]:
+    def trackers(self) -> tuple[Selected[Any], ...]:
         """The one list that may be empty or absent."""
         tables = self.document.get("tracker", [])
         return () if tables == [] else self.several(("tracker",), tables, LISTS["tracker"])
@@ -116,10 +116,10 @@ class Reader:
         """A section that switches its part of a run on; its path is the model's kind of path."""
         return _located(self.section(name, model), self.folder) if name in self.document else None
 
-    def optional(self, name: str) -> Selected:
+    def optional(self, name: str) -> Selected[Any]:
         return self.chosen((name,), self.document.get(name, {}), CHOICES[name])
 
-    def several(self, key: KeyPath, tables: Any, choice: Choice) -> tuple[Selected, ...]:
+    def several(self, key: KeyPath, tables: Any, choice: Choice) -> tuple[Selected[Any], ...]:
         header = f"[[{key_text(key)}]]"
         if isinstance(tables, dict):
             self.say(key, f"is a single table; write {header}, with two brackets on each side")
@@ -131,7 +131,7 @@ class Reader:
             return tuple(self.chosen((*key, i), t, choice) for i, t in enumerate(tables))
         return ()
 
-    def chosen(self, key: KeyPath, table: Any, choice: Choice) -> Selected:
+    def chosen(self, key: KeyPath, table: Any, choice: Choice) -> Selected[Any]:
         base = KINDS[choice.kind].base
         if not isinstance(table, dict):
             self.say(key, f"must be a table; write [{key_text(key)}] and its keys below it")
@@ -170,13 +170,9 @@ class Reader:
             what = f"is {name!r}; must be a name in quotes"
         else:
             try:
-                config = getattr(plugins.load(choice.kind, name, self.folder), "Config", base)
+                return name, plugins.load(choice.kind, name, self.folder).Config
             except UserError as error:
                 what = str(error)
-            else:
-                if isinstance(config, type) and issubclass(config, base):
-                    return name, config
-                what = f"its Config must extend drpo_cli.settings.{base.__name__}"
         self.say((*key, choice.selector), what)
         return "", base
 

@@ -80,12 +80,10 @@ def _section(name: str) -> str:
 
 
 def _plugin(choice: Choice, name: str) -> str:
-    module = plugins.load(choice.kind, name)
-    base = KINDS[choice.kind].base
-    config = getattr(module, "Config", base)
-    own = own_options(config, base)
-    text = f'\n### `{choice.selector} = "{name}"`\n\n{_first_line(module.__doc__)}\n'
-    return text + (f"\n{_table(config, own)}" if own else "")
+    plugin = plugins.load(choice.kind, name)
+    own = own_options(plugin.Config, KINDS[choice.kind].base)
+    text = f'\n### `{choice.selector} = "{name}"`\n\n{_first_line(plugin.doc)}\n'
+    return text + (f"\n{_table(plugin.Config, own)}" if own else "")
 
 
 HEAD = "| key | value | default | meaning |\n|---|---|---|---|\n"

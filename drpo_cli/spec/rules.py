@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
 from drpo_cli.errors import UserError
-from drpo_cli.settings import RolloutSettings
 from drpo_cli.spec import rules_data, rules_rewards, rules_trackers, rules_train
 from drpo_cli.spec.model import Spec
 from drpo_cli.spec.positions import KeyPath
@@ -41,15 +40,10 @@ def _apply(rules: Sequence[Rule], spec: Spec, partial: bool) -> list[Problem]:
     return problems
 
 
-def _rollout(spec: Spec) -> RolloutSettings:
-    assert isinstance(spec.rollout.config, RolloutSettings)
-    return spec.rollout.config
-
-
 def full_distribution(spec: Spec) -> Iterator[Problem]:
     no_ops = {"top_p": 1.0, "top_k": 0, "min_p": 0.0}
     for key, no_op in no_ops.items():
-        value = getattr(_rollout(spec), key, no_op)
+        value = getattr(spec.rollout.config, key, no_op)
         if value != no_op:
             yield Problem(
                 ("rollout", key),
@@ -60,8 +54,8 @@ def full_distribution(spec: Spec) -> Iterator[Problem]:
 
 
 def group_is_large_enough(spec: Spec) -> Iterator[Problem]:
-    size = _rollout(spec).samples_per_prompt
-    least = getattr(spec.advantage.module, "MIN_GROUP", 1)
+    size = spec.rollout.config.samples_per_prompt
+    least = spec.advantage.plugin.min_group
     smallest = getattr(spec.advantage.config, "min_group", least)
     if size < smallest:
         yield Problem(
@@ -73,7 +67,7 @@ def group_is_large_enough(spec: Spec) -> Iterator[Problem]:
 
 
 def samples_divide_into_updates(spec: Spec) -> Iterator[Problem]:
-    prompts, samples = _rollout(spec).prompts_per_step, _rollout(spec).samples_per_prompt
+    prompts, samples = spec.rollout.config.prompts_per_step, spec.rollout.config.samples_per_prompt
     updates = spec.train.updates_per_rollout
     if prompts * samples % updates:
         yield Problem(
@@ -96,9 +90,9 @@ def warmup_fits(spec: Spec) -> Iterator[Problem]:
 
 
 def context_holds_response(spec: Spec) -> Iterator[Problem]:
-    context = _rollout(spec).context_length
+    context = spec.rollout.config.context_length
     lengths = {
-        ("rollout", "max_new_tokens"): _rollout(spec).max_new_tokens,
+        ("rollout", "max_new_tokens"): spec.rollout.config.max_new_tokens,
         ("eval", "max_new_tokens"): spec.eval.max_new_tokens,
     }
     for key, length in lengths.items():

@@ -18,13 +18,11 @@ def _sources(spec: Spec) -> Iterator[tuple[KeyPath, SourceSettings]]:
     """Every source's options, training and evaluation, with the key of its table."""
     for key, sources in ((DATA, spec.data), (EVAL_DATA, spec.eval_data)):
         for index, source in enumerate(sources):
-            if isinstance(source.config, SourceSettings):
-                yield (*key, index), source.config
+            yield (*key, index), source.config
 
 
 def _rewards(spec: Spec) -> dict[str | None, RewardSettings]:
-    configs = [r.config for r in spec.reward if isinstance(r.config, RewardSettings)]
-    return {config.name: config for config in configs}
+    return {reward.config.name: reward.config for reward in spec.reward}
 
 
 def template_has_prompt(spec: Spec) -> Iterator[Problem]:

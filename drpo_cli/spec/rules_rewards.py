@@ -11,7 +11,7 @@ from drpo_cli.spec.problems import Problem
 
 
 def _rewards(spec: Spec) -> list[RewardSettings]:
-    return [r.config for r in spec.reward if isinstance(r.config, RewardSettings)]
+    return [reward.config for reward in spec.reward]
 
 
 def some_reward_counts(spec: Spec) -> Iterator[Problem]:

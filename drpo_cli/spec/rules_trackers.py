@@ -15,8 +15,7 @@ from drpo_cli.spec.problems import Problem
 def tracker_names_differ(spec: Spec) -> Iterator[Problem]:
     seen: Counter[str | None] = Counter()
     for index, tracker in enumerate(spec.tracker):
-        assert isinstance(tracker.config, TrackerSettings)
-        name = getattr(tracker.config, "name", None)
+        name = tracker.config.name
         seen[name] += 1
         if name and seen[name] == 2:
             yield Problem(
@@ -26,9 +25,9 @@ def tracker_names_differ(spec: Spec) -> Iterator[Problem]:
             )
 
 
-def missing_client(tracker: Selected) -> str | None:
+def missing_client(tracker: Selected[TrackerSettings]) -> str | None:
     """How to install what a tracker sends with, where it is not there; it is not imported."""
-    client = getattr(tracker.module, "CLIENT", None) if tracker.type else None
+    client = tracker.plugin.client
     found = util.find_spec(client) if client else None
     if client is None or (found is not None and found.origin is not None):
         return None  # without an origin it is but a folder of that name, such as a client leaves

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from drpo_cli.plugins import Selected
-from drpo_cli.settings import RolloutSettings
 from drpo_cli.spec.model import Spec
 from drpo_cli.spec.positions import KeyPath
 from drpo_cli.spec.problems import Problem
@@ -14,16 +12,8 @@ OBJECTIVE: KeyPath = ("objective", "type")
 ADVANTAGE: KeyPath = ("advantage", "type")
 
 
-def _token_level(chosen: Selected) -> bool:
-    return bool(getattr(chosen.module, "TOKEN_LEVEL", False))
-
-
-def _sequence_level(chosen: Selected) -> bool:
-    return bool(getattr(chosen.module, "SEQUENCE_LEVEL", False))
-
-
 def one_advantage_a_response(spec: Spec) -> Iterator[Problem]:
-    if _sequence_level(spec.objective) and _token_level(spec.advantage):
+    if spec.objective.plugin.sequence_level and spec.advantage.plugin.token_level:
         yield Problem(
             OBJECTIVE,
             f"is {spec.objective.type!r}, whose ratio is that of a whole response, and advantage "
@@ -31,7 +21,7 @@ def one_advantage_a_response(spec: Spec) -> Iterator[Problem]:
             "response, such as group_norm, or another objective",
             also=(ADVANTAGE,),
         )
-    if _sequence_level(spec.objective) and spec.reference and spec.reference.kl == "k1":
+    if spec.objective.plugin.sequence_level and spec.reference and spec.reference.kl == "k1":
         yield Problem(
             ("reference", "kl"),
             f"is 'k1', which changes the advantage of every token, and objective "
@@ -41,7 +31,7 @@ def one_advantage_a_response(spec: Spec) -> Iterator[Problem]:
 
 
 def critic_where_needed(spec: Spec) -> Iterator[Problem]:
-    needed = _token_level(spec.advantage)
+    needed = spec.advantage.plugin.token_level
     if needed and spec.critic is None:
         yield Problem(
             ADVANTAGE,
@@ -81,7 +71,6 @@ def reduction_options(spec: Spec) -> Iterator[Problem]:
 
 
 def overlong_options(spec: Spec) -> Iterator[Problem]:
-    assert isinstance(spec.rollout.config, RolloutSettings)
     buffer, longest = spec.train.overlong_buffer, spec.rollout.config.max_new_tokens
     if buffer is not None and spec.train.overlong != "soft":
         yield Problem(
@@ -100,7 +89,6 @@ def overlong_options(spec: Spec) -> Iterator[Problem]:
 
 
 def dynamic_sampling_has_groups(spec: Spec) -> Iterator[Problem]:
-    assert isinstance(spec.rollout.config, RolloutSettings)
     rollout = spec.rollout.config
     if rollout.dynamic_sampling_rounds and rollout.samples_per_prompt == 1:
         yield Problem(
@@ -122,8 +110,7 @@ def warmup_leaves_steps(spec: Spec) -> Iterator[Problem]:
 
 
 def equal_rewards_teach_a_critic(spec: Spec) -> Iterator[Problem]:
-    assert isinstance(spec.rollout.config, RolloutSettings)
-    if spec.rollout.config.dynamic_sampling_rounds and _token_level(spec.advantage):
+    if spec.rollout.config.dynamic_sampling_rounds and spec.advantage.plugin.token_level:
         yield Problem(
             ("rollout", "dynamic_sampling_rounds"),
             f"drops groups whose rewards are all equal, from which advantage "

@@ -140,17 +140,13 @@ class _Builder:
 
     def _plugin(self, choice: Choice, name: str) -> Node:
         """A plugin's table; one whose options cannot be told takes any, as `load` will judge."""
-        base = KINDS[choice.kind].base
         try:
-            module = plugins.load(choice.kind, name)
-            config = getattr(module, "Config", base)
-            if not (isinstance(config, type) and issubclass(config, base)):
-                raise UserError(f"its Config must extend drpo_cli.settings.{base.__name__}")
-            table = table_of(config)
+            plugin = plugins.load(choice.kind, name)
+            table = table_of(plugin.Config)
         except (UserError, PydanticInvalidForJsonSchema, RecursionError) as error:
             self.warnings.append(f"{KINDS[choice.kind].noun} {name!r} is left open: {error}")
             return _own_code(choice, {"const": name})
-        meaning = first_paragraph(module.__doc__)
+        meaning = first_paragraph(plugin.doc)
         table["properties"] = {choice.selector: {"const": name, "description": meaning}} | table[
             "properties"
         ]

@@ -12,19 +12,20 @@ from torch import Tensor
 from drpo_cli.dist import World
 from drpo_cli.experience import Experience
 from drpo_cli.plugins import Selected
+from drpo_cli.settings import AdvantageSettings
 from drpo_cli.trainer.critic import Critic, whiten
 
 V = TypeVar("V")
 
 
 def with_advantages(
-    exp: Experience, advantage: Selected, critic: Critic | None, world: World
+    exp: Experience, advantage: Selected[AdvantageSettings], critic: Critic | None, world: World
 ) -> Experience:
     """Adds the advantages: the group's baseline, repeated per token, or a critic's per token.
 
     Rows without a score get 0 from a group advantage, and take no part in any. Collective.
     """
-    if not getattr(advantage.module, "TOKEN_LEVEL", False):
+    if not advantage.plugin.token_level:
         adv_S = torch.tensor(_of_groups(exp, advantage, world), dtype=torch.float64)
         return replace(exp, advantage_T=exp.repeat(adv_S))
     if critic is None:
@@ -32,9 +33,11 @@ def with_advantages(
     return _from_values(exp, advantage, critic, world)
 
 
-def _of_groups(exp: Experience, advantage: Selected, world: World) -> list[float]:
+def _of_groups(
+    exp: Experience, advantage: Selected[AdvantageSettings], world: World
+) -> list[float]:
     """The advantage of each row: 0 without a score, and where too few of a group have one."""
-    smallest = getattr(advantage.config, "min_group", getattr(advantage.module, "MIN_GROUP", 1))
+    smallest = getattr(advantage.config, "min_group", advantage.plugin.min_group)
     scores_PG = [
         [score for score, scored in rows if scored]
         for rows in _by_group(exp, zip(exp.score_S.tolist(), exp.scored_S.tolist(), strict=True))
@@ -46,22 +49,24 @@ def _of_groups(exp: Experience, advantage: Selected, world: World) -> list[float
 
 
 def _of_all_ranks(
-    scores_PG: Sequence[Sequence[float]], advantage: Selected, world: World
+    scores_PG: Sequence[Sequence[float]], advantage: Selected[AdvantageSettings], world: World
 ) -> list[list[float]]:
     """The advantages of this rank's groups; they may depend on the scores of every rank."""
     parts = world.gather_objects([list(scores_G) for scores_G in scores_PG])
     first = sum(len(part) for part in parts[: world.rank])
     everyone = [scores_G for part in parts for scores_G in part]
-    adv_PG: list[list[float]] = advantage.module.advantages(advantage.config, everyone)
+    adv_PG: list[list[float]] = advantage.plugin.entry(advantage.config, everyone)
     return adv_PG[first : first + len(scores_PG)]
 
 
-def _from_values(exp: Experience, advantage: Selected, critic: Critic, world: World) -> Experience:
+def _from_values(
+    exp: Experience, advantage: Selected[AdvantageSettings], critic: Critic, world: World
+) -> Experience:
     """Advantages from a critic's values, with the values and returns that the critic learns."""
     value_T = critic.values(exp)
     values_PG = _by_group(exp, [value.tolist() for value in exp.split(value_T)])
     scores_PG = _by_group(exp, exp.score_S.tolist())
-    adv_PG = advantage.module.advantages(advantage.config, scores_PG, values_PG)
+    adv_PG = advantage.plugin.entry(advantage.config, scores_PG, values_PG)
     flat = [adv for adv_G in adv_PG for adv_row in adv_G for adv in adv_row]
     adv_T = torch.tensor(flat, dtype=torch.float64)
     shown_T = _whiten_scored(exp, adv_T, world) if critic.settings.whiten else adv_T

@@ -11,14 +11,8 @@ from drpo_cli.errors import UserError
 from drpo_cli.plan import Plan
 from drpo_cli.rollout.engine.precision import Precision
 from drpo_cli.rollout.engine.protocol import EngineContext, EngineProtocol
-from drpo_cli.settings import ModelSettings, ObjectiveSettings, RolloutSettings
+from drpo_cli.settings import ModelSettings
 from drpo_cli.spec import Spec
-
-
-def rollout_settings(spec: Spec) -> RolloutSettings:
-    """The `[rollout]` section, typed."""
-    assert isinstance(spec.rollout.config, RolloutSettings)
-    return spec.rollout.config
 
 
 def tokenizer(model: ModelSettings) -> Any:
@@ -44,7 +38,7 @@ def context_length(plan: Plan) -> int:
 
 def precision(spec: Spec) -> Precision:
     """What the trainer and the engine compute with."""
-    rollout = rollout_settings(spec)
+    rollout = spec.rollout.config
     return Precision(spec.model.dtype, rollout.dtype or spec.model.dtype, rollout.weight_rounding)
 
 
@@ -53,13 +47,13 @@ def engine(plan: Plan, model: ModelSettings | None = None) -> EngineProtocol:
     model = model or plan.spec.model
     model = model.model_copy(update={"dtype": precision(plan.spec).rollout})
     context = EngineContext(model, context_length(plan), plan.world)
-    started: EngineProtocol = plan.spec.rollout.module.Engine(plan.spec.rollout.config, context)
+    started: EngineProtocol = plan.spec.rollout.plugin.entry(plan.spec.rollout.config, context)
     return started
 
 
 def data(plan: Plan, tokenizer: Any, rank: int) -> Data:
     """Opens the data: training stream of this rank, and the held-out prompts."""
-    spec, rollout = plan.spec, rollout_settings(plan.spec)
+    spec, rollout = plan.spec, plan.spec.rollout.config
     longest = max(rollout.max_new_tokens, spec.eval.max_new_tokens or 0)
     batching = Batching(rollout.prompts_per_step, spec.run.seed, rank, plan.world)
     prompts = Prompts(tokenizer, context_length(plan) - longest)
@@ -72,7 +66,7 @@ def trainer(plan: Plan, world: World) -> Any:
     from drpo_cli.trainer.model import load_policy
     from drpo_cli.trainer.step import Objective, Trainer
 
-    spec, rollout = plan.spec, rollout_settings(plan.spec)
+    spec, rollout = plan.spec, plan.spec.rollout.config
     horizon = spec.train.horizon or rollout.max_new_tokens
     train = spec.train.model_copy(update={"horizon": horizon})
     policy = load_policy(
@@ -82,11 +76,10 @@ def trainer(plan: Plan, world: World) -> Any:
         train.gradient_checkpointing,
         world,
     )
-    assert isinstance(spec.objective.config, ObjectiveSettings)
     return Trainer(
         policy,
         optim.build(policy, train, plan.total_updates),
-        Objective(spec.objective.module, spec.objective.config),
+        Objective(spec.objective.plugin.entry, spec.objective.config),
         train,
         world,
         reference=_reference(spec, world),
@@ -101,7 +94,7 @@ def _reference(spec: Spec, world: World) -> Any:
     if spec.reference is None:
         return None
     model = spec.model.model_copy(update={"path": spec.reference.path or spec.model.path})
-    temperature, block = rollout_settings(spec).temperature, spec.train.logits_in_a_block
+    temperature, block = spec.rollout.config.temperature, spec.train.logits_in_a_block
     return Reference(load_reference(model, temperature, block, world), spec.reference)
 
 

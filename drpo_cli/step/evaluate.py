@@ -12,7 +12,6 @@ from drpo_cli.rewards.grading.grader import Grader
 from drpo_cli.rollout.engine.protocol import EngineProtocol, Sampling, sample_groups, seed_of
 from drpo_cli.runs.records import Records
 from drpo_cli.spec import Spec
-from drpo_cli.step.build import rollout_settings
 from drpo_cli.step.sample import score
 from drpo_cli.types import Prompt
 
@@ -67,7 +66,7 @@ def problems_id(r: Run) -> str:
 
 def eval_sampling(spec: Spec, *key: object, samples: int | None = None) -> Sampling:
     """Evaluation's sampling; its seed does not depend on the run's, so that scores compare."""
-    rollout = rollout_settings(spec)
+    rollout = spec.rollout.config
     return Sampling(
         samples=samples or spec.eval.samples_per_prompt,
         max_new_tokens=spec.eval.max_new_tokens or rollout.max_new_tokens,

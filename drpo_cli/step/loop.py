@@ -32,7 +32,7 @@ def take(r: Run, step: int) -> None:
     μ is the probability that the engine gave a token when it sampled it, π that of the policy
     being trained. Every rank runs the same stages on prompts of its own.
     """
-    spec, rollout = r.spec, r.rollout
+    spec, rollout = r.spec, r.spec.rollout.config
 
     draws = Draws(rollout.dynamic_sampling_rounds, r.world)
     while draws.wanted():  # once; more often with dynamic sampling

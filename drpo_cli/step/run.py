@@ -24,7 +24,6 @@ from drpo_cli.runs.alerts import Watch
 from drpo_cli.runs.events import State, say
 from drpo_cli.runs.folder import RunFolder
 from drpo_cli.runs.records import Records
-from drpo_cli.settings import RolloutSettings
 from drpo_cli.spec import Spec, load
 from drpo_cli.step import build
 from drpo_cli.step.checkpoint import Checkpoints, restore
@@ -65,11 +64,6 @@ class Run:
     def spec(self) -> Spec:
         """The spec of the run."""
         return self.plan.spec
-
-    @property
-    def rollout(self) -> RolloutSettings:
-        """The `[rollout]` section."""
-        return build.rollout_settings(self.spec)
 
     def steps(self) -> Iterator[int]:
         """The steps still to take, until the last or until all ranks agree to stop.

@@ -13,7 +13,6 @@ from drpo_cli.rewards.grading.grader import Batch, Graded, Usage
 from drpo_cli.rollout.engine.protocol import Sampling, sample_groups, seed_of
 from drpo_cli.runs.records import Records
 from drpo_cli.spec import Spec
-from drpo_cli.step.build import rollout_settings
 from drpo_cli.types import Group, Scores
 
 if TYPE_CHECKING:
@@ -133,7 +132,7 @@ def teaches(scores: Scores) -> bool:
 
 def train_sampling(spec: Spec, *key: object) -> Sampling:
     """Training's sampling, seeded by the run's seed and `key`."""
-    rollout = rollout_settings(spec)
+    rollout = spec.rollout.config
     return Sampling(
         samples=rollout.samples_per_prompt,
         max_new_tokens=rollout.max_new_tokens,

@@ -7,9 +7,9 @@ over micro-batches and ranks is the loss of the update, however the batch is cut
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import ModuleType
+from typing import Any
 
 import torch
 from torch.nn.utils import clip_grad_norm_
@@ -27,14 +27,14 @@ from drpo_cli.trainer.pack import Packed, pack
 from drpo_cli.trainer.reduction import scales
 from drpo_cli.trainer.stats import TokenStats
 from drpo_cli.trainer.terms import Reference
-from drpo_cli.types import Tokens
+from drpo_cli.types import TokenLoss, Tokens
 
 
 @dataclass(frozen=True)
 class Objective:
-    """An objective plugin with its options."""
+    """The loss of an objective plugin, with its options."""
 
-    module: ModuleType
+    loss: Callable[[Any, Tokens], TokenLoss]
     config: ObjectiveSettings
 
 
@@ -148,7 +148,7 @@ class Trainer:
     def _backward(self, packed: Packed, stats: TokenStats) -> float:
         outputs = self.policy(packed)
         tokens = Tokens(outputs[0], packed.old_logp_T, packed.adv_T, packed.response_T)
-        objective = self.objective.module.loss(self.objective.config, tokens)
+        objective = self.objective.loss(self.objective.config, tokens)
         reference = None if self.reference is None else self.reference.settings
         bonus = self.settings.entropy_bonus
         loss_T = terms.with_terms(objective.per_token_T, packed, outputs, reference, bonus)

@@ -11,11 +11,11 @@ from drpo_cli import plugins
 from drpo_cli.settings import AdvantageSettings
 
 NAMES = plugins.available("advantages")
-TOKEN_LEVEL = [name for name in NAMES if hasattr(plugins.load("advantages", name), "TOKEN_LEVEL")]
+TOKEN_LEVEL = [name for name in NAMES if plugins.load("advantages", name).token_level]
 RESPONSE_LEVEL = [name for name in NAMES if name not in TOKEN_LEVEL]
 PAGE = Path(__file__).parents[2] / "docs" / "advantages.md"
 EXAMPLES = [
-    (name, example) for name in NAMES for example in plugins.load("advantages", name).EXAMPLES
+    (name, example) for name in NAMES for example in plugins.load("advantages", name).examples
 ]
 
 advantage = pytest.mark.parametrize("name", NAMES)
@@ -25,7 +25,7 @@ token_level = pytest.mark.parametrize("name", TOKEN_LEVEL)
 
 @advantage
 def test_it_says_what_it_computes_and_from_which_paper(name):
-    doc = plugins.load("advantages", name).__doc__
+    doc = plugins.load("advantages", name).doc
     first, blank, *rest = doc.splitlines()
     assert first.endswith(".") and not blank
     assert "arXiv" in doc and any(line.startswith("    ") for line in rest)
@@ -57,53 +57,53 @@ def near(values):
 
 @pytest.mark.parametrize(("name", "example"), EXAMPLES)
 def test_example(name, example):
-    module = plugins.load("advantages", name)
+    plugin = plugins.load("advantages", name)
     options, *given, expected = example
-    assert module.advantages(module.Config(**options), *given) == near(expected)
+    assert plugin.entry(plugin.Config(**options), *given) == near(expected)
 
 
 @advantage
 def test_it_has_examples(name):
-    assert plugins.load("advantages", name).EXAMPLES
+    assert plugins.load("advantages", name).examples
 
 
 @response_level
 def test_it_keeps_the_shape_of_uneven_groups_and_returns_floats(name):
-    module = plugins.load("advantages", name)
-    smallest = [1.0, 0.0, 2.0][: module.MIN_GROUP]
+    plugin = plugins.load("advantages", name)
+    smallest = [1.0, 0.0, 2.0][: plugin.min_group]
     scores_PG = [smallest, (0, 1, 1, 0, 1), [0.25] * 8]
-    found_PG = module.advantages(module.Config(), scores_PG)
+    found_PG = plugin.entry(plugin.Config(), scores_PG)
     assert [len(row) for row in found_PG] == [len(row) for row in scores_PG]
     assert all(type(value) is float for row in found_PG for value in row)
-    assert module.advantages(module.Config(), []) == []
+    assert plugin.entry(plugin.Config(), []) == []
 
 
 @response_level
 def test_equal_scores_give_exactly_zero(name):
-    module = plugins.load("advantages", name)
-    for groups, size in ((1, module.MIN_GROUP), (1, 8), (4, 7)):
-        found_PG = module.advantages(module.Config(), [[0.1] * size] * groups)
+    plugin = plugins.load("advantages", name)
+    for groups, size in ((1, plugin.min_group), (1, 8), (4, 7)):
+        found_PG = plugin.entry(plugin.Config(), [[0.1] * size] * groups)
         assert found_PG == [[0.0] * size] * groups
 
 
 @token_level
 def test_it_gives_every_token_a_float_in_the_shape_of_the_values(name):
-    module = plugins.load("advantages", name)
+    plugin = plugins.load("advantages", name)
     values_PG = [[[0.5, 0.25, 1.0], [0.0]], [[0.1] * 7, []]]
-    found_PG = module.advantages(module.Config(), [[1.0, 0], [0.0, 0.5]], values_PG)
+    found_PG = plugin.entry(plugin.Config(), [[1.0, 0], [0.0, 0.5]], values_PG)
     shape = [[len(row) for row in group] for group in values_PG]
     assert [[len(row) for row in group] for group in found_PG] == shape
     assert all(type(value) is float for group in found_PG for row in group for value in row)
-    assert module.advantages(module.Config(), [], []) == []
+    assert plugin.entry(plugin.Config(), [], []) == []
 
 
 def test_loading_them_does_not_import_torch():
     code = (
         "import sys\nfrom drpo_cli import plugins\n"
         "for name in plugins.available('advantages'):\n"
-        "    module = plugins.load('advantages', name)\n"
-        "    values = [[[[0.5], [0.5]]]] if hasattr(module, 'TOKEN_LEVEL') else []\n"
-        "    module.advantages(module.Config(), [[1.0, 0.0]], *values)\n"
+        "    plugin = plugins.load('advantages', name)\n"
+        "    values = [[[[0.5], [0.5]]]] if plugin.token_level else []\n"
+        "    plugin.entry(plugin.Config(), [[1.0, 0.0]], *values)\n"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -34,9 +34,9 @@ def options(tmp_path: Path) -> dict[str, dict]:
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_source_returns_problems(name: str, options: dict, tmp_path: Path) -> None:
-    module = plugins.load("data", name)
-    config = module.Config.model_validate(options.get(name, {}), context={"folder": tmp_path})
-    rows = module.load(config)
+    plugin = plugins.load("data", name)
+    config = plugin.Config.model_validate(options.get(name, {}), context={"folder": tmp_path})
+    rows = plugin.entry(config)
     assert len(rows) >= 4
     assert all(isinstance(rows[i], Problem) for i in (0, len(rows) - 1))
     assert rows[0] == rows[0]
@@ -48,11 +48,11 @@ def test_source_returns_problems(name: str, options: dict, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_source_is_documented(name: str) -> None:
-    module = plugins.load("data", name)
-    assert module.__doc__.splitlines()[0].endswith((".", ":"))
-    assert issubclass(module.Config, SourceSettings)
-    assert module.Config.model_config["extra"] == "forbid"
-    for field, info in module.Config.model_fields.items():
+    plugin = plugins.load("data", name)
+    assert plugin.doc.splitlines()[0].endswith((".", ":"))
+    assert issubclass(plugin.Config, SourceSettings)
+    assert plugin.Config.model_config["extra"] == "forbid"
+    for field, info in plugin.Config.model_fields.items():
         assert info.description, f"{name}.{field} has no docstring"
 
 

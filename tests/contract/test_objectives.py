@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -34,14 +33,9 @@ def part(given: Tokens, first: int, last: int) -> Tokens:
     return Tokens(logp_T, old_logp_T, adv_T, response_T - response_T[0])
 
 
-def is_sequence_level(module: ModuleType) -> bool:
-    """Whether the tokens of a response depend on each other."""
-    return getattr(module, "SEQUENCE_LEVEL", False)
-
-
 @objective
 def test_it_says_what_it_computes_and_from_which_paper(name):
-    doc = plugins.load("objectives", name).__doc__
+    doc = plugins.load("objectives", name).doc
     first, blank, *rest = doc.splitlines()
     assert first.endswith(".") and not blank
     assert "arXiv" in doc and any(line.startswith("    ") for line in rest)
@@ -64,8 +58,8 @@ def test_it_has_a_section_in_the_docs(name):
 
 @objective
 def test_it_returns_one_finite_loss_a_token_and_detached_metrics(name):
-    module, given = plugins.load("objectives", name), tokens()
-    result = module.loss(module.Config(), given)
+    plugin, given = plugins.load("objectives", name), tokens()
+    result = plugin.entry(plugin.Config(), given)
     assert isinstance(result, TokenLoss)
     assert result.per_token_T.shape == given.logp_T.shape
     assert result.per_token_T.requires_grad and result.per_token_T.isfinite().all()
@@ -77,8 +71,8 @@ def test_it_returns_one_finite_loss_a_token_and_detached_metrics(name):
 
 @objective
 def test_its_weight_is_the_gradients(name):
-    module, given = plugins.load("objectives", name), tokens()
-    result = module.loss(module.Config(), given)
+    plugin, given = plugins.load("objectives", name), tokens()
+    result = plugin.entry(plugin.Config(), given)
     (grad_T,) = torch.autograd.grad(result.per_token_T.sum(), given.logp_T)
     ratio_T = (given.logp_T - given.old_logp_T).detach().exp()
     expected_T = -given.adv_T * ratio_T * result.metrics["weight"]
@@ -88,9 +82,9 @@ def test_its_weight_is_the_gradients(name):
 @objective
 def test_what_it_calls_independent_is(name):
     """Each token, or with `SEQUENCE_LEVEL` each response: 100 to 200 are two whole ones."""
-    module, given = plugins.load("objectives", name), tokens()
-    first, last = (100, 200) if is_sequence_level(module) else (110, 190)
-    whole, alone = (module.loss(module.Config(), t) for t in (given, part(given, first, last)))
+    plugin, given = plugins.load("objectives", name), tokens()
+    first, last = (100, 200) if plugin.sequence_level else (110, 190)
+    whole, alone = (plugin.entry(plugin.Config(), t) for t in (given, part(given, first, last)))
     torch.testing.assert_close(whole.per_token_T[first:last], alone.per_token_T, rtol=1e-12, atol=0)
     for key, values_T in alone.metrics.items():
         torch.testing.assert_close(whole.metrics[key][first:last], values_T, rtol=1e-12, atol=0)
@@ -98,21 +92,21 @@ def test_what_it_calls_independent_is(name):
 
 @objective
 def test_only_a_sequence_level_one_looks_at_the_responses(name):
-    module, given = plugins.load("objectives", name), tokens()
+    plugin, given = plugins.load("objectives", name), tokens()
     named, unnamed = (
-        module.loss(module.Config(), given._replace(response_T=response_T)).per_token_T
+        plugin.entry(plugin.Config(), given._replace(response_T=response_T)).per_token_T
         for response_T in (given.response_T, None)
     )
-    assert torch.equal(named, unnamed) != is_sequence_level(module)
+    assert torch.equal(named, unnamed) != plugin.sequence_level
 
 
 @objective
 @pytest.mark.parametrize("response_T", [None, torch.empty(0, dtype=torch.int64)])
 def test_no_tokens_no_loss(name, response_T):
-    module = plugins.load("objectives", name)
+    plugin = plugins.load("objectives", name)
     logp_T, old_logp_T, adv_T = torch.empty(3, 0)
     given = Tokens(logp_T.requires_grad_(), old_logp_T, adv_T, response_T)
-    result = module.loss(module.Config(), given)
+    result = plugin.entry(plugin.Config(), given)
     assert result.per_token_T.shape == (0,)
     assert all(values_T.shape == (0,) for values_T in result.metrics.values())
     total = result.per_token_T.sum()

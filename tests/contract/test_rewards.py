@@ -17,7 +17,7 @@ UNIT_TESTS = Path(__file__).parents[1] / "unit"
 EXAMPLES = [
     pytest.param(name, arguments, score, id=f"{name}-{i}")
     for name in REWARDS
-    for i, (arguments, score) in enumerate(getattr(plugins.load("rewards", name), "EXAMPLES", ()))
+    for i, (arguments, score) in enumerate(plugins.load("rewards", name).examples)
 ]
 
 
@@ -40,31 +40,31 @@ def test_example(name: str, arguments: dict, expected: float | list[float]) -> N
 
 @pytest.mark.parametrize("name", REWARDS)
 def test_reward_is_documented_and_asks_for_what_there_is(name: str) -> None:
-    module = plugins.load("rewards", name)
-    assert module.__doc__.splitlines()[0].endswith((".", ":"))
-    assert issubclass(module.Config, RewardSettings)
-    assert module.Config.model_config["extra"] == "forbid"
-    for field, info in module.Config.model_fields.items():
+    plugin = plugins.load("rewards", name)
+    assert plugin.doc.splitlines()[0].endswith((".", ":"))
+    assert issubclass(plugin.Config, RewardSettings)
+    assert plugin.Config.model_config["extra"] == "forbid"
+    for field, info in plugin.Config.model_fields.items():
         assert info.description, f"{name}.{field} has no docstring"
     assert prepared(name).asks
 
 
 @pytest.mark.parametrize("name", REWARDS)
 def test_reward_has_examples_or_says_what_it_needs(name: str) -> None:
-    module = plugins.load("rewards", name)
-    if needs := getattr(module, "NEEDS", None):
-        assert not hasattr(module, "EXAMPLES"), f"{name} has examples: does it need {needs}?"
+    plugin = plugins.load("rewards", name)
+    if plugin.needs:
+        assert not plugin.examples, f"{name} has examples: does it need {plugin.needs}?"
         tests = UNIT_TESTS / f"test_rewards_{name}.py"
         assert re.search(rf"rewards import .*\b{name}\b", tests.read_text())
     else:
-        assert len({repr(score) for _, score in module.EXAMPLES}) > 1, "they show one score only"
+        assert len({repr(score) for _, score in plugin.examples}) > 1, "they show one score only"
 
 
 @pytest.mark.parametrize("name", REWARDS)
 def test_inline_reward_waits_for_nothing(name: str) -> None:
-    reward, module = prepared(name), plugins.load("rewards", name)
+    reward, plugin = prepared(name), plugins.load("rewards", name)
     if reward.inline:
         assert not reward.is_async
-        assert not hasattr(module, "IMPORTS") and not hasattr(module, "NEEDS")
+        assert not plugin.imports and not plugin.needs
     else:
         assert name not in ("exact_match", "length", "format", "repetition")

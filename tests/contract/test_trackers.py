@@ -12,14 +12,14 @@ TRACKERS = plugins.available("trackers")
 
 @pytest.mark.parametrize("name", TRACKERS)
 def test_tracker_is_documented_and_has_what_is_called(name: str) -> None:
-    module = plugins.load("trackers", name)
-    assert module.__doc__.splitlines()[0].endswith((".", ":"))
-    assert "https://" in module.__doc__
-    assert issubclass(module.Config, TrackerSettings)
-    for field, info in module.Config.model_fields.items():
+    plugin = plugins.load("trackers", name)
+    assert plugin.doc.splitlines()[0].endswith((".", ":"))
+    assert "https://" in plugin.doc
+    assert issubclass(plugin.Config, TrackerSettings)
+    for field, info in plugin.Config.model_fields.items():
         assert info.description, f"{name}.{field} has no docstring"
-    module.Config()  # every option has a default
-    assert isinstance(module.CLIENT, str)
+    plugin.Config()  # every option has a default
+    assert isinstance(plugin.client, str)
     wanted = {
         "__init__": ["self", "config", "run"],
         "log": ["self", "step", "values"],
@@ -27,7 +27,7 @@ def test_tracker_is_documented_and_has_what_is_called(name: str) -> None:
         "close": ["self"],
     }
     for method, arguments in wanted.items():
-        assert list(inspect.signature(getattr(module.Tracker, method)).parameters) == arguments
+        assert list(inspect.signature(getattr(plugin.entry, method)).parameters) == arguments
 
 
 @pytest.mark.parametrize("name", TRACKERS)

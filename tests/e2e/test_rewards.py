@@ -144,7 +144,7 @@ def engine_of(name: str, folder: Path, **options: int) -> Any:
     plugin = plugins.load("rollout", name)
     model = tiny_model(folder / "model", eos_token_id=EOS)
     context = EngineContext(ModelSettings(path=str(model), dtype="float32"), 64, 1)
-    return plugin.Engine(plugin.Config(**options), context)
+    return plugin.entry(plugin.Config(**options), context)
 
 
 def graded_meanwhile(engine: EngineProtocol, folder: Path, busy: Callable[[], bool]) -> None:

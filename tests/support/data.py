@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -43,14 +44,14 @@ PLAIN = make_tokenizer()
 SUMS = Selected("data", "arithmetic", arithmetic.Config(digits=1))
 
 
-def rows_of(path: Path, *prompts: object, **options: object) -> Selected:
+def rows_of(path: Path, *prompts: object, **options: object) -> Selected[Any]:
     """A JSON Lines source of these prompts."""
     path.write_text("".join(json.dumps({"prompt": p}) + "\n" for p in prompts))
     config = jsonl.Config.model_validate({"path": str(path), **options})
     return Selected("data", "jsonl", config)
 
 
-def endless(folder: Path, name: str, distinct: int = 2**31, **options: object) -> Selected:
+def endless(folder: Path, name: str, distinct: int = 2**31, **options: object) -> Selected[Any]:
     """A source of 2^31 − 1 rows `name0`, `name1`, …, after `distinct` of them from 0 again."""
     (folder / f"{name}.py").write_text(
         "from drpo_cli.data.pipeline.rows import Lazy\n"
@@ -62,12 +63,12 @@ def endless(folder: Path, name: str, distinct: int = 2**31, **options: object) -
 
 
 def open_stream(
-    *sources: Selected,
+    *sources: Selected[Any],
     n: int = 8,
     seed: int = 0,
     rank: int = 0,
     world: int = 1,
-    held_out: tuple[Selected, ...] = (),
+    held_out: tuple[Selected[Any], ...] = (),
     problems: int = 10,
 ) -> Data:
     """The sources opened, plain text, with room for 64 tokens."""

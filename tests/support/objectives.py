@@ -52,9 +52,9 @@ def take(tokens: Tokens, index_N: Tensor) -> Tokens:
 
 def run(name: str, options: dict[str, Any], tokens: Tokens) -> Seen:
     """Loss, autograd's ∂loss/∂log π, and the objective's own weight."""
-    module = plugins.load("objectives", name)
+    plugin = plugins.load("objectives", name)
     logp_T = tokens.logp_T.clone().requires_grad_()
-    result = module.loss(module.Config(**options), tokens._replace(logp_T=logp_T))
+    result = plugin.entry(plugin.Config(**options), tokens._replace(logp_T=logp_T))
     (grad_T,) = torch.autograd.grad(result.per_token_T.sum(), logp_T)
     return Seen(result.per_token_T.detach(), grad_T, result.metrics["weight"])
 

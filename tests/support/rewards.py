@@ -28,7 +28,7 @@ class Own:
 
     def __call__(
         self, source: str, name: str = "fn", head: str = HEAD, **options: object
-    ) -> Selected:
+    ) -> Selected[Any]:
         file = f"./r{self.files}.py"
         self.files += 1
         (self.folder / file).write_text(head + source)
@@ -51,7 +51,7 @@ def group(
     return Group(prompt, tuple(rollouts))
 
 
-def graded(selected: Iterable[Selected], groups_P: list[Group], **options: bool) -> Graded:
+def graded(selected: Iterable[Selected[Any]], groups_P: list[Group], **options: bool) -> Graded:
     """What a grader of its own makes of the groups."""
     with Grader(list(selected), **options) as grader:
         return grader.score(groups_P)

@@ -57,7 +57,7 @@ def main(folder: Path, fault: str) -> dict[str, Any]:
         policy = load_policy(model, sampling.temperature, 64, False, here)
         settings = TrainSettings(updates_per_rollout=1, learning_rate=1e-2)
         plugin = plugins.load("objectives", "none")
-        objective = Objective(plugin, plugin.Config())
+        objective = Objective(plugin.entry, plugin.Config())
         trainer = Trainer(policy, optim.build(policy, settings, 2), objective, settings, here)
         engine = vllm.Engine(config, EngineContext(model, 64, 1))
         pushed = sync.WeightSync(trainer, engine, Precision(model.dtype, model.dtype))

@@ -52,11 +52,11 @@ def open_trainer(
     """A trainer of a model folder; `train` are keys of `[train]`, `options` of the objective."""
     settings = TrainSettings(**{"updates_per_rollout": 1, "learning_rate": 1e-3, **train})
     policy = open_policy(folder, world, checkpointing=settings.gradient_checkpointing)
-    module = plugins.load("objectives", objective)
+    plugin = plugins.load("objectives", objective)
     return Trainer(
         policy,
         optim.build(policy, settings, 100),
-        Objective(module, module.Config(**(options or {}))),
+        Objective(plugin.entry, plugin.Config(**(options or {}))),
         settings,
         world,
         None if reference is None else _reference(folder, world, reference),

@@ -138,9 +138,10 @@ def test_every_objective_says_what_becomes_of_a_token(spec: Path, objective: str
     ],
 )
 def test_the_regime_of_drpo(options: str, expected: str) -> None:
-    module = plugins.load("objectives", "drpo")
+    plugin = plugins.load("objectives", "drpo")
     key, _, value = options.partition("=")
-    assert expected in module.regime(module.Config(**{key: float(value)}))
+    assert plugin.regime is not None
+    assert expected in plugin.regime(plugin.Config(**{key: float(value)}))
 
 
 def test_a_terminal_of_twenty_columns(spec: Path) -> None:

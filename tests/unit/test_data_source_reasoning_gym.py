@@ -27,7 +27,7 @@ def test_reasoning_gym_is_seeded_and_scored_by_its_own_task() -> None:
     score = plugins.load("rewards", "reasoning_gym")
     for row in rows(options=short):
         for completion, expected in ((row.answer, 1.0), ("x", 0.0)):
-            got = score.reward(completion, row.metadata, score.Config())
+            got = score.entry(completion, row.metadata, score.Config())
             assert got == expected
 
 
@@ -78,7 +78,7 @@ def test_tasks_mix_by_weight() -> None:
     order = [row.metadata["task"] for row in again]
     assert order != [row.metadata["task"] for row in load(tasks=tasks, seed=6, size=50)]
     score = plugins.load("rewards", "reasoning_gym")
-    assert all(score.reward(row.answer, row.metadata, score.Config()) == 1.0 for row in again)
+    assert all(score.entry(row.answer, row.metadata, score.Config()) == 1.0 for row in again)
 
 
 def test_level_sets_what_the_curriculum_says() -> None:

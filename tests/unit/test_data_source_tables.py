@@ -25,7 +25,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def load(type: str, folder: Path, **options: object) -> list:
     source = plugins.load("data", type)
-    return source.load(source.Config.model_validate(options, context={"folder": folder}))
+    return source.entry(source.Config.model_validate(options, context={"folder": folder}))
 
 
 def load_csv(folder: Path, text: str | bytes, **options: object) -> list:

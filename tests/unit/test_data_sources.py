@@ -111,4 +111,4 @@ def test_missing_library_says_how_to_install_it(
     monkeypatch.setitem(sys.modules, module, None)
     source = plugins.load("data", type(config).__module__.rpartition(".")[2])
     with pytest.raises(UserError, match=f"pip install {package}"):
-        source.load(config)
+        source.entry(config)

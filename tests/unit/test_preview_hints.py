@@ -78,7 +78,7 @@ def test_what_can_hold_what_comes_passes(function: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize("name", plugins.available("rewards"))
 def test_every_built_in_reward_passes(name: str) -> None:
-    reward = plugins.load("rewards", name).reward
+    reward = plugins.load("rewards", name).entry
     called = reward.__call__ if isinstance(reward, type) else reward
     returned = str(called.__annotations__.get("return"))
     assert problem(called, whole_group=returned.endswith("list[float]")) is None

@@ -46,7 +46,7 @@ def own(tmp_path: Path) -> Own:
     return Own(tmp_path)
 
 
-def chosen(own: Own, source: str, name: str, **options: Any) -> Selected:
+def chosen(own: Own, source: str, name: str, **options: Any) -> Selected[Any]:
     """A reward called `name`."""
     selected = own(source, **options)
     return replace(selected, config=selected.config.model_copy(update={"name": name}))

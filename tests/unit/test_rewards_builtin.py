@@ -78,7 +78,7 @@ def test_reasoning_gym_needs_its_own_source() -> None:
 def test_reasoning_gym_scores_with_the_rows_options() -> None:
     source = plugins.load("data", "reasoning_gym")
     options = {"min_num_decimal_places": 1, "max_num_decimal_places": 1}
-    row = source.load(source.Config(task="decimal_arithmetic", size=1, options=options))[0]
+    row = source.entry(source.Config(task="decimal_arithmetic", size=1, options=options))[0]
     near = str(float(row.answer) + 0.01)
     assert reasoning_gym.reward(near, row.metadata, reasoning_gym.Config()) == 1.0
     default = {**row.metadata, "options": {}}

@@ -57,7 +57,7 @@ def own(tmp_path: Path) -> Own:
     return Own(tmp_path)
 
 
-def by_reward(selected: list[Selected], *texts: str) -> dict[str, Any]:
+def by_reward(selected: list[Selected[Any]], *texts: str) -> dict[str, Any]:
     found = graded(selected, [group(*texts)])
     assert found.fatal is None
     return dict(found.scores_P[0].by_reward)

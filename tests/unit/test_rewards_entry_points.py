@@ -10,6 +10,7 @@ import pytest
 from drpo_cli import plugins
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected
+from drpo_cli.rewards import exact_match
 from drpo_cli.spec import load
 from support.rewards import graded, group
 
@@ -71,8 +72,8 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_an_entry_point_is_a_plugin_by_its_name(installed: Path) -> None:
     assert plugins.installed("rewards")["strictly"] == "polite_words:Strict"
     plugin = plugins.load("rewards", "polite")
-    assert "Politeness of a completion." in plugin.__doc__
-    assert plugin.EXAMPLES and plugin.IMPORTS == ("polite_words.extra",) and not plugin.INLINE
+    assert "Politeness of a completion." in plugin.doc
+    assert plugin.examples and plugin.imports == ("polite_words.extra",) and not plugin.inline
     assert plugins.load("rewards", "strictly").Config().least == 2
     assert plugins.installed("objectives") == {"polite_loss": "polite_words"}
 
@@ -97,7 +98,7 @@ def test_a_spec_names_it(installed: Path, tmp_path: Path) -> None:
 
 
 def test_a_built_in_goes_before_an_installed_one(installed: Path) -> None:
-    assert plugins.load("rewards", "exact_match").__name__ == "drpo_cli.rewards.exact_match"
+    assert plugins.load("rewards", "exact_match").entry is exact_match.reward
 
 
 def test_what_is_wrong_with_one_is_said(installed: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ def own(tmp_path: Path) -> Own:
     return Own(tmp_path)
 
 
-def failures(selected: Selected, *texts: str) -> dict[str, tuple[str, str]]:
+def failures(selected: Selected[Any], *texts: str) -> dict[str, tuple[str, str]]:
     """The kind and words of each call that fails; it must be theirs, not that of 'good'."""
     found = graded([selected], [group("good", *texts)], forgiving=True)
     (scores,) = found.scores_P
@@ -33,7 +34,7 @@ def failures(selected: Selected, *texts: str) -> dict[str, tuple[str, str]]:
     }
 
 
-def failure(selected: Selected) -> tuple[str, str]:
+def failure(selected: Selected[Any]) -> tuple[str, str]:
     """The same of 'bad'."""
     return failures(selected, "bad")["bad"]
 

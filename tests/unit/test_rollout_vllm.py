@@ -7,14 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from drpo_cli import plugins
+from drpo_cli.rollout import vllm as engine
 from drpo_cli.rollout.engine.protocol import EngineContext, seed_of
 from drpo_cli.rollout.vllm import _in_place
 from drpo_cli.settings import ModelSettings
 
 vllm = pytest.importorskip("vllm")
-
-ENGINE = plugins.load("rollout", "vllm")
 
 
 @pytest.mark.parametrize("cuda", [False, True])
@@ -24,7 +22,7 @@ def test_the_arguments_are_vllms(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     context = EngineContext(ModelSettings(path=str(tmp_path)), 128, ranks)
-    arguments = ENGINE.engine_arguments(ENGINE.Config(gpu_memory_fraction=0.4), context)
+    arguments = engine.engine_arguments(engine.Config(gpu_memory_fraction=0.4), context)
     from vllm.engine.arg_utils import EngineArgs
 
     known = {f.name for f in dataclasses.fields(EngineArgs)}

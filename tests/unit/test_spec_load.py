@@ -27,7 +27,7 @@ def test_defaults_and_paths(folder: Path) -> None:
     assert spec.objective.config.model_dump(exclude_none=True) == {"delta": 0.2}
     assert spec.data[0].type == f"{folder}/sources.py:rows"
     assert spec.data[0].config.model_dump()["path"] == folder / "rows.jsonl"
-    assert spec.data[0].module.load is not None
+    assert spec.data[0].plugin.entry is not None
     reward = spec.reward[0].config.model_dump()
     assert reward == RewardSettings(name="good").model_dump()
     assert spec.eval_data == ()

@@ -145,8 +145,7 @@ def tables() -> Iterator[tuple[type[Settings], Draft202012Validator]]:
     for name, choice in (CHOICES | LISTS).items():
         for plugin in plugins.available(choice.kind):
             found = BUILT.document["$defs"][f"{name}.{plugin}"]
-            config = getattr(plugins.load(choice.kind, plugin), "Config", None)
-            assert config is not None
+            config = plugins.load(choice.kind, plugin).Config
             yield config, VALIDATOR.evolve(schema=found)
 
 

@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model(tmp_path_factory.mktemp("model"))
 
 
-def selected(name: str, **options: Any) -> Selected:
+def selected(name: str, **options: Any) -> Selected[Any]:
     return Selected("advantages", name, plugins.load("advantages", name).Config(**options))
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from drpo_cli import plugins
 from drpo_cli.errors import UserError
 from drpo_cli.launch import launcher as launch
 from drpo_cli.launch.tracker_state import State
@@ -22,6 +21,7 @@ from drpo_cli.plan import describe, make_plan
 from drpo_cli.runs.alerts import alerts
 from drpo_cli.runs.folder import RunFolder
 from drpo_cli.spec import dump, load
+from drpo_cli.trackers import wandb
 from drpo_cli.trackers._contract import flat, settings_of
 from support.command import PATIENCE, drpo, records
 from support.specs import SMALLEST, plugin_folder, problem, write
@@ -224,7 +224,7 @@ def test_a_wrong_tracker_is_said_where_it_stands(
 def test_a_client_that_is_not_installed_is_said_and_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plugins.load("trackers", "wandb"), "CLIENT", "no_such_client")
+    monkeypatch.setattr(wandb, "CLIENT", "no_such_client")
     (tmp_path / "no_such_client").mkdir()  # what a client leaves behind may have its name
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

@@ -122,7 +122,7 @@ def test_a_run_and_its_continuation_are_one_run(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options, found_in = CLIENTS[name]
-    pytest.importorskip(plugins.load("trackers", name).CLIENT, reason="an extra of its own")
+    pytest.importorskip(str(plugins.load("trackers", name).client), reason="an extra of its own")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     options = options.replace("FOLDER", str(tmp_path))
     folder = run_folder(tmp_path / "a", f'[[tracker]]\ntype = "{name}"\n{options}\n')

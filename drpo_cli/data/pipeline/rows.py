@@ -73,14 +73,13 @@ class Source(Lazy[Row]):
         return Row(problem, self.config, id)
 
 
-def open_sources(sources: Sequence[Selected], prefix: str = "") -> list[Source]:
+def open_sources(sources: Sequence[Selected[SourceSettings]], prefix: str = "") -> list[Source]:
     """Every source, opened; ids of its rows read `prefix` + `source/row`.
 
     Raises UserError for a source without rows, or one that returns something else than problems.
     """
     opened = []
     for source, label in zip(sources, labels(sources), strict=True):
-        assert isinstance(source.config, SourceSettings)
         name = prefix + label
         opened.append(Source(name, source.config, _load(source, name)))
     return opened
@@ -97,8 +96,8 @@ def chained(sources: Sequence[Source]) -> Sequence[Row]:
     return Lazy(ends[-1] if ends else 0, make)
 
 
-def _load(source: Selected, name: str) -> Sequence[Problem]:
-    rows = source.module.load(source.config)
+def _load(source: Selected[SourceSettings], name: str) -> Sequence[Problem]:
+    rows: Sequence[Problem] = source.plugin.entry(source.config)
     if not (hasattr(rows, "__len__") and hasattr(rows, "__getitem__")):
         raise UserError(
             f"data {name}: load() returned {type(rows).__name__}; return a list of "
@@ -109,7 +108,7 @@ def _load(source: Selected, name: str) -> Sequence[Problem]:
     return rows
 
 
-def labels(sources: Sequence[Selected]) -> list[str]:
+def labels(sources: Sequence[Selected[SourceSettings]]) -> list[str]:
     """The type, short, and numbered from the second source of the same type on."""
     seen: Counter[str] = Counter()
     found = []

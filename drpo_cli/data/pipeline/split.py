@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from drpo_cli.data.pipeline.rows import Lazy, Row, Source, chained, content, open_sources
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected
-from drpo_cli.settings import Shot
+from drpo_cli.settings import Shot, SourceSettings
 from drpo_cli.types import Problem
 
 if TYPE_CHECKING:
@@ -80,8 +80,8 @@ class Split:
 
 
 def split(
-    sources: Sequence[Selected],
-    eval_sources: Sequence[Selected],
+    sources: Sequence[Selected[SourceSettings]],
+    eval_sources: Sequence[Selected[SourceSettings]],
     eval_problems: int,
     overlap: Literal["refuse", "drop"] = "refuse",
 ) -> Split:

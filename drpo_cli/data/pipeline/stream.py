@@ -14,7 +14,7 @@ from drpo_cli.data.pipeline.rows import Source
 from drpo_cli.data.pipeline.split import Split, split
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected
-from drpo_cli.settings import EvalSettings
+from drpo_cli.settings import EvalSettings, SourceSettings
 from drpo_cli.types import Prompt
 
 RESTS = "resting"
@@ -155,8 +155,8 @@ class Data:
 
 
 def open_data(
-    sources: Sequence[Selected],
-    eval_sources: Sequence[Selected],
+    sources: Sequence[Selected[SourceSettings]],
+    eval_sources: Sequence[Selected[SourceSettings]],
     evaluation: EvalSettings,
     prompts: Prompts,
     batching: Batching,

@@ -38,7 +38,7 @@ class Reward:
     whole_group  one call scores a whole group (it returns `list[float]`)
     """
 
-    selected: Selected
+    selected: Selected[RewardSettings]
     name: str
     entry: Callable[..., Any]
     config: RewardSettings
@@ -65,7 +65,7 @@ class Reward:
     @cached_property
     def inline(self) -> bool:
         """Whether it runs in the caller's own process."""
-        return bool(getattr(self.selected.module, "INLINE", False))
+        return self.selected.plugin.inline
 
     def scores(self, prompt: Prompt) -> bool:
         """Whether it scores this prompt: its source may have named others."""
@@ -110,7 +110,7 @@ class Reward:
         return {name: value for name, value in (shared | own).items() if name in self.asks}
 
 
-def prepared(selected: Sequence[Selected]) -> list[Reward]:
+def prepared(selected: Sequence[Selected[RewardSettings]]) -> list[Reward]:
     """The rewards of a spec, held to the contract without being called.
 
     Raises UserError for a reward that nobody can call, and for two of one name.
@@ -122,10 +122,9 @@ def prepared(selected: Sequence[Selected]) -> list[Reward]:
     return rewards
 
 
-def prepare(selected: Selected) -> Reward:
+def prepare(selected: Selected[RewardSettings]) -> Reward:
     """Reads a reward's signature; raises UserError for one that nobody can call."""
-    config, entry = selected.config, selected.module.reward
-    assert isinstance(config, RewardSettings)
+    config, entry = selected.config, selected.plugin.entry
     name = config.name or short_name(selected.type)
     if not callable(entry) or not callable(_called(entry)):
         raise UserError(f"reward {name!r}: {selected.type!r} is no function; name one")

@@ -172,8 +172,7 @@ def _imported(warm: Warm) -> list[Reward]:
     importlib.import_module("numpy.random")  # whose generator every worker seeds
     rewards = []
     for type, options in warm.rewards:
-        module = plugins.load("rewards", type)
-        for name in getattr(module, "IMPORTS", ()):
+        for name in plugins.load("rewards", type).imports:
             if importlib.util.find_spec(name) is not None:  # if not, the reward will say so
                 importlib.import_module(name)
         rewards.append(prepare(Selected("rewards", type, pickle.loads(options))))

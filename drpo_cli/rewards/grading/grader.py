@@ -11,6 +11,7 @@ from drpo_cli.rewards.grading.batch import Batch, Graded, Usage
 from drpo_cli.rewards.grading.contract import Call, Reward, prepared
 from drpo_cli.rewards.grading.pool import Pool
 from drpo_cli.rewards.grading.score import Outcome, ReadyReward
+from drpo_cli.settings import RewardSettings
 from drpo_cli.types import Group, Prompt
 
 __all__ = ["Batch", "Graded", "Grader", "Usage"]
@@ -23,7 +24,9 @@ class Grader:
     Raises UserError for a reward that nobody can call, and for two of one name.
     """
 
-    def __init__(self, selected: Sequence[Selected], forgiving: bool = False) -> None:
+    def __init__(
+        self, selected: Sequence[Selected[RewardSettings]], forgiving: bool = False
+    ) -> None:
         self.rewards = prepared(selected)
         self.forgiving = forgiving
         self._worked: set[str] = set()

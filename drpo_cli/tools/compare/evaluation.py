@@ -7,7 +7,6 @@ from typing import Any
 
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected
-from drpo_cli.settings import RolloutSettings
 from drpo_cli.spec import Spec
 
 FOLLOWS = {"temperature", "max_new_tokens"}
@@ -33,7 +32,6 @@ def require_same_evaluation(specs: Mapping[str, Spec]) -> None:
 def evaluated_by(spec: Spec) -> dict[str, Any]:
     """All that decides the held-out problems, how they are answered and how answers score."""
     rollout = spec.rollout.config
-    assert isinstance(rollout, RolloutSettings)
     sources = spec.eval_data or spec.data
     found = {
         "eval.every": spec.eval.every,
@@ -52,7 +50,7 @@ def evaluated_by(spec: Spec) -> dict[str, Any]:
     return found
 
 
-def _tables(chosen: tuple[Selected, ...]) -> list[Any]:
+def _tables(chosen: tuple[Selected[Any], ...]) -> list[Any]:
     return [(part.type, part.config.model_dump(mode="json")) for part in chosen]
 
 

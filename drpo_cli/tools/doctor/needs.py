@@ -18,9 +18,9 @@ from drpo_cli.tools.doctor.findings import Finding, ok, warning, wrong
 from drpo_cli.tools.doctor.folders import hub_cache
 
 
-def chosen(spec: Spec) -> list[Selected]:
+def chosen(spec: Spec) -> list[Selected[Any]]:
     """Every plugin that the spec selects."""
-    found: list[Selected] = []
+    found: list[Selected[Any]] = []
     for each in fields(spec):
         value = getattr(spec, each.name)
         values = value if isinstance(value, tuple) else (value,)
@@ -28,7 +28,7 @@ def chosen(spec: Spec) -> list[Selected]:
     return found
 
 
-def option(plugin: Selected, name: str) -> Any:
+def option(plugin: Selected[Any], name: str) -> Any:
     """The value of an option that plugins of its type have."""
     return getattr(plugin.config, name)
 
@@ -37,7 +37,7 @@ def plugins(spec: Spec) -> Iterator[Finding]:
     """Whether what they import is installed, and the environment variables that they name set."""
     for plugin in chosen(spec):
         check = f"{plugin.kind} {plugin.type}"
-        imports = getattr(plugin.module, "IMPORTS", ())
+        imports = plugin.plugin.imports
         missing = [name for name in imports if util.find_spec(name) is None]
         unset = [name for name in plugin.config.needs_environment() if not os.environ.get(name)]
         if missing:

@@ -67,7 +67,7 @@ def values(variant: Variant, pi_T: Array, mu: float, adv: float, gradient: bool)
     logp_T = torch.from_numpy(pi_T).log().requires_grad_()
     old_logp_T = torch.full_like(logp_T, mu, requires_grad=False).log()
     tokens = Tokens(logp_T, old_logp_T, torch.full_like(old_logp_T, adv), torch.arange(len(logp_T)))
-    result = variant.module.loss(variant.config, tokens)
+    result = variant.plugin.entry(variant.config, tokens)
     if gradient:
         (grad_T,) = torch.autograd.grad(result.per_token_T.sum(), logp_T)
         return -grad_T.numpy()

@@ -30,16 +30,15 @@ class Variant:
     config: ObjectiveSettings
 
     @property
-    def module(self) -> Any:
-        """The plugin: an object with `loss`."""
+    def plugin(self) -> plugins.Plugin[Any]:
+        """The objective itself."""
         return plugins.load("objectives", self.type)
 
     @property
     def name(self) -> str:
         """The objective; one that takes the ratio of a whole response says what a point is."""
         name = plugins.short_name(self.type)
-        sequence_level = getattr(self.module, "SEQUENCE_LEVEL", False)
-        return f"{name}, responses of one token" if sequence_level else name
+        return f"{name}, responses of one token" if self.plugin.sequence_level else name
 
     @property
     def options(self) -> str:

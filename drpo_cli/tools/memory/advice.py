@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from drpo_cli.errors import UserError
-from drpo_cli.step.build import rollout_settings
 from drpo_cli.tools.memory.estimate import Estimate
 
 LEAST_TOKENS = 1024  # of a micro-batch: smaller ones cost more time than they give room
@@ -59,7 +58,7 @@ def _tried(current: Estimate, estimated: Estimated, overrides: tuple[str, ...]) 
 
 def _candidates(current: Estimate) -> list[str]:
     spec = current.plan.spec
-    train, rollout, options = spec.train, rollout_settings(spec), spec.rollout.config
+    train, rollout = spec.train, spec.rollout.config
     found = []
     if not train.gradient_checkpointing:
         found.append("train.gradient_checkpointing=true")
@@ -72,7 +71,7 @@ def _candidates(current: Estimate) -> list[str]:
         found.append('train.minibatches="groups"')
     if spec.model.dtype == "float32":
         found.append('model.dtype="bfloat16"')
-    return [*found, *_engine_candidates(current, options)]
+    return [*found, *_engine_candidates(current, rollout)]
 
 
 def _engine_candidates(current: Estimate, options: Any) -> list[str]:

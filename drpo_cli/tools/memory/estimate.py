@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from drpo_cli.plan import Plan
-from drpo_cli.settings import SourceSettings
-from drpo_cli.step.build import context_length, precision, rollout_settings
+from drpo_cli.step.build import context_length, precision
 from drpo_cli.tools.memory import engine as engines
 from drpo_cli.tools.memory.batch import Lengths
 from drpo_cli.tools.memory.device import GIB, Device
@@ -93,7 +92,7 @@ class Estimate:
 
 def estimate(plan: Plan, device: Device, nodes: int) -> Estimate:
     """What the plan takes. Raises UserError where a model's configuration cannot be had."""
-    spec, rollout = plan.spec, rollout_settings(plan.spec)
+    spec, rollout = plan.spec, plan.spec.rollout.config
     config = config_of(spec.model, "model.path")
     lengths = _lengths(plan)
     policy = _policy_job(plan, lengths, device, config)
@@ -150,16 +149,12 @@ def _notes(plan: Plan, job: Job, lengths: Lengths, nodes: int, rollout: Any) -> 
 
 def _lengths(plan: Plan) -> Lengths:
     """The longest prompt and response: by context_length, or as the sources bound the prompt."""
-    rollout = rollout_settings(plan.spec)
+    rollout = plan.spec.rollout.config
     response = rollout.max_new_tokens
     if rollout.context_length is not None:
         return Lengths(max(1, rollout.context_length - response), response)
     room = max(1, context_length(plan) - response)
-    bounds = [
-        source.config.max_prompt_tokens
-        for source in plan.spec.data
-        if isinstance(source.config, SourceSettings)
-    ]
+    bounds = [source.config.max_prompt_tokens for source in plan.spec.data]
     known = [bound for bound in bounds if bound is not None]
     if bounds and len(known) == len(bounds):
         return Lengths(min(room, max(known)), response)
@@ -168,7 +163,7 @@ def _lengths(plan: Plan) -> Lengths:
 
 def _group(plan: Plan) -> int:
     """Samples of a prompt that an update has."""
-    samples = rollout_settings(plan.spec).samples_per_prompt
+    samples = plan.spec.rollout.config.samples_per_prompt
     if plan.spec.train.minibatches == "groups":
         return min(samples, plan.sequences_per_update_per_rank)
     return max(1, samples // plan.spec.train.updates_per_rollout)
@@ -193,7 +188,7 @@ def _policy_job(plan: Plan, lengths: Lengths, device: Device, config: Any) -> Jo
         ranks=plan.world,
         batch=batch,
         probe=probe,
-        temperature=rollout_settings(spec).temperature,
+        temperature=spec.rollout.config.temperature,
         accumulate=_update_tokens(plan, lengths) > batch.budget,
     )
     return job.on(device, config)

@@ -9,7 +9,6 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from drpo_cli.step.build import rollout_settings
 from drpo_cli.tools.memory.advice import Advice
 from drpo_cli.tools.memory.device import GIB
 from drpo_cli.tools.memory.estimate import Estimate, Phase
@@ -98,7 +97,7 @@ def _ordered(phase: Phase) -> list[tuple[str, int]]:
 
 def facts(found: Estimate) -> list[tuple[str, str]]:
     """Rows of label and text: the batch, the cache, the sync, main memory, what was assumed."""
-    plan, rollout = found.plan, rollout_settings(found.plan.spec)
+    plan, rollout = found.plan, found.plan.spec.rollout.config
     per_device = plan.sequences_per_step // plan.world
     full, half = found.at_once
     tokens = found.engine.cache * found.lengths.total // max(1, found.sequence)

@@ -106,7 +106,7 @@ def _sizes(spec: Spec, plan: Plan, data: Data, looked_at: int) -> Table:
     grid = Table.grid(padding=(0, 2))
     source = "the sources of [[eval.data]]" if spec.eval_data else "these rows, never trained on"
     grid.add_row("held out", f"{len(data.held_out):,} of {source}")
-    longest = max(assemble.rollout_settings(spec).max_new_tokens, spec.eval.max_new_tokens or 0)
+    longest = max(spec.rollout.config.max_new_tokens, spec.eval.max_new_tokens or 0)
     context = assemble.context_length(plan)
     grid.add_row(
         "room",

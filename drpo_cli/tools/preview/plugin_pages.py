@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -38,16 +37,16 @@ def list_rewards() -> None:
 
 def show(name: str) -> None:
     """Prints all there is to know of one reward. Raises UserError when there is no such one."""
-    module = plugins.load("rewards", name)
-    config: type[Settings] = getattr(module, "Config", RewardSettings)
+    plugin = plugins.load("rewards", name)
+    config = plugin.Config
     # Required options have no value yet, and what a reward asks for does not depend on them.
     reward = prepare(Selected("rewards", name, config.model_construct()))
     own = own_options(config, RewardSettings)
     shared = [option for option in config.model_fields if option not in own]
-    examples = [one for one in getattr(module, "EXAMPLES", ()) if set(one[0]) <= reward.asks]
+    examples = [one for one in plugin.examples if set(one[0]) <= reward.asks]
     console = _console()
     console.print(Text(name, "bold"))
-    console.print((inspect.getdoc(module) or "No docstring.") + "\n")
+    console.print((plugin.doc or "No docstring.") + "\n")
     _heading(console, "Asks for")
     console.print(_asks(reward) + "\n")
     if own:
@@ -73,7 +72,7 @@ def _heading(console: Console, text: str) -> None:
 
 def _summary(name: str) -> str:
     try:
-        doc = inspect.getdoc(plugins.load("rewards", name)) or "No docstring."
+        doc = plugins.load("rewards", name).doc or "No docstring."
     except UserError as error:  # one broken package does not hide the other rewards
         return f"does not load: {error}"
     return doc.partition("\n")[0]

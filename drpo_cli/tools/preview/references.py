@@ -10,7 +10,6 @@ from drpo_cli.data.pipeline.prompts import Prompts
 from drpo_cli.data.pipeline.rows import Row, Source, labels, open_sources
 from drpo_cli.errors import UserError
 from drpo_cli.rewards.grading.contract import Reward
-from drpo_cli.settings import SourceSettings
 from drpo_cli.spec import Spec
 from drpo_cli.tools.preview.model import tokenizer
 from drpo_cli.types import Group, Prompt, Rollout
@@ -44,7 +43,6 @@ def scorers(spec: Spec) -> dict[str, tuple[str, ...] | None]:
     found = {}
     for prefix, sources in (("", spec.data), ("eval:", spec.eval_data)):
         for source, label in zip(sources, labels(sources), strict=True):
-            assert isinstance(source.config, SourceSettings)
             found[prefix + label] = source.config.rewards
     return found
 
