@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from drpo_cli.dist import World
     from drpo_cli.experience import Experience
-    from drpo_cli.trainer.step import Trainer
+    from drpo_cli.trainer.trainer import Trainer
 
 DType = Literal["float32", "bfloat16"]
 SPREAD = 0.02  # of every weight matrix
@@ -94,7 +94,7 @@ def open_trainer(folder: Path, world: World, dtype: DType = "float32", **train: 
     from drpo_cli.settings import ModelSettings, TrainSettings
     from drpo_cli.trainer import optim
     from drpo_cli.trainer.model import load_policy
-    from drpo_cli.trainer.step import Objective, Trainer
+    from drpo_cli.trainer.trainer import Objective, Trainer
 
     settings = TrainSettings(**{"updates_per_rollout": 1, "learning_rate": LEARNING_RATE, **train})
     policy = load_policy(

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from drpo_cli.experience import Experience
-    from drpo_cli.trainer.step import Trainer
+    from drpo_cli.trainer.trainer import Trainer
 
 GOALS = (
     Goal("model FLOP/s ÷ best matrix product, float32", 0.8, at_most=False),

@@ -38,7 +38,7 @@ from benchmarks._trainers import (
 
 if TYPE_CHECKING:
     from drpo_cli.experience import Experience
-    from drpo_cli.trainer.step import Trainer
+    from drpo_cli.trainer.trainer import Trainer
 
 GOALS = (
     Goal("time against response length, exponent beyond attention's share", 1.15, at_most=True),

@@ -1,17 +1,31 @@
-"""The frozen values that pass between rooms.
+"""The frozen values that pass between rooms, and the letters that name axes.
 
-Dimension suffixes, on tensors and on lists:
+A tensor or list whose name ends in capital letters has these axes, in order; each letter means one
+thing in the whole package, and `tests/house/test_suffixes.py` holds that no other is used:
 
 | suffix | axis |
 |---|---|
 | `_P` | prompts of a step (on this rank unless said otherwise) |
 | `_G` | samples of one prompt (its group) |
-| `_T` | tokens of packed sequences |
-| `_R` | response tokens of packed sequences, the ones a loss is taken on |
+| `_S` | rows: one prompt with one response each |
+| `_T` | response tokens, end to end over all rows |
+| `_I` | input tokens of a packed micro-batch |
 | `_V` | vocabulary |
 | `_D` | hidden size |
+| `_R` | ranks |
+| `_B` | spans of an attention bucket |
+| `_L` | queries of a span |
+| `_K` | keys of a span |
+| `_H` | attention heads |
+| `_N` | entries of an index |
+| `_M` | entries of an index of keys |
+| `_F` | features of a row that is gathered |
+| `_C` | response tokens of a block of logits |
+| `_W` | vocabulary entries of a block of logits |
 
-Symbols: π is the policy being trained, μ the behaviour policy, i.e. the probability the rollout
+A digit stands for an axis of that length: `_B1` is a column.
+
+Symbols: π is the policy being trained, μ the behaviour policy: the probability that the rollout
 engine gave a token when it sampled it. Both are taken at the sampling temperature.
 """
 

@@ -1,4 +1,4 @@
-"""Builds a run's parts from its plan: the one place where rooms meet the spec."""
+"""Builds the parts of a run from its plan: the one place where the rooms meet the spec."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from drpo_cli.spec import Spec
 
 
 def tokenizer(model: ModelSettings) -> Any:
-    """The model's tokenizer. Raises UserError when the folder or hub id has none."""
+    """Loads the model's tokenizer. Raises UserError if the folder or hub id has none."""
     from transformers import AutoTokenizer
 
     try:
@@ -26,7 +26,7 @@ def tokenizer(model: ModelSettings) -> Any:
 
 
 def context_length(plan: Plan) -> int:
-    """The longest sequence: the plan's, or for a hub id what the model's configuration says."""
+    """The longest sequence in tokens: the plan's, or for a hub id the model's own limit."""
     if plan.context is not None:
         return plan.context
     from transformers import AutoConfig
@@ -37,13 +37,13 @@ def context_length(plan: Plan) -> int:
 
 
 def precision(spec: Spec) -> Precision:
-    """What the trainer and the engine compute with."""
+    """The numeric formats of the trainer and the engine."""
     rollout = spec.rollout.config
     return Precision(spec.model.dtype, rollout.dtype or spec.model.dtype, rollout.weight_rounding)
 
 
 def engine(plan: Plan, model: ModelSettings | None = None) -> EngineProtocol:
-    """Starts the rollout engine on the plan's model, or on another of the same context."""
+    """Starts the rollout engine on the plan's model, or on another with the same context."""
     model = model or plan.spec.model
     model = model.model_copy(update={"dtype": precision(plan.spec).rollout})
     context = EngineContext(model, context_length(plan), plan.world)
@@ -52,7 +52,7 @@ def engine(plan: Plan, model: ModelSettings | None = None) -> EngineProtocol:
 
 
 def data(plan: Plan, tokenizer: Any, rank: int) -> Data:
-    """Opens the data: training stream of this rank, and the held-out prompts."""
+    """Opens the data: this rank's training stream, and the held-out prompts."""
     spec, rollout = plan.spec, plan.spec.rollout.config
     longest = max(rollout.max_new_tokens, spec.eval.max_new_tokens or 0)
     batching = Batching(rollout.prompts_per_step, spec.run.seed, rank, plan.world)
@@ -61,10 +61,10 @@ def data(plan: Plan, tokenizer: Any, rank: int) -> Data:
 
 
 def trainer(plan: Plan, world: World) -> Any:
-    """Loads the policy, shards it, and builds its optimizer and objective; the rest if any."""
+    """Builds the trainer: sharded policy, optimizer, objective; reference and critic if asked."""
     from drpo_cli.trainer import optim
     from drpo_cli.trainer.model import load_policy
-    from drpo_cli.trainer.step import Objective, Trainer
+    from drpo_cli.trainer.trainer import Objective, Trainer
 
     spec, rollout = plan.spec, plan.spec.rollout.config
     horizon = spec.train.horizon or rollout.max_new_tokens

@@ -31,7 +31,7 @@ from drpo_cli.runs.checkpoints import MARKER, checkpoint_bytes, complete, latest
 from drpo_cli.runs.records import Records
 from drpo_cli.runs.records import read as read_records
 from drpo_cli.trainer import optim
-from drpo_cli.trainer.step import Trainer
+from drpo_cli.trainer.trainer import Trainer
 
 if TYPE_CHECKING:
     from drpo_cli.step.run import Run
@@ -41,7 +41,7 @@ CRITIC_PREFIX = "critic."
 
 
 class Checkpoints:
-    """The checkpoints of one run."""
+    """Saves and loads the checkpoints of one run."""
 
     def __init__(self, folder: Path, keep: int, world: World):
         self.folder = folder
@@ -52,7 +52,7 @@ class Checkpoints:
         """Saves weights, optimizer, schedule and `state` (JSON values) as of the end of `step`.
 
         Keeps the newest `keep` checkpoints and the one with the highest `state["score"]`.
-        Raises UserError when the disk has no room for it.
+        Raises UserError if the disk has no room for it.
         """
         final = self.folder / f"step-{step:06d}"
         partial = final.with_suffix(".partial")
@@ -73,10 +73,10 @@ class Checkpoints:
         return final
 
     def load(self, checkpoint: Path, trainer: Trainer) -> dict[str, Any]:
-        """Restores the trainer in place; returns what `save` was given as `state`.
+        """Restores the trainer in place; returns the `state` that `save` recorded.
 
-        The optimizer goes on under the trainer's own hyperparameters: a learning rate changed in
-        the spec counts from here. Raises UserError when the checkpoint is of another model.
+        The optimizer continues with the trainer's own hyperparameters: a learning rate changed in
+        the spec counts from here. Raises UserError if the checkpoint is of another model.
         """
         record = read(checkpoint)
         _require_same_model(checkpoint, trainer.policy.lm)
@@ -92,7 +92,7 @@ class Checkpoints:
                 model_state_dict=state[name],
                 optim_state_dict=state[OPTIMIZER_OF[name]],
             )
-        optim.go_on(trainer.optimizer, trainer.schedule, record["updates"], settings[0])
+        optim.resume(trainer.optimizer, trainer.schedule, record["updates"], settings[0])
         for (_, optimizer), own in list(zip(pairs.values(), settings, strict=True))[1:]:
             optim.restore(optimizer, own)
         return record
@@ -116,8 +116,8 @@ class Checkpoints:
         if self.world.max([float(free < needed)])[0]:
             raise UserError(
                 f"checkpoint: {self.folder} has {free / 2**30:.2f} GiB free, a checkpoint needs "
-                f"{needed / 2**30:.2f} GiB; free some space or lower checkpoint.keep, then go on "
-                f"with --resume"
+                f"{needed / 2**30:.2f} GiB; free some space or lower checkpoint.keep, then "
+                f"continue with --resume"
             )
 
 
@@ -172,7 +172,7 @@ def export(checkpoint: Path, folder: Path) -> None:
     lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     state = {"model": {f"lm.{name}": weight for name, weight in lm.state_dict().items()}}
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is")  # one process is meant
+        warnings.filterwarnings("ignore", "torch.distributed is")  # one process, on purpose
         dcp.load(state, checkpoint_id=checkpoint / "state", no_dist=True)
     lm.to(getattr(torch, read(checkpoint)["dtype"])).save_pretrained(partial)
     for file in (checkpoint / "hf").iterdir():
@@ -187,7 +187,7 @@ OPTIMIZER_OF = {"model": "optimizer", "critic": "critic_optimizer"}
 
 
 def _models(trainer: Trainer) -> dict[str, tuple[nn.Module, AdamW]]:
-    """What a trainer trains: each model and its optimizer."""
+    """The models that a trainer trains, each with its optimizer."""
     models: dict[str, tuple[nn.Module, AdamW]] = {"model": (trainer.policy, trainer.optimizer)}
     if trainer.critic is not None:
         models["critic"] = (trainer.critic.model, trainer.critic.optimizer)
@@ -200,7 +200,7 @@ def _state(trainer: Trainer) -> dict[str, Any]:
     for name, (model, optimizer) in _models(trainer).items():
         untouched = not optimizer.state
         state[name], state[OPTIMIZER_OF[name]] = get_state_dict(model, optimizer)
-        if untouched:  # torch made the moments by a step of zeros, which must not be counted
+        if untouched:  # torch made the moments by a step of zeros, which must not count
             for moments in optimizer.state.values():
                 moments["step"].zero_()
     return state

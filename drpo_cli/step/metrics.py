@@ -1,4 +1,4 @@
-"""The metrics of a rollout, over all ranks."""
+"""The metrics of sampling and grading, over all ranks."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def rollout_metrics(exp: Experience, scores_P: Sequence[Scores], world: World) -
 
 
 def grading_metrics(usage: Mapping[str, Usage], world: World) -> dict[str, Any]:
-    """By reward, what grading took and how often it failed on all ranks; collective.
+    """The cost and the failures of each reward, over all ranks. Collective.
 
     calls     calls made
     seconds   time spent in them, summed
@@ -69,7 +69,7 @@ def failed_calls(metrics: Mapping[str, Any]) -> Counter[tuple[str, str]]:
 
 
 def generated_tokens(groups_P: Sequence[Group], world: World) -> float:
-    """Response tokens of all ranks' groups; collective."""
+    """The response tokens of all ranks' groups. Collective."""
     own = sum(len(rollout.token_ids) for group in groups_P for rollout in group.rollouts_G)
     return world.sum([own])[0]
 
@@ -115,7 +115,7 @@ def _by_reward(scores_P: Sequence[Scores]) -> dict[str, list[float]]:
 
 
 def _means(columns: Mapping[str, Iterable[float]], world: World) -> dict[str, float | None]:
-    # In one exchange: ranks need not have the same columns, yet must make the same collective calls
+    # One exchange for all: ranks may have different columns, but must make the same calls
     own = {}
     for name, column in columns.items():
         values = [float(value) for value in column]
@@ -139,7 +139,7 @@ def _together(parts: Sequence[Usage]) -> dict[str, Any]:
 
 
 def _json(value: Any) -> Any:
-    # What JSON cannot hold is kept as text
+    # Values that JSON cannot hold are kept as text
     if isinstance(value, Mapping):
         return {str(key): _json(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -29,7 +29,7 @@ from drpo_cli.step import build
 from drpo_cli.step.checkpoint import Checkpoints, restore
 from drpo_cli.step.stop import StopRequest
 from drpo_cli.step.sync import WeightSync
-from drpo_cli.trainer.step import Trainer
+from drpo_cli.trainer.trainer import Trainer
 
 
 @dataclass
@@ -144,4 +144,4 @@ def _acknowledge(folder: RunFolder, rank: int, name: str) -> None:
     if rank == 0:
         # Inside a signal handler: a full disk ends the run where it writes next, not here
         with suppress(OSError):
-            say(folder, f"{name}: finishing the step under way, then saving …")
+            say(folder, f"{name}: finishing the current step, then saving …")

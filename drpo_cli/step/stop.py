@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as requests: the step under way is finished and saved first."""
+"""Treats SIGINT and SIGTERM as requests: the current step is finished and saved first."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from drpo_cli.dist import World
 
 
 class StopRequest:
-    """Remembers the first stop signal; ranks agree on it before any of them acts.
+    """Remembers the first stop signal; all ranks agree on it before any of them acts.
 
-    `heard` is called with its name at once, wherever the process is at that moment.
+    `heard` is called with the signal's name at once, wherever the process is at that moment.
     """
 
     def __init__(self, heard: Callable[[str], None]) -> None:
@@ -22,7 +22,10 @@ class StopRequest:
             signal.signal(number, self._remember)
 
     def agree(self, world: World) -> bool:
-        """Whether any rank was asked to stop; collective. After it, `signal` is the same on all."""
+        """Whether any rank was asked to stop. Collective.
+
+        Consumes each rank's signal; produces the same `signal` on all of them.
+        """
         self.signal = int(world.max([self.signal])[0])
         return self.signal != 0
 

@@ -1,15 +1,15 @@
-"""Weights from the sharded trainer into the rollout engine: versioned, and proven.
+"""Brings the trainer's weights into the rollout engine, versioned, and proves that they arrive.
 
-A sync can go wrong without an error: a tied head that keeps its old copy, experts that are not
-packed again, a tensor lost on the way. Each makes the engine sample from another policy than the
-one that is trained, and nothing but the log-probs shows it. So:
+A sync can go wrong without an error: a tied head keeps its old copy, experts are not packed again,
+a tensor is lost. The engine then samples from another policy than the one that is trained, and
+only the log-probs show it. So the *gap*, mean |log π − log μ|, is measured:
 
-- At start, *rehearsal*: every weight is disturbed, pushed, and the engine's log μ of what it then
-  samples is compared with the trainer's log π. A tensor that does not arrive shows at once.
-- Then version 0 is pushed, and the gap measured again: the noise floor of this engine,
-  model and dtype.
-- After every later push, the first rollouts are replayed before anything is learned from them;
-  after the last one, a few responses sampled for it.
+- At the start, a *rehearsal*: every weight is disturbed and pushed, and the engine's log μ of what
+  it then samples is compared with the trainer's log π. A tensor that does not arrive shows at once.
+- Then the real weights are pushed, and the gap measured again. That is the noise floor of this
+  engine, model and dtype.
+- After every later push, a group of the next rollouts is replayed before the step learns from it;
+  after the last push, a few responses that are sampled for the purpose.
 """
 
 from __future__ import annotations
@@ -29,16 +29,19 @@ from drpo_cli.rollout.engine.precision import Precision, rounded
 from drpo_cli.rollout.engine.protocol import EngineProtocol, Sampling, sample_groups
 from drpo_cli.step.sample import PROBE_PROMPTS, probe_sampling
 from drpo_cli.trainer.model import Policy
-from drpo_cli.trainer.step import Trainer
+from drpo_cli.trainer.trainer import Trainer
 from drpo_cli.types import Group, Prompt
 
 if TYPE_CHECKING:
     from drpo_cli.step.run import Run
 
-REHEARSAL_SCALE = 0.1  # relative size of the disturbance of each weight
-CEILING = {"float32": 1e-3, "bfloat16": 0.15}  # mean |log π − log μ| no sound pair exceeds
-FLOOR_FACTOR = 10.0  # a later gap may exceed the floor this many times: sampling noise
-# The rehearsal's may less: in bfloat16 a lost matrix shows as little as 4 times the floor.
+REHEARSAL_SCALE = 0.1  # the relative change of each weight
+CEILING = {
+    "float32": 1e-3,
+    "bfloat16": 0.15,
+}  # the gap of a sound pair is smaller
+FLOOR_FACTOR = 10.0  # a later gap may be this many times the floor: sampling noise
+# The rehearsal's limit is tighter: in bfloat16 a lost matrix may give only 4 times the floor.
 REHEARSAL_FACTOR = 3.0
 LEAST_FLOOR = {"float32": 2e-6, "bfloat16": 5e-3}
 
@@ -46,7 +49,7 @@ LEAST_FLOOR = {"float32": 2e-6, "bfloat16": 5e-3}
 def checkpoint_weights(
     policy: Policy, precision: Precision, world: World
 ) -> Iterator[tuple[str, Tensor]]:
-    """As `trainer_weights`, under checkpoint names.
+    """Like `trainer_weights`, under the names that checkpoints use.
 
     transformers fuses some weights (experts); checkpoints and engines name them one by one.
     """
@@ -59,10 +62,11 @@ def checkpoint_weights(
 def trainer_weights(
     policy: Policy, precision: Precision, world: World
 ) -> Iterator[tuple[str, Tensor]]:
-    """Every weight as the engine is to have it, whole, under the name the trainer's model gives it.
+    """Full weights in the engine's dtype, under the names of the trainer's model.
 
-    A layer at a time, in one collective: every rank must consume the whole iterator. Shards are
-    brought to the engine's precision first, so that no more bytes travel than it will hold.
+    Consumes each rank's shards, a decoder layer at a time. Waits for all ranks: every rank must
+    consume the whole iterator. Produces the same weights on every rank. Shards are converted to the
+    engine's precision before they travel, so that no byte travels in vain.
     """
     unit: dict[int, int | str]
     unit = {id(w): i for i, layer in enumerate(policy.layers) for w in layer.parameters()}
@@ -97,7 +101,7 @@ def push(r: Run, step: int) -> None:
 
 
 class WeightSync:
-    """Pushes weight versions into an engine and judges the gap that remains."""
+    """Pushes versions of the weights into an engine, and measures the gap that remains."""
 
     def __init__(self, trainer: Trainer, engine: EngineProtocol, precision: Precision):
         self.trainer = trainer
@@ -107,7 +111,7 @@ class WeightSync:
         self.floor = math.nan
 
     def push(self, version: int) -> None:
-        """Streams all weights into the engine, then frees what the transfer took. Collective."""
+        """Streams all weights into the engine, then frees the transfer's memory. Collective."""
         self.engine.wake("weights")
         stream = checkpoint_weights if self.engine.checkpoint_names else trainer_weights
         policy, world = self.trainer.policy, self.trainer.world
@@ -118,10 +122,10 @@ class WeightSync:
         self.version = version
 
     def prove(self, version: int, prompts: Sequence[Prompt], sampling: Sampling) -> None:
-        """The rehearsal, then the push of `version` and its noise floor.
+        """Rehearses the sync, then pushes `version` and measures its noise floor. Collective.
 
-        Raises UserError when the engine computes another model than the trainer, or when a
-        weight does not reach it.
+        Raises UserError if the engine computes another model than the trainer, or if a weight does
+        not reach it.
         """
         with Disturbed(self.trainer.policy, seed=sampling.seed):
             self.push(version)
@@ -131,7 +135,7 @@ class WeightSync:
         self._require(rehearsed, "in the rehearsal", REHEARSAL_FACTOR)
 
     def check(self, groups_P: Sequence[Group], occasion: str) -> float:
-        """The gap over groups sampled since the last push; UserError when a weight is missing."""
+        """The gap over groups sampled since the last push; UserError if a weight is missing."""
         beyond = self._beyond_rounding(groups_P)
         self._require(beyond, occasion, FLOOR_FACTOR)
         return beyond if self.precision.rounding is None else self.gap(groups_P)
@@ -148,10 +152,10 @@ class WeightSync:
         return total / max(1.0, count)
 
     def _beyond_rounding(self, groups_P: Sequence[Group]) -> float:
-        """The gap to the weights as the engine is to have them.
+        """The gap to the weights as the engine holds them, with the same rounding.
 
-        How far rounding takes μ from π depends on the weights, and grows in training by more than
-        a lost weight shows; against equally rounded weights it does not count.
+        The gap that rounding causes depends on the weights, and grows in training by more than a
+        lost weight causes. Against equally rounded weights it does not count.
         """
         with Rounded(self.trainer.policy, self.precision):
             return self.gap(groups_P)
@@ -163,7 +167,7 @@ class WeightSync:
                 f"sync: {occasion} the engine samples from other weights than the trainer holds: "
                 f"mean |log π − log μ| is {gap:.2g}, the noise floor {self.floor:.2g}; some weight "
                 f"did not reach the engine. The last checkpoint is sound. Please report the "
-                f'model\'s architecture; engine = "transformers" avoids the engine at fault'
+                f'model\'s architecture; engine = "transformers" avoids this engine'
             )
 
     def _set_floor(self, gap: float) -> None:
@@ -180,14 +184,14 @@ class WeightSync:
 
 
 class Changed:
-    """Changes every weight of a policy in place while open; the exact originals after."""
+    """Changes every weight of a policy in place while open; restores the exact originals."""
 
     def __init__(self, policy: Policy):
         self.shards = [(name, local(weight)) for name, weight in policy.named_weights()]
         self.originals: list[Tensor] = []
 
     def new(self, name: str, shard: Tensor, index: int) -> Tensor:
-        """What a shard is to hold."""
+        """The changed shard."""
         raise NotImplementedError
 
     def __enter__(self) -> None:
@@ -201,7 +205,7 @@ class Changed:
 
 
 class Disturbed(Changed):
-    """Every weight scaled by 1 ± `REHEARSAL_SCALE` · noise."""
+    """Scales every weight by 1 ± `REHEARSAL_SCALE` · noise."""
 
     def __init__(self, policy: Policy, seed: int):
         super().__init__(policy)
@@ -215,7 +219,7 @@ class Disturbed(Changed):
 
 
 class Rounded(Changed):
-    """Every weight as the engine is to have it: FSDP cuts rows, rounding scales each by itself."""
+    """Rounds every weight as the engine has it: FSDP cuts rows, and each row has its own scale."""
 
     def __init__(self, policy: Policy, precision: Precision):
         super().__init__(policy)

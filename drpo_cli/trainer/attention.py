@@ -1,8 +1,8 @@
 """Attention over a packed row, as a transformers attention function.
 
-Each bucket of like-long spans is gathered into a padded batch, so the fused kernel of any device
-serves it and a `[tokens, tokens]` mask never exists. Responses that share a prompt see it through a
-mask of their own size.
+Each bucket of spans of similar length is gathered into a padded batch for the fused kernel of the
+device, so a `[tokens, tokens]` mask never exists. Responses that share a prompt see it through a
+mask of [response, prompt + response].
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def packed_attention(
     """
     missing = [name for name in UNSUPPORTED if options.get(name) is not None]
     if layout is None or missing:
-        what = ", ".join(missing) or "keyword arguments that its layers do not pass on"
+        what = ", ".join(missing) or "keyword arguments that its layers do not pass to attention"
         raise UserError(
-            f"model: {type(module).__name__} needs {what}, which packed training does not have; "
+            f"model: {type(module).__name__} needs {what}, which packed training does not support; "
             f"train a model of another architecture"
         )
     window, scale = options.get("sliding_window"), options.get("scaling")

@@ -1,11 +1,11 @@
 """The critic of PPO: a value model of its own, sharded and optimised like the policy.
 
-Its loss of one token, with V_old the value before the step and R = A + V_old the return that
-generalised advantage estimation gives (arXiv 1506.02438; clipping as in arXiv 2005.12729):
+The loss of one token, with V_old the value before the step and R = A + V_old the return of
+generalised advantage estimation (arXiv 1506.02438; clipping as in arXiv 2005.12729):
 
     max((V − R)², (clip(V, V_old − c, V_old + c) − R)²) / 2
 
-taken as the mean over all tokens of an update.
+averaged over all tokens of an update.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Critic:
 
 
 def value_loss(value_T: Tensor, old_value_T: Tensor, return_T: Tensor, clip: float) -> Tensor:
-    """The critic's loss of each token, [T]; `clip` = 0 is the plain squared error."""
+    """The critic's loss per token, [T]; `clip` = 0 gives half the squared error."""
     loss_T = (value_T - return_T) ** 2
     if clip:
         clipped_T = old_value_T + (value_T - old_value_T).clamp(-clip, clip)

@@ -1,4 +1,4 @@
-"""Where the spans of a packed row lie and who sees whom: what attention knows of packing."""
+"""Where the spans of a packed row lie, and which tokens see which: attention's view of packing."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-SAME_LENGTH = 0.75  # attention pads within a bucket, spans at most to 1 / this of their length
-SAME_CONTEXT = 0.5  # the same of contexts, whose padding costs less: no query is padded with it
+SAME_LENGTH = 0.75  # a bucket pads its spans to at most 1 / this of their length
+SAME_CONTEXT = 0.5  # the same for contexts; their padding costs less, as it adds no query
 
 
 @dataclass(frozen=True)
 class Span:
-    """Neighbouring tokens of the packed row, and the earlier span that they see besides."""
+    """Neighbouring tokens of the packed row, and the earlier span that they also see."""
 
     start: int
     length: int
@@ -28,13 +28,13 @@ class Span:
 
 @dataclass(frozen=True)
 class Bucket:
-    """Spans of like length, with contexts of like length, as a batch for attention.
+    """Spans of similar length, with contexts of similar length, as one batch for attention.
 
-    Query i of a span is its token i; its keys are `context` places, then the span's own tokens. A
-    shorter context fills the last of its places. A shorter span repeats its last token, which
-    causal attention never lets others see.
+    Query i of a span is its token i. Its keys are `context` places, then the span's own tokens. A
+    shorter context fills the last places. A shorter span repeats its last token, which causal
+    attention hides from all others.
 
-    first_B  the first of its keys that each span sees; None where all see all
+    first_B  the first key that each span sees; None if all spans see all keys
     """
 
     spans: int
@@ -48,9 +48,9 @@ class Bucket:
         return self.context + self.queries
 
     def mask(self, window: int | None, like: Tensor) -> Tensor | None:
-        """What is added to the scores [spans or 1, 1, queries, keys]: 0 or −∞.
+        """The mask added to the scores, [spans or 1, 1, queries, keys]: 0 or −∞.
 
-        None for plain causality. Dtype and device are those of `like`.
+        None if plain causality is enough. Dtype and device are those of `like`.
         """
         if not self.context and (window is None or self.keys <= window):
             return None
@@ -67,11 +67,11 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each packed token goes for attention, which takes batches of like-long spans.
+    """Maps packed tokens to attention's batches of spans of similar length, and back.
 
     query_N    the packed token of every query of every bucket, end to end
-    key_M      the same of every key
-    inverse_I  where each packed token is among the queries
+    key_M      the same for every key
+    inverse_I  the place of each packed token among the queries
     """
 
     buckets: tuple[Bucket, ...]
@@ -81,14 +81,14 @@ class Layout:
     _masks: dict[tuple[int, int | None], Tensor | None] = field(default_factory=dict)
 
     def mask(self, bucket: int, window: int | None, like: Tensor) -> Tensor | None:
-        """The mask of a bucket, made once for all layers with this window."""
+        """The mask of a bucket; it is made once for all layers with this window."""
         if (bucket, window) not in self._masks:
             self._masks[bucket, window] = self.buckets[bucket].mask(window, like)
         return self._masks[bucket, window]
 
 
 def layout(spans: Sequence[Span], device: torch.device) -> Layout:
-    """The layout of these spans, which fill the packed row."""
+    """Lays out these spans, which fill the packed row."""
     buckets, queries, keys, places = [], [], [], []
     left, offset = sorted(spans, key=lambda span: -span.length), 0
     while left:
@@ -113,14 +113,14 @@ def layout(spans: Sequence[Span], device: torch.device) -> Layout:
 
 
 def _alike(spans: Sequence[Span]) -> list[Span]:
-    """Those of the spans, longest first, that go into a bucket with the longest."""
+    """The spans that share a bucket with the first, which is the longest."""
     long = [span for span in spans if span.length >= SAME_LENGTH * spans[0].length]
     context = max(span.seen for span in long)
     return [span for span in long if span.seen >= SAME_CONTEXT * context]
 
 
 def _bucket(members: Sequence[Span], device: torch.device) -> tuple[Bucket, Tensor, Tensor]:
-    """A bucket of these spans, and the packed tokens of its queries [B, L] and keys [B, K]."""
+    """A bucket of these spans, with the packed tokens of its queries [B, L] and keys [B, K]."""
     queries, context = members[0].length, max(span.seen for span in members)
     start_B1 = torch.tensor([span.start for span in members])[:, None]
     length_B1 = torch.tensor([span.length for span in members])[:, None]

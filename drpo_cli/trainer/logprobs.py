@@ -1,7 +1,7 @@
-"""Log-probabilities of given tokens without ever holding `[tokens, vocabulary]`.
+"""Log-probabilities of given tokens, without a matrix of [tokens, vocabulary] in memory.
 
-The logits come in blocks of both. Over the blocks of a row the log of the sum of exponentials and
-the entropy are carried along (Milakov and Gimelshein, https://arxiv.org/abs/1805.02867):
+The logits come in blocks of both. Running sums over the blocks of a row give the log of the sum of
+exponentials and the entropy (Milakov and Gimelshein, https://arxiv.org/abs/1805.02867):
 
     m = max z,    s = Σ exp(z − m),    t = Σ exp(z − m) (z − m)
     log p_y = z_y − m − log s,    H = log s − t / s
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-TALL = 1024  # tokens of a block, as far as there are as many: more where it holds all words
-LOWEST = torch.finfo(torch.float32).min  # below every logit, yet finite: −∞ − −∞ is no number
+TALL = 1024  # tokens of a block; more if a block holds the whole vocabulary
+LOWEST = torch.finfo(torch.float32).min  # below every logit, yet finite: −∞ − −∞ is NaN
 
 
 class Head:
@@ -73,7 +73,7 @@ class _BlockwiseLogProbs(torch.autograd.Function):
         log_total_T = sums.peak_T + log_mass_T
         ctx.save_for_backward(hidden_TD, weight_VD, bias_V, target_T, log_total_T, entropy_T)
         ctx.head, ctx.block = head, block
-        ctx.set_materialize_grads(False)  # an output that no loss uses then costs nothing
+        ctx.set_materialize_grads(False)  # an output that no loss uses costs nothing
         return logp_T, entropy_T
 
     @staticmethod
@@ -84,7 +84,7 @@ class _BlockwiseLogProbs(torch.autograd.Function):
         hidden_TD, weight_VD, bias_V, target_T, log_total_T, entropy_T = ctx.saved_tensors
         if grad_logp_T is None:
             grad_logp_T = torch.zeros_like(log_total_T)
-        # float32 sums over blocks, whatever the compute dtype
+        # sums over blocks are always in float32
         grad_hidden_TD = torch.zeros_like(hidden_TD, dtype=torch.float32)
         grad_weight_VD = torch.empty_like(weight_VD)
         grad_bias_V = None if bias_V is None else torch.zeros_like(bias_V, dtype=torch.float32)
@@ -126,7 +126,7 @@ def blockwise_logprobs(
 
 
 class _Sums:
-    """What is known of each row after some blocks of its logits: m, s, t and z_y of the module."""
+    """Running sums per row over its blocks of logits: m, s, t and z_y of the module's equations."""
 
     def __init__(self, word_T: Tensor):
         self.word_T = word_T
@@ -136,7 +136,7 @@ class _Sums:
         self.target_T = torch.zeros_like(self.peak_T)
 
     def add(self, rows: slice, words: slice, logits_CW: Tensor) -> None:
-        """Takes a block in; the block is spent."""
+        """Adds a block, and overwrites it."""
         place_C1, inside_C = _places(self.word_T[rows] - words.start, logits_CW.shape[1])
         self.target_T[rows] += logits_CW.gather(1, place_C1)[:, 0] * inside_C
         before_C, mass_C = self.peak_T[rows], self.mass_T[rows]
@@ -155,7 +155,7 @@ def _logit_gradient(
 ) -> Tensor:
     """∂ log p_y / ∂ z = 1_y − p, and with `entropy`, its gradient and H, ∂H / ∂z = −p (log p + H).
 
-    The log-probs are spent.
+    The log-probs are overwritten.
     """
     if entropy is None:
         grad_CW = logp_CW.exp_().mul_(-grad_logp_C[:, None])
@@ -169,7 +169,7 @@ def _logit_gradient(
 
 
 def _places(word_C: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Columns [C, 1] of words counted from a block's first, and whether they lie in it [C]."""
+    """Columns [C, 1] of words, counted from the block's first, and whether they lie in it, [C]."""
     inside_C = (word_C >= 0) & (word_C < width)
     return word_C.clamp(0, width - 1)[:, None], inside_C
 

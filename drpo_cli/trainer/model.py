@@ -31,7 +31,7 @@ PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
 
 
 class Policy(nn.Module):
-    """Maps a packed micro-batch to log π and entropy of its response tokens."""
+    """Maps a packed micro-batch to log π and the entropy of its response tokens."""
 
     def __init__(self, lm: Any, temperature: float, block: int):
         super().__init__()
@@ -63,12 +63,12 @@ class Policy(nn.Module):
         return list(self.lm.get_decoder().layers)
 
     def named_weights(self) -> list[tuple[str, nn.Parameter]]:
-        """Every parameter once, under the name transformers gives it; tied ones under one name."""
+        """Every parameter once, under its name in transformers; tied ones under one name."""
         return list(self.lm.named_parameters())
 
 
 class ValueModel(nn.Module):
-    """Maps a packed micro-batch to V(s) of each response token: of the text before the token."""
+    """Maps a packed micro-batch to V of each response token: the value of the text before it."""
 
     def __init__(self, lm: Any):
         super().__init__()
@@ -76,7 +76,7 @@ class ValueModel(nn.Module):
         self.token_cost = token_cost(self.layers, lm.config.get_text_config())
         weight = next(self.decoder.parameters())
         self.head = nn.Linear(lm.config.get_text_config().hidden_size, 1, dtype=weight.dtype)
-        nn.init.zeros_(self.head.weight)  # every state starts out worth 0
+        nn.init.zeros_(self.head.weight)  # every state starts with the value 0
         nn.init.zeros_(self.head.bias)
 
     @property
@@ -85,8 +85,8 @@ class ValueModel(nn.Module):
         return list(self.decoder.layers)
 
     def forward(self, packed: Packed) -> Tensor:
-        """V [T], float32, with its gradient."""
-        # in float32 whatever the compute dtype: bfloat16 has no value between 0.996 and 1
+        """V of each response token: [T], float32, with gradients."""
+        # always in float32: bfloat16 has no value between 0.996 and 1
         weight_D, bias = self.head.weight[0].float(), self.head.bias.float()
         value_T: Tensor = _hidden(self.decoder, packed).float() @ weight_D + bias
         return value_T
@@ -108,7 +108,7 @@ def load_policy(
 ) -> Policy:
     """Loads the model in float32 and shards it over all ranks.
 
-    Raises UserError for a folder that holds no loadable model, or one that cannot be packed.
+    Raises UserError for a folder without a loadable model, or with one that cannot be packed.
     """
     lm = _load(settings, torch.float32, "model.path")
     if checkpointing:
@@ -117,13 +117,13 @@ def load_policy(
 
 
 def load_reference(settings: ModelSettings, temperature: float, block: int, world: World) -> Policy:
-    """A frozen policy, sharded, whose weights leave the device between forward passes."""
+    """Loads a frozen, sharded policy; its weights leave the device between forward passes."""
     lm = _load(settings, DTYPES[settings.dtype], "reference.path").requires_grad_(False)
     return shard(Policy(lm, temperature, block), DTYPES[settings.dtype], world, offload=True)
 
 
 def load_value_model(settings: ModelSettings, checkpointing: bool, world: World) -> ValueModel:
-    """A value model on the decoder of a language model, float32 master weights, sharded."""
+    """Loads a value model on the decoder of a language model, in float32, and shards it."""
     lm = _load(settings, torch.float32, "critic.path")
     if checkpointing:
         _recompute_activations(lm)
@@ -148,10 +148,10 @@ M = TypeVar("M", Policy, ValueModel)
 
 
 def shard(model: M, dtype: torch.dtype, world: World, offload: bool = False) -> M:
-    """FSDP2: one unit a decoder layer, the rest (embedding, norm, head) in the root.
+    """Shards a model with FSDP2: a unit per decoder layer; embedding, norm and head in the root.
 
-    Each unit is moved to the device and cut there in turn: a device never holds the whole model.
-    With `offload` the shards stay in main memory, and only a unit at work is on the device.
+    Units are moved to the device and cut there one by one: a device never holds the whole model.
+    With `offload` the shards stay in main memory, and the device holds only the unit at work.
     """
     precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     leaves = offload and world.device.type == "cuda"
@@ -162,16 +162,16 @@ def shard(model: M, dtype: torch.dtype, world: World, offload: bool = False) -> 
 
 
 def sync_gradients(model: nn.Module, last: bool) -> None:
-    """Gradients are reduced over ranks after the last micro-batch of an update, not after each."""
+    """Reduces gradients over ranks only after the last micro-batch of an update."""
     assert isinstance(model, FSDPModule)
     model.set_requires_gradient_sync(last)
 
 
 def reshard(model: nn.Module) -> None:
-    """Drops the whole weights that a forward pass without a backward pass leaves behind.
+    """Frees the gathered weights after a forward pass that no backward pass follows.
 
-    The root unit keeps them for the backward pass to come; without one they would outlive a
-    change of the shards, and both the next forward pass and a sync would read the old weights.
+    The root unit keeps them for the backward pass. If none comes, they outlive a change of the
+    shards, and the next forward pass and the next sync would read the old weights.
     """
     assert isinstance(model, FSDPModule)
     model.reshard()
@@ -187,14 +187,16 @@ def _recompute_activations(lm: Any) -> None:
     lm.gradient_checkpointing_enable({"use_reentrant": False})
     for module in lm.modules():
         if isinstance(module, GradientCheckpointingLayer):
-            module.training = True  # it recomputes only then; the modules in it stay in eval mode
+            module.training = (
+                True  # it recomputes only in training mode; its children stay in eval mode
+            )
 
 
 def _refuse_unpackable(lm: Any, key: str, name: str) -> None:
     if not hasattr(lm.get_decoder(), "layers"):
         raise UserError(
-            f"{key}: {name} is a {type(lm).__name__}, which does not keep its decoder layers "
-            f"in `layers` as packed training needs; train a model of another architecture"
+            f"{key}: {name} is a {type(lm).__name__}, which has no list `layers` of decoder "
+            f"layers, and packed training needs one; train a model of another architecture"
         )
     kinds = set(getattr(lm.config.get_text_config(), "layer_types", None) or ["full_attention"])
     if not kinds <= PACKABLE_LAYERS:

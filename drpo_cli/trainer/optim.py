@@ -27,19 +27,19 @@ def adamw(model: nn.Module, settings: TrainSettings, learning_rate: float) -> Ad
         betas=settings.betas,
         eps=settings.epsilon,
         weight_decay=settings.weight_decay,
-        fused=True,  # one pass over memory where the plain one makes a dozen
+        fused=True,  # one pass over memory; the plain one makes a dozen
     )
 
 
 def hyperparameters(optimizer: AdamW) -> list[dict[str, Any]]:
-    """Everything of the parameter groups but the parameters."""
+    """The parameter groups without the parameters."""
     return [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
 
 
-def go_on(
+def resume(
     optimizer: AdamW, schedule: LambdaLR, updates: int, settings: list[dict[str, Any]]
 ) -> None:
-    """Puts a restored optimizer under the spec's hyperparameters, after `updates` updates."""
+    """Gives a restored optimizer the spec's hyperparameters and its place in the schedule."""
     schedule.last_epoch = updates
     restore(optimizer, settings)
     for group, base, at in zip(
@@ -50,15 +50,15 @@ def go_on(
 
 
 def restore(optimizer: AdamW, settings: list[dict[str, Any]]) -> None:
-    """Puts the spec's hyperparameters back in place of those a checkpoint brought."""
+    """Replaces a checkpoint's hyperparameters by the spec's."""
     for group, own in zip(optimizer.param_groups, settings, strict=True):
         group.update(own)
 
 
 def factor(settings: TrainSettings, updates: int) -> Callable[[int], float]:
-    """Learning rate of the n-th update (from 0) as a share of its peak.
+    """The learning rate of the n-th update (from 0) as a share of the peak.
 
-    Rises linearly over `warmup_updates`, then follows the schedule down to the final learning
+    It rises linearly over `warmup_updates`, then follows the schedule towards the final learning
     rate, which it would reach one update after the last.
     """
     floor = settings.final_learning_rate / settings.learning_rate

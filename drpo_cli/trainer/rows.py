@@ -1,8 +1,8 @@
-"""Rows of a matrix by index, with a gradient that costs no more than the forward pass.
+"""Gathers rows of a matrix, with a gradient that costs no more than the forward pass.
 
 Autograd's own gradient of indexing takes 20 to 100 times as long on a CPU: of the operations that
-add up rows, only `scatter_add_` with an index that is one number a row is both parallel and
-deterministic there. (On a GPU it adds in any order.)
+add up rows, only `scatter_add_` with one index per row is both parallel and deterministic there.
+(On a GPU it adds in any order.)
 """
 
 from __future__ import annotations

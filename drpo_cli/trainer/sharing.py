@@ -1,10 +1,10 @@
-"""Which samples of a prompt share it: it runs once for them, but their attention needs a mask.
+"""Decides whether samples share their prompt: it runs once for all, but attention needs a mask.
 
-Costs are those of one layer, forward and backward, counted in pairs of a query and a key that a
-kernel computes. Plain causality computes n²/2 pairs of a sequence of n tokens, and half a tile for
-each token besides, on the diagonal; a mask has the kernel compute the pairs that it hides, too.
-What else a token costs is its way through the layer's weight matrices. The constants were fitted on
-one CPU core, to the times of these kernels at 256 to 4,096 tokens.
+Costs are those of one layer, forward and backward, in pairs of a query and a key that a kernel
+computes. For n tokens, plain causality computes n²/2 pairs, and half a tile per token on the
+diagonal. Under a mask, the kernel also computes the pairs that the mask hides. The other cost of a
+token is the products with the layer's weight matrices. The constants were fitted on one CPU core to
+the times of these kernels at 256 to 4,096 tokens.
 """
 
 from __future__ import annotations
@@ -17,18 +17,17 @@ from torch import nn
 MASKED = 1.05
 """Cost of a pair under a mask."""
 HALF_TILE = 240
-"""Pairs on the diagonal that plain causality computes in vain, a token."""
-WEIGHTS_A_PAIR = 2.6
-"""Weights of a layer whose work on one token takes as long as one dimension of a pair. A pair has
-two multiplications a dimension, in a slower kernel than that of the weight matrices."""
+"""Pairs per token that plain causality computes in vain, on the diagonal."""
+WEIGHTS_PER_PAIR = 2.6
+"""Weights of a layer whose work on one token takes as long as one dimension of a pair. A pair takes
+two multiplications per dimension, in a slower kernel than that of the weight matrices."""
 
 
 def shares(prompt: int, response: int, token_cost: float) -> bool:
-    """Whether two samples of so many input tokens cost less with their prompt in common.
+    """Whether two samples with so many input tokens cost less if they share their prompt.
 
-    token_cost  of a token in the weight matrices of a layer, in pairs
-
-    Then so do more of them, and responses that are shorter.
+    `token_cost` is the cost of a token in the weight matrices of a layer, in pairs. If two samples
+    should share, so should more samples, and samples with shorter responses.
     """
     whole = prompt + response
     masked = MASKED * response * whole
@@ -41,9 +40,9 @@ def _causal(tokens: int) -> float:
 
 
 def token_cost(layers: Iterable[nn.Module], config: Any) -> float:
-    """What a token costs in a layer's weight matrices, in pairs, on average over the layers.
+    """The cost of a token in a layer's weight matrices, in pairs, averaged over the layers.
 
-    Of experts, those that a token goes through count.
+    Only the experts that a token goes through count.
     """
     chosen = getattr(config, "num_experts_per_tok", None) or 1
     weights = [
@@ -53,4 +52,4 @@ def token_cost(layers: Iterable[nn.Module], config: Any) -> float:
     ]
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return float(sum(weights)) / (config.num_hidden_layers * WEIGHTS_A_PAIR * heads * head_dim)
+    return float(sum(weights)) / (config.num_hidden_layers * WEIGHTS_PER_PAIR * heads * head_dim)

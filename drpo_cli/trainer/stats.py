@@ -1,4 +1,4 @@
-"""What the tokens of a training phase look like: how far π left μ, and what the objective did."""
+"""Statistics of a step's tokens: how far π moved from μ, and what the objective did about it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ QUANTILES = {"p01": 0.01, "p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 
 class TokenStats:
-    """Collects per-token values over micro-batches and updates, summarised once a step."""
+    """Collects per-token values over micro-batches and updates; summarised once per step."""
 
     def __init__(self, world: World):
         self.world = world
@@ -33,14 +33,14 @@ class TokenStats:
             self.columns.setdefault(name, []).append(value.detach().float().cpu())
 
     def summary(self) -> dict[str, float]:
-        """Over all tokens of all ranks; empty where there was none. Collective.
+        """Metrics over all tokens of all ranks. Collective.
 
         ratio_*, shift_*, weight_*  quantiles of r = π/μ, of |π − μ|, of the gradient weight w
-        diverging_share        A (r − 1) > 0, w ≥ 0: moved the way their advantage pushes
-        converging_share       A (r − 1) < 0, w ≥ 0: moved against it
-        corrective_share       w < 0: pulled back from beyond the trust region
-        masked_share           w = 0: no gradient at all
-        *_mass                 what share of Σ |A r w|, the gradient on log π, such tokens carry
+        diverging_share        A (r − 1) > 0, w ≥ 0: tokens that moved as their advantage pushes
+        converging_share       A (r − 1) < 0, w ≥ 0: tokens that moved against it
+        corrective_share       w < 0: tokens pulled back from beyond the trust region
+        masked_share           w = 0: tokens without a gradient
+        *_mass                 the share of Σ |A r w|, the gradient on log π, from such tokens
         effective_sample_size  (Σ r)² / (n Σ r²), 1 where π = μ (Kong 1992)
         """
         found = {name: self.world.gather(torch.cat(parts)) for name, parts in self.columns.items()}

@@ -19,8 +19,8 @@ from drpo_cli.settings import CriticSettings, ModelSettings, ReferenceSettings, 
 from drpo_cli.trainer import optim
 from drpo_cli.trainer.critic import Critic
 from drpo_cli.trainer.model import Policy, load_policy, load_reference, load_value_model
-from drpo_cli.trainer.step import Objective, Trainer
 from drpo_cli.trainer.terms import Reference
+from drpo_cli.trainer.trainer import Objective, Trainer
 from drpo_cli.types import Group, Prompt, Rollout, Scores
 from support.models import Row, samples
 

@@ -14,7 +14,7 @@ from drpo_cli.errors import UserError
 from drpo_cli.runs import checkpoints as on_disk
 from drpo_cli.step import checkpoint
 from drpo_cli.step.checkpoint import Checkpoints
-from drpo_cli.trainer.step import Trainer
+from drpo_cli.trainer.trainer import Trainer
 from support.models import experience, samples, tiny_model, tokenizer, world
 from support.training import furthest, moments, open_trainer, weights
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from drpo_cli.errors import UserError
 from drpo_cli.settings import CriticSettings
 from drpo_cli.step.checkpoint import Checkpoints, export
-from drpo_cli.trainer.step import Trainer
+from drpo_cli.trainer.trainer import Trainer
 from support.models import experience, samples, tiny_model, tokenizer, world
 from support.training import critic_state, furthest, moments, open_trainer, valued, weights
 

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from drpo_cli.dist import World, full
 from drpo_cli.settings import CriticSettings
 from drpo_cli.trainer.critic import Critic, value_loss, whiten
-from drpo_cli.trainer.step import Trainer
+from drpo_cli.trainer.trainer import Trainer
 from support.models import Row, experience, samples, tiny_model, world
 from support.training import critic_state, furthest, open_trainer, valued, weights
 

@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
 
 from drpo_cli.dist import World, local
-from drpo_cli.trainer.step import Trainer
+from drpo_cli.trainer.trainer import Trainer
 from support.models import Row, experience, group, samples, tiny_model, world
 from support.training import (
     STEADY,
