@@ -25,6 +25,7 @@ from drpo_cli.launch.monitor import Beside, launch_log, set_aside
 from drpo_cli.launch.tracking import following
 from drpo_cli.plan import Plan, make_plan
 from drpo_cli.plugins import Selected
+from drpo_cli.processes import cores
 from drpo_cli.runs import checkpoints as saved
 from drpo_cli.runs import versions as installed
 from drpo_cli.runs.events import ENDED, say, say_if_room, state
@@ -109,7 +110,7 @@ def versions(plan: Plan) -> dict[str, object]:
         "packages": installed.versions(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cores": dist.cores(),
+        "cores": cores(),
         "device": dist.device_name(),
         "processes": plan.world,
     }
