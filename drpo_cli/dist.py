@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from drpo_cli.machine import cores
+from drpo_cli.processes import cores
 
 V = TypeVar("V")
 

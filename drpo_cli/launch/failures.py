@@ -1,4 +1,4 @@
-"""Why ranks of a run failed, by the word they left: said as soon as it is there, and once."""
+"""Why ranks of a run failed, read from the files that they leave; each failure is shown once."""
 
 from __future__ import annotations
 
@@ -6,64 +6,78 @@ import json
 import threading
 import time
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from drpo_cli.errors import EXIT_RUN_FAILED
 from drpo_cli.runs.folder import RunFolder
 
-PATIENCE_S = 1.0  # a crash may be what another rank's mistake does to its neighbour
+PATIENCE_S = 1.0  # a crash may be the effect of a user's mistake that another rank records
 
 
-def first_word(folder: RunFolder, ranks: Iterable[int]) -> tuple[int, str, int] | None:
-    """Code, message and rank of the first failure that left word, a user's mistake before a crash.
+class Failure(NamedTuple):
+    """Why a rank failed, and the exit code that the run gets for it."""
 
-    The first is the cause; what the other ranks say then is that a neighbour is gone.
+    code: int
+    message: str
+    rank: int
+
+
+def first_failure(folder: RunFolder, ranks: Iterable[int]) -> Failure | None:
+    """The failure that caused the others; None when no rank recorded one.
+
+    A user's mistake comes before a crash, and of several the earliest counts: the other ranks then
+    fail because a neighbour is gone.
     """
-    left = [
+    recorded = [
         (json.loads(folder.error(rank).read_text()), folder.error(rank).stat().st_mtime, rank)
         for rank in ranks
         if folder.error(rank).is_file()
     ]
-    if not left:
+    if not recorded:
         return None
-    record, _, rank = min(left, key=lambda item: (-item[0]["code"], item[1]))
-    return int(record["code"]), str(record["message"]), rank
+    record, _, rank = min(recorded, key=lambda item: (-item[0]["code"], item[1]))
+    return Failure(int(record["code"]), str(record["message"]), rank)
 
 
 class Failures:
-    """The failures of a run on `world` ranks, each explained once."""
+    """The failures of a run on `world` ranks. Two threads ask: the monitor and the launcher."""
 
     def __init__(self, folder: RunFolder, world: int):
         self.folder = folder
         self.world = world
-        self._said = False
-        self._one_at_a_time = threading.Lock()
-        self._crashed: float | None = None
+        self._shown = False
+        self._lock = threading.Lock()
+        self._crashed_at: float | None = None
 
-    def new(self) -> str:
-        """What to say now, if a rank has failed and it was not said before; empty else.
+    def new_message(self) -> str:
+        """What to show now: empty when no rank has failed, or its failure was shown before.
 
-        A crash waits a moment for the user's mistake that it may be the echo of.
+        A crash waits a moment, because a user's mistake on another rank may have caused it.
         """
-        with self._one_at_a_time:
-            word = None if self._said else first_word(self.folder, range(self.world))
-            if word is None:
+        with self._lock:
+            failure = None if self._shown else first_failure(self.folder, range(self.world))
+            if failure is None:
                 return ""
-            if word[0] == EXIT_RUN_FAILED and self.world > 1:
-                self._crashed = self._crashed or time.monotonic()
-                if time.monotonic() - self._crashed < PATIENCE_S:
+            if failure.code == EXIT_RUN_FAILED and self.world > 1:
+                self._crashed_at = self._crashed_at or time.monotonic()
+                if time.monotonic() - self._crashed_at < PATIENCE_S:
                     return ""
-            return self._explained(*word)
+            return self._describe(failure)
 
-    def last(self) -> tuple[int, str] | None:
-        """Exit code, and what is still to be said, once no rank is left; None without a word."""
-        with self._one_at_a_time:
-            word = first_word(self.folder, range(self.world))
-            if word is None:
+    def final(self) -> tuple[int, str] | None:
+        """Once all ranks have ended: the run's exit code, and the message if it was not shown yet.
+
+        None when no rank recorded a failure.
+        """
+        with self._lock:
+            failure = first_failure(self.folder, range(self.world))
+            if failure is None:
                 return None
-            return word[0], "" if self._said else self._explained(*word)
+            return failure.code, "" if self._shown else self._describe(failure)
 
-    def _explained(self, code: int, message: str, rank: int) -> str:
-        self._said = True
+    def _describe(self, failure: Failure) -> str:
+        self._shown = True
+        code, message, rank = failure
         if code == EXIT_RUN_FAILED:
             log = self.folder.log(rank)
             return f"error: {message.rstrip()}\nrank {rank} failed; its log is {log}\n"

@@ -1,16 +1,21 @@
-"""`drpo train`: prepares the run folder, then one process a device through torch elastic."""
+"""`drpo train`: prepares the run folder, then runs one process per device through torch elastic.
+
+Consumes      a checked spec
+Waits for     the last rank to end
+Unblocked by  the ranks; a failed rank, after which elastic ends the others; SIGINT or SIGTERM,
+              which elastic passes on to the ranks, and after which they save
+Produces      the run folder's `spec.toml` and `versions.json`, and the exit code
+
+The main thread waits in elastic, because signals go to it; `monitor` has a thread of its own.
+"""
 
 from __future__ import annotations
 
 import json
-import logging
-import os
 import platform
 import signal
-import subprocess
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -18,10 +23,11 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from drpo_cli import dist
+from drpo_cli import dist, processes
 from drpo_cli.errors import EXIT_RUN_FAILED, UserError
+from drpo_cli.launch import launch_log
 from drpo_cli.launch.failures import Failures
-from drpo_cli.launch.monitor import Beside, launch_log, set_aside
+from drpo_cli.launch.monitor import Monitor, divert_output
 from drpo_cli.launch.tracking import following
 from drpo_cli.plan import Plan, make_plan
 from drpo_cli.plugins import Selected
@@ -34,7 +40,7 @@ from drpo_cli.settings import ModelSettings, TrackerSettings
 from drpo_cli.spec import Spec, dump
 from drpo_cli.spec.rules_trackers import missing_client
 
-STOP_SECONDS = 3600  # a stopped run finishes its step and saves before it goes
+STOP_SECONDS = 3600  # a run that was asked to stop finishes its step and saves
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -43,33 +49,30 @@ def train(spec: Spec, resume: bool, nproc: int | None) -> int:
     for warning in spec.warnings:
         sys.stderr.write(f"warning: {warning}\n")
     require_engine(spec.rollout.type)
-    world = processes(nproc)
+    world = choose_world_size(nproc)
     folder = prepare(spec, resume, world)
+    failures = Failures(folder, world)
     with following(folder):
         try:
-            return _train(folder, spec.run.report_every, world)
-        except SignalException as stopped:  # before the ranks started, or after they were gone
+            with (
+                folder.held(LAUNCHER_LOCK),
+                divert_output(launch_log(folder)) as (out, err),
+                processes.handle_signals(STOPS, _stop),
+                Monitor(failures, spec.run.report_every, out, err) as monitor,
+            ):
+                text = f"starting {world} process{'' if world == 1 else 'es'} …"
+                say(folder, text, "starting")
+                code, message = run_ranks(failures, dist.threads_per_rank(world))
+                monitor.show(message)
+        except SignalException as stopped:  # before the ranks started, or after they ended
             return 128 + int(stopped.sigval)
-
-
-def _train(folder: RunFolder, report_every: int, world: int) -> int:
-    failures = Failures(folder, world)
-    with (
-        folder.held(LAUNCHER_LOCK),
-        set_aside(launch_log(folder)) as (out, err),
-        _stoppable(),
-        Beside(failures, report_every, out, err) as beside,
-    ):
-        say(folder, f"starting {world} process{'' if world == 1 else 'es'} …", "starting")
-        code, text = _ranks(failures, dist.threads_per_rank(world))
-        beside.tell(text)
-    return code
+        return code
 
 
 def prepare(spec: Spec, resume: bool, world: int) -> RunFolder:
-    """Makes the folder of a run on `world` processes ready: model, spec, versions, no old errors.
+    """Prepares the folder of a run on `world` processes: model, spec, versions, no old errors.
 
-    Raises UserError when the run is finished, in use, or not finished and not to be resumed.
+    Raises UserError when the run is finished, in use, or unfinished without `resume`.
     """
     require_clients(spec.tracker)
     plan = make_plan(spec, world)
@@ -95,11 +98,12 @@ def prepare_model(model: ModelSettings) -> None:
     if model.prepare is None or (folder / "config.json").is_file():
         return
     sys.stderr.write(f"preparing the model: python {model.prepare} {folder}\n")
-    done = subprocess.run([sys.executable, str(model.prepare), str(folder)], check=False)
-    if done.returncode or not (folder / "config.json").is_file():
+    code = processes.run([sys.executable, str(model.prepare), str(folder)])
+    if code or not (folder / "config.json").is_file():
+        left = "a folder without a model" if folder.exists() else "no folder"
         raise UserError(
-            f"model.prepare: {model.prepare} ended with code {done.returncode} and "
-            f"{'a' if folder.exists() else 'no'} folder {folder}; mend the script"
+            f"model.prepare: {model.prepare} ended with code {code} and left {left} at {folder}",
+            "fix the script",
         )
 
 
@@ -109,28 +113,32 @@ def versions(plan: Plan) -> dict[str, object]:
         "packages": installed.versions(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cores": dist.cores(),
+        "cores": processes.cores(),
         "device": dist.device_name(),
         "processes": plan.world,
     }
 
 
 def require_clients(trackers: Iterable[Selected[TrackerSettings]]) -> None:
-    """Raises UserError when what a tracker of the spec sends with is not installed."""
+    """Raises UserError when the client library of a tracker in the spec is not installed."""
     for index, tracker in enumerate(trackers):
         if what := missing_client(tracker):
             raise UserError(f"tracker[{index}].type: {what}")
 
 
-def processes(nproc: int | None) -> int:
-    """Processes of a run: `--nproc`, else one a GPU, one on a CPU; UserError when too many."""
+def choose_world_size(nproc: int | None) -> int:
+    """Processes of a run: `nproc`, else one per GPU, or one on a CPU.
+
+    Raises UserError when the machine has fewer devices than `nproc`.
+    """
     devices, kind = dist.device_count(), dist.device_type()
     if nproc is None:
         return devices if kind == "cuda" else 1
     if nproc > devices:
         what = "GPUs" if kind == "cuda" else "CPU cores"
         raise UserError(
-            f"--nproc {nproc}: this machine has {devices} {what}; one process needs one"
+            f"--nproc {nproc}: this machine has {devices} {what}, and each process needs one",
+            f"give --nproc {devices} or less",
         )
     return nproc
 
@@ -142,91 +150,73 @@ def _require_usable(folder: RunFolder, spec: Spec, resume: bool) -> None:
         found = saved.complete(folder.checkpoints)
     if found and saved.read(found[-1])["step"] >= spec.run.steps:
         raise UserError(
-            f"{folder.path} is finished after {spec.run.steps} steps; raise run.steps and give "
-            f"--resume to go on, or set run.name to another name"
+            f"{folder.path} is finished after {spec.run.steps} steps",
+            "raise run.steps and give --resume to continue, or set run.name to another name",
         )
     if not resume:
         raise UserError(
-            f"{folder.path} holds a run that is not finished; give --resume to go on from its "
-            f"last checkpoint, or set run.name to another name"
+            f"{folder.path} holds a run that is not finished",
+            "give --resume to continue from its last checkpoint, or set run.name to another name",
         )
 
 
-def start(folder: RunFolder, world: int, threads: int) -> int:
-    """Runs a prepared folder on `world` processes of `threads` threads; returns the exit code."""
-    code, text = _ranks(Failures(folder, world), threads)
-    sys.stderr.write(text)
-    return code
+def run_ranks(failures: Failures, threads: int) -> tuple[int, str]:
+    """Trains in a prepared folder until all ranks have ended, with `threads` threads per rank.
 
-
-def _ranks(failures: Failures, threads: int) -> tuple[int, str]:
-    """Runs the ranks to their end: exit code, and why they failed where that is not said yet."""
-    folder = failures.folder
-    logging.disable(logging.CRITICAL)  # elastic's own account of a stop; ours is `_explain`'s
-    os.environ.update(dist.environment(threads))
-    config = launch_config(folder.path.name, failures.world)
+    Returns the exit code, and why a rank failed if that was not shown yet.
+    """
+    folder, world = failures.folder, failures.world
+    command = processes.python("drpo_cli.launch.worker", folder.path)
     try:
-        with _handlers_restored():
-            elastic_launch(config, sys.executable)("-m", "drpo_cli.launch.worker", str(folder.path))
+        with processes.handle_signals(STOPS):  # elastic sets its own and leaves them
+            launch(folder.path.name, world, dist.environment(threads), command)
     except SignalException as stopped:
         name = signal.Signals(stopped.sigval).name
         if state(folder) in ENDED:
             return 128 + int(stopped.sigval), ""
-        said = f"stopped by {name} before it could save; go on with --resume"
-        return 128 + int(stopped.sigval), say_if_room(folder, said, "stopped")
+        text = f"stopped by {name} before it could save; continue with --resume"
+        return 128 + int(stopped.sigval), say_if_room(folder, text, "stopped")
     except ChildFailedError as failed:
         return _explain(failures, failed)
     return 0, ""
 
 
-def launch_config(name: str, world: int) -> LaunchConfig:
-    """How elastic starts `world` processes on this machine."""
-    return LaunchConfig(
+def launch(name: str, world: int, environment: dict[str, str], command: Sequence[str]) -> None:
+    """Runs a command on `world` ranks of this machine, and waits for all of them.
+
+    The variables of `environment` are added for the ranks only: elastic has no argument for them,
+    so `env` sets them. Raises ChildFailedError, and SignalException for a signal to this process.
+    """
+    config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=world,
         run_id=name,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
-        local_addr="localhost",  # ranks would wait for ever where the machine's own name is unknown
+        local_addr="localhost",  # the machine's own name may not resolve, and ranks would hang
         max_restarts=0,
         shutdown_timeout=STOP_SECONDS,
     )
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    # As elastic has it while ranks run: a signal before and after must leave the terminal whole too
-    with _handlers_restored():
-        for number in STOPS:
-            signal.signal(number, _stop)
-        yield
+    variables = [f"{key}={value}" for key, value in environment.items()]
+    elastic_launch(config, "env")(*variables, *command)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
+    # What elastic raises while ranks run: before and after, too, the terminal must be restored
     raise SignalException(f"stopped by signal {number}", signal.Signals(number))
 
 
-@contextmanager
-def _handlers_restored() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in STOPS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _explain(failures: Failures, failed: ChildFailedError) -> tuple[int, str]:
-    """The run's exit code, and why it ended where that is not said yet."""
-    if (word := failures.last()) is not None:
-        return word
+    """The run's exit code, and why it ended if that was not shown yet."""
+    if (final := failures.final()) is not None:
+        return final
     rank, failure = failed.get_first_failure()
     if failure.exitcode in (130, 143):
         return failure.exitcode, ""
-    said = (
-        f"rank {rank} died with exit code {failure.exitcode} and without a word (killed, or "
-        f"out of memory?); its log is {failures.folder.log(rank)}; go on with --resume"
+    text = (
+        f"rank {rank} died with exit code {failure.exitcode} and recorded no error (killed, or "
+        f"out of memory?); its log is {failures.folder.log(rank)}; continue with --resume"
     )
-    say_if_room(failures.folder, said, "failed", rank=rank)  # it is shown below in any case
-    return EXIT_RUN_FAILED, f"error: {said}\n"
+    say_if_room(failures.folder, text, "failed", rank=rank)  # shown below even on a full disk
+    return EXIT_RUN_FAILED, f"error: {text}\n"

@@ -1,7 +1,12 @@
-"""What the launcher does beside a run: shows it, says at once why a rank failed, writes the page.
+"""The thread of the launcher that shows a run, reports failures at once and writes the page.
 
-All of it in a thread that only reads the run's files, so that neither a blocked rank nor a blocked
-terminal holds up the other; signals stay with the main thread.
+Consumes      the run's files: metrics, events, samples, `logs/rankN.error`
+Waits for     nothing but its own clock, three times a second
+Unblocked by  the launcher, which ends it after the last rank
+Produces      the view on the terminal, `report.html` (by a process of its own), two events
+
+It only reads what the ranks write, so neither a blocked rank nor a blocked terminal delays the
+other. Signals go to the main thread.
 """
 
 from __future__ import annotations
@@ -17,19 +22,19 @@ from typing import TextIO
 
 from torch.distributed.elastic.multiprocessing import SignalException
 
+from drpo_cli.launch import launch_log
 from drpo_cli.launch.failures import Failures
 from drpo_cli.report.apart import PageWriter
 from drpo_cli.report.view.follow import Followed, Fresh
 from drpo_cli.report.view.plain import Lines
 from drpo_cli.report.view.screen import REFRESH_S, open_screen
 from drpo_cli.runs.events import say_if_room
-from drpo_cli.runs.folder import RunFolder
 
-LEAVE_S = 5.0  # how long a view that cannot write to its terminal is waited for
+PATIENCE_S = 5.0  # how long the launcher waits for a view that cannot write to its terminal
 
 
-class Beside:
-    """The thread, from before the ranks start until after they are gone."""
+class Monitor:
+    """Shows a run, from before its ranks start until after they have ended."""
 
     def __init__(self, failures: Failures, report_every: int, out: TextIO, err: TextIO):
         self.folder = failures.folder
@@ -37,15 +42,15 @@ class Beside:
         self.out, self.err = out, err
         self.pages = PageWriter(self.folder, report_every)
         self.run = Followed(self.folder)
-        self.run.look()  # what a resumed run did before is no news
+        self.run.look()  # what a resumed run did before is not news
         self.screen = open_screen(out, errors_elsewhere=True)
-        self._words: list[str] = []
+        self._messages: list[str] = []
         self._over = threading.Event()
         self._done = False
-        self._thread = threading.Thread(target=self._attend, daemon=True)
+        self._thread = threading.Thread(target=self._loop, daemon=True)
 
-    def __enter__(self) -> Beside:
-        """Starts."""
+    def __enter__(self) -> Monitor:
+        """Starts the thread."""
         self._thread.start()
         return self
 
@@ -55,64 +60,59 @@ class Beside:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Writes the last page, shows the last things, and leaves the terminal as it was."""
+        """Writes the last page, shows the last news, and leaves the terminal as it was."""
         self._over.set()
         try:
             self._thread.join()
-        except SignalException:  # a second one: the page is not worth the wait
+        except SignalException:  # a second one: the user does not want to wait for the page
             self.pages.abandon()
-            self._thread.join(LEAVE_S)
+            self._thread.join(PATIENCE_S)
         if not self._done:
             self.err.write(f"the view ended early; {launch_log(self.folder)} says why\n")
 
-    def tell(self, text: str) -> None:
-        """Has a failure said that no rank left word of."""
-        self._words.append(text)
+    def show(self, message: str) -> None:
+        """Shows a message of the launcher on stderr, at the thread's next look."""
+        self._messages.append(message)
 
-    def _attend(self) -> None:
+    def _loop(self) -> None:
         try:
             while not self._over.wait(REFRESH_S):
                 self._look()
             self._look()
             problem = self.pages.finish()
-            self._note(problem or f"report: {self.folder.report}")
+            self._record(problem or f"report: {self.folder.report}")
             self._look()
             self._done = True
         finally:
-            with suppress(OSError):  # a terminal that is gone needs no tidying
+            with suppress(OSError):  # the terminal is gone
                 self.screen.close([self.run])
 
     def _look(self) -> None:
         fresh = self.run.look()
-        words = [self.failures.new(), *self._words]
-        self._words = []
-        # Nobody may be reading any more, as in `drpo train … | head`; the run goes on
+        messages = [self.failures.new_message(), *self._messages]
+        self._messages = []
+        # The reader may be gone, as in `drpo train … | head`; the run continues
         with suppress(OSError):
-            self._show(fresh, "".join(words))
+            self._draw(fresh, "".join(messages))
         if problem := self.pages.step(self.run.done):
-            self._note(problem)
+            self._record(problem)
 
-    def _show(self, fresh: Fresh, words: str) -> None:
-        if words:
+    def _draw(self, fresh: Fresh, messages: str) -> None:
+        if messages:
             if not isinstance(self.screen, Lines):
                 self.screen.close([self.run])
                 self.screen = Lines(self.out, errors_elsewhere=True)
-            self.err.write(words)
+            self.err.write(messages)
             self.err.flush()
         self.screen.show([self.run], [fresh])
 
-    def _note(self, text: str) -> None:
-        self.tell(say_if_room(self.folder, text))
-
-
-def launch_log(folder: RunFolder) -> Path:
-    """What the launcher itself, and workers before they have their logs, printed."""
-    return folder.path / "logs" / "launch.log"
+    def _record(self, text: str) -> None:
+        self.show(say_if_room(self.folder, text))
 
 
 @contextmanager
-def set_aside(log: Path) -> Iterator[tuple[TextIO, TextIO]]:
-    """Points what this process and its children print to a log; gives the two streams it had."""
+def divert_output(log: Path) -> Iterator[tuple[TextIO, TextIO]]:
+    """Sends what this process and its children print to a log; yields the two streams it had."""
     streams = (sys.stdout, sys.stderr)
     kept = [os.dup(1), os.dup(2)]
     handle = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
@@ -127,7 +127,7 @@ def set_aside(log: Path) -> Iterator[tuple[TextIO, TextIO]]:
     finally:
         _point(streams, kept)
         for stream in (out, err):
-            with suppress(OSError):  # whoever read it is gone
+            with suppress(OSError):  # its reader is gone
                 stream.close()
 
 

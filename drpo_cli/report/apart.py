@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
 import sys
 from pathlib import Path
 
+from drpo_cli import processes
 from drpo_cli.runs.events import say_if_room
 from drpo_cli.runs.folder import RunFolder
 
@@ -54,7 +54,7 @@ class PageWriter:
     def __init__(self, folder: RunFolder, every: int):
         self.folder = folder
         self.every = every
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: processes.Child | None = None
         self._written: int | None = None
         self._problem = ""
 
@@ -83,17 +83,12 @@ class PageWriter:
         if self._child is not None:
             self._child.kill()
 
-    def _start(self, *options: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "drpo_cli.report.apart", str(self.folder.path), *options]
-        with (self.folder.path / "logs" / "report.log").open("ab") as log:
-            return subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-                start_new_session=True,  # the terminal's Ctrl-C is the run's
-            )
+    def _start(self, *options: str) -> processes.Child:
+        return processes.start(
+            processes.python("drpo_cli.report.apart", self.folder.path, *options),
+            log=self.folder.path / "logs" / "report.log",
+            environment={"OMP_NUM_THREADS": "1"},
+        )
 
     def _news(self, code: int) -> str:
         before, self._problem = self._problem, self._why(code)

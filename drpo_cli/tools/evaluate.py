@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from drpo_cli import processes
 from drpo_cli.errors import EXIT_USER_ERROR, UserError
 from drpo_cli.evaluate import compare
 from drpo_cli.evaluate.metrics import Evaluation, evaluation
@@ -70,21 +70,14 @@ def score(spec_path: Path, model: Path, samples: int | None) -> Evaluation:
 
 
 def _in_own_process(spec_path: Path, model: Path, samples: int | None, out: Path) -> Evaluation:
-    # An engine does not give everything back when it closes: each target gets a fresh process,
-    # which `subprocess.run` ends when this one is interrupted.
+    # An engine does not give everything back when it closes: each target gets a fresh process
     log = Path(tempfile.gettempdir()) / f"drpo-eval-{os.getpid()}.log"
     own = [spec_path, model, out, *([samples] if samples else [])]
-    with log.open("w") as stream:
-        done = subprocess.run(
-            [sys.executable, "-m", "drpo_cli.tools.evaluate", *map(str, own)],
-            stdout=stream,
-            stderr=stream,
-            check=False,
-        )
-    if done.returncode == EXIT_USER_ERROR:
+    code = processes.run(processes.python("drpo_cli.tools.evaluate", *own), log=log)
+    if code == EXIT_USER_ERROR:
         raise UserError(out.read_text())
-    if done.returncode:
-        raise RuntimeError(f"scoring {model} ended with code {done.returncode}; its log is {log}")
+    if code:
+        raise RuntimeError(f"scoring {model} ended with code {code}; its log is {log}")
     log.unlink()
     return Evaluation.from_json(out.read_text())
 

@@ -1,7 +1,7 @@
 """MLflow, on a tracking server or in a local database.
 
 https://mlflow.org/docs/latest/ml/tracking; credentials come from MLflow's environment variables.
-A database of your own takes the extra alone; to look at it with `mlflow ui`, install `mlflow`.
+A local database needs only the extra; to look at it with `mlflow ui`, install `mlflow`.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from drpo_cli.settings import TrackerSettings
-from drpo_cli.trackers._contract import TrackedRun, settings_of, without_secrets
+from drpo_cli.trackers import TrackedRun, list_settings, refuse_secrets
 
 CLIENT = "mlflow"
-IN_A_BATCH = 100  # parameters; the API takes no more at once
-LONGEST_PARAMETER = 6000  # characters, likewise
+BATCH_SIZE = 100  # parameters per request, at most
+LONGEST_PARAMETER = 6000  # characters
 
 
 class Config(TrackerSettings):
     """Options of MLflow."""
 
-    uri: Annotated[str, AfterValidator(without_secrets)] | None = None
+    uri: Annotated[str, AfterValidator(refuse_secrets)] | None = None
     """Tracking server, or a database as `"sqlite:////data/mlflow.db"`; MLFLOW_TRACKING_URI when
     not set, else `mlflow.db` in `run.folder`."""
     experiment: Annotated[str, Field(min_length=1)] = "drpo"
@@ -37,7 +37,7 @@ class Config(TrackerSettings):
 
 
 class Tracker:
-    """A run of an experiment, through the client that needs no global state."""
+    """A run of an experiment, through the client without global state."""
 
     def __init__(self, config: Config, run: TrackedRun):
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -46,7 +46,7 @@ class Tracker:
         given = config.uri or os.environ.get("MLFLOW_TRACKING_URI")
         uri = given or f"sqlite:///{run.runs / 'mlflow.db'}"
         self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        self.id = run.id or self._begin(config, run)
+        self.id = run.id or self._create_run(config, run)
         self._client.update_run(self.id, status="RUNNING")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -58,14 +58,14 @@ class Tracker:
         self._client.log_batch(self.id, metrics=metrics)
 
     def alert(self, step: int, title: str, text: str) -> None:
-        """A tag of the run: MLflow has no alerts."""
+        """Sets a tag of the run, because MLflow has no alerts."""
         self._client.set_tag(self.id, _key(f"alert {step} {title}"), text)
 
     def close(self) -> None:
         """Marks the run as finished."""
         self._client.set_terminated(self.id)
 
-    def _begin(self, config: Config, run: TrackedRun) -> str:
+    def _create_run(self, config: Config, run: TrackedRun) -> str:
         from mlflow.entities import Param
 
         found = self._client.get_experiment_by_name(config.experiment)
@@ -74,12 +74,12 @@ class Tracker:
             experiment = self._client.create_experiment(config.experiment)
         name = config.run_name or run.name
         begun = self._client.create_run(experiment, run_name=name, tags=dict(config.tags))
-        given = [Param(_key(k), v[:LONGEST_PARAMETER]) for k, v in settings_of(run.spec)]
-        for i in range(0, len(given), IN_A_BATCH):
-            self._client.log_batch(begun.info.run_id, params=given[i : i + IN_A_BATCH])
+        given = [Param(_key(k), v[:LONGEST_PARAMETER]) for k, v in list_settings(run.spec)]
+        for i in range(0, len(given), BATCH_SIZE):
+            self._client.log_batch(begun.info.run_id, params=given[i : i + BATCH_SIZE])
         return str(begun.info.run_id)
 
 
 def _key(name: str) -> str:
-    # Names of rewards and options may have characters that MLflow's may not
+    # Names of rewards and options may have characters that MLflow does not allow
     return re.sub(r"[^\w\-./ ]", "_", name)

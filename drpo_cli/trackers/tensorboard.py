@@ -1,4 +1,4 @@
-"""TensorBoard: event files, looked at with `tensorboard --logdir runs`.
+"""TensorBoard: event files, shown by `tensorboard --logdir runs`.
 
 https://www.tensorflow.org/tensorboard; nothing leaves the machine.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from drpo_cli.settings import SpecPath, TrackerSettings
-from drpo_cli.trackers._contract import TrackedRun
+from drpo_cli.trackers import TrackedRun
 
 CLIENT = "tensorboard"
 
@@ -17,12 +17,12 @@ class Config(TrackerSettings):
     """Options of TensorBoard."""
 
     folder: SpecPath | None = None
-    """Where event files go, in a folder of the run's name; with the run's other files when not
+    """Folder of event files, which gets a folder named after the run; the run's own folder when not
     set."""
 
 
 class Tracker:
-    """Scalars, the spec and the alerts as text."""
+    """Event files with the metrics as scalars, and the spec and the alerts as text."""
 
     def __init__(self, config: Config, run: TrackedRun):
         import tomli_w
@@ -36,13 +36,13 @@ class Tracker:
             self._writer.add_text("spec", "    " + text.replace("\n", "\n    "), 0)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes one event a value, and hands them to the system."""
+        """Writes one event per value and flushes them."""
         for key, value in values.items():
             self._writer.add_scalar(key, value, step)
         self._writer.flush()
 
     def alert(self, step: int, title: str, text: str) -> None:
-        """A line of text."""
+        """Writes a line of text."""
         self._writer.add_text("alerts", f"**{title}** {text}", step)
         self._writer.flush()
 

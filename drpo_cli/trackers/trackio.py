@@ -1,4 +1,4 @@
-"""trackio: a local database with a dashboard (`trackio show`), on request in a Hugging Face Space.
+"""trackio: a local database with a dashboard (`trackio show`), or a Hugging Face Space.
 
 https://huggingface.co/docs/trackio
 """
@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import Field
 
 from drpo_cli.settings import SpecPath, TrackerSettings
-from drpo_cli.trackers._contract import TrackedRun
+from drpo_cli.trackers import TrackedRun
 
 CLIENT = "trackio"
 
@@ -27,13 +27,13 @@ class Config(TrackerSettings):
     group: str | None = None
     """Group of runs that it belongs to."""
     space: str | None = None
-    """Hugging Face Space to send to, as `"user/space"`; the machine alone when not set."""
+    """Hugging Face Space to send to, as `"user/space"`; only this machine when not set."""
     folder: SpecPath | None = None
     """Folder of its database; TRACKIO_DIR or the one in Hugging Face's cache when not set."""
 
 
 class Tracker:
-    """A run of trackio; one that is opened again is found by its name."""
+    """A run of trackio; its name identifies it when it is opened again."""
 
     def __init__(self, config: Config, run: TrackedRun):
         if config.folder is not None:
@@ -58,7 +58,7 @@ class Tracker:
         self._run.log(dict(values), step=step)
 
     def alert(self, step: int, title: str, text: str) -> None:
-        """An alert at a step."""
+        """Queues an alert at a step."""
         self._run.alert(title=title, text=text, step=step)
 
     def close(self) -> None:

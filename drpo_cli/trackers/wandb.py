@@ -1,7 +1,7 @@
-"""Weights & Biases, in the cloud, on a server of your own, or offline for `wandb sync`.
+"""Weights & Biases: in the cloud, on your own server, or offline for `wandb sync`.
 
-https://docs.wandb.ai; log in with `wandb login` or WANDB_API_KEY. The metrics, the spec, alerts and
-what the client itself tells of the machine are sent; no code, no git state, no output.
+https://docs.wandb.ai; log in with `wandb login` or WANDB_API_KEY. It gets the metrics, the spec,
+the alerts, and what the client itself reports about the machine; no code, git state or output.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from drpo_cli.settings import TrackerSettings
-from drpo_cli.trackers._contract import TrackedRun, without_secrets
+from drpo_cli.trackers import TrackedRun, refuse_secrets
 
 CLIENT = "wandb"
 LONGEST_TITLE = 63  # characters; the client refuses more
@@ -32,9 +32,9 @@ class Config(TrackerSettings):
     tags: tuple[str, ...] = Field(default=(), strict=False)
     """Tags of the run."""
     mode: Literal["online", "offline"] = "online"
-    """Send while the run goes on; or write to the run's folder, for `wandb sync` to send later."""
-    base_url: Annotated[str, AfterValidator(without_secrets)] | None = None
-    """Address of a server of your own; WANDB_BASE_URL or the cloud when not set."""
+    """Send during the run; or write to the run's folder, for `wandb sync` to send later."""
+    base_url: Annotated[str, AfterValidator(refuse_secrets)] | None = None
+    """Address of your own server; WANDB_BASE_URL or the cloud when not set."""
 
 
 class Tracker:
@@ -68,7 +68,7 @@ class Tracker:
         self._run.log(dict(values), step=step)
 
     def alert(self, step: int, title: str, text: str) -> None:
-        """An alert, which goes where the user's settings there say."""
+        """Sends an alert, which goes where the user's settings at Weights & Biases say."""
         self._run.alert(title=title[:LONGEST_TITLE], text=f"step {step}: {text}", level="WARN")
 
     def close(self) -> None:

@@ -139,7 +139,7 @@ def test_a_failed_run_is_shown_and_the_others_go_on(small: Path) -> None:
     ("arguments", "said"),
     [
         (("--vary", "objective=drpo,drop"), "there is no objective 'drop'"),
-        (("--vary", "objective=drpo", "--target", "60"), "is no held-out score"),
+        (("--vary", "objective=drpo", "--target", "60"), "is not a held-out score"),
         (("--vary", "eval.problems=4,5"), "different evaluation sets"),
         ((), "--vary: is missing"),
     ],
@@ -159,7 +159,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(small: Path) -> None:
     process.send_signal(signal.SIGINT)
     shown, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
-    assert shown.count("stopped after step") == 2 and "the same command goes on" in shown
+    assert shown.count("stopped after step") == 2 and "give the same command to continue" in shown
     saved = sorted(path.parent.name for path in out.glob("*/checkpoints/*/complete.json"))
     steps = last_steps(out)
     assert len(steps) == 2 == len(saved)
@@ -195,7 +195,7 @@ def test_a_run_killed_from_outside_is_shown_as_failed(small: Path) -> None:
     subprocess.run(["kill", "-9", str(number)], check=True)
     shown, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
-    assert "spo, seed 0: failed: died with exit code -9 and without a word" in shown
+    assert "spo, seed 0: failed: died with exit code -9 and recorded no error" in shown
     assert "drpo:delta=0.2, seed 0: held-out" in shown
 
 

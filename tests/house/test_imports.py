@@ -16,7 +16,7 @@ PACKAGE = Path(plugins.__file__).parent
 # folder imports freely within itself. A longer name is an exception within its folder.
 ORDER = (
     ("__init__",),
-    ("types", "errors", "settings", "machine"),
+    ("types", "errors", "settings", "processes"),
     ("experience",),
     ("dist",),
     ("plugins",),

@@ -12,7 +12,8 @@ PACKAGE = ROOT / "drpo_cli"
 TEMPLATES = sorted(path.parent for path in (ROOT / "templates").glob("*/run.toml"))
 
 MAX_FILE_LINES = 400
-MAY_CATCH_ALL = {"rewards/grading/score.py", "plugins.py"}  # these run the user's code
+# the first two run the user's code; the last one records the crash of a rank before it ends
+MAY_CATCH_ALL = {"rewards/grading/score.py", "plugins.py", "launch/worker.py"}
 
 SOURCES = sorted(
     path

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from drpo_cli.settings import TrackerSettings
-from drpo_cli.trackers._contract import TrackedRun
+from drpo_cli.trackers import TrackedRun
 
 HERE = Path(__file__)
 

@@ -6,12 +6,20 @@ import pytest
 
 from drpo_cli.errors import UserError
 from drpo_cli.spec.overrides import parse_value
-from drpo_cli.tools.compare.grid import Cell, cells, run_name
-from drpo_cli.tools.compare.request import Axis, axes, seeds, spelled, split
+from drpo_cli.tools.compare.grid import (
+    Axis,
+    Cell,
+    make_cells,
+    parse_axes,
+    parse_seeds,
+    run_name,
+    spell,
+    split_values,
+)
 
 
 def grid(*vary: str) -> list[Cell]:
-    return list(cells(axes(vary)))
+    return list(make_cells(parse_axes(vary)))
 
 
 @pytest.mark.parametrize(
@@ -26,16 +34,16 @@ def grid(*vary: str) -> list[Cell]:
     ],
 )
 def test_values_split_at_commas_outside_brackets_and_quotes(text, parts):
-    assert split(text) == parts
+    assert split_values(text) == parts
 
 
 @pytest.mark.parametrize("value", [1e-3, 5, True, "drpo", "5", "true", [0.9, 0.99], {"a": "b,c"}])
 def test_a_spelled_value_is_read_back(value):
-    assert parse_value(spelled(value)) == value
+    assert parse_value(spell(value)) == value
 
 
 def test_axes_have_one_spelling():
-    assert axes(["train.learning_rate=1e-3, 0.0005", "objective=drpo:delta=0.20,dppo"]) == (
+    assert parse_axes(["train.learning_rate=1e-3, 0.0005", "objective=drpo:delta=0.20,dppo"]) == (
         Axis("train.learning_rate", ("0.001", "0.0005")),
         Axis("objective", ("drpo:delta=0.2", "dppo")),
     )
@@ -45,7 +53,7 @@ def test_axes_have_one_spelling():
     ("vary", "said"),
     [
         ([], "--vary: is missing"),
-        (["objective"], "--vary objective: is no axis; write section.key=value,value"),
+        (["objective"], "--vary objective: has no key and values; write section.key=value,value"),
         (["objective="], "has an empty value"),
         (["train.learning_rate=1e-3,,2e-3"], "has an empty value"),
         (["train.learning_rate=1e-3,0.001"], "names 0.001 twice"),
@@ -57,21 +65,21 @@ def test_axes_have_one_spelling():
 )
 def test_a_wrong_axis_is_refused(vary, said):
     with pytest.raises(UserError) as caught:
-        axes(vary)
+        parse_axes(vary)
     assert said in str(caught.value)
 
 
 def test_seeds():
-    assert seeds("0-4") == (0, 1, 2, 3, 4)
-    assert seeds("7, 0-1") == (7, 0, 1)
+    assert parse_seeds("0-4") == (0, 1, 2, 3, 4)
+    assert parse_seeds("7, 0-1") == (7, 0, 1)
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "'' is no seed"),
-        ("a", "'a' is no seed"),
-        ("-1", "'-1' is no seed"),
+        ("", "'' is not a seed"),
+        ("a", "'a' is not a seed"),
+        ("-1", "'-1' is not a seed"),
         ("3-1", "goes down; write 1-3"),
         ("0-2,1", "names seed 1 twice"),
         ("4294967296", "is too high"),
@@ -80,7 +88,7 @@ def test_seeds():
 )
 def test_wrong_seeds_are_refused(text, said):
     with pytest.raises(UserError) as caught:
-        seeds(text)
+        parse_seeds(text)
     assert said in str(caught.value)
 
 

@@ -9,14 +9,13 @@ import pytest
 from drpo_cli.errors import UserError
 from drpo_cli.spec import dump
 from drpo_cli.tools.compare import jobs
-from drpo_cli.tools.compare.grid import cells
-from drpo_cli.tools.compare.request import axes
+from drpo_cli.tools.compare.grid import make_cells, parse_axes
 from support.specs import BUILT_IN, write
 
 
 def specs(folder: Path, *vary: str, set_: tuple[str, ...] = (), world: int = 1) -> list:
     (folder / "rows.jsonl").write_text('{"question": "1+1", "target": "2"}\n')
-    return jobs.specs(write(folder, BUILT_IN), set_, cells(axes(vary)), world)
+    return jobs.load_specs(write(folder, BUILT_IN), set_, make_cells(parse_axes(vary)), world)
 
 
 def refused(folder: Path, *vary: str, set_: tuple[str, ...] = (), world: int = 1) -> str:
@@ -96,8 +95,8 @@ def test_training_may_vary_once_evaluation_is_pinned(tmp_path):
 
 
 def test_jobs_go_seed_by_seed_into_folders_of_their_own(tmp_path):
-    chosen = cells(axes(["objective=drpo,spo"]))
-    found = jobs.jobs(chosen, specs(tmp_path, "objective=drpo,spo"), (3, 4), tmp_path / "out")
+    chosen = make_cells(parse_axes(["objective=drpo,spo"]))
+    found = jobs.make_jobs(chosen, specs(tmp_path, "objective=drpo,spo"), (3, 4), tmp_path / "out")
     assert [(job.cell.label, job.seed) for job in found] == [
         ("drpo", 3), ("spo", 3), ("drpo", 4), ("spo", 4),
     ]  # fmt: skip
@@ -107,18 +106,20 @@ def test_jobs_go_seed_by_seed_into_folders_of_their_own(tmp_path):
 
 
 def test_a_folder_of_the_same_spec_is_taken_up_and_of_another_is_not(tmp_path):
-    chosen = cells(axes(["objective=drpo,spo"]))
-    (job, *_) = jobs.jobs(chosen, specs(tmp_path, "objective=drpo,spo"), (0,), tmp_path / "out")
+    chosen = make_cells(parse_axes(["objective=drpo,spo"]))
+    (job, *_) = jobs.make_jobs(
+        chosen, specs(tmp_path, "objective=drpo,spo"), (0,), tmp_path / "out"
+    )
     job.folder.path.mkdir(parents=True)
     job.folder.spec.write_text(dump(job.spec))
     again = specs(tmp_path, "objective=drpo,spo")
-    assert len(jobs.jobs(chosen, again, (0, 1), tmp_path / "out")) == 4
+    assert len(jobs.make_jobs(chosen, again, (0, 1), tmp_path / "out")) == 4
     changed = specs(tmp_path, "objective=drpo,spo", set_=("train.warmup_updates=3",))
     with pytest.raises(UserError) as caught:
-        jobs.jobs(chosen, changed, (0,), tmp_path / "out")
+        jobs.make_jobs(chosen, changed, (0,), tmp_path / "out")
     message = str(caught.value)
     assert "train.warmup_updates is 0 there, 3 here" in message
     assert "give --out another folder" in message
     job.folder.spec.write_text("[run]\n")
     with pytest.raises(UserError, match=r"its spec\.toml does not load"):
-        jobs.jobs(chosen, again, (0,), tmp_path / "out")
+        jobs.make_jobs(chosen, again, (0,), tmp_path / "out")

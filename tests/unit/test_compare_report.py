@@ -11,14 +11,11 @@ import pytest
 from drpo_cli.errors import UserError
 from drpo_cli.runs.records import Records
 from drpo_cli.spec import dump
-from drpo_cli.tools.compare import figures, files, jobs, runner, screen, tables
-from drpo_cli.tools.compare.grid import cells
-from drpo_cli.tools.compare.jobs import Job
-from drpo_cli.tools.compare.report import Report, build
-from drpo_cli.tools.compare.request import Axis, axes
-from drpo_cli.tools.compare.results import result
-from drpo_cli.tools.compare.state import State, on_disk
-from drpo_cli.tools.compare.summaries import baseline
+from drpo_cli.tools.compare import command, figures, jobs, runner, tables
+from drpo_cli.tools.compare.grid import Axis, make_cells, parse_axes
+from drpo_cli.tools.compare.jobs import Job, State, read_state
+from drpo_cli.tools.compare.results import read_result
+from drpo_cli.tools.compare.summaries import Report, choose_baseline, make_report
 from support.specs import BUILT_IN, write
 
 VARY = ("objective=drpo:delta=0.2,spo,none", "train.learning_rate=1e-3,5e-4")
@@ -27,9 +24,9 @@ DONE = State("finished")
 
 def grid(folder: Path, *vary: str, seeds: tuple[int, ...] = (0, 1, 2)) -> list[Job]:
     (folder / "rows.jsonl").write_text('{"question": "1+1", "target": "2"}\n')
-    chosen = cells(axes(vary))
-    specs = jobs.specs(write(folder, BUILT_IN), ["run.steps=10"], chosen, 1)
-    return jobs.jobs(chosen, specs, seeds, folder / "out")
+    chosen = make_cells(parse_axes(vary))
+    specs = jobs.load_specs(write(folder, BUILT_IN), ["run.steps=10"], chosen, 1)
+    return jobs.make_jobs(chosen, specs, seeds, folder / "out")
 
 
 def record(job: Job, *scores: float | None, **last: object) -> None:
@@ -48,25 +45,27 @@ def finished(folder: Path, *vary: str, seeds: tuple[int, ...] = (0, 1, 2)) -> di
 
 
 def report(states: dict[Job, State], *vary: str, target: float | None = None) -> Report:
-    asked = axes(vary)
-    return build("grid", "drpo compare <run.toml>", asked, states, baseline(None, asked), target)
+    asked = parse_axes(vary)
+    return make_report(
+        "grid", "drpo compare <run.toml>", asked, states, choose_baseline(None, asked), target
+    )
 
 
 def test_a_folder_says_how_far_its_run_is(tmp_path):
     (job,) = grid(tmp_path, "objective=drpo", seeds=(0,))
-    assert on_disk(job).status == "not started"
+    assert read_state(job).status == "not started"
     job.folder.path.mkdir(parents=True)
     job.folder.spec.write_text(dump(job.spec))
-    assert on_disk(job).status == "unfinished"
+    assert read_state(job).status == "unfinished"
     saved = job.folder.checkpoints / "step-000010"
     saved.mkdir(parents=True)
     (saved / "complete.json").write_text('{"step": 5}')
-    assert on_disk(job).status == "unfinished"
+    assert read_state(job).status == "unfinished"
     (saved / "complete.json").write_text('{"step": 10}')
     record(job, 0.1, 0.1)
-    assert on_disk(job).status == "failed" and "remove" in on_disk(job).reason
+    assert read_state(job).status == "failed" and "remove" in read_state(job).reason
     Records(job.folder.metrics).append({"step": 10, "held_out": 0.2})
-    assert on_disk(job) == DONE
+    assert read_state(job) == DONE
 
 
 @pytest.mark.parametrize(
@@ -85,7 +84,7 @@ def test_a_folder_says_how_far_its_run_is(tmp_path):
 def test_what_counts_as_a_collapse(tmp_path, state, scores, last, collapsed):
     (job,) = grid(tmp_path, "objective=drpo", seeds=(0,))
     record(job, *scores, **last)
-    assert result(job, state).collapsed is collapsed
+    assert read_result(job, state).collapsed is collapsed
 
 
 def test_runs_on_other_problems_are_not_compared(tmp_path):
@@ -102,7 +101,7 @@ def test_json_holds_every_run_and_cell(tmp_path):
     states = finished(tmp_path, *VARY)
     broken = list(states)[1]
     states[broken] = State("failed", "the <disk> is full")
-    files.write(report(states, *VARY, target=0.45), tmp_path)
+    command.write_report(report(states, *VARY, target=0.45), tmp_path)
     found = json.loads((tmp_path / "compare.json").read_text())
     assert found["axes"]["objective"] == ["drpo:delta=0.2", "spo", "none"]
     assert len(found["runs"]) == 18 and len(found["cells"]) == 6
@@ -121,7 +120,7 @@ def test_json_holds_every_run_and_cell(tmp_path):
 def test_the_page_needs_no_script_and_escapes(tmp_path):
     states = finished(tmp_path, *VARY)
     states[next(iter(states))] = State("failed", "the <script> is full")
-    files.write(report(states, *VARY), tmp_path)
+    command.write_report(report(states, *VARY), tmp_path)
     text = (tmp_path / "report.html").read_text()
     assert "<script" not in text and "the &lt;script&gt; is full" in text
     assert "default-src 'none'" in text
@@ -131,7 +130,7 @@ def test_the_page_needs_no_script_and_escapes(tmp_path):
 
 
 def test_figures_follow_the_theme_and_come_as_png_too(tmp_path):
-    files.write(report(finished(tmp_path, *VARY), *VARY), tmp_path)
+    command.write_report(report(finished(tmp_path, *VARY), *VARY), tmp_path)
     for name in ("curves", "sensitivity"):
         text = (tmp_path / f"{name}.svg").read_text()
         assert "currentColor" in text and "#010203" not in text
@@ -155,15 +154,15 @@ def test_the_legend_fits_the_figure(labels, panels):
 
 def test_sensitivity_needs_a_second_key_of_numbers(tmp_path):
     vary = ("objective=drpo,spo", "advantage=group_mean,rloo")
-    files.write(report(finished(tmp_path, *vary), *vary), tmp_path)
+    command.write_report(report(finished(tmp_path, *vary), *vary), tmp_path)
     assert (tmp_path / "curves.svg").is_file()
     assert not (tmp_path / "sensitivity.svg").exists()
 
 
 def test_one_seed_has_no_interval_anywhere_and_it_is_said_why(tmp_path, capsys):
     found = report(finished(tmp_path, *VARY, seeds=(0,)), *VARY, target=0.4)
-    files.write(found, tmp_path)
-    tables.show(found)
+    command.write_report(found, tmp_path)
+    tables.print_tables(found)
     shown, table = capsys.readouterr().out, (tmp_path / "table.md").read_text()
     for text in (shown, table.replace("one seed", "")):
         assert not re.search(r"\[[-+\d]", text)
@@ -176,7 +175,7 @@ def test_one_seed_has_no_interval_anywhere_and_it_is_said_why(tmp_path, capsys):
 def test_the_table_as_markdown(tmp_path):
     states = finished(tmp_path, "objective=drpo,spo")
     states[list(states)[-1]] = State("failed", "a | b")
-    text = tables.markdown(report(states, "objective=drpo,spo", target=0.44))
+    text = tables.to_markdown(report(states, "objective=drpo,spo", target=0.44))
     assert "| objective | runs | final | best | area | steps to 44 % | collapsed |" in text
     (row,) = [line for line in text.splitlines() if line.startswith("| spo | 2 of 3, 1 failed")]
     assert "44.0 [42.0, 46.0]" in row and "– (1 of 2)" in row
@@ -195,7 +194,7 @@ def test_the_overview_has_a_row_a_method_and_says_what_surely_differs(tmp_path):
     states = dict.fromkeys(grid(tmp_path, *VARY), DONE)
     for job in states:
         record(job, 0.2, 0.3, final[job.cell.value("objective")][job.seed])
-    overview, *_ = tables.page_tables(report(states, *VARY))
+    overview, *_ = tables.make_page_tables(report(states, *VARY))
     assert overview.header == ("objective", "learning_rate 0.001", "learning_rate 0.0005")
     drpo, spo, none = overview.rows
     assert drpo == ("drpo:delta=0.2", "42.0 [40.0, 44.0]", "42.0 [40.0, 44.0]")
@@ -205,23 +204,23 @@ def test_the_overview_has_a_row_a_method_and_says_what_surely_differs(tmp_path):
 
 def test_a_grid_of_one_key_needs_no_overview(tmp_path):
     found = report(finished(tmp_path, "objective=drpo,spo"), "objective=drpo,spo")
-    assert tables.page_tables(found) == tables.tables(found)
+    assert tables.make_page_tables(found) == tables.make_tables(found)
 
 
 def test_why_a_run_ended(tmp_path):
     (job,) = grid(tmp_path, "objective=drpo", seeds=(0,))
     (job.folder.path / "logs").mkdir(parents=True)
-    assert "died with exit code -9 and without a word" in runner.why(job.folder, 1, -9)
+    assert "died with exit code -9 and recorded no error" in runner.explain(job.folder, 1, -9)
     job.folder.record_error(0, 1, "Traceback (most recent call last):\n  x\nValueError: no\n")
-    assert runner.why(job.folder, 1, 1) == "ValueError: no"
+    assert runner.explain(job.folder, 1, 1) == "ValueError: no"
     job.folder.record_error(1, 2, "the disk\nis full")
-    assert runner.why(job.folder, 2, 1) == "the disk is full"
+    assert runner.explain(job.folder, 2, 1) == "the disk is full"
 
 
 def test_a_line_says_how_a_run_ended(tmp_path, capsys):
     one, other = grid(tmp_path, "objective=drpo,spo", seeds=(4,))
     record(one, 0.2, 0.5)
-    with screen.GridScreen(total=5, done=1) as shown:
+    with runner.Screen(total=5, done=1) as shown:
         for job, state in ((one, DONE), (other, State("failed", "no")), (one, State("unfinished"))):
             shown.started(job)
             shown.ended(job, state)
@@ -235,8 +234,8 @@ def test_each_slot_gets_its_gpus(monkeypatch):
     monkeypatch.setattr(runner.dist, "device_type", lambda: "cuda")
     monkeypatch.setattr(runner.dist, "device_count", lambda: 4)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert [runner.devices(slot, 2) for slot in range(3)] == ["0,1", "2,3", "0,1"]
+    assert [runner.choose_devices(slot, 2) for slot in range(3)] == ["0,1", "2,3", "0,1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-    assert [runner.devices(slot, 1) for slot in range(2)] == ["5", "7"]
+    assert [runner.choose_devices(slot, 1) for slot in range(2)] == ["5", "7"]
     monkeypatch.setattr(runner.dist, "device_type", lambda: "cpu")
-    assert runner.devices(0, 1) is None
+    assert runner.choose_devices(0, 1) is None

@@ -15,7 +15,7 @@ import torch
 
 from drpo_cli.plan import make_plan
 from drpo_cli.spec import load
-from drpo_cli.tools.compare import grid, jobs, request, summaries
+from drpo_cli.tools.compare import grid, jobs, summaries
 
 STUDY = Path(__file__).parents[2] / "templates" / "study"
 SPECS = sorted(path.name for path in STUDY.glob("*.toml"))
@@ -131,11 +131,11 @@ def test_every_command_is_a_grid_that_can_start(commands: list[list[str]]) -> No
     found = {}
     for command in commands:
         assert command[0] == "compare"
-        axes = request.axes(options(command, "--vary"))
-        assert summaries.baseline(options(command, "--baseline")[0], axes) is not None
-        cells = grid.cells(axes)
-        specs = jobs.specs(STUDY / command[1], (), cells, 1)
-        seeds = request.seeds(options(command, "--seeds")[0])
+        axes = grid.parse_axes(options(command, "--vary"))
+        assert summaries.choose_baseline(options(command, "--baseline")[0], axes) is not None
+        cells = grid.make_cells(axes)
+        specs = jobs.load_specs(STUDY / command[1], (), cells, 1)
+        seeds = grid.parse_seeds(options(command, "--seeds")[0])
         assert len(seeds) >= 5
         found[Path(options(command, "--out")[0]).name] = len(specs) * len(seeds)
     assert found == RUNS

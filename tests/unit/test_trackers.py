@@ -16,13 +16,12 @@ import pytest
 
 from drpo_cli.errors import UserError
 from drpo_cli.launch import launcher as launch
-from drpo_cli.launch.tracker_state import State
+from drpo_cli.launch.follower import State
 from drpo_cli.plan import describe, make_plan
 from drpo_cli.runs.alerts import alerts
 from drpo_cli.runs.folder import RunFolder
 from drpo_cli.spec import dump, load
-from drpo_cli.trackers import wandb
-from drpo_cli.trackers._contract import flat, settings_of
+from drpo_cli.trackers import flatten, list_settings, wandb
 from support.command import PATIENCE, drpo, records
 from support.specs import SMALLEST, plugin_folder, problem, write
 from support.trackers import run_folder, table
@@ -98,8 +97,8 @@ def test_what_could_not_be_sent_is_said(tmp_path: Path) -> None:
     )
     assert "times, last with ConnectionError: no route to host; its log is " in raising
     assert dying == (
-        f"warning: tracker Dying: 33 of 33 steps were not sent; its log is "
-        f"{folder}/logs/tracker-Dying.log; send them with `drpo track {folder}`"
+        "warning: tracker Dying: 33 of 33 steps were not sent; its process ended with code 7; its "
+        f"log is {folder}/logs/tracker-Dying.log; send them with `drpo track {folder}`"
     )
     assert slow.startswith("warning: tracker slow: 33 of 33 steps were not sent; it did not end")
     assert logged(folder, "slow") == [0]
@@ -163,27 +162,27 @@ def test_bad_folders_get_a_message(tmp_path: Path) -> None:
         assert done.returncode == 2 and "Traceback" not in done.stderr
         return done.stderr
 
-    assert "is no run folder" in message(tmp_path)
+    assert "is not a run folder" in message(tmp_path)
     bare = run_folder(tmp_path / "bare", "", METRICS)
     assert "names no [[tracker]]; add one there" in message(bare)
     broken = run_folder(tmp_path / "broken", "[[tracker", METRICS)
-    assert "spec.toml: is no TOML" in message(broken)
+    assert "spec.toml: is not valid TOML" in message(broken)
     busy = run_folder(tmp_path / "busy", table("Notes"), METRICS)
     with RunFolder(busy).held():
         assert "is training" in message(busy)
     assert notes(busy, "Notes") == []
 
 
-def test_flat_and_settings() -> None:
+def test_flatten_and_list_settings() -> None:
     record = {
         "step": 3, "reward": 0.5, "loss": None, "rewards": {"a": 1, "step": 2},
         "grading": {"a": {"failures": {"timeout": 2}}}, "held_out_set": "abc", "odd": True,
     }  # fmt: skip
-    assert flat(record) == {
+    assert flatten(record) == {
         "reward": 0.5, "rewards/a": 1, "rewards/step": 2, "grading/a/failures/timeout": 2,
     }  # fmt: skip
     spec = {"run": {"steps": 2}, "reward": [{"type": "x"}, {"type": "y"}], "stop": ["a"]}
-    assert dict(settings_of(spec)) == {
+    assert dict(list_settings(spec)) == {
         "run.steps": "2", "reward[0].type": "x", "reward[1].type": "y", "stop": "['a']",
     }  # fmt: skip
 

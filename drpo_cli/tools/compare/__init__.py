@@ -1,1 +1,1 @@
-"""`drpo compare`: a grid of ordinary runs, and what they come to over seeds."""
+"""`drpo compare`: runs a grid of specs over several seeds, and reports what differs."""

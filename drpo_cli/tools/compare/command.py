@@ -1,4 +1,4 @@
-"""What `drpo compare` does: checks everything, runs what is missing, reports."""
+"""`drpo compare`: checks everything, runs what is missing, and writes the report."""
 
 from __future__ import annotations
 
@@ -9,20 +9,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from drpo_cli.errors import EXIT_RUN_FAILED, UserError
 from drpo_cli.runs.folder import RunFolder
-from drpo_cli.tools.compare import grid, jobs, request, summaries
-
-if TYPE_CHECKING:
-    from drpo_cli.tools.compare.jobs import Job
-    from drpo_cli.tools.compare.state import State
+from drpo_cli.tools.compare import grid, jobs
+from drpo_cli.tools.compare.jobs import Job, State
+from drpo_cli.tools.compare.summaries import Report, choose_baseline, make_report
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The command line of `drpo compare`."""
+class Request:
+    """The command line of `drpo compare`, as `grid.json` records it."""
 
     base: Path
     vary: Sequence[str] | None
@@ -34,8 +31,8 @@ class Asked:
     set_: Sequence[str] | None
     nproc: int | None
 
-    def line(self) -> str:
-        """The command as it could be given again."""
+    def command(self) -> str:
+        """The command line that gives the same report."""
         words = ["drpo", "compare", str(self.base)]
         words += [word for text in self.vary or () for word in ("--vary", text)]
         words += ["--seeds", self.seeds]
@@ -46,72 +43,84 @@ class Asked:
         return shlex.join(words)
 
 
-def compare(asked: Asked) -> int:
+def compare(request: Request) -> int:
     """Runs the grid to its end and reports it; returns the exit code.
 
-    Raises UserError for everything that can be known to be wrong before anything is computed.
+    Raises UserError for every mistake that can be found before anything is computed.
     """
-    axes, seeds = request.axes(asked.vary or ()), request.seeds(asked.seeds)
-    baseline = summaries.baseline(asked.baseline, axes)
-    if asked.target is not None and not 0 < asked.target <= 1:
-        raise UserError(f"--target {asked.target:g}: is no held-out score; one is between 0 and 1")
-    cells = grid.cells(axes)
-    specs = jobs.specs(asked.base, asked.set_ or (), cells, asked.nproc or 1)
-    out = (asked.out or specs[0].run.folder / f"compare-{asked.base.stem}").absolute()
-    every = jobs.jobs(cells, specs, seeds, out)
+    axes, seeds = grid.parse_axes(request.vary or ()), grid.parse_seeds(request.seeds)
+    baseline = choose_baseline(request.baseline, axes)
+    if request.target is not None and not 0 < request.target <= 1:
+        what = f"--target {request.target:g}: is not a held-out score"
+        raise UserError(what, "give a number between 0 and 1")
+    cells = grid.make_cells(axes)
+    specs = jobs.load_specs(request.base, request.set_ or (), cells, request.nproc or 1)
+    out = (request.out or specs[0].run.folder / f"compare-{request.base.stem}").absolute()
+    all_jobs = jobs.make_jobs(cells, specs, seeds, out)
     for warning in dict.fromkeys(warning for spec in specs for warning in spec.warnings):
         sys.stderr.write(f"warning: {warning}\n")
-    from drpo_cli.tools.compare import files, report, tables
 
-    with _held(out):
-        (out / "grid.json").write_text(json.dumps(asdict(asked), indent=1, default=str))
-        states, signal = _run(asked, every, out)
+    with _lock(out):
+        (out / "grid.json").write_text(json.dumps(asdict(request), indent=1, default=str))
+        states, signal = _run(request, all_jobs, out)
         if signal:
-            sys.stdout.write("stopped; the same command goes on\n")
+            sys.stdout.write("stopped; give the same command to continue\n")
             return 128 + signal
-        found = report.build(out.name, asked.line(), axes, states, baseline, asked.target)
-        files.write(found, out)
-    tables.show(found)
+        command = request.command()
+        report = make_report(out.name, command, axes, states, baseline, request.target)
+        write_report(report, out)
+    from drpo_cli.tools.compare.tables import print_tables
+
+    print_tables(report)
     sys.stdout.write(f"report: {out / 'report.html'}\n")
-    return EXIT_RUN_FAILED if found.failed else 0
+    return EXIT_RUN_FAILED if report.failed else 0
 
 
-def _run(asked: Asked, every: Sequence[Job], out: Path) -> tuple[dict[Job, State], int]:
-    """Runs what is not finished; returns where every run stands, and the signal that stopped it."""
+def write_report(report: Report, out: Path) -> None:
+    """Writes compare.json, table.md, the figures and report.html into the grid's folder."""
+    from drpo_cli.tools.compare import figures, tables
+
+    (out / "compare.json").write_text(json.dumps(report.as_dict(), indent=1, allow_nan=False))
+    (out / "table.md").write_text(tables.to_markdown(report))
+    partial = out / "report.partial"
+    partial.write_text(tables.to_page(report, figures.write(report, out)))
+    partial.rename(out / "report.html")
+
+
+def _run(request: Request, all_jobs: Sequence[Job], out: Path) -> tuple[dict[Job, State], int]:
+    """Runs what is not finished; returns each run's state, and the signal that stopped them."""
     from drpo_cli import dist
-    from drpo_cli.launch import launcher as launch
+    from drpo_cli.launch import launcher
     from drpo_cli.runs import versions as installed
-    from drpo_cli.tools.compare.runner import Runner
-    from drpo_cli.tools.compare.screen import GridScreen
-    from drpo_cli.tools.compare.state import on_disk
+    from drpo_cli.tools.compare.runner import Runner, Screen
 
-    for engine in {job.spec.rollout.type for job in every}:
+    for engine in {job.spec.rollout.type for job in all_jobs}:
         installed.require_engine(engine)
-    world = launch.processes(asked.nproc or 1)
-    slots = asked.jobs or max(1, dist.device_count() // world)
-    states = {job: on_disk(job) for job in every}
+    world = launcher.choose_world_size(request.nproc or 1)
+    slots = request.jobs or max(1, dist.device_count() // world)
+    states = {job: jobs.read_state(job) for job in all_jobs}
     todo = [job for job, s in states.items() if s.status in ("unfinished", "not started")]
     finished = sum(state.status == "finished" for state in states.values())
-    seeds = len({job.seed for job in every})
+    seeds = len({job.seed for job in all_jobs})
     sys.stdout.write(
-        f"{len(every) // seeds} cells × {seeds} seeds = {len(every)} runs, {finished} finished; "
-        f"{min(slots, max(1, len(todo)))} at a time, in {out}\n"
+        f"{len(all_jobs) // seeds} cells × {seeds} seeds = {len(all_jobs)} runs, {finished} "
+        f"finished; {min(slots, max(1, len(todo)))} at a time, in {out}\n"
     )
     sys.stdout.flush()
     for model in {job.spec.model.path: job.spec.model for job in todo}.values():
-        launch.prepare_model(model)
-    with GridScreen(len(every), len(every) - len(todo)) as screen:
+        launcher.prepare_model(model)
+    with Screen(len(all_jobs), len(all_jobs) - len(todo)) as screen:
         ended, signal = Runner(todo, slots, world, screen).run()
     return states | dict(ended), signal
 
 
 @contextmanager
-def _held(out: Path) -> Iterator[None]:
+def _lock(out: Path) -> Iterator[None]:
     out.mkdir(parents=True, exist_ok=True)
     try:
         with RunFolder(out).held():
             yield
     except UserError as error:
         raise UserError(
-            f"{out} is in use by another `drpo compare`; wait for it, or give --out another folder"
+            f"{out} is in use by another `drpo compare`", "wait for it, or give another --out"
         ) from error

@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from drpo_cli.evaluate.metrics import Estimate
 from drpo_cli.spec.overrides import parse_value
-from drpo_cli.tools.compare.grid import Cell, short_keys
-from drpo_cli.tools.compare.report import Report
-from drpo_cli.tools.compare.request import Axis
-from drpo_cli.tools.compare.summaries import over_seeds
+from drpo_cli.tools.compare.grid import Axis, Cell, short_keys
+from drpo_cli.tools.compare.summaries import Report, average_over_seeds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,7 +84,7 @@ def _curves(report: Report) -> Figure:
 def _curve(axes: Axes, report: Report, cell: Cell, look: dict[str, Any], label: str) -> None:
     runs = [dict(result.curve) for result in report.of_cell(cell)]
     steps = sorted(set.intersection(*(set(run) for run in runs))) if runs else []
-    found = [over_seeds([run[step] for run in runs]) for step in steps]
+    found = [average_over_seeds([run[step] for run in runs]) for step in steps]
     axes.plot(steps, [100 * e.value for e in found], label=label, linewidth=1.6, **look)
     if len(runs) > 1:
         low, high = zip(*(_ends(e) for e in found), strict=True)
@@ -119,7 +117,7 @@ def _sensitivity(report: Report) -> Figure | None:
 
 
 def _points(axes: Axes, points: dict[float, list[float]], look: dict[str, Any], label: str) -> None:
-    found = {x: over_seeds(finals) for x, finals in sorted(points.items()) if finals}
+    found = {x: average_over_seeds(finals) for x, finals in sorted(points.items()) if finals}
     heights = [100 * e.value for e in found.values()]
     ends = [_ends(e) for e in found.values()]
     below = [h - low for h, (low, _) in zip(heights, ends, strict=True)]

@@ -1,4 +1,4 @@
-"""The cells of a grid: every combination of the varied values, each with its overrides."""
+"""What `--vary` and `--seeds` ask for: axes, seeds, and the cells of the grid with overrides."""
 
 from __future__ import annotations
 
@@ -13,20 +13,39 @@ from typing import Any
 from drpo_cli import plugins
 from drpo_cli.errors import UserError
 from drpo_cli.spec.model import CHOICES
+from drpo_cli.spec.overrides import parse_value
 from drpo_cli.spec.presets import PRESETS
 from drpo_cli.spec.variant import parse_variant
-from drpo_cli.tools.compare.request import VARIANTS, Axis, spelled, toml
 
-LONGEST_NAME = 120  # of a run folder; a longer one ends in a hash
+VARIANTS = ("objective", "advantage", "rollout")
+"""Keys that name a section with a plugin: their values are variants, `drpo:delta=0.2`."""
+FIXED = {
+    "run.seed": "give --seeds",
+    "run.name": "each run of a grid gets its own name",
+    "run.folder": "give --out",
+}
+OPEN, CLOSE, QUOTES = "[{(", "]})", "\"'"
+HIGHEST_SEED = 2**32 - 1
+MOST_SEEDS = 10_000  # more is a typing error, as in `--seeds 0-40000`
+LONGEST_NAME = 120  # of a run folder; a longer name is cut and ends in a hash
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One `--vary`: a key of the spec and its values, each in its normal spelling."""
+
+    key: str
+    values: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination of the varied values: a run a seed.
+    """One combination of the varied values: one run per seed.
 
     point      each varied key and its value, in the order of the `--vary`
-    label      the same for people; name: for the file system
-    overrides  what it sets in the base spec, as for `--set`
+    label      the point for people
+    name       the point for the file system
+    overrides  what the point sets in the base spec, written as for `--set`
     """
 
     point: tuple[tuple[str, str], ...]
@@ -39,91 +58,186 @@ class Cell:
         return dict(self.point)[key]
 
 
-def cells(axes: Sequence[Axis]) -> tuple[Cell, ...]:
-    """The full product, the first axis changing slowest.
+def parse_axes(texts: Sequence[str]) -> tuple[Axis, ...]:
+    """Reads every `KEY=V1,V2,…`. Raises UserError for a wrong one and for a key given twice."""
+    if not texts:
+        raise UserError("--vary: is missing", "say what to compare: --vary objective=drpo,grpo")
+    found = tuple(_parse_axis(text) for text in texts)
+    keys = [axis.key for axis in found]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise UserError(f"--vary {key}: is given twice", "put all its values into one --vary")
+    return found
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Reads `0-4`, `0,3,7` or a mixture, in that order. Raises UserError for anything else."""
+    found: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        if match is None:
+            raise UserError(f"--seeds {text}: {part!r} is not a seed", "write 0-4, or 0,3,7")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise UserError(f"--seeds {text}: {part.strip()} goes down", f"write {last}-{first}")
+        if last > HIGHEST_SEED:
+            raise UserError(f"--seeds {text}: {last} is too high; a seed is at most {HIGHEST_SEED}")
+        if last - first >= MOST_SEEDS:
+            raise UserError(f"--seeds {text}: is over {MOST_SEEDS:,} seeds", "ask for fewer")
+        found += range(first, last + 1)
+    seed, times = Counter(found).most_common(1)[0]
+    if times > 1:
+        raise UserError(f"--seeds {text}: names seed {seed} twice", "name it once")
+    return tuple(found)
+
+
+def make_cells(axes: Sequence[Axis]) -> tuple[Cell, ...]:
+    """Every combination of values; the first axis changes slowest.
 
     Raises UserError when two axes set the same key, or two cells would share a folder.
     """
     settings = {(a.key, v): _settings(a.key, v) for a in axes for v in a.values}
-    _require_apart(axes, settings)
+    _require_disjoint(axes, settings)
     short = short_keys([axis.key for axis in axes])
     found = []
     for values in product(*(axis.values for axis in axes)):
         point = tuple((axis.key, value) for axis, value in zip(axes, values, strict=True))
-        set_here = [item for pair in point for item in settings[pair].items()]
-        # whole sections first: a key of one would be lost with the section that is replaced
-        set_here.sort(key=lambda item: "." in item[0])
-        overrides = tuple(f"{key}={text}" for key, text in set_here)
+        items = [item for pair in point for item in settings[pair].items()]
+        # whole sections first: replacing a section would lose a key that was set in it before
+        items.sort(key=lambda item: "." in item[0])
+        overrides = tuple(f"{key}={text}" for key, text in items)
         label = ", ".join(v if k in VARIANTS else f"{short[k]}={v}" for k, v in point)
-        found.append(Cell(point, label, _name(point, short), overrides))
+        found.append(Cell(point, label, _file_name(point, short), overrides))
     shared = [name for name, count in Counter(cell.name for cell in found).items() if count > 1]
     if shared:
-        raise UserError(f"--vary: two cells would share the folder {shared[0]}; rename a value")
+        raise UserError(f"--vary: two cells would share the folder {shared[0]}", "rename a value")
     return tuple(found)
 
 
 def run_name(cell: Cell, seed: int) -> str:
-    """The run of a cell with one seed."""
+    """The name of a cell's run with one seed."""
     return f"{cell.name}-seed{seed}"
 
 
+def short_keys(keys: Sequence[str]) -> dict[str, str]:
+    """Each key without its section, unless two keys would then be the same."""
+    last = Counter(key.rpartition(".")[2] for key in keys)
+    return {k: k.rpartition(".")[2] if last[k.rpartition(".")[2]] == 1 else k for k in keys}
+
+
+def split_values(text: str) -> list[str]:
+    """Splits at commas outside brackets and quotes, and strips the parts."""
+    parts, depth, quote = [""], 0, ""
+    for character in text:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in QUOTES:
+            quote = character
+        elif character in OPEN or character in CLOSE:
+            depth += 1 if character in OPEN else -1
+        elif character == "," and depth == 0:
+            parts.append("")
+            continue
+        parts[-1] += character
+    return [part.strip() for part in parts]
+
+
+def spell(value: Any) -> str:
+    """A value's spelling in labels and names: one for `1e-3` and `0.001`, and it reads back."""
+    return value if isinstance(value, str) and parse_value(value) == value else to_toml(value)
+
+
+def to_toml(value: Any) -> str:
+    """A value on one line of TOML."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        return f'"{escaped}"'
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(to_toml(item) for item in value)}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{to_toml(k)} = {to_toml(v)}" for k, v in value.items()) + "}"
+    return str(value)
+
+
+def _parse_axis(text: str) -> Axis:
+    key, equals, rest = text.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise UserError(f"--vary {text}: has no key and values", "write section.key=value,value")
+    if key in FIXED:
+        raise UserError(f"--vary {key}: cannot be varied", FIXED[key])
+    parts = split_values(rest)
+    if not all(parts):
+        raise UserError(f"--vary {text}: has an empty value", f"write {key}=value,value")
+    values = [_normal_value(key, part) for part in parts]
+    for value in values:
+        if values.count(value) > 1:
+            raise UserError(f"--vary {text}: names {value} twice", "name it once")
+    return Axis(key, tuple(values))
+
+
+def _normal_value(key: str, text: str) -> str:
+    if key not in VARIANTS:
+        return spell(parse_value(text))
+    name, options = parse_variant(text)
+    if not name:
+        raise UserError(f"--vary {key}={text}: names no {key}", "write name:option=value")
+    return ":".join([name, *(f"{option}={spell(v)}" for option, v in options.items())])
+
+
 def _settings(key: str, value: str) -> dict[str, str]:
-    """What one value of an axis sets: a key or a whole section, each with its TOML."""
+    """What one value of an axis sets: keys or whole sections, each with its TOML."""
     if key not in VARIANTS:
         return {key: value}
     name, options = parse_variant(value)
     choice = CHOICES[key]
-    if key == "rollout":  # the section also says how to sample, whatever the engine
-        return {f"rollout.{k}": toml(v) for k, v in {choice.selector: name, **options}.items()}
+    if key == "rollout":  # the section's other keys say how to sample, whatever the engine
+        return {f"rollout.{k}": to_toml(v) for k, v in {choice.selector: name, **options}.items()}
     preset = PRESETS.get(name) if name not in plugins.available(choice.kind) else None
     if key == "objective" and preset is not None:
         if options:
             raise UserError(
-                f"--vary objective={value}: {name} is a preset and takes no options; give them to "
-                f"its objective, {preset['objective']['type']}"
+                f"--vary objective={value}: {name} is a preset and takes no options",
+                f"give them to its objective, {preset['objective']['type']}",
             )
         return _preset_settings(preset)
-    return {key: toml({choice.selector: name, **options})}
+    return {key: to_toml({choice.selector: name, **options})}
 
 
 def _preset_settings(preset: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Whole sections where the preset names their plugin, single keys of the others."""
+    """Whole sections where the preset names the plugin, single keys elsewhere."""
     found = {}
     for section, keys in preset.items():
         if section in CHOICES and CHOICES[section].selector in keys:
-            found[section] = toml(dict(keys))
+            found[section] = to_toml(dict(keys))
         else:
-            found |= {f"{section}.{key}": toml(value) for key, value in keys.items()}
+            found |= {f"{section}.{key}": to_toml(value) for key, value in keys.items()}
     return found
 
 
-def _require_apart(
+def _require_disjoint(
     axes: Sequence[Axis], settings: Mapping[tuple[str, str], Mapping[str, str]]
 ) -> None:
-    """Raises UserError when one axis sets what another sets too, as a preset may."""
+    """Raises UserError when two axes set the same key, as a preset and a key of it do."""
     for axis, other in permutations(axes, 2):
         theirs = {key for value in other.values for key in settings[other.key, value]}
         for value in axis.values:
             both = sorted(theirs & settings[axis.key, value].keys())
             if both:
                 raise UserError(
-                    f"--vary {axis.key}={value}: sets {both[0]}, and so does --vary {other.key}; "
-                    f"vary one of them"
+                    f"--vary {axis.key}={value}: sets {both[0]}, and so does --vary {other.key}",
+                    "vary one of them",
                 )
 
 
-def short_keys(keys: Sequence[str]) -> dict[str, str]:
-    """Each key without its section, where that still tells the keys apart."""
-    last = Counter(key.rpartition(".")[2] for key in keys)
-    return {k: k.rpartition(".")[2] if last[k.rpartition(".")[2]] == 1 else k for k in keys}
-
-
-def _name(point: Sequence[tuple[str, str]], short: Mapping[str, str]) -> str:
+def _file_name(point: Sequence[tuple[str, str]], short: Mapping[str, str]) -> str:
     """A name that any file system takes, the same however the grid grows."""
     parts = [v if k in VARIANTS else f"{short[k]}={v}" for k, v in point]
     readable = "-".join(part.replace(":", "_").replace("=", "") for part in parts)
     safe = re.sub(r"[^A-Za-z0-9._-]+", "_", readable).lstrip("._-") or "cell"
     if safe != readable or len(safe) > LONGEST_NAME:
-        digest = hashlib.sha256(spelled([list(pair) for pair in point]).encode()).hexdigest()[:8]
+        digest = hashlib.sha256(spell([list(pair) for pair in point]).encode()).hexdigest()[:8]
         safe = f"{safe[:LONGEST_NAME]}-{digest}"
     return safe

@@ -6,21 +6,27 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tomli
 
 from drpo_cli.errors import UserError
 from drpo_cli.plan import make_plan
+from drpo_cli.plugins import Selected
+from drpo_cli.runs import checkpoints as saved
 from drpo_cli.runs.folder import RunFolder
+from drpo_cli.runs.records import read
 from drpo_cli.spec import Spec, SpecError, dump, load
-from drpo_cli.tools.compare.evaluation import require_same_evaluation
 from drpo_cli.tools.compare.grid import Cell, run_name
 
 MOST_SHOWN = 5
+FOLLOWS = {"temperature", "max_new_tokens"}
+"""Keys of `[eval]` that take the rollout's value when they are not set."""
+
+Status = Literal["finished", "failed", "unfinished", "not started"]
 
 
-@dataclass(frozen=True, eq=False)  # a job is itself, and a key: its spec may hold tables
+@dataclass(frozen=True, eq=False)  # compared by identity: its spec may hold tables, and it is a key
 class Job:
     """One run of a grid."""
 
@@ -31,12 +37,39 @@ class Job:
 
     @property
     def label(self) -> str:
-        """What the screen calls it."""
+        """The run's name on the screen."""
         return f"{self.cell.label}, seed {self.seed}"
 
 
-def specs(base: Path, overrides: Sequence[str], cells: Sequence[Cell], world: int) -> list[Spec]:
-    """The spec of every cell, checked on `world` processes.
+@dataclass(frozen=True)
+class State:
+    """How far a run is; `reason` says in one line why it failed."""
+
+    status: Status
+    reason: str = ""
+
+
+def read_state(job: Job) -> State:
+    """How far a run is by its folder. A run that failed before counts as unfinished."""
+    if not job.folder.exists():
+        return State("not started")
+    steps = job.spec.run.steps
+    whole = saved.complete(job.folder.checkpoints)
+    if not whole or saved.read(whole[-1])["step"] < steps:
+        return State("unfinished")
+    if any(record["step"] == steps for record in read(job.folder.metrics)):
+        return State("finished")
+    return State(
+        "failed",
+        f"killed between its last checkpoint and its last metrics; remove {job.folder.path} to "
+        f"run it again",
+    )
+
+
+def load_specs(
+    base: Path, overrides: Sequence[str], cells: Sequence[Cell], world: int
+) -> list[Spec]:
+    """Loads the spec of every cell, and checks it on `world` processes.
 
     Raises UserError with everything that is wrong with any of them, each under its cell's label,
     and when the cells would be evaluated differently.
@@ -52,24 +85,24 @@ def specs(base: Path, overrides: Sequence[str], cells: Sequence[Cell], world: in
         except UserError as error:
             problems[cell.label] = [str(error)]
     if problems:
-        raise UserError("\n".join(_by_cell(problems, len(cells))))
+        raise UserError("\n".join(_list_by_cell(problems, len(cells))))
     require_same_evaluation(found)
     return list(found.values())
 
 
-def jobs(
+def make_jobs(
     cells: Sequence[Cell], specs: Sequence[Spec], seeds: Sequence[int], out: Path
 ) -> list[Job]:
-    """A job for every cell and seed; all cells of one seed before the next seed.
+    """A job for every cell and seed: all cells with the first seed, then with the next.
 
-    Raises UserError where a folder holds a run of another spec.
+    Raises UserError when a folder holds a run of another spec.
     """
     found = [
-        _job(cell, spec, seed, out)
+        _make_job(cell, spec, seed, out)
         for seed in seeds
         for cell, spec in zip(cells, specs, strict=True)
     ]
-    others = [line for job in found for line in _other_run(job)]
+    others = [line for job in found for line in _find_other_run(job)]
     if others:
         more = len(others) - MOST_SHOWN
         lines = [*others[:MOST_SHOWN], *([f"and {more} more like these"] if more > 0 else [])]
@@ -78,13 +111,58 @@ def jobs(
     return found
 
 
-def _job(cell: Cell, spec: Spec, seed: int, out: Path) -> Job:
+def require_same_evaluation(specs: Mapping[str, Spec]) -> None:
+    """Raises UserError when two specs evaluate different problems, or evaluate differently."""
+    (first, base), *others = specs.items()
+    expected = evaluation_settings(base)
+    for label, spec in others:
+        found = evaluation_settings(spec)
+        different = [key for key in expected if expected[key] != found[key]]
+        if different:
+            shown = ", ".join(_show_values(key, expected, found) for key in different)
+            raise UserError(
+                f"--vary: {first} and {label} differ in what they are evaluated on: {shown}; a "
+                f"comparison of runs on different evaluation sets says nothing",
+                _advise(different, base),
+            )
+
+
+def evaluation_settings(spec: Spec) -> dict[str, Any]:
+    """Everything that decides the held-out problems, how they are answered and scored."""
+    rollout = spec.rollout.config
+    sources = spec.eval_data or spec.data
+    found = {
+        "eval.every": spec.eval.every,
+        "eval.problems": spec.eval.problems,
+        "eval.samples_per_prompt": spec.eval.samples_per_prompt,
+        "eval.temperature": spec.eval.temperature or rollout.temperature,
+        "eval.max_new_tokens": spec.eval.max_new_tokens or rollout.max_new_tokens,
+        "eval.threshold": spec.eval.threshold,
+        "eval.data" if spec.eval_data else "data": _dump_plugins(sources),
+        "reward": _dump_plugins(spec.reward),
+        "rollout.stop": rollout.stop,
+    }
+    if any(getattr(source.config, "too_long", "stop") == "skip" for source in sources):
+        longest = max(rollout.max_new_tokens, spec.eval.max_new_tokens or 0)
+        found["room for the prompt"] = (rollout.context_length, longest)
+    return found
+
+
+def describe_differences(there: Spec, here: Spec) -> str:
+    """The keys in which two specs differ, with both values."""
+    was, now = (_flatten(tomli.loads(dump(spec))) for spec in (there, here))
+    keys = [key for key in {**was, **now} if was.get(key) != now.get(key)]
+    shown = [f"{k} is {was.get(k)!r} there, {now.get(k)!r} here" for k in keys[:MOST_SHOWN]]
+    return ", ".join([*shown, *(["…"] if len(keys) > MOST_SHOWN else [])])
+
+
+def _make_job(cell: Cell, spec: Spec, seed: int, out: Path) -> Job:
     name = run_name(cell, seed)
     run = spec.run.model_copy(update={"seed": seed, "name": name, "folder": out})
     return Job(cell, seed, replace(spec, run=run), RunFolder(out / name))
 
 
-def _other_run(job: Job) -> list[str]:
+def _find_other_run(job: Job) -> list[str]:
     if not job.folder.exists():
         return []
     try:
@@ -93,29 +171,23 @@ def _other_run(job: Job) -> list[str]:
         return [f"{job.folder.path}: its spec.toml does not load: {error.problems[0]}"]
     if there == job.spec:
         return []
-    return [f"{job.folder.path}: was run with another spec: {differences(there, job.spec)}"]
+    return [
+        f"{job.folder.path}: has a run of another spec: {describe_differences(there, job.spec)}"
+    ]
 
 
-def differences(there: Spec, here: Spec) -> str:
-    """The keys two specs differ in, with both values."""
-    was, now = (_flat(tomli.loads(dump(spec))) for spec in (there, here))
-    keys = [key for key in {**was, **now} if was.get(key) != now.get(key)]
-    shown = [f"{k} is {was.get(k)!r} there, {now.get(k)!r} here" for k in keys[:MOST_SHOWN]]
-    return ", ".join([*shown, *(["…"] if len(keys) > MOST_SHOWN else [])])
-
-
-def _flat(value: Any, key: str = "") -> dict[str, Any]:
+def _flatten(value: Any, key: str = "") -> dict[str, Any]:
     if isinstance(value, Mapping):
-        parts = [_flat(inner, f"{key}.{name}".lstrip(".")) for name, inner in value.items()]
+        parts = [_flatten(inner, f"{key}.{name}".lstrip(".")) for name, inner in value.items()]
     elif isinstance(value, list) and value and isinstance(value[0], Mapping):
-        parts = [_flat(inner, f"{key}[{i}]") for i, inner in enumerate(value)]
+        parts = [_flatten(inner, f"{key}[{i}]") for i, inner in enumerate(value)]
     else:
         return {key: value}
     return {name: inner for part in parts for name, inner in part.items()}
 
 
-def _by_cell(problems: Mapping[str, Sequence[str]], cells: int) -> list[str]:
-    """Each problem after its cell's label; those that every cell has once, without one."""
+def _list_by_cell(problems: Mapping[str, Sequence[str]], cells: int) -> list[str]:
+    """Problems that every cell has, once and without a label; then the others, with it."""
     times = Counter(line for lines in problems.values() for line in set(lines))
     common = [line for line in next(iter(problems.values())) if times[line] == cells]
     own = [
@@ -125,3 +197,25 @@ def _by_cell(problems: Mapping[str, Sequence[str]], cells: int) -> list[str]:
         if line not in common
     ]
     return [*common, *own]
+
+
+def _dump_plugins(chosen: tuple[Selected, ...]) -> list[Any]:
+    return [(part.type, part.config.model_dump(mode="json")) for part in chosen]
+
+
+def _show_values(key: str, expected: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    is_number = isinstance(expected[key], int | float)
+    return f"{key} ({expected[key]} and {found[key]})" if is_number else key
+
+
+def _advise(different: list[str], base: Spec) -> str:
+    unset = [
+        f"eval.{name}"
+        for name in sorted(FOLLOWS)
+        if f"eval.{name}" in different and getattr(base.eval, name) is None
+    ]
+    if unset:
+        return f"set {' and '.join(unset)}, which otherwise follow the rollout's"
+    if "data" in different:
+        return "give the held-out problems a source of their own, [[eval.data]]"
+    return "leave these out of the grid"

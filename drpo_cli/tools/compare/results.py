@@ -1,4 +1,4 @@
-"""What one run of a grid came to: its learning curve and the numbers read off it."""
+"""What one run of a grid achieved: its learning curve and the numbers read from it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from typing import Any
 from drpo_cli.errors import UserError
 from drpo_cli.runs.records import read
 from drpo_cli.tools.compare.grid import Cell
-from drpo_cli.tools.compare.jobs import Job
-from drpo_cli.tools.compare.state import State, Status
+from drpo_cli.tools.compare.jobs import Job, State, Status
 
-COLLAPSE = 0.5  # of the best held-out score: a last one below it is a collapse
+COLLAPSE = 0.5  # a run collapsed when its last held-out score is below this share of its best
 NOT_FINITE = re.compile(r"\b(nan|inf|non-finite|not finite)\b", re.IGNORECASE)
 
 
@@ -21,7 +20,7 @@ NOT_FINITE = re.compile(r"\b(nan|inf|non-finite|not finite)\b", re.IGNORECASE)
 class Result:
     """One run.
 
-    curve      (step, held-out avg@k in [0, 1]), the untrained model at step 0 first
+    curve      (step, held-out avg@k in [0, 1]), from the untrained model at step 0
     collapsed  None when the run is neither finished nor failed for a numeric reason
     """
 
@@ -45,7 +44,7 @@ class Result:
 
     @property
     def best(self) -> tuple[int, float]:
-        """Step and value of the highest held-out score, the earliest where several tie."""
+        """Step and value of the highest held-out score; of equal ones, the earliest."""
         return max(self.curve, key=lambda point: point[1])
 
     @property
@@ -56,11 +55,11 @@ class Result:
         return total / (self.curve[-1][0] - self.curve[0][0])
 
     def reached(self, target: float) -> int | None:
-        """The first evaluated step with a score of at least the target."""
+        """The first evaluated step whose score is at least the target."""
         return next((step for step, score in self.curve if score >= target), None)
 
     def as_dict(self, target: float | None) -> dict[str, Any]:
-        """Plain JSON values; numbers of the whole curve only of a finished run."""
+        """Plain JSON values; the numbers of the whole curve only for a finished run."""
         values: dict[str, Any] = {
             "cell": self.cell.label,
             "seed": self.seed,
@@ -77,7 +76,7 @@ class Result:
         return values
 
 
-def result(job: Job, state: State) -> Result:
+def read_result(job: Job, state: State) -> Result:
     """Reads a run's metrics."""
     records = read(job.folder.metrics)
     curve = tuple((r["step"], r["held_out"]) for r in records if r.get("held_out") is not None)
@@ -88,12 +87,12 @@ def result(job: Job, state: State) -> Result:
         status=state.status,
         reason=state.reason,
         curve=curve,
-        collapsed=_collapsed(state, curve, records, job.spec.train.updates_per_rollout),
+        collapsed=_has_collapsed(state, curve, records, job.spec.train.updates_per_rollout),
     )
 
 
 def require_same_problems(jobs: Sequence[Job]) -> None:
-    """Raises UserError when runs were scored on different held-out sets, as far as they say."""
+    """Raises UserError when runs recorded different held-out sets; a run may record none."""
     first: dict[str, Job] = {}
     for job in jobs:
         for record in read(job.folder.metrics)[:1]:
@@ -103,12 +102,12 @@ def require_same_problems(jobs: Sequence[Job]) -> None:
         one, other, *_ = first.values()
         raise UserError(
             f"{one.folder.path} and {other.folder.path} were scored on different held-out "
-            f"problems, so the grid cannot be compared; did data or model change in between? "
-            f"Run the grid again with another --out"
+            f"problems, so the grid cannot be compared; did data or model change in between?",
+            "run the grid again with another --out",
         )
 
 
-def _collapsed(
+def _has_collapsed(
     state: State,
     curve: Sequence[tuple[int, float]],
     records: Sequence[dict[str, Any]],

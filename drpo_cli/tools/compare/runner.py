@@ -4,63 +4,39 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import sys
+import time
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
-from types import FrameType
-from typing import Protocol
+from types import FrameType, TracebackType
 
-from drpo_cli import dist
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from drpo_cli import dist, processes
 from drpo_cli.errors import UserError
-from drpo_cli.launch import failures
-from drpo_cli.launch import launcher as launch
+from drpo_cli.launch import launcher
+from drpo_cli.launch.failures import first_failure
 from drpo_cli.runs.events import one_line
 from drpo_cli.runs.folder import RunFolder
-from drpo_cli.tools.compare import process
-from drpo_cli.tools.compare.jobs import Job
-from drpo_cli.tools.compare.process import STOPS, Place
-from drpo_cli.tools.compare.state import State, on_disk
+from drpo_cli.runs.records import read
+from drpo_cli.tools.compare import server
+from drpo_cli.tools.compare.jobs import Job, State, read_state
 
-PATIENCE = 0.2  # seconds until a signal that came while waiting is looked at
-
-
-class Screen(Protocol):
-    """Where the runner says what happens."""
-
-    def started(self, job: Job) -> None:
-        """A run has begun."""
-
-    def ended(self, job: Job, state: State) -> None:
-        """A run is over, or has been stopped."""
-
-
-@dataclass
-class Stop:
-    """The first stop signal that came; 0 for none."""
-
-    signal: int = 0
-
-    def remember(self, number: int, frame: FrameType | None) -> None:
-        """Handles a signal."""
-        self.signal = self.signal or number
-
-
-@contextmanager
-def heard() -> Iterator[Stop]:
-    """Remembers SIGINT and SIGTERM while open, instead of dying of them."""
-    stop = Stop()
-    before = {number: signal.signal(number, stop.remember) for number in STOPS}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+STOPS = (signal.SIGINT, signal.SIGTERM)
+POLL_S = 0.2  # a signal that comes during a wait is seen after this long
 
 
 class Runner:
-    """Runs jobs side by side: `slots` at a time, each on `world` processes."""
+    """Runs jobs side by side: `slots` at a time, each on `world` processes.
+
+    Consumes      jobs that are not finished
+    Waits for     the end of any running job
+    Unblocked by  that end, or a signal: running jobs then finish their step and save, others
+                  never start
+    Produces      the state of each job, and a line on the screen
+    """
 
     def __init__(self, jobs: Sequence[Job], slots: int, world: int, screen: Screen):
         self.waiting = list(reversed(jobs))
@@ -70,48 +46,52 @@ class Runner:
         self.screen = screen
         self.running: dict[ForkServerProcess, tuple[Job, int]] = {}
         self.ended: dict[Job, State] = {}
+        self.signal = 0
 
     def run(self) -> tuple[Mapping[Job, State], int]:
-        """Runs every job; returns where each stands, and the signal that stopped them or 0.
-
-        On a signal the running ones finish their step and save; the others never start.
-        """
+        """Runs every job; returns the state of each, and the signal that stopped them or 0."""
         if not self.waiting:
             return self.ended, 0
         threads = dist.threads_per_rank(self.slots * self.world)
-        context = process.open_server([job.spec for job in self.waiting], threads)
-        with heard() as stop:
-            told = False
-            while self.running or (self.waiting and not stop.signal):
-                if stop.signal and not told:
-                    told = self._stop_all()
-                while self.waiting and self.free and not stop.signal:
+        context = server.open_server([job.spec for job in self.waiting], threads)
+        with processes.handle_signals(STOPS, self._remember):
+            stopping = False
+            while self.running or (self.waiting and not self.signal):
+                if self.signal and not stopping:
+                    stopping = True
+                    for process in self.running:
+                        process.terminate()  # SIGTERM: a run saves before it ends
+                while self.waiting and self.free and not self.signal:
                     self._start(context, self.waiting.pop(), threads)
-                self._collect(bool(stop.signal))
-        return self.ended, stop.signal
+                self._collect()
+        return self.ended, self.signal
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        self.signal = self.signal or number
 
     def _start(self, context: ForkServerContext, job: Job, threads: int) -> None:
         slot = self.free.pop()
-        place = Place(self.world, threads, devices(slot, self.world))
+        place = server.Place(self.world, threads, choose_devices(slot, self.world))
         self.screen.started(job)
         try:
-            folder = launch.prepare(job.spec, resume=True, world=self.world)
+            folder = launcher.prepare(job.spec, resume=True, world=self.world)
         except UserError as error:
             self._end(job, slot, State("failed", one_line(str(error))))
             return
-        self.running[process.run(context, folder, place)] = job, slot
+        self.running[server.start(context, folder, place)] = job, slot
 
-    def _collect(self, stopping: bool) -> None:
-        sentinels = {ended.sentinel: ended for ended in self.running}
-        for sentinel in wait(list(sentinels), timeout=PATIENCE):
+    def _collect(self) -> None:
+        stopping = bool(self.signal)
+        by_sentinel = {process.sentinel: process for process in self.running}
+        for sentinel in wait(list(by_sentinel), timeout=POLL_S):
             assert isinstance(sentinel, int)
-            ended = sentinels[sentinel]
-            job, slot = self.running.pop(ended)
-            ended.join()
-            state = on_disk(job)
+            process = by_sentinel[sentinel]
+            job, slot = self.running.pop(process)
+            process.join()
+            state = read_state(job)
             if state.status != "finished" and not stopping:
-                state = State("failed", why(job.folder, self.world, ended.exitcode or 0))
-            ended.close()
+                state = State("failed", explain(job.folder, self.world, process.exitcode or 0))
+            process.close()
             self._end(job, slot, state)
 
     def _end(self, job: Job, slot: int, state: State) -> None:
@@ -119,13 +99,8 @@ class Runner:
         self.ended[job] = state
         self.screen.ended(job, state)
 
-    def _stop_all(self) -> bool:
-        for running in self.running:
-            running.terminate()  # SIGTERM: a run saves before it goes
-        return True
 
-
-def devices(slot: int, world: int) -> str | None:
+def choose_devices(slot: int, world: int) -> str | None:
     """CUDA_VISIBLE_DEVICES of the run in a slot; None on a machine without GPUs."""
     if dist.device_type() != "cuda":
         return None
@@ -134,11 +109,68 @@ def devices(slot: int, world: int) -> str | None:
     return ",".join(names[(slot * world + i) % len(names)] for i in range(world))
 
 
-def why(folder: RunFolder, world: int, code: int) -> str:
+def explain(folder: RunFolder, world: int, code: int) -> str:
     """Why a run ended without finishing, in one line."""
-    if (word := failures.first_word(folder, range(world))) is not None:
-        return one_line(word[1])
+    if (failure := first_failure(folder, range(world))) is not None:
+        return one_line(failure.message)
     return (
-        f"died with exit code {code} and without a word (killed, or out of memory?); "
+        f"died with exit code {code} and recorded no error (killed, or out of memory?); "
         f"its log is {folder.log(0)}"
     )
+
+
+class Screen:
+    """Prints a line for each run that ends; on a terminal, also a progress bar below."""
+
+    def __init__(self, total: int, done: int):
+        self.total = total
+        self.done = done
+        self.began: dict[Job, float] = {}
+        self.progress: Progress | None = None
+        if sys.stdout.isatty():
+            columns = (TextColumn("runs"), MofNCompleteColumn(), BarColumn(None))
+            self.progress = Progress(*columns, TimeElapsedColumn(), console=Console())
+            self.task = self.progress.add_task("runs", total=total, completed=done)
+
+    def __enter__(self) -> Screen:
+        """Shows the progress bar."""
+        if self.progress is not None:
+            self.progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leaves the terminal as it was."""
+        if self.progress is not None:
+            self.progress.stop()
+
+    def started(self, job: Job) -> None:
+        """Takes note that a run has begun."""
+        self.began[job] = time.monotonic()
+
+    def ended(self, job: Job, state: State) -> None:
+        """Prints how a run ended."""
+        self.done += state.status in ("finished", "failed")
+        seconds = time.monotonic() - self.began[job]
+        counter = f"{self.done}/{self.total}"
+        line = f"{counter}  {job.label}: {_describe(job, state)}  ({seconds:.1f} s)"
+        if self.progress is None:
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+            return
+        self.progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.progress.update(self.task, completed=self.done)
+
+
+def _describe(job: Job, state: State) -> str:
+    if state.status == "failed":
+        return f"failed: {state.reason}"
+    records = read(job.folder.metrics)
+    if state.status != "finished":
+        return f"stopped after step {records[-1]['step'] if records else 0}"
+    scored = [record["held_out"] for record in records if "held_out" in record]
+    return f"held-out {scored[0]:.3f} → {scored[-1]:.3f}"

@@ -1,21 +1,21 @@
-"""The tables of a grid, once: as cells of text, shown in the terminal, in Markdown and as HTML."""
+"""The tables of a grid as text, and the terminal, Markdown and HTML that show them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from drpo_cli.evaluate.metrics import Estimate
 from drpo_cli.tools.compare.grid import short_keys
-from drpo_cli.tools.compare.report import Report
-from drpo_cli.tools.compare.summaries import Difference, Summary
+from drpo_cli.tools.compare.summaries import CellDifference, Report, Summary
 
 NONE = "–"
-WIDE = 200  # columns, where no terminal says how many there are
+WIDE = 200  # columns of a file or a pipe, which have no width
 
 
 @dataclass(frozen=True)
-class Grid:
+class Table:
     """A table of text; all columns after the first `named` are numbers."""
 
     title: str
@@ -24,53 +24,74 @@ class Grid:
     named: int
 
 
-def tables(report: Report) -> list[Grid]:
-    """The table of cells, and those of differences and failed runs where there are any."""
+def make_tables(report: Report) -> list[Table]:
+    """The table of cells; then differences and failed runs, where there are any."""
     found = [_cells(report)]
     if report.differences:
         found.append(_differences(report))
     if report.failed:
         rows = tuple((r.cell.label, str(r.seed), r.reason) for r in report.failed)
-        found.append(Grid("Failed runs", ("cell", "seed", "reason"), rows, 3))
+        found.append(Table("Failed runs", ("cell", "seed", "reason"), rows, 3))
     return found
 
 
-def page_tables(report: Report) -> list[Grid]:
-    """The tables where there is room: an overview first, for grids of several keys."""
-    return [*([_overview(report)] if len(report.axes) > 1 else []), *tables(report)]
+def make_page_tables(report: Report) -> list[Table]:
+    """The tables for page and Markdown: first an overview, if several keys vary."""
+    return [*([_overview(report)] if len(report.axes) > 1 else []), *make_tables(report)]
 
 
-def notes(report: Report) -> list[str]:
-    """What the columns mean, a line each."""
+def list_notes(report: Report) -> list[str]:
+    """What the columns mean, one line each."""
     return [f"{name}: {text}" for name, text in report.definitions().items()]
 
 
-def markdown(report: Report) -> str:
+def to_markdown(report: Report) -> str:
     """All tables and notes as Markdown, with the command above."""
     parts = [f"```\n{report.command}\n```"]
-    for table in page_tables(report):
+    for table in make_page_tables(report):
         rule = [":--" if i < table.named else "--:" for i in range(len(table.header))]
         lines = [_row(line) for line in (table.header, rule, *table.rows)]
         parts.append(f"**{table.title}**\n\n" + "\n".join(lines))
-    parts.append("\n".join(f"- {note}" for note in notes(report)))
+    parts.append("\n".join(f"- {note}" for note in list_notes(report)))
     return "\n\n".join(parts) + "\n"
 
 
-def show(report: Report) -> None:
+def to_page(report: Report, drawings: Sequence[str]) -> str:
+    """The grid's `report.html`: one page that opens from disk, without scripts, in both themes.
+
+    `drawings` are SVG.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    folder = FileSystemLoader(Path(__file__).parent)
+    pages = Environment(loader=folder, autoescape=True, undefined=StrictUndefined)
+    finished = sum(result.finished for result in report.results)
+    return pages.get_template("page.html").render(
+        report=report,
+        finished=finished,
+        drawings=[Markup(drawing) for drawing in drawings],
+        tables=make_page_tables(report),
+    )
+
+
+def print_tables(report: Report) -> None:
     """Prints the tables."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Table as RichTable
     from rich.text import Text
 
     wide = Console(highlight=False, markup=False)
-    # a file or a pipe has no width to keep to
     console = wide if wide.is_terminal else Console(highlight=False, markup=False, width=WIDE)
-    for table in tables(report):
-        shown = Table(
-            title=table.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False,
+    for table in make_tables(report):
+        shown = RichTable(
+            title=table.title,
+            title_justify="left",
+            box=SIMPLE_HEAD,
+            pad_edge=False,
             collapse_padding=True,
-        )  # fmt: skip
+        )
         for i, name in enumerate(table.header):
             shown.add_column(
                 name, justify="left" if i < table.named else "right", no_wrap=i >= table.named
@@ -78,11 +99,11 @@ def show(report: Report) -> None:
         for row in table.rows:
             shown.add_row(*(Text(cell) for cell in row))
         console.print(shown)
-    for note in notes(report):
+    for note in list_notes(report):
         console.print(note, style="dim")
 
 
-def _cells(report: Report) -> Grid:
+def _cells(report: Report) -> Table:
     titles = short_keys([axis.key for axis in report.axes]).values()
     header = [*titles, "runs", "final", "best", "area"]
     if report.target is not None:
@@ -90,7 +111,7 @@ def _cells(report: Report) -> Grid:
     header.append("collapsed")
     rows = tuple(tuple(_cell(row, report.target is not None)) for row in report.summaries)
     interval = "" if report.seeds == 1 else ", with 95 % intervals over seeds"
-    return Grid(f"Held-out avg@k, %{interval}", tuple(header), rows, len(report.axes))
+    return Table(f"Held-out avg@k, %{interval}", tuple(header), rows, len(report.axes))
 
 
 def _cell(row: Summary, with_target: bool) -> Iterator[str]:
@@ -98,50 +119,50 @@ def _cell(row: Summary, with_target: bool) -> Iterator[str]:
     failed = f", {row.failed} failed" if row.failed else ""
     yield f"{row.finished} of {row.runs}{failed}"
     for found in (row.final, row.best, row.area):
-        yield NONE if found is None else percent(found)
+        yield NONE if found is None else to_percent(found)
     if with_target:
         yield _reached(row)
     yield _share(row)
 
 
-def _overview(report: Report) -> Grid:
-    """Final scores: a row a value of the first key, a column each combination of the others."""
+def _overview(report: Report) -> Table:
+    """Final scores: a row per value of the first key, a column per combination of the others."""
     first, *others = report.axes
     short = short_keys([axis.key for axis in report.axes])
-    surer = {row.cell.point: row for row in report.differences}
+    differences = {row.cell.point: row for row in report.differences}
     rows: dict[str, list[str]] = {}
     columns: list[str] = []
     for row in report.summaries:
         column = ", ".join(f"{short[key]} {row.cell.value(key)}" for key in (a.key for a in others))
         columns += [] if column in columns else [column]
-        text = NONE if row.final is None else percent(row.final)
-        difference = surer.get(row.cell.point)
+        text = NONE if row.final is None else to_percent(row.final)
+        difference = differences.get(row.cell.point)
         rows.setdefault(row.cell.value(first.key), []).append(text + _arrow(difference))
     table = tuple((name, *values) for name, values in rows.items())
     title = (
         f"Final held-out avg@k, %; ↑ ↓ differs from {report.baseline.value} (interval without 0)"
     )
-    return Grid(title, (short[first.key], *columns), table, 1)
+    return Table(title, (short[first.key], *columns), table, 1)
 
 
-def _arrow(difference: Difference | None) -> str:
+def _arrow(difference: CellDifference | None) -> str:
     if difference is None or difference.final.low is None or difference.final.high is None:
         return ""
     return " ↑" if difference.final.low > 0 else " ↓" if difference.final.high < 0 else ""
 
 
-def _differences(report: Report) -> Grid:
+def _differences(report: Report) -> Table:
     base, keys = report.baseline, short_keys([axis.key for axis in report.axes])
     header = (*keys.values(), "pairs", "final", "area")
     rows = tuple(tuple(_difference(row)) for row in report.differences)
     title = f"Difference from {base.key}={base.value}, percentage points, paired by seed"
-    return Grid(title, header, rows, len(keys))
+    return Table(title, header, rows, len(keys))
 
 
-def _difference(row: Difference) -> Iterator[str]:
+def _difference(row: CellDifference) -> Iterator[str]:
     yield from (value for _, value in row.cell.point)
     yield str(row.pairs)
-    yield from (percent(found, "+") for found in (row.final, row.area))
+    yield from (to_percent(found, "+") for found in (row.final, row.area))
 
 
 def _reached(row: Summary) -> str:
@@ -162,8 +183,8 @@ def _share(row: Summary) -> str:
     return f"{found.count} of {found.runs}{interval}"
 
 
-def percent(found: Estimate, sign: str = "") -> str:
-    """A share in per cent with its interval, where it has one."""
+def to_percent(found: Estimate, sign: str = "") -> str:
+    """A share in percent, with its interval if it has one."""
     text = f"{100 * found.value:{sign}.1f}"
     if found.low is None or found.high is None:
         return text

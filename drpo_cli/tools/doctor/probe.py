@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from drpo_cli import processes
+
 _RAISED = re.compile(r"^[\w.]*(?:Error|Exception|Interrupt|Exit|Failure)\b.*", re.MULTILINE)
-_TERMINATE_S = 5.0
 _MOST = 300
 
 
@@ -49,33 +47,9 @@ class Answer:
 
 def ask(module: str, *arguments: str, seconds: float, **environment: str) -> Answer:
     """Runs a module in a process of its own, and ends it and its group after so many seconds."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        env={**os.environ, **environment},
-        start_new_session=True,
-    )
-    try:
-        out, complaint = process.communicate(timeout=seconds)
-        status: int | None = process.returncode
-    except subprocess.TimeoutExpired:
-        out, complaint = _ended(process)
-        status = None
-    return Answer(_merged(out), complaint, status)
-
-
-def _ended(process: subprocess.Popen[str]) -> tuple[str, str]:
-    # Asked first: a launcher of ranks ends them, which are no part of its process group.
-    process.terminate()
-    try:
-        return process.communicate(timeout=_TERMINATE_S)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        return process.communicate()
+    command = processes.python(module, *arguments)
+    done = processes.capture(command, seconds=seconds, environment=environment)
+    return Answer(_merged(done.out), done.err, done.code)
 
 
 def _merged(out: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from drpo_cli.machine import cores
+from drpo_cli.processes import cores
 from drpo_cli.tools.doctor.findings import Finding, ok, warning, wrong
 
 GIB = 2**30

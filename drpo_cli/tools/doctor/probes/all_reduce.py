@@ -13,26 +13,22 @@ RANKS = 2
 
 def main() -> None:
     """Starts the ranks; each says how far it came, under a key of its own."""
-    from torch.distributed.launcher.api import elastic_launch
-
-    from drpo_cli import dist
-    from drpo_cli.launch.launcher import launch_config
+    from drpo_cli import dist, processes
+    from drpo_cli.launch.launcher import launch
 
     over_gpus = dist.device_type() == "cuda" and dist.device_count() >= RANKS
     if not over_gpus:  # a rank needs a GPU of its own
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     say(backend="NCCL" if over_gpus else "gloo")
-    os.environ.update(dist.environment(1))
-    config = launch_config("doctor", RANKS)
-    elastic_launch(config, sys.executable)("-m", "drpo_cli.tools.doctor.probes.all_reduce", "rank")
+    command = processes.python("drpo_cli.tools.doctor.probes.all_reduce", "rank")
+    launch("doctor", RANKS, dist.environment(1), command)
 
 
 def rank() -> None:
     """One of them."""
-    from drpo_cli import dist
-    from drpo_cli.launch.worker import die_with_launcher
+    from drpo_cli import dist, processes
 
-    die_with_launcher()
+    processes.die_with_parent()
     own = os.environ["RANK"]
     say(**{own: "started", "master": os.environ["MASTER_ADDR"]})
     with dist.join() as world:
