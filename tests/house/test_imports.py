@@ -89,6 +89,28 @@ def violations(module: str, source: str) -> list[str]:
     return found
 
 
+def foreign_private(module: str, source: str) -> list[str]:
+    """The underscored modules that a module imports from another folder, one line each."""
+    own = module.rpartition(".")[0]
+    found = []
+    for line, name in imported(ast.parse(source)):
+        folder, _, rest = name.partition("._")
+        if rest and f"{folder}._{rest.partition('.')[0]}" in MODULES and folder != own:
+            found.append(f"{module}:{line} imports {name}")
+    return found
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_an_underscored_module_stays_in_its_folder(module: str) -> None:
+    assert foreign_private(module, MODULES[module].read_text()) == []
+
+
+def test_an_import_of_a_private_module_is_found() -> None:
+    source = "from drpo_cli.objectives._common import log_ratio"
+    assert foreign_private("trainer.trainer", source)
+    assert not foreign_private("objectives.drpo", source)
+
+
 def test_every_module_has_a_place_in_the_order():
     assert {unit(module) for module in MODULES} - LEVEL.keys() == set()
 
