@@ -7,7 +7,7 @@ A docstring under a field is its documentation: docs/spec.md is generated from i
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
@@ -31,16 +31,27 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
+class AbsentKeyError(AttributeError):
+    """A key has no value, because it is wrong in the spec that is being checked."""
+
+
 class Settings(BaseModel):
-    """Strict (a string is not a number), closed (unknown keys are errors) and immutable."""
+    """Options: strict (a string is not a number), closed (no unknown keys) and immutable."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
     def needs_environment(self) -> tuple[str, ...]:
-        """Environment variables that must be set for what has these options."""
+        """Environment variables that must be set for a plugin with these options."""
         return ()
+
+    if not TYPE_CHECKING:  # for mypy, every field is there
+
+        def __getattr__(self, name):
+            if name in type(self).model_fields:
+                raise AbsentKeyError(name)
+            return super().__getattr__(name)
 
 
 class RunSettings(Settings):

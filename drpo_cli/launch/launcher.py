@@ -32,7 +32,7 @@ from drpo_cli.runs.folder import LAUNCHER_LOCK, RunFolder, write_whole
 from drpo_cli.runs.versions import require_engine
 from drpo_cli.settings import ModelSettings, TrackerSettings
 from drpo_cli.spec import Spec, dump
-from drpo_cli.spec.rules_trackers import missing_client
+from drpo_cli.spec.rules_data import missing_client
 
 STOP_SECONDS = 3600  # a stopped run finishes its step and saves before it goes
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)

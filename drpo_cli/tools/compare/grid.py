@@ -13,8 +13,8 @@ from typing import Any
 from drpo_cli import plugins
 from drpo_cli.errors import UserError
 from drpo_cli.spec.model import CHOICES
+from drpo_cli.spec.overrides import parse_variant
 from drpo_cli.spec.presets import PRESETS
-from drpo_cli.spec.variant import parse_variant
 from drpo_cli.tools.compare.request import VARIANTS, Axis, spelled, toml
 
 LONGEST_NAME = 120  # of a run folder; a longer one ends in a hash
