@@ -185,9 +185,10 @@ def _home_of(name: str) -> str | None:
 
 
 def _meaning(docstring: str | None) -> str:
+    """The first sentence of a field's docstring, in parentheses."""
     if not docstring:
         return ""
-    sentence = " ".join(docstring.split("\n\n")[0].split())
+    sentence = " ".join(docstring.split()).partition(". ")[0]
     return f" ({sentence.rstrip('.')})"
 
 

@@ -50,7 +50,8 @@ def test_a_tool_reads_what_is_wrong(spec: Path) -> None:
         "severity": "error",
         "file": str(spec),
         "key": "run.steps",
-        "message": "is [0]; must be a whole number (Rollout-and-train rounds)",
+        "message": "is [0]; must be a whole number "
+        "(Number of steps, each a rollout and its training)",
         "line": 3,
         "column": 9,
         "end_line": 4,

@@ -131,7 +131,9 @@ def test_missing_sections_are_named(folder: Path) -> None:
 
 
 def test_the_docstring_of_the_field_is_shown(folder: Path) -> None:
-    assert "(Rollout-and-train rounds)" in problem(folder, GOOD.replace("10", "0", 1))
+    assert "(Number of steps, each a rollout and its training)" in problem(
+        folder, GOOD.replace("10", "0", 1)
+    )
 
 
 @pytest.mark.parametrize(
