@@ -1,4 +1,4 @@
-"""Spec + devices → Plan: the arithmetic of a run, worked out and checked before anything starts."""
+"""Spec + devices → Plan: the arithmetic of a run, checked before anything starts."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from drpo_cli.spec.rules import Rule
 
 @dataclass(frozen=True)
 class Plan:
-    """A spec on `world` processes, one a device.
+    """A spec on `world` processes, one per device.
 
     A sequence is one prompt with one sampled response. `context` is the longest sequence in
-    tokens: `rollout.context_length`, else the model's own limit, else None where neither is known
-    yet (a hub id, or a model folder still to be prepared).
+    tokens: `rollout.context_length`, or the limit of the model, or None if neither is known yet
+    (a hub id, or a model folder that is still to be prepared).
     """
 
     spec: Spec
@@ -37,18 +37,19 @@ class Plan:
     context: int | None
 
     def microbatches(self, sequence_tokens: int) -> int:
-        """Micro-batches of one update on one device, were every sequence this long."""
+        """Micro-batches of one update on one device, if every sequence is this long."""
         fit = max(1, self.spec.train.tokens_per_microbatch // sequence_tokens)
         return math.ceil(self.sequences_per_update_per_rank / fit)
 
 
 def make_plan(spec: Spec, world: int) -> Plan:
-    """The plan of `spec` on `world` processes.
+    """Works out the plan of `spec` on `world` processes.
 
     Raises SpecError when the work does not divide over the processes, or when the model folder
-    is missing, is no model, or has too short a context.
+    is missing, is not a model, or has too short a context.
     """
-    if found := [problem for rule in rules(world) for problem in rule(spec)]:
+    limit, wrong = _read_context_limit(spec)
+    if found := [*_divides(spec, world), *wrong, *_context_fits(spec, limit)]:
         raise spec.source.error(found)
     rollout, updates = spec.rollout.config, spec.train.updates_per_rollout
     prompts, samples = rollout.prompts_per_step, rollout.samples_per_prompt
@@ -62,12 +63,12 @@ def make_plan(spec: Spec, world: int) -> Plan:
         sequences_per_update=prompts * samples // updates,
         sequences_per_update_per_rank=per_rank // updates,
         total_updates=spec.run.steps * updates,
-        context=rollout.context_length or _model_limit(spec),
+        context=rollout.context_length or limit,
     )
 
 
 def describe(plan: Plan) -> list[tuple[str, str]]:
-    """The arithmetic of a plan as rows of label and value."""
+    """Describes a plan as rows of label and value."""
     spec, rollout, evaluation = plan.spec, plan.spec.rollout.config, plan.spec.eval
     updates = spec.train.updates_per_rollout
     processes = f"{plan.world}" + (f" × {plan.prompts_per_rank} prompts" if plan.world > 1 else "")
@@ -114,7 +115,7 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
 
 
 def regime(spec: Spec) -> str:
-    """What the objective does to a token whose probability moved, in its own words."""
+    """What the objective does to a token whose probability moved, in a sentence."""
     regime, config = spec.objective.plugin.regime, spec.objective.config
     return regime(config) if regime else f"as objective {spec.objective.type} defines it"
 
@@ -129,7 +130,7 @@ def _microbatches(plan: Plan) -> str:
 
 
 def _reward(reward: Selected[RewardSettings]) -> str:
-    """Weight and name; then where it runs, how long a call may take, and what a failed one does."""
+    """Weight and name; where it runs, the longest time of a call, and what a failed call does."""
     config = reward.config
     title = config.name if config.weight == 1 else f"{config.weight:g} × {config.name}"
     title = f"{config.name}, a gate" if config.gate else title
@@ -137,7 +138,7 @@ def _reward(reward: Selected[RewardSettings]) -> str:
         where = "in the trainer's process"
     else:
         processes = f"{config.workers} process{'es' * (config.workers > 1)}"
-        where = f"in {processes} a rank, {config.timeout_s:g} s a call"
+        where = f"in {processes} per rank, {config.timeout_s:g} s per call"
     often = f"every {config.every} steps, " if config.every > 1 else ""
     return f"{title}: {often}{where}, on error {config.on_error}"
 
@@ -163,13 +164,13 @@ def _engine(spec: Spec) -> str:
         parts.append(f"weights rounded to {rollout.weight_rounding}")
     if rollout.dynamic_sampling_rounds:
         parts.append(
-            f"up to {rollout.dynamic_sampling_rounds} further rounds for groups that teach"
+            f"up to {rollout.dynamic_sampling_rounds} more rounds for groups with unequal rewards"
         )
     return ", ".join(parts)
 
 
 def _loss(spec: Spec) -> str:
-    """Reduction, anchor, and the terms that are switched on."""
+    """Reduction, anchor, and the optional terms of the loss."""
     train, reference = spec.train, spec.reference
     horizon = train.horizon or spec.rollout.config.max_new_tokens
     fixed = train.reduction == "fixed_horizon"
@@ -188,8 +189,8 @@ def _loss(spec: Spec) -> str:
 
 
 def rules(world: int) -> tuple[Rule, ...]:
-    """What a spec must keep to run on `world` processes with the model that is there."""
-    return (lambda spec: _divides(spec, world), _model_is_there, _context_fits)
+    """The rules for running a spec on `world` processes with the model folder as it is now."""
+    return (lambda spec: _divides(spec, world), _model_fits)
 
 
 def _divides(spec: Spec, world: int) -> Iterator[Problem]:
@@ -204,70 +205,70 @@ def _divides(spec: Spec, world: int) -> Iterator[Problem]:
     elif world > 1 and (per_rank := prompts // world * samples) % updates:
         yield Problem(
             ("train", "updates_per_rollout"),
-            f"is {updates}; must divide the {per_rank} samples each of the {world} processes has "
-            f"in a step ({prompts} prompts / {world} × {samples})",
+            f"is {updates}; must divide the {per_rank} samples per step of each of the {world} "
+            f"processes ({prompts} prompts / {world} × {samples})",
             also=(("rollout", "prompts_per_step"), ("rollout", "samples_per_prompt")),
         )
 
 
-def _model_is_there(spec: Spec) -> Iterator[Problem]:
+def _model_fits(spec: Spec) -> Iterator[Problem]:
+    limit, wrong = _read_context_limit(spec)
+    yield from wrong
+    yield from _context_fits(spec, limit)
+
+
+def _read_context_limit(spec: Spec) -> tuple[int | None, list[Problem]]:
+    """max_position_embeddings of the model folder, and what is wrong with the folder.
+
+    The limit is None for a hub id, and for a folder that is not there yet.
+    """
     folder = Path(spec.model.path)
-    if not folder.is_absolute() or (folder / "config.json").is_file():
+    config = folder / "config.json"
+    if not folder.is_absolute():
+        return None, []
+    if config.is_file():
         try:
-            _model_limit(spec)
+            content = json.loads(config.read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise ValueError("it has no table")
         except ValueError as error:
-            what = f"{folder / 'config.json'} is not a model's config.json: {error}; mend it"
-            yield Problem(("model", "path"), what)
-    elif spec.model.prepare is None:
+            what = f"{config} is not the config.json of a model: {error}; correct it"
+            return None, [Problem(("model", "path"), what)]
+        parts = (content, content.get("text_config"))
+        limits = [part.get("max_position_embeddings") for part in parts if isinstance(part, dict)]
+        return next((limit for limit in limits if isinstance(limit, int)), None), []
+    prepare = spec.model.prepare
+    if prepare is None:
         missing = "has no config.json" if folder.is_dir() else "does not exist"
-        yield Problem(
-            ("model", "path"),
+        what = (
             f"the model folder {folder} {missing}; give a Hugging Face model folder or a hub id, "
-            "or set model.prepare to a script that makes the folder",
+            "or set model.prepare to a script that makes the folder"
         )
-    elif not spec.model.prepare.is_file():
-        what = f"there is no file {spec.model.prepare}; name the script that makes the model folder"
-        yield Problem(("model", "prepare"), what)
+        return None, [Problem(("model", "path"), what)]
+    if not prepare.is_file():
+        what = f"there is no file {prepare}; name the script that makes the model folder"
+        return None, [Problem(("model", "prepare"), what)]
+    return None, []
 
 
-def _context_fits(spec: Spec) -> Iterator[Problem]:
-    rollout = spec.rollout.config
-    try:
-        limit = _model_limit(spec)
-    except ValueError:  # `_model_is_there` says so
+def _context_fits(spec: Spec, limit: int | None) -> Iterator[Problem]:
+    if limit is None:
         return
-    wanted = rollout.context_length
-    if limit is not None and wanted is not None and wanted > limit:
+    wanted = spec.rollout.config.context_length
+    if wanted is not None and wanted > limit:
         yield Problem(
             ("rollout", "context_length"),
             f"is {wanted}; the model in {spec.model.path} takes at most {limit} tokens "
             "(max_position_embeddings)",
         )
-    for section, longest in (("rollout", rollout), ("eval", spec.eval)):
-        length = longest.max_new_tokens
-        if limit is not None and length is not None and length >= limit:
+    lengths = {
+        "rollout": spec.rollout.config.max_new_tokens,
+        "eval": spec.eval.max_new_tokens,
+    }
+    for section, length in lengths.items():
+        if length is not None and length >= limit:
             yield Problem(
                 (section, "max_new_tokens"),
                 f"is {length}; must be below the {limit} tokens that the model in "
                 f"{spec.model.path} takes: the prompt needs room too",
             )
-
-
-def _model_limit(spec: Spec) -> int | None:
-    """max_position_embeddings of a model folder; None for a hub id or a folder yet to be made.
-
-    Raises ValueError for a config.json that is none.
-    """
-    folder = Path(spec.model.path)
-    config = folder / "config.json"
-    if not folder.is_absolute() or not config.is_file():
-        return None
-    content = json.loads(config.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError("it holds no table")
-    limits = [
-        part.get("max_position_embeddings")
-        for part in (content, content.get("text_config"))
-        if isinstance(part, dict)
-    ]
-    return next((limit for limit in limits if isinstance(limit, int)), None)

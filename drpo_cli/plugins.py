@@ -106,7 +106,9 @@ class Selected(Generic[S_co]):
 
     @property
     def plugin(self) -> Plugin[S_co]:
-        """The plugin itself."""
+        """The plugin itself. Raises AbsentKeyError in a spec whose `type` is wrong."""
+        if not self.type:
+            raise settings.AbsentKeyError("type")
         return load(self.kind, self.type)
 
 

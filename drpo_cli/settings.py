@@ -1,13 +1,13 @@
-"""Every section of a spec that is not a plugin, and what each kind of plugin's options start from.
+"""The options of every section of a spec, and the base options of every kind of plugin.
 
-Import-light on purpose: `drpo check` and `drpo --help` read this and nothing heavier.
-A docstring under a field is its documentation: docs/spec.md is generated from it.
+This module imports nothing heavy, because `drpo check` and `drpo --help` read it.
+The docstring under a field is its documentation: docs/spec.md is generated from it.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
@@ -21,279 +21,299 @@ def _relative_to_spec(value: object, info: ValidationInfo) -> object:
 
 
 SpecPath = Annotated[Path, BeforeValidator(_relative_to_spec)]
-"""A path in a spec; a relative one counts from the spec's own folder."""
+"""A path in a spec; a relative one counts from the folder of the spec."""
 
 FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-"""A name that a file or folder can have on any system."""
+"""A name that is valid for a file or a folder on every system."""
 
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
+class AbsentKeyError(AttributeError):
+    """A key has no value, because it is wrong in the spec that is being checked."""
+
+
 class Settings(BaseModel):
-    """Strict (a string is not a number), closed (unknown keys are errors) and immutable."""
+    """Options: strict (a string is not a number), closed (no unknown keys) and immutable."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
     def needs_environment(self) -> tuple[str, ...]:
-        """Environment variables that must be set for what has these options."""
+        """Environment variables that must be set for a plugin with these options."""
         return ()
+
+    if not TYPE_CHECKING:  # for mypy, every field is there
+
+        def __getattr__(self, name):
+            if name in type(self).model_fields:
+                raise AbsentKeyError(name)
+            return super().__getattr__(name)
 
 
 class RunSettings(Settings):
-    """What the run is called, and how long it goes on."""
+    """The name and the length of the run."""
 
     name: FolderName
     """Name of the run; its folder is `<folder>/<name>`."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Seed of sampling, data order and everything else that is random."""
+    """Seed of everything that is random, such as sampling and the order of the data."""
     steps: Count
-    """Rollout-and-train rounds."""
+    """Number of steps, each a rollout and its training."""
     folder: SpecPath = Path("runs")
-    """Where run folders go."""
+    """Folder in which the folder of the run is created."""
     report_every: Annotated[int, Field(ge=0)] = 50
-    """Steps between rewrites of report.html while the run goes on; 0 writes it only at the end."""
+    """Steps between updates of report.html during the run; 0 writes it only at the end."""
     recorded_prompts: Count | None = None
-    """Prompts of each step whose samples are written to samples.jsonl; all when not set."""
+    """Prompts per step whose samples are written to samples.jsonl; all if not set."""
 
 
 class ModelSettings(Settings):
     """The policy to train: a Hugging Face causal language model."""
 
     path: Annotated[str, Field(min_length=1)]
-    """A model folder (relative paths count from the spec's folder) or a hub id."""
+    """A model folder (a relative path counts from the folder of the spec) or a hub id."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Compute dtype of training and rollout; master weights are always float32."""
     prepare: SpecPath | None = None
-    """A Python script run once as `python SCRIPT FOLDER` when the model folder does not exist."""
+    """A Python script that makes the model folder: `python SCRIPT FOLDER` is run if it does not
+    exist."""
     trust_remote_code: bool = False
-    """Let a model folder or hub repository run its own modelling code."""
+    """Allow modelling code that comes with the model folder or hub repository to run."""
 
 
 class TrainSettings(Settings):
-    """The optimizer's part of a step."""
+    """The loss, the optimizer and the batches of training."""
 
     updates_per_rollout: Count = 4
-    """Optimizer updates per rollout, over disjoint mini-batches of its samples."""
+    """Optimizer updates per step, each on its own mini-batch of the samples."""
     minibatches: Literal["spread", "groups"] = "spread"
-    """Which samples serve an update: of every group as many; or whole groups, as far as equal
-    mini-batches allow, so that a prompt is computed once a step and not once an update."""
+    """How samples are divided into mini-batches: `spread` gives each the same number of every
+    group; `groups` keeps groups whole where equal mini-batches allow it, so that a prompt is
+    computed once per step instead of once per update."""
     tokens_per_microbatch: Count = 16384
-    """Token budget of one packed forward and backward pass, per device."""
+    """Most tokens in one packed forward and backward pass, per device."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-6
     """Peak learning rate of AdamW."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How the learning rate goes from its peak to `final_learning_rate` over the run."""
+    """How the learning rate falls from its peak to `final_learning_rate` during the run."""
     final_learning_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Learning rate at the last update, for the linear and cosine schedules."""
+    """Learning rate of the last update, for the linear and cosine schedules."""
     warmup_updates: Annotated[int, Field(ge=0)] = 0
-    """Updates over which the learning rate rises linearly from zero."""
+    """Updates in which the learning rate rises linearly from zero to its peak."""
     betas: tuple[Decay, Decay] = Field(default=(0.9, 0.999), strict=False)
-    """AdamW's decay rates of the gradient's first and second moments."""
+    """AdamW's decay rates of the first and second moments of the gradient."""
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
-    """AdamW's denominator offset."""
+    """AdamW's offset in the denominator."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """AdamW's decoupled weight decay."""
     max_gradient_norm: Annotated[float, Field(gt=0)] = 1.0
-    """Gradients are clipped to this global norm."""
+    """Largest global norm of the gradient; a larger gradient is scaled down to it."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     logits_mib: Count = 8
-    """Size of a block of float32 logits, MiB; two or three exist at once, and never all of
-    `[tokens, vocabulary]`."""
+    """Size of one block of float32 logits, in MiB. Two or three blocks exist at a time, never the
+    whole array `[tokens, vocabulary]`."""
     reduction: Literal["token_mean", "sequence_mean", "fixed_horizon"] = "token_mean"
-    """How token losses become one: the mean of all tokens of an update; the mean over responses of
-    each one's mean; or the sum of a response's tokens / `horizon`, averaged over responses."""
+    """How the losses of tokens are reduced to one: `token_mean` is the mean over all tokens of an
+    update; `sequence_mean` the mean over responses of the mean over their tokens; `fixed_horizon`
+    the mean over responses of the sum over their tokens divided by `horizon`."""
     horizon: Count | None = None
-    """The constant of `fixed_horizon`, in tokens; `rollout.max_new_tokens` when not set."""
+    """The divisor of `fixed_horizon`, in tokens; `rollout.max_new_tokens` if not set."""
     anchor: Literal["engine", "trainer"] = "engine"
-    """Whose log-probs the ratio starts from: the engine's μ, or the trainer's own, recomputed at
-    the start of each step, which leaves the gap between the two out of the trust region."""
+    """Whose log-probs are the denominator of the ratio: `engine` takes μ of the engine; `trainer`
+    recomputes them at the start of each step, so that the gap between engine and trainer does not
+    count in the trust region."""
     importance_cap: Annotated[float, Field(gt=0)] | None = None
-    """Truncated importance sampling for `anchor = "trainer"`: each token's loss is multiplied by
-    min(π_old / μ, this); off when not set."""
+    """Truncated importance sampling for `anchor = "trainer"`: the loss of each token is multiplied
+    by min(π_old / μ, this value); off if not set."""
     entropy_bonus: Annotated[float, Field(ge=0)] = 0.0
-    """Coefficient of the policy's entropy (nats) in the loss, which raises it."""
+    """Coefficient of an entropy term (nats) in the loss; it raises the entropy of the policy."""
     overlong: Literal["keep", "zero", "soft", "mask"] = "keep"
-    """Truncated responses: scored like others; given a reward of 0; all responses punished linearly
-    over the last `overlong_buffer` tokens, down to −1; or left out of the loss."""
+    """What to do with truncated responses: `keep` scores them like others; `zero` gives them the
+    score 0; `mask` leaves them out of the loss; `soft` takes a penalty off every response that
+    reaches the last `overlong_buffer` tokens, linearly up to 1."""
     overlong_buffer: Count | None = None
-    """Tokens over which `overlong = "soft"` punishes; a fifth of `max_new_tokens` when not set."""
+    """Tokens over which the penalty of `overlong = "soft"` grows; a fifth of `max_new_tokens` if
+    not set."""
 
     @property
     def logits_in_a_block(self) -> int:
-        """How many float32 numbers `logits_mib` holds."""
+        """Number of float32 values in a block of `logits_mib`."""
         return self.logits_mib * 2**20 // 4
 
 
 class ReferenceSettings(Settings):
-    """A frozen policy that the trained one is kept near, by an estimate of KL(π ‖ π_ref)."""
+    """A frozen policy; a KL(π ‖ π_ref) term keeps the trained policy near it."""
 
     path: Annotated[str, Field(min_length=1)] | None = None
-    """Model folder or hub id of the reference; the model the run starts from when not set."""
+    """Model folder or hub id of the reference; `model.path` if not set."""
     kl: Literal["k1", "k2", "k3"] = "k3"
-    """Estimator of the divergence: k2 and k3 are added to the loss, k1 is taken off the advantage
-    (as a loss, its gradient would be zero on average)."""
+    """Estimator of the divergence: `k2` and `k3` are added to the loss; `k1` is subtracted from the
+    advantage (in the loss, its gradient would be zero on average)."""
     coefficient: Annotated[float, Field(gt=0)] = 0.001
-    """Factor β of the divergence."""
+    """Factor β of the divergence term."""
 
 
 class CriticSettings(Settings):
-    """A value model V(s) of its own, for advantages that need one (`gae`)."""
+    """A separate value model V(s), for advantages that need one (`gae`)."""
 
     path: Annotated[str, Field(min_length=1)] | None = None
-    """Model folder or hub id whose decoder it starts from; `model.path` when not set."""
+    """Model folder or hub id of the decoder that it starts from; `model.path` if not set."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-5
-    """Learning rate of its AdamW; the rest of the optimizer is `[train]`'s."""
+    """Learning rate of its AdamW; the other options of the optimizer are those of `[train]`."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """Steps in which only the critic learns, before the policy does."""
+    """First steps, in which only the critic is trained and not the policy."""
     value_clip: Annotated[float, Field(ge=0)] = 0.2
-    """A value that moved further than this from where it began the step has no gradient that moves
-    it on, in units of the reward; 0 is off."""
+    """Largest change of a value in one step, in units of the reward: beyond it, the value gets no
+    gradient that increases the change; 0 is off."""
     whiten: bool = True
     """Shift and scale the token advantages of a step to mean 0 and standard deviation 1."""
 
 
 class Shot(Settings):
-    """A worked example of few-shot prompting."""
+    """An example for few-shot prompting."""
 
     prompt: str
-    """The example's prompt."""
+    """The prompt of the example."""
     answer: str
-    """What a good response to it is."""
+    """A good response to it."""
 
 
 class SourceSettings(Settings):
-    """Where prompts come from. Every source takes these options; its own come on top."""
+    """Where prompts come from. Every source has these options, and may add its own."""
 
     chat: bool = False
-    """Wrap string prompts as one user message and apply the tokenizer's chat template."""
+    """Send a string prompt as one user message, in the chat template of the tokenizer."""
     system: str | None = None
-    """System message put in front of chat prompts."""
+    """System message at the start of chat prompts."""
     template: str = "{{ prompt }}"
-    """Text around every string prompt, a sandboxed Jinja template: `{{ prompt }}` stands for the
-    row's prompt, and every other column for itself."""
+    """A sandboxed Jinja template for every string prompt: `{{ prompt }}` is the prompt of the row,
+    and any other column is available under its name."""
     few_shot: tuple[Shot, ...] = Field(default=(), strict=False)
-    """Worked examples put in front of every prompt, as `[{ prompt = "…", answer = "…" }, …]`:
-    turns of a chat, or text through the same template with the answer behind it."""
+    """Examples in front of every prompt, as `[{ prompt = "…", answer = "…" }, …]`. They become
+    turns of a chat, or texts in the same template, each followed by its answer."""
     min_prompt_tokens: Annotated[int, Field(ge=0)] = 0
-    """Shorter prompts are skipped, counted as the model sees them."""
+    """Prompts of fewer tokens, template included, are skipped."""
     max_prompt_tokens: Count | None = None
-    """Longer prompts are skipped, counted as the model sees them."""
+    """Prompts of more tokens, template included, are skipped."""
     too_long: Literal["stop", "skip"] = "stop"
-    """What to do with a prompt that leaves no room for `max_new_tokens` in the context."""
+    """What to do with a prompt that leaves too little of the context for `max_new_tokens`."""
     weight: Annotated[float, Field(gt=0)] | None = None
-    """Share of this source in every step, relative to the other sources'. When no source has one,
-    rows are drawn alike from all; when some have, give every source its own."""
+    """Share of this source in every step, relative to the weights of the other sources. Without any
+    weight, rows are drawn uniformly from all sources; give every source a weight, or none."""
     sampling: Literal["uniform", "difficulty"] = "uniform"
-    """Serve all rows alike; or those less often whose last group was all right or all wrong (by
-    `eval.threshold`), which taught nothing."""
+    """`uniform` serves all rows equally often; `difficulty` serves a row less often after a group
+    whose responses were all right or all wrong (by `eval.threshold`), which gives no signal."""
     rewards: tuple[str, ...] | None = Field(default=None, strict=False)
-    """Names of the rewards that score this source's prompts; all of the run's when not set."""
+    """Names of the rewards that score the prompts of this source; all rewards if not set."""
 
 
 class RolloutSettings(Settings):
-    """How responses are sampled. Every engine takes these options; its own come on top."""
+    """How responses are sampled. Every engine has these options, and may add its own."""
 
     prompts_per_step: Count = 64
-    """Prompts sampled in one step, over all devices."""
+    """Prompts per step, over all devices."""
     samples_per_prompt: Count = 8
-    """Responses sampled for each prompt: the group size."""
+    """Responses per prompt: the group size."""
     max_new_tokens: Count = 1024
-    """Longest response, in tokens; a longer one is truncated and marked so."""
+    """Most tokens of a response; a longer response is truncated, and marked as truncated."""
     temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
-    """Sampling temperature; training replays log-probs at the same one."""
+    """Sampling temperature; training computes log-probs at the same temperature."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Nucleus sampling. Must stay 1 in training: truncation corrupts μ."""
+    """Nucleus sampling; 1 is off. It must stay 1 in training, because truncation corrupts μ."""
     top_k: Annotated[int, Field(ge=0)] = 0
-    """Top-k sampling, 0 is off. Must stay 0 in training: truncation corrupts μ."""
+    """Top-k sampling; 0 is off. It must stay 0 in training, because truncation corrupts μ."""
     min_p: Fraction = 0.0
-    """Min-p sampling, 0 is off. Must stay 0 in training: truncation corrupts μ."""
+    """Min-p sampling; 0 is off. It must stay 0 in training, because truncation corrupts μ."""
     stop: tuple[str, ...] = Field(default=(), strict=False)
-    """Strings that end a response, besides the model's own end-of-sequence tokens."""
+    """Strings that end a response, in addition to the end-of-sequence tokens of the model."""
     context_length: Count | None = None
-    """Longest prompt plus response, in tokens; the model's own limit when not set."""
+    """Most tokens of a prompt and its response together; the limit of the model if not set."""
     dtype: Literal["float32", "bfloat16"] | None = None
-    """Compute dtype of the engine; `model.dtype` when not set."""
+    """Compute dtype of the engine; `model.dtype` if not set."""
     weight_rounding: Literal["int8", "fp8"] | None = None
-    """Round every weight matrix, output channel by output channel, to what a weight-only quantised
-    engine would hold. It costs as much as before: for studying what such an engine does to μ."""
+    """Round every weight matrix, per output channel, to the values that a weight-only quantised
+    engine would hold. It saves neither time nor memory; use it to study how such an engine changes
+    μ."""
     dynamic_sampling_rounds: Annotated[int, Field(ge=0)] = 0
-    """Further batches of prompts a step may sample to replace groups whose rewards are all equal,
-    which teach nothing (DAPO, arXiv 2503.14476); 0 is off."""
+    """Most additional batches of prompts that a step samples to replace groups with equal rewards,
+    which give no signal (DAPO, arXiv 2503.14476); 0 is off."""
 
 
 class RewardSettings(Settings):
-    """What is good. Every reward takes these options; its own come on top."""
+    """How responses are scored. Every reward has these options, and may add its own."""
 
     name: Annotated[str, Field(min_length=1)] | None = None
-    """Name in metrics and samples; the type when not set."""
+    """Name in metrics and samples; derived from the type if not set."""
     weight: float = 1.0
-    """Factor of this reward in the total; 0 only logs it."""
+    """Factor of this reward in the total; 0 makes it a metric that is only recorded."""
     gate: bool = False
-    """Multiply the sum of the other rewards by this one instead of adding it."""
+    """Multiply the sum of the other rewards by this one, instead of adding it."""
     every: Count = 1
-    """Steps from one use to the next; above 1 only for a reward of weight 0, which is a metric."""
+    """Interval, in steps, at which it is computed; above 1 only for a metric (weight 0)."""
     timeout_s: Annotated[float, Field(gt=0)] = 30.0
-    """Longest time for one call, in seconds; then it is killed with its process, and has failed."""
+    """Longest time of one call, in seconds; after it, the call has failed and its process is
+    killed."""
     workers: Count = 2
-    """Processes that run it, on each rank."""
+    """Processes that run it, per rank."""
     concurrency: Count = 16
-    """Calls that run at the same time in each process, when the reward is async."""
+    """Calls that run at the same time in each process, for an async reward."""
     tries: Count = 2
-    """How often a call that raises is made before it has failed; a time-out is not tried again."""
+    """How many times a call that raises is made before it has failed; a timeout is not retried."""
     on_error: Literal["stop", "zero", "skip_sample"] = "stop"
-    """What a failed call does: end the run; count as 0 in the total; or leave its samples out of
-    advantages and losses. All are counted, and recorded whole in quarantine.jsonl."""
+    """What a failed call does: `stop` ends the run; `zero` counts as 0 in the total; `skip_sample`
+    leaves its samples out of advantages and losses. Every failure is counted, and recorded in full
+    in quarantine.jsonl."""
 
 
 class AdvantageSettings(Settings):
-    """How much better than expected each response was."""
+    """How much better than expected a response was."""
 
 
 class ObjectiveSettings(Settings):
-    """The loss of a token, from π, μ and the advantage."""
+    """The loss per token, from π, μ and the advantage."""
 
 
 class EvalSettings(Settings):
-    """Held-out evaluation, during training and by `drpo eval`."""
+    """Evaluation on held-out problems, during training and by `drpo eval`."""
 
     every: Annotated[int, Field(ge=0)] = 50
     """Steps between evaluations; 0 evaluates only before the first and after the last step."""
     problems: Count = 200
-    """Held-out problems. Without `[[eval.data]]` they are taken out of the training data."""
+    """Number of held-out problems; they come from `[[eval.data]]`, else from the training data."""
     overlap: Literal["refuse", "drop"] = "refuse"
-    """What to do with training rows that ask the same as a problem of `[[eval.data]]`: stop, or
-    leave them out of training."""
+    """What to do with training rows that have the same prompt as a problem of `[[eval.data]]`:
+    refuse to train, or drop them from training."""
     samples_per_prompt: Count = 8
-    """Responses sampled for each held-out problem: the k of avg@k."""
+    """Responses per held-out problem: the k of avg@k."""
     temperature: Annotated[float, Field(gt=0, le=10)] | None = None
-    """Sampling temperature of evaluation; the rollout's when not set."""
+    """Sampling temperature of evaluation; `rollout.temperature` if not set."""
     max_new_tokens: Count | None = None
-    """Longest response in evaluation; the rollout's when not set."""
+    """Most tokens of a response in evaluation; `rollout.max_new_tokens` if not set."""
     threshold: float = 1.0
-    """A response counts as right when its total reward is at least this."""
+    """A response counts as right if its total reward is at least this value."""
 
 
 class CheckpointSettings(Settings):
-    """What is saved, and how long it is kept."""
+    """How often the run is saved, and how many checkpoints are kept."""
 
     every: Annotated[int, Field(ge=0)] = 50
     """Steps between checkpoints; 0 saves only after the last step."""
     keep: Count = 3
-    """Newest checkpoints kept; the best by held-out score is kept besides."""
+    """Number of newest checkpoints to keep, in addition to the best one by held-out score."""
 
 
 class TrackerSettings(Settings):
-    """Where metrics are sent besides metrics.jsonl. Without a table nothing leaves the machine.
+    """Where metrics are sent, besides metrics.jsonl. Without a tracker nothing leaves the machine.
 
-    Every tracker takes these options; its own come on top.
+    Every tracker has these options, and may add its own.
     """
 
     name: FolderName | None = None
-    """Name of its log and of its folder in the run's; the type when not set."""
+    """Name of its log, and of its folder in the run folder; derived from the type if not set."""
     finish_s: Annotated[float, Field(gt=0)] = 30.0
-    """Longest time a run that has ended waits for it, in seconds; then it is killed."""
+    """Longest time that a finished run waits for it, in seconds; then it is killed."""

@@ -38,7 +38,7 @@ from drpo_cli.runs.folder import LAUNCHER_LOCK, RunFolder, write_whole
 from drpo_cli.runs.versions import require_engine
 from drpo_cli.settings import ModelSettings, TrackerSettings
 from drpo_cli.spec import Spec, dump
-from drpo_cli.spec.rules_trackers import missing_client
+from drpo_cli.spec.rules_data import missing_client
 
 STOP_SECONDS = 3600  # a run that was asked to stop finishes its step and saves
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)

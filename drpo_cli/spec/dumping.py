@@ -1,25 +1,32 @@
-"""Writes a spec out in full."""
+"""Writes a spec out in full: as TOML, or as a list of settings with what set each of them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import tomli_w
 
+from drpo_cli import plugins
 from drpo_cli.plugins import Selected
-from drpo_cli.spec.model import CHOICES, LISTS, ORDER, Spec
+from drpo_cli.settings import RewardSettings, Settings, TrackerSettings
+from drpo_cli.spec.model import CHOICES, LISTS, ORDER, Choice, Spec
+from drpo_cli.spec.positions import KeyPath
+from drpo_cli.spec.problems import Diagnostic
 
 
 def dump(spec: Spec) -> str:
-    """The spec as TOML: every value explicit, every path absolute, what is not set left out.
+    """The spec as TOML: every value explicit, every path absolute, unset keys left out.
 
-    Loading the text gives an equal spec, from whatever folder.
+    The text can be loaded from any folder and gives an equal spec.
     """
     return tomli_w.dumps(document(spec))
 
 
 def document(spec: Spec) -> dict[str, Any]:
-    """The spec as a document, as `dump` writes it."""
+    """The spec as nested dictionaries, as `dump` writes them."""
     written: dict[str, Any] = {}
     for name in ORDER:
         part = getattr(spec, name)
@@ -39,3 +46,70 @@ def document(spec: Spec) -> dict[str, Any]:
 def _table(selected: Selected[Any], selector: str) -> dict[str, Any]:
     options: dict[str, Any] = selected.config.model_dump(mode="json", exclude_none=True)
     return {selector: selected.type} | options
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A key of a spec with its value and its default.
+
+    required  it has no default
+    origin    what set it; None for a key that nothing set
+    """
+
+    key: KeyPath
+    value: Any
+    default: Any
+    required: bool
+    origin: Diagnostic | None
+
+    @property
+    def differs(self) -> bool:
+        """Whether something set it to another value than its default."""
+        return self.origin is not None and (self.required or self.value != self.default)
+
+    @property
+    def set_by(self) -> str:
+        """`line 12`, `preset`, `--set` or `default`."""
+        if self.origin is None:
+            return "default"
+        return f"line {self.origin.line}" if self.origin.origin == "file" else self.origin.origin
+
+
+def settings_of(spec: Spec) -> list[Setting]:
+    """Every key of a spec, in the order of `ORDER`."""
+    found: list[Setting] = []
+    for name in ORDER:
+        part = getattr(spec, name)
+        if name in LISTS:
+            for index, selected in enumerate(part):
+                found += _settings_of_plugin(spec, (name, index), selected, LISTS[name])
+        elif name in CHOICES:
+            found += _settings_of_plugin(spec, (name,), part, CHOICES[name])
+        elif part is not None:
+            found += _settings_of_table(spec, (name,), part)
+        if name == "eval":
+            for index, selected in enumerate(spec.eval_data):
+                at = ("eval", "data", index)
+                found += _settings_of_plugin(spec, at, selected, LISTS["data"])
+    return found
+
+
+def _settings_of_plugin(
+    spec: Spec, at: KeyPath, selected: Selected[Any], choice: Choice
+) -> Iterator[Setting]:
+    key, default = (*at, choice.selector), choice.default
+    yield Setting(key, selected.type, default, default is None, spec.source.origin(key))
+    yield from _settings_of_table(spec, at, selected.config, plugins.short_name(selected.type))
+
+
+def _settings_of_table(
+    spec: Spec, at: KeyPath, table: Settings, name: str = ""
+) -> Iterator[Setting]:
+    for key, field in type(table).model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        if isinstance(default, Path):
+            default = spec.folder / default
+        if key == "name" and isinstance(table, RewardSettings | TrackerSettings):
+            default = name
+        origin = spec.source.origin((*at, key)) if key in table.model_fields_set else None
+        yield Setting((*at, key), getattr(table, key), default, field.is_required(), origin)

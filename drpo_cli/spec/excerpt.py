@@ -1,4 +1,4 @@
-"""Shows problems to people: each with the line it is in, and what is wrong underlined."""
+"""Shows problems in the terminal: each with its line, and what is wrong underlined."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
 TAB = "    "
 NARROWEST = 8
-"""Columns of the source that are shown however narrow the terminal is."""
+"""Columns of the source that even the narrowest terminal shows."""
 _COLOURS = {"error": "red", "warning": "yellow"}
 
 
 def show(console: Console, error: SpecError, name: str | None = None) -> None:
-    """Everything that a SpecError says, and how much it is."""
+    """Shows every problem and warning of a SpecError, and their number."""
     show_all(console, [*error.problems, *error.warnings])
     name = name or next((one.file for one in error.problems if one.file), "the command")
-    console.print(Text(counted(error.problems, error.warnings, name), "bold"), soft_wrap=True)
+    console.print(Text(count(error.problems, error.warnings, name), "bold"), soft_wrap=True)
     if error.note:
         _print(console, Text(error.note))
 
 
 def show_all(console: Console, diagnostics: Sequence[Diagnostic]) -> None:
-    """Each problem with its excerpt, in file order, those of the command line last."""
+    """Shows each problem with its excerpt, in file order; those of the command line last."""
     for one in sorted(diagnostics, key=_order):
         warning = Text("warning: ", "bold yellow") if one.severity == "warning" else Text()
         what = _visible(str(one).removeprefix(one.where))
@@ -43,7 +43,7 @@ def _order(one: Diagnostic) -> tuple[bool, int, int]:
     return (one.on_command_line, one.line or 0, 0 if one.on_command_line else one.column or 0)
 
 
-def counted(errors: Sequence[Diagnostic], warnings: Sequence[Diagnostic], name: str) -> str:
+def count(errors: Sequence[Diagnostic], warnings: Sequence[Diagnostic], name: str) -> str:
     """`3 errors, 1 warning in run.toml`."""
     counts = {"error": len(errors), "warning": len(warnings)}
     parts = [f"{n} {what}{'s' * (n != 1)}" for what, n in counts.items() if n]
@@ -51,7 +51,7 @@ def counted(errors: Sequence[Diagnostic], warnings: Sequence[Diagnostic], name: 
 
 
 def _print(console: Console, text: Text) -> None:
-    # One line each where no person reads it, so that tools can go by lines.
+    # One line per problem where the output is no terminal, so that tools can read lines.
     if console.is_terminal:
         console.print(text, overflow="fold")
     else:
@@ -72,11 +72,11 @@ def _print_excerpt(console: Console, one: Diagnostic) -> None:
 
 
 def excerpt(one: Diagnostic, room: int) -> tuple[str, int, int]:
-    """The source in at most `room` columns; the columns before what is wrong, and of it."""
+    """The source in at most `room` columns; the columns before what is wrong, and its own."""
     source, column = one.source or "", one.column or 1
     start = min(column - 1, len(source))
-    goes_on = one.end_line is not None and one.end_line != one.line
-    end = len(source) if goes_on else max(start, (one.end_column or column + 1) - 1)
+    continues = one.end_line is not None and one.end_line != one.line
+    end = len(source) if continues else max(start, (one.end_column or column + 1) - 1)
     before, marked, after = map(_visible, (source[:start], source[start:end], source[end:]))
     if cell_len(before + marked + after) > room:
         wanted = min(cell_len(marked), room // 2)
@@ -88,7 +88,7 @@ def excerpt(one: Diagnostic, room: int) -> tuple[str, int, int]:
 
 
 def _visible(text: str) -> str:
-    """`text` with nothing that would move the cursor but the ends of its lines."""
+    """`text` without characters that would move the cursor, except ends of lines."""
     hidden = ("Cc", "Cf", "Zl", "Zp")
     plain = ("�" if unicodedata.category(c) in hidden and c not in "\t\n" else c for c in text)
     return "".join(plain).replace("\t", TAB)

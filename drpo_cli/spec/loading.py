@@ -1,60 +1,347 @@
-"""Reads a spec file."""
+"""Loads a spec: the text of a file → a TOML document → validated sections → rules."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import tomli
+from pydantic import ValidationError
 
-from drpo_cli.spec import overrides as overriding
-from drpo_cli.spec import presets, renames, rules
-from drpo_cli.spec.model import Spec
-from drpo_cli.spec.positions import TooDeepError, scan
-from drpo_cli.spec.problems import Diagnostic, Problem, Source, SpecError
-from drpo_cli.spec.read import Reader
-from drpo_cli.spec.reading import text_of
-from drpo_cli.spec.recovery import Recovered, may_be_deep, recover
+from drpo_cli import plugins
+from drpo_cli.errors import UserError
+from drpo_cli.plugins import KINDS, Selected
+from drpo_cli.settings import (
+    CheckpointSettings,
+    CriticSettings,
+    EvalSettings,
+    ModelSettings,
+    ReferenceSettings,
+    RewardSettings,
+    RunSettings,
+    Settings,
+    TrackerSettings,
+    TrainSettings,
+)
+from drpo_cli.spec import presets, rules
+from drpo_cli.spec.messages import (
+    MissingKey,
+    UnknownKey,
+    problems_of,
+    unknown_section,
+    version_note,
+)
+from drpo_cli.spec.model import CHOICES, LISTS, SECTIONS, Choice, Spec
+from drpo_cli.spec.overrides import apply_overrides
+from drpo_cli.spec.positions import KeyPath, TooDeepError, scan
+from drpo_cli.spec.problems import Diagnostic, Problem, Source, SpecError, key_text
+from drpo_cli.spec.syntax import explain
+
+MOST_BYTES = 1_000_000
+"""Size of the largest file that is taken for a spec."""
+TOO_DEEP = "nests too deeply; a spec needs three levels"
+
+S = TypeVar("S", bound=Settings)
+L = TypeVar("L", ModelSettings, ReferenceSettings, CriticSettings)
 
 
 def load(path: Path, overrides: Sequence[str] = (), checks: Sequence[rules.Rule] = ()) -> Spec:
-    """The run that `path` describes, with `overrides` (`"a.b=v"`) on top.
+    """Loads the run that `path` describes, with `overrides` (`"a.b=v"`) on top.
 
-    Paths in the spec count from its folder and come back absolute. Plugins are imported. `checks`
-    are further rules that the spec must keep. Raises SpecError with everything that is wrong, in
-    file order: what is not TOML is left out, and the rest is checked all the same.
+    Relative paths count from the folder of the spec; the result has absolute ones. Plugins are
+    imported. `checks` are additional rules. Raises SpecError: with the first syntax error of a
+    file that is not TOML, else with everything that is wrong, in file order.
     """
     path = Path(path)
-    text = text_of(path)
-    found = _parsed(text)
-    if not found.sound and (len(found.mistakes) > 2 or text.lstrip()[:1] == "{"):
-        raise _no_spec(path, found)
-    overridden, astray = overriding.apply(found.document, overrides, found.lost)
-    preset = presets.expand(found.document, found.lost)
-    source = Source(str(path), text, found.places, overridden, preset.keys, renames.note(path))
-    reader = Reader(found.document, path.absolute(), preset.lost)
-    spec = replace(reader.spec(), source=source, preset=preset.name)
-    reader.forget(spec)
-    syntax = [Problem(m.key, m.what, at=m.at) for m in found.mistakes]
-    problems = [*syntax, *preset.problems, *reader.problems]
-    problems += rules.broken(spec, bool(problems), checks)
+    source = Source(str(path), read_text(path), note=version_note(path))
+    document = _parse(source)
+    source = replace(source, places=_scan(source))
+    overridden, astray = apply_overrides(document, overrides)
+    preset = presets.expand(document)
+    source = replace(source, overrides=overridden, preset=preset.keys)
+    reader = _Reader(document, path.absolute(), preset.unknown)
+    spec = replace(reader.read(), source=source, preset=preset.name)
+    reader.forget_unknown(spec)
+    problems = [*preset.problems, *reader.problems, *rules.broken(spec, checks)]
+    doubts = rules.doubtful(spec)
     if not problems and not astray:
-        return replace(spec, warnings=tuple(source.diagnostics(rules.doubtful(spec), "warning")))
-    error = source.error(problems, rules.doubtful(spec, partial=True))
+        return replace(spec, warnings=tuple(source.diagnostics(doubts, "warning")))
+    error = source.error(problems, doubts)
     also = [replace(one, file=str(path)) for one in astray]
     raise SpecError([*error.problems, *also], error.warnings, error.note)
 
 
-def _parsed(text: str) -> Recovered:
+def read_text(path: Path) -> str:
+    """The text of a spec file, with `\\n` as the only end of a line.
+
+    Raises SpecError for what cannot be a spec: no file, too large, binary, not UTF-8.
+    """
+    if path.is_dir():
+        raise _refuse(path, f"is a folder; name the spec in it: {path / 'run.toml'}")
     try:
-        if may_be_deep(text):
-            return recover(text)
-        return Recovered(tomli.loads(text), scan(text))
-    except (tomli.TOMLDecodeError, RecursionError, TooDeepError):
-        return recover(text)
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+    except FileNotFoundError:
+        raise _refuse(path, "there is no such file; `drpo init DIR` writes one") from None
+    except OSError as error:
+        raise _refuse(path, f"cannot be read: {error.strerror}; check the path") from None
+    if len(content) > MOST_BYTES:
+        size = max(path.stat().st_size, len(content)) / 1e6
+        limit = f"{MOST_BYTES / 1e6:.0f} MB"
+        raise _refuse(path, f"is {size:.1f} MB, and a spec is at most {limit}; name the run's TOML")
+    if b"\0" in content:
+        raise _refuse(path, "is a binary file, and a spec is text; name the run's TOML")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        start = content.rfind(b"\n", 0, error.start) + 1
+        line = content.count(b"\n", 0, error.start) + 1
+        column = len(content[start : error.start].decode("utf-8-sig")) + 1
+        end = content.find(b"\n", start)
+        source = content[start : end if end >= 0 else len(content)].decode(errors="replace")
+        what = "is not UTF-8 text; save the file as UTF-8"
+        raise _refuse(path, what, line, column, source.rstrip("\r")) from None
+    return text.replace("\r\n", "\n")
 
 
-def _no_spec(path: Path, found: Recovered) -> SpecError:
-    what = "is not TOML: not one of its lines is a key or a section; name the run's TOML"
-    return SpecError([Diagnostic("error", str(path), "", what)])
+def _refuse(
+    path: Path,
+    what: str,
+    line: int | None = None,
+    column: int | None = None,
+    source: str | None = None,
+) -> SpecError:
+    end = None if column is None else column + 1
+    return SpecError(
+        [Diagnostic("error", str(path), "", what, line, column, line, end, source=source)]
+    )
+
+
+def _parse(source: Source) -> dict[str, Any]:
+    try:
+        return tomli.loads(source.text)
+    except tomli.TOMLDecodeError as error:
+        mistake = explain(source.text, error)
+        raise source.error([Problem(mistake.key, mistake.what, at=mistake.at)]) from None
+    except RecursionError:
+        raise source.error([Problem((), TOO_DEEP)]) from None
+
+
+def _scan(source: Source) -> dict[KeyPath, Any]:
+    try:
+        return scan(source.text)
+    except TooDeepError as error:
+        raise source.error([Problem((), TOO_DEEP, at=error.at)]) from None
+    except RecursionError:
+        raise source.error([Problem((), TOO_DEEP)]) from None
+
+
+class _Reader:
+    """Reads the sections of one document, and collects in `problems` what is wrong with it.
+
+    A key that is wrong is absent from the settings returned: reading it raises AbsentKeyError, so
+    that rules over the other keys are still checked and reported at the same time. `unknown` are
+    the keys whose value nobody can tell, because a misspelt key or preset may stand for them:
+    nothing that follows from them is reported.
+    """
+
+    def __init__(self, document: dict[str, Any], path: Path, unknown: frozenset[KeyPath]) -> None:
+        self.document = document
+        self.path = path
+        self.folder = path.parent
+        self.unknown = set(unknown)
+        self.problems: list[Problem] = []
+
+    def read(self) -> Spec:
+        """The spec; it is complete if `problems` stays empty."""
+        for name in self.document:
+            if name not in SECTIONS and name not in CHOICES and name not in LISTS:
+                what, meant = unknown_section(name)
+                self.report((name,), what, on_key=True)
+                self.unknown |= {(meant,)} if meant else set()
+        evaluation = self.document.get("eval", {})
+        held_out: tuple[Selected[Any], ...] = ()
+        if isinstance(evaluation, dict) and "data" in evaluation:
+            held_out = self.several(("eval", "data"), evaluation["data"], LISTS["data"])
+        trackers = self.document.get("tracker", [])  # the one list that may be empty
+        return Spec(
+            path=self.path,
+            folder=self.folder,
+            run=self.section("run", RunSettings),
+            model=_locate(self.section("model", ModelSettings), self.folder),
+            data=self.several(("data",), self.document.get("data", []), LISTS["data"]),
+            rollout=self.choice("rollout"),
+            reward=self.several(("reward",), self.document.get("reward", []), LISTS["reward"]),
+            advantage=self.choice("advantage"),
+            objective=self.choice("objective"),
+            train=self.section("train", TrainSettings),
+            reference=self.optional("reference", ReferenceSettings),
+            critic=self.optional("critic", CriticSettings),
+            eval=self.section("eval", EvalSettings, leave="data"),
+            eval_data=held_out,
+            checkpoint=self.section("checkpoint", CheckpointSettings),
+            tracker=self.several(("tracker",), trackers, LISTS["tracker"])
+            if trackers != []
+            else (),
+        )
+
+    def forget_unknown(self, spec: Spec) -> None:
+        """Makes the sections absent that a misspelt section may stand for."""
+        for key in self.unknown:
+            if len(key) == 1:
+                spec.__dict__.pop(str(key[0]), None)
+
+    def report(self, key: KeyPath, what: str, on_key: bool = False) -> None:
+        self.problems.append(Problem(key, what, on_key=on_key))
+
+    def is_unknown(self, key: KeyPath) -> bool:
+        """Whether the value of `key`, of a part of it, or of what holds it, is unknown."""
+        return any(key[: len(one)] == one[: len(key)] for one in self.unknown)
+
+    def section(self, name: str, model: type[S], leave: str = "") -> S:
+        needed = [key for key, field in model.model_fields.items() if field.is_required()]
+        table = self.document.get(name, {})
+        if name not in self.document and self.is_unknown((name,)) and needed:
+            return _empty(model)
+        if name not in self.document and needed:
+            self.report((name,), f"is missing; add a [{name}] section with {' and '.join(needed)}")
+            return _empty(model)
+        if not isinstance(table, dict):
+            what = f"must be a section; write [{name}], with its keys on the lines below"
+            self.report((name,), what)
+            return _empty(model)
+        return self.validate((name,), model, {k: v for k, v in table.items() if k != leave})
+
+    def optional(self, name: str, model: type[L]) -> L | None:
+        """A section that switches a part of the run on; its `path` is like that of the model."""
+        return _locate(self.section(name, model), self.folder) if name in self.document else None
+
+    def choice(self, name: str) -> Selected[Any]:
+        return self.select((name,), self.document.get(name, {}), CHOICES[name])
+
+    def several(self, key: KeyPath, tables: Any, choice: Choice) -> tuple[Selected[Any], ...]:
+        header = f"[[{key_text(key)}]]"
+        if isinstance(tables, dict):
+            self.report(key, f"is a single table; write {header}, with two brackets on each side")
+        elif not isinstance(tables, list):
+            self.report(key, f"must be a list of tables; write each as {header}")
+        elif not tables and not self.is_unknown(key):
+            self.report(key, f"is missing; add at least one {header} table with a type")
+        else:
+            return tuple(self.select((*key, i), t, choice) for i, t in enumerate(tables))
+        return ()
+
+    def select(self, key: KeyPath, table: Any, choice: Choice) -> Selected[Any]:
+        """A table that selects a plugin. Its type is "" where the plugin is unknown."""
+        base = KINDS[choice.kind].base
+        if not isinstance(table, dict):
+            self.report(key, f"must be a table; write [{key_text(key)}], with its keys below")
+            return Selected(choice.kind, "", _empty(base))
+        options = {k: v for k, v in table.items() if k != choice.selector}
+        name, config = self.plugin(key, table, choice)
+        if not name:  # the options that every plugin of the kind takes can be checked all the same
+            options = {k: v for k, v in options.items() if k in base.model_fields}
+            self.unknown |= {(*key, "name")} if "name" not in options else set()
+        if name and issubclass(config, RewardSettings | TrackerSettings):
+            options.setdefault("name", plugins.short_name(name))
+        settings = self.validate(key, config, options)
+        return Selected(choice.kind, plugins.absolute(name, self.folder), settings)
+
+    def plugin(
+        self, key: KeyPath, table: dict[str, Any], choice: Choice
+    ) -> tuple[str, type[Settings]]:
+        """The type and the `Config` of the plugin that a table selects.
+
+        ("", the base of its kind) where there is none, which is reported.
+        """
+        noun, base = KINDS[choice.kind].noun, KINDS[choice.kind].base
+        if misspelt := _misspelt_selector(table, choice):
+            what = f"is not a known key; did you mean {choice.selector!r}?"
+            self.report((*key, misspelt), what, on_key=True)
+            return "", base
+        if self.is_unknown((*key, choice.selector)):
+            return "", base
+        name = table.get(choice.selector, choice.default)
+        if name is None:
+            known = ", ".join(plugins.available(choice.kind))
+            what = f"is missing; name a {noun}: {known}, or your own './file.py:name'"
+        elif not isinstance(name, str):
+            what = f"is {name!r}; must be a name in quotes"
+        else:
+            try:
+                return name, plugins.load(choice.kind, name, self.folder).Config
+            except UserError as error:
+                what = str(error)
+        self.report((*key, choice.selector), what)
+        return "", base
+
+    def validate(self, key: KeyPath, model: type[S], options: dict[str, Any]) -> S:
+        """The options as a model, without the keys that are wrong or unknown."""
+        table = _default_paths(model) | options
+        try:
+            settings = model.model_validate(table, context={"folder": self.folder})
+        except UserError as error:
+            self.report(key, str(error))
+            return _empty(model)
+        except ValidationError as error:
+            found = problems_of(error.errors(include_url=False), model, key, table)
+            self.unknown |= {
+                (*problem.key[:-1], problem.meant)
+                for problem in found
+                if isinstance(problem, UnknownKey) and problem.meant
+            }
+            self.problems += [problem for problem in found if not self.follows(problem, key)]
+            wrong = {problem.key[len(key)] for problem in found if len(problem.key) > len(key)}
+            known = {k: v for k, v in table.items() if k in model.model_fields and k not in wrong}
+            settings = cast(S, model.model_construct(**known))
+        else:
+            wrong = set()
+        for one in self.unknown:
+            if one[: len(key)] == key and len(one) > len(key):
+                wrong.add(one[len(key)])
+        settings = settings.model_copy()
+        for name in wrong:
+            settings.__dict__.pop(str(name), None)
+        return settings
+
+    def follows(self, problem: Problem, table: KeyPath) -> bool:
+        """Whether a problem only follows from a key whose value is unknown."""
+        if isinstance(problem, MissingKey):
+            return self.is_unknown(problem.key)
+        return problem.key == table and self.is_unknown(table)
+
+
+def _empty(model: type[S]) -> S:
+    """Settings without a single key."""
+    empty = cast(S, model.model_construct())
+    empty.__dict__.clear()
+    return empty
+
+
+def _misspelt_selector(table: dict[str, Any], choice: Choice) -> str | None:
+    """The key that is to name the plugin, if it is there under a wrong name."""
+    others = [name for name in table if name not in KINDS[choice.kind].base.model_fields]
+    if choice.selector in others:
+        return None
+    return next(iter(difflib.get_close_matches(choice.selector, others, n=1, cutoff=0.7)), None)
+
+
+def _default_paths(model: type[Settings]) -> dict[str, str]:
+    """Default paths count from the folder of the spec too, so they are validated like others."""
+    defaults = {name: field.default for name, field in model.model_fields.items()}
+    return {name: str(value) for name, value in defaults.items() if isinstance(value, Path)}
+
+
+def _locate(model: L, folder: Path) -> L:
+    """Makes the path of the model absolute, unless it can only be a hub id."""
+    name = getattr(model, "path", None)
+    if not isinstance(name, str):
+        return model
+    path = folder / Path(name).expanduser()
+    is_path = name.startswith(("./", "../", "/", "~")) or name in (".", "..")
+    if is_path or getattr(model, "prepare", None) is not None or path.is_dir():
+        return model.model_copy(update={"path": str(path.resolve())})
+    return model

@@ -1,10 +1,13 @@
-"""pydantic's errors in the words of someone who writes a spec."""
+"""Words pydantic's errors for someone who writes a spec; knows the keys of older versions too."""
 
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -14,7 +17,6 @@ from drpo_cli.plugins import KINDS
 from drpo_cli.spec.model import CHOICES, LISTS, SECTIONS
 from drpo_cli.spec.positions import KeyPath
 from drpo_cli.spec.problems import Problem
-from drpo_cli.spec.renames import moved
 
 _MUST = {
     "int_type": "a whole number",
@@ -41,15 +43,21 @@ _MUST = {
     "too_long": "a list of at most {max_length} entries",
 }
 
+REPLACED = {
+    ("train", "logprob_chunk_tokens"): "was replaced by train.logits_mib, the size in MiB of a "
+    "block of logits instead of tokens; remove it for the default of 8 MiB",
+}
+"""Section and key of an older version → what replaced it."""
+
 
 @dataclass(frozen=True)
 class MissingKey(Problem):
-    """A key without a default that is not there."""
+    """A key that has no default is missing."""
 
 
 @dataclass(frozen=True)
 class UnknownKey(Problem):
-    """A key that is not known; `meant` is the one that it may stand for."""
+    """A key is not known; `meant` is the one that it may stand for."""
 
     meant: str | None = None
 
@@ -57,7 +65,7 @@ class UnknownKey(Problem):
 def problems_of(
     errors: Iterable[ErrorDetails], model: type[BaseModel], at: KeyPath, table: dict[str, Any]
 ) -> list[Problem]:
-    """The errors of the table at path `at`, one problem a key, as `what is wrong; what to do`."""
+    """The errors of the table at path `at`, one problem per key: `what is wrong; what to do`."""
     by_key: dict[KeyPath, list[ErrorDetails]] = {}
     for error in errors:
         by_key.setdefault(_written(error, table), []).append(error)
@@ -73,7 +81,7 @@ def _problem(
         return UnknownKey(path, what, on_key=True, meant=meant)
     holder = _model_at(model, key[:-1])
     field = holder.model_fields.get(str(key[-1])) if holder and key else None
-    if field is None and key and isinstance(key[-1], int):  # an entry means what its list does
+    if field is None and key and isinstance(key[-1], int):  # an entry of a list: use the list
         holder, names = _model_at(model, ()), [part for part in key if isinstance(part, str)]
         field = holder.model_fields.get(names[0]) if holder and len(names) == 1 else None
     meaning = _meaning(field.description if field else None)
@@ -83,7 +91,7 @@ def _problem(
 
 
 def unknown_section(name: str) -> tuple[str, str | None]:
-    """What to say of a top-level key that is no section, and the section that may be meant."""
+    """What is wrong with a top-level key that is not a section, and the section it may mean."""
     known = [*SECTIONS, *CHOICES, *LISTS, "preset"]
     home = _home_of(name)
     if home:
@@ -93,7 +101,7 @@ def unknown_section(name: str) -> tuple[str, str | None]:
 
 
 def _written(error: ErrorDetails, table: dict[str, Any]) -> KeyPath:
-    """The parts of pydantic's location that the document has too: it also names union members."""
+    """pydantic's location of an error, without the union members that it also names."""
     place: Any = table
     written: KeyPath = ()
     location = error["loc"]
@@ -130,7 +138,7 @@ def _unknown_key(key: KeyPath, model: type[BaseModel], at: KeyPath) -> tuple[str
         inner = _model_at(model, key[:-1])
         hint, meant = _suggest(name, list(inner.model_fields) if inner else [])
         return f"is not a known key; {hint}", meant
-    if what := moved(section, name):
+    if what := REPLACED.get((section, name)):
         return what, None
     choice = CHOICES.get(section) or (LISTS["data"] if "data" in at else LISTS.get(section))
     known = [*model.model_fields, *([choice.selector] if choice else [])]
@@ -142,17 +150,17 @@ def _unknown_key(key: KeyPath, model: type[BaseModel], at: KeyPath) -> tuple[str
 
 
 def _model_at(model: type[BaseModel] | None, key: KeyPath) -> type[BaseModel] | None:
-    """The table that stands at a path of keys and list indices inside `model`."""
+    """The model of the table at a path of keys and list indices inside `model`."""
     for part in key:
         if isinstance(part, int):
-            continue  # an entry has the fields that its list's annotation names
+            continue  # the annotation of a list names the fields of its entries
         field = model.model_fields.get(part) if model else None
         model = _table_of(field.annotation) if field else None
     return model
 
 
 def _table_of(annotation: Any) -> type[BaseModel] | None:
-    """The table that a field holds, or holds several of."""
+    """The model of the table, or of the list of tables, that a field holds."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for part in get_args(annotation) if (found := _table_of(part))), None)
@@ -162,10 +170,12 @@ def _suggest(name: str, known: list[str]) -> tuple[str, str | None]:
     close = difflib.get_close_matches(name, known, n=1)
     if close:
         return f"did you mean {close[0]!r}?", close[0]
-    return f"known are {', '.join(known)}" if known else "none is known here, remove it", None
+    hint = f"the known keys are {', '.join(known)}" if known else "no key is known here: remove it"
+    return hint, None
 
 
 def _home_of(name: str) -> str | None:
+    """The section that has a key of this name."""
     if name == "preset":
         return "the file itself, above the first section"
     models: dict[str, type[BaseModel]] = {f"[{section}]": m for section, m in SECTIONS.items()}
@@ -175,9 +185,10 @@ def _home_of(name: str) -> str | None:
 
 
 def _meaning(docstring: str | None) -> str:
+    """The first sentence of a field's docstring, in parentheses."""
     if not docstring:
         return ""
-    sentence = " ".join(docstring.split("\n\n")[0].split())
+    sentence = " ".join(docstring.split()).partition(". ")[0]
     return f" ({sentence.rstrip('.')})"
 
 
@@ -188,3 +199,19 @@ def _shown(value: object) -> str:
         return "a table"
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def version_note(path: Path) -> str:
+    """A note for errors in the spec of a run folder that another version may have written."""
+    versions = path.parent / "versions.json"
+    if path.name != "spec.toml" or not versions.is_file():
+        return ""
+    try:
+        wrote = json.loads(versions.read_text(encoding="utf-8"))["packages"]["drpo"]
+    except (OSError, ValueError, LookupError, TypeError):
+        wrote = "of unknown version"
+    return (
+        f"{path.parent} is a run folder that drpo {wrote} wrote, and this is drpo "
+        f"{metadata.version('drpo')}: correct the keys above in its spec.toml; the other files of "
+        "the folder stay as they are"
+    )

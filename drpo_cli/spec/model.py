@@ -1,12 +1,14 @@
-"""A spec: one run, validated."""
+"""`Spec`, one run with all its settings, and the sections that a spec file has."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from drpo_cli.plugins import Selected
 from drpo_cli.settings import (
+    AbsentKeyError,
     AdvantageSettings,
     CheckpointSettings,
     CriticSettings,
@@ -33,9 +35,9 @@ SECTIONS: dict[str, type[Settings]] = {
     "eval": EvalSettings,
     "checkpoint": CheckpointSettings,
 }
-"""Sections that are not plugins."""
+"""Sections that select no plugin."""
 OPTIONAL = frozenset({"reference", "critic", "tracker"})
-"""Sections, and arrays of tables, whose part of a run is absent when they are."""
+"""Sections whose part of a run does not exist without them."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ CHOICES = {
 }
 LISTS = {"data": Choice("data"), "reward": Choice("rewards"), "tracker": Choice("trackers")}
 """Arrays of tables, each of which selects one plugin; `[[eval.data]]` is like `[[data]]`."""
-ARRAYS = (("data",), ("reward",), ("eval", "data"))
+ARRAYS = (("data",), ("reward",), ("tracker",), ("eval", "data"))
 """The keys of all arrays of tables."""
 
 ORDER = (
@@ -97,3 +99,10 @@ class Spec:
     preset: str | None = field(default=None, compare=False)
     warnings: tuple[Diagnostic, ...] = field(default=(), compare=False)
     source: Source = field(default=Source(""), compare=False, repr=False)
+
+    if not TYPE_CHECKING:  # for mypy, every section is there
+
+        def __getattr__(self, name):
+            if name in type(self).__dataclass_fields__:
+                raise AbsentKeyError(name)
+            raise AttributeError(f"a Spec has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""`--set a.b=v`: values from the command line, put into the document before it is validated."""
+"""Reads options of the command line: `--set a.b=v`, and a plugin with options in one word."""
 
 from __future__ import annotations
 
@@ -9,21 +9,19 @@ from typing import Any
 
 import tomli
 
-from drpo_cli.spec.lost import NOTHING, Lost
 from drpo_cli.spec.positions import KeyPath, Place, Span, TooDeepError, scan
 from drpo_cli.spec.problems import OVERRIDE, Diagnostic, Override, key_text
 
 _PART = re.compile(r"(?:^|\.)([A-Za-z0-9_-]+)|\[(\d+)\]")
 
 
-def apply(
-    document: dict[str, Any], overrides: Sequence[str], lost: Lost = NOTHING
+def apply_overrides(
+    document: dict[str, Any], overrides: Sequence[str]
 ) -> tuple[dict[KeyPath, Override], list[Diagnostic]]:
     """Writes every `key=value` into `document`; returns each by the key it set, and the mistakes.
 
-    A value is TOML where it parses as TOML, else text. A list element is `data[0].path` or
-    `data.0.path`. An override that has no place to go is a mistake, unless its place may be among
-    what is `lost` of the document.
+    A value that parses as TOML is TOML, any other is text. An entry of a list is `data[0].path` or
+    `data.0.path`.
     """
     applied: dict[KeyPath, Override] = {}
     problems = []
@@ -36,10 +34,9 @@ def apply(
         try:
             path = _assign(document, parts, parse_value(value.strip()))
         except _NoPlaceError as error:
-            if not lost.touches(error.key):
-                problems.append(_diagnostic(text, key_text(error.key), str(error)))
+            problems.append(_diagnostic(text, key_text(error.key), str(error)))
             continue
-        applied.pop(path, None)  # the last one given counts
+        applied.pop(path, None)  # the last one counts
         applied[path] = _override(text)
     return applied, problems
 
@@ -91,7 +88,7 @@ def _parts(key: str) -> list[str]:
 
 
 def parse_value(text: str) -> Any:
-    """A value of the command line: TOML where it parses as TOML, else text."""
+    """A value of the command line: TOML if it parses as TOML, else text."""
     try:
         document = tomli.loads(f"value = {text}")
     except (tomli.TOMLDecodeError, RecursionError):
@@ -99,8 +96,19 @@ def parse_value(text: str) -> Any:
     return document["value"] if len(document) == 1 else text
 
 
+def parse_variant(text: str) -> tuple[str, dict[str, Any]]:
+    """The type and the options of `drpo:delta=0.05`, i.e. `type:option=value:option=value`.
+
+    A part without `=` belongs to the type: `./mine.py:loss:cap=3` is the function `loss` of a file.
+    """
+    parts = text.split(":")
+    name = ":".join(part for part in parts if "=" not in part)
+    pairs = (part.partition("=") for part in parts if "=" in part)
+    return name, {key.strip(): parse_value(value.strip()) for key, _, value in pairs}
+
+
 def _assign(document: dict[str, Any], parts: list[str], value: Any) -> KeyPath:
-    """Sets the value; raises _NoPlaceError where the path does not lead on."""
+    """Sets a value; raises _NoPlaceError where the path ends early."""
     place: Any = document
     path: KeyPath = ()
     for depth, part in enumerate(parts, 1):

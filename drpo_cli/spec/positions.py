@@ -1,4 +1,4 @@
-"""Where every key of a TOML document stands. tomli parses but keeps no positions.
+"""Finds where every key of a TOML document stands: tomli parses, but keeps no positions.
 
 Only text that tomli has accepted may be scanned: nothing is checked here a second time.
 """
@@ -39,7 +39,11 @@ class Place(NamedTuple):
 
 
 class TooDeepError(Exception):
-    """A path of keys is longer than `DEEPEST`."""
+    """A path of keys is longer than `DEEPEST`; `at` is the key."""
+
+    def __init__(self, at: Span) -> None:
+        super().__init__(at)
+        self.at = at
 
 
 _SPACE = re.compile(r"[ \t]*")
@@ -69,7 +73,7 @@ def scan(text: str) -> dict[KeyPath, Place]:
 
 
 class Lines:
-    """A text by lines: where an offset is, and what is written there."""
+    """The lines of a text: finds the line of an offset, and the text of a line."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -88,7 +92,7 @@ class Lines:
 
 
 class Scanner:
-    """Reads statements of `text` one after the other, from where `at` stands."""
+    """Reads the statements of `text` one after the other, from the offset `at` on."""
 
     def __init__(self, text: str) -> None:
         self.text = text + "\n"
@@ -96,14 +100,23 @@ class Scanner:
         self.places: dict[KeyPath, Place] = {}
         self.lengths: dict[KeyPath, int] = {}  # of each array of tables so far
 
-    def document(self) -> None:
-        """Reads all of a valid document."""
+    def document(self) -> KeyPath:
+        """Reads all of a valid document; returns the table that is open at its end."""
         table: KeyPath = ()
-        while self.skip(_BLANK) < len(self.text):
-            if self.text[self.at] == "[":
-                table = self.enter(*self.header())
-            else:
-                self.pair(table)
+        while self.skip_blank() < len(self.text):
+            table = self.statement(table)
+        return table
+
+    def statement(self, table: KeyPath) -> KeyPath:
+        """Reads a header or a pair; returns the table that what follows stands in."""
+        if self.text[self.at] == "[":
+            return self.enter(*self.header())
+        self.pair(table)
+        return table
+
+    def skip_blank(self) -> int:
+        """Skips blanks, empty lines and comments; returns the offset after them."""
+        return self.skip(_BLANK)
 
     def skip(self, pattern: re.Pattern[str]) -> int:
         match = pattern.match(self.text, self.at)
@@ -113,21 +126,21 @@ class Scanner:
 
     def note(self, path: KeyPath, key: Span, value: Span | None = None, new: bool = False) -> None:
         if len(path) > DEEPEST:
-            raise TooDeepError
+            raise TooDeepError(key)
         if new or path not in self.places:
             self.places[path] = Place(key, value or key)
 
-    def header(self) -> tuple[list[str], int, Span]:
-        """The keys of a header, how many brackets it has on each side, and where it is."""
+    def header(self) -> tuple[int, list[str], Span]:
+        """Reads a header: its brackets on each side, its keys, and where it is."""
         start = self.at
         brackets = 2 if self.text.startswith("[[", start) else 1
         self.at += brackets
         keys = [key for key, _ in self.dotted()]
         self.at += brackets
-        return keys, brackets, Span(start, self.at)
+        return brackets, keys, Span(start, self.at)
 
-    def enter(self, keys: list[str], brackets: int, at: Span) -> KeyPath:
-        """The table that a header opens; a further one of its array where it has two brackets."""
+    def enter(self, brackets: int, keys: list[str], at: Span) -> KeyPath:
+        """The table that a header opens: with two brackets, a new one of its array."""
         path: KeyPath = ()
         for depth, key in enumerate(keys, 1):
             path += (key,)
@@ -141,7 +154,7 @@ class Scanner:
         return path
 
     def dotted(self) -> list[tuple[str, Span]]:
-        """Reads the parts of a key, each with its place."""
+        """Reads a key, which dots may separate: its parts, each with its place."""
         keys = []
         while True:
             start = self.skip(_SPACE)
@@ -152,8 +165,8 @@ class Scanner:
                 return keys
             self.at += 1
 
-    def pair(self, path: KeyPath) -> KeyPath:
-        """Reads a key and its value, in the table `path`; returns the path of the key."""
+    def pair(self, path: KeyPath) -> None:
+        """Reads a key and its value, in the table `path`."""
         written = self.dotted()
         self.at += 1  # the equals sign
         value = self.skip(_SPACE)
@@ -164,7 +177,6 @@ class Scanner:
         place = self.places[own]
         if place.key == written[-1][1]:
             self.places[own] = Place(place.key, Span(value, self.at))
-        return own
 
     def value(self, path: KeyPath) -> None:
         opening = self.text[self.at]
@@ -187,7 +199,7 @@ class Scanner:
 
 
 def unquoted(token: str) -> str:
-    """A key as TOML writes it → the key."""
+    """The key that a token of TOML stands for."""
     if token[0] not in "\"'":
         return token
     key: str = tomli.loads(f"key = {token}")["key"]

@@ -1,4 +1,4 @@
-"""Presets: baselines of the literature by name, as keys that lie under a spec's own."""
+"""Presets: baselines of the literature by name. A preset sets keys that the spec leaves unset."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from drpo_cli.plugins import Selected
-from drpo_cli.spec.lost import NOTHING, Lost
 from drpo_cli.spec.model import CHOICES, Spec
 from drpo_cli.spec.positions import KeyPath
 from drpo_cli.spec.problems import Problem
@@ -59,7 +58,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "train": {"reduction": "fixed_horizon"},
     },
 }
-"""Preset → section → keys. What differs from the papers is in docs/presets.md."""
+"""Preset → section → keys. docs/presets.md says what differs from the papers."""
 
 SOURCES = {
     "ppo": "arXiv 1707.06347; needs a `[critic]`",
@@ -71,37 +70,38 @@ SOURCES = {
     "rloo": "arXiv 2402.14740",
     "drpo_released": "the released recipe of DRPO, arXiv 2606.09821",
 }
-"""Where each preset comes from, in one line."""
+"""The source of each preset, in one line."""
 
 
 @dataclass(frozen=True)
 class Expansion:
-    """What became of a document's preset: its name, the keys that come from it, what is wrong."""
+    """The preset of a document: its name, the keys it set, and what is wrong.
+
+    `unknown` are the keys that a preset of an unknown name may have been meant to set.
+    """
 
     name: str | None = None
     keys: frozenset[KeyPath] = frozenset()
     problems: tuple[Problem, ...] = ()
-    lost: Lost = NOTHING
+    unknown: frozenset[KeyPath] = frozenset()
 
 
-def expand(document: dict[str, Any], lost: Lost = NOTHING) -> Expansion:
-    """Takes `preset` out of `document` and puts the preset's keys under the document's own.
+def expand(document: dict[str, Any]) -> Expansion:
+    """Replaces `preset` in `document` by the keys of the preset.
 
-    A key that the document has stays as it is. A plugin that contradicts the preset's is a problem,
-    and its section is left alone. The empty name is no preset, so that `--set preset=` takes one
-    back. Of an unknown preset, as of one that is `lost`, every key that it may set is lost.
+    A key that the document sets itself stays as it is. Naming another plugin than the preset does
+    is a problem, and the section is left as it is. The empty name stands for no preset, so that
+    `--set preset=` removes one.
     """
-    unknown = lost.plus(tables=[(section,) for keys in PRESETS.values() for section in keys])
     name = document.pop(KEY, "")
     if name == "":
-        return Expansion(lost=unknown if lost.covers((KEY,)) else lost)
+        return Expansion()
     if not isinstance(name, str) or name not in PRESETS:
-        return Expansion(problems=(Problem((KEY,), _unknown(name)),), lost=unknown)
+        unknown = _unset_keys(document)
+        return Expansion(problems=(Problem((KEY,), _unknown(name)),), unknown=unknown)
     keys: set[KeyPath] = set()
     problems = []
     for section, given in PRESETS[name].items():
-        if section not in document and lost.covers((section,)):
-            continue
         own = document.setdefault(section, {})
         if not isinstance(own, dict):
             continue  # the reader says what is wrong with it
@@ -111,11 +111,22 @@ def expand(document: dict[str, Any], lost: Lost = NOTHING) -> Expansion:
         added = {key: value for key, value in given.items() if key not in own}
         document[section] = added | own
         keys |= {(section, key) for key in added}
-    return Expansion(name, frozenset(keys), tuple(problems), lost)
+    return Expansion(name, frozenset(keys), tuple(problems))
+
+
+def _unset_keys(document: dict[str, Any]) -> frozenset[KeyPath]:
+    """Every key that some preset sets and the document does not."""
+    return frozenset(
+        (section, key)
+        for sections in PRESETS.values()
+        for section, keys in sections.items()
+        for key in keys
+        if not isinstance(own := document.get(section, {}), dict) or key not in own
+    )
 
 
 def summary(spec: Spec) -> str:
-    """What the preset of `spec` stands for in it, and which of its keys the spec sets itself."""
+    """What the preset of `spec` sets, and which of its keys the spec sets otherwise."""
     assert spec.preset is not None
     parts: list[str] = []
     changed: list[str] = []
@@ -133,7 +144,7 @@ def summary(spec: Spec) -> str:
             for key in options
             if values[key] != given[key]
         ]
-    own = f"; the spec's own: {', '.join(changed)}" if changed else ""
+    own = f"; set by the spec: {', '.join(changed)}" if changed else ""
     return f"{spec.preset}: {', '.join(parts)}{own}"
 
 
@@ -151,9 +162,9 @@ def _contradiction(name: str, section: str, own: dict[str, Any]) -> Problem | No
         return None
     return Problem(
         (section, selector),
-        f"is {own[selector]!r}, but preset {name!r} says {wanted!r}; take one of the two out "
-        f"(on the command line, --set '{section}={{}}' empties the section, --set {KEY}= takes the "
-        "preset out)",
+        f"is {own[selector]!r}, but preset {name!r} says {wanted!r}; remove one of the two "
+        f"(on the command line, --set '{section}={{}}' empties the section, and --set {KEY}= "
+        "removes the preset)",
     )
 
 

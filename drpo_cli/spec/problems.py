@@ -17,9 +17,13 @@ OVERRIDE = "--set "
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake or warning: the key it is about, other keys it comes from, and what it is.
+    """A mistake or a warning.
 
-    `on_key`: the key is wrong, not its value. `at`: where, if not there.
+    key     the key it is about
+    what    what is wrong, and how to fix it
+    also    other keys that it depends on
+    on_key  whether the key itself is wrong, not its value
+    at      its place in the text, where that is not the place of `key`
     """
 
     key: KeyPath
@@ -31,12 +35,13 @@ class Problem:
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """A problem where the user can see it.
+    """A problem with its place, as it is shown.
 
-    `line` and `column` count from 1, `end_column` is one past the last character; all are None
-    where there is no such place: of a file that cannot be read, and of an override, whose columns
-    count in `source`. `source` is the line, or the override; None where the problem is with no
-    line. `origin` says where the value comes from.
+    line, column  count from 1; None where there is no such place: for a file that cannot be read,
+                  and (line only) for an override, whose columns count in `source`
+    end_column    one past the last character
+    source        the line, or the override; None where the problem is in no line
+    origin        what set the value
     """
 
     severity: Severity
@@ -57,7 +62,7 @@ class Diagnostic:
 
     @property
     def on_command_line(self) -> bool:
-        """Whether it is about an override, which has no line."""
+        """Whether it is in an override, which has no line."""
         return self.line is None and self.source is not None
 
     @property
@@ -70,9 +75,9 @@ class Diagnostic:
 
 
 class SpecError(UserError):
-    """Everything that is wrong with a spec, in file order, with what is doubtful besides.
+    """Everything that is wrong with a spec, in file order, and the warnings.
 
-    `note` is said once, after all of it. The message has one line for each mistake.
+    The message has one line per mistake; `note` follows at its end.
     """
 
     def __init__(
@@ -89,7 +94,7 @@ class SpecError(UserError):
 
 @dataclass(frozen=True)
 class Override:
-    """A `--set` as it was given, and where its parts stand in it."""
+    """A `--set`, and the places of its key, its value and the keys inside its value."""
 
     text: str
     key: Span
@@ -99,9 +104,13 @@ class Override:
 
 @dataclass(frozen=True)
 class Source:
-    """The text a spec was read from: its file, the places in it, and the overrides on top.
+    """What a spec was read from; gives every problem its place.
 
-    The keys in `preset` stand nowhere in it: they come from the key `preset`.
+    name       the file
+    places     where each key of `text` stands
+    overrides  each `--set` by the key that it sets
+    preset     the keys that the preset sets; their place is that of the key `preset`
+    note       a sentence for the end of an error
     """
 
     name: str
@@ -110,27 +119,26 @@ class Source:
     overrides: Mapping[KeyPath, Override] = field(default_factory=dict)
     preset: Set[KeyPath] = frozenset()
     note: str = ""
-    """What to say besides of a spec from here that is wrong."""
 
     @cached_property
     def lines(self) -> Lines:
-        """The text by lines."""
+        """The lines of the text."""
         return Lines(self.text)
 
     def error(self, problems: Iterable[Problem], warnings: Iterable[Problem] = ()) -> SpecError:
-        """The error that says all of them."""
+        """The error that reports all of them."""
         found = self.diagnostics(problems)
         return SpecError(found, self.diagnostics(warnings, "warning"), self.note)
 
     def diagnostics(
         self, problems: Iterable[Problem], severity: Severity = "error"
     ) -> list[Diagnostic]:
-        """Each problem in its place, in file order, those of overrides last, none twice."""
+        """Each problem with its place, in file order; those in overrides last, none twice."""
         placed = sorted((self._place(p, severity) for p in problems), key=lambda found: found[0])
         return list(dict.fromkeys(found for _, found in placed))
 
     def origin(self, key: KeyPath) -> Diagnostic | None:
-        """Where the value of a key comes from, as an empty diagnostic; None for a default."""
+        """What set the value of a key, as a diagnostic without a message; None for a default."""
         known = key in self.preset or key in self.places or self._override(key) is not None
         return self._place(Problem(key, ""), "warning")[1] if known else None
 
@@ -165,7 +173,7 @@ class Source:
         return (0, line, column), Diagnostic(**common, origin=origin)
 
     def _span(self, keys: list[KeyPath], on_key: bool) -> Span | None:
-        """Of the first key that is written, else of the innermost table of the first one."""
+        """The place of the first key that is written, else of the innermost table of the first."""
         written = [key for key in keys if key in self.places]
         if written:
             place = self.places[written[0]]
@@ -177,7 +185,7 @@ class Source:
 
 
 def _within(override: Override, key: KeyPath, on_key: bool) -> dict[str, Any]:
-    """The columns of a key below the one that an override sets, and the override."""
+    """The columns of a key in an override that sets it or a table around it."""
     span = override.key if on_key and not key else override.value
     while key:
         if key in override.inner:

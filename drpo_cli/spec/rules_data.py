@@ -1,34 +1,35 @@
-"""Rules on data sources: templates, lengths, mixture, curriculum, and which rewards score what."""
+"""Rules about data sources, rewards and trackers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from importlib import util
 
-from drpo_cli.settings import RewardSettings, SourceSettings
+from drpo_cli.plugins import Selected
+from drpo_cli.settings import RewardSettings, SourceSettings, TrackerSettings
 from drpo_cli.spec.model import Spec
 from drpo_cli.spec.positions import KeyPath
 from drpo_cli.spec.problems import Problem
 
 DATA: KeyPath = ("data",)
 EVAL_DATA: KeyPath = ("eval", "data")
-UNCHANGED = SourceSettings().template
+NO_TEMPLATE = SourceSettings().template
+
+
+# --- data sources ---
 
 
 def _sources(spec: Spec) -> Iterator[tuple[KeyPath, SourceSettings]]:
-    """Every source's options, training and evaluation, with the key of its table."""
+    """The options of every source, training and evaluation, with the key of its table."""
     for key, sources in ((DATA, spec.data), (EVAL_DATA, spec.eval_data)):
         for index, source in enumerate(sources):
             yield (*key, index), source.config
 
 
-def _rewards(spec: Spec) -> dict[str | None, RewardSettings]:
-    return {reward.config.name: reward.config for reward in spec.reward}
-
-
 def template_has_prompt(spec: Spec) -> Iterator[Problem]:
     for key, source in _sources(spec):
-        given = source.template
-        what = None if given == UNCHANGED else _wrong_with(given)
+        what = None if source.template == NO_TEMPLATE else _wrong_with(source.template)
         if what is not None:
             yield Problem((*key, "template"), what)
 
@@ -39,17 +40,17 @@ def _wrong_with(template: str) -> str | None:
 
     sandbox = ImmutableSandboxedEnvironment()
     try:
-        sandbox.from_string(template)  # finds filters that do not exist, which parsing does not
+        sandbox.from_string(template)  # finds unknown filters, which parsing alone does not
         names = meta.find_undeclared_variables(sandbox.parse(template))
     except TemplateSyntaxError as error:
         return (
             f"is not a Jinja template: line {error.lineno}: {(error.message or '').rstrip('.')}; "
-            "a literal {{, {% or {# goes between {% raw %} and {% endraw %}"
+            "put a literal {{, {% or {# between {% raw %} and {% endraw %}"
         )
     if "answer" in names:
         return (
-            "asks for the answer, which no template gets: the model would read it off the "
-            "prompt; take it out"
+            "asks for the answer, which no template gets: the model would read it from the "
+            "prompt; remove {{ answer }}"
         )
     if "prompt" not in names and "{prompt}" in template:
         return "is a Jinja template: write {{ prompt }} in place of {prompt}"
@@ -80,33 +81,43 @@ def all_weights_or_none(spec: Spec) -> Iterator[Problem]:
         if given and weight is None:
             yield Problem(
                 (*key, "weight"),
-                "is missing, and other [[data]] have one; give every [[data]] its share, or none",
+                "is missing, and other [[data]] have one; give every [[data]] a weight, or none",
                 also=tuple((*other, "weight") for other in given),
             )
 
 
-def evaluation_draws_alike(spec: Spec) -> Iterator[Problem]:
+def evaluation_draws_uniformly(spec: Spec) -> Iterator[Problem]:
     for key, source in _sources(spec):
         if key[: len(EVAL_DATA)] == EVAL_DATA:
-            why = "has no use here: held-out problems are chosen once, from all rows alike"
+            what = (
+                "has no effect here: held-out problems are chosen once, uniformly from all rows; "
+                "remove it"
+            )
             if source.weight is not None:
-                yield Problem((*key, "weight"), f"{why}; take it out", on_key=True)
+                yield Problem((*key, "weight"), what, on_key=True)
             if source.sampling != "uniform":
-                yield Problem((*key, "sampling"), f"{why}; take it out", on_key=True)
+                yield Problem((*key, "sampling"), what, on_key=True)
 
 
 def overlap_is_used(spec: Spec) -> Iterator[Problem]:
     if spec.eval.overlap != "refuse" and not spec.eval_data:
         yield Problem(
             ("eval", "overlap"),
-            "has no use without [[eval.data]]: problems held out of the training data are never "
-            "trained on; take it out",
+            "has no effect without [[eval.data]]: problems held out of the training data are "
+            "never trained on; remove it",
             on_key=True,
         )
 
 
+# --- rewards ---
+
+
+def _rewards_by_name(spec: Spec) -> dict[str | None, RewardSettings]:
+    return {reward.config.name: reward.config for reward in spec.reward}
+
+
 def rewards_exist(spec: Spec) -> Iterator[Problem]:
-    known = _rewards(spec)
+    known = _rewards_by_name(spec)
     for key, source in _sources(spec):
         for index, name in enumerate(source.rewards or ()):
             if name not in known:
@@ -118,7 +129,7 @@ def rewards_exist(spec: Spec) -> Iterator[Problem]:
 
 
 def rewards_of_a_source_count(spec: Spec) -> Iterator[Problem]:
-    known = _rewards(spec)
+    known = _rewards_by_name(spec)
     for key, source in _sources(spec):
         if source.rewards is None or not all(name in known for name in source.rewards):
             continue
@@ -126,8 +137,8 @@ def rewards_of_a_source_count(spec: Spec) -> Iterator[Problem]:
         if not any(reward.weight and not reward.gate for reward in used):
             yield Problem(
                 (*key, "rewards"),
-                "has no reward that adds to the total (a weight other than 0, and no gate), so "
-                "every response of this source would score 0; name one",
+                "has no reward that adds to the total (weight not 0, and not a gate), so every "
+                "response of this source would score 0; add one",
             )
 
 
@@ -136,23 +147,108 @@ def every_reward_is_used(spec: Spec) -> Iterator[Problem]:
     if None in chosen:
         return
     used = {name for names in chosen for name in names or ()}
-    for index, (name, reward) in enumerate(_rewards(spec).items()):
+    for index, (name, reward) in enumerate(_rewards_by_name(spec).items()):
         if (reward.weight or reward.gate) and name not in used:
             yield Problem(
                 ("reward", index, "name"),
-                f"is {name!r}, which no [[data]] names among its rewards: it is never asked; "
-                "name it in one, or take it out",
+                f"is {name!r}, which no [[data]] names among its rewards, so it is never called; "
+                "name it in one, or remove it",
                 also=(("reward", index, "type"),),
             )
 
 
-RULES = (
+def some_reward_counts(spec: Spec) -> Iterator[Problem]:
+    rewards = [reward.config for reward in spec.reward]
+    if rewards and not any(reward.weight for reward in rewards if not reward.gate):
+        if any(reward.gate for reward in rewards):
+            what = (
+                "leaves only gates: they multiply a sum that no reward adds to; give at least one "
+                "[[reward]] that is not a gate a weight other than 0"
+            )
+        else:
+            what = (
+                "is 0, and so is every other weight, so nothing would be learned; give at least "
+                "one [[reward]] a weight other than 0"
+            )
+        gates = tuple(("reward", i, "gate") for i in range(len(rewards)))
+        yield Problem(("reward", 0, "weight"), what, also=gates)
+
+
+def gates_have_no_weight(spec: Spec) -> Iterator[Problem]:
+    for index, reward in enumerate(reward.config for reward in spec.reward):
+        if reward.gate and reward.weight != 1:
+            yield Problem(
+                ("reward", index, "weight"),
+                f"is {reward.weight:g}, but a gate multiplies the sum of the other rewards "
+                "directly; remove weight, or gate",
+                also=(("reward", index, "gate"),),
+            )
+
+
+def only_metrics_pause(spec: Spec) -> Iterator[Problem]:
+    for index, reward in enumerate(reward.config for reward in spec.reward):
+        if reward.every > 1 and (reward.weight or reward.gate):
+            yield Problem(
+                ("reward", index, "every"),
+                f"is {reward.every}, and the total needs this reward in every step; "
+                "set weight = 0 to only record it, or every = 1",
+                also=(("reward", index, "weight"), ("reward", index, "gate")),
+            )
+
+
+def names_differ(spec: Spec) -> Iterator[Problem]:
+    rewards = [reward.config for reward in spec.reward]
+    yield from _names_differ("reward", rewards)
+    yield from _names_differ("tracker", [tracker.config for tracker in spec.tracker])
+
+
+def _names_differ(
+    section: str, several: Iterable[RewardSettings | TrackerSettings]
+) -> Iterator[Problem]:
+    seen: Counter[str] = Counter()
+    for index, one in enumerate(several):
+        name = getattr(one, "name", None)  # a bad name of one does not hide two others
+        if name is None:
+            continue
+        seen[name] += 1
+        if seen[name] == 2:
+            yield Problem(
+                (section, index, "name"),
+                f"is {name!r}, like the name of an earlier {section}; give each [[{section}]] a "
+                "name of its own",
+                also=((section, index, "type"),),
+            )
+
+
+# --- trackers ---
+
+
+def clients_are_installed(spec: Spec) -> Iterator[Problem]:
+    for index, tracker in enumerate(spec.tracker):
+        if what := missing_client(tracker):
+            yield Problem(("tracker", index, "type"), what)
+
+
+def missing_client(tracker: Selected[TrackerSettings]) -> str | None:
+    """What to install if a tracker's client package is missing; does not import the package."""
+    client = tracker.plugin.client
+    found = util.find_spec(client) if client else None
+    if client is None or (found is not None and found.origin is not None):
+        return None  # a package without an origin is only a folder, such as a client leaves behind
+    return f"is {tracker.type!r}, which is not installed; pip install 'drpo[{tracker.type}]'"
+
+
+ERRORS = (
     template_has_prompt,
     lengths_leave_prompts,
     all_weights_or_none,
-    evaluation_draws_alike,
+    evaluation_draws_uniformly,
     overlap_is_used,
     rewards_exist,
     rewards_of_a_source_count,
+    some_reward_counts,
+    names_differ,
+    gates_have_no_weight,
+    only_metrics_pause,
 )
-DOUBTS = (every_reward_is_used,)
+WARNINGS = (every_reward_is_used, clients_are_installed)

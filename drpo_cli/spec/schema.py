@@ -1,27 +1,30 @@
-"""The JSON Schema of the spec, for editors: completion, hover, and marks under what is wrong.
+"""Builds the JSON Schema of the spec, for editors: completion, hover texts, and error marks.
 
-It accepts what `load` accepts, as far as a schema can say it: not the rules that join keys, nor
-whether a file or a module is there. A table that selects a plugin says everything twice, on
-purpose. The `if … then` conditions hold: where one fails, a validator names the very key. `anyOf`
-refuses nothing, but it is where language servers look for keys to complete and to explain.
+The schema accepts what `load` accepts, except that it cannot express rules over several keys, nor
+check that a file or module exists. A table that selects a plugin describes its options twice, on
+purpose: validators get precise errors from the `if … then` conditions, and language servers look
+for keys to complete and explain in `anyOf`, which refuses nothing.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic.errors import PydanticInvalidForJsonSchema
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import core_schema
 
 from drpo_cli import plugins
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import KINDS
+from drpo_cli.settings import Settings
 from drpo_cli.spec import presets
 from drpo_cli.spec.model import CHOICES, LISTS, OPTIONAL, ORDER, SECTIONS, Choice
-from drpo_cli.spec.tables import Node, first_paragraph, table_of
 
 FILE = "run.schema.json"
 """Name of the schema beside a spec, as the templates' `#:schema ./run.schema.json` expects it."""
@@ -29,11 +32,14 @@ FILE = "run.schema.json"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 DESCRIPTION = "A run of drpo. Relative paths count from the file's own folder."
 OWN_CODE = r"^[^:]*\."
-"""What the name of a plugin looks like that is the user's own: a file or a module."""
+"""Pattern of a name that stands for the user's own plugin: a file or a module."""
+
+Node = dict[str, Any]
+"""A part of a JSON Schema."""
 
 
 class Built(NamedTuple):
-    """The schema, and a line for each installed plugin whose options it could not describe."""
+    """The schema, and a warning for each plugin whose options it could not describe."""
 
     document: Node
     warnings: tuple[str, ...]
@@ -44,9 +50,9 @@ class Built(NamedTuple):
 
 
 def build() -> Built:
-    """The schema of a whole spec, with the options of built-in and installed plugins.
+    """Builds the schema of a whole spec, with the options of built-in and installed plugins.
 
-    Imports the plugins' files, as `load` does; built-in ones import nothing heavy.
+    Imports the plugins, as `load` does; built-in ones import nothing heavy.
     """
     builder = _Builder()
     document = builder.document()
@@ -54,9 +60,9 @@ def build() -> Built:
 
 
 def write(path: Path) -> tuple[str, ...]:
-    """Writes the schema, whole or not at all; returns its warnings.
+    """Writes the schema, completely or not at all; returns its warnings.
 
-    Raises UserError where nothing can be written.
+    Raises UserError if the file cannot be written.
     """
     built = build()
     partial = path.with_name(f".{path.name}.partial")
@@ -64,9 +70,10 @@ def write(path: Path) -> tuple[str, ...]:
         partial.write_text(built.text(), encoding="utf-8")
         partial.replace(path)
     except OSError as error:
-        if os.path.exists(partial):  # says no, rather than fail, where not even looking is allowed
+        if os.path.exists(partial):  # unlike Path.exists, false where the folder is unreadable
             partial.unlink()
-        raise UserError(f"{path}: cannot be written: {error.strerror}; choose another") from error
+        what = f"{path}: cannot be written: {error.strerror}"
+        raise UserError(what, "choose another") from error
     return built.warnings
 
 
@@ -139,12 +146,12 @@ class _Builder:
         }
 
     def _plugin(self, choice: Choice, name: str) -> Node:
-        """A plugin's table; one whose options cannot be told takes any, as `load` will judge."""
+        """A plugin's table; where its options cannot be described, it accepts any option."""
         try:
             plugin = plugins.load(choice.kind, name)
             table = table_of(plugin.Config)
         except (UserError, PydanticInvalidForJsonSchema, RecursionError) as error:
-            self.warnings.append(f"{KINDS[choice.kind].noun} {name!r} is left open: {error}")
+            self.warnings.append(f"{KINDS[choice.kind].noun} {name!r} accepts any option: {error}")
             return _own_code(choice, {"const": name})
         meaning = first_paragraph(plugin.doc)
         table["properties"] = {choice.selector: {"const": name, "description": meaning}} | table[
@@ -162,15 +169,15 @@ def _required(name: str) -> bool:
 def _preset() -> Node:
     meanings = [f"{name}: {presets.SOURCES[name]}" for name in presets.PRESETS]
     return {
-        "description": "A baseline, whose keys lie under the file's own. " + ". ".join(meanings),
+        "description": "A baseline: sets keys that the file leaves unset. " + ". ".join(meanings),
         "enum": [*presets.PRESETS, ""],
     }
 
 
 def _defaults() -> Iterator[Node]:
-    """Which plugin a section means that names none: the preset's, else the default.
+    """The plugin of a section that names none: the preset's, else the default.
 
-    With a preset that names one, the section cannot name another.
+    Where the preset names one, the section cannot name another.
     """
     for section, choice in CHOICES.items():
         of_preset: dict[str, list[str]] = {}
@@ -192,10 +199,10 @@ def _selects(key: str, value: Node) -> Node:
 
 
 def _own_code(choice: Choice, selector: Node) -> Node:
-    """The table of a plugin whose own options nobody knows: what its kind takes, and any more."""
+    """The table of a plugin with unknown options: the options of its kind, and any other."""
     kind = KINDS[choice.kind]
     table = table_of(kind.base)
-    described = selector | {"description": f"The {kind.noun} of your own."}
+    described = selector | {"description": f"Your own {kind.noun}."}
     if "pattern" in selector:
         described["examples"] = [f"./{kind.noun.split()[-1]}.py:{kind.entry}"]
     table["properties"] = {choice.selector: described} | table["properties"]
@@ -205,3 +212,58 @@ def _own_code(choice: Choice, selector: Node) -> Node:
 
 def _ref(definition: str) -> Node:
     return {"$ref": f"#/$defs/{definition}"}
+
+
+# --- one table of options ---
+
+
+def table_of(model: type[Settings]) -> Node:
+    """The table of a model's options; other keys are not allowed."""
+    schema = model.model_json_schema(schema_generator=_Toml)
+    definitions = schema.pop("$defs", {})
+    closed = {"description": first_paragraph(model.__doc__), "type": "object", "properties": {}}
+    table: Node = closed | _inlined(schema, definitions) | {"description": closed["description"]}
+    return table
+
+
+class _Toml(GenerateJsonSchema):
+    """pydantic's schema without null, which TOML does not have, and without invented titles."""
+
+    def nullable_schema(self, schema: core_schema.NullableSchema) -> Node:
+        return self.generate_inner(schema["schema"])
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> Node:
+        field = super().default_schema(schema)
+        default = field.get("default")
+        if isinstance(default, dict):
+            field["default"] = {key: value for key, value in default.items() if value is not None}
+        elif default is None:
+            field.pop("default", None)
+        return field
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
+def _inlined(node: Any, definitions: Node) -> Any:
+    """Replaces references by what they refer to; some language servers ignore texts next to one.
+
+    Descriptions are put on one line, and the names of classes are removed.
+    """
+    if isinstance(node, list):
+        return [_inlined(one, definitions) for one in node]
+    if not isinstance(node, dict):
+        return node
+    if "$ref" in node:
+        node = definitions[node["$ref"].rpartition("/")[2]] | node
+    whole = {}
+    for key, value in node.items():
+        if isinstance(value, dict) or key not in ("$ref", "title"):  # a dict: a property's name
+            text = key == "description" and isinstance(value, str)
+            whole[key] = " ".join(value.split()) if text else _inlined(value, definitions)
+    return whole
+
+
+def first_paragraph(docstring: str | None) -> str:
+    """The first paragraph of a docstring, on one line."""
+    return " ".join(inspect.cleandoc(docstring or "").partition("\n\n")[0].split())

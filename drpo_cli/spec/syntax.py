@@ -1,247 +1,347 @@
-"""What is wrong with a statement that is not TOML, in words, and where exactly."""
+"""Explains the first syntax error of a file that tomli refuses: where it is, and how to fix it.
+
+tomli says what it expected where it stopped. What the writer got wrong is often elsewhere: at the
+quote that nothing closes, or in the whole word that needs quotes.
+"""
 
 from __future__ import annotations
 
 import difflib
 import re
-from enum import Enum, auto
-from typing import NamedTuple
+import unicodedata
+from dataclasses import dataclass
+from typing import cast
 
 import tomli
 
 from drpo_cli.spec.model import ARRAYS, ORDER
-from drpo_cli.spec.positions import Span, unquoted
-from drpo_cli.spec.statements import BARE_KEY, KEY, KEYS
+from drpo_cli.spec.positions import KeyPath, Lines, Scanner, Span, TooDeepError, unquoted
 
 LONGEST_HEADER = 100
-"""Characters in which a broken header is looked for."""
-TOO_DEEP = "nests too deeply; a spec needs three levels"
+"""Characters of a broken header that are compared with the names of sections."""
 
-
-class Kind(Enum):
-    """What a broken statement was to be, as far as it shows."""
-
-    HEADER = auto()
-    OPEN = auto()  # a header with more than its name
-    PAIR = auto()
-    SOME_PAIR = auto()  # a key that may be another than it seems, or not the only one
-    LOST = auto()
-
-
-class Wrong(NamedTuple):
-    """Where in the statement it is wrong, what, and the keys that can be read off it."""
-
-    at: Span
-    what: str
-    keys: tuple[str, ...] = ()
-    kind: Kind = Kind.HEADER
-
-
-_HEADER = re.compile(rf"\[*[ \t]*({KEYS})")
-_STRAY_BRACKET = re.compile(rf"(\[+)[ \t]*({KEYS})[ \t]*=")
-_HEADLESS = re.compile(r"[^=\[\]\"'\n]*?\[{0,2}([A-Za-z0-9_. \t-]+)\]+[ \t]*(?:#|\n|$)")
-_NO_NAME = re.compile(r"[^A-Za-z0-9_.-]")
-_LOOSE_KEY = re.compile(rf"({KEYS})[ \t]*")
+_BARE_KEY = r"[A-Za-z0-9_-]+"
+_KEY = rf"""(?:{_BARE_KEY}|"(?:\\[^\n]|[^"\\\n])*"|'[^'\n]*')"""
+_KEYS = rf"{_KEY}(?:[ \t]*\.[ \t]*{_KEY})*"
+_KEY_OF_PAIR = re.compile(rf"({_KEYS})[ \t]*")
+_HEADER_NAME = re.compile(rf"\[*[ \t]*({_KEYS})")
+_HEADER_WITHOUT_OPENING = re.compile(r"[A-Za-z0-9_. \t-]+\]+[ \t]*(?:#|$)", re.MULTILINE)
+_NEW_STATEMENT = re.compile(
+    rf"[ \t]*(?:\[\[?[ \t]*[A-Za-z_][^\n,]*\][ \t]*(?:#|$)|{_KEYS}[ \t]*=)", re.M
+)
+_REST_OF_LINE = re.compile(r"[ \t]*(?:#[^\n]*)?(?:\n|$)")
 _WORD = re.compile(r"[^,\]}#\n]*[^,\]}#\n\s]")
+_TOKEN = re.compile(
+    r'''
+      (?P<text>"""(?:\\.|[^\\])*?"{3,5} | \'\'\'.*?'{3,5}
+        | (?!"""|\'\'\')(?:"(?:\\[^\n]|[^"\\\n])*" | '[^'\n]*'))
+    | (?P<quote>"""|\'\'\'|["'])
+    | (?P<open>[\[{]) | (?P<close>[\]}])
+    | (?P<rest>\#[^\n]* | [^\[\]{}\#"']+)
+    ''',
+    re.DOTALL | re.VERBOSE,
+)
 _NUMBER = re.compile(r"[+-]?[\d_.]+(?:[eE][+-]?[\d_]*)?|0[xob]\w*")
 _DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}|\d{1,2}:\d{2}")
 _SWITCHES = {"true": "true", "yes": "true", "on": "true"} | dict.fromkeys(
     ("false", "no", "off"), "false"
 )
 _NOTHING = ("none", "null", "nil", "~")
+_CURLY_QUOTES = "“”„‘’«»"
 
 
-def of_header(text: str, at: int) -> Wrong:
-    """What is wrong with a header that tomli refuses at offset `at`."""
-    bare = text.partition("#")[0].rstrip()
-    text = bare if bare.strip("[") else text.rstrip()
-    line = Span(0, len(text))
-    found = _STRAY_BRACKET.match(text)
-    if found and _keys(found[2])[0] not in ORDER:
-        what = f"nothing closes this [; write {found[2]} = …"
-        return Wrong(Span(0, len(found[1])), _said(what), _keys(found[2]), Kind.PAIR)
-    keys = _section_of(text)
+@dataclass(frozen=True)
+class Mistake:
+    """Where a file is not TOML, the key or section that it is about (if one shows), and why."""
+
+    at: Span
+    key: KeyPath
+    what: str
+
+
+def explain(text: str, error: tomli.TOMLDecodeError) -> Mistake:
+    """The mistake in `text`, whose lines must end in `\\n` alone, that tomli raised `error` for."""
+    if text.lstrip()[:1] == "{":
+        what = "this looks like JSON, and a spec is TOML; `drpo init DIR` writes an example"
+        return Mistake(_line(text, 0), (), _not_toml(what))
+    start, table = _failing_statement(text, error.pos)
+    statement = text[start:]
+    inside = tomli.TOMLDecodeError(error.msg, statement, error.pos - start)
+    twice = error.msg.startswith("Cannot")
+    if statement[0] == "[":
+        found = _header_twice(text, start) if twice else _broken_header(statement, inside)
+    elif twice:
+        found = _key_twice(text, start, table)
+    elif _HEADER_WITHOUT_OPENING.match(statement):
+        found = _broken_header(statement, inside)
+    else:
+        found = _broken_pair(statement, inside)
+        found = Mistake(found.at, (*table, *found.key) if found.key else (), found.what)
+    at = Span(start + found.at.start, start + found.at.end)
+    return Mistake(at, found.key, found.what)
+
+
+def _failing_statement(text: str, stop: int) -> tuple[int, KeyPath]:
+    """Where the statement begins that tomli stopped in, and the table that it stands in."""
+    scanner, table = Scanner(text), cast(KeyPath, ())
+    while True:
+        start = scanner.skip_blank()
+        if start >= len(text):
+            return text.rfind("\n", 0, len(text.rstrip())) + 1, table
+        try:
+            following = scanner.statement(table)
+            tomli.loads(text[start : _line(text, scanner.at).end])
+        except (AssertionError, IndexError, tomli.TOMLDecodeError, RecursionError, TooDeepError):
+            return start, table
+        if scanner.at >= stop:
+            return start, table
+        table = following
+
+
+# --- headers ---
+
+
+def _broken_header(text: str, error: tomli.TOMLDecodeError) -> Mistake:
+    line = text.partition("\n")[0].partition("#")[0].rstrip()
+    whole = Span(0, len(line))
+    keys = _section_meant(line)
     if keys is None:
-        what = f"this is no header; write [section], one of: {', '.join(ORDER)}"
-        return Wrong(line, _said(what), kind=Kind.LOST)
-    right = _right(keys)
-    found = _HEADER.match(text)
-    rest = text[found.end() :] if found and _keys(found[1]) == keys else ""
-    closed = len(rest) - len(rest.lstrip("]"))
-    if closed == len(text) - len(text.lstrip("[")) and rest[closed:].strip():
-        start = len(text) - len(rest[closed:].lstrip())
+        what = f"this is not a header; write [section], one of: {', '.join(ORDER)}"
+        return Mistake(whole, (), _not_toml(what))
+    name = ".".join(keys)
+    right = f"[[{name}]]" if keys in ARRAYS else f"[{name}]"
+    if error.msg.startswith("Expected newline"):
         what = f"text follows the header {right}; move it to the next line"
-        return Wrong(Span(start, line.end), _said(what), keys, Kind.OPEN)
-    if rest.strip() and not closed:
-        what = f"the header holds more than a name; write {right}, its keys below it"
-        return Wrong(Span(min(at, line.end - 1), line.end), _said(what), keys, Kind.OPEN)
+        return Mistake(Span(error.pos, len(line)), keys, _not_toml(what))
     what = f"the header is not a name in matching brackets; write {right}"
-    return Wrong(line, _said(what), keys)
+    return Mistake(whole, keys, _not_toml(what))
 
 
-def headless(text: str) -> Wrong | None:
-    """What is wrong with a line that would be a known section's header, if it began like one."""
-    line = Span(0, len(text.partition("\n")[0].rstrip()))
-    found = _HEADLESS.match(text) if line.end <= LONGEST_HEADER else None
-    keys = _section_of(found[1]) if found else None
-    if keys is None:
-        return None
-    what = f"the header is not a name in matching brackets; write {_right(keys)}"
-    return Wrong(line, _said(what), keys)
-
-
-def _section_of(text: str) -> tuple[str, ...] | None:
-    """The known section that a broken header names, or nearly."""
-    found = _HEADER.match(text)
-    if found and (keys := _keys(found[1]))[0] in ORDER:
+def _section_meant(line: str) -> tuple[str, ...] | None:
+    """The known section that a broken header names, or nearly names."""
+    found = _HEADER_NAME.match(line)
+    if found and (keys := _split(found[1]))[0] in ORDER:
         return keys
-    first, *others = _NO_NAME.sub("", text[:LONGEST_HEADER]).split(".")
+    first, *others = re.sub(r"[^A-Za-z0-9_.-]", "", line[:LONGEST_HEADER]).split(".")
     close = difflib.get_close_matches(first, ORDER, n=1, cutoff=0.7)
     return (close[0], *filter(None, others)) if close else None
 
 
-def _right(keys: tuple[str, ...]) -> str:
-    name = ".".join(keys)
-    return f"[[{name}]]" if keys in ARRAYS else f"[{name}]"
-
-
-def of_pair(text: str, error: tomli.TOMLDecodeError, unclosed: int | None) -> Wrong:
-    """What is wrong with a key and its value.
-
-    `unclosed` is the offset of a quote or bracket that nothing closes.
-    """
-    line = Span(0, len(text.partition("\n")[0].rstrip()))
-    found = _LOOSE_KEY.match(text)
-    if found is None:
-        what = "this is no key = value, no [section] and no # comment; mend the line"
-        return Wrong(line, _said(what), kind=Kind.LOST)
-    keys = _keys(found[1])
-    sign = found.end()
-    if text[sign : sign + 1] != "=":
-        colon = text[sign : sign + 1] == ":"
-        where, what = _without_equals(text, found[1], sign, line)
-        return Wrong(where, what, keys, Kind.PAIR if colon else Kind.SOME_PAIR)
-    if not text[sign + 1 :].partition("#")[0].strip():
-        what = _said("no value follows the =; give it one")
-        return Wrong(Span(sign, sign + 1), what, keys, Kind.PAIR)
-    before_the_hole = unclosed is None or error.pos < unclosed
-    if before_the_hole and not error.msg.startswith(("Unclosed", 'Expected "\'"')):
-        where, what = _value(text, error, sign + 1)
-    elif unclosed is None:
-        where, what = _no_comma(text, error.pos)
+def _header_twice(text: str, start: int) -> Mistake:
+    """A header whose name is taken."""
+    scanner, _ = _scan(text[:start])
+    brackets, keys, whole = Scanner(text[start:]).header()
+    path: KeyPath = ()
+    taken: KeyPath = ()
+    for key in keys:
+        path += (key,)
+        taken = path if path in scanner.places else taken
+        if path in scanner.lengths:
+            path += (scanner.lengths[path] - 1,)
+    first = scanner.places[taken].key.start
+    line, name = Lines(text).position(first)[0], ".".join(keys)
+    names = [part for part in taken if isinstance(part, str)]
+    if text[first] == "[" and (taken in scanner.lengths or tuple(keys) in ARRAYS):
+        what = f"the first is in line {line}; write [[{name}]], with two brackets on each side"
+    elif text[first] == "[" and names == keys and brackets == 1:
+        what = f"the first is in line {line}; join the two"
     else:
-        where, what = _unclosed(text, unclosed)
-    more = "=" in text[where.end if where.end < line.end else where.start : line.end]
-    return Wrong(where, what, keys, Kind.SOME_PAIR if more else Kind.PAIR)
+        what = f"line {line} gives it another meaning; remove one of the two"
+    return Mistake(whole, tuple(keys), f"is here a second time: {what}")
 
 
-def _without_equals(text: str, key: str, at: int, line: Span) -> tuple[Span, str]:
+# --- keys and values ---
+
+
+def _key_twice(text: str, start: int, table: KeyPath) -> Mistake:
+    """A key that has a value already."""
+    scanner, _ = _scan(text[:start])
+    here = Scanner(text[start:])
+    keys = [key for key, _ in here.dotted()]
+    paths = [(*table, *keys[:length]) for length in range(len(keys), 0, -1)]
+    taken = next((path for path in paths if path in scanner.places), paths[0])
+    what = "is here a second time; remove one of the two"
+    if taken in scanner.places:
+        line = Lines(text).position(scanner.places[taken].key.start)[0]
+        what = f"is here a second time: the first is in line {line}; remove one of the two"
+    return Mistake(Span(0, len(text[start : start + here.at].rstrip())), taken, what)
+
+
+def _broken_pair(text: str, error: tomli.TOMLDecodeError) -> Mistake:
+    """What is wrong with a statement that is to be a key and its value."""
+    line = _line(text, 0)
+    found = _KEY_OF_PAIR.match(text)
+    if found is None:
+        if hidden := _hidden_character(text, min(error.pos, len(text) - 1)):
+            return Mistake(hidden[0], (), _not_toml(hidden[1]))
+        what = "this is not `key = value`, [section] or a # comment; correct the line"
+        return Mistake(line, (), _not_toml(what))
+    keys, sign = _split(found[1]), found.end()
+    if text[sign : sign + 1] != "=":
+        at, what = _missing_equals(text, found[1], sign, line)
+    elif _REST_OF_LINE.match(text, sign + 1):
+        at, what = Span(sign, sign + 1), "no value follows the =; write one"
+    else:
+        at, what = _broken_value(text, error, sign + 1)
+    return Mistake(at, keys, _not_toml(what))
+
+
+def _missing_equals(text: str, key: str, at: int, line: Span) -> tuple[Span, str]:
     if text[at : at + 1] == ":":
-        return Span(at, at + 1), _said(f"a colon is where TOML has an =; write {key} = …")
-    end = max(at + 1, line.end) if text[at : at + 1].strip() else at
-    if end == at:
-        return line, _said(f"the key has no = and no value; write {key} = …")
-    return Span(at, line.end), _said(f"no = follows the key; write {key} = …")
+        return Span(
+            at, at + 1
+        ), f"a key and its value need = between them, not a colon; write {key} = …"
+    if at >= line.end or text[at] == "#":
+        return Span(0, len(key)), f"the key has no = and no value; write {key} = …"
+    return Span(at, line.end), f"no = follows the key; write {key} = …"
 
 
-def _unclosed(text: str, at: int) -> tuple[Span, str]:
-    end = at + len(text[at:].partition("\n")[0].rstrip())
-    opening = text[at]
-    if text[at : at + 3] in ('"""', "'''"):
-        return Span(at, at + 3), _said(f"the text has no closing {text[at : at + 3]}; add it")
-    if opening in "\"'":
-        return Span(at, end), _said(f"the text has no closing quote; add a {opening}")
-    closing = {"[": "]", "{": "}"}[opening]
-    return Span(at, at + 1), _said(f"the {opening} is never closed; add a {closing}")
-
-
-def _no_comma(text: str, at: int) -> tuple[Span, str]:
-    found = _WORD.match(text, at)
-    what = "no comma is in front of this; separate the entries by commas"
-    return Span(at, found.end() if found else at + 1), _said(what)
-
-
-def _value(text: str, error: tomli.TOMLDecodeError, value: int) -> tuple[Span, str]:
-    at = min(error.pos, max(len(text) - 1, 0))
-    if error.msg == "Unescaped '\\' in a string":
-        escape = text[at - 2 : at]
-        what = f"TOML has no escape {escape}; write \\{escape}, or put the text in 'single quotes'"
-        return Span(at - 2, at), _said(what)
-    if error.msg == "Invalid hex value":
-        return Span(max(at - 2, 0), at), _said("the escape \\u needs 4 hex digits, and \\U needs 8")
-    if error.msg.startswith("Illegal character"):
-        what = f"the character U+{ord(text[at]):04X} may not be in a text; take it out"
-        return Span(at, at + 1), _said(what)
-    if error.msg.startswith("Invalid date"):
-        word = _WORD.match(text, at)
-        end = word.end() if word else at + 1
-        return Span(at, end), _said(f"{text[at:end]} is no date that exists; text needs quotes")
-    if error.msg == "Invalid value":
+def _broken_value(text: str, error: tomli.TOMLDecodeError, value: int) -> tuple[Span, str]:
+    at, message = min(error.pos, max(len(text) - 1, 0)), error.msg
+    if message.startswith("Unescaped") or message == "Invalid hex value":
+        return Span(at - 2, at), _broken_escape(text[at - 2 : at])
+    if message.startswith("Duplicate inline table key"):
+        key = text.rfind(message.split("'")[1], 0, at) if "'" in message else at
+        what = "this table has the key a second time; remove one of the two"
+        return Span(key, max(at, key + 1)), what
+    if unclosed := _unclosed(text, error):
+        return unclosed
+    if hidden := _hidden_character(text, at):
+        return hidden
+    if message.startswith("Unclosed"):
+        return _word(text, at), "no comma separates this from the entry before it; add a comma"
+    if message.startswith("Invalid date"):
+        span = _word(text, at)
+        return span, f"{text[slice(*span)]} is not a date that exists; put text in quotes"
+    if message == "Invalid value":
         return _not_a_value(text, at)
-    if error.msg.startswith("Expected newline"):
-        return _too_much(text, at, value)
-    if error.msg.startswith("Expected '=' after a key"):
-        return Span(at, at + 1), _said("no = follows the key; write key = value")
-    message = f"{error.msg[0].lower()}{error.msg[1:]}"
-    return Span(at, at + 1), _said(f"{message}; mend this")
+    if message.startswith("Expected newline"):
+        return _after_value(text, at, value)
+    if message.startswith("Expected '=' after a key"):
+        return Span(at, at + 1), "no = follows the key; write key = value"
+    return Span(at, at + 1), f"{message[0].lower()}{message[1:]}; correct this"
+
+
+def _broken_escape(escape: str) -> str:
+    if escape.lower() == "\\u":
+        return "the escape \\u needs 4 hex digits, and \\U needs 8; for a plain \\ write \\\\"
+    return (
+        f"TOML has no escape {escape}; write \\{escape}, or put the text (a Windows path, a "
+        "regular expression) in 'single quotes'"
+    )
+
+
+def _unclosed(text: str, error: tomli.TOMLDecodeError) -> tuple[Span, str] | None:
+    """A quote or bracket that nothing closes, where that is why tomli stopped."""
+    line = text.rfind("\n", 0, error.pos) + 1
+    next_begins = line > 0 and _NEW_STATEMENT.match(text, line)
+    brackets, end = [], line if next_begins else _line(text, error.pos).end
+    for token in _TOKEN.finditer(text):
+        at = token.start()
+        if at >= end:
+            break
+        if token.lastgroup == "quote":
+            return _unclosed_quote(text, at, token[0])
+        if token.lastgroup == "open":
+            brackets.append(at)
+        elif token.lastgroup == "close" and brackets:
+            brackets.pop()
+    if brackets and (next_begins or error.pos >= len(text.rstrip())):
+        at = brackets[-1]
+        closing = {"[": "]", "{": "}"}[text[at]]
+        return Span(at, at + 1), f"nothing closes this {text[at]}; add a {closing}"
+    return None
+
+
+def _unclosed_quote(text: str, at: int, quote: str) -> tuple[Span, str]:
+    end = at + len(quote) if len(quote) == 3 else _line(text, at).end
+    return Span(at, end), f"the text has no closing quote; add {quote} at its end"
+
+
+def _hidden_character(text: str, at: int) -> tuple[Span, str] | None:
+    """An invisible character that TOML does not allow here."""
+    character = text[at]
+    if character in "\n\t " or unicodedata.category(character)[0] not in "CZ":
+        return None
+    name = unicodedata.name(character, "a control character")
+    what = f"the character U+{ord(character):04X} ({name}) must not stand here; remove it"
+    return Span(at, at + 1), what
 
 
 def _not_a_value(text: str, at: int) -> tuple[Span, str]:
-    found = _WORD.match(text, at)
-    if found is None:
-        return Span(at, at + 1), _said(f"a value is missing before the {text[at]!r}; give it one")
-    word, span = found[0], Span(at, found.end())
-    if word[0] in "“”„‘’«":
-        bare = word.strip("“”„‘’«»")
-        return span, _said(f'TOML knows only straight quotes; write "{bare}"')
+    span = _word(text, at)
+    word = text[slice(*span)]
+    if not _WORD.match(text, at):
+        return span, f"a value is missing before the {text[at]!r}; write one"
+    if word[0] in _CURLY_QUOTES:
+        return span, f'TOML knows only straight quotes; write "{word.strip(_CURLY_QUOTES)}"'
     if word[0] == "=":
-        return Span(at, at + 1), _said("there is one = too many; take it out")
+        return Span(at, at + 1), "there is one = too many; remove it"
     if word.lower() in _SWITCHES:
-        return span, _said(f"a switch is true or false; write {_SWITCHES[word.lower()]}")
+        return span, f"a switch is true or false; write {_SWITCHES[word.lower()]}"
     if word.lower() in _NOTHING:
-        return span, _said("TOML has no word for nothing; take the key out")
+        return span, "TOML has no null; remove the key, which leaves it unset"
     if re.fullmatch(r"[+-]?\.\d+(e[+-]?\d+)?", word):
-        return span, _said(f"a number begins with a digit; write {word.replace('.', '0.', 1)}")
+        return span, f"a number begins with a digit; write {word.replace('.', '0.', 1)}"
     if re.fullmatch(r"[^\"'\[{]*", word):
-        return span, _said(f'text needs quotes; write "{word}"')
-    return span, _said("this is no value; text needs quotes around all of it")
+        return span, f'text needs quotes; write "{word}"'
+    return span, "this is not a value; put quotes around the whole text"
 
 
-def _too_much(text: str, at: int, value: int) -> tuple[Span, str]:
-    end = at + len(text[at:].partition("\n")[0].rstrip())
+def _after_value(text: str, at: int, value: int) -> tuple[Span, str]:
+    """What is wrong with text after the end of a value."""
+    line = _line(text, at)
     start = value + len(text[value:at]) - len(text[value:at].lstrip())
-    word = text[start:end].partition("#")[0].rstrip()
+    word = text[start : line.end].partition("#")[0].rstrip()
     whole = Span(start, start + len(word))
-    if text[at] == "\r":
-        return Span(at, at + 1), _said("a carriage return stands alone here; take it out")
     if text[at] == ",":
-        return Span(at, at + 1), _said("a line has no comma at its end; take it out")
+        return Span(at, at + 1), "a line must not end in a comma; remove it"
     if text[at] in "]})":
-        return Span(at, at + 1), _said(f"nothing opened this {text[at]}; take it out")
+        return Span(at, at + 1), f"nothing opens this {text[at]}; remove it"
     if _DATE.match(word):
-        return whole, _said(f"{word} is no date that exists; text needs quotes")
+        return whole, f"{word} is not a date that exists; put text in quotes"
     if _NUMBER.match(word) and " " not in word:
-        return whole, _said(_of_number(word))
+        return whole, _broken_number(word)
     if text.startswith(("//", ";", "--"), at):
-        return Span(at, end), _said("a comment begins with a #")
+        return Span(at, line.end), "a comment begins with a #"
     what = "the value ends before this; put each key on its own line, and text in quotes"
-    return Span(at, end), _said(what)
+    return Span(at, line.end), what
 
 
-def _of_number(word: str) -> str:
+def _broken_number(word: str) -> str:
     if re.fullmatch(r"[+-]?0[\d_]+", word):
-        return f"a number has no zeros in front; write {word.replace('_', '').lstrip('0') or '0'}"
+        return f"a number has no leading zeros; write {word.replace('_', '').lstrip('0') or '0'}"
     if re.fullmatch(r"[+-]?[\d_]+\.", word):
-        return f"digits go on both sides of a point; write {word}0"
-    return f'{word} is no number; mend it, or write "{word}" for text'
+        return f"a decimal point needs digits on both sides; write {word}0"
+    return f'{word} is not a number; correct it, or write "{word}" if it is text'
 
 
-def _keys(text: str) -> tuple[str, ...]:
+# --- helpers ---
+
+
+def _scan(text: str) -> tuple[Scanner, KeyPath]:
+    scanner = Scanner(text)
+    return scanner, scanner.document()
+
+
+def _split(text: str) -> tuple[str, ...]:
+    """The parts of a dotted key."""
     try:
-        return tuple(unquoted(key) for key in re.findall(KEY, text))
+        return tuple(unquoted(key) for key in re.findall(_KEY, text))
     except tomli.TOMLDecodeError:  # a bad escape in a quoted key
-        return tuple(re.findall(BARE_KEY, text)[:1])
+        return tuple(re.findall(_BARE_KEY, text)[:1])
 
 
-def _said(what: str) -> str:
+def _word(text: str, at: int) -> Span:
+    """The word at an offset, up to a comma, a bracket or a comment; at least one character."""
+    found = _WORD.match(text, at)
+    return Span(at, found.end() if found else at + 1)
+
+
+def _line(text: str, at: int) -> Span:
+    """From an offset to the end of its line, without trailing blanks."""
+    return Span(at, at + max(1, len(text[at:].partition("\n")[0].rstrip())))
+
+
+def _not_toml(what: str) -> str:
     return f"is not TOML: {what}"

@@ -18,9 +18,8 @@ from drpo_cli.plan import Plan, describe, make_plan, regime, rules
 from drpo_cli.rewards.grading.contract import prepare
 from drpo_cli.settings import RewardSettings
 from drpo_cli.spec import Spec, SpecError, load
-from drpo_cli.spec.dumping import document
-from drpo_cli.spec.excerpt import counted, show_all
-from drpo_cli.spec.origins import Setting, settings_of
+from drpo_cli.spec.dumping import Setting, document, settings_of
+from drpo_cli.spec.excerpt import count, show_all
 from drpo_cli.spec.problems import Diagnostic, Problem, key_text
 
 NARROW = 60
@@ -53,7 +52,7 @@ def check(path: Path, overrides: Sequence[str], world: int, diff: bool, as_json:
     console.print(f"{changed} keys set, {len(settings) - changed} default{more}")
     sys.stdout.flush()  # before what goes to the other stream
     show_all(Console(stderr=True, markup=False, highlight=False), spec.warnings)
-    doubts = f": {counted((), spec.warnings, str(path))}" if spec.warnings else ""
+    doubts = f": {count((), spec.warnings, str(path))}" if spec.warnings else ""
     console.print(f"{path} is valid{doubts}", soft_wrap=True)
     return 0
 
@@ -84,7 +83,7 @@ def resolved(plan: Plan) -> dict[str, Any]:
         "context": plan.context,
     }
     changed = {
-        key_text(one.key): {"value": one.value, "default": one.default, "from": one.whence}
+        key_text(one.key): {"value": one.value, "default": one.default, "from": one.set_by}
         for one in settings_of(spec)
         if one.differs
     }
@@ -123,10 +122,10 @@ def _print_settings(console: Console, settings: Sequence[Setting]) -> None:
     rows = []
     for one in settings:
         default = "required" if one.required else _shown(one.default)
-        rows.append((key_text(one.key), _shown(one.value), default, one.whence))
+        rows.append((key_text(one.key), _shown(one.value), default, one.set_by))
     if console.width < NARROW:
-        for key, value, default, whence in rows:
-            console.print(Text(f"{key} = {value} (default {default}; {whence})"))
+        for key, value, default, set_by in rows:
+            console.print(Text(f"{key} = {value} (default {default}; {set_by})"))
         return
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for name in ("key", "value", "default", "from"):

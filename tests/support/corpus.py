@@ -14,22 +14,22 @@ Mark = tuple[int | None, int, int | None]
 
 @dataclass
 class Case:
-    """A spec that is wrong, what is said of it where, and the same spec once mended."""
+    """a wrong spec, the messages for it with their places, and the same spec fixed."""
 
     title: str
     old: list[str] = field(default_factory=list)
     new: list[str] = field(default_factory=list)
-    mended: list[str] = field(default_factory=list)
+    fixed: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     options: list[str] = field(default_factory=list)
 
-    def write(self, folder: Path, mended: bool = False) -> tuple[Path, list[str], list[Mark]]:
+    def write(self, folder: Path, fixed: bool = False) -> tuple[Path, list[str], list[Mark]]:
         """Writes the spec and its files; returns its path, its overrides, and its marks."""
         (folder / "rewards.py").write_text(REWARDS)
         base = (FOLDER / "base.toml").read_text(encoding="utf-8")
         old = "".join(f"{line}\n" for line in self.old)
         assert base.count(old) >= 1, f"{self.title}: not in base.toml: {old}"
-        lines = (self.mended or self.old) if mended else self.new
+        lines = (self.fixed or self.old) if fixed else self.new
         text = base.replace(old, "".join(f"{line}\n" for line in lines).replace("\\t", "\t"), 1)
         overrides = []
         for option in self.options:
@@ -37,7 +37,7 @@ class Case:
             if name == "file":
                 file, _, content = value.partition(" = ")
                 (folder / file).write_text(content)
-            elif name == "set" and not mended:
+            elif name == "set" and not fixed:
                 overrides.append(value)
         found = [*marks(text), *((None, *m[1:]) for o in overrides for m in marks(f"--set {o}"))]
         text = text.replace("«", "").replace("»", "")
@@ -61,7 +61,7 @@ def cases() -> Iterator[Case]:
                 case = Case(f"{path.stem}: {line[3:]}")
             elif case is not None and kind in "-!+>%" and line:
                 parts = {
-                    "-": case.old, "!": case.new, "+": case.mended, ">": case.said,
+                    "-": case.old, "!": case.new, "+": case.fixed, ">": case.said,
                     "%": case.options,
                 }  # fmt: skip
                 parts[kind].append(text)

@@ -1,4 +1,4 @@
-"""A spec with the plugin files it names, and what is said of a bad one."""
+"""Specs for tests, the plugin files that they name, and the messages that a bad spec gets."""
 
 from __future__ import annotations
 
@@ -49,44 +49,37 @@ delta = 0.2
 """
 
 
-SMALLEST = """\
+HEAD = """\
 [run]
 name = "test"
 steps = 10
 [model]
 path = "some-org/some-model"
-[[data]]
-type = "arithmetic"
-[[reward]]
-type = "exact_match"
 """
+DATA = '[[data]]\ntype = "arithmetic"\n'
+ROLLOUT = "[rollout]\nprompts_per_step = 8\nsamples_per_prompt = 4\nmax_new_tokens = 16\n"
+REWARD = '[[reward]]\ntype = "exact_match"\n'
+DRPO = '[objective]\ntype = "drpo"\ndelta = 0.2\n'
+
+SMALLEST = HEAD + DATA + REWARD
 """A spec with no more than it needs, all of it built in."""
 
-BUILT_IN = """\
-[run]
-name = "test"
-steps = 10
-[model]
-path = "some-org/some-model"
-[[data]]
-type = "arithmetic"
-[[data]]
+BUILT_IN = f"""\
+{HEAD}{DATA}[[data]]
 type = "jsonl"
 path = "rows.jsonl"
-fields = { prompt = "question", answer = "target" }
+fields = {{ prompt = "question", answer = "target" }}
 [[data]]
 type = "reasoning_gym"
 task = "chain_sum"
-options = { min_terms = 2, max_terms = 3 }
+options = {{ min_terms = 2, max_terms = 3 }}
 [[data]]
 type = "huggingface"
 path = "some-org/some-rows"
 [rollout]
 engine = "transformers"
 stop = ["\\n", "Q:"]
-[[reward]]
-type = "exact_match"
-[[reward]]
+{REWARD}[[reward]]
 type = "math_verify"
 weight = 0
 [[reward]]
@@ -115,7 +108,7 @@ def write(folder: Path, text: str = GOOD) -> Path:
 
 
 def problems(folder: Path, text: str, *overrides: str) -> list[str]:
-    """The messages a bad spec gets, without the folder in front."""
+    """The messages that a bad spec gets, without the folder in front."""
     path = write(folder, text)
     with pytest.raises(SpecError) as caught:
         load(path, overrides)
@@ -123,7 +116,13 @@ def problems(folder: Path, text: str, *overrides: str) -> list[str]:
     return [line.removeprefix(f"{folder}/") for line in map(str, caught.value.problems)]
 
 
+def warnings(folder: Path, text: str, *overrides: str) -> list[str]:
+    """The warnings that a good spec gets, without the folder in front."""
+    found = load(write(folder, text), overrides).warnings
+    return [line.removeprefix(f"{folder}/") for line in map(str, found)]
+
+
 def problem(folder: Path, text: str, *overrides: str) -> str:
-    """The one message a spec with one mistake gets."""
+    """The one message that a spec with one mistake gets."""
     (line,) = problems(folder, text, *overrides)
     return line

@@ -19,14 +19,14 @@ from rich.cells import cell_len
 
 from drpo_cli import plugins
 from drpo_cli.spec import SpecError, dump, load
-from drpo_cli.spec.origins import settings_of
+from drpo_cli.spec.dumping import settings_of
 from support.command import drpo
 from support.corpus import Case
 
 
 @pytest.fixture
 def spec(tmp_path: Path) -> Path:
-    path, _, _ = Case("the base").write(tmp_path, mended=True)
+    path, _, _ = Case("the base").write(tmp_path, fixed=True)
     return path
 
 
@@ -50,7 +50,8 @@ def test_a_tool_reads_what_is_wrong(spec: Path) -> None:
         "severity": "error",
         "file": str(spec),
         "key": "run.steps",
-        "message": "is [0]; must be a whole number (Rollout-and-train rounds)",
+        "message": "is [0]; must be a whole number "
+        "(Number of steps, each a rollout and its training)",
         "line": 3,
         "column": 9,
         "end_line": 4,
@@ -177,13 +178,16 @@ def _written(terminal: int) -> str:
     ("content", "expected"),
     [
         (b"[run]\nname = 'x'\n\0\1\2", "run.toml: is a binary file, and a spec is text"),
-        (b"a = 1\n" * 2_000_000, "run.toml: is 12.0 MB, and a spec at most 1; name the run's TOML"),
+        (b"a = 1\n" * 2_000_000, "run.toml: is 12.0 MB, and a spec is at most 1 MB; name the"),
         ("[run]\nname = 'é\xff'\n".encode("latin-1"), "run.toml:2:9: is not UTF-8 text; save the"),
         (b"\xff\xfe[\0", "run.toml: is a binary file"),
-        (b"# A page\n\nSome prose,\n- and a list\n- of two\n", "run.toml: is not TOML: not one of"),
+        (
+            b"# A page\n\nSome prose,\n- and a list\n",
+            "run.toml:3:6: Some: is not TOML: no = follows",
+        ),
         (
             b'{\n  "run": {\n    "name": "x",\n  "steps": 3\n}\n}\n',
-            "run.toml: is not TOML: not one",
+            "run.toml:1:1: is not TOML: this looks like JSON, and a spec is TOML",
         ),
     ],
 )
@@ -196,7 +200,7 @@ def test_a_file_that_is_no_spec(tmp_path: Path, content: bytes, expected: str) -
 
 
 def test_an_endless_file_is_not_read_to_its_end() -> None:
-    with pytest.raises(SpecError, match="and a spec at most 1"):
+    with pytest.raises(SpecError, match="and a spec is at most 1"):
         load(Path("/dev/zero"))
 
 

@@ -91,8 +91,8 @@ def test_the_rows_of_a_description(path: Path) -> None:
     assert rows["held-out evaluation"] == "50 problems × 2 samples = 100 sequences, 4 times"
     assert rows["processes"] == "2 × 4 prompts"
     assert rows["rewards"].splitlines() == [
-        "good: in 2 processes a rank, 30 s a call, on error stop",
-        "0.5 × short: in 2 processes a rank, 30 s a call, on error stop",
+        "good: in 2 processes per rank, 30 s per call, on error stop",
+        "0.5 × short: in 2 processes per rank, 30 s per call, on error stop",
     ]
 
 
@@ -151,5 +151,5 @@ def test_a_model_folder_that_is_no_model(path: Path) -> None:
         make_plan(load(path, ["model.path=model"]), 1)
     for text in ("{", "3", "[]"):
         (path.parent / "model" / "config.json").write_text(text)
-        with pytest.raises(UserError, match=r"config\.json is not a model's config\.json"):
+        with pytest.raises(UserError, match=r"is not the config\.json of a model"):
             make_plan(load(path, ["model.path=model"]), 1)

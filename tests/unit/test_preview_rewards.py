@@ -175,7 +175,7 @@ def test_check_refuses_annotations_that_cannot_hold(spec: Path) -> None:
 
 def test_check_says_where_rewards_run(spec: Path) -> None:
     done = drpo("check", spec, "--set", "reward[1].type=exact_match", **WIDE)
-    assert "strict: in 2 processes a rank, 30 s a call, on error stop" in done.stdout
+    assert "strict: in 2 processes per rank, 30 s per call, on error stop" in done.stdout
     assert "0 × exact_match: in the trainer's process, on error stop" in done.stdout
 
 

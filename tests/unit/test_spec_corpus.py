@@ -1,4 +1,4 @@
-"""Broken specs: each is said where it is wrong and what, and accepted once mended."""
+"""Broken specs: each gets its messages in the right places, and is accepted once fixed."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def test_a_broken_spec(tmp_path: Path, case: Case) -> None:
     for line, said in zip(lines, case.said, strict=True):
         assert said in line
     assert [place(one) for one in found if one.source is not None] == marked
-    checked(case.write(tmp_path, mended=True)[0])
+    checked(case.write(tmp_path, fixed=True)[0])
 
 
-def test_twenty_mistakes_are_all_said_in_the_order_of_the_file(tmp_path: Path) -> None:
+def test_twenty_mistakes_are_all_reported_in_the_order_of_the_file(tmp_path: Path) -> None:
     text = (FOLDER / "twenty.toml").read_text(encoding="utf-8")
     path = tmp_path / "run.toml"
     path.write_text(text.replace("«", "").replace("»", ""), encoding="utf-8")
@@ -71,14 +71,14 @@ def test_twenty_mistakes_are_all_said_in_the_order_of_the_file(tmp_path: Path) -
         max_size=4,
     )
 )
-def test_whatever_is_mistyped_it_loads_or_is_said_where(
+def test_a_spec_with_random_typos_loads_or_gets_messages_with_places(
     tmp_path: Path, typed: list[tuple[float, str, bool]]
 ) -> None:
     text = (FOLDER / "base.toml").read_text(encoding="utf-8")
     for where, character, instead in typed:
         at = int(where * len(text))
         text = text[:at] + character + text[at + instead :]
-    path, _, _ = Case("the base").write(tmp_path, mended=True)
+    path, _, _ = Case("the base").write(tmp_path, fixed=True)
     path.write_bytes(text.encode())
     try:
         checked(path)

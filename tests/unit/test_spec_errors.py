@@ -70,7 +70,7 @@ def test_all_errors_come_together_in_file_order(folder: Path) -> None:
         ('"drpo"', "3", "21:8: objective.type: is 3; must be a name in quotes"),
         ("rewards.py:good", "rewards.py:god", "18:8: reward[0].type: reward './rewards.py:god':"),
         ("./rewards.py:good", "./gone.py:good", "18:8: reward[0].type: reward './gone.py:good': t"),
-        ('type = "./rewards.py:good"', "", "17:1: reward[0].type: is missing; say which reward"),
+        ('type = "./rewards.py:good"', "", "17:1: reward[0].type: is missing; name a reward"),
         ("[[reward]]", "[reward]", "17:1: reward: is a single table; write [[reward]]"),
         ("[rollout]", "[[rollout]]", "12:1: rollout: must be a table; write [rollout]"),
         ("[run]", "train = 1\n[run]", "1:9: train: must be a section; write [train]"),
@@ -131,7 +131,9 @@ def test_missing_sections_are_named(folder: Path) -> None:
 
 
 def test_the_docstring_of_the_field_is_shown(folder: Path) -> None:
-    assert "(Rollout-and-train rounds)" in problem(folder, GOOD.replace("10", "0", 1))
+    assert "(Number of steps, each a rollout and its training)" in problem(
+        folder, GOOD.replace("10", "0", 1)
+    )
 
 
 @pytest.mark.parametrize(
@@ -151,8 +153,8 @@ def test_a_plugin_that_does_not_load(folder: Path, source: str, expected: str) -
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ('"test"', "", "run.toml:2:6: run.name: is not TOML: no value follows the =; give it one"),
-        ("steps", 'name = "2"\nsteps', "run.toml:3:1: run.name: is there a second time; the first"),
+        ('"test"', "", "run.toml:2:6: run.name: is not TOML: no value follows the =; write one"),
+        ("steps", 'name = "2"\nsteps', "run.toml:3:1: run.name: is here a second time: the first"),
         (
             "[run]",
             "[run",

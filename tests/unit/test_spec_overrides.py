@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from drpo_cli.spec.overrides import apply
+from drpo_cli.spec.overrides import apply_overrides
 from drpo_cli.spec.positions import KeyPath
 from drpo_cli.spec.problems import Problem, Source
 
@@ -17,7 +17,7 @@ def document() -> dict[str, Any]:
 
 def texts(document: dict[str, Any], *overrides: str) -> dict[KeyPath, str]:
     """What was set, after none was astray."""
-    applied, problems = apply(document, overrides)
+    applied, problems = apply_overrides(document, overrides)
     assert not problems
     return {key: override.text for key, override in applied.items()}
 
@@ -52,7 +52,7 @@ def test_a_list_entry(key: str) -> None:
 
 def test_a_section_that_is_not_there_yet() -> None:
     found = document()
-    apply(found, ["eval.every=5", "a.b.c=1"])
+    apply_overrides(found, ["eval.every=5", "a.b.c=1"])
     assert found["eval"] == {"every": 5} and found["a"] == {"b": {"c": 1}}
 
 
@@ -76,7 +76,7 @@ def test_the_last_of_two_counts() -> None:
     ],
 )
 def test_an_override_with_no_place_to_go(text: str, expected: str) -> None:
-    applied, problems = apply(document(), ["run.name=fine", text, "x"])
+    applied, problems = apply_overrides(document(), ["run.name=fine", text, "x"])
     assert (len(applied), len(problems)) == (1, 2)
     assert expected in str(problems[0])
 
@@ -95,7 +95,7 @@ def test_an_override_with_no_place_to_go(text: str, expected: str) -> None:
 def test_what_is_wrong_with_an_override_is_marked(
     text: str, key: KeyPath, on_key: bool, marked: str
 ) -> None:
-    applied, _ = apply(document(), [text])
+    applied, _ = apply_overrides(document(), [text])
     (found,) = Source("run.toml", overrides=applied).diagnostics([Problem(key, "", on_key=on_key)])
     assert found.source == f"--set {text}" and found.line is None
     assert found.source[(found.column or 0) - 1 : (found.end_column or 0) - 1] == marked

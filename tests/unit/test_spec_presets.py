@@ -78,7 +78,7 @@ def test_the_spec_s_own_keys_win(folder: Path) -> None:
     assert (spec.train.reduction, spec.train.learning_rate) == ("token_mean", 1e-5)
     assert summary(spec) == (
         "grpo: objective ppo_clip (epsilon_low 0.2, epsilon_high 0.28), advantage group_norm, "
-        "train.reduction token_mean; the spec's own: objective.epsilon_high (preset: 0.2), "
+        "train.reduction token_mean; set by the spec: objective.epsilon_high (preset: 0.2), "
         "train.reduction (preset: sequence_mean)"
     )
 
@@ -99,7 +99,7 @@ def test_a_contradicting_type_is_said_once_at_its_line(folder: Path) -> None:
     line = problem(folder, f'preset = "grpo"\n{GOOD}')
     assert line.startswith(
         "run.toml:22:8: objective.type: is 'drpo', but preset 'grpo' says 'ppo_clip'; "
-        "take one of the two out"
+        "remove one of the two"
     )
     own = '[advantage]\ntype = "rloo"\n[objective]\ntype = "none"\n'
     lines = problems(folder, text_of("grpo", own))
@@ -117,7 +117,7 @@ def test_what_a_contradiction_recommends_works(folder: Path) -> None:
     path = write(folder, text_of("gspo"))
     line = problem(folder, text_of("gspo"), "objective.type=drpo")
     assert line.startswith("--set objective.type=drpo: objective.type: is 'drpo', but preset")
-    assert "--set preset= takes the preset out" in line
+    assert "--set preset= removes the preset" in line
     without = load(path, ["objective.type=drpo", "preset="])
     assert (without.preset, without.objective.type) == (None, "drpo")
 

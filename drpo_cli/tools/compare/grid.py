@@ -13,9 +13,8 @@ from typing import Any
 from drpo_cli import plugins
 from drpo_cli.errors import UserError
 from drpo_cli.spec.model import CHOICES
-from drpo_cli.spec.overrides import parse_value
+from drpo_cli.spec.overrides import parse_value, parse_variant
 from drpo_cli.spec.presets import PRESETS
-from drpo_cli.spec.variant import parse_variant
 
 VARIANTS = ("objective", "advantage", "rollout")
 """Keys that name a section with a plugin: their values are variants, `drpo:delta=0.2`."""

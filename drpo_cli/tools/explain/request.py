@@ -13,8 +13,8 @@ from drpo_cli import plugins
 from drpo_cli.errors import UserError
 from drpo_cli.settings import ObjectiveSettings
 from drpo_cli.spec.messages import problems_of
+from drpo_cli.spec.overrides import parse_variant
 from drpo_cli.spec.problems import key_text
-from drpo_cli.spec.variant import parse_variant
 
 MU = (0.01, 0.1, 0.3, 0.6, 0.9)
 MOST_MU = 9
