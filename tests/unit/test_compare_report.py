@@ -143,10 +143,10 @@ def test_figures_follow_the_theme_and_come_as_png_too(tmp_path):
 @pytest.mark.parametrize("panels", [1, 3])
 def test_the_legend_fits_the_figure(labels, panels):
     axis = Axis("train.learning_rate", tuple(map(str, range(panels))))
-    figure, drawn = figures._panels([axis], labels)
+    figure, drawn = figures._make_panels([axis], labels)
     for label in labels:
         next(iter(drawn.values())).plot([0, 1], [0, 1], label=label)
-    figures._legend(figure, drawn, labels)
+    figures._add_legend(figure, drawn, labels)
     figure.draw_without_rendering()
     legend = figure.legends[0].get_window_extent()
     assert legend.x0 >= 0 and legend.x1 <= figure.bbox.width

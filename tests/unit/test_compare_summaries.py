@@ -122,5 +122,5 @@ def test_a_baseline_is_a_value_of_the_grid():
     assert choose_baseline("spo", AXES) == Baseline("objective", "spo")
     assert choose_baseline("objective=spo", AXES) == Baseline("objective", "spo")
     assert choose_baseline("train.learning_rate=0.0005", AXES).key == "train.learning_rate"
-    with pytest.raises(UserError, match=r"known are drpo, spo, train\.learning_rate=0\.001"):
+    with pytest.raises(UserError, match=r"give one of drpo, spo, train\.learning_rate=0\.001"):
         choose_baseline("grpo", AXES)
