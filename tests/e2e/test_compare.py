@@ -67,8 +67,11 @@ def test_a_grid_runs_reports_and_grows_without_running_anything_twice(small: Pat
     assert first.stdout.count(": held-out ") == 4 and "\n4/4  " in first.stdout
     assert first.stderr == ""
     assert {path.name for path in out.iterdir() if path.is_dir()} == {
-        "drpo_delta0.2-seed0", "drpo_delta0.2-seed1", "spo-seed0", "spo-seed1",
-    }  # fmt: skip
+        "drpo_delta0.2-seed0",
+        "drpo_delta0.2-seed1",
+        "spo-seed0",
+        "spo-seed1",
+    }
     for name in ("report.html", "table.md", "curves.svg", "curves.png", "grid.json"):
         assert (out / name).stat().st_size > 0
     seeds = [records(out / f"spo-seed{seed}" / "metrics.jsonl") for seed in (0, 1)]

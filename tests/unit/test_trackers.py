@@ -18,6 +18,7 @@ from drpo_cli import plugins
 from drpo_cli.errors import UserError
 from drpo_cli.launch import launcher as launch
 from drpo_cli.launch.follower import State
+from drpo_cli.launch.tracking import following
 from drpo_cli.plan import describe, make_plan
 from drpo_cli.runs.alerts import alerts
 from drpo_cli.runs.folder import RunFolder
@@ -142,6 +143,22 @@ def test_one_that_hangs_does_not_outlive_a_killed_launcher_for_long(tmp_path: Pa
         wait_for(lambda: released(lock.fileno()))
 
 
+def test_a_killed_follower_is_reported_and_ends_no_run(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = RunFolder(run_folder(tmp_path / "a", table("Hanging"), METRICS))
+    with following(folder):
+        wait_for(lambda: logged(folder.path, "Hanging") == [0])
+        (follower,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        os.kill(int(follower), signal.SIGKILL)
+    assert (
+        "warning: tracker Hanging: 33 of 33 steps were not sent; the trackers' process ended with "
+        f"code -9 ({folder.path}/logs/launch.log); its log is " in capfd.readouterr().err
+    )
+    with (folder.tracker("Hanging") / ".lock").open() as lock:  # its fork has died with it
+        wait_for(lambda: released(lock.fileno()))
+
+
 def released(lock: int) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -176,16 +193,27 @@ def test_bad_folders_get_a_message(tmp_path: Path) -> None:
 
 def test_flatten_and_list_settings() -> None:
     record = {
-        "step": 3, "reward": 0.5, "loss": None, "rewards": {"a": 1, "step": 2},
-        "grading": {"a": {"failures": {"timeout": 2}}}, "held_out_set": "abc", "odd": True,
-    }  # fmt: skip
+        "step": 3,
+        "reward": 0.5,
+        "loss": None,
+        "rewards": {"a": 1, "step": 2},
+        "grading": {"a": {"failures": {"timeout": 2}}},
+        "held_out_set": "abc",
+        "odd": True,
+    }
     assert flatten(record) == {
-        "reward": 0.5, "rewards/a": 1, "rewards/step": 2, "grading/a/failures/timeout": 2,
-    }  # fmt: skip
+        "reward": 0.5,
+        "rewards/a": 1,
+        "rewards/step": 2,
+        "grading/a/failures/timeout": 2,
+    }
     spec = {"run": {"steps": 2}, "reward": [{"type": "x"}, {"type": "y"}], "stop": ["a"]}
     assert dict(list_settings(spec)) == {
-        "run.steps": "2", "reward[0].type": "x", "reward[1].type": "y", "stop": "['a']",
-    }  # fmt: skip
+        "run.steps": "2",
+        "reward[0].type": "x",
+        "reward[1].type": "y",
+        "stop": "['a']",
+    }
 
 
 def test_trackers_in_a_spec(tmp_path: Path) -> None:
