@@ -1,4 +1,4 @@
-"""What a command line asks for: axes, seeds, cells, and what is said of a wrong one."""
+"""Reading the command line of a grid: axes, seeds, cells, and the messages for wrong ones."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_axes_have_one_spelling() -> None:
         (["objective=:delta=0.2"], "names no objective"),
     ],
 )
-def test_a_wrong_axis_is_refused(vary: str, said: str) -> None:
+def test_a_wrong_axis_is_refused(vary: list[str], said: str) -> None:
     with pytest.raises(UserError) as caught:
         parse_axes(vary)
     assert said in str(caught.value)

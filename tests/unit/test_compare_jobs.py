@@ -35,7 +35,7 @@ def test_each_cell_gets_its_spec(tmp_path: Path) -> None:
     assert found[0].objective.config.delta == 0.3
 
 
-def test_all_problems_come_at_once_each_under_its_cell(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once_each_under_its_cell(tmp_path: Path) -> None:
     lines = refused(
         tmp_path, "objective=drpo:delta=-1,drop", "train.learning_rate=1e-3,-1"
     ).splitlines()
@@ -44,7 +44,7 @@ def test_all_problems_come_at_once_each_under_its_cell(tmp_path: Path) -> None:
     assert len(lines) == 6
 
 
-def test_what_is_wrong_everywhere_is_said_once(tmp_path: Path) -> None:
+def test_a_problem_of_every_cell_is_reported_once(tmp_path: Path) -> None:
     message = refused(tmp_path, "objective=drpo,spo", set_=("train.betas=3",))
     assert message.startswith("--set train.betas=3")
     assert len(message.splitlines()) == 1
@@ -113,7 +113,7 @@ def test_jobs_go_seed_by_seed_into_folders_of_their_own(tmp_path: Path) -> None:
     assert found[0].spec.run.folder / found[0].spec.run.name == found[0].folder.path
 
 
-def test_a_folder_of_the_same_spec_is_taken_up_and_of_another_is_not(tmp_path: Path) -> None:
+def test_a_folder_of_the_same_spec_is_continued_and_of_another_refused(tmp_path: Path) -> None:
     chosen = make_cells(parse_axes(["objective=drpo,spo"]))
     (job, *_) = jobs.make_jobs(
         chosen, specs(tmp_path, "objective=drpo,spo"), (0,), tmp_path / "out"

@@ -1,4 +1,4 @@
-"""A grid's runs as they lie on disk → states, results, tables, page and figures."""
+"""The report of a grid from the folders of its runs: states, results, tables, page, figures."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_sensitivity_needs_a_second_key_of_numbers(tmp_path: Path) -> None:
     assert not (tmp_path / "sensitivity.svg").exists()
 
 
-def test_one_seed_has_no_interval_anywhere_and_it_is_said_why(
+def test_with_one_seed_no_interval_is_shown_and_a_note_explains_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = report(finished(tmp_path, *VARY, seeds=(0,)), *VARY, target=0.4)
@@ -196,7 +196,7 @@ def test_the_table_as_markdown(tmp_path: Path) -> None:
     assert "Difference from objective=drpo" in text
 
 
-def test_the_overview_has_a_row_a_method_and_says_what_surely_differs(tmp_path: Path) -> None:
+def test_the_overview_has_a_row_per_method_and_marks_clear_differences(tmp_path: Path) -> None:
     """spo ends about 10 points below drpo at every seed, none now and then."""
     final = {
         "drpo:delta=0.2": (0.4, 0.42, 0.44),

@@ -1,4 +1,4 @@
-"""Trackers follow a run's records, whatever becomes of them; the run's side is in tests/e2e."""
+"""Trackers follow a run's records, and errors of one stay with it; tests/e2e has the run's side."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def logged(folder: Path, name: str) -> list[int]:
     return [note["step"] for note in notes(folder, name) if note["what"] == "log"]
 
 
-def test_what_a_tracker_is_told(tmp_path: Path) -> None:
+def test_what_a_tracker_receives(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "a", table("Notes"), METRICS)
     done = drpo("track", folder)
     assert done.returncode == 0, done.stderr
@@ -55,7 +55,7 @@ def test_what_a_tracker_is_told(tmp_path: Path) -> None:
     assert all(f"{alert.reason}; {alert.suggestion}" in str(said) for alert in expected)
 
 
-def test_a_resumed_run_goes_on_where_the_tracker_is(tmp_path: Path) -> None:
+def test_a_resumed_run_continues_where_the_tracker_is(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "a", table("Notes"))
     lines = METRICS.read_text().splitlines(keepends=True)
     (folder / "metrics.jsonl").write_text("".join(lines[:21]))
@@ -64,7 +64,7 @@ def test_a_resumed_run_goes_on_where_the_tracker_is(tmp_path: Path) -> None:
     resumed.write_text("".join(lines[:11] + lines[11:26]))
     resumed.replace(folder / "metrics.jsonl")
     assert drpo("track", folder).returncode == 0
-    assert drpo("track", folder).returncode == 0  # nothing left: it is not even opened
+    assert drpo("track", folder).returncode == 0  # nothing is left, so it is not opened
     assert logged(folder, "Notes") == list(range(26))
     assert [n["id"] for n in notes(folder, "Notes") if n["what"] == "opened"] == [None, "first"]
     assert State.read(folder / "trackers" / "Notes").step == 25
@@ -86,7 +86,7 @@ def test_a_tracker_that_fails_now_and_then_misses_nothing(tmp_path: Path) -> Non
     )
 
 
-def test_what_could_not_be_sent_is_said(tmp_path: Path) -> None:
+def test_what_could_not_be_sent_is_reported(tmp_path: Path) -> None:
     trackers = table("Raising") + table("Dying") + table("Hanging", name="slow")
     folder = run_folder(tmp_path / "a", trackers, METRICS)
     done = drpo("track", folder, "--seconds", 8)
@@ -240,7 +240,7 @@ def test_trackers_in_a_spec(tmp_path: Path) -> None:
         ("", 0, "is missing; say which tracker: mlflow, tensorboard, trackio, wandb, or your own"),
     ],
 )
-def test_a_wrong_tracker_is_said_where_it_stands(
+def test_a_wrong_tracker_is_reported_with_its_line(
     tmp_path: Path, options: str, line: int, message: str
 ) -> None:
     text = f'{SMALLEST}[[tracker]]\ntype = "tensorboard"\n[[tracker]]\n{options}\n'
@@ -249,7 +249,7 @@ def test_a_wrong_tracker_is_said_where_it_stands(
     assert where.startswith(f"run.toml:{text.splitlines().index('[[tracker]]') + 3 + line}:")
 
 
-def test_a_client_that_is_not_installed_is_said_and_refused(
+def test_a_client_that_is_not_installed_is_reported_and_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plugins.load("trackers", "wandb"), "CLIENT", "no_such_client")
