@@ -38,7 +38,7 @@ from drpo_cli.runs.alerts import Watch
 from drpo_cli.runs.events import say_if_room
 from drpo_cli.runs.folder import RunFolder, write_whole
 from drpo_cli.runs.records import Tail
-from drpo_cli.trackers import TrackedRun, flatten
+from drpo_cli.trackers import TrackedRun, Tracker, flatten
 
 POLL_S = 0.5
 LONGEST_WAIT_S = 60.0  # between two tries
@@ -95,7 +95,7 @@ class Sender:
         self._table = table
         self._folder = folder.tracker(table["name"])
         self._end = end
-        self._tracker: Any = None
+        self._tracker: Tracker | None = None
         self._event_written = False
         self.state = State.read(self._folder)
         self._retry = Retrying(
@@ -137,7 +137,7 @@ class Sender:
         if hasattr(tracker, "alert"):
             tracker.alert(step, title, text)
 
-    def _open(self) -> Any:
+    def _open(self) -> Tracker:
         if self._tracker is None:
             spec = read_spec(self._run)
             plugin = plugins.load("trackers", self._table["type"])
@@ -183,12 +183,14 @@ def has_ended(end: socket.socket, seconds: float | None = 0.0) -> bool:
 
 
 def send(folder: RunFolder, table: Mapping[str, Any], end: socket.socket) -> None:
-    """What a fork does: follows the run for one tracker."""
+    """Follows the run for one tracker, in a fork."""
     name = table["name"]
     processes.print_to(folder.tracker_log(name))
     folder.tracker(name).mkdir(parents=True, exist_ok=True)
     with (folder.tracker(name) / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the run may continue one whose trackers still send
+        fcntl.flock(
+            lock, fcntl.LOCK_EX
+        )  # the trackers of the run that this one continues may still send
         Sender(folder, table, end).follow()
 
 

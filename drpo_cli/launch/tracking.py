@@ -24,7 +24,7 @@ GRACE_S = 5.0  # for the follower to kill what is late and to report it
 
 @contextmanager
 def following(folder: RunFolder, seconds: float | None = None) -> Iterator[None]:
-    """Sends what the body records to the trackers of the folder's spec.
+    """Follows the run that the body trains in the folder, for the trackers of its spec.
 
     Nothing that they do reaches the body. Afterwards each tracker has its `finish_s` seconds, or
     `seconds`, for the rest; one line per tracker says what could not be sent.
@@ -105,8 +105,10 @@ def _finish(
     if code == 0:
         ends = json.loads(ours.recv(2**16))
     else:
-        said = f"the trackers' process ended with code {follower.returncode} ({launch_log(folder)})"
-        ends = {table["name"]: said for table in tables}
+        reason = (
+            f"the trackers' process ended with code {follower.returncode} ({launch_log(folder)})"
+        )
+        ends = {table["name"]: reason for table in tables}
     for table in tables:
         _warn(folder, table["name"], ends)
 

@@ -1,4 +1,4 @@
-"""What a user does wrong ends in one message, exit 2, no traceback, and nothing lost."""
+"""A user's mistake ends in one message and exit code 2, without a traceback or lost data."""
 
 import os
 import re
@@ -46,7 +46,7 @@ def test_a_reward_that_raises_on_one_of_two_ranks(small: Path) -> None:
         ("def bad(reply): ...", "reward 'bad' asks for 'reply'; rewards get: answer, completion, "),
     ],
 )  # fmt: skip
-def test_a_reward_that_does_not_serve(small: Path, source: str, expected: str) -> None:
+def test_a_broken_reward(small: Path, source: str, expected: str) -> None:
     (small.parent / "rewards.py").write_text(source)
     said = message(small, "--set", 'reward[0]={type="./rewards.py:bad"}')
     assert re.search(expected, said), said
@@ -59,7 +59,7 @@ def test_a_reward_that_does_not_serve(small: Path, source: str, expected: str) -
         ("".join(f'{{"prompt": "{n}{"+1" * 20}="}}\n' for n in range(9)), "max_new_tokens"),
     ],
 )
-def test_data_that_does_not_serve(small: Path, lines: str, expected: str) -> None:
+def test_broken_data(small: Path, lines: str, expected: str) -> None:
     (small.parent / "rows.jsonl").write_text(lines)
     table = 'type = "jsonl"\npath = "rows.jsonl"'
     small.write_text(small.read_text().replace('type = "arithmetic"', table))
@@ -71,7 +71,7 @@ def test_more_processes_than_devices(small: Path) -> None:
 
 
 def test_no_engine_installed(small: Path, tmp_path: Path) -> None:
-    # as if vllm were not there: an interpreter start-up file that hides it
+    # an interpreter start-up file hides vllm, as if it were not installed
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['vllm'] = None\n")
     said = message(small, "--set", 'rollout.engine="vllm"', PYTHONPATH=f"{tmp_path}{os.pathsep}.")
     assert "drpo[cpu]" in said

@@ -1,4 +1,4 @@
-"""`drpo compare` on a tiny model: a grid runs, goes on, grows, and survives what goes wrong."""
+"""`drpo compare` on a tiny model: a grid runs, continues, grows and survives failures."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def start(out: Path, *arguments: object) -> subprocess.Popen[str]:
 
 
 def processes(out: Path) -> list[int]:
-    """Processes that still hold a file of the grid open."""
+    """Processes that have a file of the grid open."""
     found = []
     for folder in Path("/proc").glob("[0-9]*/fd"):
         try:
@@ -67,8 +67,11 @@ def test_a_grid_runs_reports_and_grows_without_running_anything_twice(small: Pat
     assert first.stdout.count(": held-out ") == 4 and "\n4/4  " in first.stdout
     assert first.stderr == ""
     assert {path.name for path in out.iterdir() if path.is_dir()} == {
-        "drpo_delta0.2-seed0", "drpo_delta0.2-seed1", "spo-seed0", "spo-seed1",
-    }  # fmt: skip
+        "drpo_delta0.2-seed0",
+        "drpo_delta0.2-seed1",
+        "spo-seed0",
+        "spo-seed1",
+    }
     for name in ("report.html", "table.md", "curves.svg", "curves.png", "grid.json"):
         assert (out / name).stat().st_size > 0
     seeds = [records(out / f"spo-seed{seed}" / "metrics.jsonl") for seed in (0, 1)]
@@ -114,7 +117,7 @@ def test_a_run_of_a_grid_is_the_run_that_train_makes(small: Path) -> None:
         assert mine.get("reward") == theirs.get("reward")
 
 
-def test_a_failed_run_is_shown_and_the_others_go_on(small: Path) -> None:
+def test_a_failed_run_is_shown_and_the_others_continue(small: Path) -> None:
     (small.parent / "bad.py").write_text(
         "def loss(config, tokens):\n    raise ArithmeticError('no such luck')\n"
     )
@@ -144,14 +147,16 @@ def test_a_failed_run_is_shown_and_the_others_go_on(small: Path) -> None:
         ((), "--vary: is missing"),
     ],
 )
-def test_a_mistake_is_said_before_anything_runs(small: Path, arguments, said: str) -> None:
+def test_a_mistake_is_reported_before_anything_runs(
+    small: Path, arguments: tuple[str, ...], said: str
+) -> None:
     done = drpo("compare", small, *arguments)
     assert done.returncode == 2, done.stdout
     assert said in done.stderr and "Traceback" not in done.stderr
     assert not list((small.parent / "runs").glob("*/*/spec.toml"))
 
 
-def test_ctrl_c_saves_and_the_same_command_goes_on(small: Path) -> None:
+def test_ctrl_c_saves_and_the_same_command_continues(small: Path) -> None:
     out = small.parent / "grid"
     process = start(out, small, *GRID, *LONG, "--seeds", "0-1")
     second = drpo("compare", small, *GRID, *LONG, "--seeds", "0-1", "--out", out)

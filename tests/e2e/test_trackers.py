@@ -1,4 +1,4 @@
-"""Real runs with trackers that work and trackers that do not: the runs are the same."""
+"""A run is the same with trackers that work and with trackers that fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`drpo train` on the quickstart with a real vLLM: it learns, dies, goes on, and stops cleanly."""
+"""`drpo train` on the quickstart with a real vLLM: it learns, is killed, continues and stops."""
 
 import signal
 from pathlib import Path
@@ -18,8 +18,8 @@ SHORT = (
 )  # fmt: skip
 
 
-def test_a_killed_run_goes_on_bit_for_bit(quickstart: Path) -> None:
-    """And what one that was not killed leaves behind; it has learned something by then."""
+def test_a_killed_run_continues_bit_for_bit(quickstart: Path) -> None:
+    """Also checks what a whole run leaves, and that it has learned something."""
     runs = quickstart.parent / "runs"
     whole, killed = RunFolder(runs / "whole"), RunFolder(runs / "killed")
     done = drpo("train", quickstart, *SHORT, "--set", 'run.name="whole"')
@@ -29,7 +29,7 @@ def test_a_killed_run_goes_on_bit_for_bit(quickstart: Path) -> None:
     name = ("--set", 'run.name="killed"')
     code = drpo_until(killed.metrics, 7, signal.SIGKILL, "train", quickstart, *SHORT, *name)
     assert code == -signal.SIGKILL
-    assert drpo("train", quickstart, *SHORT, *name).returncode == 2  # --resume is asked for
+    assert drpo("train", quickstart, *SHORT, *name).returncode == 2  # without --resume
     assert drpo("train", quickstart, *SHORT, *name, "--resume").returncode == 0
     assert reproducible(killed.metrics) == reproducible(whole.metrics)
     assert records(killed.samples) == records(whole.samples)
@@ -71,7 +71,7 @@ def assert_scores_add_up(run: RunFolder) -> None:
     assert {len(line["rates"]) for line in records(run.held_out)} == {100}
 
 
-def test_signals_save_and_another_world_size_goes_on(quickstart: Path) -> None:
+def test_signals_save_and_another_world_size_continues(quickstart: Path) -> None:
     run = RunFolder(quickstart.parent / "runs" / "quickstart")
     command = ("train", quickstart, *SHORT)
     assert drpo_until(run.metrics, 1, signal.SIGTERM, *command) == 143

@@ -1,4 +1,4 @@
-"""The `drpo` command as a user runs it, and what its runs leave."""
+"""Runs the `drpo` command as a user does, and reads what its runs leave."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A command on a terminal of its own: what its screen really shows, by an emulator."""
+"""Runs a command on its own terminal, and reads its screen through an emulator."""
 
 from __future__ import annotations
 
@@ -51,21 +51,21 @@ class Terminal:
         return self.process.wait(timeout=PATIENCE)
 
     def type(self, keys: bytes) -> None:
-        """As on a keyboard: b"\\x03" is Ctrl-C."""
+        """Types keys as on a keyboard: b"\\x03" is Ctrl-C."""
         os.write(self.master, keys)
 
     def resize(self, columns: int, rows: int) -> None:
-        """As a window that is dragged: the size changes, and the foreground group is told."""
+        """Changes the window's size; the system sends SIGWINCH to the foreground group."""
         self.screen.resize(rows, columns)
-        _set_size(self.master, columns, rows)  # the system sends SIGWINCH
+        _set_size(self.master, columns, rows)
 
     def _read(self, seconds: float) -> bool:
-        # False once nobody has the other end open
+        # False once the other end is closed
         if not select.select([self.master], [], [], seconds)[0]:
             return True
         try:
             found = os.read(self.master, 65536)
-        except OSError:  # Linux's way of saying so
+        except OSError:  # how Linux reports a closed end
             return False
         self.written += found
         self._stream.feed(found)
@@ -100,7 +100,7 @@ def on_terminal(
 
 def _control_terminal() -> None:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C is a signal
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a job in the background is born deaf to it
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background job starts with it ignored
 
 
 def _set_size(terminal: int, columns: int, rows: int) -> None:

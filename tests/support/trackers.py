@@ -1,4 +1,4 @@
-"""Trackers of a user's own, sound and not, and run folders for them to follow."""
+"""A user's trackers that work or fail, and run folders for them to follow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HERE = Path(__file__)
 
 
 class Notes:
-    """Writes down what it is told."""
+    """Writes every call to a file."""
 
     def __init__(self, config: TrackerSettings, run: TrackedRun):
         self.id = run.id or "first"
@@ -37,7 +37,7 @@ class Notes:
 
 
 class Flaky(Notes):
-    """Fails every ninth time that it is to log."""
+    """Fails in every ninth call of `log`."""
 
     calls = 0
 
@@ -49,7 +49,7 @@ class Flaky(Notes):
 
 
 class Raising(Notes):
-    """Always fails."""
+    """Fails in every call of `log`."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         raise ConnectionError("no route to host")
@@ -71,13 +71,13 @@ class Dying(Notes):
 
 
 def table(tracker: str, **options: object) -> str:
-    """The spec's table of one of these trackers, called by its own name."""
+    """The spec's table for one of these trackers, named after its class."""
     lines = [f"{key} = {json.dumps(value)}" for key, value in options.items()]
     return "\n".join(["", "[[tracker]]", f'type = "{HERE}:{tracker}"', *lines, ""])
 
 
 def run_folder(path: Path, trackers: str, metrics: Path | None = None) -> Path:
-    """The folder of a run that has ended, as far as trackers look at it."""
+    """Makes the folder of an ended run, with the files that trackers read."""
     path.mkdir(parents=True)
     (path / "spec.toml").write_text(f'[run]\nname = "{path.name}"\nsteps = 32\n{trackers}')
     if metrics is not None:

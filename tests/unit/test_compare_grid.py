@@ -1,4 +1,4 @@
-"""What a command line asks for: axes, seeds, cells, and what is said of a wrong one."""
+"""Reading the command line of a grid: axes, seeds, cells, and the messages for wrong ones."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def grid(*vary: str) -> list[Cell]:
         ("a,", ["a", ""]),
     ],
 )
-def test_values_split_at_commas_outside_brackets_and_quotes(text, parts):
+def test_values_split_at_commas_outside_brackets_and_quotes(text: str, parts: list[str]) -> None:
     assert split_values(text) == parts
 
 
 @pytest.mark.parametrize("value", [1e-3, 5, True, "drpo", "5", "true", [0.9, 0.99], {"a": "b,c"}])
-def test_a_spelled_value_is_read_back(value):
+def test_a_spelled_value_is_read_back(value: object) -> None:
     assert parse_value(spell(value)) == value
 
 
-def test_axes_have_one_spelling():
+def test_axes_have_one_spelling() -> None:
     assert parse_axes(["train.learning_rate=1e-3, 0.0005", "objective=drpo:delta=0.20,dppo"]) == (
         Axis("train.learning_rate", ("0.001", "0.0005")),
         Axis("objective", ("drpo:delta=0.2", "dppo")),
@@ -63,13 +63,13 @@ def test_axes_have_one_spelling():
         (["objective=:delta=0.2"], "names no objective"),
     ],
 )
-def test_a_wrong_axis_is_refused(vary, said):
+def test_a_wrong_axis_is_refused(vary: list[str], said: str) -> None:
     with pytest.raises(UserError) as caught:
         parse_axes(vary)
     assert said in str(caught.value)
 
 
-def test_seeds():
+def test_seeds() -> None:
     assert parse_seeds("0-4") == (0, 1, 2, 3, 4)
     assert parse_seeds("7, 0-1") == (7, 0, 1)
 
@@ -86,13 +86,13 @@ def test_seeds():
         ("0-40000", "over 10,000 seeds"),
     ],
 )
-def test_wrong_seeds_are_refused(text, said):
+def test_wrong_seeds_are_refused(text: str, said: str) -> None:
     with pytest.raises(UserError) as caught:
         parse_seeds(text)
     assert said in str(caught.value)
 
 
-def test_cells_are_the_product_with_whole_sections_first():
+def test_cells_are_the_product_with_whole_sections_first() -> None:
     found = grid("train.learning_rate=1e-3,5e-4", "objective=drpo:delta=0.2,./mine.py:loss")
     assert [cell.label for cell in found] == [
         "learning_rate=0.001, drpo:delta=0.2",
@@ -107,12 +107,12 @@ def test_cells_are_the_product_with_whole_sections_first():
     assert found[0].value("objective") == "drpo:delta=0.2"
 
 
-def test_an_engine_keeps_the_rest_of_the_rollout_section():
+def test_an_engine_keeps_the_rest_of_the_rollout_section() -> None:
     (cell,) = grid("rollout=transformers:max_sequences=4")
     assert cell.overrides == ('rollout.engine="transformers"', "rollout.max_sequences=4")
 
 
-def test_a_preset_sets_sections_whole_and_other_keys_one_by_one():
+def test_a_preset_sets_sections_whole_and_other_keys_one_by_one() -> None:
     (cell,) = grid("objective=dapo")
     set_here = dict(override.split("=", 1) for override in cell.overrides)
     assert set_here["objective"].startswith('{"type" = "ppo_clip"')
@@ -122,19 +122,19 @@ def test_a_preset_sets_sections_whole_and_other_keys_one_by_one():
     assert "rollout" not in set_here
 
 
-def test_a_plugin_comes_before_a_preset_of_its_name():
+def test_a_plugin_comes_before_a_preset_of_its_name() -> None:
     (cell,) = grid("objective=cispo")
     assert cell.overrides == ('objective={"type" = "cispo"}',)
 
 
-def test_a_preset_takes_no_options_and_clashes_with_what_it_sets():
+def test_a_preset_takes_no_options_and_clashes_with_what_it_sets() -> None:
     with pytest.raises(UserError, match="grpo is a preset and takes no options"):
         grid("objective=grpo:epsilon_low=0.1")
     with pytest.raises(UserError, match=r"sets advantage, and so does --vary advantage"):
         grid("objective=drpo,grpo", "advantage=rloo,group_mean")
 
 
-def test_names_stay_as_the_grid_grows_and_suit_any_file_system():
+def test_names_stay_as_the_grid_grows_and_suit_any_file_system() -> None:
     small = grid("objective=drpo:delta=0.2", "train.learning_rate=1e-3")
     large = grid("objective=spo,drpo:delta=0.2", "train.learning_rate=5e-4,1e-3")
     assert run_name(small[0], 3) == "drpo_delta0.2-learning_rate0.001-seed3"
@@ -146,6 +146,6 @@ def test_names_stay_as_the_grid_grows_and_suit_any_file_system():
     assert all(name[0].isalnum() for name in names)
 
 
-def test_keys_that_end_alike_keep_their_section():
+def test_keys_that_end_alike_keep_their_section() -> None:
     (cell,) = grid("rollout.temperature=1.0", "eval.temperature=0.6")
     assert cell.label == "rollout.temperature=1.0, eval.temperature=0.6"

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from drpo_cli.errors import UserError
-from drpo_cli.spec import dump
+from drpo_cli.spec import Spec, dump
 from drpo_cli.tools.compare import jobs
 from drpo_cli.tools.compare.grid import make_cells, parse_axes
 from support.specs import BUILT_IN, write
 
 
-def specs(folder: Path, *vary: str, set_: tuple[str, ...] = (), world: int = 1) -> list:
+def specs(folder: Path, *vary: str, set_: tuple[str, ...] = (), world: int = 1) -> list[Spec]:
     (folder / "rows.jsonl").write_text('{"question": "1+1", "target": "2"}\n')
     return jobs.load_specs(write(folder, BUILT_IN), set_, make_cells(parse_axes(vary)), world)
 
@@ -24,15 +24,18 @@ def refused(folder: Path, *vary: str, set_: tuple[str, ...] = (), world: int = 1
     return str(caught.value)
 
 
-def test_each_cell_gets_its_spec(tmp_path):
+def test_each_cell_gets_its_spec(tmp_path: Path) -> None:
     found = specs(tmp_path, "objective=drpo:delta=0.3,spo", "run.steps=5,6", set_=("model.path=m",))
     assert [(s.objective.type, s.run.steps, s.model.path) for s in found] == [
-        ("drpo", 5, "m"), ("drpo", 6, "m"), ("spo", 5, "m"), ("spo", 6, "m"),
-    ]  # fmt: skip
+        ("drpo", 5, "m"),
+        ("drpo", 6, "m"),
+        ("spo", 5, "m"),
+        ("spo", 6, "m"),
+    ]
     assert found[0].objective.config.delta == 0.3
 
 
-def test_all_problems_come_at_once_each_under_its_cell(tmp_path):
+def test_all_problems_are_reported_at_once_each_under_its_cell(tmp_path: Path) -> None:
     lines = refused(
         tmp_path, "objective=drpo:delta=-1,drop", "train.learning_rate=1e-3,-1"
     ).splitlines()
@@ -41,13 +44,13 @@ def test_all_problems_come_at_once_each_under_its_cell(tmp_path):
     assert len(lines) == 6
 
 
-def test_what_is_wrong_everywhere_is_said_once(tmp_path):
+def test_a_problem_of_every_cell_is_reported_once(tmp_path: Path) -> None:
     message = refused(tmp_path, "objective=drpo,spo", set_=("train.betas=3",))
     assert message.startswith("--set train.betas=3")
     assert len(message.splitlines()) == 1
 
 
-def test_the_arithmetic_of_every_cell_is_checked(tmp_path):
+def test_the_arithmetic_of_every_cell_is_checked(tmp_path: Path) -> None:
     message = refused(
         tmp_path, "rollout.prompts_per_step=8,9", set_=("train.updates_per_rollout=1",), world=2
     )
@@ -67,7 +70,9 @@ def test_the_arithmetic_of_every_cell_is_checked(tmp_path):
         ('rollout.stop=["a"],["b"]', "rollout.stop"),
     ],
 )
-def test_runs_that_are_evaluated_differently_are_refused(tmp_path, vary, said):
+def test_runs_that_are_evaluated_differently_are_refused(
+    tmp_path: Path, vary: str, said: str
+) -> None:
     message = refused(tmp_path, vary)
     assert said in message
     assert "a comparison of runs on different evaluation sets" in message
@@ -82,11 +87,11 @@ def test_runs_that_are_evaluated_differently_are_refused(tmp_path, vary, said):
         "advantage=group_mean,rloo",
     ],
 )
-def test_what_changes_only_training_may_vary(tmp_path, vary):
+def test_what_changes_only_training_may_vary(tmp_path: Path, vary: str) -> None:
     assert len(specs(tmp_path, vary)) == 2
 
 
-def test_training_may_vary_once_evaluation_is_pinned(tmp_path):
+def test_training_may_vary_once_evaluation_is_pinned(tmp_path: Path) -> None:
     pinned = ("eval.temperature=1.0", "eval.max_new_tokens=8")
     vary = ("rollout.temperature=0.7,1.0", "rollout.max_new_tokens=8,16")
     assert len(specs(tmp_path, *vary, set_=pinned)) == 4
@@ -94,18 +99,21 @@ def test_training_may_vary_once_evaluation_is_pinned(tmp_path):
     assert "room for the prompt" in refused(tmp_path, vary[1], set_=skips)
 
 
-def test_jobs_go_seed_by_seed_into_folders_of_their_own(tmp_path):
+def test_jobs_go_seed_by_seed_into_folders_of_their_own(tmp_path: Path) -> None:
     chosen = make_cells(parse_axes(["objective=drpo,spo"]))
     found = jobs.make_jobs(chosen, specs(tmp_path, "objective=drpo,spo"), (3, 4), tmp_path / "out")
     assert [(job.cell.label, job.seed) for job in found] == [
-        ("drpo", 3), ("spo", 3), ("drpo", 4), ("spo", 4),
-    ]  # fmt: skip
+        ("drpo", 3),
+        ("spo", 3),
+        ("drpo", 4),
+        ("spo", 4),
+    ]
     assert found[0].spec.run.seed == 3
     assert found[0].folder.path == tmp_path / "out" / "drpo-seed3"
     assert found[0].spec.run.folder / found[0].spec.run.name == found[0].folder.path
 
 
-def test_a_folder_of_the_same_spec_is_taken_up_and_of_another_is_not(tmp_path):
+def test_a_folder_of_the_same_spec_is_continued_and_of_another_refused(tmp_path: Path) -> None:
     chosen = make_cells(parse_axes(["objective=drpo,spo"]))
     (job, *_) = jobs.make_jobs(
         chosen, specs(tmp_path, "objective=drpo,spo"), (0,), tmp_path / "out"

@@ -1,4 +1,4 @@
-"""A grid's runs as they lie on disk → states, results, tables, page and figures."""
+"""The report of a grid from the folders of its runs: states, results, tables, page, figures."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from drpo_cli import dist
 from drpo_cli.errors import UserError
 from drpo_cli.runs.records import Records
 from drpo_cli.spec import dump
@@ -51,7 +52,7 @@ def report(states: dict[Job, State], *vary: str, target: float | None = None) ->
     )
 
 
-def test_a_folder_says_how_far_its_run_is(tmp_path):
+def test_a_folder_says_how_far_its_run_is(tmp_path: Path) -> None:
     (job,) = grid(tmp_path, "objective=drpo", seeds=(0,))
     assert read_state(job).status == "not started"
     job.folder.path.mkdir(parents=True)
@@ -81,13 +82,19 @@ def test_a_folder_says_how_far_its_run_is(tmp_path):
         (State("failed", "mean |log π − log μ| is nan, the noise floor"), (0.2,), {}, True),
     ],
 )
-def test_what_counts_as_a_collapse(tmp_path, state, scores, last, collapsed):
+def test_what_counts_as_a_collapse(
+    tmp_path: Path,
+    state: State,
+    scores: tuple[float | None, ...],
+    last: dict[str, object],
+    collapsed: bool | None,
+) -> None:
     (job,) = grid(tmp_path, "objective=drpo", seeds=(0,))
     record(job, *scores, **last)
     assert read_result(job, state).collapsed is collapsed
 
 
-def test_runs_on_other_problems_are_not_compared(tmp_path):
+def test_runs_on_other_problems_are_not_compared(tmp_path: Path) -> None:
     one, other = found = grid(tmp_path, "objective=drpo,spo", seeds=(0,))
     for job in found:
         Records(job.folder.metrics).path.parent.mkdir(parents=True)
@@ -97,7 +104,7 @@ def test_runs_on_other_problems_are_not_compared(tmp_path):
         report(dict.fromkeys(found, DONE), "objective=drpo,spo")
 
 
-def test_json_holds_every_run_and_cell(tmp_path):
+def test_json_holds_every_run_and_cell(tmp_path: Path) -> None:
     states = finished(tmp_path, *VARY)
     broken = list(states)[1]
     states[broken] = State("failed", "the <disk> is full")
@@ -110,14 +117,17 @@ def test_json_holds_every_run_and_cell(tmp_path):
     first = found["runs"][0]
     assert (first["final"], first["best_step"], first["steps_to_target"]) == (0.4, 10, None)
     assert first["area"] == pytest.approx((0.25 * 5 + 0.35 * 5) / 10)
-    assert found["cells"][0]["point"] == {"objective": "drpo:delta=0.2", "train.learning_rate":
-                                          "0.001"}  # fmt: skip
+    assert found["cells"][0]["point"] == {
+        "objective": "drpo:delta=0.2",
+        "train.learning_rate": "0.001",
+    }
     assert {d["baseline"] for d in found["differences"]} == {
-        "drpo:delta=0.2, learning_rate=0.001", "drpo:delta=0.2, learning_rate=0.0005",
-    }  # fmt: skip
+        "drpo:delta=0.2, learning_rate=0.001",
+        "drpo:delta=0.2, learning_rate=0.0005",
+    }
 
 
-def test_the_page_needs_no_script_and_escapes(tmp_path):
+def test_the_page_needs_no_script_and_escapes(tmp_path: Path) -> None:
     states = finished(tmp_path, *VARY)
     states[next(iter(states))] = State("failed", "the <script> is full")
     command.write_report(report(states, *VARY), tmp_path)
@@ -129,7 +139,7 @@ def test_the_page_needs_no_script_and_escapes(tmp_path):
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_figures_follow_the_theme_and_come_as_png_too(tmp_path):
+def test_figures_follow_the_theme_and_come_as_png_too(tmp_path: Path) -> None:
     command.write_report(report(finished(tmp_path, *VARY), *VARY), tmp_path)
     for name in ("curves", "sensitivity"):
         text = (tmp_path / f"{name}.svg").read_text()
@@ -141,25 +151,27 @@ def test_figures_follow_the_theme_and_come_as_png_too(tmp_path):
 
 @pytest.mark.parametrize("labels", [["drpo"], ["ppo_clip:epsilon_high=0.28"] * 8, ["x" * 60] * 3])
 @pytest.mark.parametrize("panels", [1, 3])
-def test_the_legend_fits_the_figure(labels, panels):
+def test_the_legend_fits_the_figure(labels: list[str], panels: int) -> None:
     axis = Axis("train.learning_rate", tuple(map(str, range(panels))))
-    figure, drawn = figures._panels([axis], labels)
+    figure, drawn = figures._make_panels([axis], labels)
     for label in labels:
         next(iter(drawn.values())).plot([0, 1], [0, 1], label=label)
-    figures._legend(figure, drawn, labels)
+    figures._add_legend(figure, drawn, labels)
     figure.draw_without_rendering()
     legend = figure.legends[0].get_window_extent()
     assert legend.x0 >= 0 and legend.x1 <= figure.bbox.width
 
 
-def test_sensitivity_needs_a_second_key_of_numbers(tmp_path):
+def test_sensitivity_needs_a_second_key_of_numbers(tmp_path: Path) -> None:
     vary = ("objective=drpo,spo", "advantage=group_mean,rloo")
     command.write_report(report(finished(tmp_path, *vary), *vary), tmp_path)
     assert (tmp_path / "curves.svg").is_file()
     assert not (tmp_path / "sensitivity.svg").exists()
 
 
-def test_one_seed_has_no_interval_anywhere_and_it_is_said_why(tmp_path, capsys):
+def test_with_one_seed_no_interval_is_shown_and_a_note_explains_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = report(finished(tmp_path, *VARY, seeds=(0,)), *VARY, target=0.4)
     command.write_report(found, tmp_path)
     tables.print_tables(found)
@@ -172,7 +184,7 @@ def test_one_seed_has_no_interval_anywhere_and_it_is_said_why(tmp_path, capsys):
     assert all(cell["final"]["low"] is None for cell in cells_found)
 
 
-def test_the_table_as_markdown(tmp_path):
+def test_the_table_as_markdown(tmp_path: Path) -> None:
     states = finished(tmp_path, "objective=drpo,spo")
     states[list(states)[-1]] = State("failed", "a | b")
     text = tables.to_markdown(report(states, "objective=drpo,spo", target=0.44))
@@ -184,7 +196,7 @@ def test_the_table_as_markdown(tmp_path):
     assert "Difference from objective=drpo" in text
 
 
-def test_the_overview_has_a_row_a_method_and_says_what_surely_differs(tmp_path):
+def test_the_overview_has_a_row_per_method_and_marks_clear_differences(tmp_path: Path) -> None:
     """spo ends about 10 points below drpo at every seed, none now and then."""
     final = {
         "drpo:delta=0.2": (0.4, 0.42, 0.44),
@@ -202,12 +214,12 @@ def test_the_overview_has_a_row_a_method_and_says_what_surely_differs(tmp_path):
     assert none[0] == "none" and not none[1].endswith(("↑", "↓"))
 
 
-def test_a_grid_of_one_key_needs_no_overview(tmp_path):
+def test_a_grid_of_one_key_needs_no_overview(tmp_path: Path) -> None:
     found = report(finished(tmp_path, "objective=drpo,spo"), "objective=drpo,spo")
     assert tables.make_page_tables(found) == tables.make_tables(found)
 
 
-def test_why_a_run_ended(tmp_path):
+def test_why_a_run_ended(tmp_path: Path) -> None:
     (job,) = grid(tmp_path, "objective=drpo", seeds=(0,))
     (job.folder.path / "logs").mkdir(parents=True)
     assert "died with exit code -9 and recorded no error" in runner.explain(job.folder, 1, -9)
@@ -217,7 +229,7 @@ def test_why_a_run_ended(tmp_path):
     assert runner.explain(job.folder, 2, 1) == "the disk is full"
 
 
-def test_a_line_says_how_a_run_ended(tmp_path, capsys):
+def test_a_line_says_how_a_run_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, other = grid(tmp_path, "objective=drpo,spo", seeds=(4,))
     record(one, 0.2, 0.5)
     with runner.Screen(total=5, done=1) as shown:
@@ -230,12 +242,12 @@ def test_a_line_says_how_a_run_ended(tmp_path, capsys):
     assert lines[2].startswith("3/5  drpo, seed 4: stopped after step 5")
 
 
-def test_each_slot_gets_its_gpus(monkeypatch):
-    monkeypatch.setattr(runner.dist, "device_type", lambda: "cuda")
-    monkeypatch.setattr(runner.dist, "device_count", lambda: 4)
+def test_each_slot_gets_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dist, "device_type", lambda: "cuda")
+    monkeypatch.setattr(dist, "device_count", lambda: 4)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert [runner.choose_devices(slot, 2) for slot in range(3)] == ["0,1", "2,3", "0,1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     assert [runner.choose_devices(slot, 1) for slot in range(2)] == ["5", "7"]
-    monkeypatch.setattr(runner.dist, "device_type", lambda: "cpu")
+    monkeypatch.setattr(dist, "device_type", lambda: "cpu")
     assert runner.choose_devices(0, 1) is None

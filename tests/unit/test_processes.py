@@ -101,17 +101,28 @@ def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
     assert gone(int(pid.read_text()))
 
 
-def test_signal_handlers_and_environment_are_restored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KEPT", "old")
+def test_signal_handlers_are_restored() -> None:
     before, heard = signal.getsignal(signal.SIGUSR1), []
-    with (
-        processes.handle_signals([signal.SIGUSR1], lambda number, _: heard.append(number)),
-        processes.environment_with({"KEPT": "new", "FRESH": "1"}),
-    ):
+    with processes.handle_signals([signal.SIGUSR1], lambda number, _: heard.append(number)):
         os.kill(os.getpid(), signal.SIGUSR1)
-        assert (os.environ["KEPT"], os.environ["FRESH"]) == ("new", "1")
     assert heard == [signal.SIGUSR1] and signal.getsignal(signal.SIGUSR1) == before
-    assert os.environ["KEPT"] == "old" and "FRESH" not in os.environ
+
+
+def test_a_library_that_leaves_handlers_behind_is_cleaned_up() -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    with processes.handle_signals([signal.SIGUSR1]):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    assert signal.getsignal(signal.SIGUSR1) == before
+
+
+def test_a_fork_leads_a_session_and_returns_its_exit_code() -> None:
+    code = (
+        "import os; from drpo_cli import processes\n"
+        "child = processes.fork(lambda: os._exit(5 if os.getsid(0) == os.getpid() else 6))\n"
+        "child.join(); print(child.exitcode)\n"
+    )
+    done = processes.capture([sys.executable, "-c", code], seconds=60)
+    assert (done.out, done.code) == ("5\n", 0), done.err
 
 
 def test_the_fork_server_imports_once_and_has_its_own_environment(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Trackers follow a run's records, whatever becomes of them; the run's side is in tests/e2e."""
+"""Trackers follow a run's records, and errors of one stay with it; tests/e2e has the run's side."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import pytest
 from drpo_cli.errors import UserError
 from drpo_cli.launch import launcher as launch
 from drpo_cli.launch.follower import State
+from drpo_cli.launch.tracking import following
 from drpo_cli.plan import describe, make_plan
 from drpo_cli.runs.alerts import alerts
 from drpo_cli.runs.folder import RunFolder
@@ -37,7 +38,7 @@ def logged(folder: Path, name: str) -> list[int]:
     return [note["step"] for note in notes(folder, name) if note["what"] == "log"]
 
 
-def test_what_a_tracker_is_told(tmp_path: Path) -> None:
+def test_what_a_tracker_receives(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "a", table("Notes"), METRICS)
     done = drpo("track", folder)
     assert done.returncode == 0, done.stderr
@@ -53,7 +54,7 @@ def test_what_a_tracker_is_told(tmp_path: Path) -> None:
     assert all(f"{alert.reason}; {alert.suggestion}" in str(said) for alert in expected)
 
 
-def test_a_resumed_run_goes_on_where_the_tracker_is(tmp_path: Path) -> None:
+def test_a_resumed_run_continues_where_the_tracker_is(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "a", table("Notes"))
     lines = METRICS.read_text().splitlines(keepends=True)
     (folder / "metrics.jsonl").write_text("".join(lines[:21]))
@@ -62,7 +63,7 @@ def test_a_resumed_run_goes_on_where_the_tracker_is(tmp_path: Path) -> None:
     resumed.write_text("".join(lines[:11] + lines[11:26]))
     resumed.replace(folder / "metrics.jsonl")
     assert drpo("track", folder).returncode == 0
-    assert drpo("track", folder).returncode == 0  # nothing left: it is not even opened
+    assert drpo("track", folder).returncode == 0  # nothing is left, so it is not opened
     assert logged(folder, "Notes") == list(range(26))
     assert [n["id"] for n in notes(folder, "Notes") if n["what"] == "opened"] == [None, "first"]
     assert State.read(folder / "trackers" / "Notes").step == 25
@@ -84,7 +85,7 @@ def test_a_tracker_that_fails_now_and_then_misses_nothing(tmp_path: Path) -> Non
     )
 
 
-def test_what_could_not_be_sent_is_said(tmp_path: Path) -> None:
+def test_what_could_not_be_sent_is_reported(tmp_path: Path) -> None:
     trackers = table("Raising") + table("Dying") + table("Hanging", name="slow")
     folder = run_folder(tmp_path / "a", trackers, METRICS)
     done = drpo("track", folder, "--seconds", 8)
@@ -141,6 +142,22 @@ def test_one_that_hangs_does_not_outlive_a_killed_launcher_for_long(tmp_path: Pa
         wait_for(lambda: released(lock.fileno()))
 
 
+def test_a_killed_follower_is_reported_and_ends_no_run(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = RunFolder(run_folder(tmp_path / "a", table("Hanging"), METRICS))
+    with following(folder):
+        wait_for(lambda: logged(folder.path, "Hanging") == [0])
+        (follower,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        os.kill(int(follower), signal.SIGKILL)
+    assert (
+        "warning: tracker Hanging: 33 of 33 steps were not sent; the trackers' process ended with "
+        f"code -9 ({folder.path}/logs/launch.log); its log is " in capfd.readouterr().err
+    )
+    with (folder.tracker("Hanging") / ".lock").open() as lock:  # its fork has died with it
+        wait_for(lambda: released(lock.fileno()))
+
+
 def released(lock: int) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -175,16 +192,27 @@ def test_bad_folders_get_a_message(tmp_path: Path) -> None:
 
 def test_flatten_and_list_settings() -> None:
     record = {
-        "step": 3, "reward": 0.5, "loss": None, "rewards": {"a": 1, "step": 2},
-        "grading": {"a": {"failures": {"timeout": 2}}}, "held_out_set": "abc", "odd": True,
-    }  # fmt: skip
+        "step": 3,
+        "reward": 0.5,
+        "loss": None,
+        "rewards": {"a": 1, "step": 2},
+        "grading": {"a": {"failures": {"timeout": 2}}},
+        "held_out_set": "abc",
+        "odd": True,
+    }
     assert flatten(record) == {
-        "reward": 0.5, "rewards/a": 1, "rewards/step": 2, "grading/a/failures/timeout": 2,
-    }  # fmt: skip
+        "reward": 0.5,
+        "rewards/a": 1,
+        "rewards/step": 2,
+        "grading/a/failures/timeout": 2,
+    }
     spec = {"run": {"steps": 2}, "reward": [{"type": "x"}, {"type": "y"}], "stop": ["a"]}
     assert dict(list_settings(spec)) == {
-        "run.steps": "2", "reward[0].type": "x", "reward[1].type": "y", "stop": "['a']",
-    }  # fmt: skip
+        "run.steps": "2",
+        "reward[0].type": "x",
+        "reward[1].type": "y",
+        "stop": "['a']",
+    }
 
 
 def test_trackers_in_a_spec(tmp_path: Path) -> None:
@@ -211,7 +239,7 @@ def test_trackers_in_a_spec(tmp_path: Path) -> None:
         ("", 0, "is missing; say which tracker: mlflow, tensorboard, trackio, wandb, or your own"),
     ],
 )
-def test_a_wrong_tracker_is_said_where_it_stands(
+def test_a_wrong_tracker_is_reported_with_its_line(
     tmp_path: Path, options: str, line: int, message: str
 ) -> None:
     text = f'{SMALLEST}[[tracker]]\ntype = "tensorboard"\n[[tracker]]\n{options}\n'
@@ -220,7 +248,7 @@ def test_a_wrong_tracker_is_said_where_it_stands(
     assert where.startswith(f"run.toml:{text.splitlines().index('[[tracker]]') + 3 + line}:")
 
 
-def test_a_client_that_is_not_installed_is_said_and_refused(
+def test_a_client_that_is_not_installed_is_reported_and_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wandb, "CLIENT", "no_such_client")

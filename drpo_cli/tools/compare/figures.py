@@ -17,32 +17,32 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette for all kinds of colour vision, less black and yellow, which one of the
-# themes would swallow; then again with other dashes.
+# Okabe and Ito's palette for all kinds of colour vision, without black and yellow, which are hard
+# to see in one of the themes. Further lines repeat the colours with other dashes.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A")
 DASHES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D")
-INK = "#010203"  # stands for the text's colour, whatever the theme makes it
+INK = "#010203"  # replaced by the text colour of the theme
 THEME = "<style>svg{color:#222}@media(prefers-color-scheme:dark){svg{color:#ddd}}</style>"
 PANEL = (4.2, 3.0)  # inches
 COLUMNS = 3
-MOST_COLUMNS = 4  # of a row for each value of one key, a column for each of the last
+MOST_COLUMNS = 4  # with at most so many values, the last key has a column for each
 LEGEND_ROW = 0.25  # inches
 LEGEND_COLUMNS = 4
-LETTER, HANDLE = 0.075, 0.6  # inches that a letter of a label takes, and its line and margins
+LETTER, HANDLE = 0.075, 0.6  # inches: a letter of a legend label; its line and margins
 LOGARITHMIC = 5  # a range of values wider than this factor gets a logarithmic axis
-FINEST_PNG = 150  # dots an inch
+PNG_DPI = 150
 
 
 def write(report: Report, out: Path) -> list[str]:
-    """Writes curves.svg/.png, and sensitivity.svg/.png where the second key is a number.
+    """Writes curves.svg/.png, and sensitivity.svg/.png if the second key is a number.
 
-    Returns the SVG of each.
+    Returns the SVG texts.
     """
     import matplotlib
 
     drawings = []
-    for name, draw in (("curves", _curves), ("sensitivity", _sensitivity)):
+    for name, draw in (("curves", _draw_curves), ("sensitivity", _draw_sensitivity)):
         style: Any = {
             **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
             **{"axes.edgecolor": INK, "grid.color": INK, "grid.alpha": 0.15, "axes.grid": True},
@@ -52,14 +52,14 @@ def write(report: Report, out: Path) -> list[str]:
         with matplotlib.rc_context(style):
             figure = draw(report)
             if figure is not None:
-                figure.savefig(out / f"{name}.png", dpi=FINEST_PNG, facecolor="white")
-                drawings.append(_svg(figure))
+                figure.savefig(out / f"{name}.png", dpi=PNG_DPI, facecolor="white")
+                drawings.append(_to_svg(figure))
                 (out / f"{name}.svg").write_text(drawings[-1])
     return drawings
 
 
-def _svg(figure: Figure) -> str:
-    """The figure without background, its ink the colour of the text around it."""
+def _to_svg(figure: Figure) -> str:
+    """Renders a figure without background; its ink takes the colour of the text around it."""
     image = io.StringIO()
     figure.savefig(image, format="svg", transparent=True, metadata={"Date": None})
     text = image.getvalue()
@@ -68,37 +68,37 @@ def _svg(figure: Figure) -> str:
     return text[text.index("<svg") : start] + THEME + inked
 
 
-def _curves(report: Report) -> Figure:
+def _draw_curves(report: Report) -> Figure:
     first, *others = report.axes
-    figure, panels = _panels(others, first.values)
+    figure, panels = _make_panels(others, first.values)
     for values, axes in panels.items():
         axes.set(xlabel="step", ylabel="held-out avg@k, %")
         axes.label_outer()
         for index, value in enumerate(first.values):
-            cell = _cell(report, (value, *values))
-            _curve(axes, report, cell, _look(index), value)
-    _legend(figure, panels, first.values)
+            cell = _find_cell(report, (value, *values))
+            _draw_curve(axes, report, cell, _line_style(index), value)
+    _add_legend(figure, panels, first.values)
     return figure
 
 
-def _curve(axes: Axes, report: Report, cell: Cell, look: dict[str, Any], label: str) -> None:
+def _draw_curve(axes: Axes, report: Report, cell: Cell, style: dict[str, Any], label: str) -> None:
     runs = [dict(result.curve) for result in report.of_cell(cell)]
     steps = sorted(set.intersection(*(set(run) for run in runs))) if runs else []
     found = [average_over_seeds([run[step] for run in runs]) for step in steps]
-    axes.plot(steps, [100 * e.value for e in found], label=label, linewidth=1.6, **look)
+    axes.plot(steps, [100 * e.value for e in found], label=label, linewidth=1.6, **style)
     if len(runs) > 1:
-        low, high = zip(*(_ends(e) for e in found), strict=True)
-        axes.fill_between(steps, low, high, color=look["color"], alpha=0.18, linewidth=0)
+        low, high = zip(*(_interval(e) for e in found), strict=True)
+        axes.fill_between(steps, low, high, color=style["color"], alpha=0.18, linewidth=0)
 
 
-def _sensitivity(report: Report) -> Figure | None:
+def _draw_sensitivity(report: Report) -> Figure | None:
     if len(report.axes) < 2:
         return None
     first, second, *others = report.axes
     numbers = [parse_value(value) for value in second.values]
     if len(numbers) < 2 or not all(type(x) in (int, float) for x in numbers):
         return None
-    figure, panels = _panels(others, first.values)
+    figure, panels = _make_panels(others, first.values)
     for values, axes in panels.items():
         axes.set(xlabel=second.key, ylabel="final held-out avg@k, %")
         axes.label_outer()
@@ -108,27 +108,29 @@ def _sensitivity(report: Report) -> Figure | None:
         axes.minorticks_off()
         for index, value in enumerate(first.values):
             points = {
-                x: [r.final for r in report.of_cell(_cell(report, (value, text, *values)))]
+                x: [r.final for r in report.of_cell(_find_cell(report, (value, text, *values)))]
                 for x, text in zip(numbers, second.values, strict=True)
             }
-            _points(axes, points, _look(index), value)
-    _legend(figure, panels, first.values)
+            _draw_points(axes, points, _line_style(index), value)
+    _add_legend(figure, panels, first.values)
     return figure
 
 
-def _points(axes: Axes, points: dict[float, list[float]], look: dict[str, Any], label: str) -> None:
+def _draw_points(
+    axes: Axes, points: dict[float, list[float]], style: dict[str, Any], label: str
+) -> None:
     found = {x: average_over_seeds(finals) for x, finals in sorted(points.items()) if finals}
     heights = [100 * e.value for e in found.values()]
-    ends = [_ends(e) for e in found.values()]
+    ends = [_interval(e) for e in found.values()]
     below = [h - low for h, (low, _) in zip(heights, ends, strict=True)]
     above = [high - h for h, (_, high) in zip(heights, ends, strict=True)]
-    axes.errorbar(list(found), heights, yerr=[below, above], label=label, capsize=3, **look)
+    axes.errorbar(list(found), heights, yerr=[below, above], label=label, capsize=3, **style)
 
 
-def _panels(
+def _make_panels(
     varied: Sequence[Axis], labels: Sequence[str]
 ) -> tuple[Figure, dict[tuple[str, ...], Axes]]:
-    """A figure with a titled panel for each combination of values, and room for the legend."""
+    """Makes a figure with a panel per combination of values, and room for the legend."""
     from matplotlib.figure import Figure
 
     keys = list(product(*(axis.values for axis in varied)))
@@ -136,7 +138,7 @@ def _panels(
     columns = len(varied[-1].values) if in_rows else min(COLUMNS, len(keys))
     rows = -(-len(keys) // columns)
     width, height = max(columns, 1.5) * PANEL[0], rows * PANEL[1]
-    legend = LEGEND_ROW * (1 + -(-len(labels) // _legend_columns(labels, width)))
+    legend = LEGEND_ROW * (1 + -(-len(labels) // _count_legend_columns(labels, width)))
     figure = Figure(figsize=(width, height + legend), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for unused in grid[len(keys) :]:
@@ -148,19 +150,19 @@ def _panels(
     return figure, dict(zip(keys, grid, strict=False))
 
 
-def _legend(figure: Figure, panels: dict[tuple[str, ...], Axes], labels: Sequence[str]) -> None:
+def _add_legend(figure: Figure, panels: dict[tuple[str, ...], Axes], labels: Sequence[str]) -> None:
     handles, shown = next(iter(panels.values())).get_legend_handles_labels()
-    columns = _legend_columns(labels, figure.get_figwidth())
+    columns = _count_legend_columns(labels, figure.get_figwidth())
     figure.legend(handles, shown, loc="outside lower center", ncols=columns, frameon=False)
 
 
-def _legend_columns(labels: Sequence[str], width: float) -> int:
-    """As many columns as fit a figure's width, in inches: matplotlib would cut them off."""
+def _count_legend_columns(labels: Sequence[str], width: float) -> int:
+    """Counts the columns that fit a width in inches; matplotlib would cut off the others."""
     fit = int(width / (HANDLE + LETTER * max(map(len, labels))))
     return max(1, min(fit, LEGEND_COLUMNS, len(labels)))
 
 
-def _look(index: int) -> dict[str, Any]:
+def _line_style(index: int) -> dict[str, Any]:
     turn = index // len(COLOURS)
     return {
         "color": COLOURS[index % len(COLOURS)],
@@ -170,12 +172,12 @@ def _look(index: int) -> dict[str, Any]:
     }
 
 
-def _cell(report: Report, values: tuple[str, ...]) -> Cell:
+def _find_cell(report: Report, values: tuple[str, ...]) -> Cell:
     point = tuple(zip((axis.key for axis in report.axes), values, strict=True))
     return next(row.cell for row in report.summaries if row.cell.point == point)
 
 
-def _ends(found: Estimate) -> tuple[float, float]:
+def _interval(found: Estimate) -> tuple[float, float]:
     low = found.value if found.low is None else found.low
     high = found.value if found.high is None else found.high
     return 100 * low, 100 * high

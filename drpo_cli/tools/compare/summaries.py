@@ -64,7 +64,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Summary:
-    """A cell over its finished runs; without one, what needs it is None."""
+    """A cell over its finished runs; numbers that need a finished run are None without one."""
 
     cell: Cell
     finished: int
@@ -165,7 +165,7 @@ def make_report(
 
 
 def choose_baseline(text: str | None, axes: Sequence[Axis]) -> Baseline:
-    """The baseline that `--baseline` names: a value of the first axis, or KEY=VALUE of any.
+    """Finds the baseline that `--baseline` names: a value of the first axis, or KEY=VALUE of any.
 
     Raises UserError when there is no such value.
     """
@@ -177,7 +177,9 @@ def choose_baseline(text: str | None, axes: Sequence[Axis]) -> Baseline:
             if text.strip() in (f"{axis.key}={value}", value if axis is first else None):
                 return Baseline(axis.key, value)
     known = [*first.values, *(f"{axis.key}={value}" for axis in axes[1:] for value in axis.values)]
-    raise UserError(f"--baseline {text}: is not a value of this grid; known are {', '.join(known)}")
+    raise UserError(
+        f"--baseline {text}: is not a value of this grid", f"give one of {', '.join(known)}"
+    )
 
 
 def average_over_seeds(values: Sequence[float]) -> Estimate:
@@ -223,7 +225,7 @@ def compute_differences(
 
 
 def estimate_share(count: int, runs: int) -> Share:
-    """A share of the runs with Wilson's interval."""
+    """Estimates a share of runs, with Wilson's interval."""
     if runs < 2:
         return Share(count, runs, None, None)
     from scipy.stats import binomtest

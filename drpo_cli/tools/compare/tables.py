@@ -26,9 +26,9 @@ class Table:
 
 def make_tables(report: Report) -> list[Table]:
     """The table of cells; then differences and failed runs, where there are any."""
-    found = [_cells(report)]
+    found = [_make_cell_table(report)]
     if report.differences:
-        found.append(_differences(report))
+        found.append(_make_difference_table(report))
     if report.failed:
         rows = tuple((r.cell.label, str(r.seed), r.reason) for r in report.failed)
         found.append(Table("Failed runs", ("cell", "seed", "reason"), rows, 3))
@@ -37,7 +37,7 @@ def make_tables(report: Report) -> list[Table]:
 
 def make_page_tables(report: Report) -> list[Table]:
     """The tables for page and Markdown: first an overview, if several keys vary."""
-    return [*([_overview(report)] if len(report.axes) > 1 else []), *make_tables(report)]
+    return [*([_make_overview(report)] if len(report.axes) > 1 else []), *make_tables(report)]
 
 
 def list_notes(report: Report) -> list[str]:
@@ -50,14 +50,14 @@ def to_markdown(report: Report) -> str:
     parts = [f"```\n{report.command}\n```"]
     for table in make_page_tables(report):
         rule = [":--" if i < table.named else "--:" for i in range(len(table.header))]
-        lines = [_row(line) for line in (table.header, rule, *table.rows)]
+        lines = [_markdown_row(line) for line in (table.header, rule, *table.rows)]
         parts.append(f"**{table.title}**\n\n" + "\n".join(lines))
     parts.append("\n".join(f"- {note}" for note in list_notes(report)))
     return "\n\n".join(parts) + "\n"
 
 
 def to_page(report: Report, drawings: Sequence[str]) -> str:
-    """The grid's `report.html`: one page that opens from disk, without scripts, in both themes.
+    """The grid's `report.html`: one page without scripts, for light and dark themes.
 
     `drawings` are SVG.
     """
@@ -103,29 +103,29 @@ def print_tables(report: Report) -> None:
         console.print(note, style="dim")
 
 
-def _cells(report: Report) -> Table:
+def _make_cell_table(report: Report) -> Table:
     titles = short_keys([axis.key for axis in report.axes]).values()
     header = [*titles, "runs", "final", "best", "area"]
     if report.target is not None:
         header.append(f"steps to {100 * report.target:g} %")
     header.append("collapsed")
-    rows = tuple(tuple(_cell(row, report.target is not None)) for row in report.summaries)
+    rows = tuple(tuple(_cell_row(row, report.target is not None)) for row in report.summaries)
     interval = "" if report.seeds == 1 else ", with 95 % intervals over seeds"
     return Table(f"Held-out avg@k, %{interval}", tuple(header), rows, len(report.axes))
 
 
-def _cell(row: Summary, with_target: bool) -> Iterator[str]:
+def _cell_row(row: Summary, with_target: bool) -> Iterator[str]:
     yield from (value for _, value in row.cell.point)
     failed = f", {row.failed} failed" if row.failed else ""
     yield f"{row.finished} of {row.runs}{failed}"
     for found in (row.final, row.best, row.area):
         yield NONE if found is None else to_percent(found)
     if with_target:
-        yield _reached(row)
-    yield _share(row)
+        yield _show_reached(row)
+    yield _show_share(row)
 
 
-def _overview(report: Report) -> Table:
+def _make_overview(report: Report) -> Table:
     """Final scores: a row per value of the first key, a column per combination of the others."""
     first, *others = report.axes
     short = short_keys([axis.key for axis in report.axes])
@@ -140,7 +140,7 @@ def _overview(report: Report) -> Table:
         rows.setdefault(row.cell.value(first.key), []).append(text + _arrow(difference))
     table = tuple((name, *values) for name, values in rows.items())
     title = (
-        f"Final held-out avg@k, %; ↑ ↓ differs from {report.baseline.value} (interval without 0)"
+        f"Final held-out avg@k, %; ↑ ↓ differs from {report.baseline.value} (interval excludes 0)"
     )
     return Table(title, (short[first.key], *columns), table, 1)
 
@@ -151,21 +151,21 @@ def _arrow(difference: CellDifference | None) -> str:
     return " ↑" if difference.final.low > 0 else " ↓" if difference.final.high < 0 else ""
 
 
-def _differences(report: Report) -> Table:
+def _make_difference_table(report: Report) -> Table:
     base, keys = report.baseline, short_keys([axis.key for axis in report.axes])
     header = (*keys.values(), "pairs", "final", "area")
-    rows = tuple(tuple(_difference(row)) for row in report.differences)
+    rows = tuple(tuple(_difference_row(row)) for row in report.differences)
     title = f"Difference from {base.key}={base.value}, percentage points, paired by seed"
     return Table(title, header, rows, len(keys))
 
 
-def _difference(row: CellDifference) -> Iterator[str]:
+def _difference_row(row: CellDifference) -> Iterator[str]:
     yield from (value for _, value in row.cell.point)
     yield str(row.pairs)
     yield from (to_percent(found, "+") for found in (row.final, row.area))
 
 
-def _reached(row: Summary) -> str:
+def _show_reached(row: Summary) -> str:
     if row.reached is None:
         return NONE
     found = row.reached
@@ -173,7 +173,7 @@ def _reached(row: Summary) -> str:
     return f"{median} ({found.count} of {found.runs})"
 
 
-def _share(row: Summary) -> str:
+def _show_share(row: Summary) -> str:
     if row.collapsed is None:
         return NONE
     found = row.collapsed
@@ -191,5 +191,5 @@ def to_percent(found: Estimate, sign: str = "") -> str:
     return f"{text} [{100 * found.low:{sign}.1f}, {100 * found.high:{sign}.1f}]"
 
 
-def _row(cells: Sequence[str]) -> str:
+def _markdown_row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

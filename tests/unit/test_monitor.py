@@ -1,4 +1,4 @@
-"""What the launcher does beside a run: failures said once, the page by a process of its own."""
+"""The launcher shows each failure once, and a process of its own writes the page."""
 
 import os
 import subprocess
@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from drpo_cli.launch import launch_log
 from drpo_cli.launch.failures import Failures
-from drpo_cli.launch.monitor import Beside, launch_log, set_aside
+from drpo_cli.launch.monitor import Monitor, divert_output
 from drpo_cli.report.apart import PageWriter
 from drpo_cli.runs.events import say
 from drpo_cli.runs.folder import RunFolder
@@ -30,7 +31,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 @pytest.fixture
 def full_disk() -> list[str]:
-    """What runs `FOLDER COMMAND…` with FOLDER on a disk that has room for little more."""
+    """A command that runs `FOLDER COMMAND…` with FOLDER on an almost full disk."""
     copy = (
         'cp -r "$1" "$1.kept"; mount -t tmpfs -o size=200k tmpfs "$1" && cp -r "$1.kept"/. "$1" '
         '&& folder=$1 && shift && "$@"; code=$?; cp -r "$folder"/. "$folder.kept"; '
@@ -46,22 +47,22 @@ def sample_of(step: int) -> object:
     return {**sample(step, 1.0, "46"), "rewards": {"exact_match": 1.0}, "answer": "46"}  # type: ignore[dict-item]
 
 
-def test_a_users_mistake_is_said_and_not_the_crash_it_causes(folder: RunFolder) -> None:
+def test_a_users_mistake_is_shown_and_not_the_crash_it_causes(folder: RunFolder) -> None:
     failures = Failures(folder, 2)
-    assert (failures.new(), failures.last()) == ("", None)
+    assert (failures.new_message(), failures.final()) == ("", None)
     folder.record_error(0, 1, TRACE)
-    assert failures.new() == ""  # it waits for what may be behind it
+    assert failures.new_message() == ""  # another rank may record the cause
     folder.record_error(1, 2, "the reward is broken")
-    assert failures.new() == "error: rank 1: the reward is broken\n"
-    assert (failures.new(), failures.last()) == ("", (2, ""))
+    assert failures.new_message() == "error: rank 1: the reward is broken\n"
+    assert (failures.new_message(), failures.final()) == ("", (2, ""))
 
 
-def test_a_crash_is_said_with_its_rank_and_log(folder: RunFolder) -> None:
+def test_a_crash_is_shown_with_its_rank_and_log(folder: RunFolder) -> None:
     folder.record_error(0, 1, TRACE)
-    said = f"error: {TRACE}rank 0 failed; its log is {folder.log(0)}\n"
-    assert Failures(folder, 2).last() == (1, said)
+    message = f"error: {TRACE}rank 0 failed; its log is {folder.log(0)}\n"
+    assert Failures(folder, 2).final() == (1, message)
     alone = Failures(folder, 1)
-    assert (alone.new(), alone.new(), alone.last()) == (said, "", (1, ""))
+    assert (alone.new_message(), alone.new_message(), alone.final()) == (message, "", (1, ""))
 
 
 def test_the_page_is_written_every_so_many_steps_one_at_a_time(folder: RunFolder) -> None:
@@ -72,14 +73,16 @@ def test_the_page_is_written_every_so_many_steps_one_at_a_time(folder: RunFolder
     pages.step(6)
     (child,) = children()
     pages.step(11)
-    assert os.getpriority(os.PRIO_PROCESS, child) in (0, 19) and children() == [child]
+    assert children() == [child]
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # ended, and still there to be asked
+    assert os.getpriority(os.PRIO_PROCESS, child) == 19
     assert pages.finish() == "" and children() == []
     assert "</html>" in folder.report.read_text()
     off = PageWriter(folder, 0)
     assert (off.step(1), off.step(50), children()) == ("", "", [])
 
 
-def test_a_page_that_cannot_be_written_is_said_once_and_the_old_one_stays(
+def test_a_page_that_cannot_be_written_is_reported_once_and_the_old_one_stays(
     folder: RunFolder, full_disk: list[str]
 ) -> None:
     folder.report.write_text("the old one")
@@ -94,8 +97,10 @@ def test_a_page_that_cannot_be_written_is_said_once_and_the_old_one_stays(
     )
     done = subprocess.run(
         [*full_disk, folder.path, sys.executable, "-c", code, folder.path],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     full = f"{folder.report} could not be written: the disk is full"
     assert done.stdout.splitlines() == ["", "", full, "", full]
     assert folder.report.read_text() == "the old one"
@@ -110,18 +115,21 @@ def test_a_page_that_breaks_leaves_its_trace_in_the_log(folder: RunFolder) -> No
     assert folder.report.read_text() == "the old one"
 
 
-def test_beside_a_run_lines_go_out_and_prints_go_to_the_log(
+def test_the_monitor_writes_lines_and_prints_go_to_the_log(
     folder: RunFolder, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with set_aside(launch_log(folder)) as (out, err), Beside(Failures(folder, 1), 0, out, err) as b:
+    with (
+        divert_output(launch_log(folder)) as (out, err),
+        Monitor(Failures(folder, 1), 0, out, err) as monitor,
+    ):
         os.write(2, b"chatter of a library\n")
         say(folder, "finished after step 2", "finished")
-        b.tell("error: a word\n")
+        monitor.show("error: a word\n")
     seen = capfd.readouterr()
-    said = ["finished after step 2", f"report: {folder.report}"]
-    assert (seen.out.splitlines(), seen.err) == (said, "error: a word\n")
+    lines = ["finished after step 2", f"report: {folder.report}"]
+    assert (seen.out.splitlines(), seen.err) == (lines, "error: a word\n")
     assert launch_log(folder).read_text() == "chatter of a library\n"
-    assert [event["text"] for event in read(folder.events)][-2:] == said
+    assert [event["text"] for event in read(folder.events)][-2:] == lines
     os.write(2, b"back\n")
     assert capfd.readouterr().err == "back\n"
 
@@ -133,20 +141,20 @@ def test_a_reader_that_goes_away_ends_neither_the_run_nor_its_page(folder: RunFo
         suppress(BrokenPipeError),  # of its last flush here
         os.fdopen(writer, "w") as out,
         open(os.devnull, "w") as err,
-        Beside(Failures(folder, 1), 0, out, err),
+        Monitor(Failures(folder, 1), 0, out, err),
     ):
         say(folder, "finished after step 2", "finished")
     assert "</html>" in folder.report.read_text()
 
 
-def children(dead: bool = True) -> list[int]:
-    """Page writers of this process, those that wait to be collected included."""
+def children() -> list[int]:
+    """Page writers of this process, including those that ended and were not waited for."""
     found = []
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
             pid, rest = int(status.parent.name), status.read_text().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if int(rest[1]) == os.getpid() and (dead or rest[0] != "Z"):
+        if int(rest[1]) == os.getpid():
             found.append(pid)
     return found
