@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drpo_cli.data.pipeline.curriculum import Curriculum
 from drpo_cli.data.pipeline.rows import Source
-from drpo_cli.data.pipeline.stream import Data
+from drpo_cli.data.pipeline.stream import Curriculum, Data
 from drpo_cli.settings import SourceSettings
 from drpo_cli.types import Problem, Prompt
 from support.data import ids, open_stream, rows_of, steps

@@ -46,7 +46,7 @@ def test_the_quickstart_trains_on_these_prompts(seed: int) -> None:
 
 def test_the_quickstart_holds_out_these_problems() -> None:
     held_out = [prompt.id for prompt in open_quickstart(0).held_out]
-    first = "3148 6010 5226 8414 5111 9357 9603 2933 2138 7541".split()
+    first = [3148, 6010, 5226, 8414, 5111, 9357, 9603, 2933, 2138, 7541]
     assert held_out[:10] == [f"arithmetic/{row}" for row in first]
     assert (len(held_out), digest(held_out)) == (200, "6313a87460008fc0")
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drpo_cli.data.pipeline.mix import Turns
+from drpo_cli.data.pipeline.stream import Turns
 from drpo_cli.errors import UserError
 from support.data import SUMS, endless, flat, ids, open_stream, rows_of, steps
 

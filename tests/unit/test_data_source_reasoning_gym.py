@@ -49,7 +49,9 @@ def test_without_a_size_it_is_endless() -> None:
 
 @pytest.mark.parametrize("task", ["acre", "gsm_symbolic", "list_functions", "word_ladder"])
 def test_tasks_that_plan_ahead_need_a_size(task: str) -> None:
-    with pytest.raises(UserError, match=f"task '{task}' plans its rows ahead.*set size"):
+    with pytest.raises(
+        UserError, match=f"task '{task}' plans its rows ahead.*set size to the number"
+    ):
         load(task=task)
     assert load(task=task, size=5)[4].prompt
     with pytest.raises(UserError, match=f"task '{task}' plans its rows ahead"):
@@ -112,7 +114,7 @@ def test_level_sets_what_the_curriculum_says() -> None:
         ({"task": "chain_sum", "level": {"terms": 1}}, "no level {'terms': 1}; its levels are"),
         (
             {"task": "acre", "size": 4, "level": 1},
-            "'acre' has no levels; make it harder with options: it has train",
+            "'acre' has no levels; make it harder with options: they are train",
         ),
         ({"task": "caesar_cipher", "level": 3}, "refuses its options: rotation must be in range"),
         ({"tasks": [{"task": "chain_sum"}, {"task": "lgs"}]}, "no task 'lgs'; .*tasks: ab, acre"),

@@ -62,14 +62,17 @@ def test_csv_takes_another_delimiter(tmp_path: Path) -> None:
         ("prompt,answer\n", r"a\.csv: the file has no rows, only a header"),
         (
             "1+1,2\n2+2,4\n",
-            r"a\.csv:1: there is no column 'prompt' .*columns are 1\+1, 2; .*if ",
+            r"a\.csv:1: there is no column 'prompt' .*columns are 1\+1, 2; .* put a header above",
         ),
         ("\nprompt,b,b\n", r"a\.csv:2: two columns are called 'b'; rename one"),
         ("prompt,answer\na,1\nb\n", r"a\.csv:3: 1 fields, but the header has 2 \(prompt, answer\)"),
         ('prompt,answer\n"a\nb",1\nc,2,3\n', r"a\.csv:4: 3 fields, but the header has 2"),
         ('prompt,answer\na,1\n"b\nc\n', r"a\.csv:3: the record that starts here is not CSV: unexp"),
         ('prompt,answer\n"a"b,1\n', r"a\.csv:2: the record that starts here is not CSV: ',' expec"),
-        ('prompt,answer\n"a\n\nb",1\n,2\n', r"a\.csv:5: the prompt is empty; give the row one"),
+        (
+            'prompt,answer\n"a\n\nb",1\n,2\n',
+            r"a\.csv:5: the prompt is empty; write one, or remove the row",
+        ),
         (b"prompt,answer\na,1\n\xff,2\n", r"a\.csv:3: not UTF-8 text; save the file as UTF-8"),
     ],
 )
@@ -205,7 +208,7 @@ def test_huggingface_mistakes(rows: Path) -> None:
     mistake(r"split 'test': .*test", split="test")
     mistake(r"split 'test': .*test", split="test", streaming=True, rows=1)
     (rows.parent / "notes.txt").write_text("x")
-    mistake(r"notes\.txt: cannot read this format; use \.parquet, ", path="notes.txt")
+    mistake(r"notes\.txt: this format cannot be read; use \.parquet, ", path="notes.txt")
     (rows.parent / "bad.jsonl").write_text('{"question": "a"}\n{"question": \n')
     mistake(r"bad\.jsonl.*JSON parse error", path="bad.jsonl")
 

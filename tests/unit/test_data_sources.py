@@ -68,7 +68,7 @@ def test_jsonl_answer_is_optional_unless_named(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ('{"prompt": "a"}\n\n{"prompt": \n', r"a\.jsonl:3: not JSON"),
-        ('{"prompt": "a"}\n["b"]\n', r"a\.jsonl:2: a list; each line"),
+        ('{"prompt": "a"}\n["b"]\n', r"a\.jsonl:2: a list, not an object; put one JSON object"),
         ('{"text": "a"}\n', r"a\.jsonl:1: .*no column 'prompt'.*the columns are text"),
         ('{"prompt": 3}\n', r"a\.jsonl:1: the prompt is neither"),
         ('{"prompt": [{"role": "user"}]}\n', r"a\.jsonl:1: the prompt is neither"),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from drpo_cli.data.pipeline.rows import content
+from drpo_cli.data.pipeline.rows import hash_question
 from drpo_cli.data.pipeline.split import PATIENCE, split
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected, absolute
@@ -38,7 +38,13 @@ def test_equal_prompts_are_held_out_of_every_source(tmp_path: Path) -> None:
     parts = split([first, second], [evaluation], 10, overlap="drop")
     assert sorted(str(p.prompt) for p in parts.held_out) == ["a", "b"]
     assert [p.prompt for p in parts.train] == ["c", "A", "c"]
-    assert len(split([evaluation], [], 1).train) in (1, 2)  # the second "b" goes with the first
+
+
+def test_a_repeated_prompt_is_held_out_with_the_first(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path / "r.jsonl", "a", "b", "b")
+    parts = split([rows], [], 1)
+    assert [p.prompt for p in parts.held_out] == ["b"]
+    assert [p.prompt for p in parts.train] == ["a"]
 
 
 def test_training_rows_like_evaluation_problems_are_refused(tmp_path: Path) -> None:
@@ -82,13 +88,15 @@ def test_endless_and_other_sources_are_held_out_in_turn(tmp_path: Path) -> None:
 
 
 def test_nothing_left_to_train_on(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"all 100 rows.*eval.problems = 100.*lower eval.problems"):
+    with pytest.raises(
+        UserError, match=r"each of the 100 rows.*eval.problems = 100.*lower eval.problems"
+    ):
         split([SUMS], [], 100)
-    with pytest.raises(UserError, match=r"nothing is left .* rows of source n.py are"):
+    with pytest.raises(UserError, match=r"nothing is left .* rows of source n.py asks"):
         split([endless(tmp_path, "n", distinct=5)], [], 10)
     mixed = [rows_of(tmp_path / f"{w}.jsonl", *w, weight=1) for w in ("ab", "cdef")]
     evaluation = rows_of(tmp_path / "e.jsonl", *"ab")
-    with pytest.raises(UserError, match=r"nothing is left .* all 2 rows of source jsonl are"):
+    with pytest.raises(UserError, match=r"nothing is left .* the 2 rows of source jsonl asks"):
         split(mixed, [evaluation], 10, overlap="drop")
 
 
@@ -138,9 +146,13 @@ def test_a_source_of_the_users_own_is_held_to_the_contract(
         split([source], [], 1)
 
 
-def test_content_tells_prompts_apart() -> None:
+def test_the_hash_is_of_what_a_prompt_asks() -> None:
     user = ({"role": "user", "content": "a"},)
     system = ({"role": "system", "content": "s"}, *user)
-    assert content(Problem("a")) == content(Problem(user, answer="1")) == content(Problem(system))
+    assert (
+        hash_question(Problem("a"))
+        == hash_question(Problem(user, answer="1"))
+        == hash_question(Problem(system))
+    )
     turns = (*user, {"role": "assistant", "content": "b"})
-    assert len({content(Problem(p)) for p in ("a", "a ", "A", turns)}) == 4
+    assert len({hash_question(Problem(p)) for p in ("a", "a ", "A", turns)}) == 4
