@@ -10,7 +10,7 @@ from drpo_cli.dist import World
 from drpo_cli.errors import UserError
 from drpo_cli.plan import Plan
 from drpo_cli.rollout.engine.precision import Precision
-from drpo_cli.rollout.engine.protocol import EngineContext, EngineProtocol, Sampling, seed_of
+from drpo_cli.rollout.engine.protocol import EngineContext, EngineProtocol, Sampling, derive_seed
 from drpo_cli.settings import ModelSettings, ObjectiveSettings, RolloutSettings
 from drpo_cli.spec import Spec
 
@@ -73,7 +73,7 @@ def train_sampling(spec: Spec, *key: object) -> Sampling:
         samples=rollout.samples_per_prompt,
         max_new_tokens=rollout.max_new_tokens,
         temperature=rollout.temperature,
-        seed=seed_of(spec.run.seed, *key),
+        seed=derive_seed(spec.run.seed, *key),
         stop=rollout.stop,
         top_p=rollout.top_p,
         top_k=rollout.top_k,
@@ -88,7 +88,7 @@ def eval_sampling(spec: Spec, *key: object, samples: int | None = None) -> Sampl
         samples=samples or spec.eval.samples_per_prompt,
         max_new_tokens=spec.eval.max_new_tokens or rollout.max_new_tokens,
         temperature=spec.eval.temperature or rollout.temperature,
-        seed=seed_of("eval", *key),
+        seed=derive_seed("eval", *key),
         stop=rollout.stop,
     )
 

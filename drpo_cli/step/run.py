@@ -22,7 +22,7 @@ from drpo_cli.evaluate.metrics import estimate
 from drpo_cli.evaluate.results import HeldOut, held_out_id
 from drpo_cli.plan import Plan, make_plan
 from drpo_cli.rewards.grading.grader import Grader
-from drpo_cli.rollout.engine.protocol import EngineProtocol, seed_of
+from drpo_cli.rollout.engine.protocol import EngineProtocol, derive_seed
 from drpo_cli.runs.alerts import Watch, watched
 from drpo_cli.runs.checkpoints import complete
 from drpo_cli.runs.events import State, say
@@ -75,7 +75,7 @@ class Run:
         for step in range(self.done + 1, self.plan.spec.run.steps + 1):
             if self.stopping:
                 return
-            seed = seed_of(self.plan.spec.run.seed, step, self.world.rank)
+            seed = derive_seed(self.plan.spec.run.seed, step, self.world.rank)
             random.seed(seed)
             np.random.seed(seed)
             torch.manual_seed(seed)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from drpo_cli.dist import World, local
 from drpo_cli.errors import UserError
-from drpo_cli.rollout.engine.precision import Precision, rounded
+from drpo_cli.rollout.engine.precision import Precision, round_weight
 from drpo_cli.rollout.engine.protocol import EngineProtocol, Sampling, sample_groups
 from drpo_cli.trainer.model import Policy
 from drpo_cli.trainer.pack import samples_of
@@ -63,7 +63,7 @@ def trainer_weights(
     unit = {id(w): i for i, layer in enumerate(policy.layers) for w in layer.parameters()}
     for _, bucket in groupby(policy.named_weights(), lambda item: unit.get(id(item[1]), item[0])):
         names, weights = zip(*bucket, strict=True)
-        shards = [precision.of(n, local(w)) for n, w in zip(names, weights, strict=True)]
+        shards = [precision.convert(n, local(w)) for n, w in zip(names, weights, strict=True)]
         yield from zip(names, world.gather_rows(shards, [w.shape for w in weights]), strict=True)
 
 
@@ -195,4 +195,4 @@ class Rounded(Changed):
     def new(self, name: str, shard: Tensor, index: int) -> Tensor:
         """See `Changed.new`."""
         assert self.rounding is not None
-        return rounded(name, shard, self.rounding)
+        return round_weight(name, shard, self.rounding)

@@ -10,9 +10,9 @@ from drpo_cli.evaluate.metrics import (
     Evaluation,
     ProblemResult,
     estimate,
-    evaluation,
     majority,
     pass_at,
+    summarise,
 )
 
 
@@ -51,7 +51,7 @@ def test_majority_does_not_see_white_space():
 
 
 def test_summary():
-    found = evaluation([problem("a", "1110"), problem("b", "0000"), problem("c", "1000")])
+    found = summarise([problem("a", "1110"), problem("b", "0000"), problem("c", "1000")])
     values = {name: value.value for name, value in found.summary.items()}
     assert values == pytest.approx(
         {"avg@4": 4 / 12, "pass@2": (1 + 0 + 0.5) / 3, "pass@4": 2 / 3, "maj@4": 1 / 3}
@@ -60,17 +60,17 @@ def test_summary():
 
 
 def test_every_pass_size_up_to_k():
-    assert list(evaluation([problem("a", "1" * 6)]).summary) == [
+    assert list(summarise([problem("a", "1" * 6)]).summary) == [
         "avg@6", "pass@2", "pass@4", "pass@6", "maj@6",
     ]  # fmt: skip
-    assert list(evaluation([problem("a", "1")]).summary) == ["avg@1", "pass@1", "maj@1"]
+    assert list(summarise([problem("a", "1")]).summary) == ["avg@1", "pass@1", "maj@1"]
 
 
 def test_a_response_is_right_from_the_threshold_on():
     result = ProblemResult("a", "h", (0.7 + 0.2 + 0.1, 0.99, 2.0), ("x", "y", "z"))
     assert 0.7 + 0.2 + 0.1 < 1
-    assert evaluation([result]).summary["avg@3"].value == pytest.approx(2 / 3)
-    assert evaluation([result], threshold=0.5).summary["avg@3"].value == 1.0
+    assert summarise([result]).summary["avg@3"].value == pytest.approx(2 / 3)
+    assert summarise([result], threshold=0.5).summary["avg@3"].value == 1.0
 
 
 def test_interval_is_that_of_the_normal_theory_where_it_holds():
@@ -108,9 +108,9 @@ def test_one_problem_has_no_interval():
 
 
 def test_json_gives_an_equal_evaluation_back():
-    before = evaluation([problem("a", "10", "xy"), problem("π", "11")], threshold=0.5)
+    before = summarise([problem("a", "10", "xy"), problem("π", "11")], threshold=0.5)
     assert Evaluation.from_json(before.to_json()) == before
-    single = evaluation([problem("a", "10")])
+    single = summarise([problem("a", "10")])
     assert Evaluation.from_json(single.to_json()) == single
 
 
@@ -132,4 +132,4 @@ def test_json_of_something_else_is_refused(text):
 )
 def test_uneven_results_are_refused(problems):
     with pytest.raises(ValueError):
-        evaluation(problems)
+        summarise(problems)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from drpo_cli.errors import UserError
 from drpo_cli.rollout import transformers
-from drpo_cli.rollout.engine.precision import Precision, rounded
+from drpo_cli.rollout.engine.precision import Precision, round_weight
 from drpo_cli.rollout.engine.protocol import EngineContext, Sampling, sample_groups
 from drpo_cli.settings import ModelSettings
 from drpo_cli.step.sync import WeightSync
@@ -36,7 +36,7 @@ def matrix(*shape: int, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("shape", [(64, 33), (3, 8, 33)])
 def test_int8_is_within_half_a_step_of_each_channel(shape: tuple[int, ...]) -> None:
     weight = matrix(*shape)
-    found, step = rounded(NAME, weight, "int8"), weight.abs().amax(-1, keepdim=True) / 127
+    found, step = round_weight(NAME, weight, "int8"), weight.abs().amax(-1, keepdim=True) / 127
     assert found.shape == weight.shape and found.dtype == weight.dtype
     assert bool(((found - weight).abs() <= step * 0.5001).all())
     levels = found / step
@@ -49,7 +49,7 @@ def test_int8_is_within_half_a_step_of_each_channel(shape: tuple[int, ...]) -> N
 def test_fp8_is_within_a_sixteenth_of_each_weight(shape: tuple[int, ...]) -> None:
     """E4M3 has 3 bits of mantissa, and subnormals of 2⁻⁹ below 2⁻⁶; 448 is its largest."""
     weight = matrix(*shape)
-    found, scale = rounded(NAME, weight, "fp8"), weight.abs().amax(-1, keepdim=True) / 448
+    found, scale = round_weight(NAME, weight, "fp8"), weight.abs().amax(-1, keepdim=True) / 448
     assert found.shape == weight.shape and found.dtype == weight.dtype
     bound = torch.maximum(weight.abs() / 16, scale * 2.0**-10)
     assert bool(((found - weight).abs() <= bound * 1.0001).all())
@@ -61,7 +61,7 @@ def test_fp8_is_within_a_sixteenth_of_each_weight(shape: tuple[int, ...]) -> Non
 def test_the_largest_weight_of_a_channel_stays(kind: str) -> None:
     weight = matrix(16, 9)
     place = weight.abs().argmax(-1, keepdim=True)
-    found = rounded(NAME, weight, kind).gather(-1, place)
+    found = round_weight(NAME, weight, kind).gather(-1, place)
     torch.testing.assert_close(found, weight.gather(-1, place), rtol=1e-6, atol=0)
 
 
@@ -69,25 +69,25 @@ def test_the_largest_weight_of_a_channel_stays(kind: str) -> None:
 def test_channels_do_not_see_each_other(kind: str) -> None:
     """The scale is one row's: of a matrix [out, in], and of each expert's in [experts, out, in]."""
     weight = matrix(4, 6, 10)
-    together = rounded(NAME, weight, kind)
+    together = round_weight(NAME, weight, kind)
     for expert, matrix_of_it in enumerate(weight):
         for row, channel in enumerate(matrix_of_it):
-            assert torch.equal(together[expert, row], rounded(NAME, channel[None], kind)[0])
+            assert torch.equal(together[expert, row], round_weight(NAME, channel[None], kind)[0])
 
 
 @each
 def test_zeros_stay_zeros(kind: str) -> None:
     weight = matrix(4, 8)
     weight[1] = 0.0
-    found = rounded(NAME, weight, kind)
+    found = round_weight(NAME, weight, kind)
     assert bool(found.isfinite().all()) and bool((found[1] == 0).all())
-    assert bool((rounded(NAME, torch.zeros(2, 3), kind) == 0).all())
+    assert bool((round_weight(NAME, torch.zeros(2, 3), kind) == 0).all())
 
 
 @each
 def test_rounding_again_changes_nothing(kind: str) -> None:
-    once = rounded(NAME, matrix(64, 33), kind)
-    torch.testing.assert_close(rounded(NAME, once, kind), once, rtol=1e-6, atol=0)
+    once = round_weight(NAME, matrix(64, 33), kind)
+    torch.testing.assert_close(round_weight(NAME, once, kind), once, rtol=1e-6, atol=0)
 
 
 @each
@@ -96,7 +96,7 @@ def test_whole_in_the_engine_is_what_is_no_matrix_of_a_layer(tmp_path: Path, kin
         folder = tiny_model(tmp_path / architecture, architecture)
         with world() as here:
             named = weights(open_trainer(folder, here).policy)
-        same = {n for n, w in named.items() if torch.equal(rounded(n, w, kind), w)}
+        same = {n for n, w in named.items() if torch.equal(round_weight(n, w, kind), w)}
         whole = {n for n, w in named.items() if "proj" not in n}
         assert same == whole
         assert {"model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"} < whole
@@ -104,11 +104,11 @@ def test_whole_in_the_engine_is_what_is_no_matrix_of_a_layer(tmp_path: Path, kin
 
 def test_the_engine_gets_its_own_dtype() -> None:
     weight = matrix(4, 8)
-    assert Precision("float32", "float32").of(NAME, weight) is weight
-    half = Precision("float32", "bfloat16").of(NAME, weight)
+    assert Precision("float32", "float32").convert(NAME, weight) is weight
+    half = Precision("float32", "bfloat16").convert(NAME, weight)
     assert half.dtype == torch.bfloat16 and torch.equal(half, weight.bfloat16())
-    both = Precision("float32", "bfloat16", "int8").of(NAME, weight)
-    assert torch.equal(both, rounded(NAME, weight, "int8").bfloat16())
+    both = Precision("float32", "bfloat16", "int8").convert(NAME, weight)
+    assert torch.equal(both, round_weight(NAME, weight, "int8").bfloat16())
 
 
 def test_the_gap_is_judged_by_what_is_coarsest() -> None:
