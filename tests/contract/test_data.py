@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet
 import pytest
@@ -16,7 +17,7 @@ SOURCES = plugins.available("data")
 
 
 @pytest.fixture
-def options(tmp_path: Path) -> dict[str, dict]:
+def options(tmp_path: Path) -> dict[str, dict[str, Any]]:
     """The least options a source needs; a source that is not named here must need none."""
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps({"prompt": f"p{i}", "answer": i}) + "\n" for i in range(4)))
@@ -33,7 +34,7 @@ def options(tmp_path: Path) -> dict[str, dict]:
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_source_returns_problems(name: str, options: dict, tmp_path: Path) -> None:
+def test_source_returns_problems(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     module = plugins.load("data", name)
     config = module.Config.model_validate(options.get(name, {}), context={"folder": tmp_path})
     rows = module.load(config)

@@ -1,10 +1,11 @@
-"""Data for tests: a tokenizer of characters, sources of a few rows, and a stream over them."""
+"""Data for tests: a character tokenizer, sources of a few rows, and a stream over them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -24,7 +25,7 @@ CHAT_TEMPLATE = (
 
 
 def make_tokenizer(ends: str = "", chat: str | None = None) -> PreTrainedTokenizerFast:
-    """One token a character; `ends` as `^~` puts special tokens around plain text."""
+    """One token per character; `ends` as `^~` puts special tokens around plain text."""
     vocab = {chr(c): c - 32 for c in range(32, 127)}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="?"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
@@ -43,14 +44,14 @@ PLAIN = make_tokenizer()
 SUMS = Selected("data", "arithmetic", arithmetic.Config(digits=1))
 
 
-def rows_of(path: Path, *prompts: object, **options: object) -> Selected:
+def rows_of(path: Path, *prompts: object, **options: Any) -> Selected:
     """A JSON Lines source of these prompts."""
     path.write_text("".join(json.dumps({"prompt": p}) + "\n" for p in prompts))
     config = jsonl.Config.model_validate({"path": str(path), **options})
     return Selected("data", "jsonl", config)
 
 
-def endless(folder: Path, name: str, distinct: int = 2**31, **options: object) -> Selected:
+def endless(folder: Path, name: str, distinct: int = 2**31, **options: Any) -> Selected:
     """A source of 2^31 − 1 rows `name0`, `name1`, …, after `distinct` of them from 0 again."""
     (folder / f"{name}.py").write_text(
         "from drpo_cli.data.pipeline.rows import Lazy\n"
@@ -70,7 +71,7 @@ def open_stream(
     held_out: tuple[Selected, ...] = (),
     problems: int = 10,
 ) -> Data:
-    """The sources opened, plain text, with room for 64 tokens."""
+    """Opens the sources as plain text, with room for 64 tokens."""
     evaluation = EvalSettings(problems=problems)
     batching = Batching(n, seed, rank, world)
     return open_data(sources, held_out, evaluation, Prompts(PLAIN, 64), batching)

@@ -90,7 +90,7 @@ def tiny_model(folder: Path, kind: str = "qwen3", seed: int = 0, **overrides: An
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """One token a character, `VOCABULARY` tokens in all."""
+    """One token per character, `VOCABULARY` tokens in all."""
     tokens = [*SPECIAL, *CHARACTERS]
     tokens += [f"<extra{i}>" for i in range(VOCABULARY - len(tokens))]
     known = {token: i for i, token in enumerate(tokens)}
@@ -122,7 +122,7 @@ def samples(lengths: Sequence[tuple[int, int]], seed: int = 0) -> list[Sample]:
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on just now."""
+    """A TCP port on which nothing listens at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -130,14 +130,14 @@ def free_port() -> int:
 
 
 def group(prompt: int, responses: Sequence[int], seed: int = 0) -> list[Sample]:
-    """Random samples of one prompt of so many tokens, by the number of their response tokens."""
+    """Random samples that share one prompt, given its length and the lengths of the responses."""
     batch = samples([(prompt, response) for response in responses], seed)
     return [replace(sample, prompt_ids=batch[0].prompt_ids) for sample in batch]
 
 
 @contextmanager
 def world(rank: int = 0, size: int = 1, port: int | None = None) -> Iterator[dist.World]:
-    """Joins a process group as the launcher would have this process do; leaves it afterwards."""
+    """Joins a process group as a process of the launcher does; leaves it afterwards."""
     place = {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),

@@ -1,4 +1,4 @@
-"""`sampling = "difficulty"`: who rests, what is counted, and going on with it."""
+"""`sampling = "difficulty"`: which rows rest, what is counted, and how a saved state continues."""
 
 import json
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ def rates(step: list[Prompt]) -> Mapping[str, float]:
 
 def times(data: Data, wanted: int) -> dict[str, int]:
     """How often each row is served in `wanted` steps after all have been observed."""
-    served: dict[str, int] = {f"{name}/{i}": 0 for name in ("jsonl", "jsonl#2") for i in range(60)}
+    served = {f"{name}/{i}": 0 for name in ("jsonl", "jsonl#2") for i in range(ROWS)}
     while data.stream.rows_by_rate["unseen"]:
         data.stream.observe(rates(data.stream.next()))
     for id in ids(steps(data, wanted)):
@@ -86,18 +86,14 @@ def test_the_rest_depends_on_seed_and_epoch_and_ends() -> None:
 
 def test_rows_are_counted_by_their_last_pass_rate(tmp_path: Path) -> None:
     data = opened(tmp_path, n=120)
-    assert data.stream.rows_by_rate == {
-        "unseen": 60, "always_wrong": 0, "between": 0, "always_right": 0
-    }  # fmt: skip
+    names = ("unseen", "always_wrong", "between", "always_right")
+    assert data.stream.rows_by_rate == dict(zip(names, (60, 0, 0, 0), strict=True))
     data.stream.observe(rates(data.stream.next()))
-    assert data.stream.rows_by_rate == {
-        "unseen": 0, "always_wrong": 8, "between": 32, "always_right": 20
-    }  # fmt: skip
+    assert data.stream.rows_by_rate == dict(zip(names, (0, 8, 32, 20), strict=True))
     hard = rows_of(tmp_path / "h.jsonl", *map(str, range(30)), sampling="difficulty")
     assert open_stream(hard).stream.rows_by_rate["unseen"] == 20  # ten are held out
-    assert (
-        open_stream(rows_of(tmp_path / "u.jsonl", *map(str, range(30)))).stream.rows_by_rate == {}
-    )
+    uniform = rows_of(tmp_path / "u.jsonl", *map(str, range(30)))
+    assert open_stream(uniform).stream.rows_by_rate == {}
 
 
 def test_a_rate_is_a_share(tmp_path: Path) -> None:
@@ -121,7 +117,7 @@ def test_rows_that_are_all_learned_are_served_all_the_same(tmp_path: Path, rows:
 
 @settings(max_examples=30)
 @given(before=st.integers(0, 40), world=st.sampled_from([1, 2, 4]))
-def test_it_goes_on_anywhere_on_any_world_size(
+def test_a_saved_state_continues_on_any_world_size(
     tmp_path_factory: pytest.TempPathFactory, before: int, world: int
 ) -> None:
     folder = tmp_path_factory.mktemp("curriculum")

@@ -1,6 +1,6 @@
-"""Which prompts a run sees, number by number, as recorded before the code was last rearranged.
+"""Which prompts a run sees, row by row, as recorded at commit 0bd533e.
 
-Published runs can be repeated and their scores compared only while these lists stay as they are.
+Published runs can be repeated, and their scores compared, only while these lists stay the same.
 """
 
 import hashlib

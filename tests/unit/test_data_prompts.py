@@ -1,4 +1,4 @@
-"""What the model sees of a row: template, examples, chat, token ids, and what is refused."""
+"""Rendering a row into a prompt: template, examples, chat, token ids, and what is refused."""
 
 from typing import Any
 
@@ -16,13 +16,13 @@ SHOTS = [{"prompt": "1+1", "answer": "2"}, {"prompt": "2+2", "answer": "4"}]
 
 
 def made(
-    problem: Problem, tokenizer: PreTrainedTokenizerFast = PLAIN, **options: object
+    problem: Problem, tokenizer: PreTrainedTokenizerFast = PLAIN, **options: Any
 ) -> Prompt | str:
     return Prompts(tokenizer, 64).make(Row(problem, SourceSettings(**options), "own/7"))
 
 
 def prompt_of(
-    problem: Problem, tokenizer: PreTrainedTokenizerFast = PLAIN, **options: object
+    problem: Problem, tokenizer: PreTrainedTokenizerFast = PLAIN, **options: Any
 ) -> Prompt:
     prompt = made(problem, tokenizer, **options)
     assert isinstance(prompt, Prompt)

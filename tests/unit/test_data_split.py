@@ -13,11 +13,6 @@ from drpo_cli.types import Problem
 from support.data import SUMS, endless, flat, open_stream, rows_of, steps
 
 
-def test_the_held_out_choice_stays() -> None:
-    # Scores of one version are compared with those of the next: the choice is part of the contract.
-    assert [p.prompt for p in split([SUMS], [], 3).held_out] == ["0+2=", "4+3=", "3+9="]
-
-
 def test_the_held_out_choice_does_not_depend_on_weights(tmp_path: Path) -> None:
     def held_out(*weights: float | None) -> list[str]:
         paths = [tmp_path / f"{i}.jsonl" for i in range(len(weights))]
@@ -78,9 +73,8 @@ def test_an_endless_source_holds_out_its_first_distinct_rows(tmp_path: Path) -> 
 def test_endless_and_other_sources_are_held_out_in_turn(tmp_path: Path) -> None:
     few = rows_of(tmp_path / "a.jsonl", "a", "b", weight=9)
     parts = split([few, SUMS], [endless(tmp_path, "n"), few], 6, overlap="drop")
-    assert [row.id.split("/")[0] for row in parts.held_out_rows] == [
-        *("eval:n.py", "eval:jsonl"), *("eval:n.py", "eval:jsonl"), "eval:n.py", "eval:n.py"
-    ]  # fmt: skip
+    order = [row.id.split("/")[0].removeprefix("eval:") for row in parts.held_out_rows]
+    assert order == ["n.py", "jsonl", "n.py", "jsonl", "n.py", "n.py"]
     sums = [
         row.problem.prompt for row in split([few], [endless(tmp_path, "n"), SUMS], 12).held_out_rows
     ]
@@ -149,10 +143,7 @@ def test_a_source_of_the_users_own_is_held_to_the_contract(
 def test_the_hash_is_of_what_a_prompt_asks() -> None:
     user = ({"role": "user", "content": "a"},)
     system = ({"role": "system", "content": "s"}, *user)
-    assert (
-        hash_question(Problem("a"))
-        == hash_question(Problem(user, answer="1"))
-        == hash_question(Problem(system))
-    )
+    same = (Problem("a"), Problem(user, answer="1"), Problem(system))
+    assert len({*map(hash_question, same)}) == 1
     turns = (*user, {"role": "assistant", "content": "b"})
     assert len({hash_question(Problem(p)) for p in ("a", "a ", "A", turns)}) == 4

@@ -1,4 +1,4 @@
-"""Rounded weights: how far rounding may go, what it leaves alone, and the sync proof with it."""
+"""Rounded weights: how far rounding goes, which weights it leaves alone, and the sync proof."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_int8_is_within_half_a_step_of_each_channel(shape: tuple[int, ...]) -> N
     assert bool(((found - weight).abs() <= step * 0.5001).all())
     levels = found / step
     assert bool(((levels - levels.round()).abs() < 1e-3).all())
-    assert len(levels.round().unique()) <= 255
+    assert len(torch.unique(levels.round())) <= 255
     assert float((found - weight).abs().max()) > 0
 
 
@@ -66,8 +66,8 @@ def test_the_largest_weight_of_a_channel_stays(kind: str) -> None:
 
 
 @each
-def test_channels_do_not_see_each_other(kind: str) -> None:
-    """The scale is one row's: of a matrix [out, in], and of each expert's in [experts, out, in]."""
+def test_channels_are_rounded_independently(kind: str) -> None:
+    """Each row has its own scale: in [out, in], and for each expert in [experts, out, in]."""
     weight = matrix(4, 6, 10)
     together = round_weight(NAME, weight, kind)
     for expert, matrix_of_it in enumerate(weight):
@@ -91,7 +91,7 @@ def test_rounding_again_changes_nothing(kind: str) -> None:
 
 
 @each
-def test_whole_in_the_engine_is_what_is_no_matrix_of_a_layer(tmp_path: Path, kind: str) -> None:
+def test_only_the_matrices_of_layers_are_rounded(tmp_path: Path, kind: str) -> None:
     for architecture in ("qwen3_moe", "llama"):
         folder = tiny_model(tmp_path / architecture, architecture)
         with world() as here:
@@ -111,7 +111,7 @@ def test_the_engine_gets_its_own_dtype() -> None:
     assert torch.equal(both, round_weight(NAME, weight, "int8").bfloat16())
 
 
-def test_the_gap_is_judged_by_what_is_coarsest() -> None:
+def test_the_gap_is_judged_by_the_coarser_dtype() -> None:
     assert Precision("float32", "float32").coarsest == "float32"
     assert Precision("bfloat16", "float32").coarsest == "bfloat16"
     assert Precision("float32", "bfloat16").coarsest == "bfloat16"
@@ -122,8 +122,8 @@ def prompts() -> list[Prompt]:
     return [Prompt(text, text, tuple(tokenizer()(text).input_ids), None, {}) for text in PROMPTS]
 
 
-class Losing(transformers.Engine):
-    """An engine that one weight never reaches."""
+class LosingEngine(transformers.Engine):
+    """An engine that loses one weight."""
 
     lost = ""
 
@@ -136,7 +136,7 @@ class Losing(transformers.Engine):
 
 def opened(folder: Path, here: Any, precision: Precision, lost: str = "") -> WeightSync:
     model = ModelSettings(path=str(folder), dtype=precision.rollout)  # type: ignore[arg-type]
-    engine = Losing(transformers.Config(), EngineContext(model, 64, 1))
+    engine = LosingEngine(transformers.Config(), EngineContext(model, 64, 1))
     engine.lost = lost
     return WeightSync(open_trainer(folder, here, learning_rate=1e-2), engine, precision)
 
@@ -162,7 +162,7 @@ def test_the_sync_is_proven_with_rounded_weights(
             sync.check(sampled(sync), "after sync 0")
         sync.push(1)
         before = weights(sync.trainer.policy)
-        assert sync.check(sampled(sync), "after sync 1") > 1e-3  # what is told has the rounding
+        assert sync.check(sampled(sync), "after sync 1") > 1e-3  # includes the rounding
         assert furthest(before, weights(sync.trainer.policy)) == 0
 
 
@@ -176,7 +176,7 @@ def test_a_lost_weight_is_not_rounded_and_shows(tmp_path: Path, kind: str) -> No
             sync.prove(0, prompts(), SAMPLING)
 
 
-def test_an_engine_that_rounds_otherwise_than_asked_is_caught(tmp_path: Path) -> None:
+def test_an_engine_with_other_rounding_is_caught(tmp_path: Path) -> None:
     folder = tiny_model(tmp_path)
     plain, int8 = Precision("float32", "float32"), Precision("float32", "float32", "int8")
     with world() as here:
