@@ -1,4 +1,4 @@
-"""What every built-in data source must be."""
+"""What every built-in data source must satisfy."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ SOURCES = plugins.available("data")
 
 @pytest.fixture
 def options(tmp_path: Path) -> dict[str, dict[str, Any]]:
-    """The least options a source needs; a source that is not named here must need none."""
+    """The options that a source cannot do without; a source that is missing here must need none."""
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps({"prompt": f"p{i}", "answer": i}) + "\n" for i in range(4)))
     (tmp_path / "rows.csv").write_text("prompt,answer\n" + "".join(f"p{i},{i}\n" for i in range(4)))

@@ -52,7 +52,7 @@ def rows_of(path: Path, *prompts: object, **options: Any) -> Selected:
 
 
 def endless(folder: Path, name: str, distinct: int = 2**31, **options: Any) -> Selected:
-    """A source of 2^31 − 1 rows `name0`, `name1`, …, after `distinct` of them from 0 again."""
+    """A source of 2^31 − 1 rows `name0`, `name1`, …, which repeat after `distinct` of them."""
     (folder / f"{name}.py").write_text(
         "from drpo_cli.data.pipeline.rows import Lazy\n"
         "from drpo_cli.types import Problem\n"

@@ -1,12 +1,9 @@
-"""`sampling = "difficulty"`: which rows rest, what is counted, and how a saved state continues."""
+"""`sampling = "difficulty"`: which rows rest, and what is counted."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from drpo_cli.data.pipeline.rows import Source
 from drpo_cli.data.pipeline.stream import Curriculum, Data
@@ -113,25 +110,3 @@ def test_rows_that_are_all_learned_are_served_all_the_same(tmp_path: Path, rows:
         seen |= {prompt.id for prompt in step}
         data.stream.observe({prompt.id: 1.0 for prompt in step})
     assert len(seen) == rows
-
-
-@settings(max_examples=30)
-@given(before=st.integers(0, 40), world=st.sampled_from([1, 2, 4]))
-def test_a_saved_state_continues_on_any_world_size(
-    tmp_path_factory: pytest.TempPathFactory, before: int, world: int
-) -> None:
-    folder = tmp_path_factory.mktemp("curriculum")
-    first = opened(folder, rows=15)
-    for _ in range(before):
-        first.stream.observe(rates(first.stream.next()))
-    state = json.loads(json.dumps(first.stream.state_dict()))
-    ranks = [opened(folder, rows=15, rank=rank, world=world) for rank in range(world)]
-    for data in ranks:
-        data.stream.load_state_dict(state)
-    for _ in range(15):
-        expected = first.stream.next()
-        together = [prompt for data in ranks for prompt in data.stream.next()]
-        assert together == expected
-        for data in (first, *ranks):
-            data.stream.observe(rates(expected))
-            assert data.stream.rows_by_rate == first.stream.rows_by_rate

@@ -1,4 +1,4 @@
-"""Which problems are held out, and what may not stand on both sides."""
+"""Which problems are held out, and which rows may not train because of it."""
 
 from pathlib import Path
 
@@ -65,7 +65,7 @@ def test_an_endless_source_holds_out_its_first_distinct_rows(tmp_path: Path) -> 
     source = endless(tmp_path, "n", distinct=30)
     assert [p.prompt for p in split([source], [], 4).held_out] == ["n0", "n1", "n2", "n3"]
     few = split([SUMS], [source], 50)
-    assert len(few.held_out) == 30  # all it has, found without reading all rows
+    assert len(few.held_out) == 30  # all there are, found without reading all rows
     many = split([SUMS], [endless(tmp_path, "m")], PATIENCE + 5)
     assert len(many.held_out) == PATIENCE + 5
 
@@ -131,7 +131,7 @@ def test_an_example_may_not_be_held_out_and_does_not_train(tmp_path: Path) -> No
         ("return ['a']", "own.py:load/0: the source returned str"),
     ],
 )
-def test_a_source_of_the_users_own_is_held_to_the_contract(
+def test_a_source_of_the_users_own_is_checked_against_the_contract(
     tmp_path: Path, body: str, message: str
 ) -> None:
     (tmp_path / "own.py").write_text(f"def load(config):\n    {body}\n")

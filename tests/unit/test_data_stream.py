@@ -4,14 +4,19 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from drpo_cli.data import arithmetic
 from drpo_cli.data.pipeline.prompts import Prompts
 from drpo_cli.data.pipeline.split import split
-from drpo_cli.data.pipeline.stream import Batching, open_data
+from drpo_cli.data.pipeline.stream import Batching, Data, open_data
 from drpo_cli.errors import UserError
 from drpo_cli.settings import EvalSettings
+from drpo_cli.types import Prompt
 from support.data import PLAIN, SUMS, endless, flat, open_stream, rows_of, steps
+
+LETTERS = "abcdefghijklmno"
 
 
 def test_held_out_never_trains_and_everything_else_does_once_an_epoch() -> None:
@@ -49,17 +54,41 @@ def test_order_does_not_depend_on_the_world_size(world: int) -> None:
         assert flat(shares) == flat([alone.stream.next()])
 
 
-@pytest.mark.parametrize("world", [1, 2])
-@pytest.mark.parametrize("before", [0, 5, 13])
-def test_a_saved_cursor_continues_on_any_world_size(world: int, before: int) -> None:
-    first = open_stream(SUMS)
-    steps(first, before)
+@settings(max_examples=40)
+@given(before=st.integers(0, 40), world=st.sampled_from([1, 2, 4]), weighted=st.booleans())
+def test_a_saved_state_continues_on_any_world_size(
+    tmp_path_factory: pytest.TempPathFactory, before: int, world: int, weighted: bool
+) -> None:
+    folder = tmp_path_factory.mktemp("stream")
+    weights: tuple[float | None, ...] = (0.7, 0.2) if weighted else (None, None)
+    sources = [
+        rows_of(folder / "a.jsonl", *LETTERS, weight=weights[0], sampling="difficulty"),
+        rows_of(folder / "b.jsonl", *LETTERS.upper(), "x" * 70, weight=weights[1], too_long="skip"),
+    ]
+    if weighted:
+        sources.append(endless(folder, "n", weight=0.1))
+    held_out = (rows_of(folder / "e.jsonl", "x", "y"),)
+
+    def learn(*opened: Data, step: list[Prompt]) -> None:
+        rates = {p.id: float(int(p.id.rpartition("/")[2]) % 3 == 0) for p in step}
+        for data in opened:
+            data.stream.observe(rates)
+
+    first = open_stream(*sources, held_out=held_out)
+    for _ in range(before):
+        learn(first, step=first.stream.next())
     state = json.loads(json.dumps(first.stream.state_dict()))
-    ranks = [open_stream(SUMS, rank=rank, world=world) for rank in range(world)]
-    for opened in ranks:
-        opened.stream.load_state_dict(state)
+    ranks = [
+        open_stream(*sources, held_out=held_out, rank=rank, world=world) for rank in range(world)
+    ]
+    for data in ranks:
+        data.stream.load_state_dict(state)
     for _ in range(15):
-        assert flat([opened.stream.next() for opened in ranks]) == flat([first.stream.next()])
+        step = first.stream.next()
+        assert [prompt for data in ranks for prompt in data.stream.next()] == step
+        learn(first, *ranks, step=step)
+        for data in ranks:
+            assert data.stream.state_dict() == first.stream.state_dict()
 
 
 def test_a_cursor_of_other_data_is_refused(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 Unfit = Literal["min_prompt_tokens", "max_prompt_tokens", "too_long"]
-"""Why a row is skipped: the option that says so."""
+"""Why a row is skipped: the name of the option that decides it."""
 EXAMPLE_END = "\n\n"
 """Text after the answer of a plain-text example."""
 HIDDEN = "answer"

@@ -84,7 +84,7 @@ class Split:
         return Lazy(len(indices), lambda i: self.rows[indices[i]].problem)
 
     def trains(self, row: Row) -> bool:
-        """Whether a row may train: it asks the same as no held-out problem and no example."""
+        """Whether a row may train: no held-out problem and no few-shot example asks the same."""
         asked = hash_question(row.problem)
         return asked not in self.held_out_hashes and asked not in _hash_shots(row.config.few_shot)
 
