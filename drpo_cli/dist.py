@@ -1,6 +1,10 @@
-"""The process group: joining it, and the few reductions everything else needs.
+"""The process group: joins it, and offers the few reductions that everything else needs.
 
-Device-specific choices live here and in `rollout/vllm.py`, nowhere else.
+Device-specific choices of the trainer live here, those of an engine in its own file.
+
+Every method of `World` that communicates is a collective: all ranks must call it, in the same order
+as their other collectives, and each waits until all have called it. A rank that does not call hangs
+the others until the group times out after two hours. With one rank, nothing is sent.
 """
 
 from __future__ import annotations
@@ -21,8 +25,8 @@ from drpo_cli.processes import cores
 
 V = TypeVar("V")
 
-# glibc gives large blocks back to the system when they are freed. The next one then costs a page
-# fault every 4 KiB, which takes longer than most of what is done with it on a CPU.
+# glibc gives large blocks back to the system when they are freed. The next block then costs a page
+# fault per 4 KiB, which takes longer than most operations on it on a CPU.
 KEEP_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
@@ -40,15 +44,30 @@ class World:
     mesh: DeviceMesh
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Each value summed over ranks, in float64."""
+        """Sums each value over all ranks, in float64.
+
+        Consumes: equally many values on each rank.
+        Waits for: the values of all ranks.
+        Produces: the same sums on every rank.
+        """
         return self._reduce(values, dist.ReduceOp.SUM)
 
     def max(self, values: Sequence[float]) -> list[float]:
-        """Each value's maximum over ranks, in float64."""
+        """Takes each value's maximum over all ranks, in float64.
+
+        Consumes: equally many values on each rank.
+        Waits for: the values of all ranks.
+        Produces: the same maxima on every rank.
+        """
         return self._reduce(values, dist.ReduceOp.MAX)
 
     def gather(self, values_T: Tensor) -> Tensor:
-        """One-dimensional tensors of any lengths, concatenated in rank order, on the CPU."""
+        """Concatenates one-dimensional tensors.
+
+        Consumes: one tensor per rank; lengths may differ and may be 0.
+        Waits for: the tensors of all ranks.
+        Produces: on every rank the same detached tensor on the CPU, in rank order.
+        """
         values_T = values_T.detach().cpu()
         if self.size == 1:
             return values_T
@@ -57,7 +76,12 @@ class World:
         return torch.cat([part for part in parts if part is not None])
 
     def gather_objects(self, value: V) -> list[V]:
-        """Every rank's picklable value, in rank order."""
+        """Collects a value of each rank.
+
+        Consumes: one picklable value per rank.
+        Waits for: the values of all ranks.
+        Produces: on every rank all values, in rank order.
+        """
         if self.size == 1:
             return [value]
         values: list[V] = [value] * self.size
@@ -65,31 +89,38 @@ class World:
         return values
 
     def gather_rows(self, shards: Sequence[Tensor], shapes: Sequence[torch.Size]) -> list[Tensor]:
-        """Tensors of these shapes from each rank's rows of them, cut as FSDP cuts them. Collective.
+        """Assembles whole tensors from the rows that each rank holds.
 
-        All have one dtype. A tensor by itself takes no memory but its own.
+        Consumes: this rank's shard of each tensor, cut as FSDP cuts them, all of one dtype; the
+            whole shapes, the same on every rank.
+        Waits for: the shards of all ranks.
+        Produces: on every rank all whole tensors. A single tensor needs no memory beyond its own.
         """
         if self.size == 1:
             return list(shards)
-        sizes_RS = [[_rows(s, rank, self.size) for s in shapes] for rank in range(self.size)]
+        sizes_RS = [
+            [_count_numbers(s, rank, self.size) for s in shapes] for rank in range(self.size)
+        ]
         everyone = shards[0].new_empty(sum(shape.numel() for shape in shapes))
-        parts_R = everyone.split([sum(sizes_S) for sizes_S in sizes_RS])
-        own = parts_R[self.rank].split(sizes_RS[self.rank])
+        parts_R = torch.split(everyone, [sum(sizes_S) for sizes_S in sizes_RS])
+        own = torch.split(parts_R[self.rank], sizes_RS[self.rank])
         for place, shard in zip(own, shards, strict=True):
             place.copy_(shard.reshape(-1))
-        # gloo's own all-gather copies everything twice more, and takes three times as long
+        # gloo's own all-gather makes two more copies and takes three times as long
         for transfer in [dist.broadcast(p, r, async_op=True) for r, p in enumerate(parts_R)]:
             transfer.wait()
         if len(shapes) == 1:
             return [everyone.view(shapes[0])]
-        pieces_RS = [part.split(sizes) for part, sizes in zip(parts_R, sizes_RS, strict=True)]
+        pieces_RS = [
+            torch.split(part, sizes) for part, sizes in zip(parts_R, sizes_RS, strict=True)
+        ]
         return [
             torch.cat(pieces_R).view(shape)
             for pieces_R, shape in zip(zip(*pieces_RS, strict=True), shapes, strict=True)
         ]
 
     def barrier(self) -> None:
-        """Waits for every rank."""
+        """Waits until every rank has called it. Consumes and produces nothing."""
         dist.barrier()
 
     def _reduce(self, values: Sequence[float], op: dist.ReduceOp.RedOpType) -> list[float]:
@@ -100,26 +131,26 @@ class World:
         return tensor.tolist()
 
 
-def _rows(shape: torch.Size, rank: int, size: int) -> int:
-    """Numbers in a rank's rows of a tensor: equal numbers of rows as far as they go."""
+def _count_numbers(shape: torch.Size, rank: int, size: int) -> int:
+    """How many numbers a rank holds of a tensor that FSDP cuts into blocks of equally many rows."""
     most = -(-shape[0] // size)
     return max(0, min(most, shape[0] - rank * most)) * shape[1:].numel()
 
 
 def device_type() -> str:
-    """The kind of device a run on this machine uses."""
+    """The kind of device that a run on this machine uses."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def device_count() -> int:
-    """Processes this machine can run, one a device; on a CPU, one a core."""
+    """How many processes this machine can run: one per device; on a CPU, one per core."""
     if torch.cuda.is_available():
         return torch.cuda.device_count()
     return cores()
 
 
 def device_name() -> str:
-    """What the vendor calls the device."""
+    """The vendor's name of the device."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     import platform
@@ -130,17 +161,17 @@ def device_name() -> str:
 def threads_per_rank(ranks: int) -> int:
     """CPU threads of each of `ranks` processes: OMP_NUM_THREADS, else a fair share of the cores.
 
-    Threads that fight over cores wait for each other busily: two processes with two threads each
-    on two cores are ten times slower than with one each.
+    Threads that compete for cores wait for each other busily: on two cores, two processes with two
+    threads each are ten times slower than with one each.
     """
     asked = os.environ.get("OMP_NUM_THREADS", "")
     return int(asked) if asked.isdecimal() and int(asked) else max(1, cores() // ranks)
 
 
 def environment(threads: int) -> dict[str, str]:
-    """What the environment of a process with so many threads needs before it starts.
+    """The environment variables that a process with this many threads needs before it starts.
 
-    Settings of the C library's allocator that are there already stay as they are.
+    Settings of the C library's allocator that the user made are not overwritten.
     """
     memory = {name: value for name, value in KEEP_MEMORY.items() if name not in os.environ}
     return {"OMP_NUM_THREADS": str(threads), **memory}
@@ -148,7 +179,12 @@ def environment(threads: int) -> dict[str, str]:
 
 @contextmanager
 def join() -> Iterator[World]:
-    """Joins the process group that the launcher's environment describes; leaves it at the end."""
+    """Joins the process group that the launcher's environment describes; leaves it at the end.
+
+    Consumes: RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
+    Waits for: all ranks of the run to join.
+    Produces: this process's `World`. The group is destroyed when the block ends.
+    """
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     local_rank, kind = int(os.environ["LOCAL_RANK"]), device_type()
     device = torch.device("cuda", local_rank) if kind == "cuda" else torch.device("cpu")
@@ -159,12 +195,17 @@ def join() -> Iterator[World]:
     try:
         yield World(rank, size, device, init_device_mesh(kind, (size,)))
     finally:
-        if dist.is_initialized():  # an in-process engine takes the group down with it
+        if dist.is_initialized():  # an in-process engine may have destroyed it
             dist.destroy_process_group()
 
 
 def full(tensor: Tensor) -> Tensor:
-    """A parameter as one whole tensor, gathered from all ranks when it is sharded."""
+    """A parameter as one whole, detached tensor.
+
+    Consumes: the parameter. When it is sharded, this is a collective of all ranks.
+    Waits for: the shards of all ranks.
+    Produces: the whole tensor on every rank; for a plain tensor, a view of it.
+    """
     from torch.distributed.tensor import DTensor
 
     tensor = tensor.detach()
@@ -172,7 +213,7 @@ def full(tensor: Tensor) -> Tensor:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This rank's shard of a parameter, sharing its storage."""
+    """This rank's shard of a parameter, detached, in the same storage. Not a collective."""
     from torch.distributed.tensor import DTensor
 
     tensor = tensor.detach()
@@ -180,7 +221,7 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Peak memory so far, GiB: of the device on a GPU, resident memory of the process on a CPU."""
+    """Peak memory so far in GiB: of the device on a GPU, of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     import resource

@@ -1,1 +1,1 @@
-"""One file per advantage: from the scores of each group to one number per response."""
+"""Advantages, one file each: they turn the scores of each group into one number per response."""

@@ -3,8 +3,8 @@
     A_i = (C_i − mean(C)) / (std(C) + ε),    C_i = R_i, or R_i − mean of its group
 
 REINFORCE++ (arXiv 2501.03262); with `baseline = "group"`, its variant with a baseline. Mean and
-sample standard deviation (divisor N − 1) are over all N responses of the step, on all ranks. A
-batch of equal C has only zeros, and so has a batch of one response.
+sample standard deviation (divisor N − 1) are over all N responses of the step, on all ranks. If all
+C are equal, or the batch has one response, every advantage is 0.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ class Config(AdvantageSettings):
     """Options of the batch-normalised advantage."""
 
     baseline: Literal["batch", "group"] = "batch"
-    """What is taken off a reward: the batch's mean, or first the mean of its own group."""
+    """What is subtracted from a reward: the batch's mean, or first the mean of its own group."""
     epsilon: Annotated[float, Field(gt=0)] = 1e-6
     """Added to the standard deviation, in units of the reward; keeps equal scores at zero."""
 
     @property
     def min_group(self) -> int:
-        """Samples a prompt needs: a group of one is its own baseline."""
+        """Samples that a prompt needs: a group of one would be its own baseline."""
         return 2 if self.baseline == "group" else 1
 
 
 def advantages(config: Config, scores_PG: Sequence[Sequence[float]]) -> list[list[float]]:
-    """Advantages in the shape of `scores_PG`, which holds every group of the step."""
+    """Computes advantages in the shape of `scores_PG`, which holds every group of the step."""
     if config.baseline == "group":
-        scores_PG = [_centred(scores_G) for scores_G in scores_PG]
+        scores_PG = [_center(scores_G) for scores_G in scores_PG]
     scores = [score for scores_G in scores_PG for score in scores_G]
     mean = statistics.mean(scores) if scores else 0.0
     scale = config.epsilon + (statistics.stdev(scores) if len(scores) > 1 else 0.0)
     return [[float(score - mean) / scale for score in scores_G] for scores_G in scores_PG]
 
 
-def _centred(scores_G: Sequence[float]) -> list[float]:
+def _center(scores_G: Sequence[float]) -> list[float]:
     mean = statistics.mean(scores_G)
     return [float(score - mean) for score in scores_G]

@@ -30,10 +30,10 @@ class Config(AdvantageSettings):
 
 
 def advantages(config: Config, scores_PG: Sequence[Sequence[float]]) -> list[list[float]]:
-    """Advantages in the shape of `scores_PG`; every group needs at least two scores."""
-    return [_normalised(scores_G, config.epsilon) for scores_G in scores_PG]
+    """Computes advantages in the shape of `scores_PG`; every group needs at least two scores."""
+    return [_normalize(scores_G, config.epsilon) for scores_G in scores_PG]
 
 
-def _normalised(scores_G: Sequence[float], epsilon: float) -> list[float]:
+def _normalize(scores_G: Sequence[float], epsilon: float) -> list[float]:
     mean, std = statistics.mean(scores_G), statistics.stdev(scores_G)
     return [float(score - mean) / (std + epsilon) for score in scores_G]

@@ -21,15 +21,15 @@ EXAMPLES: list[tuple[dict[str, float], list[list[float]], list[list[float]]]] = 
 
 
 class Config(AdvantageSettings):
-    """There are no options."""
+    """It has no options."""
 
 
 def advantages(config: Config, scores_PG: Sequence[Sequence[float]]) -> list[list[float]]:
-    """Advantages in the shape of `scores_PG`; every group needs at least two scores."""
-    return [_against_others(scores_G) for scores_G in scores_PG]
+    """Computes advantages in the shape of `scores_PG`; every group needs at least two scores."""
+    return [_compare_with_others(scores_G) for scores_G in scores_PG]
 
 
-def _against_others(scores_G: Sequence[float]) -> list[float]:
-    # From the group's exact mean, not from sums without i: equal scores must give exactly 0.
+def _compare_with_others(scores_G: Sequence[float]) -> list[float]:
+    # From the exact mean of the group, not from sums without i: equal scores must give exactly 0.
     mean, factor = statistics.mean(scores_G), len(scores_G) / (len(scores_G) - 1)
     return [float(score - mean) * factor for score in scores_G]

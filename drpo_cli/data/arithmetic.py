@@ -1,8 +1,8 @@
 """Sums of two numbers of a fixed number of digits.
 
 Every ordered pair of numbers below 10^digits is a row, 10^(2·digits) in all. The operands are
-zero-padded to `digits` digits and the sum to `digits` + 1, so that every prompt has one form and
-every answer one length: `12+34=` → `046`, or `640` with `reverse`.
+zero-padded to `digits` digits and the sum to `digits` + 1, so that all prompts have the same form
+and all answers the same length: `12+34=` → `046`, or `640` with `reverse`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ class Config(SourceSettings):
     digits: Annotated[int, Field(ge=1, le=3)] = 2
     """Digits of each operand."""
     reverse: bool = False
-    """Write the answer's digits least significant first: a carry is then known before the digit
-    it goes into, which a small left-to-right model learns more easily."""
+    """Write the answer's digits least significant first: each carry is then known before the digit
+    that it changes, which a small left-to-right model learns more easily."""
 
 
 def load(config: Config) -> Sequence[Problem]:
-    """All sums, each made when asked for."""
+    """All sums; each is made when it is read."""
     digits, numbers = config.digits, 10**config.digits
 
     def make(index: int) -> Problem:

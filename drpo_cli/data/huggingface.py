@@ -1,8 +1,8 @@
 """A data set of the Hugging Face hub, or a local folder or file, read by the `datasets` library.
 
 Hub data sets are downloaded once and cached; local parquet, JSON, CSV and Arrow files need no
-network. Rows stay on disk, memory-mapped, and are read when asked for. With `streaming`, nothing
-is downloaded but what the first `rows` rows take; those are held in memory.
+network. Rows stay on disk, memory-mapped, and are read on demand. With `streaming`, only the first
+`rows` rows are downloaded, and they are held in memory.
 """
 
 from __future__ import annotations
@@ -14,15 +14,19 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from drpo_cli.data.pipeline.fields import TableSettings, to_problem
+from drpo_cli.data.pipeline.columns import TableSettings, to_problem
 from drpo_cli.data.pipeline.rows import Lazy
 from drpo_cli.errors import UserError
 from drpo_cli.settings import Count
 from drpo_cli.types import Problem
 
 FORMATS = {
-    ".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv", ".arrow": "arrow"
-}  # fmt: skip
+    ".parquet": "parquet",
+    ".json": "json",
+    ".jsonl": "json",
+    ".csv": "csv",
+    ".arrow": "arrow",
+}
 
 
 class Config(TableSettings):
@@ -31,17 +35,17 @@ class Config(TableSettings):
     path: Annotated[str, Field(min_length=1)]
     """Hub id, or a local folder or file (relative paths count from the spec's folder)."""
     name: str | None = None
-    """Configuration of the data set, where it has several."""
+    """Configuration of the data set, if it has several."""
     split: Annotated[str, Field(min_length=1)] = "train"
-    """Split, slices included: `train[:1000]`. A single file is all `train`."""
+    """Split or slice of one: `train[:1000]`. A single file has only the split `train`."""
     streaming: bool = False
     """Read the first `rows` rows over the network at every start, instead of downloading all."""
     rows: Count | None = None
-    """How many rows `streaming` reads; a shorter split gives all it has."""
+    """How many rows `streaming` reads; a shorter split gives all of its rows."""
 
     @field_validator("path")
     @classmethod
-    def _local_or_hub(cls, path: str, info: ValidationInfo) -> str:
+    def _resolve_path(cls, path: str, info: ValidationInfo) -> str:
         folder = (info.context or {}).get("folder") or Path()
         local = folder / Path(path).expanduser()
         if local.exists():
@@ -51,13 +55,13 @@ class Config(TableSettings):
         return path
 
     @model_validator(mode="after")
-    def _streams_the_first_rows(self) -> Config:
+    def _check_streaming(self) -> Config:
         if self.streaming and self.rows is None:
             raise ValueError("streaming reads the first rows of the split; set rows to how many")
         if self.streaming and set(self.split) & set("[+"):
             raise ValueError(
-                f"streaming reads a whole split from its first row on, not {self.split!r}; name "
-                "one split, and set rows to how many"
+                f"streaming reads one split from its first row on, not {self.split!r}; name one "
+                "split, and set rows to the number of rows"
             )
         if self.rows is not None and not self.streaming:
             raise ValueError(
@@ -68,14 +72,14 @@ class Config(TableSettings):
 
 
 def load(config: Config) -> Sequence[Problem]:
-    """The rows of the split. Raises UserError when it cannot be had or lacks the columns."""
+    """Opens the rows of the split. Raises UserError when they cannot be read or lack a column."""
     where, rows = f"data set {config.path}", _read(config)
 
     def make(index: int) -> Problem:
         return to_problem(rows[index], config.fields, f"{where}, row {index}")
 
     if len(rows) > 0:
-        make(0)  # columns that are not there are said before a run starts
+        make(0)  # reports a missing column before a run starts
     return Lazy(len(rows), make)
 
 
@@ -84,9 +88,8 @@ def _read(config: Config) -> Any:
         import datasets
         import httpx  # the hub's own client, whose errors pass through
     except ImportError as error:
-        raise UserError(
-            f"data 'huggingface': {error}; install it with: pip install datasets"
-        ) from error
+        fix = "install it with: pip install datasets"
+        raise UserError(f"data 'huggingface': {error}", fix) from error
     try:
         dataset = _open(config)
         return list(islice(dataset, config.rows)) if config.streaming else dataset
@@ -106,5 +109,5 @@ def _open(config: Config) -> Any:
         return load_dataset(config.path, config.name, **how)
     kind = FORMATS.get(path.suffix)
     if kind is None:
-        raise UserError(f"{path}: cannot read this format; use {', '.join(FORMATS)}")
+        raise UserError(f"{path}: this format cannot be read", f"use {', '.join(FORMATS)}")
     return load_dataset(kind, data_files=config.path, **how)

@@ -1,7 +1,7 @@
-"""Rows of parquet files: one, all of a folder, or those a pattern matches.
+"""Rows of parquet files: one file, all of a folder, or those that a pattern matches.
 
 Files follow each other in the order of their paths. The `datasets` library copies their rows once
-into its cache, from where they are memory-mapped and read when asked for.
+into its cache, from where they are memory-mapped and read on demand.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import field_validator
 
-from drpo_cli.data.pipeline.fields import TableSettings, missing_column, to_problem
+from drpo_cli.data.pipeline.columns import TableSettings, missing_column, to_problem
 from drpo_cli.data.pipeline.rows import Lazy
 from drpo_cli.errors import UserError
 from drpo_cli.settings import SpecPath
@@ -25,34 +25,33 @@ class Config(TableSettings):
     """Options of parquet files."""
 
     path: SpecPath
-    """A file, a folder, or a pattern such as `data/train-*.parquet`; relative ones count from the
-    spec's folder."""
+    """A file, a folder, or a pattern such as `data/train-*.parquet`; a relative path counts from
+    the spec's folder."""
 
     @field_validator("path")
     @classmethod
-    def _matches(cls, path: Path) -> Path:
-        if not _files(path):
+    def _check_exists(cls, path: Path) -> Path:
+        if not _find_files(path):
             raise ValueError(f"there is no parquet file {path}; name a file, a folder or a pattern")
         return path
 
 
 def load(config: Config) -> Sequence[Problem]:
-    """The rows of all files. Raises UserError, naming the file, for one that does not fit."""
+    """Opens the rows of all files. Raises UserError, naming the file, for one that does not fit."""
     try:
         import datasets
     except ImportError as error:
-        raise UserError(
-            f"data 'parquet': {error}; install it with: pip install datasets"
-        ) from error
-    files = _files(config.path)
-    ends = list(accumulate(_checked(file, files[0], config) for file in files))
+        fix = "install it with: pip install datasets"
+        raise UserError(f"data 'parquet': {error}", fix) from error
+    files = _find_files(config.path)
+    ends = list(accumulate(_count_rows(file, files[0], config) for file in files))
     try:
         rows = datasets.load_dataset(
             "parquet", data_files=[glob.escape(str(file)) for file in files], split="train"
         )
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise UserError(
-            f"{_culprit(files) or config.path}: cannot be read: {error.__cause__ or error}"
+            f"{_find_broken(files) or config.path}: cannot be read: {error.__cause__ or error}"
         ) from error
 
     def make(index: int) -> Problem:
@@ -61,11 +60,11 @@ def load(config: Config) -> Sequence[Problem]:
         return to_problem(rows[index], config.fields, f"{files[at]}, row {row}")
 
     if ends[-1] > 0:
-        make(0)  # nested columns that are not there are said before a run starts
+        make(0)  # reports a missing nested column before a run starts
     return Lazy(ends[-1], make)
 
 
-def _files(path: Path) -> list[Path]:
+def _find_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
@@ -73,31 +72,32 @@ def _files(path: Path) -> list[Path]:
     return [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
 
 
-def _checked(file: Path, first: Path, config: Config) -> int:
-    """The number of rows of a file, after a look at its columns."""
+def _count_rows(file: Path, first: Path, config: Config) -> int:
+    """The number of rows of a file. Raises UserError for columns that do not fit."""
     import pyarrow
     from pyarrow import parquet
 
     try:
         footer = parquet.read_metadata(file)
     except (OSError, pyarrow.ArrowException) as error:
-        raise UserError(f"{file}: not a whole parquet file: {error}; write it anew") from error
+        raise UserError(f"{file}: not a whole parquet file: {error}", "write it again") from error
     columns = footer.schema.to_arrow_schema().names
     for role, name in (("prompt", config.fields.prompt), ("answer", config.fields.answer)):
         if name is not None and not {name, name.partition(".")[0]} & set(columns):
-            raise UserError(missing_column(name, role, columns, str(file)))
+            raise missing_column(name, role, columns, str(file))
     expected = parquet.read_schema(first).names
     if sorted(columns) != sorted(expected):
         raise UserError(
             f"{file}: the columns are {', '.join(columns)}, but those of {first} are "
-            f"{', '.join(expected)}; files of one source have the same columns: make it two sources"
+            f"{', '.join(expected)}",
+            "files of one source have the same columns: make it two sources",
         )
     rows: int = footer.num_rows
     return rows
 
 
-def _culprit(files: list[Path]) -> Path | None:
-    """The first file that cannot be read to its end, or has other types than the first one."""
+def _find_broken(files: list[Path]) -> Path | None:
+    """The first file that cannot be read to its end, or has other column types than the first."""
     import pyarrow
     from pyarrow import parquet
 

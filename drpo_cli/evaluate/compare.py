@@ -20,30 +20,30 @@ SHOWN_IDS = 3
 
 @dataclass(frozen=True)
 class Difference:
-    """How much more avg@k `second` has than `first`, in [−1, 1], paired by problem."""
+    """avg@k of `second` minus avg@k of `first`, in [−1, 1], paired by problem."""
 
     first: str
     second: str
     estimate: Estimate
 
 
-def differences(evaluations: Mapping[str, Evaluation]) -> list[Difference]:
-    """One difference for each pair, earlier against later, with a 95 % interval over problems.
+def compare_pairs(evaluations: Mapping[str, Evaluation]) -> list[Difference]:
+    """Compares each pair, later minus earlier, with a 95 % interval over problems.
 
-    Intervals are not widened for the number of pairs. Raises UserError unless all evaluations are
-    of the same problems with the same threshold; k may differ.
+    Intervals are not widened for the number of pairs. Raises UserError unless all evaluations have
+    the same problems and the same threshold; k may differ.
     """
     return [
-        Difference(first, second, _paired(evaluations, first, second))
+        Difference(first, second, _compare(evaluations, first, second))
         for first, second in combinations(evaluations, 2)
     ]
 
 
 def render(evaluations: Mapping[str, Evaluation]) -> Group:
-    """Tables of every target and, for two and more, of the paired differences."""
-    tables = [_targets(evaluations)]
+    """Makes a table of all targets and, for two or more, a table of the paired differences."""
+    tables = [_target_table(evaluations)]
     if len(evaluations) > 1:
-        tables.append(_differences(differences(evaluations)))
+        tables.append(_difference_table(compare_pairs(evaluations)))
     return Group(*tables)
 
 
@@ -51,18 +51,18 @@ def as_dict(evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
     """`{"targets": {name: evaluation}, "differences": […]}` of plain JSON values."""
     return {
         "targets": {name: result.as_dict() for name, result in evaluations.items()},
-        "differences": [asdict(difference) for difference in differences(evaluations)],
+        "differences": [asdict(difference) for difference in compare_pairs(evaluations)],
     }
 
 
-def _paired(evaluations: Mapping[str, Evaluation], first: str, second: str) -> Estimate:
+def _compare(evaluations: Mapping[str, Evaluation], first: str, second: str) -> Estimate:
     before, after = evaluations[first], evaluations[second]
     _require_same_problems(first, before, second, after)
     if before.threshold != after.threshold:
         raise UserError(
             f"{first} and {second} cannot be compared: a response is right from a score of "
-            f"{before.threshold:g} in the first and of {after.threshold:g} in the second; "
-            f"evaluate both with the same eval.threshold"
+            f"{before.threshold:g} in the first and from {after.threshold:g} in the second",
+            "evaluate both with the same eval.threshold",
         )
     was, now = before.avg_by_problem(), after.avg_by_problem()
     return estimate([now[id] - was[id] for id in was], lowest=-1.0, highest=1.0)
@@ -74,27 +74,27 @@ def _require_same_problems(first: str, before: Evaluation, second: str, after: E
     reasons = (
         (f"only in {first}", was.keys() - now.keys()),
         (f"only in {second}", now.keys() - was.keys()),
-        ("of the same id but another text", {i for i in was.keys() & now if was[i] != now[i]}),
+        ("with the same id but another text", {i for i in was.keys() & now if was[i] != now[i]}),
     )
-    found = [f"{len(ids)} {what} ({_some(ids)})" for what, ids in reasons if ids]
+    found = [f"{len(ids)} {what} ({_list_some(ids)})" for what, ids in reasons if ids]
     if found:
         raise UserError(
-            f"{first} and {second} were not scored on the same problems: {', '.join(found)}; "
-            f"evaluate both with the same --spec"
+            f"{first} and {second} were not scored on the same problems: {', '.join(found)}",
+            "evaluate both with the same --spec",
         )
 
 
-def _some(ids: Iterable[str]) -> str:
+def _list_some(ids: Iterable[str]) -> str:
     ordered = sorted(ids)
     more = ", …" if len(ordered) > SHOWN_IDS else ""
     return ", ".join(ordered[:SHOWN_IDS]) + more
 
 
-def _targets(evaluations: Mapping[str, Evaluation]) -> Table:
+def _target_table(evaluations: Mapping[str, Evaluation]) -> Table:
     sizes = {result.k for result in evaluations.values()}
     problems = len(next(iter(evaluations.values())).problems)
     each = f"k = {min(sizes)}, " if len(sizes) == 1 else ""
-    table = _table(f"{problems} held-out problems, {each}%, with 95 % intervals over problems")
+    table = _make_table(f"{problems} held-out problems, {each}%, with 95 % intervals over problems")
     table.add_column("target", overflow="fold")
     for heading in ("avg@k", "pass@k", "maj@k"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -105,8 +105,8 @@ def _targets(evaluations: Mapping[str, Evaluation]) -> Table:
     return table
 
 
-def _differences(found: list[Difference]) -> Table:
-    table = _table("Paired difference in avg@k, percentage points")
+def _difference_table(found: list[Difference]) -> Table:
+    table = _make_table("Paired difference in avg@k, percentage points")
     table.add_column("targets", overflow="fold")
     table.add_column("difference", justify="right")
     for difference in found:
@@ -115,14 +115,14 @@ def _differences(found: list[Difference]) -> Table:
     return table
 
 
-def _table(title: str) -> Table:
+def _make_table(title: str) -> Table:
     return Table(
         title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
     )
 
 
 def _percent(found: Estimate) -> Text:
-    # Text, not str: rich would take the interval's brackets for markup.
+    # Text, not str: rich would read the interval's brackets as markup.
     if found.low is None or found.high is None:
         return Text(f"{100 * found.value:.1f}")
     return Text(f"{100 * found.value:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]")

@@ -1,6 +1,7 @@
 """avg@k, pass@k and maj@k of sampled responses, each with a 95 % interval over problems.
 
-The unit of resampling is the problem: its k responses share a prompt and are not independent.
+The interval resamples problems, not responses: the k responses to one problem share a prompt and
+are not independent.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ SEED = 0
 RESAMPLES = 9999
 CONFIDENCE = 0.95
 ROUNDING = 1e-9
-"""Numbers closer than this are the same: they come from sums of rounded ones."""
+"""Numbers closer than this count as equal: they are sums of rounded numbers."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over problems and its 95 % interval; the ends are None for a single problem."""
+    """A mean over problems and its 95 % interval, which is None for a single problem."""
 
     value: float
     low: float | None
@@ -32,13 +33,13 @@ class Estimate:
 
 @dataclass(frozen=True)
 class ProblemResult:
-    """What one problem got.
+    """The scores of one problem.
 
     id           the prompt's id
-    prompt_hash  a hash of the prompt's text, to tell two problems of the same id apart
+    prompt_hash  a hash of the prompt's text, which distinguishes two problems of the same id
     scores       total reward of each of the k responses
-    texts        what is voted on for maj@k, one a response: the answers where they can be taken
-                 out of the responses, else the responses
+    texts        what maj@k votes on, one text per response: its answer where one can be extracted,
+                 else the whole response
     """
 
     id: str
@@ -49,7 +50,7 @@ class ProblemResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The scores of k responses to each problem, and what they come to.
+    """The scores of k responses to each problem, and their summary.
 
     summary   `avg@k`, `maj@k`, and `pass@j` for j = 2, 4, 8 … and k, each in [0, 1]
     unscored  responses that count as wrong because a reward failed on them
@@ -71,12 +72,12 @@ class Evaluation:
         return values
 
     def to_json(self) -> str:
-        """The evaluation as JSON text; `from_json` gives an equal one back."""
+        """The evaluation as JSON text; `from_json` returns an equal evaluation."""
         return _json().dump_json(self, indent=2).decode()
 
     @staticmethod
     def from_json(text: str) -> Evaluation:
-        """The evaluation in `text`. Raises UserError when there is none in it."""
+        """Reads the evaluation in `text`. Raises UserError when it holds none."""
         try:
             return _json().validate_json(text)
         except ValidationError as error:
@@ -91,10 +92,10 @@ def _json() -> TypeAdapter[Evaluation]:
     return TypeAdapter(Evaluation)
 
 
-def evaluation(
+def summarise(
     problems: Sequence[ProblemResult], threshold: float = 1.0, unscored: int = 0
 ) -> Evaluation:
-    """Summarises responses; one is right when its score is at least `threshold`.
+    """Summarises results; a response is right when its score is at least `threshold`.
 
     Raises ValueError for no problems, repeated ids, or unequal numbers of responses.
     """
@@ -116,7 +117,7 @@ def evaluation(
 
 
 def pass_at(rights: Sequence[bool], k: int) -> float:
-    """Unbiased pass@k from n ≥ k responses of which c are right (arXiv 2107.03374, Eq. 1).
+    """Estimates pass@k, unbiased, from n ≥ k responses, c of them right (arXiv 2107.03374, Eq. 1).
 
     1 − C(n − c, k) / C(n, k)
     """
@@ -125,10 +126,10 @@ def pass_at(rights: Sequence[bool], k: int) -> float:
 
 
 def majority(rights: Sequence[bool], texts: Sequence[str]) -> float:
-    """How right the most frequent text is, in [0, 1]; white space does not tell texts apart.
+    """Computes how right the most frequent text is, in [0, 1] (arXiv 2203.11171).
 
-    Texts that tie for the first place count equally: the expected value of breaking the tie at
-    random (arXiv 2203.11171 takes the most frequent answer).
+    Texts that differ only in white space are equal. Texts that tie for the first place count
+    equally, which is the expected value of breaking the tie at random.
     """
     votes: dict[str, list[bool]] = {}
     for right, text in zip(rights, texts, strict=True):
@@ -138,12 +139,12 @@ def majority(rights: Sequence[bool], texts: Sequence[str]) -> float:
 
 
 def estimate(values: Sequence[float], lowest: float = 0.0, highest: float = 1.0) -> Estimate:
-    """Mean of one value a problem, each in [lowest, highest], with its 95 % interval.
+    """Computes the mean of one value per problem, each in [lowest, highest], and its 95 % interval.
 
-    The interval is the percentile bootstrap over problems with a fixed seed. Values that are all
-    the same leave nothing to resample. The interval then says what n problems can: up to a share
-    u of all problems, the upper end of Wilson's interval for 0 of n, may differ, by as much as the
-    bounds let them. One problem has no interval.
+    The interval is the percentile bootstrap over problems with a fixed seed. If all n values are
+    equal, resampling shows no spread. Then the interval assumes that a share u of all problems
+    differs, and by as much as the bounds allow; u is the upper end of Wilson's interval for 0 of n.
+    A single problem has no interval.
     """
     mean = _mean(values)
     if len(values) == 1:
@@ -181,12 +182,12 @@ def _pass_sizes(k: int) -> list[int]:
 
 
 def right_samples(problem: ProblemResult, threshold: float) -> list[bool]:
-    """Which responses are right: those whose total reward is at least the threshold."""
+    """For each response, whether it is right: its total reward is at least the threshold."""
     return [is_right(score, threshold) for score in problem.scores]
 
 
 def is_right(total: float, threshold: float) -> bool:
-    """Whether a response of this total reward is right."""
+    """Whether a response with this total reward is right."""
     # A total of weighted rewards that should add up to the threshold may miss it by rounding.
     return total >= threshold - ROUNDING
 

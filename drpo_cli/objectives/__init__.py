@@ -1,1 +1,1 @@
-"""One file per objective: the loss of each token and its gradient weight, nothing else."""
+"""Objectives, one file each: the loss of each token and its gradient weight, nothing else."""

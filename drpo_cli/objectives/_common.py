@@ -1,4 +1,4 @@
-"""What every objective shares: the clamped importance ratio, and how a result is handed back."""
+"""Shared by all objectives: the clamped importance ratio, and the form of the result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def log_ratio(tokens: Tokens) -> Tensor:
-    """log r = log π − log μ clamped to ±20, shape [T]; carries the gradient of log π.
+    """Computes log r = log π − log μ clamped to ±20, shape [T]; carries the gradient of log π.
 
     Up to and including ±20 its derivative is 1. Beyond, r is the constant e^±20, so the token has
     no gradient: a probability that moved by a factor of 5e8 is a broken log-prob, not a signal.
@@ -20,9 +20,9 @@ def log_ratio(tokens: Tokens) -> Tensor:
 
 
 def token_loss(tokens: Tokens, per_token_T: Tensor, weight_T: Tensor) -> TokenLoss:
-    """The result of an objective whose closed-form gradient weight within the clamp is `weight_T`.
+    """Makes an objective's result; `weight_T` is its closed-form gradient weight within the clamp.
 
-    Beyond the clamp the weight is 0, so that ∂loss/∂log π = −A r w holds for every token.
+    Beyond the clamp the weight is set to 0, so that ∂loss/∂log π = −A r w holds for every token.
     """
     log_ratio_T = (tokens.logp_T - tokens.old_logp_T).detach()
     within_T = log_ratio_T.abs() <= LOG_RATIO_LIMIT

@@ -9,9 +9,10 @@ Its gradient is ∂loss/∂log π = −A r w with
 
     w = clip(r, 1 − ε_low, 1 + ε_high) / r
 
-so a token beyond the range keeps the gradient it had at the edge, whichever way it moved. The paper
-sets no lower bound, as here when `epsilon_low` is not set; with one, w > 1 for a token that fell
-below it. Where |log π − log μ| > 20 the token has no gradient and w is 0.
+so a token beyond the range keeps the gradient it had at the edge, in whichever direction it moved.
+The paper sets no lower bound, and neither does this file unless `epsilon_low` is set; then w > 1
+for a token whose ratio fell below it. Where |log π − log μ| > 20 the token has no gradient and w
+is 0.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Config(ObjectiveSettings):
 
 
 def regime(config: Config) -> str:
-    """What the capped ratio does to a token, in words."""
+    """Says in words what the capped ratio does to a token."""
     least = "" if config.epsilon_low is None else f" and at least {1 - config.epsilon_low:g}"
     return (
         f"no token is dropped or pulled back: the ratio that multiplies a gradient is at most "
@@ -44,11 +45,11 @@ def regime(config: Config) -> str:
 
 
 def loss(config: Config, tokens: Tokens) -> TokenLoss:
-    """Loss and gradient weight of each token, shape [T]."""
+    """Computes loss and gradient weight of each token, shape [T]."""
     log_ratio_T = log_ratio(tokens)
     ratio_T = log_ratio_T.detach().exp()
     lowest = 0 if config.epsilon_low is None else 1 - config.epsilon_low
     clipped_T = ratio_T.clamp(lowest, 1 + config.epsilon_high)
-    # log π, but without a gradient beyond the clamp.
+    # log π, without a gradient beyond the clamp
     logp_T = tokens.old_logp_T + log_ratio_T
     return token_loss(tokens, -tokens.adv_T * clipped_T * logp_T, clipped_T / ratio_T)

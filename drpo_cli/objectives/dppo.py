@@ -8,7 +8,7 @@ Binary-TV: M = 0 if A > 0 and π − μ > δ_high, or A < 0 and π − μ < −�
 Binary-KL: the same with KL(Bern(μ) ‖ Bern(π)) > δ on the side where π − μ has the sign of A.
 
 Its gradient is ∂loss/∂log π = −A r w with w = M: a cliff at δ, and nothing pulls a token back.
-With `ratio_cap` = c the coefficient r is truncated, w = M min(1, c/r); the authors' released form
+With `ratio_cap` = c the coefficient r is truncated, w = M min(1, c/r); the authors' released code
 uses 20. Where |log π − log μ| > 20 the ratio is held at e^±20 and w is 0.
 """
 
@@ -36,18 +36,18 @@ class Config(ObjectiveSettings):
     delta_high: Annotated[float, Field(gt=0)] = 0.15
     """Threshold δ_high for tokens with A > 0, whose probability rises; 0.05 by default with kl."""
     ratio_cap: Annotated[float, Field(ge=1)] | None = None
-    """Largest ratio that multiplies a gradient; off when not set, 20 in the released form."""
+    """Largest ratio that multiplies a gradient; off when not set, 20 in the released code."""
 
     @model_validator(mode="before")
     @classmethod
-    def _defaults_of_kl(cls, given: Any) -> Any:
+    def _set_kl_defaults(cls, given: Any) -> Any:
         if isinstance(given, dict) and given.get("divergence") == "kl":
             return {"delta_low": 0.05, "delta_high": 0.05, **given}
         return given
 
 
 def regime(config: Config) -> str:
-    """What the mask does at these thresholds, in words."""
+    """Says in words what the mask does at these thresholds."""
     name = {"tv": "|π−μ|", "kl": "KL(Bern(μ) ‖ Bern(π))"}[config.divergence]
     text = (
         f"a cliff: w is 0 for a diverging token beyond {name} = {config.delta_high:g} (A > 0) or "
@@ -59,7 +59,7 @@ def regime(config: Config) -> str:
 
 
 def binary_kl(logp_T: Tensor, old_logp_T: Tensor) -> Tensor:
-    """KL(Bern(μ) ‖ Bern(π)) in nats, shape [T]; inf where π = 1 > μ, never NaN."""
+    """Computes KL(Bern(μ) ‖ Bern(π)) in nats, shape [T]; inf where π = 1 > μ, never NaN."""
     logp_T, old_logp_T = logp_T.clamp(max=0), old_logp_T.clamp(max=0)
     rest_pi_T, rest_mu_T = -logp_T.expm1(), -old_logp_T.expm1()
     token_T = old_logp_T.exp() * (old_logp_T - logp_T)
@@ -68,16 +68,16 @@ def binary_kl(logp_T: Tensor, old_logp_T: Tensor) -> Tensor:
 
 
 def loss(config: Config, tokens: Tokens) -> TokenLoss:
-    """Loss and gradient weight of each token, shape [T]."""
+    """Computes loss and gradient weight of each token, shape [T]."""
     ratio_T = log_ratio(tokens).exp()
     cap_T = ratio_T.new_ones(ratio_T.shape)
     if config.ratio_cap is not None:
         cap_T = (config.ratio_cap / ratio_T.detach()).clamp(max=1)
-    weight_T = cap_T.where(~_masked(config, tokens), 0.0)
+    weight_T = cap_T.where(~_find_masked(config, tokens), 0.0)
     return token_loss(tokens, -tokens.adv_T * ratio_T * weight_T, weight_T)
 
 
-def _masked(config: Config, tokens: Tokens) -> Tensor:
+def _find_masked(config: Config, tokens: Tokens) -> Tensor:
     logp_T, old_logp_T = tokens.logp_T.detach(), tokens.old_logp_T
     shift_T = logp_T.exp() - old_logp_T.exp()
     distance_T = shift_T.abs() if config.divergence == "tv" else binary_kl(logp_T, old_logp_T)

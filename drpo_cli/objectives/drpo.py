@@ -13,8 +13,8 @@ is pulled back. It is SPO (arXiv 2401.16025) with the token's own ε = δ/μ. Si
 corrective region w < 0 exists only for δ < 1. Where |log π − log μ| > 20 the ratio is held at
 e^±20 and w is 0.
 
-With two thresholds, δ is δ_low for A < 0 and δ_high for A > 0, on both sides of r = 1: one
-parabola a token, so w still has no jump. The two-sided form is ours, after DPPO's thresholds.
+With two thresholds, δ is δ_low for A < 0 and δ_high for A > 0, on both sides of r = 1: each token
+has one parabola, so w still has no jump. The two-sided form is ours, after DPPO's thresholds.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ class Config(ObjectiveSettings):
     """Options of DRPO."""
 
     delta: Annotated[float, Field(gt=0)] = 0.2
-    """Trust region δ on the absolute probability shift |π − μ|; from 1 on it never corrects."""
+    """Trust region δ on the absolute probability shift |π − μ|; at 1 or more it never corrects."""
     delta_low: Annotated[float, Field(gt=0)] | None = None
-    """δ of tokens with A < 0, whose probability is to fall; `delta` when not set."""
+    """δ of tokens with A < 0, whose probability should fall; `delta` when not set."""
     delta_high: Annotated[float, Field(gt=0)] | None = None
-    """δ of tokens with A > 0, whose probability is to rise; `delta` when not set."""
+    """δ of tokens with A > 0, whose probability should rise; `delta` when not set."""
 
 
 def regime(config: Config) -> str:
-    """What the trust region does at this δ, in words (arXiv 2606.09821, Table 1)."""
+    """Says in words what the trust region does at this δ (arXiv 2606.09821, Table 1)."""
     low, high = _deltas(config)
     if low == high:
-        return _side(low)
-    return f"A > 0: {_side(high)}\nA < 0: {_side(low)}"
+        return _describe(low)
+    return f"A > 0: {_describe(high)}\nA < 0: {_describe(low)}"
 
 
-def _side(delta: float) -> str:
+def _describe(delta: float) -> str:
     weights = f"w in [1−1/δ, 1+1/δ] = [{1 - 1 / delta:.3g}, {1 + 1 / delta:.3g}]"
     if delta >= 1:
         return f"δ = {delta:g} never corrects, since |π−μ| ≤ 1: {weights}"
@@ -61,14 +61,14 @@ def _side(delta: float) -> str:
 
 
 def _deltas(config: Config) -> tuple[float, float]:
-    """δ of tokens with A < 0, and of those with A > 0."""
+    """δ of tokens with A < 0, and δ of tokens with A > 0."""
     low = config.delta if config.delta_low is None else config.delta_low
     high = config.delta if config.delta_high is None else config.delta_high
     return low, high
 
 
 def loss(config: Config, tokens: Tokens) -> TokenLoss:
-    """Loss and gradient weight of each token, shape [T]."""
+    """Computes loss and gradient weight of each token, shape [T]."""
     ratio_T = log_ratio(tokens).exp()
     mu_T, delta_T = tokens.old_logp_T.exp(), _delta(config, tokens.adv_T)
     penalty_T = tokens.adv_T.abs() * mu_T * (ratio_T - 1) ** 2 / (2 * delta_T)
@@ -77,6 +77,6 @@ def loss(config: Config, tokens: Tokens) -> TokenLoss:
 
 
 def _delta(config: Config, adv_T: Tensor) -> Tensor:
-    """δ of each token by the sign of its advantage; A = 0 has no penalty, so any will do."""
+    """δ of each token by the sign of its advantage; A = 0 has no penalty, so its δ is arbitrary."""
     low, high = _deltas(config)
     return adv_T.new_full(adv_T.shape, high).masked_fill(adv_T < 0, low)

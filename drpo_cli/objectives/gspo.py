@@ -9,10 +9,10 @@ token, in the GSPO-token form with sg the stop-gradient (arXiv 2507.18071, Secti
 
 Its gradient is ∂loss/∂log π = −A s_i M = −A r w with w = M s_i/r. M is 0 for a response that
 diverged beyond the range (A > 0 and s_i > 1 + ε_high, or A < 0 and s_i < 1 − ε_low), else 1: all
-tokens of a response are kept or dropped together. With one advantage a response and the mean over
+tokens of a response are kept or dropped together. With one advantage per response and the mean over
 its tokens (`reduction = "sequence_mean"`) this has the gradient of the sequence form, Eq. 5.
 
-log r is clamped to ±20 before the mean, so that one broken log-prob moves the others of its
+log r is clamped to ±20 before the mean, so that one broken log-prob moves the other tokens of its
 response by no more than 20/|y|. Beyond the clamp a token has no gradient of its own and w is 0.
 """
 
@@ -42,7 +42,7 @@ class Config(ObjectiveSettings):
 
 
 def regime(config: Config) -> str:
-    """What the clip does to a response, in words."""
+    """Says in words what the clip does to a response."""
     return (
         f"a cliff on the response's ratio: w is 0 for all tokens of a diverging response outside s "
         f"in [{1 - config.epsilon_low:g}, {1 + config.epsilon_high:g}]; nothing is pulled back"
@@ -50,7 +50,7 @@ def regime(config: Config) -> str:
 
 
 def loss(config: Config, tokens: Tokens) -> TokenLoss:
-    """Loss and gradient weight of each token, shape [T]."""
+    """Computes loss and gradient weight of each token, shape [T]."""
     adv_T = tokens.adv_T
     lowest, highest = 1 - config.epsilon_low, 1 + config.epsilon_high
     log_ratio_T = log_ratio(tokens)
@@ -63,10 +63,10 @@ def loss(config: Config, tokens: Tokens) -> TokenLoss:
 
 
 def _response_mean(values_T: Tensor, response_T: Tensor | None) -> Tensor:
-    """For each token the mean over its response, shape [T]."""
+    """For each token, the mean over its response, shape [T]."""
     if response_T is None:
         return values_T.mean().expand_as(values_T)
-    # There are at most T responses; a table of that size needs no transfer from the device.
+    # There are at most T responses; a table of T entries needs no transfer from the device.
     zeros_T, ones_T = values_T.new_zeros(values_T.shape), values_T.new_ones(values_T.shape)
     total_T = zeros_T.index_add(0, response_T, values_T)
     count_T = zeros_T.index_add(0, response_T, ones_T)

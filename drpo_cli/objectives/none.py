@@ -17,15 +17,15 @@ from drpo_cli.types import TokenLoss, Tokens
 
 
 class Config(ObjectiveSettings):
-    """There are no options."""
+    """It has no options."""
 
 
 def regime(config: Config) -> str:
-    """That there is none, in words."""
+    """Says in words that it has no trust region."""
     return "none: every token has w = 1, however far π is from μ"
 
 
 def loss(config: Config, tokens: Tokens) -> TokenLoss:
-    """Loss and gradient weight of each token, shape [T]."""
+    """Computes loss and gradient weight of each token, shape [T]."""
     ratio_T = log_ratio(tokens).exp()
     return token_loss(tokens, -tokens.adv_T * ratio_T, ratio_T.new_ones(ratio_T.shape))

@@ -1,4 +1,4 @@
-"""PPO's clipped surrogate, as GRPO uses it: no gradient once the ratio left its range.
+"""PPO's clipped surrogate, as GRPO uses it: no gradient once the ratio has left its range.
 
 Loss of one token, with r = exp(log π − log μ) (arXiv 1707.06347, Eq. 7; two-sided range as in
 DAPO, arXiv 2503.14476):
@@ -6,9 +6,9 @@ DAPO, arXiv 2503.14476):
     max(−A r, −A clip(r, 1 − ε_low, 1 + ε_high))
 
 Its gradient is ∂loss/∂log π = −A r w with w = 0 for a diverging token outside the range (A > 0 and
-r > 1 + ε_high, or A < 0 and r < 1 − ε_low), else 1. Nothing pulls such a token back, and A < 0
-with r > 1 is not bounded, unless by the dual clip c > 1 (arXiv 1912.09729, Eq. 5): for A < 0 the
-loss is at most −A c, so w is 0 there too once r > c. Where |log π − log μ| > 20 the ratio is held
+r > 1 + ε_high, or A < 0 and r < 1 − ε_low), else 1. Nothing pulls such a token back. For A < 0 and
+r > 1 the loss has no bound, unless the dual clip c > 1 is set (arXiv 1912.09729, Eq. 5): then it is
+at most −A c for A < 0, so w is 0 there too once r > c. Where |log π − log μ| > 20 the ratio is held
 at e^±20 and w is 0.
 """
 
@@ -35,7 +35,7 @@ class Config(ObjectiveSettings):
 
 
 def regime(config: Config) -> str:
-    """What the clip does to a token, in words."""
+    """Says in words what the clip does to a token."""
     text = (
         f"a cliff on the ratio: w is 0 for a diverging token outside r in "
         f"[{1 - config.epsilon_low:g}, {1 + config.epsilon_high:g}], else 1; nothing is pulled back"
@@ -46,12 +46,12 @@ def regime(config: Config) -> str:
 
 
 def loss(config: Config, tokens: Tokens) -> TokenLoss:
-    """Loss and gradient weight of each token, shape [T]."""
+    """Computes loss and gradient weight of each token, shape [T]."""
     adv_T = tokens.adv_T
     lowest, highest = 1 - config.epsilon_low, 1 + config.epsilon_high
     ratio_T = log_ratio(tokens).exp()
     too_high_T, too_low_T = (adv_T > 0) & (ratio_T > highest), (adv_T < 0) & (ratio_T < lowest)
-    # Same value as max(…), but a rounding tie of its two arms would halve the gradient.
+    # The same value as max(…), where equal arguments would halve the gradient.
     kept_T = ratio_T.masked_fill(too_high_T, highest).masked_fill(too_low_T, lowest)
     clipped_T = too_high_T | too_low_T
     if config.dual_clip is not None:

@@ -8,8 +8,8 @@ Its gradient is ∂loss/∂log π = −A r w with
 
     w = 1 − sign(A (r − 1)) |r − 1| / ε
 
-w is 0 where a diverging token (A (r − 1) > 0) reaches |r − 1| = ε, and negative beyond. Since r is
-up to 1/μ, w is unbounded as μ → 0. Where |log π − log μ| > 20 the ratio is held at e^±20 and w
+w is 0 where a diverging token (A (r − 1) > 0) reaches |r − 1| = ε, and negative beyond. Since r can
+reach 1/μ, w is unbounded as μ → 0. Where |log π − log μ| > 20 the ratio is held at e^±20 and w
 is 0.
 """
 
@@ -32,7 +32,7 @@ class Config(ObjectiveSettings):
 
 
 def regime(config: Config) -> str:
-    """What the penalty does to a token, in words."""
+    """Says in words what the penalty does to a token."""
     return (
         f"corrects on the ratio: w falls to 0 where a diverging token reaches |r−1| = "
         f"{config.epsilon:g}, and is negative beyond, without a bound as μ → 0"
@@ -40,7 +40,7 @@ def regime(config: Config) -> str:
 
 
 def loss(config: Config, tokens: Tokens) -> TokenLoss:
-    """Loss and gradient weight of each token, shape [T]."""
+    """Computes loss and gradient weight of each token, shape [T]."""
     ratio_T = log_ratio(tokens).exp()
     penalty_T = tokens.adv_T.abs() * (ratio_T - 1) ** 2 / (2 * config.epsilon)
     weight_T = 1 - tokens.adv_T.sign() * (ratio_T - 1) / config.epsilon

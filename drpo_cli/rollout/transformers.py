@@ -1,6 +1,6 @@
-"""Plain `generate` of transformers: slow, but runs wherever torch does.
+"""Plain `generate` of transformers: slow, but it runs wherever torch does.
 
-Holds its own copy of the model, so sampling needs no gathering of sharded weights.
+It holds its own copy of the model, so that sampling does not gather sharded weights.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Config(RolloutSettings):
     """Options of the transformers engine."""
 
     max_sequences: Count = 128
-    """Responses sampled at the same time, per rank; each holds its logits at every token."""
+    """Responses sampled at the same time, per rank; each keeps its logits at every token."""
 
 
 class Engine:
@@ -29,14 +29,18 @@ class Engine:
 
     checkpoint_names = False
 
-    def __init__(self, config: Config, context: EngineContext):
+    def __init__(self, config: Config, context: EngineContext) -> None:
+        """Loads the model and its tokenizer. Not a collective.
+
+        Raises UserError for options that this engine does not support.
+        """
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         if config.stop:
             raise UserError(
-                "rollout.stop: the transformers engine stops at end-of-sequence tokens only; "
-                'remove `stop` or use engine = "vllm"'
+                "rollout.stop: the transformers engine stops only at end-of-sequence tokens",
+                'remove `stop` or use engine = "vllm"',
             )
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.config = config
@@ -57,19 +61,19 @@ class Engine:
     def generate(
         self, prompt_ids: Sequence[tuple[int, ...]], sampling: Sampling
     ) -> Iterator[tuple[int, int, Rollout]]:
-        """See `EngineProtocol.generate`; a whole batch is finished at the same time."""
+        """See `EngineProtocol.generate`. All rollouts of a batch finish at the same time."""
         import torch
 
         torch.manual_seed(sampling.seed)
         rows = [ids for ids in prompt_ids for _ in range(sampling.samples)]
         size = self.config.max_sequences
         for first in range(0, len(rows), size):
-            batch = self._batch(rows[first : first + size], sampling)
+            batch = self._sample_batch(rows[first : first + size], sampling)
             for row, rollout in enumerate(batch, first):
                 yield *divmod(row, sampling.samples), rollout
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """See `EngineProtocol.load_weights`; names as in the trainer's own model."""
+        """See `EngineProtocol.load_weights`. Takes names as in the trainer's own model."""
         import torch
 
         own = dict(self.model.named_parameters())
@@ -77,19 +81,19 @@ class Engine:
             for name, tensor in weights:
                 own.pop(name).copy_(tensor)
         if own:
-            raise RuntimeError(f"sync left out {sorted(own)}")
+            raise RuntimeError(f"the sync did not send {sorted(own)}")
 
     def sleep(self) -> None:
-        """Nothing to give up: there is no cache between calls."""
+        """Does nothing: there is no cache between calls."""
 
     def wake(self, what: str) -> None:
-        """Nothing to take back."""
+        """Does nothing, since `sleep` frees nothing."""
 
     def close(self) -> None:
-        """Drops the copy of the model."""
+        """Frees the copy of the model."""
         del self.model
 
-    def _batch(self, rows: Sequence[tuple[int, ...]], sampling: Sampling) -> list[Rollout]:
+    def _sample_batch(self, rows: Sequence[tuple[int, ...]], sampling: Sampling) -> list[Rollout]:
         import torch
         from transformers import GenerationConfig
 
@@ -115,15 +119,15 @@ class Engine:
                 ),
             )
         responses = out.sequences[:, longest:]
-        # scores are the logits after temperature and truncation: what was sampled from, μ
+        # scores are the logits after temperature and truncation, so their softmax is μ
         logps = [
             score.float().log_softmax(-1).gather(-1, responses[:, t, None])[:, 0]
             for t, score in enumerate(out.scores)
         ]
         logp_rows = torch.stack(logps, dim=1).tolist()
-        return [self._rollout(*row) for row in zip(responses.tolist(), logp_rows, strict=True)]
+        return [self._make_rollout(*row) for row in zip(responses.tolist(), logp_rows, strict=True)]
 
-    def _rollout(self, ids: list[int], logps: list[float]) -> Rollout:
+    def _make_rollout(self, ids: list[int], logps: list[float]) -> Rollout:
         end = next((t + 1 for t, token in enumerate(ids) if token in self.stop_ids), None)
         length = len(ids) if end is None else end
         text: Any = self.tokenizer.decode(ids[:length], skip_special_tokens=True)

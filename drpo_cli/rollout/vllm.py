@@ -1,6 +1,6 @@
-"""vLLM in the trainer's own process: one engine a rank, on CPUs and GPUs alike.
+"""vLLM in the trainer's own process: one engine per rank, on CPUs and on GPUs.
 
-The log-probabilities are taken after the temperature (`processed_logprobs`): they are μ itself.
+The log-probabilities are taken after the temperature (`processed_logprobs`), so they are log μ.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ class Config(RolloutSettings):
     """Options of the vLLM engine."""
 
     gpu_memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """Share of each GPU's memory the engine may take, weights and KV cache together."""
+    """Share of each GPU's memory that the engine may use, weights and KV cache together."""
     cpu_cache_gib: Count = 1
-    """Size of the KV cache on a CPU, whole GiB per rank."""
+    """Size of the KV cache on a CPU, in whole GiB per rank."""
     max_sequences: Count = 256
     """Responses sampled at the same time, per rank."""
     eager: bool = True
     """Skip compilation and graph capture: a faster start, slower sampling on a GPU."""
     sleep: bool = True
-    """Give GPU memory to the trainer between rollouts (no effect on a CPU)."""
+    """Give GPU memory to the trainer between rollouts; no effect on a CPU."""
 
 
 class Engine:
@@ -41,8 +41,13 @@ class Engine:
 
     checkpoint_names = True
 
-    def __init__(self, config: Config, context: EngineContext):
-        """Raises UserError when vLLM is not installed or cannot serve this model."""
+    def __init__(self, config: Config, context: EngineContext) -> None:
+        """Starts vLLM. Raises UserError when it is not installed.
+
+        Consumes: the model folder. With several ranks, the process group, which must be joined.
+        Waits for: with several ranks, all ranks to start their engines: vLLM makes process groups.
+        Produces: an engine that is awake.
+        """
         _set_environment(config)
         self.llm = _start(config, context)
         from vllm.platforms import current_platform
@@ -58,8 +63,8 @@ class Engine:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        # The sampler draws from the global generator: one seed a batch, where a seed a request
-        # would cost vLLM one generator a sequence.
+        # The sampler draws from the global generator: one seed per batch. A seed per request would
+        # make vLLM keep one generator per sequence.
         torch.manual_seed(sampling.seed)
         params = SamplingParams(
             max_tokens=sampling.max_new_tokens,
@@ -71,30 +76,30 @@ class Engine:
             logprobs=0,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        # A cached prefix would make a resumed run's first batch differ from an unbroken run's.
+        # A cached prefix would make a resumed run's first batch differ from an uninterrupted run's.
         self.llm.reset_prefix_cache()
-        # One request a sample, where `n` would keep a group's first back until its last is done.
+        # One request per sample: with `n`, the first of a group would wait for its last.
         engine, samples = self.llm.llm_engine, sampling.samples
         for row in range(len(prompt_ids) * samples):
             prompt = {"prompt_token_ids": list(prompt_ids[row // samples])}
             engine.add_request(str(row), prompt, params)
         while engine.has_unfinished_requests():
             for output in engine.step():
-                yield *divmod(int(output.request_id), samples), _rollout(output.outputs[0])
+                yield *divmod(int(output.request_id), samples), _make_rollout(output.outputs[0])
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """See `EngineProtocol.load_weights`; names as in a Hugging Face checkpoint."""
+        """See `EngineProtocol.load_weights`. Takes names as in a Hugging Face checkpoint."""
         runner = self.llm.llm_engine.model_executor.driver_worker.worker.model_runner
         model = runner.get_model()
         _unpack_experts(model)
-        # looked for now: a reload takes the weights out of the model while it lasts
-        embedding = _embedding(model)
-        runner.reload_weights(weights_iterator=_in_place(embedding, weights))
+        # found before the reload, which removes the weights from the model while it runs
+        embedding = _find_embedding(model)
+        runner.reload_weights(weights_iterator=_copy_in_place(embedding, weights))
         _repack_tied_head(model)
         self.llm.reset_prefix_cache()
 
     def sleep(self) -> None:
-        """See `EngineProtocol.sleep`: level 2 drops the weights, the next sync brings them."""
+        """See `EngineProtocol.sleep`. Level 2 drops the weights; the next sync sends them again."""
         if self.can_sleep:
             self.llm.sleep(level=2)
             self.asleep = {"weights", "kv_cache"}
@@ -124,14 +129,15 @@ def _start(config: Config, context: EngineContext) -> Any:
         from vllm import LLM
     except ImportError as error:
         raise UserError(
-            f"rollout.engine: vllm does not import ({error}); install it with pip install "
-            f"'drpo[cpu]' or 'drpo[gpu]', or set engine = \"transformers\""
+            f"rollout.engine: vllm does not import ({error})",
+            "install it with pip install 'drpo[cpu]' or 'drpo[gpu]', or set engine = "
+            '"transformers"',
         ) from error
     return LLM(**engine_arguments(config, context))
 
 
 def engine_arguments(config: Config, context: EngineContext) -> dict[str, Any]:
-    """The arguments of `vllm.LLM`, the same on every device."""
+    """The arguments of `vllm.LLM`: those of every device, then those of GPUs and several ranks."""
     import torch
 
     arguments: dict[str, Any] = {
@@ -153,7 +159,7 @@ def engine_arguments(config: Config, context: EngineContext) -> dict[str, Any]:
     return arguments
 
 
-def _rollout(sample: Any) -> Rollout:
+def _make_rollout(sample: Any) -> Rollout:
     ids = tuple(sample.token_ids)
     return Rollout(
         token_ids=ids,
@@ -166,28 +172,28 @@ def _rollout(sample: Any) -> Rollout:
 
 
 def _unpack_experts(model: Any) -> None:
-    # On a CPU the expert kernel packs its weights only when it is built: a reload into a built
-    # one leaves them unpacked, silently wrong. Without one, the reload builds it anew.
+    # On a CPU the expert kernel packs its weights only when it is built. A reload into an existing
+    # kernel leaves them unpacked, which is silently wrong. Without a kernel, the reload builds one.
     for module in model.modules():
         method: Any = getattr(module, "quant_method", None)
-        if getattr(method, "moe_kernel", None) is not None and _on_cpu(module):
+        if getattr(method, "moe_kernel", None) is not None and _is_on_cpu(module):
             method.moe_kernel = None
 
 
-def _embedding(model: Any) -> dict[str, Tensor]:
-    """The embedding's weight under its name, where it can be overwritten in place: on a CPU."""
+def _find_embedding(model: Any) -> dict[str, Tensor]:
+    """On a CPU, the embedding's weight under its name: there it can be overwritten in place."""
     module = getattr(getattr(model, "model", None), "embed_tokens", None)
-    if module is None or not _on_cpu(module):
+    if module is None or not _is_on_cpu(module):
         return {}
     return {n: weight.data for n, weight in model.named_parameters() if weight is module.weight}
 
 
-def _in_place(
+def _copy_in_place(
     held: dict[str, Tensor], weights: Iterable[tuple[str, Tensor]]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Copies a weight that is held into its place; hands on the others, for a reload.
+    """Copies the weights in `held` into their place, and yields the others for a reload.
 
-    A reload would copy an embedding twice, and pack it for products that it never sees.
+    A reload would copy an embedding twice, and pack it for products in which it never takes part.
     """
     for name, weight in weights:
         place = held.get(name)
@@ -199,17 +205,17 @@ def _in_place(
 
 def _repack_tied_head(model: Any) -> None:
     # On a CPU a tied output head keeps a packed copy of the embedding, which a reload does not
-    # refresh: the engine would go on sampling from the old head.
+    # refresh: the engine would continue to sample from the old head.
     head = getattr(model, "lm_head", None)
     config = getattr(model, "config", None)
     if head is None or config is None or not config.get_text_config().tie_word_embeddings:
         return
     embedding = model.model.embed_tokens
-    if _on_cpu(embedding):
+    if _is_on_cpu(embedding):
         head.weight = embedding.weight
-        head.cpu_linear = None  # frees the old copy before there is a new one
+        head.cpu_linear = None  # frees the old copy before the new one is made
         head.quant_method.process_weights_after_loading(head)
 
 
-def _on_cpu(module: Any) -> bool:
+def _is_on_cpu(module: Any) -> bool:
     return all(weight.device.type == "cpu" for weight in module.parameters())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from drpo_cli.evaluate.metrics import ProblemResult, estimate, right_samples
 from drpo_cli.evaluate.results import HeldOut, held_out_id, problem_results
 from drpo_cli.rewards.grading.grader import Grader
-from drpo_cli.rollout.engine.protocol import EngineProtocol, Sampling, sample_groups, seed_of
+from drpo_cli.rollout.engine.protocol import EngineProtocol, Sampling, derive_seed, sample_groups
 from drpo_cli.runs.records import Records
 from drpo_cli.spec import Spec
 from drpo_cli.step.sample import score
@@ -71,6 +71,6 @@ def eval_sampling(spec: Spec, *key: object, samples: int | None = None) -> Sampl
         samples=samples or spec.eval.samples_per_prompt,
         max_new_tokens=spec.eval.max_new_tokens or rollout.max_new_tokens,
         temperature=spec.eval.temperature or rollout.temperature,
-        seed=seed_of("eval", *key),
+        seed=derive_seed("eval", *key),
         stop=rollout.stop,
     )

@@ -19,7 +19,7 @@ from drpo_cli import dist
 from drpo_cli.data.pipeline.stream import Data
 from drpo_cli.plan import Plan, make_plan
 from drpo_cli.rewards.grading.grader import Grader
-from drpo_cli.rollout.engine.protocol import EngineProtocol, seed_of
+from drpo_cli.rollout.engine.protocol import EngineProtocol, derive_seed
 from drpo_cli.runs.alerts import Watch
 from drpo_cli.runs.events import State, say
 from drpo_cli.runs.folder import RunFolder
@@ -74,7 +74,7 @@ class Run:
         for step in range(self.done + 1, self.spec.run.steps + 1):
             if self.stopping:
                 return
-            seed = seed_of(self.spec.run.seed, step, self.world.rank)
+            seed = derive_seed(self.spec.run.seed, step, self.world.rank)
             random.seed(seed)
             np.random.seed(seed)
             torch.manual_seed(seed)

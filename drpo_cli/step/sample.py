@@ -10,7 +10,7 @@ from drpo_cli.dist import World
 from drpo_cli.errors import UserError
 from drpo_cli.evaluate.metrics import is_right
 from drpo_cli.rewards.grading.grader import Batch, Graded, Usage
-from drpo_cli.rollout.engine.protocol import Sampling, sample_groups, seed_of
+from drpo_cli.rollout.engine.protocol import Sampling, derive_seed, sample_groups
 from drpo_cli.runs.records import Records
 from drpo_cli.spec import Spec
 from drpo_cli.types import Group, Scores
@@ -137,7 +137,7 @@ def train_sampling(spec: Spec, *key: object) -> Sampling:
         samples=rollout.samples_per_prompt,
         max_new_tokens=rollout.max_new_tokens,
         temperature=rollout.temperature,
-        seed=seed_of(spec.run.seed, *key),
+        seed=derive_seed(spec.run.seed, *key),
         stop=rollout.stop,
         top_p=rollout.top_p,
         top_k=rollout.top_k,

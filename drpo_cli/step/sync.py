@@ -25,7 +25,7 @@ from torch import Tensor
 from drpo_cli.dist import World, local
 from drpo_cli.errors import UserError
 from drpo_cli.experience import Experience
-from drpo_cli.rollout.engine.precision import Precision, rounded
+from drpo_cli.rollout.engine.precision import Precision, round_weight
 from drpo_cli.rollout.engine.protocol import EngineProtocol, Sampling, sample_groups
 from drpo_cli.step.sample import PROBE_PROMPTS, probe_sampling
 from drpo_cli.trainer.model import Policy
@@ -72,7 +72,7 @@ def trainer_weights(
     unit = {id(w): i for i, layer in enumerate(policy.layers) for w in layer.parameters()}
     for _, bucket in groupby(policy.named_weights(), lambda item: unit.get(id(item[1]), item[0])):
         names, weights = zip(*bucket, strict=True)
-        shards = [precision.of(n, local(w)) for n, w in zip(names, weights, strict=True)]
+        shards = [precision.convert(n, local(w)) for n, w in zip(names, weights, strict=True)]
         yield from zip(names, world.gather_rows(shards, [w.shape for w in weights]), strict=True)
 
 
@@ -155,7 +155,7 @@ class WeightSync:
         """The gap to the weights as the engine holds them, with the same rounding.
 
         The gap that rounding causes depends on the weights, and grows in training by more than a
-        lost weight causes. Against equally rounded weights it does not count.
+        lost weight causes. Against equally round_weight weights it does not count.
         """
         with Rounded(self.trainer.policy, self.precision):
             return self.gap(groups_P)
@@ -230,4 +230,4 @@ class Rounded(Changed):
     def new(self, name: str, shard: Tensor, index: int) -> Tensor:
         """See `Changed.new`."""
         assert self.rounding is not None
-        return rounded(name, shard, self.rounding)
+        return round_weight(name, shard, self.rounding)

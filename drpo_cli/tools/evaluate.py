@@ -15,7 +15,7 @@ from rich.console import Console
 from drpo_cli import processes
 from drpo_cli.errors import EXIT_USER_ERROR, UserError
 from drpo_cli.evaluate import compare
-from drpo_cli.evaluate.metrics import Evaluation, evaluation
+from drpo_cli.evaluate.metrics import Evaluation, summarise
 from drpo_cli.plan import make_plan
 from drpo_cli.rewards.grading.grader import Grader
 from drpo_cli.runs.folder import RunFolder
@@ -30,16 +30,17 @@ def evaluate(
 ) -> int:
     """Scores each target and prints the comparison; returns the exit code.
 
-    A run folder stands for its newest checkpoint: the best by held-out score would be chosen on
-    the very problems it is judged on. Raises UserError for a target that is none of the three.
+    A run folder stands for its newest checkpoint. The checkpoint with the best held-out score would
+    be chosen on the same problems that it is judged on. Raises UserError for a target that is
+    neither a run folder, nor a checkpoint, nor a model folder.
     """
-    spec_path = spec_path or _spec_of(targets)
+    spec_path = spec_path or _find_spec(targets)
     console = Console()
     found: dict[str, Evaluation] = {}
     with tempfile.TemporaryDirectory(prefix="drpo-eval-") as scratch:
         for i, target in enumerate(targets):
             console.print(f"scoring {target} …", highlight=False)
-            model = _model_folder(Path(target), Path(scratch) / str(i))
+            model = _prepare_model(Path(target), Path(scratch) / str(i))
             out = Path(scratch) / f"{i}.json"
             found[target] = _in_own_process(spec_path, model, samples, out)
     console.print(compare.render(found))
@@ -66,11 +67,12 @@ def score(spec_path: Path, model: Path, samples: int | None) -> Evaluation:
         engine = assemble.engine(plan)
         results, unscored = held_out_results(engine, grader, held_out, sampling, None, step=0)
         engine.close()
-    return evaluation(results, spec.eval.threshold, unscored)
+    return summarise(results, spec.eval.threshold, unscored)
 
 
 def _in_own_process(spec_path: Path, model: Path, samples: int | None, out: Path) -> Evaluation:
-    # An engine does not give everything back when it closes: each target gets a fresh process
+    # An engine does not free everything when it closes, so each target gets a fresh process.
+    # `subprocess.run` ends it when this process is interrupted.
     log = Path(tempfile.gettempdir()) / f"drpo-eval-{os.getpid()}.log"
     own = [spec_path, model, out, *([samples] if samples else [])]
     code = processes.run(processes.python("drpo_cli.tools.evaluate", *own), log=log)
@@ -83,7 +85,7 @@ def _in_own_process(spec_path: Path, model: Path, samples: int | None, out: Path
 
 
 def _main(spec_path: str, model: str, out: str, samples: str = "") -> int:
-    """Scores one target in this process; `out` gets the evaluation, or the user's mistake."""
+    """Scores one target in this process; writes the evaluation, or the user's mistake, to `out`."""
     try:
         found = score(Path(spec_path), Path(model), int(samples) if samples else None)
     except UserError as error:
@@ -93,7 +95,7 @@ def _main(spec_path: str, model: str, out: str, samples: str = "") -> int:
     return 0
 
 
-def _spec_of(targets: Sequence[str]) -> Path:
+def _find_spec(targets: Sequence[str]) -> Path:
     """The spec of the first target that belongs to a run."""
     for target in targets:
         path = Path(target).resolve()
@@ -101,19 +103,19 @@ def _spec_of(targets: Sequence[str]) -> Path:
             if RunFolder(folder).exists():
                 return RunFolder(folder).spec
     raise UserError(
-        f"none of {', '.join(targets)} is a run folder or one of its checkpoints, so there is no "
-        f"spec that says what to evaluate; give --spec RUN.toml"
+        f"none of {', '.join(targets)} is a run folder or one of its checkpoints, so no spec says "
+        "what to evaluate",
+        "give --spec RUN.toml",
     )
 
 
-def _model_folder(target: Path, scratch: Path) -> Path:
-    """A Hugging Face folder with the target's weights."""
+def _prepare_model(target: Path, scratch: Path) -> Path:
+    """The Hugging Face folder of the target's weights; a checkpoint is exported to `scratch`."""
     if (target / "config.json").is_file():
         return target.resolve()
     if not target.exists():
-        raise UserError(
-            f"{target} does not exist; name a run folder, a checkpoint or a model folder"
-        )
+        fix = "name a run folder, a checkpoint or a model folder"
+        raise UserError(f"{target} does not exist", fix)
     checkpoint.export(target, scratch)
     return scratch
 

@@ -1,20 +1,23 @@
-"""What every advantage must hold, built in or added later; runs each file's EXAMPLES."""
+"""What every advantage must satisfy, built in or added later; runs each file's EXAMPLES."""
 
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from drpo_cli import plugins
 from drpo_cli.settings import AdvantageSettings
 
 NAMES = plugins.available("advantages")
-TOKEN_LEVEL = [name for name in NAMES if plugins.load("advantages", name).token_level]
+TOKEN_LEVEL = [n for n in NAMES if plugins.load("advantages", n).token_level]
 RESPONSE_LEVEL = [name for name in NAMES if name not in TOKEN_LEVEL]
 PAGE = Path(__file__).parents[2] / "docs" / "advantages.md"
-EXAMPLES = [
+EXAMPLES: list[tuple[str, tuple[Any, ...]]] = [
     (name, example) for name in NAMES for example in plugins.load("advantages", name).examples
 ]
 
@@ -24,7 +27,7 @@ token_level = pytest.mark.parametrize("name", TOKEN_LEVEL)
 
 
 @advantage
-def test_it_says_what_it_computes_and_from_which_paper(name):
+def test_it_says_what_it_computes_and_from_which_paper(name: str) -> None:
     doc = plugins.load("advantages", name).doc
     first, blank, *rest = doc.splitlines()
     assert first.endswith(".") and not blank
@@ -32,7 +35,7 @@ def test_it_says_what_it_computes_and_from_which_paper(name):
 
 
 @advantage
-def test_its_options_are_documented_closed_and_have_defaults(name):
+def test_its_options_are_documented_closed_and_have_defaults(name: str) -> None:
     config = plugins.load("advantages", name).Config
     assert issubclass(config, AdvantageSettings) and config.__doc__
     assert all(field.description for field in config.model_fields.values())
@@ -42,33 +45,33 @@ def test_its_options_are_documented_closed_and_have_defaults(name):
 
 
 @advantage
-def test_it_has_a_section_in_the_docs_with_every_option(name):
+def test_it_has_a_section_in_the_docs_with_every_option(name: str) -> None:
     section = PAGE.read_text().partition(f"\n## `{name}`")[2].partition("\n## ")[0]
     assert section
     options = plugins.load("advantages", name).Config.model_fields
     assert [option for option in options if f"| `{option}` |" not in section] == []
 
 
-def near(values):
-    """Like `pytest.approx`, for lists in lists."""
+def approximate(values: list[Any]) -> Any:
+    """Like `pytest.approx`, for nested lists."""
     nested = values and isinstance(values[0], list)
-    return [near(inner) for inner in values] if nested else pytest.approx(values, abs=1e-5)
+    return [approximate(inner) for inner in values] if nested else pytest.approx(values, abs=1e-5)
 
 
 @pytest.mark.parametrize(("name", "example"), EXAMPLES)
-def test_example(name, example):
+def test_example(name: str, example: tuple[Any, ...]) -> None:
     plugin = plugins.load("advantages", name)
     options, *given, expected = example
-    assert plugin.entry(plugin.Config(**options), *given) == near(expected)
+    assert plugin.entry(plugin.Config(**options), *given) == approximate(expected)
 
 
 @advantage
-def test_it_has_examples(name):
+def test_it_has_examples(name: str) -> None:
     assert plugins.load("advantages", name).examples
 
 
 @response_level
-def test_it_keeps_the_shape_of_uneven_groups_and_returns_floats(name):
+def test_it_keeps_the_shape_of_uneven_groups_and_returns_floats(name: str) -> None:
     plugin = plugins.load("advantages", name)
     smallest = [1.0, 0.0, 2.0][: plugin.min_group]
     scores_PG = [smallest, (0, 1, 1, 0, 1), [0.25] * 8]
@@ -79,15 +82,16 @@ def test_it_keeps_the_shape_of_uneven_groups_and_returns_floats(name):
 
 
 @response_level
-def test_equal_scores_give_exactly_zero(name):
+@given(score=st.floats(-1e6, 1e6), size=st.integers(0, 64), groups=st.integers(1, 4))
+def test_equal_scores_give_exactly_zero(name: str, score: float, size: int, groups: int) -> None:
     plugin = plugins.load("advantages", name)
-    for groups, size in ((1, plugin.min_group), (1, 8), (4, 7)):
-        found_PG = plugin.entry(plugin.Config(), [[0.1] * size] * groups)
-        assert found_PG == [[0.0] * size] * groups
+    size += plugin.min_group
+    found_PG = plugin.entry(plugin.Config(), [[score] * size] * groups)
+    assert found_PG == [[0.0] * size] * groups
 
 
 @token_level
-def test_it_gives_every_token_a_float_in_the_shape_of_the_values(name):
+def test_it_gives_every_token_a_float_in_the_shape_of_the_values(name: str) -> None:
     plugin = plugins.load("advantages", name)
     values_PG = [[[0.5, 0.25, 1.0], [0.0]], [[0.1] * 7, []]]
     found_PG = plugin.entry(plugin.Config(), [[1.0, 0], [0.0, 0.5]], values_PG)
@@ -97,7 +101,7 @@ def test_it_gives_every_token_a_float_in_the_shape_of_the_values(name):
     assert plugin.entry(plugin.Config(), [], []) == []
 
 
-def test_loading_them_does_not_import_torch():
+def test_loading_them_does_not_import_torch() -> None:
     code = (
         "import sys\nfrom drpo_cli import plugins\n"
         "for name in plugins.available('advantages'):\n"

@@ -1,9 +1,10 @@
-"""What every built-in data source must be."""
+"""What every built-in data source must satisfy."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet
 import pytest
@@ -16,8 +17,8 @@ SOURCES = plugins.available("data")
 
 
 @pytest.fixture
-def options(tmp_path: Path) -> dict[str, dict]:
-    """The least options a source needs; a source that is not named here must need none."""
+def options(tmp_path: Path) -> dict[str, dict[str, Any]]:
+    """The options that a source cannot do without; a source that is missing here must need none."""
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps({"prompt": f"p{i}", "answer": i}) + "\n" for i in range(4)))
     (tmp_path / "rows.csv").write_text("prompt,answer\n" + "".join(f"p{i},{i}\n" for i in range(4)))
@@ -33,7 +34,7 @@ def options(tmp_path: Path) -> dict[str, dict]:
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_source_returns_problems(name: str, options: dict, tmp_path: Path) -> None:
+def test_source_returns_problems(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     plugin = plugins.load("data", name)
     config = plugin.Config.model_validate(options.get(name, {}), context={"folder": tmp_path})
     rows = plugin.entry(config)

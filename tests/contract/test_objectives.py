@@ -1,4 +1,4 @@
-"""What every objective must hold, built in or added later: drop a file in, it is tested."""
+"""What every objective must satisfy, built in or added later: every file in the room is tested."""
 
 import subprocess
 import sys
@@ -29,12 +29,14 @@ def tokens() -> Tokens:
 
 def part(given: Tokens, first: int, last: int) -> Tokens:
     """Tokens `first` to `last`, their responses numbered from 0 again."""
-    logp_T, old_logp_T, adv_T, response_T = (column[first:last] for column in given)
-    return Tokens(logp_T, old_logp_T, adv_T, response_T - response_T[0])
+    assert given.response_T is not None
+    response_T = given.response_T[first:last] - given.response_T[first]
+    logp_T, old_logp_T, adv_T = (column[first:last] for column in given[:3])
+    return Tokens(logp_T, old_logp_T, adv_T, response_T)
 
 
 @objective
-def test_it_says_what_it_computes_and_from_which_paper(name):
+def test_it_says_what_it_computes_and_from_which_paper(name: str) -> None:
     doc = plugins.load("objectives", name).doc
     first, blank, *rest = doc.splitlines()
     assert first.endswith(".") and not blank
@@ -42,7 +44,7 @@ def test_it_says_what_it_computes_and_from_which_paper(name):
 
 
 @objective
-def test_its_options_are_documented_closed_and_have_defaults(name):
+def test_its_options_are_documented_closed_and_have_defaults(name: str) -> None:
     config = plugins.load("objectives", name).Config
     assert issubclass(config, ObjectiveSettings) and config.__doc__
     assert all(field.description for field in config.model_fields.values())
@@ -52,12 +54,12 @@ def test_its_options_are_documented_closed_and_have_defaults(name):
 
 
 @objective
-def test_it_has_a_section_in_the_docs(name):
+def test_it_has_a_section_in_the_docs(name: str) -> None:
     assert f"\n## `{name}`" in PAGE.read_text()
 
 
 @objective
-def test_it_returns_one_finite_loss_a_token_and_detached_metrics(name):
+def test_it_returns_a_finite_loss_per_token_and_detached_metrics(name: str) -> None:
     plugin, given = plugins.load("objectives", name), tokens()
     result = plugin.entry(plugin.Config(), given)
     assert isinstance(result, TokenLoss)
@@ -70,7 +72,7 @@ def test_it_returns_one_finite_loss_a_token_and_detached_metrics(name):
 
 
 @objective
-def test_its_weight_is_the_gradients(name):
+def test_its_weight_is_that_of_the_gradient(name: str) -> None:
     plugin, given = plugins.load("objectives", name), tokens()
     result = plugin.entry(plugin.Config(), given)
     (grad_T,) = torch.autograd.grad(result.per_token_T.sum(), given.logp_T)
@@ -80,8 +82,8 @@ def test_its_weight_is_the_gradients(name):
 
 
 @objective
-def test_what_it_calls_independent_is(name):
-    """Each token, or with `SEQUENCE_LEVEL` each response: 100 to 200 are two whole ones."""
+def test_tokens_or_whole_responses_are_independent(name: str) -> None:
+    """Tokens are; with `SEQUENCE_LEVEL` responses are, and tokens 100 to 200 are two of them."""
     plugin, given = plugins.load("objectives", name), tokens()
     first, last = (100, 200) if plugin.sequence_level else (110, 190)
     whole, alone = (plugin.entry(plugin.Config(), t) for t in (given, part(given, first, last)))
@@ -91,7 +93,7 @@ def test_what_it_calls_independent_is(name):
 
 
 @objective
-def test_only_a_sequence_level_one_looks_at_the_responses(name):
+def test_only_a_sequence_level_one_looks_at_the_responses(name: str) -> None:
     plugin, given = plugins.load("objectives", name), tokens()
     named, unnamed = (
         plugin.entry(plugin.Config(), given._replace(response_T=response_T)).per_token_T
@@ -102,7 +104,7 @@ def test_only_a_sequence_level_one_looks_at_the_responses(name):
 
 @objective
 @pytest.mark.parametrize("response_T", [None, torch.empty(0, dtype=torch.int64)])
-def test_no_tokens_no_loss(name, response_T):
+def test_without_tokens_the_loss_is_empty(name: str, response_T: torch.Tensor | None) -> None:
     plugin = plugins.load("objectives", name)
     logp_T, old_logp_T, adv_T = torch.empty(3, 0)
     given = Tokens(logp_T.requires_grad_(), old_logp_T, adv_T, response_T)
@@ -114,7 +116,7 @@ def test_no_tokens_no_loss(name, response_T):
     assert total == 0 and grad_T.shape == (0,)
 
 
-def test_loading_the_options_does_not_import_torch():
+def test_loading_the_options_does_not_import_torch() -> None:
     code = (
         "import sys\nfrom drpo_cli import plugins\n"
         "for name in plugins.available('objectives'):\n"

@@ -1,4 +1,4 @@
-"""`drpo eval` and `drpo export` on what a run leaves, with both engines."""
+"""`drpo eval` and `drpo export` on the folder of a run, with both engines."""
 
 import json
 import signal
@@ -50,9 +50,10 @@ def test_the_same_spec_on_vllm(small: Path) -> None:
     small.write_text(small.read_text().replace('"transformers"', '"vllm"'))
     done = drpo("eval", small.parent / "model", "--spec", small)
     assert done.returncode == 0, done.stderr
+    assert "avg@k" in done.stdout
 
 
-def test_targets_that_are_none(small: Path, tmp_path: Path) -> None:
+def test_targets_that_cannot_be_scored(small: Path, tmp_path: Path) -> None:
     done = drpo("eval", tmp_path / "nothing", "--spec", small)
     assert (done.returncode, "does not exist" in done.stderr) == (2, True)
     done = drpo("eval", small.parent / "model")
@@ -61,8 +62,9 @@ def test_targets_that_are_none(small: Path, tmp_path: Path) -> None:
     assert (done.returncode, "neither a whole checkpoint" in done.stderr) == (2, True)
 
 
-def test_an_interrupt_ends_it_at_once(small: Path) -> None:
-    command = [sys.executable, "-m", "drpo_cli", "eval", small.parent / "model", "--spec", small]
+def test_an_interrupt_ends_it(small: Path) -> None:
+    words = ["eval", str(small.parent / "model"), "--spec", str(small)]
+    command = [sys.executable, "-m", "drpo_cli", *words]
     # A shell's background job inherits SIGINT ignored; a user's terminal does not.
     heard = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

@@ -1,4 +1,4 @@
-"""What a run may switch on, end to end: a critic, a reference, dynamic sampling, baselines."""
+"""Optional parts of a run, end to end: a critic, a reference, dynamic sampling, baselines."""
 
 import signal
 from pathlib import Path
@@ -7,18 +7,26 @@ from drpo_cli.runs.folder import RunFolder
 from drpo_cli.spec.presets import PRESETS
 from support.command import drpo, drpo_until, records, reproducible
 
-SWITCHED_ON = (
-    "--set", 'advantage={type = "gae", gae_lambda = 0.9}', "--set", "critic.warmup_steps=1",
-    "--set", "critic.learning_rate=1e-3", "--set", 'reference.kl="k3"',
-    "--set", 'train.anchor="trainer"', "--set", "train.importance_cap=2.0",
-    "--set", "train.entropy_bonus=0.01", "--set", 'train.reduction="fixed_horizon"',
-    "--set", "rollout.dynamic_sampling_rounds=1", "--set", 'train.overlong="mask"',
-    "--set", 'rollout.weight_rounding="int8"', "--set", "run.steps=6",
-    "--set", "checkpoint.every=2", "--set", "eval.every=0",
-)  # fmt: skip
+SETTINGS = (
+    'advantage={type = "gae", gae_lambda = 0.9}',
+    "critic.warmup_steps=1",
+    "critic.learning_rate=1e-3",
+    'reference.kl="k3"',
+    'train.anchor="trainer"',
+    "train.importance_cap=2.0",
+    "train.entropy_bonus=0.01",
+    'train.reduction="fixed_horizon"',
+    'train.overlong="mask"',
+    "rollout.dynamic_sampling_rounds=1",
+    'rollout.weight_rounding="int8"',
+    "run.steps=6",
+    "checkpoint.every=2",
+    "eval.every=0",
+)
+SWITCHED_ON = [word for setting in SETTINGS for word in ("--set", setting)]
 
 
-def test_everything_switched_on_goes_on_bit_for_bit_after_a_kill(small: Path) -> None:
+def test_a_run_with_every_part_continues_bit_for_bit_after_a_kill(small: Path) -> None:
     runs = small.parent / "runs"
     whole, killed = RunFolder(runs / "whole"), RunFolder(runs / "killed")
     done = drpo("train", small, *SWITCHED_ON, "--set", "run.name=whole")
@@ -44,7 +52,7 @@ def test_a_critic_and_a_reference_on_two_processes(small: Path) -> None:
 
 
 def test_every_preset_trains(small: Path) -> None:
-    """All but `ppo`, whose critic is a section of its own: its parts are in the tests above."""
+    """All but `ppo`, whose critic is a section of its own; the tests above train its parts."""
     small.write_text(small.read_text().replace("updates_per_rollout = 2\n", ""))
     named = [preset for preset in PRESETS if preset != "ppo"]
     grid = ("--vary", f"objective={','.join(named)}", "--seeds", "0", "--jobs", 2)

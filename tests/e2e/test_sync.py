@@ -1,4 +1,4 @@
-"""The weight sync on a real engine, by architecture; and broken on purpose, to see it caught."""
+"""The weight sync on a real engine, per architecture; it must catch deliberate faults."""
 
 import json
 import os
@@ -27,7 +27,8 @@ def outcome(folder: Path, fault: str = "none") -> dict[str, Any]:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "llama", "gemma3", "qwen3_moe"])

@@ -1,4 +1,4 @@
-"""The same run with another device: what has to hold on a GPU. Skips where there is none."""
+"""The same run on a GPU; skipped where there is none."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Data for tests: a tokenizer of characters, sources of a few rows, and a stream over them."""
+"""Data for tests: a character tokenizer, sources of a few rows, and a stream over them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHAT_TEMPLATE = (
 
 
 def make_tokenizer(ends: str = "", chat: str | None = None) -> PreTrainedTokenizerFast:
-    """One token a character; `ends` as `^~` puts special tokens around plain text."""
+    """One token per character; `ends` as `^~` puts special tokens around plain text."""
     vocab = {chr(c): c - 32 for c in range(32, 127)}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="?"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
@@ -71,7 +71,7 @@ def open_stream(
     held_out: tuple[Selected[Any], ...] = (),
     problems: int = 10,
 ) -> Data:
-    """The sources opened, plain text, with room for 64 tokens."""
+    """Opens the sources as plain text, with room for 64 tokens."""
     evaluation = EvalSettings(problems=problems)
     batching = Batching(n, seed, rank, world)
     return open_data(sources, held_out, evaluation, Prompts(PLAIN, 64), batching)

@@ -92,7 +92,7 @@ def tiny_model(folder: Path, kind: str = "qwen3", seed: int = 0, **overrides: An
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """One token a character, `VOCABULARY` tokens in all."""
+    """One token per character, `VOCABULARY` tokens in all."""
     tokens = [*SPECIAL, *CHARACTERS]
     tokens += [f"<extra{i}>" for i in range(VOCABULARY - len(tokens))]
     known = {token: i for i, token in enumerate(tokens)}
@@ -174,7 +174,7 @@ def samples(lengths: Sequence[tuple[int, int]], seed: int = 0) -> list[Row]:
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on just now."""
+    """A TCP port on which nothing listens at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -189,7 +189,7 @@ def group(prompt: int, responses: Sequence[int], seed: int = 0) -> list[Row]:
 
 @contextmanager
 def world(rank: int = 0, size: int = 1, port: int | None = None) -> Iterator[dist.World]:
-    """Joins a process group as the launcher would have this process do; leaves it afterwards."""
+    """Joins a process group as a process of the launcher does; leaves it afterwards."""
     place = {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),

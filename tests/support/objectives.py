@@ -20,7 +20,7 @@ ADVANTAGE = [-3.0, -0.5, 0.0, 0.5, 1.0]
 
 
 class Seen(NamedTuple):
-    """What an objective made of some tokens, each of shape [T]."""
+    """Loss, gradient and weight that an objective gives some tokens, each of shape [T]."""
 
     loss_T: Tensor
     grad_T: Tensor

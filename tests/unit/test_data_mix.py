@@ -1,17 +1,16 @@
-"""Sources with weights: their shares of every stretch of the order, and going on with it."""
+"""Sources with weights: their shares of the order."""
 
-import json
 from collections import Counter
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from drpo_cli.data.pipeline.mix import Turns
+from drpo_cli.data.pipeline.stream import PromptStream, Turns
 from drpo_cli.errors import UserError
-from support.data import SUMS, endless, flat, ids, open_stream, rows_of, steps
+from support.data import SUMS, endless, flat, open_stream, rows_of, steps
 
 WEIGHTS = st.lists(st.integers(1, 30), min_size=1, max_size=6)
 
@@ -36,7 +35,7 @@ def test_no_source_is_a_turn_ahead_of_its_share(weights: list[float], count: int
             assert share - (len(weights) - 1) < taken < share + 1
 
 
-def test_turns_are_spread_out_and_decimals_are_what_they_say() -> None:
+def test_turns_are_spread_out_and_decimal_weights_are_exact() -> None:
     decimals, whole = Turns([0.7, 0.2, 0.1]), Turns([7, 2, 1])
     cycle = [decimals.next() for _ in range(10)]
     assert cycle == [0, 0, 1, 0, 0, 2, 0, 0, 1, 0]
@@ -63,7 +62,7 @@ def test_each_source_has_its_share_of_every_step_and_its_own_epochs(tmp_path: Pa
     assert [text for text in served if text not in words] == [f"n{i}" for i in range(12)]
 
 
-def test_sources_of_one_length_are_shuffled_apart(tmp_path: Path) -> None:
+def test_sources_of_equal_length_are_shuffled_differently(tmp_path: Path) -> None:
     sources = [rows_of(tmp_path / f"{w}.jsonl", *map(str, range(50)), weight=1) for w in "ab"]
     evaluation = rows_of(tmp_path / "e.jsonl", "x")
     (served,) = steps(open_stream(*sources, n=100, held_out=(evaluation,)), 1)
@@ -82,30 +81,8 @@ def test_a_skipped_row_costs_its_source_no_turn(tmp_path: Path) -> None:
         assert Counter(prompt.text[0] for prompt in step) == {"x": 4, "y": 4}
 
 
-@settings(max_examples=30)
-@given(before=st.integers(0, 25), world=st.sampled_from([1, 2, 4]))
-def test_it_goes_on_anywhere_on_any_world_size(
-    tmp_path_factory: pytest.TempPathFactory, before: int, world: int
-) -> None:
-    folder = tmp_path_factory.mktemp("mix")
-    sources = (
-        rows_of(folder / "a.jsonl", *"abcdefghijklmno", weight=0.7),
-        rows_of(folder / "b.jsonl", *"ABCDEFGHIJ", weight=0.2),
-        endless(folder, "n", weight=0.1),
-    )
-    first = open_stream(*sources, problems=5)
-    steps(first, before)
-    state = json.loads(json.dumps(first.stream.state_dict()))
-    ranks = [open_stream(*sources, problems=5, rank=r, world=world) for r in range(world)]
-    for opened in ranks:
-        opened.stream.load_state_dict(state)
-    for _ in range(10):
-        shares = [opened.stream.next() for opened in ranks]
-        assert [*ids(shares)] == [*ids([first.stream.next()])]
-
-
-def test_other_weights_do_not_go_on(tmp_path: Path) -> None:
-    def opened(weight: float | None) -> object:
+def test_a_state_of_other_weights_is_refused(tmp_path: Path) -> None:
+    def opened(weight: float | None) -> PromptStream:
         sources = [rows_of(tmp_path / f"{w}.jsonl", *"abc" + w, weight=weight) for w in "xy"]
         return open_stream(*sources, problems=1).stream
 
@@ -116,7 +93,7 @@ def test_other_weights_do_not_go_on(tmp_path: Path) -> None:
         opened(None).load_state_dict(opened(2).state_dict())
 
 
-def test_one_source_has_no_use_for_its_weight(tmp_path: Path) -> None:
+def test_the_weight_of_a_single_source_has_no_effect(tmp_path: Path) -> None:
     config = SUMS.config.model_copy(update={"weight": 5.0})
     weighted = type(SUMS)(SUMS.kind, SUMS.type, config)
     assert flat(steps(open_stream(weighted), 9)) == flat(steps(open_stream(SUMS), 9))

@@ -1,4 +1,6 @@
-"""What the model sees of a row: template, examples, chat, token ids, and what is refused."""
+"""Rendering a row into a prompt: template, examples, chat, token ids, and what is refused."""
+
+from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -14,13 +16,13 @@ SHOTS = [{"prompt": "1+1", "answer": "2"}, {"prompt": "2+2", "answer": "4"}]
 
 
 def made(
-    problem: Problem, tokenizer: PreTrainedTokenizerFast = PLAIN, **options: object
+    problem: Problem, tokenizer: PreTrainedTokenizerFast = PLAIN, **options: Any
 ) -> Prompt | str:
     return Prompts(tokenizer, 64).make(Row(problem, SourceSettings(**options), "own/7"))
 
 
 def prompt_of(
-    problem: Problem, tokenizer: PreTrainedTokenizerFast = PLAIN, **options: object
+    problem: Problem, tokenizer: PreTrainedTokenizerFast = PLAIN, **options: Any
 ) -> Prompt:
     prompt = made(problem, tokenizer, **options)
     assert isinstance(prompt, Prompt)
@@ -55,8 +57,10 @@ def test_a_template_has_the_columns_and_keeps_every_character() -> None:
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("{{ prompt }}{{ topc }}", "data own/7: the template asks for 'topc', which is no column "
-         "of the row; there are: prompt, topic"),
+        (
+            "{{ prompt }}{{ topc }}",
+            "data own/7: the template asks for 'topc', but .*; its columns are prompt, topic",
+        ),
         ("{{ prompt }}{{ answer }}", "data own/7: the template asks for the answer, which"),
         ("{{ prompt }}{{ topic.name }}", "data own/7: the template fails: .* has no attribute"),
         ("{{ prompt + 1 }}", "data own/7: the template fails: can only concatenate str"),
@@ -64,7 +68,7 @@ def test_a_template_has_the_columns_and_keeps_every_character() -> None:
         ("{{ ''.__class__.__mro__ }}", "data own/7: the template fails: access to .* is unsafe"),
         ("{{ topic.append(prompt) }}", "data own/7: the template fails: "),
     ],
-)  # fmt: skip
+)
 def test_a_template_that_fails_names_the_row(template: str, message: str) -> None:
     problem = Problem("hi", answer="42", metadata={"topic": ["t"], "answer": "42"})
     with pytest.raises(UserError, match=message):
@@ -87,7 +91,7 @@ def test_examples_are_turns_between_system_message_and_prompt() -> None:
 
 def test_an_example_has_no_columns() -> None:
     template = "{{ topic }}{{ prompt }}"
-    message = r"data own, few_shot\[0\]: the template asks for 'topic', .* there are: prompt"
+    message = r"data own, few_shot\[0\]: the template asks for 'topic', .* columns are prompt$"
     with pytest.raises(UserError, match=message):
         made(Problem("a", metadata={"topic": "t"}), template=template, few_shot=SHOTS)
     optional = "{% if topic is defined %}{{ topic }}: {% endif %}{{ prompt }}="
@@ -125,7 +129,9 @@ def test_length_is_counted_as_the_model_sees_it() -> None:
         (Problem("x" * 65), {}, "own/7: the prompt has 65 tokens.*room for 64.*context_length"),
     ],
 )
-def test_prompts_that_cannot_be_used(problem: Problem, options: dict, message: str) -> None:
+def test_prompts_that_cannot_be_used(
+    problem: Problem, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         made(problem, **options)
 

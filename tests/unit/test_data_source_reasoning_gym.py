@@ -1,7 +1,9 @@
-"""Problems of reasoning-gym, row by row, and what mistakes in them get."""
+"""Problems of reasoning-gym, row by row, and the messages for mistakes."""
 
 import json
 from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -9,21 +11,22 @@ from pydantic import ValidationError
 from drpo_cli import plugins
 from drpo_cli.data import reasoning_gym
 from drpo_cli.errors import UserError
+from drpo_cli.types import Problem
 
 
-def load(**options: object) -> list:
+def load(**options: Any) -> Sequence[Problem]:
     return reasoning_gym.load(reasoning_gym.Config.model_validate(options))
 
 
 def test_reasoning_gym_is_seeded_and_scored_by_its_own_task() -> None:
-    def rows(**options: object) -> list:
-        return list(reasoning_gym.load(reasoning_gym.Config(task="chain_sum", size=5, **options)))
+    def rows(**options: Any) -> list[Problem]:
+        return list(load(task="chain_sum", size=5, **options))
 
     assert [r.prompt for r in rows()] == [r.prompt for r in rows()]
     assert [r.prompt for r in rows()] != [r.prompt for r in rows(seed=1)]
     short = {"min_terms": 2, "max_terms": 2}
-    assert all(len(r.metadata["entry"]["metadata"]["expression"].split()) == 3
-               for r in rows(options=short))  # fmt: skip
+    for row in rows(options=short):
+        assert len(row.metadata["entry"]["metadata"]["expression"].split()) == 3
     score = plugins.load("rewards", "reasoning_gym")
     for row in rows(options=short):
         for completion, expected in ((row.answer, 1.0), ("x", 0.0)):
@@ -49,7 +52,9 @@ def test_without_a_size_it_is_endless() -> None:
 
 @pytest.mark.parametrize("task", ["acre", "gsm_symbolic", "list_functions", "word_ladder"])
 def test_tasks_that_plan_ahead_need_a_size(task: str) -> None:
-    with pytest.raises(UserError, match=f"task '{task}' plans its rows ahead.*set size"):
+    with pytest.raises(
+        UserError, match=f"task '{task}' plans its rows ahead.*set size to the number"
+    ):
         load(task=task)
     assert load(task=task, size=5)[4].prompt
     with pytest.raises(UserError, match=f"task '{task}' plans its rows ahead"):
@@ -57,8 +62,9 @@ def test_tasks_that_plan_ahead_need_a_size(task: str) -> None:
 
 
 def test_row_that_cannot_be_made_is_named() -> None:
-    rows = load(task="word_ladder", size=2, options={"min_word_length": 3, "max_word_length": 3,
-                "min_chain_length": 40, "max_chain_length": 40})  # fmt: skip
+    lengths = {"min_word_length": 3, "max_word_length": 3}
+    lengths |= {"min_chain_length": 40, "max_chain_length": 40}
+    rows = load(task="word_ladder", size=2, options=lengths)
     with pytest.raises(UserError, match=r"'word_ladder' cannot make row 0 with options.*change"):
         rows[0]
 
@@ -82,23 +88,22 @@ def test_tasks_mix_by_weight() -> None:
 
 
 def test_level_sets_what_the_curriculum_says() -> None:
-    def options(**given: object) -> dict:
-        return load(task="chain_sum", size=1, **given)[0].metadata["options"]
+    def options(**given: Any) -> dict[str, Any]:
+        return dict(load(task="chain_sum", size=1, **given)[0].metadata["options"])
 
     assert options() == {}
-    assert options(level=0) == {
-        "min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1
-    }  # fmt: skip
+    terms, digits = {"min_terms": 2, "max_terms": 2}, {"min_digits": 1, "max_digits": 1}
+    assert options(level=0) == terms | digits
     # beyond the last level of one of the two, that one stays at its last
     assert options(level=10)["max_terms"] == 12
     assert options(level=10)["max_digits"] == 10
     assert options(level={"num_digits": 2}) == {"min_digits": 1, "max_digits": 3}
     assert options(level={"num_digits": 2}, options={"min_digits": 3})["min_digits"] == 3
-    digits = [
+    seen = [
         row.metadata["entry"]["metadata"]["num_digits"]
         for row in load(task="chain_sum", size=60, level={"num_digits": 2})
     ]
-    assert set(digits) == {1, 2, 3}
+    assert set(seen) == {1, 2, 3}
 
 
 @pytest.mark.parametrize(
@@ -112,13 +117,13 @@ def test_level_sets_what_the_curriculum_says() -> None:
         ({"task": "chain_sum", "level": {"terms": 1}}, "no level {'terms': 1}; its levels are"),
         (
             {"task": "acre", "size": 4, "level": 1},
-            "'acre' has no levels; make it harder with options: it has train",
+            "'acre' has no levels; make it harder with options: they are train",
         ),
         ({"task": "caesar_cipher", "level": 3}, "refuses its options: rotation must be in range"),
         ({"tasks": [{"task": "chain_sum"}, {"task": "lgs"}]}, "no task 'lgs'; .*tasks: ab, acre"),
     ],
 )
-def test_mistakes_say_what_there_is(options: dict, message: str) -> None:
+def test_mistakes_list_the_right_choices(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         load(**options)
 
@@ -134,7 +139,7 @@ def test_mistakes_say_what_there_is(options: dict, message: str) -> None:
         ({"task": "gcd", "level": -1}, "greater than or equal to 0"),
     ],
 )
-def test_options_that_contradict_each_other(options: dict, message: str) -> None:
+def test_options_that_contradict_each_other(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         load(**options)
 

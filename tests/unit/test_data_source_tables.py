@@ -1,8 +1,10 @@
-"""Sources of named columns: csv, parquet and huggingface, what all tables share, and mistakes."""
+"""Sources with named columns: csv, parquet and huggingface, what they share, and mistakes."""
 
 import datetime
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet
 import pytest
@@ -11,6 +13,7 @@ from pydantic import ValidationError
 from drpo_cli import plugins
 from drpo_cli.data import csv, huggingface
 from drpo_cli.errors import UserError
+from drpo_cli.types import Problem
 
 CHAT = [{"role": "user", "content": "What is 1 + 1?"}]
 FIELDS = {"prompt": "question", "answer": "gold"}
@@ -23,23 +26,26 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
-def load(type: str, folder: Path, **options: object) -> list:
+def load(type: str, folder: Path, **options: Any) -> Sequence[Problem]:
     source = plugins.load("data", type)
-    return source.entry(source.Config.model_validate(options, context={"folder": folder}))
+    rows: Sequence[Problem] = source.entry(
+        source.Config.model_validate(options, context={"folder": folder})
+    )
+    return rows
 
 
-def load_csv(folder: Path, text: str | bytes, **options: object) -> list:
+def load_csv(folder: Path, text: str | bytes, **options: Any) -> Sequence[Problem]:
     (folder / "a.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     return load("csv", folder, path="a.csv", **options)
 
 
-def write_parquet(path: Path, **columns: list) -> Path:
+def write_parquet(path: Path, **columns: list[Any]) -> Path:
     path.parent.mkdir(exist_ok=True)
     pyarrow.parquet.write_table(pyarrow.table(columns), path)
     return path
 
 
-def test_csv_maps_columns_and_everything_is_text(tmp_path: Path) -> None:
+def test_csv_maps_columns_and_reads_all_as_text(tmp_path: Path) -> None:
     text = 'question,gold,level\r\n"a, ""b""\nc",1,easy\r\n\r\nd,,\r\n'
     first, second = load_csv(tmp_path, b"\xef\xbb\xbf" + text.encode(), fields=FIELDS)
     assert (first.prompt, first.answer, first.metadata) == ('a, "b"\nc', "1", {"level": "easy"})
@@ -62,14 +68,17 @@ def test_csv_takes_another_delimiter(tmp_path: Path) -> None:
         ("prompt,answer\n", r"a\.csv: the file has no rows, only a header"),
         (
             "1+1,2\n2+2,4\n",
-            r"a\.csv:1: there is no column 'prompt' .*columns are 1\+1, 2; .*if ",
+            r"a\.csv:1: there is no column 'prompt' .*columns are 1\+1, 2; .* put a header above",
         ),
         ("\nprompt,b,b\n", r"a\.csv:2: two columns are called 'b'; rename one"),
         ("prompt,answer\na,1\nb\n", r"a\.csv:3: 1 fields, but the header has 2 \(prompt, answer\)"),
         ('prompt,answer\n"a\nb",1\nc,2,3\n', r"a\.csv:4: 3 fields, but the header has 2"),
         ('prompt,answer\na,1\n"b\nc\n', r"a\.csv:3: the record that starts here is not CSV: unexp"),
         ('prompt,answer\n"a"b,1\n', r"a\.csv:2: the record that starts here is not CSV: ',' expec"),
-        ('prompt,answer\n"a\n\nb",1\n,2\n', r"a\.csv:5: the prompt is empty; give the row one"),
+        (
+            'prompt,answer\n"a\n\nb",1\n,2\n',
+            r"a\.csv:5: the prompt is empty; write one, or remove the row",
+        ),
         (b"prompt,answer\na,1\n\xff,2\n", r"a\.csv:3: not UTF-8 text; save the file as UTF-8"),
     ],
 )
@@ -141,7 +150,7 @@ DAPO = {
 
 
 @pytest.fixture(params=["jsonl", "parquet", "huggingface", "huggingface streaming"])
-def dapo(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path, dict]:
+def dapo(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path, dict[str, Any]]:
     """A source whose two rows have the columns of DAPO-Math-17k: its type, folder and options."""
     type, _, streaming = request.param.partition(" ")
     if type == "jsonl":
@@ -152,7 +161,9 @@ def dapo(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path, dic
     return type, tmp_path, options | ({"streaming": True, "rows": 2} if streaming else {})
 
 
-def test_tables_have_chat_prompts_and_nested_columns(dapo: tuple[str, Path, dict]) -> None:
+def test_tables_have_chat_prompts_and_nested_columns(
+    dapo: tuple[str, Path, dict[str, Any]],
+) -> None:
     type, folder, options = dapo
     rows = load(type, folder, **options, fields={"answer": "reward_model.ground_truth"})
     assert len(rows) == 2
@@ -161,7 +172,7 @@ def test_tables_have_chat_prompts_and_nested_columns(dapo: tuple[str, Path, dict
     assert rows[1].metadata == {key: DAPO[key] for key in DAPO if key != "prompt"}
 
 
-def test_tables_say_what_a_nested_column_has(dapo: tuple[str, Path, dict]) -> None:
+def test_tables_say_what_a_nested_column_has(dapo: tuple[str, Path, dict[str, Any]]) -> None:
     type, folder, options = dapo
     message = r"no column 'reward_model.gold'.*columns of 'reward_model' are ground_truth, style; "
     with pytest.raises(UserError, match=message):
@@ -182,7 +193,11 @@ def test_metadata_can_be_recorded(tmp_path: Path) -> None:
 
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
-    columns = {"question": ["a", "b", "c"], "gold": [1, 2, 3], "level": ["x", "y", "z"]}
+    columns: dict[str, list[Any]] = {
+        "question": ["a", "b", "c"],
+        "gold": [1, 2, 3],
+        "level": ["x", "y", "z"],
+    }
     return write_parquet(tmp_path / "rows" / "train.parquet", **columns).parent
 
 
@@ -196,7 +211,7 @@ def test_huggingface_reads_local_parquet(rows: Path, path: str) -> None:
 
 
 def test_huggingface_mistakes(rows: Path) -> None:
-    def mistake(message: str, **options: object) -> None:
+    def mistake(message: str, **options: Any) -> None:
         with pytest.raises(UserError, match=message):
             load("huggingface", rows.parent, **{"path": "rows", "fields": FIELDS, **options})
 
@@ -205,7 +220,7 @@ def test_huggingface_mistakes(rows: Path) -> None:
     mistake(r"split 'test': .*test", split="test")
     mistake(r"split 'test': .*test", split="test", streaming=True, rows=1)
     (rows.parent / "notes.txt").write_text("x")
-    mistake(r"notes\.txt: cannot read this format; use \.parquet, ", path="notes.txt")
+    mistake(r"notes\.txt: this format cannot be read; use \.parquet, ", path="notes.txt")
     (rows.parent / "bad.jsonl").write_text('{"question": "a"}\n{"question": \n')
     mistake(r"bad\.jsonl.*JSON parse error", path="bad.jsonl")
 
@@ -240,13 +255,13 @@ def test_streaming_a_short_split_gives_all_of_it(rows: Path) -> None:
         ({"rows": 5}, r'write split = "train\[:5\]"'),
     ],
 )
-def test_streaming_options_belong_together(options: dict, message: str) -> None:
+def test_streaming_options_belong_together(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         huggingface.Config.model_validate({"path": "org/data", **options})
 
 
 @pytest.mark.parametrize("how", [{}, {"streaming": True, "rows": 5}])
-def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch, how: dict) -> None:
+def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch, how: dict[str, Any]) -> None:
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)

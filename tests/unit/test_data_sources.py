@@ -1,8 +1,10 @@
-"""The built-in data sources, row by row, and what their mistakes get."""
+"""The built-in data sources, row by row, and the messages for mistakes."""
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -10,6 +12,7 @@ from pydantic import ValidationError
 from drpo_cli import plugins
 from drpo_cli.data import arithmetic, csv, huggingface, jsonl, parquet, reasoning_gym
 from drpo_cli.errors import UserError
+from drpo_cli.types import Problem
 
 
 def write(path: Path, *rows: object) -> Path:
@@ -17,7 +20,7 @@ def write(path: Path, *rows: object) -> Path:
     return path
 
 
-def load_jsonl(path: Path, **options: object) -> list:
+def load_jsonl(path: Path, **options: Any) -> Sequence[Problem]:
     return jsonl.load(jsonl.Config.model_validate({"path": str(path), **options}))
 
 
@@ -26,9 +29,8 @@ def test_arithmetic_has_every_pair_once() -> None:
     assert len(rows) == 100
     assert len({row.prompt for row in rows}) == 100
     for row in rows:
-        a, b = row.prompt.rstrip("=").split("+")
-        assert int(a) + int(b) == int(row.answer)
-        assert len(row.answer) == 2
+        a, b = str(row.prompt).rstrip("=").split("+")
+        assert row.answer == f"{int(a) + int(b):02d}"
 
 
 def test_arithmetic_pads_and_reverses() -> None:
@@ -68,7 +70,7 @@ def test_jsonl_answer_is_optional_unless_named(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ('{"prompt": "a"}\n\n{"prompt": \n', r"a\.jsonl:3: not JSON"),
-        ('{"prompt": "a"}\n["b"]\n', r"a\.jsonl:2: a list; each line"),
+        ('{"prompt": "a"}\n["b"]\n', r"a\.jsonl:2: a list, not an object; put one JSON object"),
         ('{"text": "a"}\n', r"a\.jsonl:1: .*no column 'prompt'.*the columns are text"),
         ('{"prompt": 3}\n', r"a\.jsonl:1: the prompt is neither"),
         ('{"prompt": [{"role": "user"}]}\n', r"a\.jsonl:1: the prompt is neither"),

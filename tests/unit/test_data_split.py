@@ -1,21 +1,16 @@
-"""Which problems are held out, and what may not stand on both sides."""
+"""Which problems are held out, and which rows may not train because of it."""
 
 from pathlib import Path
 
 import pytest
 
-from drpo_cli.data.pipeline.rows import content
+from drpo_cli.data.pipeline.rows import hash_question
 from drpo_cli.data.pipeline.split import PATIENCE, split
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected, absolute
 from drpo_cli.settings import SourceSettings
 from drpo_cli.types import Problem
 from support.data import SUMS, endless, flat, open_stream, rows_of, steps
-
-
-def test_the_held_out_choice_stays() -> None:
-    # Scores of one version are compared with those of the next: the choice is part of the contract.
-    assert [p.prompt for p in split([SUMS], [], 3).held_out] == ["0+2=", "4+3=", "3+9="]
 
 
 def test_the_held_out_choice_does_not_depend_on_weights(tmp_path: Path) -> None:
@@ -38,7 +33,13 @@ def test_equal_prompts_are_held_out_of_every_source(tmp_path: Path) -> None:
     parts = split([first, second], [evaluation], 10, overlap="drop")
     assert sorted(str(p.prompt) for p in parts.held_out) == ["a", "b"]
     assert [p.prompt for p in parts.train] == ["c", "A", "c"]
-    assert len(split([evaluation], [], 1).train) in (1, 2)  # the second "b" goes with the first
+
+
+def test_a_repeated_prompt_is_held_out_with_the_first(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path / "r.jsonl", "a", "b", "b")
+    parts = split([rows], [], 1)
+    assert [p.prompt for p in parts.held_out] == ["b"]
+    assert [p.prompt for p in parts.train] == ["a"]
 
 
 def test_training_rows_like_evaluation_problems_are_refused(tmp_path: Path) -> None:
@@ -64,7 +65,7 @@ def test_an_endless_source_holds_out_its_first_distinct_rows(tmp_path: Path) -> 
     source = endless(tmp_path, "n", distinct=30)
     assert [p.prompt for p in split([source], [], 4).held_out] == ["n0", "n1", "n2", "n3"]
     few = split([SUMS], [source], 50)
-    assert len(few.held_out) == 30  # all it has, found without reading all rows
+    assert len(few.held_out) == 30  # all there are, found without reading all rows
     many = split([SUMS], [endless(tmp_path, "m")], PATIENCE + 5)
     assert len(many.held_out) == PATIENCE + 5
 
@@ -72,9 +73,8 @@ def test_an_endless_source_holds_out_its_first_distinct_rows(tmp_path: Path) -> 
 def test_endless_and_other_sources_are_held_out_in_turn(tmp_path: Path) -> None:
     few = rows_of(tmp_path / "a.jsonl", "a", "b", weight=9)
     parts = split([few, SUMS], [endless(tmp_path, "n"), few], 6, overlap="drop")
-    assert [row.id.split("/")[0] for row in parts.held_out_rows] == [
-        *("eval:n.py", "eval:jsonl"), *("eval:n.py", "eval:jsonl"), "eval:n.py", "eval:n.py"
-    ]  # fmt: skip
+    order = [row.id.split("/")[0].removeprefix("eval:") for row in parts.held_out_rows]
+    assert order == ["n.py", "jsonl", "n.py", "jsonl", "n.py", "n.py"]
     sums = [
         row.problem.prompt for row in split([few], [endless(tmp_path, "n"), SUMS], 12).held_out_rows
     ]
@@ -82,13 +82,15 @@ def test_endless_and_other_sources_are_held_out_in_turn(tmp_path: Path) -> None:
 
 
 def test_nothing_left_to_train_on(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"all 100 rows.*eval.problems = 100.*lower eval.problems"):
+    with pytest.raises(
+        UserError, match=r"each of the 100 rows.*eval.problems = 100.*lower eval.problems"
+    ):
         split([SUMS], [], 100)
-    with pytest.raises(UserError, match=r"nothing is left .* rows of source n.py are"):
+    with pytest.raises(UserError, match=r"nothing is left .* rows of source n.py asks"):
         split([endless(tmp_path, "n", distinct=5)], [], 10)
     mixed = [rows_of(tmp_path / f"{w}.jsonl", *w, weight=1) for w in ("ab", "cdef")]
     evaluation = rows_of(tmp_path / "e.jsonl", *"ab")
-    with pytest.raises(UserError, match=r"nothing is left .* all 2 rows of source jsonl are"):
+    with pytest.raises(UserError, match=r"nothing is left .* the 2 rows of source jsonl asks"):
         split(mixed, [evaluation], 10, overlap="drop")
 
 
@@ -129,7 +131,7 @@ def test_an_example_may_not_be_held_out_and_does_not_train(tmp_path: Path) -> No
         ("return ['a']", "own.py:load/0: the source returned str"),
     ],
 )
-def test_a_source_of_the_users_own_is_held_to_the_contract(
+def test_a_source_of_the_users_own_is_checked_against_the_contract(
     tmp_path: Path, body: str, message: str
 ) -> None:
     (tmp_path / "own.py").write_text(f"def load(config):\n    {body}\n")
@@ -138,9 +140,10 @@ def test_a_source_of_the_users_own_is_held_to_the_contract(
         split([source], [], 1)
 
 
-def test_content_tells_prompts_apart() -> None:
+def test_the_hash_is_of_what_a_prompt_asks() -> None:
     user = ({"role": "user", "content": "a"},)
     system = ({"role": "system", "content": "s"}, *user)
-    assert content(Problem("a")) == content(Problem(user, answer="1")) == content(Problem(system))
+    same = (Problem("a"), Problem(user, answer="1"), Problem(system))
+    assert len({*map(hash_question, same)}) == 1
     turns = (*user, {"role": "assistant", "content": "b"})
-    assert len({content(Problem(p)) for p in ("a", "a ", "A", turns)}) == 4
+    assert len({hash_question(Problem(p)) for p in ("a", "a ", "A", turns)}) == 4

@@ -1,4 +1,4 @@
-"""The process group of one: reductions are the values themselves, and it is left behind clean."""
+"""The process group of one rank: reductions return the values, and leaving it is clean."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_reductions_of_one_rank_are_its_own_values() -> None:
         here.barrier()
 
 
-def test_gather_hands_back_detached_values_on_the_cpu() -> None:
+def test_gather_returns_detached_values_on_the_cpu() -> None:
     with world() as here:
         given = torch.arange(3.0, requires_grad=True)
         found = here.gather(given)
@@ -53,13 +53,15 @@ def test_the_group_is_left_even_after_an_error() -> None:
     assert not torch.distributed.is_initialized()
 
 
-def test_a_group_that_an_engine_took_down_is_no_error() -> None:
+def test_a_group_that_an_engine_destroyed_is_not_an_error() -> None:
     with world():
         torch.distributed.destroy_process_group()
     assert not torch.distributed.is_initialized()
 
 
-def test_threads_are_shared_out_and_never_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_share_the_threads_and_have_at_least_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     cores = len(os.sched_getaffinity(0))
     assert dist.threads_per_rank(1) == cores
@@ -67,7 +69,7 @@ def test_threads_are_shared_out_and_never_none(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(("asked", "given"), [("3", 3), ("0", 1), ("2,1", 1), ("", 1)])
-def test_the_users_number_of_threads_counts(
+def test_the_users_number_of_threads_is_taken(
     monkeypatch: pytest.MonkeyPatch, asked: str, given: int
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", asked)

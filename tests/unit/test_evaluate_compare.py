@@ -1,20 +1,20 @@
-"""Comparison of evaluations on the same problems."""
+"""Comparing evaluations of the same problems."""
 
 import io
 import json
 import random
 
 import pytest
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from drpo_cli.errors import UserError
-from drpo_cli.evaluate.compare import as_dict, differences, render
-from drpo_cli.evaluate.metrics import Evaluation, ProblemResult, evaluation
+from drpo_cli.evaluate.compare import as_dict, compare_pairs, render
+from drpo_cli.evaluate.metrics import Estimate, Evaluation, ProblemResult, summarise
 
 
 def scored(chance_by_problem: list[float], seed: int, k: int = 4) -> Evaluation:
     draw = random.Random(seed)
-    return evaluation(
+    return summarise(
         [
             ProblemResult(f"p{i}", f"h{i}", tuple(map(float, rights)), tuple(map(str, rights)))
             for i, chance in enumerate(chance_by_problem)
@@ -23,95 +23,99 @@ def scored(chance_by_problem: list[float], seed: int, k: int = 4) -> Evaluation:
     )
 
 
-def text_of(renderable) -> str:
-    console = Console(file=io.StringIO(), width=120)
-    console.print(renderable)
-    return console.file.getvalue()
+def interval(found: Estimate) -> tuple[float, float]:
+    assert found.low is not None and found.high is not None
+    return found.low, found.high
 
 
-def test_difference_is_second_minus_first_over_the_same_problems():
+def text_of(renderable: RenderableType) -> str:
+    text = io.StringIO()
+    Console(file=text, width=120).print(renderable)
+    return text.getvalue()
+
+
+def test_difference_is_second_minus_first_over_the_same_problems() -> None:
     base, trained = scored([0.2] * 80, seed=1), scored([0.7] * 80, seed=2)
-    (found,) = differences({"base": base, "trained": trained})
+    (found,) = compare_pairs({"base": base, "trained": trained})
     expected = trained.summary["avg@4"].value - base.summary["avg@4"].value
     assert (found.first, found.second) == ("base", "trained")
     assert found.estimate.value == pytest.approx(expected)
-    assert 0 < found.estimate.low < expected < found.estimate.high < 1
+    low, high = interval(found.estimate)
+    assert 0 < low < expected < high < 1
 
 
-def test_pairing_makes_the_interval_narrower_than_the_two_apart():
+def test_pairing_makes_the_interval_narrower_than_the_two_apart() -> None:
     chances = [0.1, 0.9] * 50
     base, trained = scored(chances, seed=1, k=8), scored(chances, seed=2, k=8)
-    (found,) = differences({"base": base, "trained": trained})
-    paired = found.estimate.high - found.estimate.low
-    single = base.summary["avg@8"].high - base.summary["avg@8"].low
-    assert paired < 0.6 * single
+    (found,) = compare_pairs({"base": base, "trained": trained})
+    (low, high), (base_low, base_high) = map(interval, (found.estimate, base.summary["avg@8"]))
+    assert high - low < 0.6 * (base_high - base_low)
 
 
-def test_order_of_problems_does_not_matter():
+def test_order_of_problems_does_not_matter() -> None:
     base, trained = scored([0.5] * 20, seed=1), scored([0.5] * 20, seed=2)
-    shuffled = evaluation(trained.problems[::-1])
-    (found,), (same) = (
-        differences({"base": base, "trained": trained}),
-        differences({"base": base, "trained": shuffled})[0],
-    )
-    assert found == same
+    shuffled = summarise(trained.problems[::-1])
+    given = {"base": base, "trained": trained}
+    assert compare_pairs(given) == compare_pairs(given | {"trained": shuffled})
 
 
-def test_a_model_against_itself_differs_by_nothing_but_not_with_certainty():
+def test_a_model_against_itself_has_no_difference_but_an_interval() -> None:
     base = scored([0.5] * 50, seed=1)
-    (found,) = differences({"base": base, "again": base})
+    (found,) = compare_pairs({"base": base, "again": base})
     assert found.estimate.value == 0
-    assert -0.1 < found.estimate.low < 0 < found.estimate.high < 0.1
+    low, high = interval(found.estimate)
+    assert -0.1 < low < 0 < high < 0.1
 
 
-def test_every_pair_once():
+def test_every_pair_once() -> None:
     three = {name: scored([0.5] * 10, seed) for seed, name in enumerate("abc")}
-    assert [(d.first, d.second) for d in differences(three)] == [
+    assert [(d.first, d.second) for d in compare_pairs(three)] == [
         ("a", "b"),
         ("a", "c"),
         ("b", "c"),
     ]
 
 
-def test_other_problems_are_refused_with_what_differs():
+def test_other_problems_are_refused_with_what_differs() -> None:
     base = scored([0.5] * 5, seed=1)
     changed = ProblemResult("p1", "another hash", (1.0,) * 4, ("x",) * 4)
     added = ProblemResult("p9", "h9", (1.0,) * 4, ("x",) * 4)
-    other = evaluation([base.problems[0], changed, added])
+    other = summarise([base.problems[0], changed, added])
     with pytest.raises(UserError) as caught:
-        differences({"base": base, "other": other})
+        compare_pairs({"base": base, "other": other})
     message = str(caught.value)
     assert "3 only in base (p2, p3, p4)" in message
     assert "1 only in other (p9)" in message
-    assert "1 of the same id but another text (p1)" in message
+    assert "1 with the same id but another text (p1)" in message
     assert "--spec" in message
 
 
-def test_another_threshold_is_refused():
+def test_another_threshold_is_refused() -> None:
     base = scored([0.5] * 5, seed=1)
     with pytest.raises(UserError, match=r"eval\.threshold"):
-        differences({"base": base, "strict": evaluation(base.problems, threshold=2.0)})
+        compare_pairs({"base": base, "strict": summarise(base.problems, threshold=2.0)})
 
 
-def test_tables_show_every_number_and_leave_brackets_alone():
+def test_tables_show_every_number_and_leave_brackets_alone() -> None:
     base, trained = scored([0.2] * 40, seed=1), scored([0.8] * 40, seed=2, k=8)
     shown = text_of(render({"runs/[base]": base, "trained": trained}))
     estimates = [base.summary[m] for m in ("avg@4", "pass@4", "maj@4")]
     estimates += [trained.summary[m] for m in ("avg@8", "pass@8", "maj@8")]
     for e in estimates:
-        assert f"{100 * e.value:.1f} [{100 * e.low:.1f}, {100 * e.high:.1f}]" in shown
+        low, high = interval(e)
+        assert f"{100 * e.value:.1f} [{100 * low:.1f}, {100 * high:.1f}]" in shown
     assert "trained − runs/[base]" in shown
 
 
-def test_one_target_and_one_problem_need_no_second_table_and_no_interval():
+def test_one_target_and_one_problem_need_no_second_table_and_no_interval() -> None:
     shown = text_of(render({"base": scored([1.0], seed=1)}))
     assert "100.0" in shown and "[" not in shown and "difference" not in shown
 
 
-def test_json_holds_everything():
+def test_json_holds_everything() -> None:
     both = {"base": scored([0.2] * 10, seed=1), "trained": scored([0.8] * 10, seed=2)}
     read = json.loads(json.dumps(as_dict(both)))
     assert read == as_dict(both)
     assert Evaluation.from_json(json.dumps(read["targets"]["trained"])) == both["trained"]
     (difference,) = read["differences"]
-    assert difference["estimate"]["value"] == differences(both)[0].estimate.value
+    assert difference["estimate"]["value"] == compare_pairs(both)[0].estimate.value

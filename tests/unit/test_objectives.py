@@ -5,7 +5,8 @@ The formulas are those of docs/objectives.md in plain floats; none of the packag
 
 import itertools
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from drpo_cli import plugins
 from drpo_cli.types import Tokens
 from support.objectives import grid, run, singles
 
-DEFAULTS = {
+DEFAULTS: dict[str, dict[str, Any]] = {
     "none": {},
     "ppo_clip": {"epsilon_low": 0.2, "epsilon_high": 0.2, "dual_clip": None},
     "spo": {"epsilon": 0.2},
@@ -24,7 +25,7 @@ DEFAULTS = {
     "gspo": {"epsilon_low": 3e-4, "epsilon_high": 4e-4},
     "sapo": {"tau_pos": 1.0, "tau_neg": 1.05},
 }
-OPTIONS = [
+OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("ppo_clip", {"epsilon_low": 0.1, "epsilon_high": 0.4}),
     ("ppo_clip", {"dual_clip": 3.0}),
     ("ppo_clip", {"epsilon_high": 0.5, "dual_clip": 1.05}),
@@ -40,7 +41,7 @@ OPTIONS = [
     ("gspo", {"epsilon_low": 0.2, "epsilon_high": 0.28}),
     ("sapo", {"tau_pos": 0.3, "tau_neg": 8.0}),
 ]
-CASES = [(name, {}) for name in DEFAULTS] + OPTIONS
+CASES: list[tuple[str, dict[str, Any]]] = [*((name, {}) for name in DEFAULTS), *OPTIONS]
 cases = pytest.mark.parametrize(("name", "options"), CASES)
 
 
@@ -66,7 +67,7 @@ def bernoulli_kl(mu: float, pi: float) -> float:
     return math.inf if pi == 1 else first + (1 - mu) * math.log((1 - mu) / (1 - pi))
 
 
-def dppo_mask(t: Token, o: dict) -> float:
+def dppo_mask(t: Token, o: dict[str, Any]) -> float:
     shift = t.pi - t.mu
     distance = bernoulli_kl(t.mu, t.pi) if o["divergence"] == "kl" else abs(shift)
     rose = t.adv > 0 and shift > 0 and distance > o["delta_high"]
@@ -74,43 +75,43 @@ def dppo_mask(t: Token, o: dict) -> float:
     return float(not (rose or fell))
 
 
-def drpo_delta(t: Token, o: dict) -> float:
-    given = o["delta_low"] if t.adv < 0 else o["delta_high"]
-    return o["delta"] if given is None else given
+def drpo_delta(t: Token, o: dict[str, Any]) -> float:
+    given: float | None = o["delta_low"] if t.adv < 0 else o["delta_high"]
+    return float(o["delta"]) if given is None else given
 
 
 def clip(r: float, low: float, high: float) -> float:
     return max(low, min(high, r))
 
 
-def surrogate(t: Token, o: dict) -> float:
+def surrogate(t: Token, o: dict[str, Any]) -> float:
     """PPO's objective to maximise, Eq. 5 of the dual clip's paper where c is given."""
-    kept = min(t.r * t.adv, clip(t.r, 1 - o["epsilon_low"], 1 + o["epsilon_high"]) * t.adv)
-    dual = o.get("dual_clip")
+    kept: float = min(t.r * t.adv, clip(t.r, 1 - o["epsilon_low"], 1 + o["epsilon_high"]) * t.adv)
+    dual: float | None = o.get("dual_clip")
     return max(kept, dual * t.adv) if dual is not None and t.adv < 0 else kept
 
 
-def cispo_ratio(t: Token, o: dict) -> float:
+def cispo_ratio(t: Token, o: dict[str, Any]) -> float:
     low = 0 if o["epsilon_low"] is None else 1 - o["epsilon_low"]
     return clip(t.r, low, 1 + o["epsilon_high"])
 
 
-def sapo_slope(t: Token, o: dict) -> tuple[float, float]:
+def sapo_slope(t: Token, o: dict[str, Any]) -> tuple[float, float]:
     tau = o["tau_pos"] if t.adv > 0 else o["tau_neg"]
     return tau, tau * (t.r - 1)
 
 
-def sapo_loss(t: Token, o: dict) -> float:
+def sapo_loss(t: Token, o: dict[str, Any]) -> float:
     tau, x = sapo_slope(t, o)
     return -t.adv * 4 / tau / (1 + math.exp(-x))
 
 
-def sapo_weight(t: Token, o: dict) -> float:
+def sapo_weight(t: Token, o: dict[str, Any]) -> float:
     x = abs(sapo_slope(t, o)[1])
     return 4 * math.exp(-x) / (1 + math.exp(-x)) ** 2
 
 
-def ppo_weight(t: Token, o: dict) -> float:
+def ppo_weight(t: Token, o: dict[str, Any]) -> float:
     beyond = (t.adv > 0 and t.r > 1 + o["epsilon_high"]) or (
         t.adv < 0 and t.r < 1 - o["epsilon_low"]
     )
@@ -123,7 +124,8 @@ def away(t: Token) -> float:
     return float(t.adv * (t.r - 1) > 0) - float(t.adv * (t.r - 1) < 0)
 
 
-LOSS = {
+Formula = Callable[[Token, dict[str, Any]], float]
+LOSS: dict[str, Formula] = {
     "none": lambda t, o: -t.adv * t.r,
     "ppo_clip": lambda t, o: -surrogate(t, o),
     "spo": lambda t, o: -t.adv * t.r + abs(t.adv) * (t.r - 1) ** 2 / (2 * o["epsilon"]),
@@ -133,7 +135,7 @@ LOSS = {
     "gspo": lambda t, o: -surrogate(t, o),
     "sapo": sapo_loss,
 }
-WEIGHT = {
+WEIGHT: dict[str, Formula] = {
     "none": lambda t, o: 1.0,
     "ppo_clip": ppo_weight,
     "spo": lambda t, o: 1 - away(t) * abs(t.r - 1) / o["epsilon"],
@@ -149,24 +151,28 @@ def rows(tokens: Tokens) -> list[tuple[float, float, float]]:
     return list(zip(*(column.tolist() for column in tokens[:3]), strict=True))
 
 
-def expected_weight(name: str, options: dict, logp: float, old: float, adv: float) -> float:
+def expected_weight(
+    name: str, options: dict[str, Any], logp: float, old: float, adv: float
+) -> float:
     if abs(logp - old) > 20:
         return 0.0
     return WEIGHT[name](token(logp, old, adv), {**DEFAULTS[name], **options})
 
 
-def expected_loss(name: str, options: dict, logp: float, old: float, adv: float) -> float:
+def expected_loss(name: str, options: dict[str, Any], logp: float, old: float, adv: float) -> float:
     return LOSS[name](token(logp, old, adv), {**DEFAULTS[name], **options})
 
 
-def test_every_objective_is_here_with_its_documented_defaults():
+def test_every_objective_is_here_with_its_documented_defaults() -> None:
     assert sorted(DEFAULTS) == plugins.available("objectives")
     for name, values in DEFAULTS.items():
         assert plugins.load("objectives", name).Config().model_dump() == values
 
 
 @cases
-def test_weight_is_the_closed_form_within_the_clamp_and_zero_beyond(name, options):
+def test_weight_is_the_closed_form_within_the_clamp_and_zero_beyond(
+    name: Any, options: Any
+) -> None:
     tokens = grid()
     weights = run(name, options, tokens).weight_T.tolist()
     for row, weight in zip(rows(tokens), weights, strict=True):
@@ -175,7 +181,7 @@ def test_weight_is_the_closed_form_within_the_clamp_and_zero_beyond(name, option
 
 
 @cases
-def test_gradient_is_minus_advantage_times_ratio_times_the_closed_form(name, options):
+def test_gradient_is_minus_advantage_times_ratio_times_weight(name: Any, options: Any) -> None:
     tokens = grid()
     grads = run(name, options, tokens).grad_T.tolist()
     for row, grad in zip(rows(tokens), grads, strict=True):
@@ -186,17 +192,7 @@ def test_gradient_is_minus_advantage_times_ratio_times_the_closed_form(name, opt
 
 
 @cases
-def test_gradient_is_minus_advantage_times_ratio_times_the_reported_weight(name, options):
-    tokens = grid()
-    _, grad_T, weight_T = run(name, options, tokens)
-    ratio_T = (tokens.logp_T - tokens.old_logp_T).clamp(-20, 20).exp()
-    scale_T = tokens.adv_T.abs() * ratio_T * (1 + weight_T.abs())
-    error_T = (grad_T + tokens.adv_T * ratio_T * weight_T).abs()
-    assert (error_T <= 1e-10 * scale_T).all()
-
-
-@cases
-def test_loss_is_the_formula(name, options):
+def test_loss_is_the_formula(name: str, options: dict[str, Any]) -> None:
     tokens = grid()
     losses = run(name, options, tokens).loss_T.tolist()
     for row, loss in zip(rows(tokens), losses, strict=True):
@@ -208,7 +204,9 @@ SMOOTH = [c for c in CASES if c[0] != "cispo" and "ratio_cap" not in c[1]]
 
 
 @pytest.mark.parametrize(("name", "options"), SMOOTH)
-def test_gradient_is_the_finite_difference_of_the_formula(name, options):
+def test_gradient_is_the_finite_difference_of_the_formula(
+    name: str, options: dict[str, Any]
+) -> None:
     """Away from cliffs and the clamp's edge, where a central difference has no meaning."""
     checked, step = 0, 1e-6
     for row in itertools.product([-9.0, -2.0, -0.7, -0.2], [-8.0, -2.1, -0.9, -0.25], [-1.5, 0.5]):
@@ -225,11 +223,11 @@ def test_gradient_is_the_finite_difference_of_the_formula(name, options):
 
 
 @cases
-def test_float32_stays_a_number_at_extreme_log_probs(name, options):
+def test_float32_stays_a_number_at_extreme_log_probs(name: str, options: dict[str, Any]) -> None:
     logps = [0.0, 1e-7, -1e-7, -1e-3, -1.0, -20.0, -60.0, -100.0, -1000.0]
     extreme = singles(list(itertools.product(logps, logps, [-100.0, -1.0, 0.0, 1.0, 100.0])))
-    columns = [column.float() for column in extreme[:3]]
+    logp_T, old_logp_T, adv_T = (column.float() for column in extreme[:3])
     for response_T in (extreme.response_T, None):
-        for values_T in run(name, options, Tokens(*columns, response_T)):
+        for values_T in run(name, options, Tokens(logp_T, old_logp_T, adv_T, response_T)):
             assert values_T.dtype == torch.float32
             assert values_T.isfinite().all()

@@ -10,7 +10,7 @@ from drpo_cli.types import Tokens
 from support.objectives import run, take
 
 OPTIONS = {"epsilon_low": 0.05, "epsilon_high": 0.08}
-ADVANTAGE = (1.0, -2.0, 0.5, -0.5, 0.0, 3.0, -1.0, 1.0)  # one a response
+ADVANTAGE = (1.0, -2.0, 0.5, -0.5, 0.0, 3.0, -1.0, 1.0)  # of each response
 DRIFT = (0.3, -0.3, -0.3, 0.3, 0.3, 0.02, -0.02, 0.0)  # mean log r of a response, about
 OUTSIDE = {0, 1}  # the responses that diverged beyond the range
 
@@ -28,20 +28,20 @@ def batch(noise: float = 0.5) -> Tokens:
     return Tokens(old_logp_T + log_ratio_T, old_logp_T, adv_T, response_T)
 
 
+def rows(tokens: Tokens) -> list[tuple[float, float, float, int]]:
+    """log π, log μ, A and the number of the response of each token, in plain numbers."""
+    return list(zip(*(column.tolist() for column in tokens if column is not None), strict=True))
+
+
 def log_ratios(tokens: Tokens, response: int) -> list[float]:
     """Clamped log r of a response's tokens, in plain floats."""
-    columns = (tokens.logp_T, tokens.old_logp_T, tokens.response_T)
-    return [
-        max(-20.0, min(20.0, logp - old))
-        for logp, old, i in zip(*(c.tolist() for c in columns), strict=True)
-        if i == response
-    ]
+    return [max(-20.0, min(20.0, logp - old)) for logp, old, _, i in rows(tokens) if i == response]
 
 
 def expected(tokens: Tokens) -> tuple[list[float], list[float]]:
     """Loss and weight of each token, in plain floats."""
     losses, weights = [], []
-    for logp, old, adv, i in zip(*(c.tolist() for c in tokens), strict=True):
+    for logp, old, adv, i in rows(tokens):
         own = log_ratios(tokens, i)
         s = math.exp(math.fsum(own) / len(own))
         losses.append(max(-adv * s, -adv * max(0.95, min(1.08, s))))
@@ -57,7 +57,7 @@ def with_log_ratio(tokens: Tokens, at: int, log_ratio: float) -> Tokens:
 
 
 @pytest.mark.parametrize("log_ratio", [0.0, 20.0, -20.0, 30.0, -30.0])
-def test_loss_weight_and_gradient_are_the_formula(log_ratio):
+def test_loss_weight_and_gradient_are_the_formula(log_ratio: float) -> None:
     tokens = with_log_ratio(batch(), 5, log_ratio)
     loss_T, grad_T, weight_T = run("gspo", OPTIONS, tokens)
     losses, weights = expected(tokens)
@@ -68,7 +68,7 @@ def test_loss_weight_and_gradient_are_the_formula(log_ratio):
     torch.testing.assert_close(grad_T, gradient_T, rtol=1e-10, atol=1e-10)
 
 
-def test_tokens_of_a_response_are_kept_or_dropped_together():
+def test_tokens_of_a_response_are_kept_or_dropped_together() -> None:
     tokens = batch()
     assert tokens.response_T is not None
     loss_T, grad_T, weight_T = run("gspo", OPTIONS, tokens)
@@ -83,7 +83,7 @@ def test_tokens_of_a_response_are_kept_or_dropped_together():
 
 
 @pytest.mark.parametrize("log_ratio", [3.0, -30.0])
-def test_a_response_does_not_touch_another(log_ratio):
+def test_a_response_does_not_influence_another(log_ratio: float) -> None:
     tokens = batch()
     assert tokens.response_T is not None
     others_T = tokens.response_T != tokens.response_T[5]
@@ -95,7 +95,7 @@ def test_a_response_does_not_touch_another(log_ratio):
     assert not torch.equal(before.loss_T[~others_T], after.loss_T[~others_T])
 
 
-def test_the_order_of_tokens_does_not_matter():
+def test_the_order_of_tokens_does_not_matter() -> None:
     tokens = batch()
     order_N = torch.randperm(len(tokens.logp_T), generator=torch.Generator().manual_seed(2))
     straight, shuffled = (run("gspo", OPTIONS, t) for t in (tokens, take(tokens, order_N)))
@@ -103,7 +103,7 @@ def test_the_order_of_tokens_does_not_matter():
         torch.testing.assert_close(was_T[order_N], is_T, rtol=1e-12, atol=1e-12)
 
 
-def test_without_numbers_all_tokens_are_one_response():
+def test_without_numbers_all_tokens_are_one_response() -> None:
     tokens = batch(noise=0.1)
     same = tokens._replace(adv_T=torch.ones_like(tokens.adv_T))
     zeros_T = torch.zeros(len(same.logp_T), dtype=torch.int64)
@@ -115,7 +115,7 @@ def test_without_numbers_all_tokens_are_one_response():
 
 
 def sequence_form(tokens: Tokens, logp_T: Tensor) -> Tensor:
-    """Eq. 5 of the paper: one clipped surrogate a response, summed over responses."""
+    """Eq. 5 of the paper: one clipped surrogate per response, summed over responses."""
     assert tokens.response_T is not None
     total = torch.zeros((), dtype=torch.float64)
     for i in range(8):
@@ -125,7 +125,7 @@ def sequence_form(tokens: Tokens, logp_T: Tensor) -> Tensor:
     return total
 
 
-def test_the_mean_over_tokens_has_the_gradient_of_the_sequence_form():
+def test_the_mean_over_tokens_has_the_gradient_of_the_sequence_form() -> None:
     tokens = batch()
     assert tokens.response_T is not None
     logp_T = tokens.logp_T.clone().requires_grad_()
@@ -135,7 +135,7 @@ def test_the_mean_over_tokens_has_the_gradient_of_the_sequence_form():
     torch.testing.assert_close(token_T, gradient_T, rtol=1e-10, atol=1e-12)
 
 
-def test_a_broken_log_prob_has_no_gradient_and_moves_its_response_by_a_bounded_factor():
+def test_a_broken_log_prob_has_no_gradient_and_moves_its_response_by_a_bounded_factor() -> None:
     tokens = batch()
     broken = with_log_ratio(tokens, 5, -1e6)
     assert broken.response_T is not None

@@ -11,8 +11,8 @@ import pytest
 import tomli_w
 
 from drpo_cli.errors import UserError
-from drpo_cli.evaluate.compare import differences
-from drpo_cli.evaluate.metrics import ProblemResult, evaluation
+from drpo_cli.evaluate.compare import compare_pairs
+from drpo_cli.evaluate.metrics import ProblemResult, summarise
 from drpo_cli.report.command import report
 from drpo_cli.report.held_out import last_difference, mean_difference, points, progress, verdict
 from drpo_cli.report.page import names
@@ -36,8 +36,8 @@ def _problems(rates: Rates) -> list[ProblemResult]:
 
 def test_a_difference_is_that_of_eval_paired_by_problem(tmp_path: Path) -> None:
     base, run = recorded(tmp_path / "a", 1), recorded(tmp_path / "b", 2, better=0.2)
-    evaluations = {one.name: evaluation(_problems(one.rates[20])) for one in (base, run)}
-    (expected,) = differences(evaluations)
+    evaluations = {one.name: summarise(_problems(one.rates[20])) for one in (base, run)}
+    (expected,) = compare_pairs(evaluations)
     found = last_difference(base, run)
     assert found.estimate == expected.estimate and found.problems == 20
     assert found.estimate.low is not None and found.estimate.low < found.estimate.value

@@ -1,4 +1,4 @@
-"""Rounded weights: how far rounding may go, what it leaves alone, and the sync proof with it."""
+"""Rounded weights: how far rounding goes, which weights it leaves alone, and the sync proof."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from drpo_cli.errors import UserError
 from drpo_cli.rollout import transformers
-from drpo_cli.rollout.engine.precision import Precision, rounded
+from drpo_cli.rollout.engine.precision import Precision, round_weight
 from drpo_cli.rollout.engine.protocol import EngineContext, Sampling, sample_groups
 from drpo_cli.settings import ModelSettings
 from drpo_cli.step.sync import WeightSync
@@ -36,12 +36,12 @@ def matrix(*shape: int, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("shape", [(64, 33), (3, 8, 33)])
 def test_int8_is_within_half_a_step_of_each_channel(shape: tuple[int, ...]) -> None:
     weight = matrix(*shape)
-    found, step = rounded(NAME, weight, "int8"), weight.abs().amax(-1, keepdim=True) / 127
+    found, step = round_weight(NAME, weight, "int8"), weight.abs().amax(-1, keepdim=True) / 127
     assert found.shape == weight.shape and found.dtype == weight.dtype
     assert bool(((found - weight).abs() <= step * 0.5001).all())
     levels = found / step
     assert bool(((levels - levels.round()).abs() < 1e-3).all())
-    assert len(levels.round().unique()) <= 255
+    assert len(torch.unique(levels.round())) <= 255
     assert float((found - weight).abs().max()) > 0
 
 
@@ -49,7 +49,7 @@ def test_int8_is_within_half_a_step_of_each_channel(shape: tuple[int, ...]) -> N
 def test_fp8_is_within_a_sixteenth_of_each_weight(shape: tuple[int, ...]) -> None:
     """E4M3 has 3 bits of mantissa, and subnormals of 2⁻⁹ below 2⁻⁶; 448 is its largest."""
     weight = matrix(*shape)
-    found, scale = rounded(NAME, weight, "fp8"), weight.abs().amax(-1, keepdim=True) / 448
+    found, scale = round_weight(NAME, weight, "fp8"), weight.abs().amax(-1, keepdim=True) / 448
     assert found.shape == weight.shape and found.dtype == weight.dtype
     bound = torch.maximum(weight.abs() / 16, scale * 2.0**-10)
     assert bool(((found - weight).abs() <= bound * 1.0001).all())
@@ -61,42 +61,42 @@ def test_fp8_is_within_a_sixteenth_of_each_weight(shape: tuple[int, ...]) -> Non
 def test_the_largest_weight_of_a_channel_stays(kind: str) -> None:
     weight = matrix(16, 9)
     place = weight.abs().argmax(-1, keepdim=True)
-    found = rounded(NAME, weight, kind).gather(-1, place)
+    found = round_weight(NAME, weight, kind).gather(-1, place)
     torch.testing.assert_close(found, weight.gather(-1, place), rtol=1e-6, atol=0)
 
 
 @each
-def test_channels_do_not_see_each_other(kind: str) -> None:
-    """The scale is one row's: of a matrix [out, in], and of each expert's in [experts, out, in]."""
+def test_channels_are_rounded_independently(kind: str) -> None:
+    """Each row has its own scale: in [out, in], and for each expert in [experts, out, in]."""
     weight = matrix(4, 6, 10)
-    together = rounded(NAME, weight, kind)
+    together = round_weight(NAME, weight, kind)
     for expert, matrix_of_it in enumerate(weight):
         for row, channel in enumerate(matrix_of_it):
-            assert torch.equal(together[expert, row], rounded(NAME, channel[None], kind)[0])
+            assert torch.equal(together[expert, row], round_weight(NAME, channel[None], kind)[0])
 
 
 @each
 def test_zeros_stay_zeros(kind: str) -> None:
     weight = matrix(4, 8)
     weight[1] = 0.0
-    found = rounded(NAME, weight, kind)
+    found = round_weight(NAME, weight, kind)
     assert bool(found.isfinite().all()) and bool((found[1] == 0).all())
-    assert bool((rounded(NAME, torch.zeros(2, 3), kind) == 0).all())
+    assert bool((round_weight(NAME, torch.zeros(2, 3), kind) == 0).all())
 
 
 @each
 def test_rounding_again_changes_nothing(kind: str) -> None:
-    once = rounded(NAME, matrix(64, 33), kind)
-    torch.testing.assert_close(rounded(NAME, once, kind), once, rtol=1e-6, atol=0)
+    once = round_weight(NAME, matrix(64, 33), kind)
+    torch.testing.assert_close(round_weight(NAME, once, kind), once, rtol=1e-6, atol=0)
 
 
 @each
-def test_whole_in_the_engine_is_what_is_no_matrix_of_a_layer(tmp_path: Path, kind: str) -> None:
+def test_only_the_matrices_of_layers_are_rounded(tmp_path: Path, kind: str) -> None:
     for architecture in ("qwen3_moe", "llama"):
         folder = tiny_model(tmp_path / architecture, architecture)
         with world() as here:
             named = weights(open_trainer(folder, here).policy)
-        same = {n for n, w in named.items() if torch.equal(rounded(n, w, kind), w)}
+        same = {n for n, w in named.items() if torch.equal(round_weight(n, w, kind), w)}
         whole = {n for n, w in named.items() if "proj" not in n}
         assert same == whole
         assert {"model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"} < whole
@@ -104,14 +104,14 @@ def test_whole_in_the_engine_is_what_is_no_matrix_of_a_layer(tmp_path: Path, kin
 
 def test_the_engine_gets_its_own_dtype() -> None:
     weight = matrix(4, 8)
-    assert Precision("float32", "float32").of(NAME, weight) is weight
-    half = Precision("float32", "bfloat16").of(NAME, weight)
+    assert Precision("float32", "float32").convert(NAME, weight) is weight
+    half = Precision("float32", "bfloat16").convert(NAME, weight)
     assert half.dtype == torch.bfloat16 and torch.equal(half, weight.bfloat16())
-    both = Precision("float32", "bfloat16", "int8").of(NAME, weight)
-    assert torch.equal(both, rounded(NAME, weight, "int8").bfloat16())
+    both = Precision("float32", "bfloat16", "int8").convert(NAME, weight)
+    assert torch.equal(both, round_weight(NAME, weight, "int8").bfloat16())
 
 
-def test_the_gap_is_judged_by_what_is_coarsest() -> None:
+def test_the_gap_is_judged_by_the_coarser_dtype() -> None:
     assert Precision("float32", "float32").coarsest == "float32"
     assert Precision("bfloat16", "float32").coarsest == "bfloat16"
     assert Precision("float32", "bfloat16").coarsest == "bfloat16"
@@ -122,8 +122,8 @@ def prompts() -> list[Prompt]:
     return [Prompt(text, text, tuple(tokenizer()(text).input_ids), None, {}) for text in PROMPTS]
 
 
-class Losing(transformers.Engine):
-    """An engine that one weight never reaches."""
+class LosingEngine(transformers.Engine):
+    """An engine that loses one weight."""
 
     lost = ""
 
@@ -136,7 +136,7 @@ class Losing(transformers.Engine):
 
 def opened(folder: Path, here: Any, precision: Precision, lost: str = "") -> WeightSync:
     model = ModelSettings(path=str(folder), dtype=precision.rollout)  # type: ignore[arg-type]
-    engine = Losing(transformers.Config(), EngineContext(model, 64, 1))
+    engine = LosingEngine(transformers.Config(), EngineContext(model, 64, 1))
     engine.lost = lost
     return WeightSync(open_trainer(folder, here, learning_rate=1e-2), engine, precision)
 
@@ -162,7 +162,7 @@ def test_the_sync_is_proven_with_rounded_weights(
             sync.check(sampled(sync), "after sync 0")
         sync.push(1)
         before = weights(sync.trainer.policy)
-        assert sync.check(sampled(sync), "after sync 1") > 1e-3  # what is told has the rounding
+        assert sync.check(sampled(sync), "after sync 1") > 1e-3  # includes the rounding
         assert furthest(before, weights(sync.trainer.policy)) == 0
 
 
@@ -176,7 +176,7 @@ def test_a_lost_weight_is_not_rounded_and_shows(tmp_path: Path, kind: str) -> No
             sync.prove(0, prompts(), SAMPLING)
 
 
-def test_an_engine_that_rounds_otherwise_than_asked_is_caught(tmp_path: Path) -> None:
+def test_an_engine_with_other_rounding_is_caught(tmp_path: Path) -> None:
     folder = tiny_model(tmp_path)
     plain, int8 = Precision("float32", "float32"), Precision("float32", "float32", "int8")
     with world() as here:

@@ -1,4 +1,4 @@
-"""What is asked of vLLM exists in the vLLM that is installed, for CPUs and GPUs alike."""
+"""The installed vLLM has the options and methods that the engine uses, on CPUs and on GPUs."""
 
 import dataclasses
 import inspect
@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from drpo_cli.rollout import vllm as engine
-from drpo_cli.rollout.engine.protocol import EngineContext, seed_of
-from drpo_cli.rollout.vllm import _in_place
+from drpo_cli.rollout.engine.protocol import EngineContext, derive_seed
+from drpo_cli.rollout.vllm import _copy_in_place
 from drpo_cli.settings import ModelSettings
 
 vllm = pytest.importorskip("vllm")
@@ -17,7 +17,7 @@ vllm = pytest.importorskip("vllm")
 
 @pytest.mark.parametrize("cuda", [False, True])
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_the_arguments_are_vllms(
+def test_vllm_knows_the_arguments(
     cuda: bool, ranks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
@@ -34,17 +34,17 @@ def test_the_arguments_are_vllms(
     assert ("distributed_executor_backend" in arguments) == (ranks > 1)
 
 
-def test_sleep_and_wake_are_called_as_vllm_has_them() -> None:
+def test_vllm_has_the_options_of_sleep_and_wake() -> None:
     assert "level" in inspect.signature(vllm.LLM.sleep).parameters
     assert "tags" in inspect.signature(vllm.LLM.wake_up).parameters
 
 
-def test_what_is_held_is_overwritten_and_the_rest_handed_on() -> None:
+def test_held_weights_are_overwritten_and_the_others_yielded() -> None:
     held, other = torch.zeros(2, 3), torch.ones(3)
     sent = [("embed", torch.ones(2, 3)), ("norm", other), ("embed", torch.ones(4, 3))]
-    left = list(_in_place({"embed": held}, iter(sent)))
+    left = list(_copy_in_place({"embed": held}, iter(sent)))
     assert held.tolist() == torch.ones(2, 3).tolist()
-    # another shape is the reload's to refuse
+    # the reload refuses another shape
     assert [(name, tuple(weight.shape)) for name, weight in left] == [
         ("norm", (3,)),
         ("embed", (4, 3)),
@@ -52,7 +52,9 @@ def test_what_is_held_is_overwritten_and_the_rest_handed_on() -> None:
 
 
 def test_a_seed_depends_on_each_of_its_parts() -> None:
-    seeds = {seed_of(run, step, rank) for run in range(3) for step in range(3) for rank in range(3)}
+    seeds = {
+        derive_seed(run, step, rank) for run in range(3) for step in range(3) for rank in range(3)
+    }
     assert len(seeds) == 27
     assert all(0 <= seed < 2**32 for seed in seeds)
-    assert seed_of(1, 2, 0) == seed_of(1, 2, 0)
+    assert derive_seed(1, 2, 0) == derive_seed(1, 2, 0)

@@ -1,4 +1,4 @@
-"""From a row to the prompt the model sees: template, examples, chat, token ids, length."""
+"""Renders a row into the prompt that the model sees: template, examples, chat, ids, length."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 Unfit = Literal["min_prompt_tokens", "max_prompt_tokens", "too_long"]
-"""Why a row is skipped: the option that says so."""
+"""Why a row is skipped: the name of the option that decides it."""
 EXAMPLE_END = "\n\n"
-"""What follows the answer of a plain-text example."""
-NOT_SHOWN = "answer"
-"""The column no template gets."""
+"""Text after the answer of a plain-text example."""
+HIDDEN = "answer"
+"""The column that no template gets."""
 
 
 class Prompts:
     """Makes prompts for one tokenizer.
 
-    `max_tokens` is what the context leaves beside the longest response.
+    `max_tokens` is the longest prompt: the context less the longest response.
     """
 
     def __init__(self, tokenizer: Any, max_tokens: int) -> None:
@@ -33,29 +33,29 @@ class Prompts:
         self._max_tokens = max_tokens
 
     def make(self, row: Row) -> Prompt | Unfit:
-        """The row as the model sees it, or the option by which it is skipped.
+        """Makes the prompt of a row, or returns the option that skips it.
 
-        Raises UserError for a prompt that leaves no room for the response where its source does
-        not skip those, that has no tokens, or that a template cannot render.
+        Raises UserError for a prompt that has no tokens, that a template cannot render, or that
+        leaves no room for the response, unless its source skips those.
         """
         problem, config, id = row
         if config.chat or not isinstance(problem.prompt, str):
             text = self._chat_text(row)
-            ids = list(self._tokenizer(text, add_special_tokens=False).input_ids)  # text has them
+            ids = list(self._tokenizer(text, add_special_tokens=False).input_ids)  # in text
         else:
             if config.system is not None:
-                raise UserError(f"data {id}: `system` needs a chat prompt; set chat = true")
-            text = "".join(asked + answer + EXAMPLE_END for asked, answer in _examples(config, id))
+                raise UserError(f"data {id}: `system` needs a chat prompt", "set chat = true")
+            shots = _render_examples(config, id)
+            text = "".join(asked + answer + EXAMPLE_END for asked, answer in shots)
             text += render(config.template, problem.prompt, problem.metadata, id)
             ids = self._plain_ids(text)
         if not ids:
-            raise UserError(f"data {id}: the prompt is empty; give the row some text or remove it")
-        unfit = self._unfit(len(ids), config, id)
-        if unfit is not None:
+            raise UserError(f"data {id}: the prompt is empty", "write one, or remove the row")
+        if unfit := self._check_length(len(ids), config, id):
             return unfit
         return Prompt(id, text, tuple(ids), problem.answer, problem.metadata, config.rewards)
 
-    def _unfit(self, tokens: int, config: SourceSettings, id: str) -> Unfit | None:
+    def _check_length(self, tokens: int, config: SourceSettings, id: str) -> Unfit | None:
         if tokens < config.min_prompt_tokens:
             return "min_prompt_tokens"
         if config.max_prompt_tokens is not None and tokens > config.max_prompt_tokens:
@@ -66,8 +66,9 @@ class Prompts:
             return "too_long"
         raise UserError(
             f"data {id}: the prompt has {tokens} tokens, and there is room for "
-            f"{self._max_tokens} beside the response; raise rollout.context_length, lower "
-            'max_new_tokens, or set too_long = "skip" in this source'
+            f"{self._max_tokens} beside the response",
+            'raise rollout.context_length, lower max_new_tokens, or set too_long = "skip" in this '
+            "source",
         )
 
     def _chat_text(self, row: Row) -> str:
@@ -76,10 +77,11 @@ class Prompts:
         if self._tokenizer.chat_template is None:
             raise UserError(
                 f"data {row.id}: a chat prompt needs a chat template, and the model's tokenizer "
-                "has none; use an instruction-tuned model, add chat_template.jinja to the model's "
-                "folder, or use plain text (string prompts, chat = false)"
+                "has none",
+                "use an instruction-tuned model, add chat_template.jinja to the model's folder, or "
+                "use plain text (string prompts, chat = false)",
             )
-        messages = _messages(row)
+        messages = _make_messages(row)
         try:
             text: str = self._tokenizer.apply_chat_template(
                 [dict(turn) for turn in messages], add_generation_prompt=True, tokenize=False
@@ -92,9 +94,9 @@ class Prompts:
         return text
 
     def _plain_ids(self, text: str) -> list[int]:
-        """The text's ids with the tokenizer's own special tokens, less an end of sequence it adds.
+        """The text's ids with the tokenizer's special tokens, without an end of sequence it adds.
 
-        A response cannot follow an end of sequence; one that stands in the text itself stays.
+        A response cannot follow an end of sequence. One that is part of the text itself stays.
         """
         ids = list(self._tokenizer(text).input_ids)
         if ids and ids[-1] == self._tokenizer.eos_token_id:
@@ -105,48 +107,44 @@ class Prompts:
 
 
 def render(template: str, prompt: str, columns: Mapping[str, Any], where: str) -> str:
-    """The template with `prompt` and the row's other columns in it.
+    """Fills the template with `prompt` and the row's other columns.
 
-    Raises UserError, naming `where`, for a column the row does not have and for a template that
-    fails.
+    Raises UserError, naming `where`, for a column that the row lacks and a template that fails.
     """
     from jinja2 import TemplateError, UndefinedError
 
-    compiled = _compiled(template)
-    given = {name: value for name, value in columns.items() if name != NOT_SHOWN}
+    compiled = _compile(template)
+    given = {name: value for name, value in columns.items() if name != HIDDEN}
     given["prompt"] = prompt
     try:
         return compiled.template.render(given)
     except UndefinedError as error:
-        lacking = compiled.names - given.keys()
-        raise UserError(f"data {where}: {_what_lacks(lacking, given, error)}") from error
+        missing = sorted(compiled.names - given.keys())
+        if HIDDEN in missing:
+            raise UserError(
+                f"data {where}: the template asks for the answer, which it never gets: the model "
+                "would read it in the prompt",
+                "remove it from the template",
+            ) from error
+        if missing:
+            raise UserError(
+                f"data {where}: the template asks for {', '.join(map(repr, missing))}, but the row "
+                f"has no such column; its columns are {', '.join(sorted(given))}"
+            ) from error
+        raise UserError(f"data {where}: the template fails: {error}") from error
     except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
         raise UserError(f"data {where}: the template fails: {error}") from error
 
 
-def _what_lacks(lacking: frozenset[str], given: Mapping[str, Any], error: Exception) -> str:
-    if NOT_SHOWN in lacking:
-        return (
-            "the template asks for the answer, which it never gets: the model would read it "
-            "off the prompt; take it out"
-        )
-    if lacking:
-        return (
-            f"the template asks for {', '.join(map(repr, sorted(lacking)))}, which is no column "
-            f"of the row; there are: {', '.join(sorted(given))}"
-        )
-    return f"the template fails: {error}"
-
-
 class _Compiled(NamedTuple):
-    """A template, and the names it looks up in the row."""
+    """A template, and the columns that it asks for."""
 
     template: Template
     names: frozenset[str]
 
 
 @lru_cache
-def _compiled(template: str) -> _Compiled:
+def _compile(template: str) -> _Compiled:
     from jinja2 import StrictUndefined, meta
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -155,8 +153,8 @@ def _compiled(template: str) -> _Compiled:
     return _Compiled(sandbox.from_string(template), frozenset(names))
 
 
-def _examples(config: SourceSettings, id: str) -> Sequence[tuple[str, str]]:
-    """Prompt, through the template, and answer of each few-shot example."""
+def _render_examples(config: SourceSettings, id: str) -> Sequence[tuple[str, str]]:
+    """The prompt, through the template, and the answer of each few-shot example."""
     source = id.rpartition("/")[0]
     return [
         (render(config.template, shot.prompt, {}, f"{source}, few_shot[{at}]"), shot.answer)
@@ -164,8 +162,8 @@ def _examples(config: SourceSettings, id: str) -> Sequence[tuple[str, str]]:
     ]
 
 
-def _messages(row: Row) -> list[Message]:
-    """System messages, the examples as turns, then what the row asks."""
+def _make_messages(row: Row) -> list[Message]:
+    """System messages, then the examples as turns, then what the row asks."""
     problem, config, id = row
     if isinstance(problem.prompt, str):
         text = render(config.template, problem.prompt, problem.metadata, id)
@@ -175,6 +173,6 @@ def _messages(row: Row) -> list[Message]:
     first = next((at for at, turn in enumerate(asked) if turn["role"] != "system"), len(asked))
     system = [] if config.system is None else [{"role": "system", "content": config.system}]
     turns: list[Message] = []
-    for prompt, answer in _examples(config, id):
+    for prompt, answer in _render_examples(config, id):
         turns += [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
     return [*system, *asked[:first], *turns, *asked[first:]]

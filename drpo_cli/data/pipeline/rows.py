@@ -1,4 +1,4 @@
-"""The rows of the sources, each with its id, and what makes two prompts the same."""
+"""Rows of data sources: opening sources, naming rows, and telling whether two prompts are equal."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from drpo_cli.types import Problem
 T = TypeVar("T")
 
 MOST_SHUFFLED = 2**24
-"""Rows of the longest source that is shuffled: its order takes 128 MiB. A longer one is `endless`:
-read in its own order, and never as a whole."""
+"""Rows of the longest source that is shuffled: its order takes 128 MiB. A longer source counts as
+endless: it is read in its own order, and never as a whole."""
 
 
 class Lazy(Sequence[T], Generic[T]):
-    """A sequence of known length whose items are made by `make(index)` when asked for."""
+    """A sequence of known length that calls `make(index)` whenever an item is read."""
 
     def __init__(self, length: int, make: Callable[[int], T]) -> None:
         self._range = range(length)
@@ -42,7 +42,7 @@ class Lazy(Sequence[T], Generic[T]):
 
 
 class Row(NamedTuple):
-    """A problem, the options of the source it is from, and an id that names source and row."""
+    """A problem, the options of its source, and an id that names source and row."""
 
     problem: Problem
     config: SourceSettings
@@ -50,43 +50,61 @@ class Row(NamedTuple):
 
 
 class Source(Lazy[Row]):
-    """The rows of one source, under a name that no other source of the run has."""
+    """The rows of one source. Its name is unique within the run."""
 
     def __init__(self, name: str, config: SourceSettings, problems: Sequence[Problem]) -> None:
-        super().__init__(len(problems), self._row)
+        super().__init__(len(problems), self._make_row)
         self.name = name
         self.config = config
         self._problems = problems
 
-    @property
-    def endless(self) -> bool:
-        """Whether it is too long to be shuffled or read as a whole."""
-        return len(self) > MOST_SHUFFLED
-
-    def _row(self, index: int) -> Row:
+    def _make_row(self, index: int) -> Row:
         id, problem = f"{self.name}/{index}", self._problems[index]
         if not isinstance(problem, Problem):
             raise UserError(
-                f"data {id}: the source returned {type(problem).__name__}; "
-                "return drpo_cli.types.Problem(prompt, answer, metadata)"
+                f"data {id}: the source returned {type(problem).__name__}",
+                "return drpo_cli.types.Problem(prompt, answer, metadata)",
             )
         return Row(problem, self.config, id)
 
 
-def open_sources(sources: Sequence[Selected[SourceSettings]], prefix: str = "") -> list[Source]:
-    """Every source, opened; ids of its rows read `prefix` + `source/row`.
+def is_endless(rows: Sequence[Row]) -> bool:
+    """Whether `rows` is a source that is too long to be shuffled or read as a whole."""
+    return isinstance(rows, Source) and len(rows) > MOST_SHUFFLED
 
-    Raises UserError for a source without rows, or one that returns something else than problems.
+
+def open_sources(sources: Sequence[Selected], prefix: str = "") -> list[Source]:
+    """Opens every source; ids of rows are `prefix` + `source/row`.
+
+    Raises UserError for a source that has no rows or is not a sequence.
     """
     opened = []
-    for source, label in zip(sources, labels(sources), strict=True):
-        name = prefix + label
-        opened.append(Source(name, source.config, _load(source, name)))
+    for source, name in zip(sources, name_sources(sources), strict=True):
+        rows = source.plugin.entry(source.config)
+        if not (hasattr(rows, "__len__") and hasattr(rows, "__getitem__")):
+            raise UserError(
+                f"data {prefix + name}: load() returned {type(rows).__name__}",
+                "return a list of problems, or anything with __len__ and __getitem__",
+            )
+        if len(rows) == 0:
+            raise UserError(f"data {prefix + name}: the source has no rows", "check its options")
+        opened.append(Source(prefix + name, source.config, rows))
     return opened
 
 
-def chained(sources: Sequence[Source]) -> Sequence[Row]:
-    """The rows of all sources as one sequence, one source after the other."""
+def name_sources(sources: Sequence[Selected]) -> list[str]:
+    """Names each source by its type; from the second of the same type on, adds a number."""
+    seen: Counter[str] = Counter()
+    names = []
+    for source in sources:
+        short = source.type.rpartition("/")[2]
+        seen[short] += 1
+        names.append(short if seen[short] == 1 else f"{short}#{seen[short]}")
+    return names
+
+
+def chain(sources: Sequence[Source]) -> Sequence[Row]:
+    """Joins the rows of all sources into one sequence, one source after the other."""
     ends = list(accumulate(len(rows) for rows in sources))
 
     def make(index: int) -> Row:
@@ -96,33 +114,10 @@ def chained(sources: Sequence[Source]) -> Sequence[Row]:
     return Lazy(ends[-1] if ends else 0, make)
 
 
-def _load(source: Selected[SourceSettings], name: str) -> Sequence[Problem]:
-    rows: Sequence[Problem] = source.plugin.entry(source.config)
-    if not (hasattr(rows, "__len__") and hasattr(rows, "__getitem__")):
-        raise UserError(
-            f"data {name}: load() returned {type(rows).__name__}; return a list of "
-            "problems, or anything with __len__ and __getitem__"
-        )
-    if len(rows) == 0:
-        raise UserError(f"data {name}: the source has no rows; check its options")
-    return rows
+def hash_question(problem: Problem) -> bytes:
+    """Hashes the prompt as the source gave it: equal hashes mean that two rows ask the same.
 
-
-def labels(sources: Sequence[Selected[SourceSettings]]) -> list[str]:
-    """The type, short, and numbered from the second source of the same type on."""
-    seen: Counter[str] = Counter()
-    found = []
-    for source in sources:
-        short = source.type.rpartition("/")[2]
-        seen[short] += 1
-        found.append(short if seen[short] == 1 else f"{short}#{seen[short]}")
-    return found
-
-
-def content(problem: Problem) -> bytes:
-    """A hash of the prompt as the source gave it: the same for two rows that ask the same.
-
-    System messages do not count, and a lone user message equals the same text as a string.
+    System messages do not count, and a single user message equals the same text as a string.
     """
     if isinstance(problem.prompt, str):
         turns = [("user", problem.prompt)]

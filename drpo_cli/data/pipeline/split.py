@@ -1,7 +1,7 @@
-"""Which rows train and which are held out; no tokenizer needed.
+"""Splits the rows into training and held-out ones, without a tokenizer.
 
-The choice depends on the sources and on the number of problems, never on the run's seed or on the
-sources' weights: runs of different seeds and mixtures are compared on the same problems.
+The held-out choice depends on the sources and on the number of problems, never on the run's seed or
+on the weights of sources: runs of different seeds and mixtures are compared on the same problems.
 """
 
 from __future__ import annotations
@@ -12,7 +12,15 @@ from functools import cached_property, lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
-from drpo_cli.data.pipeline.rows import Lazy, Row, Source, chained, content, open_sources
+from drpo_cli.data.pipeline.rows import (
+    Lazy,
+    Row,
+    Source,
+    chain,
+    hash_question,
+    is_endless,
+    open_sources,
+)
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected
 from drpo_cli.settings import Shot, SourceSettings
@@ -24,59 +32,61 @@ if TYPE_CHECKING:
 HELD_OUT_KEY = (2606, 9821, 1)
 """Seed of the held-out choice: three numbers, so that no (run seed, epoch) shuffles alike."""
 PATIENCE = 10_000
-"""Rows of an endless source that bring nothing, one after the other, until it is given up."""
+"""Unusable rows of an endless source, one after the other, after which the search stops."""
 
 
 @dataclass(frozen=True)
 class Split:
     """Training and held-out rows.
 
-    `sources` hold all rows of the training sources; the held-out ones, and every other row that
-    asks the same as one of them, are left out by `trains`.
+    sources          all rows of the training sources; `trains` says which of them train
+    held_out_rows    the evaluation problems, no two of them alike
+    held_out_hashes  hashes of what they ask
     """
 
     sources: Sequence[Source]
     held_out_rows: list[Row]
-    held_out_keys: frozenset[bytes]
+    held_out_hashes: frozenset[bytes]
 
     @property
     def held_out(self) -> list[Problem]:
-        """The evaluation problems, no two of them alike."""
+        """The evaluation problems."""
         return [row.problem for row in self.held_out_rows]
 
     @cached_property
     def rows(self) -> Sequence[Row]:
         """All rows of the training sources, one source after the other."""
-        return chained(self.sources)
+        return chain(self.sources)
 
     @property
     def weighted(self) -> bool:
-        """Whether the sources have shares of their own; one alone has no use for a weight."""
+        """Whether each source has its own share. The weight of a single source has no effect."""
         return len(self.sources) > 1 and all(s.config.weight is not None for s in self.sources)
 
     @cached_property
     def pools(self) -> Sequence[Sequence[Row]]:
-        """What training draws from: every source where they have weights, else all as one."""
+        """The pools that training draws from: one per source with weights, else one for all."""
         return self.sources if self.weighted or len(self.sources) == 1 else [self.rows]
 
     @cached_property
     def train(self) -> Sequence[Problem]:
-        """The training problems; the first use reads every row once.
+        """The training problems. The first use reads every row once.
 
         Raises UserError for an endless source.
         """
-        if too_long := [source for source in self.sources if source.endless]:
-            raise UserError(
-                f"data {too_long[0].name}: {len(too_long[0])} rows are too many to be read as a "
-                "whole; give the source fewer"
-            )
+        for source in self.sources:
+            if is_endless(source):
+                raise UserError(
+                    f"data {source.name}: {len(source)} rows are too many to be read as a whole",
+                    "give the source fewer",
+                )
         indices = [i for i, row in enumerate(self.rows) if self.trains(row)]
         return Lazy(len(indices), lambda i: self.rows[indices[i]].problem)
 
     def trains(self, row: Row) -> bool:
-        """Whether a row may be trained on: it asks nothing held out, and no few-shot example."""
-        key = content(row.problem)
-        return key not in self.held_out_keys and key not in _example_keys(row.config.few_shot)
+        """Whether a row may train: no held-out problem and no few-shot example asks the same."""
+        asked = hash_question(row.problem)
+        return asked not in self.held_out_hashes and asked not in _hash_shots(row.config.few_shot)
 
 
 def split(
@@ -85,58 +95,54 @@ def split(
     eval_problems: int,
     overlap: Literal["refuse", "drop"] = "refuse",
 ) -> Split:
-    """Hold out `eval_problems` problems of `eval_sources`, or of `sources` when there are none.
+    """Holds out `eval_problems` problems of `eval_sources`, or of `sources` when there are none.
 
-    Evaluation sources with fewer problems give all they have. Raises UserError when nothing would
-    be left to train on, for a few-shot example that is held out, and, unless `overlap` is "drop",
-    for a training row that asks the same as a problem of `eval_sources`.
+    Evaluation sources with fewer problems give all of theirs. Raises UserError when nothing is left
+    to train on, when a few-shot example is held out, and, unless `overlap` is "drop", when a
+    training row asks the same as a problem of `eval_sources`.
     """
-    trained = open_sources(sources)
-    _refuse_mixture(trained)
-    pool = open_sources(eval_sources, prefix="eval:") if eval_sources else trained
-    held_out = _choose(pool, eval_problems)
-    _refuse_examples([*trained, *(pool if eval_sources else ())], held_out)
+    train = open_sources(sources)
+    _check_mixture(train)
+    pool = open_sources(eval_sources, prefix="eval:") if eval_sources else train
+    held_out = _choose_held_out(pool, eval_problems)
+    _check_examples([*train, *(pool if eval_sources else ())], held_out)
     if eval_sources and overlap == "refuse":
-        _refuse_overlap(trained, held_out)
-    result = Split(trained, list(held_out.values()), frozenset(held_out))
-    _refuse_nothing_left(result, eval_problems)
+        _check_overlap(train, held_out)
+    result = Split(train, list(held_out.values()), frozenset(held_out))
+    _check_something_left(result, eval_problems)
     return result
 
 
-def shuffled(length: int, *key: int) -> np.ndarray:
+def shuffle(length: int, *key: int) -> np.ndarray:
     """The numbers below `length` in an order that depends on `key` alone, int64 [length]."""
-    import numpy as np  # half of what `drpo check` would take to start
+    import numpy as np  # takes half of the time that `drpo check` takes to start
 
     return np.random.default_rng(key).permutation(length)
 
 
-def endless(rows: Sequence[Row]) -> bool:
-    """Whether these are the rows of an endless source."""
-    return isinstance(rows, Source) and rows.endless
-
-
-def _choose(pool: Sequence[Source], problems: int) -> dict[bytes, Row]:
-    """The first `problems` distinct rows of the pool in its held-out order, by content."""
-    without_end = any(source.endless for source in pool)
+def _choose_held_out(pool: Sequence[Source], problems: int) -> dict[bytes, Row]:
+    """The first `problems` distinct rows of the pool in its held-out order, by hash."""
+    endless = any(is_endless(source) for source in pool)
+    order = _take_turns(pool) if endless else _shuffle_rows(chain(pool), *HELD_OUT_KEY)
     held_out: dict[bytes, Row] = {}
-    fruitless = 0
-    for row in _in_turn(pool) if without_end else _shuffled(chained(pool), *HELD_OUT_KEY):
-        if len(held_out) == problems or (without_end and fruitless == PATIENCE):
+    repeated = 0
+    for row in order:
+        if len(held_out) == problems or (endless and repeated == PATIENCE):
             break
-        key = content(row.problem)
-        fruitless = fruitless + 1 if key in held_out else 0
-        held_out.setdefault(key, row)
+        asked = hash_question(row.problem)
+        repeated = repeated + 1 if asked in held_out else 0
+        held_out.setdefault(asked, row)
     return held_out
 
 
-def _shuffled(rows: Sequence[Row], *key: int) -> Iterator[Row]:
-    return (rows[i] for i in shuffled(len(rows), *key))
+def _shuffle_rows(rows: Sequence[Row], *key: int) -> Iterator[Row]:
+    return (rows[i] for i in shuffle(len(rows), *key))
 
 
-def _in_turn(pool: Sequence[Source]) -> Iterator[Row]:
-    """One row of each source after the other, as long as there are any."""
+def _take_turns(pool: Sequence[Source]) -> Iterator[Row]:
+    """One row of each source after the other, until no source has rows left."""
     left: list[Iterator[Row]] = [
-        iter(source) if source.endless else _shuffled(source, *HELD_OUT_KEY, at)
+        iter(source) if is_endless(source) else _shuffle_rows(source, *HELD_OUT_KEY, at)
         for at, source in enumerate(pool)
     ]
     while left:
@@ -148,59 +154,64 @@ def _in_turn(pool: Sequence[Source]) -> Iterator[Row]:
 
 
 @lru_cache
-def _example_keys(few_shot: tuple[Shot, ...]) -> frozenset[bytes]:
-    return frozenset(content(Problem(shot.prompt)) for shot in few_shot)
+def _hash_shots(few_shot: tuple[Shot, ...]) -> frozenset[bytes]:
+    return frozenset(hash_question(Problem(shot.prompt)) for shot in few_shot)
 
 
-def _refuse_examples(sources: Iterable[Source], held_out: dict[bytes, Row]) -> None:
+def _check_mixture(sources: Sequence[Source]) -> None:
+    for source in filter(is_endless, sources):
+        if len(sources) > 1 and source.config.weight is None:
+            raise UserError(
+                f"data {source.name}: with {len(source)} rows it would hide the other sources, "
+                "since without weights every row is equally likely",
+                "give every [[data]] a weight",
+            )
+        if source.config.sampling == "difficulty":
+            raise UserError(
+                f'data {source.name}: sampling = "difficulty" needs rows that come back, and none '
+                f"of {len(source)} will",
+                'set it to "uniform", or give the source fewer rows',
+            )
+
+
+def _check_examples(sources: Iterable[Source], held_out: dict[bytes, Row]) -> None:
     for source in sources:
         for index, shot in enumerate(source.config.few_shot):
-            row = held_out.get(content(Problem(shot.prompt)))
+            row = held_out.get(hash_question(Problem(shot.prompt)))
             if row is not None:
                 raise UserError(
                     f"data {source.name}: few_shot[{index}] asks the same as the held-out problem "
-                    f"{row.id}, whose answer it would give away; write another example"
+                    f"{row.id}, and would give its answer away",
+                    "write another example",
                 )
 
 
-def _refuse_overlap(sources: Iterable[Source], held_out: dict[bytes, Row]) -> None:
+def _check_overlap(sources: Iterable[Source], held_out: dict[bytes, Row]) -> None:
     same = [
-        (row.id, held_out[key].id)
+        (row.id, held_out[asked].id)
         for source in sources
-        if not source.endless
+        if not is_endless(source)
         for row in source
-        if (key := content(row.problem)) in held_out
+        if (asked := hash_question(row.problem)) in held_out
     ]
     if same:
+        (train_id, eval_id), count = same[0], len(same)
         raise UserError(
-            f"data: training row {same[0][0]} asks the same as the held-out problem {same[0][1]}"
-            f"{f' ({len(same)} rows do so in all)' if len(same) > 1 else ''}; take it out of one "
-            'of the two, or set eval.overlap = "drop" to leave such rows out of training'
+            f"data: training row {train_id} asks the same as the held-out problem {eval_id}"
+            f"{f' ({count} rows do so in all)' if count > 1 else ''}",
+            'remove it from one of the two, or set eval.overlap = "drop" to leave such rows out '
+            "of training",
         )
 
 
-def _refuse_mixture(sources: Sequence[Source]) -> None:
-    for source in sources:
-        if source.endless and len(sources) > 1 and source.config.weight is None:
-            raise UserError(
-                f"data {source.name}: with {len(source)} rows it would hide the other sources, "
-                "since rows are drawn alike from all; give every [[data]] a weight"
-            )
-        if source.endless and source.config.sampling == "difficulty":
-            raise UserError(
-                f'data {source.name}: sampling = "difficulty" needs rows that come back, and none '
-                f'of {len(source)} will; set it to "uniform", or give the source fewer rows'
-            )
-
-
-def _refuse_nothing_left(data: Split, eval_problems: int) -> None:
+def _check_something_left(data: Split, eval_problems: int) -> None:
     for pool in data.pools:
-        some = islice(pool, PATIENCE + len(data.held_out_rows)) if endless(pool) else pool
+        some = islice(pool, PATIENCE + len(data.held_out_rows)) if is_endless(pool) else pool
         if not any(data.trains(row) for row in some):
             whose = f"source {pool.name}" if isinstance(pool, Source) else "the training sources"
             raise UserError(
-                f"data: nothing is left to train on: all {len(pool)} rows of {whose} are, or "
-                f"equal, one of the {len(data.held_out_rows)} held-out problems (eval.problems = "
-                f"{eval_problems}) or a few-shot example; lower eval.problems, add data, or name "
-                "other evaluation data under [[eval.data]]"
+                f"data: nothing is left to train on: each of the {len(pool)} rows of {whose} asks "
+                f"the same as one of the {len(data.held_out_rows)} held-out problems "
+                f"(eval.problems = {eval_problems}) or as a few-shot example",
+                "lower eval.problems, add data, or name other evaluation data in [[eval.data]]",
             )

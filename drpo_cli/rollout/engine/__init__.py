@@ -1,1 +1,1 @@
-"""What every rollout engine offers, and the numeric formats it works in."""
+"""The interface of rollout engines, and the number formats they compute in."""

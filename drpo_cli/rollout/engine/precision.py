@@ -1,9 +1,9 @@
-"""What an engine computes with: its dtype, and weights as a weight-only quantised one holds them.
+"""The numbers an engine computes with: its dtype, and weights rounded as if they were quantised.
 
-Rounded weights are spelt out again before they go into the engine. An output channel w is stored
-as round(w / s) with a scale of its own, s = max |w| / the largest value of the format. Weight-only
-engines dequantise before they multiply, so computing with the rounded weights gives their log μ.
-Embeddings, head, norms and a mixture's router stay whole, as they do there.
+Weight-only quantised engines store an output channel w as round(w / s) with a scale of its own,
+s = max |w| / the largest value of the format, and dequantise before they multiply. So an engine
+that computes with weights rounded in this way gives the same log μ. Embeddings, head, norms and the
+router of a mixture are not rounded, as in those engines.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 LARGEST = {"int8": 127.0, "fp8": torch.finfo(torch.float8_e4m3fn).max}
-WHOLE = ("embed", "lm_head", "norm", ".gate.")
+NOT_ROUNDED = ("embed", "lm_head", "norm", ".gate.")
 
 
 @dataclass(frozen=True)
 class Precision:
-    """What trainer and engine compute with, and whether the engine's weights are rounded."""
+    """The compute dtypes of trainer and engine, and how the engine's weights are rounded."""
 
     train: str
     rollout: str
@@ -27,20 +27,23 @@ class Precision:
 
     @property
     def coarsest(self) -> str:
-        """What the gap between the two, rounding left out, is judged by."""
+        """The coarser of the two dtypes, which decides how large a gap between the two is sound."""
         return "bfloat16" if "bfloat16" in (self.train, self.rollout) else "float32"
 
-    def of(self, name: str, weight: Tensor) -> Tensor:
-        """A weight of the trainer as the engine is to have it."""
+    def convert(self, name: str, weight: Tensor) -> Tensor:
+        """Rounds a weight of the trainer and casts it to the engine's dtype."""
         if self.rounding is not None:
-            weight = rounded(name, weight, self.rounding)
+            weight = round_weight(name, weight, self.rounding)
         dtype: torch.dtype = getattr(torch, self.rollout)
         return weight.to(dtype)
 
 
-def rounded(name: str, weight: Tensor, kind: str) -> Tensor:
-    """A weight of this name after rounding, in its own shape and dtype; one scale a last axis."""
-    if weight.ndim < 2 or any(part in name for part in WHOLE):
+def round_weight(name: str, weight: Tensor, kind: str) -> Tensor:
+    """Rounds a weight, with one scale per row of its last axis; shape and dtype stay.
+
+    The name decides: a weight that quantised engines keep whole is returned as it is.
+    """
+    if weight.ndim < 2 or any(part in name for part in NOT_ROUNDED):
         return weight
     scale = weight.abs().amax(-1, keepdim=True).float() / LARGEST[kind]
     scale = scale.clamp(min=torch.finfo(torch.float32).tiny)

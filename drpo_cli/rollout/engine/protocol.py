@@ -1,4 +1,4 @@
-"""From prompts to groups of rollouts, whatever the engine; and what an engine is given."""
+"""The interface of rollout engines, and how prompts become groups of rollouts with any of them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class EngineContext:
-    """What an engine starts from, besides its own options."""
+    """What an engine needs to start, besides its own options."""
 
     model: ModelSettings
     context_length: int
@@ -38,36 +38,54 @@ class EngineContext:
 
 
 class EngineProtocol(Protocol):
-    """What a file in this folder offers as `Engine(config, context)`."""
+    """The class `Engine(config, context)` that each file in `rollout/` defines.
+
+    Each rank has an engine of its own with a copy of the whole model. Starting it may be a
+    collective: all ranks start theirs at the same time.
+    """
 
     checkpoint_names: bool
-    """Whether `load_weights` takes names as in checkpoints (else as in the trainer)."""
+    """Whether `load_weights` takes names as in checkpoints; else names as in the trainer."""
 
     def generate(
         self, prompt_ids: Sequence[tuple[int, ...]], sampling: Sampling
     ) -> Iterable[tuple[int, int, Rollout]]:
-        """`sampling.samples` rollouts of each prompt, with the engine's own log μ.
+        """Samples `sampling.samples` rollouts of each prompt, with the engine's own log μ.
 
-        Each comes as (index of its prompt, index among the prompt's samples, rollout), as soon as
-        it is finished, in any order. μ is taken at the sampling temperature. The same seed, prompts
-        and weights give the same rollouts.
+        Consumes: token ids of this rank's prompts. Other ranks sample theirs on their own.
+        Waits for: no other rank.
+        Produces: (index of the prompt, index among its samples, rollout) as soon as a rollout is
+            finished, in any order. μ is taken at the sampling temperature. The same seed, prompts
+            and weights give the same rollouts.
         """
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Takes every weight of the model, and forgets whatever the old ones left in caches."""
+        """Replaces every weight of the model and clears caches that the old weights filled.
+
+        Consumes: (name, whole tensor) of every weight, to the end. Reading the next one may be a
+            collective, so every rank must load at the same time.
+        Waits for: whatever the iterator waits for.
+        Produces: an engine that samples from the new weights.
+        """
 
     def sleep(self) -> None:
-        """Gives its device memory up while the trainer works, where the platform can."""
+        """Frees device memory while the trainer works, where the platform can. Not a collective."""
 
     def wake(self, what: str) -> None:
-        """Takes memory back: `"weights"` before a sync, `"kv_cache"` before sampling."""
+        """Takes memory back: `"weights"` before a sync, `"kv_cache"` before sampling.
+
+        Consumes: the part to wake, whose memory the trainer must have freed before. Waking a part
+            that is awake does nothing.
+        Waits for: no other rank.
+        Produces: memory without contents: weights need a sync, and the cache is empty.
+        """
 
     def close(self) -> None:
-        """Stops the engine; must come before the process group is destroyed."""
+        """Stops the engine. Every rank must call it before the process group is destroyed."""
 
 
-def seed_of(*parts: object) -> int:
-    """A 32-bit seed that any change of the parts, such as (run seed, step, rank), changes."""
+def derive_seed(*parts: object) -> int:
+    """Derives a 32-bit seed from parts such as (run seed, step, rank); any change changes it."""
     digest = hashlib.sha256(repr(parts).encode()).digest()
     return int.from_bytes(digest[:4], "big")
 
@@ -78,8 +96,13 @@ def sample_groups(
     sampling: Sampling,
     finished: Callable[[int, int, Rollout], None] = lambda at, sample, rollout: None,
 ) -> list[Group]:
-    """Samples a group of rollouts for each prompt; `finished` is told of each one at once."""
-    if not prompts_P:  # a rank without a share of few held-out problems
+    """Samples a group of rollouts for each prompt; calls `finished` on each rollout at once.
+
+    Consumes: this rank's prompts, of which there may be none.
+    Waits for: this rank's engine alone.
+    Produces: the groups in the order of the prompts.
+    """
+    if not prompts_P:  # few held-out problems do not reach every rank
         return []
     rollouts_PG: list[dict[int, Rollout]] = [{} for _ in prompts_P]
     for at, sample, rollout in engine.generate([p.token_ids for p in prompts_P], sampling):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from drpo_cli.data.pipeline.prompts import Prompts
-from drpo_cli.data.pipeline.rows import Row, Source, labels, open_sources
+from drpo_cli.data.pipeline.rows import Row, Source, name_sources, open_sources
 from drpo_cli.errors import UserError
 from drpo_cli.rewards.grading.contract import Reward
 from drpo_cli.spec import Spec
@@ -42,7 +42,7 @@ def scorers(spec: Spec) -> dict[str, tuple[str, ...] | None]:
     """The rewards of each source by its name, None where it shares the run's."""
     found = {}
     for prefix, sources in (("", spec.data), ("eval:", spec.eval_data)):
-        for source, label in zip(sources, labels(sources), strict=True):
+        for source, label in zip(sources, name_sources(sources), strict=True):
             found[prefix + label] = source.config.rewards
     return found
 
