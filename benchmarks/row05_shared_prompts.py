@@ -22,7 +22,7 @@ PAIRS: dict[Size, int] = {"full": 5, "smoke": 2}
 
 
 def measure(size: Size) -> Measured:
-    """Measures as the module's docstring says."""
+    """See the module."""
     batch = random_samples([(512, 8)] * PROMPTS[size], 64, MODEL.vocabulary)
     with tempfile.TemporaryDirectory() as folder, alone() as world:
         trainer = open_trainer(make_model(Path(folder) / "model", MODEL), world)
