@@ -131,7 +131,7 @@ def measure(case: Case, model: Path) -> dict[str, int]:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         small_model = make_model(
             Path(folder) / "small", SMALL
-        )  # before `join`: one rank of several would save nothing
+        )  # alone: a rank of many saves nothing
         world = stack.enter_context(dist.join())
         options = {
             "gradient_checkpointing": case.checkpointing,
