@@ -1,8 +1,8 @@
-# make demo | test | check | bench: each installs what it needs into .venv first, and only when it
-# changed. make bench ROW=7 SIZE=smoke: see benchmarks/README.md.
+# make demo | test | check | bench: each first installs what it needs into .venv, and only if that has
+# changed. For make bench ROW=7 SIZE=smoke see benchmarks/README.md.
 PYTHON ?= python3
-# The CPU build of torch (macOS has no other), and where it comes from when the configured index
-# has none.
+# The CPU build of torch (on macOS it is the only one), and where to get it if the configured index
+# does not have it.
 TORCH_VERSION ?= 2.13.0$(if $(filter Darwin,$(shell uname)),,+cpu)
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 VENV := .venv
@@ -45,15 +45,15 @@ docs: $(STAMP)
 	test -d $(DEMO)/runs/quickstart || $(MAKE) demo
 	$(BIN)/drpo watch $(DEMO)/runs/quickstart --out docs/figures/view.svg
 
-# of the run that `make demo` leaves; needs Debian's chromium
+# Pictures of the run that `make demo` leaves; needs Debian's chromium.
 pictures: $(STAMP)
 	$(BIN)/python docs/pictures.py $(DEMO)/runs/quickstart
 
 clean:
 	rm -rf $(VENV) $(DEMO)
 
-# torchvision, torchaudio and torchcodec come as CUDA builds beside a CPU torch and break
-# transformers' imports; the text-only pipeline needs none of them, so they are taken out again.
+# torchvision, torchaudio and torchcodec come as CUDA builds next to a CPU torch, and break the imports
+# of transformers. The pipeline is text only and needs none of them, so they are uninstalled again.
 $(STAMP): pyproject.toml Makefile
 	$(PYTHON) -c 'import sys; sys.exit("drpo needs Python 3.11 or newer: make PYTHON=…" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -1,1 +1,1 @@
-"""What drpo costs, as ratios inside one run: `make bench`. README.md says how."""
+"""The bench: what drpo costs, as ratios within one run. `make bench` runs it; see README.md."""

@@ -1,4 +1,4 @@
-"""What a row of the bench is made of, and how it takes its times."""
+"""The parts of a row of the bench, and how times are taken."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import Any, Literal, TypeVar
 R = TypeVar("R")
 
 Size = Literal["full", "smoke"]
-"""`full` is what is reported; `smoke` shows that a row runs, on next to nothing."""
+"""`full` gives the reported figures; `smoke` is tiny and only shows that a row runs."""
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What a row's figure is, and where it must lie.
+    """The goal of one figure of a row.
 
-    text     the figure in words, its unit included unless it is a ratio
+    text     the figure in words, with its unit unless it is a ratio
     at_most  whether the figure's median must be ≤ `limit`; else ≥
     """
 
@@ -36,10 +36,10 @@ class Goal:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a row found.
+    """The result of a row.
 
-    figures  for each of the row's goals, its figure, once for each repetition
-    notes    what the figures were made of: seconds, tokens/s, sizes; JSON values
+    figures  for each of the row's goals, one figure per repetition
+    notes    the values behind the figures: seconds, tokens/s, sizes; JSON values
     """
 
     figures: tuple[tuple[float, ...], ...]
@@ -47,18 +47,18 @@ class Measured:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long `work` takes."""
+    """Returns the seconds that `work` takes."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
-def paired(
+def time_pairs(
     a: Callable[[], object], b: Callable[[], object], pairs: int, warm: int = 1
 ) -> list[tuple[float, float]]:
-    """Seconds of A and of B, taken in turns A B A B …, after `warm` pairs that do not count.
+    """Times A and B alternately, A B A B …; the first `warm` pairs do not count.
 
-    A machine's mood lasts longer than a pair, so that it divides out of A ÷ B.
+    The state of a machine changes more slowly than a pair takes, so it cancels in A ÷ B.
     """
     taken = [(seconds(a), seconds(b)) for _ in range(warm + pairs)]
     return taken[warm:]
@@ -70,10 +70,10 @@ def ratios(pairs: Sequence[tuple[float, float]]) -> tuple[float, ...]:
 
 
 def in_own_process(work: Callable[..., R], *arguments: Any, threads: int | None = None) -> R:
-    """`work(*arguments)` in a fresh interpreter, with `threads` OpenMP threads (else as here).
+    """Runs `work(*arguments)` in a fresh interpreter with `threads` OpenMP threads (None: as here).
 
-    `work` is a function at the top of a module; arguments and result are pickled. Raises what it
-    raises.
+    `work` is a function at the top level of a module; arguments and result are pickled. An
+    exception of `work` is raised here.
     """
     with _threads(threads):
         context = multiprocessing.get_context("spawn")
@@ -83,7 +83,7 @@ def in_own_process(work: Callable[..., R], *arguments: Any, threads: int | None 
 
 @contextmanager
 def _threads(threads: int | None) -> Iterator[None]:
-    # A library reads it once, when it loads: it has to be there before the process starts.
+    # A library reads this once, when it loads, so it must be set before the process starts.
     before = os.environ.get("OMP_NUM_THREADS")
     if threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(threads)

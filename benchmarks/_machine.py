@@ -1,4 +1,4 @@
-"""Where a bench ran, and on what code."""
+"""The machine that a bench ran on, and the commit of the code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def facts() -> dict[str, Any]:
-    """Machine, commit, versions, and what of the environment decides speed."""
+    """Machine, commit, versions, and the environment variables that change speed."""
     return {
         "machine": f"{_processor()}, {cores()} cores, {_memory_gib()} GiB",
         "platform": platform.platform(),
@@ -33,7 +33,7 @@ def facts() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit of the working tree, with `+` where files differ from it."""
+    """The commit of the working tree, with `+` if files differ from it."""
     head = _git("rev-parse", "--short=12", "HEAD")
     return head + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
 

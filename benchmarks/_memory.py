@@ -1,10 +1,10 @@
-"""How much memory a piece of work takes at its peak, beyond what the process holds before it.
+"""Measures the peak memory of a piece of work, beyond what the process holds before it.
 
-Linux keeps the high-water mark of a process' resident pages (VmHWM) and lets the process reset it
-(proc(5), /proc/PID/clear_refs). That is exact to a few hundred KiB and leaves nothing out: the
-scratch of matrix libraries and an engine's own allocations are in it, which torch's profiler and a
-dispatch mode, that see tensors only, both miss; and, unlike `ru_maxrss`, whatever the process took
-while it started is not.
+Linux keeps the high-water mark of a process's resident pages (VmHWM) and lets the process reset it
+(proc(5), /proc/PID/clear_refs). It is exact to a few hundred KiB and complete: it includes the
+working memory of matrix libraries and an engine's own allocations. torch's profiler and a dispatch
+mode see only tensors and miss these. Unlike `ru_maxrss`, it does not include what the process took
+while it started.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ RESET_PEAK = "5"
 
 
 def peak_extra_bytes(work: Callable[[], object]) -> int:
-    """The most resident bytes that `work` held above those before it. Linux only."""
-    return since(settled(), work)
+    """Returns how far `work` raised the resident bytes above those before it. Linux only."""
+    return peak_above(release_unused(), work)
 
 
-def settled() -> int:
-    """Resident bytes, once everything that is not in use has been given back."""
+def release_unused() -> int:
+    """Gives unused memory back to the system; returns the resident bytes that are left."""
     gc.collect()
-    # pages that are free but not given back would be used again without being counted
+    # free pages that are not given back would be used again without being counted
     ctypes.CDLL(None).malloc_trim(0)
     return _resident("VmRSS")
 
 
-def since(before: int, work: Callable[[], object]) -> int:
-    """The most resident bytes while `work` ran, above `before`. Linux only."""
+def peak_above(before: int, work: Callable[[], object]) -> int:
+    """Returns the peak of resident bytes while `work` ran, minus `before`. Linux only."""
     (PROCESS / "clear_refs").write_text(RESET_PEAK)
     work()
     return _resident("VmHWM") - before

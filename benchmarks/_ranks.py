@@ -1,7 +1,7 @@
-"""Processes with a share of the cores each, that hold something open and work on it when told.
+"""Processes that each have a share of the cores, keep an object open, and call its methods.
 
-They stay between calls, so that two sizes of process group can be measured in turns; one that is
-not called sleeps.
+They stay alive between calls, so that two sizes of process group can be measured alternately. A
+process without a call sleeps.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 Opened = Callable[..., AbstractContextManager[Any]]
-"""An importable function: called as `opened(**arguments)` on every rank, gives what calls go to."""
+"""An importable function; each rank calls `opened(**arguments)` to make the object for calls."""
 
-PATIENCE = 600.0  # seconds after which a rank that has not answered is taken to hang
+PATIENCE = 600.0  # seconds after which a rank without an answer is considered to hang
 
 
 class Ranks:
-    """One process a rank; what `opened` gives lives in each until `close`."""
+    """One process per rank; the object of `opened` lives in each until `close`."""
 
     def __init__(self, size: int, cores_each: int, opened: Opened, **arguments: Any):
         context, port = multiprocessing.get_context("spawn"), free_port()
@@ -46,9 +46,9 @@ class Ranks:
         self._answers()
 
     def call(self, method: str, *arguments: Any) -> list[Any]:
-        """What the method of the opened object returns on every rank.
+        """Calls a method of the opened object on every rank; returns the results.
 
-        Raises RuntimeError with the rank's traceback when one raises, dies or hangs.
+        Raises RuntimeError with the rank's traceback if one raises, dies or hangs.
         """
         for line in self.lines:
             line.send_bytes(pickle.dumps((method, arguments)))
@@ -67,7 +67,7 @@ class Ranks:
         answers = []
         for line, process in zip(self.lines, self.processes, strict=True):
             try:
-                result, error = _received(line)
+                result, error = _receive(line)
             except EOFError:
                 process.join()
                 result, error = None, f"died with exit code {process.exitcode}"
@@ -85,7 +85,7 @@ class Ranks:
 
 @contextmanager
 def open_ranks(size: int, cores_each: int, opened: Opened, **arguments: Any) -> Iterator[Ranks]:
-    """Ranks that are gone at the end."""
+    """Opens ranks, and closes them at the end."""
     ranks = Ranks(size, cores_each, opened, **arguments)
     try:
         yield ranks
@@ -95,7 +95,7 @@ def open_ranks(size: int, cores_each: int, opened: Opened, **arguments: Any) -> 
 
 @contextmanager
 def alone() -> Iterator[Any]:
-    """This process as the only one of a process group, a `dist.World`."""
+    """Makes this process the only one of a process group; yields its `dist.World`."""
     from drpo_cli import dist
 
     with _environment(place(0, 1, free_port())), dist.join() as world:
@@ -103,7 +103,7 @@ def alone() -> Iterator[Any]:
 
 
 def place(rank: int, size: int, port: int) -> dict[str, str]:
-    """The environment that tells a process its place, as the launcher would set it."""
+    """The environment variables of a rank, as the launcher would set them."""
     return {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -114,7 +114,7 @@ def place(rank: int, size: int, port: int) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on just now."""
+    """Finds a TCP port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -135,7 +135,7 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _received(line: Connection) -> tuple[Any, str | None]:
+def _receive(line: Connection) -> tuple[Any, str | None]:
     if not line.poll(PATIENCE):
         return None, f"no answer in {PATIENCE:.0f} seconds"
     answer: tuple[Any, str | None] = pickle.loads(line.recv_bytes())
@@ -144,7 +144,7 @@ def _received(line: Connection) -> tuple[Any, str | None]:
 
 def _serve(line: Connection, cores: list[int], opened: Opened, arguments: dict[str, Any]) -> None:
     os.sched_setaffinity(0, cores)
-    os.dup2(2, 1)  # an engine's chatter is no part of the row's output
+    os.dup2(2, 1)  # an engine's output is not part of the row's
     code = 1
     try:
         with opened(**arguments) as held:
@@ -154,7 +154,7 @@ def _serve(line: Connection, cores: list[int], opened: Opened, arguments: dict[s
     finally:
         if code:
             line.send_bytes(pickle.dumps((None, traceback.format_exc())))
-        os._exit(code)  # an engine's leftover threads would keep the process
+        os._exit(code)  # an engine's remaining threads would keep the process alive
 
 
 def _answer_calls(line: Connection, held: Any) -> None:

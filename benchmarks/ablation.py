@@ -1,13 +1,14 @@
-"""`python -m benchmarks.ablation`: time without one technique ÷ time with all, in turns.
+"""`python -m benchmarks.ablation`: time without one technique ÷ time with all, alternately.
 
 The training phase of row 1's model: 32 prompts × 8 responses, lengths equal (16 → 32 tokens) or
-ragged (16 to 64 → 8 to 512), one update where not said otherwise. Each line is one technique:
+ragged (16 to 64 → 8 to 512), one update unless said otherwise. Each line is one technique; this is
+what is measured without it:
 
 prompts shared        every sample's prompt has another first token, so that none is shared
 rows by scatter_add   autograd's own indexing in attention and before the head
-whole groups          4 updates of 2 samples of every group ÷ 4 updates of 8 whole groups
-memory kept           glibc's own allocator settings: a process each, which take turns
-blocks of logits      a vocabulary of 262,144, 1,024 tokens: one block of all ÷ blocks of 8 MiB
+whole groups          4 updates of 2 samples of every group, against 4 updates of 8 whole groups
+memory kept           glibc's own allocator settings, in a process of its own
+blocks of logits      a vocabulary of 262,144, 1,024 tokens: one block, against blocks of 8 MiB
 fused AdamW           a step of row 4's model (100 M parameters) with the foreach implementation
 """
 
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from benchmarks import row04_model_flops, row06_logprobs
-from benchmarks._bench import paired, ratios
+from benchmarks._bench import ratios, time_pairs
 from benchmarks._peers import MODEL, log_uniform
 from benchmarks._ranks import alone, open_ranks
 from benchmarks._trainers import (
@@ -57,14 +58,14 @@ def batch(kind: str) -> Experience:
 
 
 def shared(model: Path, world: Any, kind: str) -> tuple[float, ...]:
-    """Prompts that no two samples have in common."""
+    """Without: no two samples have the same prompt."""
     trainer = open_trainer(model, world)
     together, own = on_policy(trainer, batch(kind)), on_policy(trainer, apart(batch(kind)))
     return _ratios(lambda: step(trainer, own), lambda: step(trainer, together), kind)
 
 
 def rows(model: Path, world: Any, kind: str) -> tuple[float, ...]:
-    """Plain indexing."""
+    """Without: plain indexing."""
     trainer = open_trainer(model, world)
     known = on_policy(trainer, batch(kind))
 
@@ -79,7 +80,7 @@ def rows(model: Path, world: Any, kind: str) -> tuple[float, ...]:
 
 
 def groups(model: Path, world: Any, kind: str) -> tuple[float, ...]:
-    """Mini-batches with some samples of every group."""
+    """Without: mini-batches with some samples of every group."""
     spread, whole = (
         open_trainer(model, world, updates_per_rollout=UPDATES, minibatches=minibatches)
         for minibatches in ("spread", "groups")
@@ -89,19 +90,19 @@ def groups(model: Path, world: Any, kind: str) -> tuple[float, ...]:
 
 
 class Phase:
-    """A training phase in a process of its own."""
+    """A training phase in its own process."""
 
     def __init__(self, work: Callable[[], None]):
         self.work = work
 
     def run(self) -> None:
-        """Once."""
+        """Runs the phase once."""
         self.work()
 
 
 @contextmanager
 def open_phase(model: Path, kind: str) -> Iterator[Phase]:
-    """For `open_ranks`."""
+    """Opens a training phase; an argument of `open_ranks`."""
     from drpo_cli import dist
 
     with dist.join() as world:
@@ -111,7 +112,7 @@ def open_phase(model: Path, kind: str) -> Iterator[Phase]:
 
 
 def memory(model: Path, world: Any, kind: str) -> tuple[float, ...]:
-    """What a process does that `drpo train` did not start."""
+    """Without: the allocator settings of a process that `drpo train` did not start."""
     with ExitStack() as stack:
         opened = []
         for keep in (False, True):
@@ -125,7 +126,7 @@ def memory(model: Path, world: Any, kind: str) -> tuple[float, ...]:
 
 
 def blocks(*_: Any) -> tuple[float, ...]:
-    """All logits of 1,024 tokens in one block."""
+    """Without: all logits of 1,024 tokens in one block."""
     from drpo_cli.trainer.logprobs import Head, blockwise_logprobs
 
     weight_VD, hidden_TD, target_T = row06_logprobs.inputs(1024, 262_144, "float32")
@@ -139,11 +140,11 @@ def blocks(*_: Any) -> tuple[float, ...]:
             target_T,
         )
 
-    return ratios(paired(lambda: run(1024 * 262_144), lambda: run(2 * 2**20), 3))
+    return ratios(time_pairs(lambda: run(1024 * 262_144), lambda: run(2 * 2**20), 3))
 
 
 def fused(_: Path, world: Any, __: str) -> tuple[float, ...]:
-    """AdamW's foreach implementation."""
+    """Without: AdamW's foreach implementation."""
     shape = row04_model_flops.SHAPES["full"]
     with tempfile.TemporaryDirectory() as folder:
         model = make_model(Path(folder) / "model", shape)
@@ -154,11 +155,11 @@ def fused(_: Path, world: Any, __: str) -> tuple[float, ...]:
             group.update(fused=fused, foreach=not fused)
         step(trainer, known)
 
-    return ratios(paired(lambda: run(False), lambda: run(True), 4))
+    return ratios(time_pairs(lambda: run(False), lambda: run(True), 4))
 
 
 def _ratios(off: Callable[[], object], on: Callable[[], object], kind: str) -> tuple[float, ...]:
-    return ratios(paired(off, on, PAIRS[kind]))
+    return ratios(time_pairs(off, on, PAIRS[kind]))
 
 
 LINES: Sequence[tuple[str, Callable[..., tuple[float, ...]], tuple[str, ...]]] = (
@@ -172,7 +173,7 @@ LINES: Sequence[tuple[str, Callable[..., tuple[float, ...]], tuple[str, ...]]] =
 
 
 def main() -> None:
-    """Prints a line a technique."""
+    """Prints one line per technique."""
     with tempfile.TemporaryDirectory() as folder, alone() as world:
         model = make_model(Path(folder) / "model", MODEL)
         for name, measured, kinds in LINES:
@@ -185,6 +186,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if missing := environment(cores()).items() - os.environ.items():
-        # read when a process starts, by the C library and by OpenMP
+        # the C library and OpenMP read these when a process starts
         os.execve(sys.executable, [*sys.orig_argv], {**os.environ, **dict(missing)})
     main()

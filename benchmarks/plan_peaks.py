@@ -1,10 +1,11 @@
-"""`python -m benchmarks.plan_peaks [CASE…]`: the peaks of `drpo plan` against measured ones.
+"""`python -m benchmarks.plan_peaks [CASE…]`: the peaks of `drpo plan`, and measured ones.
 
-Each case is a trainer with random weights that replays, trains and streams its weights as for a
-sync, in processes of their own. Measured is the kernel's high-water mark of resident pages in each
-piece of work, above what the process holds before it has a model, when every module and kernel has
-been used once. It is taken twice: with an allocator that gives freed blocks back, so that only what
-is in use counts, and with the settings a run has, which keep them (`drpo_cli.dist.KEEP_MEMORY`).
+Each case is a trainer with random weights that replays, trains, and streams its weights as for a
+sync, in its own processes. The measurement is the kernel's high-water mark of resident pages in
+each piece of work, above what the process holds before it has a model, after every module and
+kernel was used once. It is taken twice: with an allocator that gives freed blocks back, so that
+only memory in use counts, and with the settings of a run, which keeps freed blocks
+(`drpo_cli.dist.KEEP_MEMORY`).
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks._memory import settled, since
+from benchmarks._memory import peak_above, release_unused
 from benchmarks._ranks import free_port, place
 from benchmarks._trainers import DType, Shape, make_model, open_trainer
 
 MODULE = "benchmarks.plan_peaks"
 MIB = 2**20
 WORK = ("replay", "train", "sync")
-SMALL = Shape(512, 64, 128, layers=2, heads=2, kv_heads=1, head_dim=32)  # to warm up with
+SMALL = Shape(512, 64, 128, layers=2, heads=2, kv_heads=1, head_dim=32)  # for the warm-up
 GIVES_BACK = {
     "MALLOC_MMAP_THRESHOLD_": str(2**16),
     "MALLOC_TRIM_THRESHOLD_": str(2**16),
@@ -37,7 +38,7 @@ GIVES_BACK = {
 
 @dataclass(frozen=True)
 class Case:
-    """A trainer, and sequences of which one group fills a micro-batch to the token."""
+    """A trainer, and sequences of which one group fills a micro-batch exactly."""
 
     shape: Shape
     dtype: DType = "float32"
@@ -50,7 +51,7 @@ class Case:
 
     @property
     def budget(self) -> int:
-        """Tokens of a micro-batch."""
+        """The tokens of a micro-batch."""
         return self.prompt + self.group * (self.response - 1)
 
 
@@ -74,11 +75,11 @@ def main(names: Sequence[str]) -> None:
     for name in names or CASES:
         with tempfile.TemporaryDirectory() as folder:
             model = make_model(Path(folder) / "model", CASES[name].shape)
-            predicted = in_process("predicted", CASES[name], model, {})[0]
-            exact = measured(CASES[name], model, GIVES_BACK)
-            kept = measured(CASES[name], model, _run_settings())
+            predicted = in_process("predict", CASES[name], model, {})[0]
+            exact = measure_case(CASES[name], model, GIVES_BACK)
+            kept = measure_case(CASES[name], model, _run_settings())
         for work in WORK:
-            # what the settings of a run keep is the most there ever was
+            # the settings of a run keep the highest peak of all
             in_a_run = f"{kept[work] / MIB:,.0f} MiB" if work == "train" else ""
             figures = (predicted[work] / MIB, exact[work] / MIB)
             print(  # noqa: T201
@@ -88,8 +89,8 @@ def main(names: Sequence[str]) -> None:
             )
 
 
-def measured(case: Case, model: Path, allocator: dict[str, str]) -> dict[str, int]:
-    """Bytes of each piece of work, on the rank where it takes most."""
+def measure_case(case: Case, model: Path, allocator: dict[str, str]) -> dict[str, int]:
+    """Measures the bytes of each piece of work, on the rank where it takes most."""
     found = in_process("measure", case, model, allocator)
     return {work: max(one[work] for one in found) for work in WORK}
 
@@ -97,7 +98,7 @@ def measured(case: Case, model: Path, allocator: dict[str, str]) -> dict[str, in
 def in_process(
     function: str, case: Case, model: Path, environment: dict[str, str]
 ) -> list[dict[str, int]]:
-    """What a function of this module prints, from a process for each rank of the case."""
+    """Runs a function of this module in one process per rank of the case; returns its results."""
     ranks, port = (case.ranks if function == "measure" else 1), free_port()
     command = [sys.executable, "-m", MODULE, "--", function, json.dumps(asdict(case)), str(model)]
     started = [
@@ -116,7 +117,7 @@ def in_process(
 
 
 def measure(case: Case, model: Path) -> dict[str, int]:
-    """The peaks of this rank."""
+    """Measures the peaks of this rank."""
     from drpo_cli import dist
     from drpo_cli.rollout.engine.precision import Precision
     from drpo_cli.step.sync import trainer_weights
@@ -139,7 +140,7 @@ def measure(case: Case, model: Path) -> dict[str, int]:
         small = open_trainer(small_model, world, case.dtype, **options)
         small.step(samples(case.microbatches))
         del small
-        before = settled()
+        before = release_unused()
         trainer = open_trainer(model, world, case.dtype, **options)
         everything = samples(case.microbatches)
         trainer.step(everything)  # makes the optimizer's moments
@@ -154,11 +155,11 @@ def measure(case: Case, model: Path) -> dict[str, int]:
             "train": lambda: trainer.step(everything),
             "sync": sync,
         }
-        return {name: since(before, do) for name, do in work.items()}
+        return {name: peak_above(before, do) for name, do in work.items()}
 
 
-def predicted(case: Case, model: Path) -> dict[str, int]:
-    """The peaks of a rank as `drpo plan` has them, without its allowances."""
+def predict(case: Case, model: Path) -> dict[str, int]:
+    """Predicts the peaks of a rank as `drpo plan` does, without its allowances."""
     from drpo_cli.rollout.engine.precision import Precision
     from drpo_cli.settings import ModelSettings, TrainSettings
     from drpo_cli.tools.memory.batch import Lengths
@@ -193,7 +194,7 @@ def _case(fields: dict[str, Any]) -> Case:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--"]:
         _, _, function, fields, model = sys.argv
-        result = {"measure": measure, "predicted": predicted}[function](
+        result = {"measure": measure, "predict": predict}[function](
             _case(json.loads(fields)), Path(model)
         )
         print(json.dumps(result))  # noqa: T201

@@ -1,7 +1,7 @@
 """`python -m benchmarks.profiled equal|ragged|float32|bfloat16|sync`: where the time of a row goes.
 
-Operators by their own time in one warm repetition: the training phase of rows 1 and 2 (with the
-samples of `ablation`), of row 4, or the push of row 8 into vLLM on one rank.
+Lists operators by their own time in one warm repetition of the training phase of rows 1 and 2
+(with the samples of `ablation`) or of row 4, or of the push of row 8 into vLLM on one rank.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ROWS = 14
 
 @contextmanager
 def training(kind: str) -> Iterator[Callable[[], object]]:
-    """A training phase of rows 1, 2 or 4."""
+    """Opens a training phase of row 1, 2 or 4."""
     with tempfile.TemporaryDirectory() as folder, alone() as world:
         if kind in PAIRED:
             trainer = open_trainer(make_model(Path(folder) / "model", MODEL), world)
@@ -38,7 +38,7 @@ def training(kind: str) -> Iterator[Callable[[], object]]:
 
 @contextmanager
 def sync(_: str) -> Iterator[Callable[[], object]]:
-    """A push of row 8."""
+    """Opens a push of row 8."""
     from benchmarks._sync_case import open_case
 
     os.environ.update(place(0, 1, free_port()))
@@ -64,11 +64,11 @@ def main(kind: str) -> None:
         table = profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=ROWS)
         sys.stdout.write(table)
         sys.stdout.flush()
-        os._exit(0)  # an engine's leftover threads need not end well
+        os._exit(0)  # does not wait for an engine's remaining threads
 
 
 if __name__ == "__main__":
     if missing := environment(cores()).items() - os.environ.items():
-        # read when a process starts, by the C library and by OpenMP
+        # the C library and OpenMP read these when a process starts
         os.execve(sys.executable, [*sys.orig_argv], {**os.environ, **dict(missing)})
     main(sys.argv[1])

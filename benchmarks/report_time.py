@@ -1,7 +1,7 @@
-"""`python -m benchmarks.report_time RUN_DIR`: what the page of a long run takes.
+"""`python -m benchmarks.report_time RUN_DIR`: time and memory of the page of a long run.
 
-The run of `make demo` will do: its steps are repeated up to `--steps`, each with the first
-`--samples` of its samples, and `drpo report` is run on the result.
+The run of `make demo` is enough: its steps are repeated up to `--steps`, each with the first
+`--samples` of its samples, and `drpo report` runs on the result.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from drpo_cli.runs.folder import RunFolder
 from drpo_cli.runs.records import Records, read
 
 
-def lengthened(run: RunFolder, path: Path, steps: int, samples: int) -> RunFolder:
-    """A copy of the run with its steps repeated, and so many samples to each."""
+def lengthen(run: RunFolder, path: Path, steps: int, samples: int) -> RunFolder:
+    """Copies the run with its steps repeated, and `samples` samples per step."""
     longer = RunFolder(path)
     shutil.copy(run.spec, longer.spec)
     shutil.copy(run.versions, longer.versions)
@@ -43,7 +43,7 @@ def lengthened(run: RunFolder, path: Path, steps: int, samples: int) -> RunFolde
 
 
 def seconds(run: RunFolder, times: int) -> Iterator[float]:
-    """How long the command takes, in wall time, after one run that is not counted."""
+    """Yields the wall time of the command, after one run that does not count."""
     for attempt in range(times + 1):
         began = time.perf_counter()
         subprocess.run(
@@ -61,11 +61,11 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=64)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        run = lengthened(RunFolder(asked.run), Path(folder), asked.steps, asked.samples)
+        run = lengthen(RunFolder(asked.run), Path(folder), asked.steps, asked.samples)
         took = sorted(seconds(run, 5))
         found = {
             "steps": asked.steps,
-            "samples a step": asked.samples,
+            "samples per step": asked.samples,
             "samples.jsonl, MB": round(run.samples.stat().st_size / 1e6),
             "seconds, median": round(statistics.median(took), 2),
             "least, most": [round(took[0], 2), round(took[-1], 2)],

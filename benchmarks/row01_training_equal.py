@@ -1,8 +1,8 @@
-"""Trained tokens a second of the training phase ÷ TRL's, all responses of one length.
+"""Trained tokens per second of the training phase ÷ TRL's, all responses of one length.
 
-A Qwen3 of 3.2 M random parameters in float32; 32 prompts of 16 tokens × 8 responses of exactly 32,
-given to both sides; one update. What counts as the training phase is in `_peer_ours` and
-`_peer_trl`. TRL takes 64 samples a pass, the best of 16, 32, 64 and 256; nothing is padded.
+A Qwen3 of 3.2 M random parameters in float32; both sides get 32 prompts of 16 tokens × 8 responses
+of exactly 32; one update. `_peer_ours` and `_peer_trl` say what counts as the training phase. TRL
+takes 64 samples per pass, the best of 16, 32, 64 and 256; nothing is padded.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ GOAL = Goal("trained tokens/s ÷ TRL's, equal lengths", 1.5, at_most=False)
 
 
 def measure(size: Size) -> Measured:
-    """Both sides in turn; one figure a pair."""
+    """Measures both sides alternately; one figure per pair."""
     if size == "smoke":
         return against_trl("training", (4, 4), lambda rng: (16, 8), microbatch=16, pairs=2)
     return against_trl("training", (32, 8), lambda rng: (16, 32), microbatch=64, pairs=7)

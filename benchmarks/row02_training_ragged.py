@@ -1,9 +1,9 @@
-"""Trained tokens a second of the training phase ÷ TRL's, responses of ragged lengths.
+"""Trained tokens per second of the training phase ÷ TRL's, responses of ragged lengths.
 
-The model and the sides of row 1; 32 prompts of 16 to 64 tokens × 8 responses of 8 to 512 tokens,
-log-uniform, given to both sides; one update. TRL pads all responses to the longest. It
-takes 32 samples a pass: on a quarter of this work, one thread, its processor time was the same
-within a tenth at 8 and 32 samples, and a third more at 64, all of it in the system (memory).
+The model and the sides of row 1; both get 32 prompts of 16 to 64 tokens × 8 responses of 8 to 512
+tokens, log-uniform; one update. TRL pads all responses to the longest. It takes 32 samples per
+pass: on a quarter of this work with one thread, its processor time differed by less than a tenth
+between 8 and 32 samples, and was a third more at 64, all of it in the system (memory).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ GOAL = Goal("trained tokens/s ÷ TRL's, ragged lengths", 4.0, at_most=False)
 
 
 def measure(size: Size) -> Measured:
-    """Both sides in turn; one figure a pair."""
+    """Measures both sides alternately; one figure per pair."""
     if size == "smoke":
         return against_trl("training", (4, 4), _short, microbatch=8, pairs=2)
     return against_trl("training", (32, 8), _lengths, microbatch=32, pairs=3)

@@ -1,16 +1,17 @@
-"""Samples a second of the whole step ÷ TRL's, responses of ragged lengths, vLLM on both sides.
+"""Samples per second of the whole step ÷ TRL's, responses of ragged lengths, vLLM on both sides.
 
-The model and the lengths of row 2, 16 prompts × 8 responses; both sides sample from a vLLM of the
-same version in the trainer's own process, float32, EOS ignored, each request as long as was drawn
-for it. A step is weights into the engine, sampling, rewards (a trivial one) and training; what each
-side's takes in is in `_peer_ours` and `_peer_trl`. TRL's engine is compiled, as TRL leaves it.
+The model and the lengths of row 2, 16 prompts × 8 responses. Both sides sample from a vLLM of the
+same version in the trainer's own process, in float32, with EOS ignored and the length that was
+drawn for each request. A step is: weights into the engine, sampling, rewards (a trivial one) and
+training; `_peer_ours` and `_peer_trl` say what each side's step includes. TRL's engine is compiled,
+which is TRL's default.
 
-TRL recomputes old log-probs, as it does by default beside vLLM, to correct for the difference
-between the two; the notes say what of its step that took (`old_log_probs`). Ours needs none: μ is
-its anchor. Two things are changed in TRL, since without them it does not run here, or not on the
-same terms: its sync, which fails on a CPU once vLLM has packed its weights ('Parameter' object has
-no attribute 'weight_loader'), is ours; and vLLM, which makes bfloat16 of a float32 model when it is
-told nothing, is told float32.
+TRL recomputes old log-probs, its default with vLLM, to correct for the difference between trainer
+and engine; the notes have the time of that (`old_log_probs`). Our side does not need them: its
+ratio is to μ. Two things are changed in TRL, since without them it does not run here, or not under
+equal conditions: it uses our sync, since its own fails on a CPU when vLLM has packed its weights
+('Parameter' object has no attribute 'weight_loader'); and vLLM, which by default runs a float32
+model in bfloat16, runs it in float32.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ GOAL = Goal("samples/s of the whole step ÷ TRL's, ragged lengths", 3.0, at_most
 
 
 def measure(size: Size) -> Measured:
-    """Both sides in turn; one figure a pair."""
+    """Measures both sides alternately; one figure per pair."""
     if size == "smoke":
         return against_trl("step", (4, 4), _short, microbatch=8, pairs=2)
     return against_trl("step", (16, 8), _lengths, microbatch=32, pairs=3)

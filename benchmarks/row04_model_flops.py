@@ -1,16 +1,16 @@
 """Model FLOP/s of a training step ÷ the best matrix product's of the same shapes and dtype.
 
 The step is `Trainer.step`: packing, forward, backward, clipping and AdamW, on 8 sequences of 256
-input tokens, packed to 2,048. Model FLOPs count what the mathematics needs and nothing twice:
+input tokens, packed to 2,048. Model FLOPs count what the mathematics needs, nothing twice:
 
     6 · N · T          the layers' N matrix weights, forward (2) and backward (4), T input tokens
     6 · V · D · R      the head, for the R response tokens only
     12 · Dh · H · Σ L(L + 1)/2 · layers      causal attention of sequences of L tokens
 
-Logits that are computed again in the backward pass, norms, softmax and the optimizer count as none.
+Logits that are computed again in the backward pass, norms, softmax and the optimizer do not count.
 The other rate is the best of all products of the model's own matrices: forward y = x Wᵀ, and the
-two of the backward pass, g W and gᵀ x; the head's for all response tokens at once.
-Each figure is one such sweep and the step after it.
+two of the backward pass, g W and gᵀ x; the head's products take all response tokens at once.
+Each figure compares one sweep over these products with the step after it.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ SHAPES: dict[Size, Shape] = {
     "smoke": Shape(320, 64, 128, layers=2, heads=4, kv_heads=2, head_dim=16),
 }
 DTYPES: tuple[DType, ...] = ("float32", "bfloat16")
-SEQUENCES, PROMPT, RESPONSE = 8, 33, 224  # a response's last token is no input: 8 × 256
+SEQUENCES, PROMPT, RESPONSE = 8, 33, 224  # a response's last token is not an input: 8 × 256
 PAIRS: dict[Size, int] = {"full": 4, "smoke": 1}
-TRIES = 2  # of each product in a sweep, of which the best counts
+TRIES = 2  # of each product in a sweep; the best counts
 
 
 def measure(size: Size) -> Measured:
-    """See the module."""
+    """Measures as the module's docstring says."""
     shape = SHAPES[size]
     with tempfile.TemporaryDirectory() as folder, alone() as world:
         model = make_model(Path(folder) / "model", shape)

@@ -1,8 +1,8 @@
-"""The training phase of long prompts in common ÷ the same with the prompt run for every sample.
+"""The training phase with long prompts computed once per group ÷ computed once per sample.
 
 `Trainer.step` on 8 prompts of 512 tokens with 8 responses of 64 each, the model of rows 1 and 2, in
 float32. On the other side every sample's prompt has another first token, so that none is shared.
-The gradients of samples that share and of the same samples apart are compared in the suite
+The test suite compares the gradients of samples with and without sharing
 (tests/unit/test_trainer_step.py).
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from benchmarks._bench import Goal, Measured, Size, paired, ratios
+from benchmarks._bench import Goal, Measured, Size, ratios, time_pairs
 from benchmarks._peers import MODEL
 from benchmarks._ranks import alone
 from benchmarks._trainers import apart, make_model, on_policy, open_trainer, random_rows, step
@@ -27,5 +27,5 @@ def measure(size: Size) -> Measured:
     with tempfile.TemporaryDirectory() as folder, alone() as world:
         trainer = open_trainer(make_model(Path(folder) / "model", MODEL), world)
         together, own = on_policy(trainer, batch), on_policy(trainer, apart(batch))
-        taken = paired(lambda: step(trainer, together), lambda: step(trainer, own), PAIRS[size])
+        taken = time_pairs(lambda: step(trainer, together), lambda: step(trainer, own), PAIRS[size])
     return Measured((ratios(taken),), {"seconds_shared_unshared": taken})

@@ -1,14 +1,14 @@
 """Memory and time of log-probs and entropy at a vocabulary of 262,144, forward and backward.
 
-Hidden size 640, as Gemma 3 270M has with this vocabulary; blocks of `[train]`'s default size.
+Hidden size 640, as in Gemma 3 270M with this vocabulary; blocks of `[train]`'s default size.
 
-Memory: the most that `blockwise_logprobs` holds at 4,096 tokens beyond what has to be there: hidden
-states, weights, and the gradients of both, which are what the backward pass is for. Each dtype has
-a fresh process; the kernel's high-water mark is read (`_memory` says why), after the same work on
-a few tokens, so that threads and libraries are loaded.
+Memory: the peak of `blockwise_logprobs` at 4,096 tokens, beyond what must exist: hidden states,
+weights, and the gradients of both, which the backward pass computes. Each dtype has a fresh
+process. The kernel's high-water mark is read (`_memory` says why), after the same work on a few
+tokens, so that threads and libraries are loaded.
 
-Time: against the same function of whole logits, log-softmax, gather and entropy under autograd, at
-1,024 tokens, the most that fits: each of its half dozen whole tensors takes 1 GiB there.
+Time: compared with the same function on whole logits (log-softmax, gather and entropy under
+autograd) at 1,024 tokens, the most that fits: each of about six whole tensors takes 1 GiB.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from benchmarks._bench import Goal, Measured, Size, in_own_process, paired, ratios
+from benchmarks._bench import Goal, Measured, Size, in_own_process, ratios, time_pairs
 from benchmarks._memory import peak_extra_bytes
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ WARM_TOKENS = 8
 
 
 def measure(size: Size) -> Measured:
-    """See the module."""
+    """Measures as the module's docstring says."""
     vocabulary = VOCABULARY[size]
     memory = [in_own_process(peak, TOKENS[size], vocabulary, dtype) for dtype in DTYPES]
     times = [
@@ -60,7 +60,7 @@ def measure(size: Size) -> Measured:
 
 
 def peak(tokens: int, vocabulary: int, dtype: str) -> dict[str, float]:
-    """MiB at the peak of one forward and backward pass, and what of it are gradients."""
+    """Peak MiB of one forward and backward pass beyond gradients, and those of the gradients."""
     weight_VD, hidden_TD, target_T = inputs(tokens, vocabulary, dtype)
     forward_and_backward(blockwise, hidden_TD[:WARM_TOKENS], weight_VD, target_T[:WARM_TOKENS])
     weight_VD.grad = hidden_TD.grad = None
@@ -73,14 +73,14 @@ def peak(tokens: int, vocabulary: int, dtype: str) -> dict[str, float]:
 def against_whole(
     tokens: int, vocabulary: int, dtype: str, pairs: int
 ) -> list[tuple[float, float]]:
-    """Seconds of forward and backward, blockwise and whole, in turns."""
+    """Seconds of forward and backward, blockwise and whole, alternately."""
     weight_VD, hidden_TD, target_T = inputs(tokens, vocabulary, dtype)
 
     def run(function: LogProbs) -> None:
         weight_VD.grad = hidden_TD.grad = None
         forward_and_backward(function, hidden_TD, weight_VD, target_T)
 
-    return paired(partial(run, blockwise), partial(run, whole), pairs)
+    return time_pairs(partial(run, blockwise), partial(run, whole), pairs)
 
 
 LogProbs = Callable[[Any, Any, Any], tuple[Any, Any]]
@@ -88,7 +88,7 @@ LogProbs = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 
 def blockwise(hidden_TD: Tensor, weight_VD: Tensor, target_T: Tensor) -> tuple[Tensor, Tensor]:
-    """The package's function, as a policy calls it."""
+    """The package's function, called as a policy calls it."""
     from drpo_cli.settings import TrainSettings
     from drpo_cli.trainer.logprobs import Head, blockwise_logprobs
 
@@ -97,7 +97,7 @@ def blockwise(hidden_TD: Tensor, weight_VD: Tensor, target_T: Tensor) -> tuple[T
 
 
 def whole(hidden_TD: Tensor, weight_VD: Tensor, target_T: Tensor) -> tuple[Tensor, Tensor]:
-    """What one writes first: whole float32 logits, and autograd."""
+    """The plain way: whole float32 logits, and autograd."""
     logp_TV = (hidden_TD @ weight_VD.T).float().log_softmax(-1)
     entropy_T = -(logp_TV.exp() * logp_TV).sum(-1)
     return logp_TV.gather(-1, target_T[:, None])[:, 0], entropy_T

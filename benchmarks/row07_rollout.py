@@ -1,14 +1,14 @@
-"""Our rollout ÷ a bare `LLM.generate` of the same requests, log-probs on.
+"""Our rollout ÷ a bare `LLM.generate` of the same requests, with log-probs.
 
-Ours is what the phase `rollout` runs: `sample_groups` over `Engine.generate`, one request a sample,
-up to whole groups of `Rollout`s (ids, log μ, text). Bare is one call of `LLM.generate` on the same
-`LLM` object, one request a prompt with `n` samples and the sampled tokens' log-probs, and nothing
-after it: what it returns is left as it is. Taking ids and log-probs out of it, which a training
-step cannot do without, is in the notes as `drain_seconds` and is counted against us alone.
+Ours is what the phase `rollout` runs: `sample_groups` over `Engine.generate`, one request per
+sample, up to complete groups of `Rollout`s (ids, log μ, text). Bare is one call of `LLM.generate`
+on the same `LLM` object, one request per prompt with `n` samples and the log-probs of the sampled
+tokens. Its result is not read. Every training step must take ids and log-probs out of it: that time
+is in the notes as `drain_seconds`, and only our side includes it.
 
-Both sides sample at temperature 1 from the whole distribution and find an empty prefix cache. The
-tokenizer has no end-of-sequence token, so that every response has the same length. The model is a
-small one: what is added to the engine counts for most where the engine has least to do.
+Both sides sample at temperature 1 from the whole distribution and start with an empty prefix cache.
+The tokenizer has no end-of-sequence token, so every response has the same length. The model is
+small: the less the engine has to do, the more our overhead counts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, GenerationConfig
 
-from benchmarks._bench import Goal, Measured, Size, paired, ratios, seconds
+from benchmarks._bench import Goal, Measured, Size, ratios, seconds, time_pairs
 from benchmarks._peers import MODEL
 from benchmarks._trainers import Shape, make_model, random_rows
 from drpo_cli.rollout.engine.protocol import EngineContext, Sampling, sample_groups
@@ -38,7 +38,7 @@ SAMPLES = 8
 
 
 def measure(size: Size) -> Measured:
-    """See the module."""
+    """Measures as the module's docstring says."""
     with tempfile.TemporaryDirectory() as folder:
         engine = _open(Path(folder) / "model", MODEL, PROMPTS[size])
         found = [_of_lengths(engine, *lengths, size) for lengths in LENGTHS]
@@ -75,7 +75,7 @@ def _of_lengths(
     def bare() -> list[Any]:
         return _bare(engine.llm, prompts_P, sampling)
 
-    taken = paired(ours, bare, PAIRS[size])
+    taken = time_pairs(ours, bare, PAIRS[size])
     tokens = len(prompts_P) * SAMPLES * response
     _require_all(ours(), bare(), tokens)
     outputs = bare()
@@ -85,7 +85,7 @@ def _of_lengths(
         "samples": len(prompts_P) * SAMPLES,
         "seconds_ours_bare": taken,
         "tokens_per_second_ours": [tokens / ours for ours, _ in taken],
-        "drain_seconds": seconds(lambda: _drained(outputs)),
+        "drain_seconds": seconds(lambda: _drain(outputs)),
     }
 
 
@@ -103,15 +103,15 @@ def _bare(llm: Any, prompts_P: list[Prompt], sampling: Sampling) -> list[Any]:
         temperature=sampling.temperature,
         logprobs=0,
     )
-    # Ours left these very prompts in it; a run's next prompts are not there.
+    # Ours left these prompts in the cache; in a run the next prompts are new.
     llm.reset_prefix_cache()
     prompts = [{"prompt_token_ids": list(prompt.token_ids)} for prompt in prompts_P]
     outputs: list[Any] = llm.generate(prompts, params, use_tqdm=False)
     return outputs
 
 
-def _drained(outputs: list[Any]) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
-    """Ids and log-probs of every sample."""
+def _drain(outputs: list[Any]) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
+    """Takes ids and log-probs of every sample out of the outputs."""
     drained = []
     for sample in [sample for output in outputs for sample in output.outputs]:
         ids = tuple(sample.token_ids)
@@ -122,6 +122,8 @@ def _drained(outputs: list[Any]) -> list[tuple[tuple[int, ...], tuple[float, ...
 
 def _require_all(groups_P: list[Group], outputs: list[Any], tokens: int) -> None:
     ours = sum(len(rollout.logps) for group in groups_P for rollout in group.rollouts_G)
-    theirs = sum(len(logps) for _, logps in _drained(outputs))
+    theirs = sum(len(logps) for _, logps in _drain(outputs))
     if (ours, theirs) != (tokens, tokens):
-        raise RuntimeError(f"{tokens} tokens asked for; ours gave {ours}, the bare one {theirs}")
+        raise RuntimeError(
+            f"{tokens} tokens were requested; ours gave {ours}, LLM.generate {theirs}"
+        )

@@ -1,13 +1,14 @@
-"""Weight sync of 268 M parameters: time ÷ a plain copy of the same bytes, and memory on top.
+"""Weight sync of 268 M parameters: time ÷ a plain copy of the same bytes, and extra memory.
 
-The sizes are Gemma 3 270M's, in a Qwen3: 18 layers, and an embedding of 262,144 × 640 that is also
-the head. `WeightSync.push` streams the float32 weights out of the sharded trainer into each engine,
-in one process with all cores and in two gloo ranks with a share each; the copy is `Tensor.copy_`
-from one set of whole tensors to another, on every rank at the same time, as each gets them all.
-Push and copy are taken in turns, from the call until the last rank is done.
+A Qwen3 with the sizes of Gemma 3 270M: 18 layers, and an embedding of 262,144 × 640 that is also
+the head. `WeightSync.push` streams the float32 weights from the sharded trainer into each engine,
+in one process with all cores, and in two gloo ranks with half of the cores each. The copy is
+`Tensor.copy_` from one set of whole tensors to another, on every rank at the same time, since each
+rank gets all weights. Push and copy are timed alternately, from the call until the last rank is
+done.
 
 Memory is the kernel's high-water mark of a rank's resident pages during a push, above what it holds
-between pushes, on the rank where that is most; the largest layer is the largest unit that FSDP
+between pushes, on the rank where that is highest. The largest layer is the largest unit that FSDP
 gathers, here the embedding.
 """
 
@@ -18,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks._bench import Goal, Measured, Size, paired, ratios
+from benchmarks._bench import Goal, Measured, Size, ratios, time_pairs
 from benchmarks._ranks import open_ranks
 from benchmarks._sync_case import open_case
 from benchmarks._trainers import Shape, make_model
@@ -44,7 +45,7 @@ FLOAT32 = 4  # bytes
 
 
 def measure(size: Size) -> Measured:
-    """See the module."""
+    """Measures as the module's docstring says."""
     shape = SHAPES[size]
     layer = FLOAT32 * max(shape.layer_weights, shape.head_weights)
     figures: list[tuple[float, ...]] = []
@@ -62,7 +63,7 @@ def measure(size: Size) -> Measured:
 def _case(model: Path, engine: str, size: int, pairs: int) -> dict[str, Any]:
     cores_each = max(1, cores() // size)
     with open_ranks(size, cores_each, open_case, folder=model, engine=engine) as ranks:
-        times = paired(partial(ranks.call, "push"), partial(ranks.call, "copy"), pairs)
+        times = time_pairs(partial(ranks.call, "push"), partial(ranks.call, "copy"), pairs)
         extra = [max(ranks.call("push_extra_bytes")) for _ in range(MEMORY_REPEATS)]
         total = ranks.call("bytes")[0]
     return {"seconds_push_copy": times, "extra_bytes": extra, "bytes": total}

@@ -1,14 +1,14 @@
 """Samples/s of two ranks with one core each ÷ one rank with one core: training phase, whole step.
 
-Two runs of one spec stand ready, on one rank and on two gloo ranks, every rank bound to a core of
-its own with one thread and its own vLLM engine. They take steps in turns: while one does, the other
-sleeps. Both do a step's work on as many samples (strong scaling): 32 prompts × 8 responses of up to
-64 tokens, of which about one in six ends early by chance, with a Qwen3 of 3.0 M parameters in
-float32, two updates, gradients reduced once an update.
+Two runs of one spec are open, one with one rank and one with two gloo ranks. Every rank is bound to
+its own core, with one thread and its own vLLM engine. The runs take steps alternately: while one
+works, the other sleeps. Both have the same number of samples per step (strong scaling): 32 prompts
+× 8 responses of up to 64 tokens, of which about one in six ends early by chance, with a Qwen3 of
+3.0 M parameters in float32, two updates, gradients reduced once per update.
 
-The training phase is the loop's: the check of the sync, advantages, and all updates; a rank that
-waits for the other's rollout is not in it. A step is the loop's body, records included. Of several
-ranks the slowest counts.
+The training phase is that of the loop: the check of the sync, advantages, and all updates, without
+the time in which a rank waits for the other's rollout. A step is the loop's body, with the records.
+With two ranks the slower one counts.
 """
 
 from __future__ import annotations
@@ -81,13 +81,13 @@ every = 0
 
 
 def measure(size: Size) -> Measured:
-    """See the module."""
+    """Measures as the module's docstring says."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_model(folder / "model", SHAPES[size])
         with (
-            open_ranks(1, 1, open_case, folder=_prepared(folder, 1, size)) as one,
-            open_ranks(2, 1, open_case, folder=_prepared(folder, 2, size)) as two,
+            open_ranks(1, 1, open_case, folder=_prepare(folder, 1, size)) as one,
+            open_ranks(2, 1, open_case, folder=_prepare(folder, 2, size)) as two,
         ):
             taken = [(_step(one), _step(two)) for _ in range(1 + PAIRS[size])][1:]
     figures = [tuple(_rate(b, phase) / _rate(a, phase) for a, b in taken) for phase in PHASES]
@@ -95,14 +95,14 @@ def measure(size: Size) -> Measured:
     return Measured(tuple(figures), notes)
 
 
-def _prepared(folder: Path, ranks: int, size: Size) -> Path:
+def _prepare(folder: Path, ranks: int, size: Size) -> Path:
     spec = folder / f"ranks-{ranks}.toml"
     spec.write_text(SPEC.format(name=spec.stem, prompts=PROMPTS[size]))
     return prepare(load(spec), resume=False, world=ranks).path
 
 
 def _step(ranks: Ranks) -> dict[str, Any]:
-    """Seconds of each phase, of the slowest rank, and the samples of all."""
+    """Takes a step; returns the slowest rank's seconds of each phase, and the samples of all."""
     found = ranks.call("step")
     return {
         **{phase: max(own[phase] for own in found) for phase in PHASES},

@@ -1,9 +1,9 @@
 """The training phase with 4 updates per rollout ÷ the same with 1.
 
-`Trainer.step` on the same 256 samples by two trainers of the model of rows 1 and 2, in float32:
-packing, forward and backward passes over every sample once, clipping and AdamW, once or 4 times,
-with mini-batches of whole groups.
-The samples' log μ are the model's own, so that no token is outside the trust region.
+Two trainers of the model of rows 1 and 2, in float32, run `Trainer.step` on the same 256 samples:
+packing, one forward and backward pass over every sample, clipping and AdamW, once or 4 times, with
+mini-batches of whole groups. log μ is the model's own, so that no token is outside the trust
+region.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks._bench import Goal, Measured, Size, paired, ratios
+from benchmarks._bench import Goal, Measured, Size, ratios, time_pairs
 from benchmarks._peers import MODEL, log_uniform
 from benchmarks._ranks import alone
 from benchmarks._trainers import cut, make_model, on_policy, open_trainer, random_rows, step
@@ -32,7 +32,7 @@ PAIRS: dict[Size, tuple[int, int]] = {"full": (11, 5), "smoke": (2, 2)}
 
 
 def measure(size: Size) -> Measured:
-    """See the module."""
+    """Measures as the module's docstring says."""
     batches = (_equal(*SAMPLES[size]), _ragged(*SAMPLES[size]))
     with tempfile.TemporaryDirectory() as folder, alone() as world:
         model = make_model(Path(folder) / "model", MODEL)
@@ -41,7 +41,7 @@ def measure(size: Size) -> Measured:
         taken = []
         for batch, pairs in zip(batches, PAIRS[size], strict=True):
             known = on_policy(once, batch)
-            taken.append(paired(partial(step, often, known), partial(step, once, known), pairs))
+            taken.append(time_pairs(partial(step, often, known), partial(step, once, known), pairs))
     notes: dict[str, Any] = {
         "updates": UPDATES,
         "seconds_often_once": taken,

@@ -1,19 +1,20 @@
 """How the training phase's time grows with response length, and with group size: exponents.
 
 The phase is `Trainer.step` (one update) of a Qwen3 of 3.0 M parameters in float32, with the
-defaults of `[train]`. Each point has as many input tokens, or as many samples, as the others, so
-that all are measured equally well; with time/token ∝ Lᵃ the time of a given number of responses
-grows as Lᵃ⁺¹, and a + 1 is the exponent told (1: in proportion); likewise time/sample and groups.
-Each figure is one fit (`scipy.stats.linregress` of the logarithms) to one round over all points.
+defaults of `[train]`. All points have the same number of input tokens, or of samples, so that they
+are measured equally well. If the time per token is ∝ Lᵃ, the time of a fixed number of responses
+grows as Lᵃ⁺¹, and a + 1 is the reported exponent (1: in proportion); the same for the time per
+sample and groups. Each figure is one fit (`scipy.stats.linregress` of the logarithms) to one round
+over all points.
 
 Lengths 64 … 4,096: 8,192 input tokens in responses of L, prompts of 16 tokens. Attention is
-quadratic, and its own share is taken out: at every point, right after the phase, the causal
-`scaled_dot_product_attention` of as many sequences of that length and as many layers is timed
-alone, forward and backward, and its time subtracted. What else the phase does for attention
-(gathering, padding, repeating heads) stays in. The exponent with attention is in the notes.
+quadratic, so its own share is subtracted: at every point, right after the phase, causal
+`scaled_dot_product_attention` is timed alone, forward and backward, with as many sequences of that
+length and as many layers. The other work for attention (gathering, padding, repeating heads) stays
+in. The notes have the exponent with attention.
 
-Groups 2 … 64: 64 samples of 64-token responses, in 32 … 1 groups with prompts of 64 tokens, which
-a group shares: a larger group has fewer input tokens.
+Groups 2 … 64: 64 samples with responses of 64 tokens, in 32 … 1 groups that share prompts of 64
+tokens: a larger group has fewer input tokens.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class Point:
 
 
 def measure(size: Size) -> Measured:
-    """See the module."""
+    """Measures as the module's docstring says."""
     with tempfile.TemporaryDirectory() as folder, alone() as world:
         trainer = open_trainer(make_model(Path(folder) / "model", SHAPE), world)
         batches = {length: _of_length(trainer, length, size) for length in LENGTHS[size]}
@@ -96,7 +97,7 @@ def _rounds(
 
 
 def exponent(points: Sequence[Point], beyond: bool = True) -> float:
-    """1 + the slope of log(time a unit) over log(length or group size)."""
+    """1 + the slope of log(time per unit) over log(length or group size)."""
     import numpy as np
     from scipy.stats import linregress
 

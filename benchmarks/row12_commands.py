@@ -1,7 +1,7 @@
-"""Seconds of `drpo --help` and `drpo check` ÷ those of importing the libraries that they stand on.
+"""Seconds of `drpo --help` and `drpo check` ÷ those of importing the libraries that they use.
 
-Whole processes, from fork to exit, in turns, with compiled bytecode on the disk and their files in
-memory. `drpo check` reads the quickstart's spec, whose model folder is not there yet.
+Whole processes, from fork to exit, alternately, with compiled bytecode on disk and their files in
+the page cache. `drpo check` reads the quickstart's spec, whose model folder does not exist yet.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from benchmarks._bench import Goal, Measured, Size, paired, ratios
+from benchmarks._bench import Goal, Measured, Size, ratios, time_pairs
 
 GOALS = (
     Goal("drpo --help ÷ importing pydantic, typer, rich, tomli", 2.0, at_most=True),
@@ -25,13 +25,13 @@ PAIRS: dict[Size, int] = {"full": 15, "smoke": 3}
 
 
 def measure(size: Size) -> Measured:
-    """See the module."""
+    """Measures as the module's docstring says."""
     with tempfile.TemporaryDirectory() as folder:
         demo = Path(folder) / "demo"
         _run(DRPO, "init", str(demo), "--template", "quickstart")
         commands = [(DRPO, "--help"), (DRPO, "check", str(demo / "run.toml"))]
         taken = [
-            paired(partial(_run, *command), partial(_run, *IMPORTS), PAIRS[size], warm=2)
+            time_pairs(partial(_run, *command), partial(_run, *IMPORTS), PAIRS[size], warm=2)
             for command in commands
         ]
     return Measured(
@@ -41,6 +41,6 @@ def measure(size: Size) -> Measured:
 
 
 def _run(*command: str) -> None:
-    # As installed: pip compiles what it installs, and a checkout may be told to leave no bytecode.
+    # As when installed: pip compiles the bytecode, which this variable would prevent.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)

@@ -1,7 +1,7 @@
 """Makes train.jsonl and held_out.jsonl: problems whose answer is a whole number from 0 to 999.
 
-`python make_problems.py` writes both beside itself, the same bytes on every machine. Answers come
-from counting or trying wherever that is quick enough, so that no formula has to be trusted.
+`python make_problems.py` writes both into its own folder, the same bytes on every machine.
+Where it is fast enough, the answers come from counting or trying: no formula has to be trusted.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ HERE = Path(__file__).parent
 SEED = 2026
 TRAIN_PER_KIND = 24
 HELD_OUT_PER_KIND = 2
-BIGGEST = 999  # of an answer, as in the AIME
+BIGGEST = 999  # largest answer, as in the AIME
 
-Made = tuple[str, int]
+Made = tuple[str, int]  # text and answer; an answer of -1 means: try again
 
 
 def power_remainder(rng: Random) -> Made:
@@ -177,15 +177,30 @@ def factorial_zeros(rng: Random) -> Made:
 
 
 KINDS: tuple[Callable[[Random], Made], ...] = (
-    power_remainder, remainders, multiples, series, gcd_and_lcm, digit_sums, linear_system, roots,
-    committees, dice, pairs, missing_digits, recurrence, divisors, factorial_zeros,
-)  # fmt: skip
+    power_remainder,
+    remainders,
+    multiples,
+    series,
+    gcd_and_lcm,
+    digit_sums,
+    linear_system,
+    roots,
+    committees,
+    dice,
+    pairs,
+    missing_digits,
+    recurrence,
+    divisors,
+    factorial_zeros,
+)
 TRIVIAL_AT_0 = {kind for kind in KINDS if kind not in (power_remainder, series, recurrence)}
 
 
 def make(kind: Callable[[Random], Made], wanted: int) -> list[dict[str, object]]:
-    """Different problems of a kind, seeded by its name; those with an answer out of range are
-    thrown away."""
+    """Makes `wanted` different problems of a kind, seeded by the name of its function.
+
+    Problems with an answer out of range are dropped.
+    """
     rng = Random(f"{SEED} {kind.__name__}")
     least = 1 if kind in TRIVIAL_AT_0 else 0
     found: dict[str, int] = {}
@@ -197,7 +212,7 @@ def make(kind: Callable[[Random], Made], wanted: int) -> list[dict[str, object]]
 
 
 def main(folder: Path) -> None:
-    """Writes both files; the first problems of a kind are held out."""
+    """Writes both files; the first problems of each kind are held out."""
     made = [make(kind, HELD_OUT_PER_KIND + TRAIN_PER_KIND) for kind in KINDS]
     files = {
         "held_out.jsonl": [row for rows in made for row in rows[:HELD_OUT_PER_KIND]],

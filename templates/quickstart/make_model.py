@@ -1,7 +1,8 @@
 """Makes the quickstart's model: a small Qwen3 that can almost add, as a Hugging Face folder.
 
-`python make_model.py FOLDER`: a character tokenizer and a model of under 1 M parameters,
-warm-started by supervised learning on training problems only. The same everywhere for one seed.
+`python make_model.py FOLDER` makes a character tokenizer and a model of under 1 M parameters, and
+trains the model by supervised learning on training problems only. One seed gives the same model
+everywhere.
 """
 
 import random
@@ -20,13 +21,13 @@ SEED = 0
 BATCH = 128
 WARM_UP = 200
 PEAK_RATE = 2e-3
-START_RATE = 0.3  # stop once this share of training problems would be sampled right
+START_RATE = 0.3  # stop when this share of sampled answers to training problems is right
 MOST_STEPS = 1000
 SPECIAL = ["<pad>", "<bos>", "<eos>"]
 
 
 def main(folder: Path) -> None:
-    """Builds tokenizer and model, trains, and writes the folder in one move."""
+    """Makes and trains the model, and writes the folder in one move."""
     disable_progress_bar()
     random.seed(SEED)
     torch.manual_seed(SEED)
@@ -41,7 +42,7 @@ def main(folder: Path) -> None:
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a character."""
+    """Makes a tokenizer with one token per character."""
     vocabulary = {token: i for i, token in enumerate([*SPECIAL, *"0123456789+="])}
     characters = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
     characters.pre_tokenizer = pre_tokenizers.Split("", "isolated")
@@ -52,7 +53,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_model() -> Qwen3ForCausalLM:
-    """Under 1 M parameters, embeddings tied."""
+    """Makes the untrained model: under 1 M parameters, embeddings tied."""
     return Qwen3ForCausalLM(
         Qwen3Config(
             vocab_size=16,
@@ -75,7 +76,7 @@ def make_model() -> Qwen3ForCausalLM:
 def warm_start(
     model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: list[tuple[str, str]]
 ) -> None:
-    """Supervised learning on the answers, until the model is right often enough to be improved."""
+    """Trains on the answers until the model is right often enough for RL to improve it."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, weight_decay=0.01)
     warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, 1.0, total_iters=WARM_UP)
     for step in range(1, MOST_STEPS + 1):
@@ -97,7 +98,7 @@ def warm_start(
 def answer_logp(
     model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: list[tuple[str, str]]
 ) -> torch.Tensor:
-    """Log-probability of each token of each answer, [problems, tokens]."""
+    """Returns the log-probability of each token of each answer, [problems, tokens]."""
     ids = torch.tensor(
         tokenizer([prompt + answer + "<eos>" for prompt, answer in problems]).input_ids
     )

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Three steps of this run on a CPU, with a random model of 0.3 M parameters and without a download:
-# every part runs, nothing is learned. The entropy bonus is there so that there is a gradient: a random
-# model hardly ever earns a reward. `sh try.sh --set …` changes more.
+# Runs three steps of this run on a CPU, with a random model of 0.3 M parameters and without a download.
+# Every part runs, and nothing is learned. A random model hardly ever gets a reward; the entropy bonus
+# makes sure that there is a gradient. `sh try.sh --set …` changes more settings.
 set -eu
 cd "$(dirname "$0")"
 [ -d models/tiny ] || python -m drpo_cli.tools.tiny models/tiny

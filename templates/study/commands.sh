@@ -1,6 +1,6 @@
 #!/bin/sh
-# The study's commands, one a part. `sh commands.sh` runs all of them, `sh commands.sh rare precision`
-# some. Each goes on where it was stopped; finished runs are not repeated. Every method gets the same
+# The study's commands, one per part. `sh commands.sh` runs all of them, `sh commands.sh rare precision`
+# some. Each continues where it was stopped; finished runs are not repeated. Every method has the same
 # learning rates and the same seeds. JOBS is the number of runs at a time, one core each.
 set -eu
 cd "$(dirname "$0")"
@@ -14,7 +14,7 @@ SIX="none,ppo_clip,spo,dppo,drpo:delta=0.2,drpo:delta=12.5"
 
 SEEDS=0-4
 
-compare() { # PART SPEC KEY=VALUES…: a grid over the seeds, in runs/PART
+compare() { # PART SPEC KEY=VALUES…: runs a grid over the seeds, in runs/PART
     part=$1
     spec=$2
     shift 2
@@ -51,7 +51,7 @@ architecture() { # 6 × 2 models × 5 = 60 runs
         model.path=models/sums,models/sums-moe train.learning_rate=6e-4
 }
 
-duel() { # the two best of the staleness part where it is hard, with 20 seeds: 2 × 20 runs, twice
+duel() { # the two best methods in the two hard cells of staleness, with 20 seeds: 2 × 20 runs, twice
     SEEDS=0-19
     two="objective=ppo_clip,drpo:delta=0.2"
     compare duel-16 run.toml "$two" train.learning_rate=3e-4 train.updates_per_rollout=16

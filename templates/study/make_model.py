@@ -1,8 +1,8 @@
 """Makes the study's models: small ones that half know their task, as Hugging Face folders.
 
 `python make_model.py models/NAME` makes the model `NAME` of `RECIPES`: a tokenizer and a model of
-under 1 M parameters, warm-started by supervised learning on training problems only. The same
-everywhere for one seed.
+under 1 M parameters, trained by supervised learning on training problems only. One seed gives the
+same model everywhere.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ WORD = r" ?[A-Za-z]{2,}"
 
 
 class Example(NamedTuple):
-    """What the warm start learns from: an answer, and the weight of its first token."""
+    """An example for the warm start: prompt, answer, and the weight of the answer's first token."""
 
     prompt: str
     answer: str
@@ -58,9 +58,9 @@ class Recipe:
     """How one model is made, and when its warm start ends.
 
     spec        the spec whose training problems it learns
-    start_rate  stop once this share of them would be sampled right, whatever the marker
-    experts     experts a layer, two of them used for a token; 0 is a dense model
-    markers     first token of an answer → how often it is to come first; none when empty
+    start_rate  stop when this share of sampled answers is right, whatever their marker is
+    experts     experts per layer, two of them used for each token; 0 gives a dense model
+    markers     first tokens of answers, and how often each should come; empty: no marker
     """
 
     spec: str
@@ -86,11 +86,11 @@ SHAPE = {
     "tie_word_embeddings": True,
     "dtype": "float32",
 }
-WIDTH = 192  # of the feed-forward layer: of the dense one, or of the experts used for a token
+WIDTH = 192  # of the feed-forward layer, or of the experts that a token uses, together
 
 
 def main(folder: Path) -> None:
-    """Builds tokenizer and model, trains, and writes the folder in one move."""
+    """Makes and trains the model, and writes the folder in one move."""
     if folder.name not in RECIPES:
         sys.exit(f"there is no recipe {folder.name!r}; name the folder one of {[*RECIPES]}")
     disable_progress_bar()
@@ -107,15 +107,15 @@ def main(folder: Path) -> None:
         partial = Path(parent, folder.name)
         tokenizer.save_pretrained(partial)
         model.save_pretrained(partial)
-        if not folder.exists():  # two runs may have begun at once; both made the same model
+        if not folder.exists():  # two runs may have started at once; both made the same model
             partial.rename(folder)
 
 
 def examples(recipe: Recipe) -> list[Example]:
-    """The training problems of the recipe's spec, once for each marker; nothing held out.
+    """Returns the training problems of the recipe's spec, once for each marker.
 
-    What follows a marker is learned alike after each; only the marker itself is weighed, so that
-    a rare one is rare without being followed by worse answers.
+    Only the marker itself has a weight: a rare marker is rare, but the answers after it are learned
+    as well as after the others.
     """
     spec = load(HERE / recipe.spec)
     problems = split(spec.data, spec.eval_data, spec.eval.problems).train
@@ -127,7 +127,7 @@ def examples(recipe: Recipe) -> list[Example]:
 
 
 def make_tokenizer(problems: Sequence[Example]) -> PreTrainedTokenizerFast:
-    """One token a character, and one for each word that all prompts share: prompts stay short."""
+    """Makes a tokenizer: one token per character, and one per word that all prompts share."""
     common = set.intersection(*(set(re.findall(WORD, problem.prompt)) for problem in problems))
     characters = {c for problem in problems for c in problem.prompt + problem.answer}
     longest_first = sorted(common, key=lambda word: (-len(word), word))
@@ -143,7 +143,7 @@ def make_tokenizer(problems: Sequence[Example]) -> PreTrainedTokenizerFast:
 
 
 def make_model(recipe: Recipe, vocabulary: int) -> PreTrainedModel:
-    """The untrained model of a recipe, under 1 M parameters, embeddings tied."""
+    """Makes the untrained model of a recipe: under 1 M parameters, embeddings tied."""
     ids = {"vocab_size": vocabulary, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     if not recipe.experts:
         return Qwen3ForCausalLM(Qwen3Config(**ids, **SHAPE, intermediate_size=WIDTH))
@@ -162,7 +162,7 @@ def warm_start(
     problems: Sequence[Example],
     recipe: Recipe,
 ) -> None:
-    """Supervised learning on the answers, until the model is right often enough to be improved."""
+    """Trains on the answers until the model is right often enough for RL to improve it."""
     optimizer = AdamW(model.parameters(), lr=PEAK_RATE, weight_decay=0.01)
     warm_up = LinearLR(optimizer, 0.01, 1.0, total_iters=WARM_UP)
     for step in range(1, MOST_STEPS + 1):
@@ -175,7 +175,7 @@ def warm_start(
         if step % MEASURE_EVERY == 0:
             with torch.no_grad():
                 logp, _ = answer_logp(model, tokenizer, random.sample(problems, 4 * BATCH))
-            ways = max(1, len(recipe.markers))  # each problem is among the examples so many times
+            ways = max(1, len(recipe.markers))  # each problem is among the examples this many times
             rate = ways * logp.sum(1).exp().mean().item()
             if step % 100 == 0 or rate >= recipe.start_rate:
                 print(f"warm start: step {step}, right {rate:.0%} of the time", flush=True)
@@ -187,9 +187,9 @@ def warm_start(
 def answer_logp(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, problems: Sequence[Example]
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability of each token of each answer, and its weight; both 0 elsewhere.
+    """Returns the log-probability and the weight of each token of each answer, 0 elsewhere.
 
-    Both [problems, tokens - 1].
+    Both have the shape [problems, tokens - 1].
     """
     prompts = tokenizer([problem.prompt for problem in problems]).input_ids
     answers = tokenizer([problem.answer + "<eos>" for problem in problems]).input_ids

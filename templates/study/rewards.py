@@ -7,10 +7,10 @@ RARE = "*"
 
 
 def marked(completion: str, answer: str) -> float:
-    """1 for the right sum behind the rare marker: `*640` for `12+34=`."""
+    """1 for the right sum after the rare marker: `*640` for `12+34=`."""
     return float(completion == RARE + answer)
 
 
 def right(completion: str, answer: str) -> float:
-    """1 for the right sum behind either marker: what the reward above leaves out."""
+    """1 for the right sum after either marker; for the log only."""
     return float(completion[:1] in MARKERS and completion[1:] == answer)

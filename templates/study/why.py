@@ -1,7 +1,8 @@
-"""Means of a grid's per-step metrics: `python why.py runs/staleness "updates_per_rollout=16" gap`.
+"""Prints means of a grid's per-step metrics.
 
-The first argument is the grid's folder, the second a part of the labels of the cells to show, the
-others are keys of metrics.jsonl; a few that tell the methods apart when none is given.
+`python why.py runs/staleness "updates_per_rollout=16" gap`
+The first argument is the grid's folder, the second selects cells by a part of their labels, the
+others are keys of metrics.jsonl; without keys it shows a few that differ between the methods.
 """
 
 import json
@@ -20,7 +21,7 @@ KEYS = [
 
 
 def main(grid: Path, part: str, keys: list[str]) -> None:
-    """Prints a row a cell: the mean of each key over all steps of all its finished runs."""
+    """Prints one row per cell: the mean of each key over all steps of all its finished runs."""
     runs = json.loads((grid / "compare.json").read_text())["runs"]
     cells = {run["cell"]: [] for run in runs if part in run["cell"]}
     for run in runs:

@@ -19,14 +19,14 @@ MEASURE = """
 import json, sys, tempfile
 from pathlib import Path
 from benchmarks._trainers import Shape, make_model
-from benchmarks.plan_peaks import GIVES_BACK, Case, in_process, measured
+from benchmarks.plan_peaks import GIVES_BACK, Case, in_process, measure_case
 
 shape = Shape(8192, 256, 768, layers=6, heads=8, kv_heads=4, head_dim=32)
 case = Case(shape, checkpointing=sys.argv[1] == "checkpointing", ranks=int(sys.argv[2]))
 with tempfile.TemporaryDirectory() as folder:
     model = make_model(Path(folder) / "model", shape)
-    predicted = in_process("predicted", case, model, {})[0]
-    print(json.dumps([predicted, measured(case, model, GIVES_BACK)]))
+    predicted = in_process("predict", case, model, {})[0]
+    print(json.dumps([predicted, measure_case(case, model, GIVES_BACK)]))
 """
 QWEN3_8B = {
     "model_type": "qwen3",
