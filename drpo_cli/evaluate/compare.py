@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import combinations
 from typing import Any
 
@@ -13,18 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from drpo_cli.errors import UserError
-from drpo_cli.evaluate.metrics import Estimate, Evaluation, estimate
+from drpo_cli.evaluate.metrics import Estimate, Evaluation
+from drpo_cli.evaluate.results import Difference, pair_differences
 
 SHOWN_IDS = 3
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How much more avg@k `second` has than `first`, in [−1, 1], paired by problem."""
-
-    first: str
-    second: str
-    estimate: Estimate
 
 
 def differences(evaluations: Mapping[str, Evaluation]) -> list[Difference]:
@@ -34,7 +26,7 @@ def differences(evaluations: Mapping[str, Evaluation]) -> list[Difference]:
     of the same problems with the same threshold; k may differ.
     """
     return [
-        Difference(first, second, _paired(evaluations, first, second))
+        _compare(first, evaluations[first], second, evaluations[second])
         for first, second in combinations(evaluations, 2)
     ]
 
@@ -55,8 +47,7 @@ def as_dict(evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
     }
 
 
-def _paired(evaluations: Mapping[str, Evaluation], first: str, second: str) -> Estimate:
-    before, after = evaluations[first], evaluations[second]
+def _compare(first: str, before: Evaluation, second: str, after: Evaluation) -> Difference:
     _require_same_problems(first, before, second, after)
     if before.threshold != after.threshold:
         raise UserError(
@@ -65,7 +56,7 @@ def _paired(evaluations: Mapping[str, Evaluation], first: str, second: str) -> E
             f"evaluate both with the same eval.threshold"
         )
     was, now = before.avg_by_problem(), after.avg_by_problem()
-    return estimate([now[id] - was[id] for id in was], lowest=-1.0, highest=1.0)
+    return pair_differences(first, list(was.values()), second, [now[id] for id in was])
 
 
 def _require_same_problems(first: str, before: Evaluation, second: str, after: Evaluation) -> None:

@@ -55,7 +55,7 @@ def train(spec: Spec, resume: bool, nproc: int | None) -> int:
 def _train(folder: RunFolder, report_every: int, world: int) -> int:
     failures = Failures(folder, world)
     with (
-        folder.held(LAUNCHER_LOCK),
+        folder.lock(LAUNCHER_LOCK),
         set_aside(launch_log(folder)) as (out, err),
         _stoppable(),
         Beside(failures, report_every, out, err) as beside,
@@ -78,7 +78,7 @@ def prepare(spec: Spec, resume: bool, world: int) -> RunFolder:
     prepare_model(spec.model)
     plan = make_plan(spec, world)
     (folder.path / "logs").mkdir(parents=True, exist_ok=True)
-    with folder.held(LAUNCHER_LOCK), folder.held():
+    with folder.lock(LAUNCHER_LOCK), folder.lock():
         for stale in folder.path.glob("logs/*.error"):
             stale.unlink()
         write_whole(folder.spec, dump(spec))
@@ -138,7 +138,7 @@ def processes(nproc: int | None) -> int:
 def _require_usable(folder: RunFolder, spec: Spec, resume: bool) -> None:
     if not folder.exists():
         return
-    with folder.held(LAUNCHER_LOCK), folder.held():
+    with folder.lock(LAUNCHER_LOCK), folder.lock():
         found = saved.complete(folder.checkpoints)
     if found and saved.read(found[-1])["step"] >= spec.run.steps:
         raise UserError(

@@ -8,13 +8,13 @@ from drpo_cli.report.curves import colour
 from drpo_cli.report.elements import paragraph, table
 from drpo_cli.report.plots import Shade
 from drpo_cli.runs.alerts import Alert
-from drpo_cli.runs.recorded import Recorded
+from drpo_cli.runs.saved import SavedRun
 
 ALARM = "#d03030"
 COLUMNS = ("steps", "alert", "reason", "what to do")
 
 
-def alerts_section(runs: Sequence[Recorded]) -> str:
+def alerts_section(runs: Sequence[SavedRun]) -> str:
     """A table in the order of steps, a run at a time."""
     several = len(runs) > 1
     rows = [
@@ -29,7 +29,7 @@ def alerts_section(runs: Sequence[Recorded]) -> str:
     return f"<h2 id=alerts>Alerts</h2>{found}"
 
 
-def shades(runs: Sequence[Recorded]) -> list[Shade]:
+def shades(runs: Sequence[SavedRun]) -> list[Shade]:
     """When there was any alert, for the charts: in red, or of several runs in each one's colour."""
     return [
         (first, last, colour(place) if len(runs) > 1 else ALARM)
@@ -38,7 +38,7 @@ def shades(runs: Sequence[Recorded]) -> list[Shade]:
     ]
 
 
-def _spans(run: Recorded) -> Iterator[tuple[int, int]]:
+def _spans(run: SavedRun) -> Iterator[tuple[int, int]]:
     for alert in run.alerts:
         yield alert.step, run.last_step if alert.until is None else alert.until
 
@@ -53,7 +53,7 @@ def _merged(spans: Iterator[tuple[int, int]]) -> list[tuple[int, int]]:
     return found
 
 
-def _when(alert: Alert, run: Recorded) -> str:
+def _when(alert: Alert, run: SavedRun) -> str:
     if alert.until is None:
         return f"{alert.step} to {run.last_step}, still"
     return f"{alert.step} to {alert.until}" if alert.until > alert.step else str(alert.step)

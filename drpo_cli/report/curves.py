@@ -10,6 +10,9 @@ from typing import Any
 Series = Sequence[tuple[float, float]]
 """Points (step, value), NaN where a step has none."""
 
+Metrics = Sequence[Mapping[str, Any]]
+"""Records of steps, in order."""
+
 # Okabe and Ito's palette for all kinds of colour vision, less black and yellow, which one of the
 # themes would swallow.
 COLOURS = ("#2484c6", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a8a8a")
@@ -76,7 +79,7 @@ def series(metrics: Sequence[Mapping[str, Any]], *path: str) -> Series:
     return points if 2 * len(there) > len(points) else there
 
 
-def thinned(metrics: Sequence[Mapping[str, Any]]) -> tuple[Sequence[Mapping[str, Any]], int]:
+def thinned(metrics: Metrics) -> tuple[Metrics, int]:
     """Every n-th record, those with a held-out score and the last one; and n, 1 for all."""
     every = -(-len(metrics) // MOST_STEPS) or 1
     if every == 1:

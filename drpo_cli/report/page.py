@@ -20,7 +20,7 @@ from drpo_cli.report.spec_page import spec_text, versions_text
 from drpo_cli.report.suspicion_page import suspicion_text
 from drpo_cli.report.training_page import thinning, training_panels
 from drpo_cli.runs.folder import RunFolder
-from drpo_cli.runs.recorded import Recorded, read_run
+from drpo_cli.runs.saved import SavedRun
 
 HOW = (
     "Every chart has the steps on its horizontal axis, and all of them zoom together: drag across "
@@ -39,7 +39,9 @@ def write(folder: RunFolder) -> None:
 
 def page_of(folders: Sequence[RunFolder]) -> str:
     """The text of one page of these runs."""
-    runs = [read_run(*pair) for pair in zip(folders, names(folders), strict=True)]
+    runs = [SavedRun(*pair) for pair in zip(folders, names(folders), strict=True)]
+    for run in runs:
+        run.sample_columns  # noqa: B018  # read first, so that the notes are complete
     title = ", ".join(run.name for run in runs)
     training, rewards = training_panels(runs), rewards_panels(runs)
     difference = [difference_panel(runs)] if runs[1:] else []
@@ -54,7 +56,7 @@ def page_of(folders: Sequence[RunFolder]) -> str:
         figures(training) if training else paragraph("No step was recorded."),
         f"<h2 id=rewards>Rewards</h2>{_each(runs, rewards_text)}{figures(rewards)}",
         "<h2 id=suspicious>Suspicious</h2>"
-        + _each(runs, lambda run: suspicion_text(run.looked_at, run.archive)),
+        + _each(runs, lambda run: suspicion_text(run.pairs, run.sample_columns)),
         samples_section(runs),
         "<h2 id=quarantine>Quarantine</h2>"
         + _each(runs, lambda run: quarantine_text(run.folder.quarantine)),
@@ -93,7 +95,7 @@ def _top(differences: bool) -> str:
     )
 
 
-def _each(runs: Sequence[Recorded], part: Callable[[Recorded], str]) -> str:
+def _each(runs: Sequence[SavedRun], part: Callable[[SavedRun], str]) -> str:
     """A part of each run, folded away under its name where there are several."""
     if len(runs) == 1:
         return part(runs[0])

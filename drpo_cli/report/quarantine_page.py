@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from drpo_cli.report.elements import paragraph, shortened, table
-from drpo_cli.runs.records import located
+from drpo_cli.runs.records import read_with_offsets
 
 SHOWN = 5
 KINDS = {"reward": "k", "reason": "k", "from": "k"} | dict.fromkeys(
@@ -20,7 +20,7 @@ def quarantine_text(path: Path) -> str:
     """Failed calls by reward and reason, and the last ones with their texts shortened."""
     counts: Counter[tuple[str, str]] = Counter()
     last: deque[dict[str, Any]] = deque(maxlen=SHOWN)
-    for _, record in located(path) if path.is_file() else ():
+    for _, record in read_with_offsets(path) if path.is_file() else ():
         counts[str(record["reward"]), str(record["reason"])] += 1
         last.append(record)
     if not counts:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from drpo_cli.report.curves import Line, Panel, colour, known, thinned
+from drpo_cli.report.curves import Line, Metrics, Panel, colour, known, thinned
 from drpo_cli.report.curves import series as curve
 from drpo_cli.report.elements import number, paragraph, table, tally
-from drpo_cli.runs.recorded import Metrics, Recorded
-from drpo_cli.runs.roles import Roles, role_of
+from drpo_cli.runs.metrics import failed_calls
+from drpo_cli.runs.saved import SavedRun
+from drpo_cli.runs.spec import Roles, role_of
 from drpo_cli.runs.suspicion import Series, ends, reward_names, series
-from drpo_cli.step.metrics import failed_calls
 
 COLUMNS = (
     "reward", "counts as", "first tenth", "last tenth", "calls", "seconds", "slowest",
@@ -26,7 +26,7 @@ LEGEND = (
 )
 
 
-def rewards_text(run: Recorded) -> str:
+def rewards_text(run: SavedRun) -> str:
     """A table by reward, with what was skipped and how long grading was waited for."""
     steps = run.trained
     if not steps:
@@ -43,7 +43,7 @@ def rewards_text(run: Recorded) -> str:
     )
 
 
-def rewards_panels(runs: Sequence[Recorded]) -> list[Panel]:
+def rewards_panels(runs: Sequence[SavedRun]) -> list[Panel]:
     """A chart of each reward, of the time that grading was waited for, and of what failed."""
     names = dict.fromkeys(name for run in runs for name in reward_names(run.trained, run.roles))
     panels = [
@@ -102,7 +102,7 @@ def _waited(steps: Metrics) -> str:
     return f"Grading that was not hidden behind the rollout took {number(waited)} s{share}."
 
 
-def _by_run(runs: Sequence[Recorded], label: str, *path: str) -> list[Line]:
+def _by_run(runs: Sequence[SavedRun], label: str, *path: str) -> list[Line]:
     return [
         Line(run.name if runs[1:] else label, points, colour(place))
         for place, run in enumerate(runs)

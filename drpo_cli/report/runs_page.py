@@ -9,15 +9,15 @@ from drpo_cli.report.curves import Panel, colour
 from drpo_cli.report.elements import escaped, paragraph, table
 from drpo_cli.report.held_out import (
     common_steps,
-    last_difference,
-    mean_difference,
-    points,
+    compare_last,
+    compare_means,
+    describe_run,
+    format_difference,
     same_problems,
-    verdict,
 )
 from drpo_cli.report.spec_page import differing_keys
 from drpo_cli.report.suspicion_page import sentence
-from drpo_cli.runs.recorded import Recorded
+from drpo_cli.runs.saved import SavedRun
 from drpo_cli.runs.suspicion import suspicious
 
 PAIRED = (
@@ -26,19 +26,19 @@ PAIRED = (
 )
 
 
-def head(runs: Sequence[Recorded]) -> str:
+def head(runs: Sequence[SavedRun]) -> str:
     """The verdict of each run, and what needs a look before anything else."""
     if len(runs) == 1:
-        return "\n".join([paragraph(verdict(runs[0]), "verdict"), *_warnings(runs[0])])
+        return "\n".join([paragraph(describe_run(runs[0]), "verdict"), *_warnings(runs[0])])
     parts = []
     for place, run in enumerate(runs):
         swatch = f'<i class="swatch" style="background:{colour(place)}"></i>'
-        text = f"<b>{escaped(run.name)}</b> {escaped(verdict(run))}"
+        text = f"<b>{escaped(run.name)}</b> {escaped(describe_run(run))}"
         parts += [f'<p class="verdict">{swatch}{text}</p>', *_warnings(run)]
     return "\n".join(parts)
 
 
-def differences_section(runs: Sequence[Recorded], panel: Panel) -> str:
+def differences_section(runs: Sequence[SavedRun], panel: Panel) -> str:
     """Scores and specs of the runs against those of the first one."""
     base = runs[0]
     rows = [[f"{run.name} − {base.name}", *_compared(base, run)] for run in runs[1:]]
@@ -58,17 +58,17 @@ def differences_section(runs: Sequence[Recorded], panel: Panel) -> str:
     )
 
 
-def _compared(base: Recorded, run: Recorded) -> list[str]:
+def _compared(base: SavedRun, run: SavedRun) -> list[str]:
     if not same_problems(base, run):
         return ["–", "scored on other problems, or sampled otherwise: not compared", "0"]
     steps = common_steps(base, run)
     if not steps:
         return ["–", "no step on which both were evaluated", "0"]
-    last = f"step {steps[-1]}: {points(last_difference(base, run))}"
-    return [last, points(mean_difference(base, run)), str(len(steps))]
+    last = f"step {steps[-1]}: {format_difference(compare_last(base, run))}"
+    return [last, format_difference(compare_means(base, run)), str(len(steps))]
 
 
-def _warnings(run: Recorded) -> list[str]:
-    found = [f"Suspicious: {sentence(pair)}" for pair in suspicious(run.looked_at)]
-    said = [paragraph(text, "note") for text in run.left_out]
+def _warnings(run: SavedRun) -> list[str]:
+    found = [f"Suspicious: {sentence(pair)}" for pair in suspicious(run.pairs)]
+    said = [paragraph(text, "note") for text in run.notes]
     return [*said, *(paragraph(text, "bad") for text in found)]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from drpo_cli.runs.archive import Archive, Floats, Integers, disagreement, standardized
-from drpo_cli.runs.roles import Roles, role_of
+from drpo_cli.runs.samples import Floats, Integers, SampleColumns, measure_disagreement, standardize
+from drpo_cli.runs.spec import Roles, role_of
 
 SHOWN = 60  # samples of a view
 SHOWN_PROMPTS = 25  # prompts of the view of changed ones, two samples each
@@ -36,12 +36,12 @@ class Views:
     change_N: Floats
 
 
-def views(archive: Archive, roles: Roles) -> Views:
+def views(archive: SampleColumns, roles: Roles) -> Views:
     """Every view that has a sample; in one, equal completions are shown once."""
     once, totals_N = archive.texts_N, archive.totals_N
     first_N, change_N = _change(archive)
     columns = {
-        name: role_of(roles, name).sign * standardized(values_N)
+        name: role_of(roles, name).sign * standardize(values_N)
         for name, values_N in archive.by_reward.items()
     }
     counting = [name for name in columns if role_of(roles, name).counts]
@@ -53,16 +53,16 @@ def views(archive: Archive, roles: Roles) -> Views:
     }
     spread_N = np.full(len(archive), np.nan)
     if len(columns) > 1:
-        spread_N = disagreement(columns.values())
+        spread_N = measure_disagreement(columns.values())
         if len(counting) > 1:
-            counted_N = disagreement([columns[name] for name in counting])
+            counted_N = measure_disagreement([columns[name] for name in counting])
             orders["counting"] = archive.top(counted_N, SHOWN, once)
         if len(columns) > max(1, len(counting)):
             orders["disagreeing"] = archive.top(spread_N, SHOWN, once)
     return Views({name: found for name, found in orders.items() if len(found)}, spread_N, change_N)
 
 
-def _change(archive: Archive) -> tuple[Floats, Floats]:
+def _change(archive: SampleColumns) -> tuple[Floats, Floats]:
     """The first step of each sample's prompt; and how its mean total changed until its last, [N].
 
     NaN for a prompt that was sampled on one step only, or has no total on one of the two.
@@ -82,7 +82,7 @@ def _change(archive: Archive) -> tuple[Floats, Floats]:
     return first_M[prompt_N], change_M[prompt_N]
 
 
-def _changed(archive: Archive, first_N: Floats, change_N: Floats) -> Integers:
+def _changed(archive: SampleColumns, first_N: Floats, change_N: Floats) -> Integers:
     """Of each prompt, most changed first: its newest sample of its last and of its first step."""
     moved_N = np.where(change_N == 0, np.nan, np.abs(change_N))
     order: list[int] = []
@@ -94,7 +94,7 @@ def _changed(archive: Archive, first_N: Floats, change_N: Floats) -> Integers:
     return np.array(order, dtype=np.int64)
 
 
-def _typical(archive: Archive, own: Integers) -> int:
+def _typical(archive: SampleColumns, own: Integers) -> int:
     """The newest of these samples whose total is nearest to their mean."""
     totals = archive.totals_N[own]
     far = np.abs(totals - np.nanmean(totals))

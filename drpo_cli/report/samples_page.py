@@ -10,8 +10,8 @@ import numpy as np
 
 from drpo_cli.report.elements import escaped, number, paragraph, shortened, table
 from drpo_cli.report.sample_views import SHOWN, TITLES, Views, views
-from drpo_cli.runs.archive import Archive, standardized
-from drpo_cli.runs.recorded import Recorded
+from drpo_cli.runs.samples import SampleColumns, standardize
+from drpo_cli.runs.saved import SavedRun
 from drpo_cli.runs.suspicion import Pair
 
 MOST_BYTES = 800_000
@@ -28,18 +28,20 @@ METHOD = (
 )
 
 
-def samples_section(runs: Sequence[Recorded]) -> str:
+def samples_section(runs: Sequence[SavedRun]) -> str:
     """The table with its controls, over all runs; without scripts, all of its rows."""
     heading = "<h2 id=samples>Samples</h2>"
-    if not any(len(run.archive) for run in runs):
+    if not any(len(run.sample_columns) for run in runs):
         return heading + paragraph("No sample was recorded.")
-    found = {run.name: views(run.archive, run.roles) for run in runs if len(run.archive)}
-    shown = [run for run in runs if len(run.archive)]
-    rewards = list(dict.fromkeys(name for run in shown for name in run.archive.by_reward))
+    found = {
+        run.name: views(run.sample_columns, run.roles) for run in runs if len(run.sample_columns)
+    }
+    shown = [run for run in runs if len(run.sample_columns)]
+    rewards = list(dict.fromkeys(name for run in shown for name in run.sample_columns.by_reward))
     rows, left_out = _rows(shown, found, rewards, several=len(runs) > 1)
     where = [
-        f"From the {len(run.archive):,} samples of {run.archive.path}; line N is "
-        f"`sed -n Np {run.archive.path.name}`."
+        f"From the {len(run.sample_columns):,} samples of {run.sample_columns.path}; line N is "
+        f"`sed -n Np {run.sample_columns.path.name}`."
         for run in shown
     ]
     if left_out:
@@ -58,7 +60,7 @@ def samples_section(runs: Sequence[Recorded]) -> str:
     )
 
 
-def samples_table(archive: Archive, which: Iterable[int]) -> str:
+def samples_table(archive: SampleColumns, which: Iterable[int]) -> str:
     """A plain table of these samples with their texts shortened."""
     which = list(which)
     if not which:
@@ -70,22 +72,22 @@ def samples_table(archive: Archive, which: Iterable[int]) -> str:
     return table(columns, rows, {"total": "n"} | KINDS)
 
 
-def suspicious_samples(archive: Archive, pair: Pair) -> str:
+def suspicious_samples(archive: SampleColumns, pair: Pair) -> str:
     """Samples of the last tenth of steps that are far out in both: a high total, a bad reward."""
     values_N = archive.by_reward.get(pair.name)
     if values_N is None:
         return ""
     steps = np.unique(archive.steps_N)
     recent_N = archive.steps_N >= steps[-max(1, len(steps) // 10)]
-    bad_N = -pair.role.sign * standardized(values_N)
-    contrast_N = np.minimum(standardized(archive.totals_N), bad_N)
+    bad_N = -pair.role.sign * standardize(values_N)
+    contrast_N = np.minimum(standardize(archive.totals_N), bad_N)
     which = archive.top(
         np.where(recent_N, contrast_N, np.nan), SHOWN_OF_A_SUSPICION, archive.texts_N
     )
     return samples_table(archive, which)
 
 
-def _controls(names: Sequence[str], runs: Sequence[Recorded]) -> str:
+def _controls(names: Sequence[str], runs: Sequence[SavedRun]) -> str:
     options = "".join(f'<option value="{name}">{TITLES[name]}</option>' for name in names)
     parts = [
         "<label>Search <input type=search id=search autocomplete=off></label>",
@@ -117,12 +119,12 @@ def _head(rewards: Sequence[str], several: bool) -> str:
 
 
 def _rows(
-    runs: Sequence[Recorded], found: Mapping[str, Views], rewards: Sequence[str], several: bool
+    runs: Sequence[SavedRun], found: Mapping[str, Views], rewards: Sequence[str], several: bool
 ) -> tuple[list[str], int]:
     """Rows of all views until they are too many, the first of each view first; how many are not."""
     rows: list[str] = []
     size = left_out = 0
-    queues = [_ranked(run.archive, found[run.name]) for run in runs]
+    queues = [_ranked(run.sample_columns, found[run.name]) for run in runs]
     for place, run in (
         (place, run)
         for turn in zip_longest(*queues)
@@ -139,7 +141,7 @@ def _rows(
     return rows, left_out
 
 
-def _ranked(archive: Archive, found: Views) -> list[tuple[int, dict[str, int]]]:
+def _ranked(archive: SampleColumns, found: Views) -> list[tuple[int, dict[str, int]]]:
     """Samples of all views in turn, each with its place in those that have it."""
     ranks: dict[int, dict[str, int]] = {}
     for turn in zip_longest(*found.orders.values()):
@@ -151,14 +153,14 @@ def _ranked(archive: Archive, found: Views) -> list[tuple[int, dict[str, int]]]:
 
 
 def _row(
-    run: Recorded,
+    run: SavedRun,
     found: Views,
     i: int,
     ranks: Mapping[str, int],
     rewards: Sequence[str],
     several: bool,
 ) -> str:
-    (record,) = run.archive.records([i])
+    (record,) = run.sample_columns.records([i])
     values = record.get("rewards") or {}
     scores = [values.get(name) for name in rewards]
     further = [_known(found.change_N[i]), _known(found.disagreement_N[i]), record.get("tokens")]

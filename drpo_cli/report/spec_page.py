@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import tomli
 
 from drpo_cli.report.elements import escaped, paragraph
-from drpo_cli.runs.recorded import Recorded
+from drpo_cli.runs.metrics import flatten
+from drpo_cli.runs.saved import SavedRun
 from drpo_cli.spec.model import SECTIONS
 
 OWN = frozenset({"run.name", "run.folder"})
@@ -17,14 +17,14 @@ OWN = frozenset({"run.name", "run.folder"})
 MARKED = "Marked: what differs from the default of a section that is no plugin, or has none."
 
 
-def spec_text(run: Recorded) -> str:
+def spec_text(run: SavedRun) -> str:
     """The spec as it was run, with the keys marked that are not at their defaults."""
     lines = run.folder.spec.read_text(encoding="utf-8").splitlines()
     shown = "\n".join(_marked(lines))
     return f"{paragraph(MARKED, 'note')}<pre>{shown}</pre>"
 
 
-def versions_text(run: Recorded) -> str:
+def versions_text(run: SavedRun) -> str:
     """Versions of packages, and the machine."""
     path = run.folder.versions
     if not path.is_file():
@@ -32,23 +32,15 @@ def versions_text(run: Recorded) -> str:
     return f"<pre>{escaped(json.dumps(json.loads(path.read_text()), indent=1))}</pre>"
 
 
-def differing_keys(runs: Sequence[Recorded]) -> list[list[str]]:
+def differing_keys(runs: Sequence[SavedRun]) -> list[list[str]]:
     """A row for each key that is not the same in all specs: the key, then each run's value."""
-    specs = [dict(_flat(tomli.loads(run.folder.spec.read_text(encoding="utf-8")))) for run in runs]
+    specs = [
+        {k: json.dumps(v, ensure_ascii=False, default=str) for k, v in flatten(run.spec)}
+        for run in runs
+    ]
     keys = list(dict.fromkeys(key for spec in specs for key in spec))
     rows = [[key, *(spec.get(key, "–") for spec in specs)] for key in keys if key not in OWN]
     return [row for row in rows if len(set(row[1:])) > 1]
-
-
-def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            yield from _flat(inner, f"{key}.{name}" if key else name)
-    elif isinstance(value, list) and any(isinstance(inner, Mapping) for inner in value):
-        for i, inner in enumerate(value):
-            yield from _flat(inner, f"{key}[{i}]")
-    else:
-        yield key, json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _marked(lines: Sequence[str]) -> Iterator[str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from drpo_cli.report.elements import number, paragraph, table
 from drpo_cli.report.samples_page import suspicious_samples
-from drpo_cli.runs.archive import Archive
+from drpo_cli.runs.samples import SampleColumns
 from drpo_cli.runs.suspicion import LEVEL, MIN_STEPS, SPANS, Pair, Trend, suspicious
 
 METHOD = (
@@ -24,7 +24,7 @@ COLUMNS = (
 KINDS = dict.fromkeys(COLUMNS[:2], "k") | dict.fromkeys(COLUMNS[2:], "n")
 
 
-def suspicion_text(found: Sequence[Pair], archive: Archive) -> str:
+def suspicion_text(found: Sequence[Pair], archive: SampleColumns) -> str:
     """What is suspicious, or that nothing is; then all that was looked at."""
     parts = []
     for pair in suspicious(found):

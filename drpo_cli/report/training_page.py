@@ -5,8 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from drpo_cli.report.curves import DASHES, Band, Line, Panel, Series, colour, series, thinned
-from drpo_cli.runs.recorded import Metrics, Recorded
+from drpo_cli.report.curves import (
+    DASHES,
+    Band,
+    Line,
+    Metrics,
+    Panel,
+    Series,
+    colour,
+    series,
+    thinned,
+)
+from drpo_cli.runs.saved import SavedRun
 
 PHASES = ("rollout", "reward", "train", "sync", "evaluate")
 """Phases of a step with a colour of their own; logging and checkpoints are the rest."""
@@ -92,13 +102,13 @@ CHARTS = (
 )  # fmt: skip
 
 
-def training_panels(runs: Sequence[Recorded]) -> list[Panel]:
+def training_panels(runs: Sequence[SavedRun]) -> list[Panel]:
     """Every chart that has something to draw; where the step's time goes is the last."""
     panels = [_panel(chart, runs) for chart in CHARTS]
     return [panel for panel in [*panels, _time(runs)] if panel.drawn]
 
 
-def thinning(runs: Sequence[Recorded]) -> list[str]:
+def thinning(runs: Sequence[SavedRun]) -> list[str]:
     """Which runs are not drawn step by step, a sentence each."""
     drawn = {run.name: thinned(run.metrics)[1] for run in runs}
     return [
@@ -109,7 +119,7 @@ def thinning(runs: Sequence[Recorded]) -> list[str]:
     ]
 
 
-def _panel(chart: Chart, runs: Sequence[Recorded]) -> Panel:
+def _panel(chart: Chart, runs: Sequence[SavedRun]) -> Panel:
     lines, bands = [], []
     for place, run in enumerate(runs):
         metrics = thinned(run.metrics)[0]
@@ -158,7 +168,7 @@ def _deviation(metrics: Metrics, shade: str, run: str) -> list[Band]:
     return [Band(f"{run} ± deviation".strip(), low, high, shade, 0.12)]
 
 
-def _time(runs: Sequence[Recorded]) -> Panel:
+def _time(runs: Sequence[SavedRun]) -> Panel:
     if len(runs) > 1:
         return _panel(Chart("seconds", "seconds a step", {"step": "seconds.step"}), runs)
     metrics = [r for r in thinned(runs[0].trained)[0] if r.get("seconds")]

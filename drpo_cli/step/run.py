@@ -23,7 +23,7 @@ from drpo_cli.evaluate.results import HeldOut, held_out_id
 from drpo_cli.plan import Plan, make_plan
 from drpo_cli.rewards.grading.grader import Grader
 from drpo_cli.rollout.engine.protocol import EngineProtocol, seed_of
-from drpo_cli.runs.alerts import Watch, watched
+from drpo_cli.runs.alerts import Watch
 from drpo_cli.runs.checkpoints import complete
 from drpo_cli.runs.events import State, say
 from drpo_cli.runs.folder import RunFolder
@@ -215,7 +215,7 @@ class Run:
             files = self.folder
             for file in (files.metrics, files.held_out, files.samples, files.quarantine):
                 Records(file).rewind(self.done if found else -1)
-            self.alerts = watched(read(files.metrics))
+            self.alerts = Watch(read(files.metrics))
 
     def _recorded_per_rank(self) -> int | None:
         wanted = self.plan.spec.run.recorded_prompts
@@ -259,7 +259,7 @@ def open_run(folder: RunFolder) -> Iterator[Run]:
     with ExitStack() as stack:
         world = stack.enter_context(dist.join())
         if world.rank == 0:
-            stack.enter_context(folder.held())
+            stack.enter_context(folder.lock())
             say(folder, "loading the model …", "starting")
         plan = make_plan(spec, world.size)
         grader = stack.enter_context(Grader(spec.reward))

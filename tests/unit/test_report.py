@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from drpo_cli.runs.records import Records, at_bytes, located, read
+from drpo_cli.runs.records import Records, read, read_at, read_with_offsets
 
 
 def test_a_line_cut_short_is_left_out_and_written_again(tmp_path: Path) -> None:
@@ -64,5 +64,5 @@ def test_a_broken_line_in_the_middle_is_no_cut_and_is_said(tmp_path: Path) -> No
 def test_lines_are_found_again_by_their_bytes(tmp_path: Path) -> None:
     records = Records(tmp_path / "samples.jsonl")
     records.extend({"step": step, "completion": "é\u2028\n" * step} for step in range(5))
-    offsets = [at for at, _ in located(records.path)]
-    assert [r["step"] for r in at_bytes(records.path, [offsets[3], offsets[0]])] == [3, 0]
+    offsets = [at for at, _ in read_with_offsets(records.path)]
+    assert [r["step"] for r in read_at(records.path, [offsets[3], offsets[0]])] == [3, 0]

@@ -14,19 +14,25 @@ from drpo_cli.errors import UserError
 from drpo_cli.evaluate.compare import differences
 from drpo_cli.evaluate.metrics import ProblemResult, evaluation
 from drpo_cli.report.command import report
-from drpo_cli.report.held_out import last_difference, mean_difference, points, progress, verdict
+from drpo_cli.report.held_out import (
+    compare_ends,
+    compare_last,
+    compare_means,
+    describe_run,
+    format_difference,
+)
 from drpo_cli.report.page import names
 from drpo_cli.runs.folder import RunFolder
-from drpo_cli.runs.recorded import Rates, Recorded, read_run
 from drpo_cli.runs.records import Records, read
+from drpo_cli.runs.saved import SavedRun
 from support.reports import run_folder, whole_run
 
 
-def recorded(path: Path, seed: int, better: float = 0.0) -> Recorded:
-    return read_run(whole_run(path, 20, seed=seed, better=better), path.name)
+def recorded(path: Path, seed: int, better: float = 0.0) -> SavedRun:
+    return SavedRun(whole_run(path, 20, seed=seed, better=better), path.name)
 
 
-def _problems(rates: Rates) -> list[ProblemResult]:
+def _problems(rates: tuple[float, ...]) -> list[ProblemResult]:
     right = [round(8 * rate) for rate in rates]
     return [
         ProblemResult(str(i), str(i), (1.0,) * n + (0.0,) * (8 - n), ("",) * 8)
@@ -36,30 +42,30 @@ def _problems(rates: Rates) -> list[ProblemResult]:
 
 def test_a_difference_is_that_of_eval_paired_by_problem(tmp_path: Path) -> None:
     base, run = recorded(tmp_path / "a", 1), recorded(tmp_path / "b", 2, better=0.2)
-    evaluations = {one.name: evaluation(_problems(one.rates[20])) for one in (base, run)}
+    evaluations = {one.name: evaluation(_problems(one.held_out[-1].rates)) for one in (base, run)}
     (expected,) = differences(evaluations)
-    found = last_difference(base, run)
-    assert found.estimate == expected.estimate and found.problems == 20
+    found = compare_last(base, run)
+    assert found.estimate == expected.estimate and found.pairs == 20
     assert found.estimate.low is not None and found.estimate.low < found.estimate.value
-    assert "paired over 20 problems" in points(found)
-    over_all = mean_difference(base, run)
+    assert "paired over 20 problems" in format_difference(found)
+    over_all = compare_means(base, run)
     scores = [{r["step"]: r["held_out"] for r in one.metrics if "held_out" in r and r["step"]}
               for one in (base, run)]  # fmt: skip
     means = [sum(own.values()) / len(own) for own in scores]
     assert over_all.estimate.value == pytest.approx(means[1] - means[0])
-    assert over_all.problems == 20 and over_all.estimate.low is not None
+    assert over_all.pairs == 20 and over_all.estimate.low is not None
 
 
 def test_without_single_scores_the_difference_is_of_means_and_says_so(tmp_path: Path) -> None:
     base, run = recorded(tmp_path / "a", 1), recorded(tmp_path / "b", 2)
     run.folder.held_out.unlink()
-    run = read_run(run.folder, "b")
-    for found in (last_difference(base, run), mean_difference(base, run), progress(run)):
-        assert found.problems == 0 and found.estimate.low is None
+    run = SavedRun(run.folder, "b")
+    for found in (compare_last(base, run), compare_means(base, run), compare_ends(run)):
+        assert found.pairs == 0 and found.estimate.low is None
     ends = [record["held_out"] for record in run.metrics if "held_out" in record]
-    assert progress(run).estimate.value == pytest.approx(ends[-1] - ends[0])
-    assert "of means" in verdict(run) and "paired" not in verdict(run)
-    assert "paired over 20 problems" in verdict(base)
+    assert compare_ends(run).estimate.value == pytest.approx(ends[-1] - ends[0])
+    assert "of means" in describe_run(run) and "paired" not in describe_run(run)
+    assert "paired over 20 problems" in describe_run(base)
 
 
 def test_runs_of_other_problems_are_not_compared(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from fractions import Fraction
 import pytest
 
 from drpo_cli.rewards.grading.grader import Usage
+from drpo_cli.runs.metrics import failed_calls
 from drpo_cli.step.metrics import (
-    failed_calls,
     grading_metrics,
     rollout_metrics,
     sample_records,

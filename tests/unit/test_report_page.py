@@ -13,7 +13,8 @@ import pytest
 from drpo_cli.report import page
 from drpo_cli.runs.folder import RunFolder
 from drpo_cli.runs.records import Records
-from drpo_cli.runs.roles import Role, read_roles
+from drpo_cli.runs.saved import SavedRun
+from drpo_cli.runs.spec import Role
 from support.reports import HACKED, metrics_line, run_folder, sample_line, whole_run, write_steps
 
 SCRIPT = "<script>alert(1)</script>"
@@ -143,7 +144,7 @@ def test_roles_are_the_specs(tmp_path: Path) -> None:
         '[[reward]]\ntype = "./r.py:tidy"\nweight = 0\n'
         '[[reward]]\ntype = "judge"\nname = "kind"\ngate = true\n'
     )
-    roles = read_roles(spec)
+    roles = SavedRun(RunFolder(tmp_path)).roles
     assert roles == {
         "exact_match": Role("exact_match"),
         "tidy": Role("./r.py:tidy", weight=0),
@@ -255,8 +256,9 @@ def test_lines_that_are_cut_short_or_broken_are_left_out_and_said(tmp_path: Path
     text = html.unescape(written(run))
     assert f"{whole - 1} steps. Held-out:" in text
     for name, broken in ((run.metrics.name, 1), (run.samples.name, 2)):
-        assert f"The last line of {name} was cut short, as by a kill; it is left out." in text
-        assert f"{name}: {broken} lines are no records of this version; left out." in text
+        assert f"the last line of {name} was cut off, as by a kill; it is left out" in text
+        lines = "1 line is" if broken == 1 else f"{broken} lines are"
+        assert f"{name}: {lines} not a whole record, and left out" in text
 
 
 def test_a_long_run_is_drawn_in_part_and_the_page_says_so(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def elsewhere(folder: RunFolder, lock: str) -> Iterator[subprocess.Popen[str]]:
     """The folder held by another process."""
     code = (
         "import sys; from pathlib import Path; from drpo_cli.runs.folder import RunFolder\n"
-        "with RunFolder(Path(sys.argv[1])).held(sys.argv[2]):\n"
+        "with RunFolder(Path(sys.argv[1])).lock(sys.argv[2]):\n"
         "    print('held', flush=True); sys.stdin.read()\n"
     )
     command = [sys.executable, "-c", code, str(folder.path), lock]
@@ -84,7 +84,7 @@ def test_the_last_word_counts_while_somebody_holds_the_folder(folder: RunFolder,
         say(folder, "resumed", "running")
         assert state(folder) == "running"
         if lock == RUN_LOCK:
-            with pytest.raises(UserError, match="in use"), folder.held():
+            with pytest.raises(UserError, match="in use"), folder.lock():
                 pass
     assert state(folder) == "failed"  # gone without a word
     say(folder, "done", "finished")

@@ -11,9 +11,10 @@ import pytest
 from drpo_cli.report import page
 from drpo_cli.report.samples_page import suspicious_samples
 from drpo_cli.report.suspicion_page import sentence
-from drpo_cli.runs.archive import read_archive
 from drpo_cli.runs.records import Records, read
-from drpo_cli.runs.roles import Role, Roles, read_roles
+from drpo_cli.runs.samples import read_columns
+from drpo_cli.runs.saved import SavedRun
+from drpo_cli.runs.spec import Role, Roles
 from drpo_cli.runs.suspicion import MIN_STEPS, Pair, pairs, suspicious
 from support.reports import CLEAN, HACKED, metrics_line, run_folder, sample_line, write_steps
 
@@ -22,7 +23,7 @@ def found_in(path: Path, means: Any, steps: int = 60) -> list[Pair]:
     run = run_folder(path)
     write_steps(run, means, steps)
     page.write(run)
-    return suspicious(pairs(read(run.metrics), read_roles(run.spec)))
+    return suspicious(pairs(read(run.metrics), SavedRun(run).roles))
 
 
 def noisy(seed: int, steps: int, metrics: int, wander: float = 0.0) -> list[dict[str, Any]]:
@@ -146,9 +147,9 @@ def test_the_samples_shown_are_recent_high_and_bad(tmp_path: Path) -> None:
             sample_line(1, 5, "long ago", 9.0, {"exact_match": -5.0, "length_bonus": 20.0}),
         ]
     )
-    roles: Roles = read_roles(run.spec)
+    roles: Roles = SavedRun(run).roles
     (pair,) = suspicious(pairs(read(run.metrics), roles))
-    text = suspicious_samples(read_archive(run.samples), pair)
+    text = suspicious_samples(read_columns(run.samples), pair)
     assert "gamed" in text
     for other in ("high alone", "low alone", "skipped", "long ago"):
         assert other not in text

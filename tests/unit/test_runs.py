@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from drpo_cli.runs.difference import differing, flat
-from drpo_cli.runs.facts import HeldOut, facts, read_metrics
 from drpo_cli.runs.folder import RunFolder
+from drpo_cli.runs.metrics import flatten
 from drpo_cli.runs.records import Records
+from drpo_cli.runs.saved import SavedRun
+from drpo_cli.runs.summary import RunSummary, ScoreSummary, compare_values, summarize
 from drpo_cli.tools.runs import command, table
 from support.command import drpo
 from support.reports import CLEAN, run_folder, write_steps
@@ -42,29 +43,23 @@ def a_run(path: Path, steps: int = 4, scores: tuple[float, ...] = (0.2, 0.6, 0.5
     return run
 
 
+def facts(run: RunFolder) -> RunSummary:
+    return summarize(SavedRun(run))
+
+
 def test_a_run_is_told_from_its_files(tmp_path):
     run = a_run(tmp_path / "one")
     (run.checkpoints / "step-000004" / "state").mkdir(parents=True)
     (run.checkpoints / "step-000004" / "state" / "weights").write_bytes(b"x" * 100_000)
     found = facts(run)
     assert (found.state, found.done, found.steps) == ("finished", 4, 4)
-    assert found.held_out == HeldOut(0.2, 0.5, 0.6, 3, "abc")
+    assert found.held_out == ScoreSummary(0.2, 0.5, 0.6, 3, "abc")
     assert found.seconds == pytest.approx(4 * 3.1)
     assert found.objective == "drpo delta 0.2" and found.notes == ()
     on_disk = sum(f.stat().st_size for f in run.path.rglob("*") if f.is_file())
     assert found.size == on_disk > 100_000
-    with run.held():
+    with run.lock():
         assert facts(run).state == "running"
-
-
-def test_what_is_read_without_parsing_is_what_parsing_gives(tmp_path):
-    run = a_run(tmp_path / "one", steps=9)
-    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
-    found = read_metrics(run.metrics)
-    assert found.last == lines[-1]
-    assert found.evaluated == [line for line in lines if "held_out" in line]
-    steps = [line["seconds"]["step"] for line in lines if "seconds" in line]
-    assert found.seconds == pytest.approx(sum(steps)) and len(steps) == 9
 
 
 def test_damaged_runs_are_listed_with_what_is_wrong(tmp_path):
@@ -76,11 +71,11 @@ def test_damaged_runs_are_listed_with_what_is_wrong(tmp_path):
     bare.record_error(0, 1, "boom")
     by_name = {each.path.name: each for each in map(facts, (cut, toml, bare))}
     assert by_name["cut"].done == 4
-    assert "last line of metrics.jsonl is cut off" in by_name["cut"].notes[0]
+    assert "last line of metrics.jsonl was cut off" in by_name["cut"].notes[0]
     assert "spec.toml cannot be read" in by_name["toml"].notes[0]
     assert by_name["toml"].steps is None and by_name["toml"].done == 4
     assert (by_name["bare"].state, by_name["bare"].done) == ("failed", 0)
-    with cut.held():
+    with cut.lock():
         assert facts(cut).notes == ()  # it is being written
 
 
@@ -167,9 +162,9 @@ def mkdir(path: Path) -> Path:
 def test_equal_runs_and_folders_that_are_none(tmp_path):
     run = a_run(tmp_path / "run")
     assert "the specs say the same" in drpo("runs", "diff", run.path, run.path).stdout
-    for bad, what in ((tmp_path, "is no run folder"), (tmp_path / "gone", "does not exist")):
+    for bad, what in ((tmp_path, "is not a run folder"), (tmp_path / "gone", "does not exist")):
         done = drpo("runs", "diff", run.path, bad)
-        assert done.returncode == 2 and what in done.stderr and "drpo runs DIR" in done.stderr
+        assert done.returncode == 2 and what in done.stderr
         assert "Traceback" not in done.stderr
     assert "does not exist" in drpo("runs", tmp_path / "gone").stderr
     (tmp_path / "diff").mkdir()
@@ -183,7 +178,7 @@ def test_tables_go_by_their_names_and_paths_by_their_last():
         "eval": {"data": [{"type": "jsonl", "name": "part"}]},
         "stop": ["a"],
     }
-    assert [key for key, _ in flat(spec)] == [
+    assert [key for key, _ in flatten(spec)] == [
         "reward[tidy].type",
         "reward[tidy #2].type",
         "reward[tidy #2].name",
@@ -192,7 +187,7 @@ def test_tables_go_by_their_names_and_paths_by_their_last():
         "stop",
     ]
     a, b = {"p": "/x/model", "q": "/x/a", "r": 1}, {"p": "/y/model", "q": "/x/b", "r": 1}
-    assert [(d.key, d.quiet) for d in differing(a, b)] == [("p", True), ("q", False)]
+    assert [(d.key, d.quiet) for d in compare_values(a, b)] == [("p", True), ("q", False)]
 
 
 @pytest.mark.parametrize("columns", [20, 60, 120])

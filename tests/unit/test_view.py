@@ -55,7 +55,7 @@ def test_everything_a_run_tells_fits_80_by_24(tmp_path: Path) -> None:
     ]
     run = followed(tmp_path / "quick", *records, samples=samples)
     say(run.folder, "an event")
-    with run.folder.held():
+    with run.folder.lock():
         run.look()
         seen = text(run)
     rows = seen.splitlines()
@@ -114,7 +114,7 @@ def test_what_is_not_whole_is_passed_over_and_said(tmp_path: Path) -> None:
     run.look()
     assert run.state == "failed" and "step 2/9" in text(run)
     assert "metrics.jsonl: 1 line is not whole and passed over" in text(run)
-    with folder.held():  # it may be about to be whole
+    with folder.lock():  # it may be about to be whole
         run.look()
         assert run.state == "running" and "passed over" not in text(run)
 

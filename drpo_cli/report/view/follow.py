@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import tomllib
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -14,8 +13,9 @@ from drpo_cli.runs import events as progress
 from drpo_cli.runs.alerts import Alert, Watch
 from drpo_cli.runs.events import ENDED
 from drpo_cli.runs.folder import RunFolder
+from drpo_cli.runs.metrics import failed_calls
 from drpo_cli.runs.records import Tail
-from drpo_cli.step.metrics import failed_calls
+from drpo_cli.runs.saved import SavedRun
 
 Record = dict[str, Any]
 PACE = 50  # steps whose mean says how long one takes
@@ -137,10 +137,9 @@ class Followed:
             self.skipped["updates"] += record.get("skipped_updates") or 0
 
     def _read_spec(self) -> None:
-        self.total = progress.steps(self.folder) or 0
-        try:
-            spec = tomllib.loads(self.folder.spec.read_text())
-        except (OSError, ValueError):
+        saved = SavedRun(self.folder)
+        self.total, spec = saved.steps or 0, saved.spec
+        if not spec:
             return
         model, objective = spec.get("model", {}), spec.get("objective", {})
         path = PurePath(model.get("path", "?"))

@@ -8,7 +8,7 @@ from typing import Any, TextIO
 from drpo_cli.report.view.follow import Followed, Fresh
 from drpo_cli.report.view.parts import event_text, failures
 from drpo_cli.report.view.text import number, visible
-from drpo_cli.step.metrics import failed_calls
+from drpo_cli.runs.metrics import failed_calls
 
 VALUES = (
     ("reward", "reward"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drpo_cli.runs.records import parsed
+from drpo_cli.runs.records import parse_line
 
 FIRST, MOST = 2**18, 2**23  # bytes of the file's end that are looked at
 
@@ -54,5 +54,5 @@ def _last(path: Path, wanted: int) -> tuple[list[dict[str, Any]], bool]:
             lines = file.read(size - begin).split(b"\n")
     except FileNotFoundError:
         return [], True
-    found = [parsed(line) for line in lines[1 if begin else 0 : -1]]
+    found = [parse_line(line) for line in lines[1 if begin else 0 : -1]]
     return [record for record in found if record is not None], begin == 0

@@ -109,7 +109,7 @@ def _run(asked: Asked, every: Sequence[Job], out: Path) -> tuple[dict[Job, State
 def _held(out: Path) -> Iterator[None]:
     out.mkdir(parents=True, exist_ok=True)
     try:
-        with RunFolder(out).held():
+        with RunFolder(out).lock():
             yield
     except UserError as error:
         raise UserError(

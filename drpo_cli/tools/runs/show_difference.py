@@ -11,14 +11,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from drpo_cli.runs.difference import ABSENT, Difference, Differing
+from drpo_cli.runs.summary import ABSENT, KeyDifference, RunDifference
 from drpo_cli.tools.runs.table import score
 
 _NARROW = 60
 _UNBROKEN = 100_000
 
 
-def as_json(found: Difference) -> str:
+def as_json(found: RunDifference) -> str:
     """Everything, by name; a side without a key has null."""
     return json.dumps(
         {
@@ -35,7 +35,7 @@ def as_json(found: Difference) -> str:
     )
 
 
-def show(found: Difference, stream: TextIO) -> None:
+def show(found: RunDifference, stream: TextIO) -> None:
     """A table each of specs and versions, the scores, and the paths that mean the same, dim."""
     console = Console(file=stream, markup=False, highlight=False)
     if not console.is_terminal:
@@ -45,7 +45,7 @@ def show(found: Difference, stream: TextIO) -> None:
     heads = (str(found.a.path), str(found.b.path))
     _section(console, "spec", loud, heads, "the specs say the same")
     _section(console, "versions and machine", found.versions, heads, "the same")
-    scores = Differing("held-out", score(found.held_out_a), score(found.held_out_b))
+    scores = KeyDifference("held-out", score(found.held_out_a), score(found.held_out_b))
     _section(console, "scores", [scores], heads, "")
     if found.same_problems is False:
         console.print("not on the same problems, or sampled otherwise: these do not compare")
@@ -58,7 +58,7 @@ def show(found: Difference, stream: TextIO) -> None:
 def _section(
     console: Console,
     title: str,
-    rows: Sequence[Differing],
+    rows: Sequence[KeyDifference],
     heads: tuple[str, str],
     none: str,
     style: str = "",

@@ -14,20 +14,20 @@ from rich.table import Table
 from rich.text import Text
 
 from drpo_cli.report.view.text import duration
-from drpo_cli.runs.facts import Facts, HeldOut
+from drpo_cli.runs.summary import RunSummary, ScoreSummary
 
 STYLES = {"running": "cyan", "starting": "cyan", "finished": "green", "failed": "red"}
 HEADINGS = ("run", "state", "steps", "held-out", "objective", "time", "written", "size")
 _NARROW = 100  # below, a run takes lines of its own
 
 
-def as_json(found: Sequence[Facts], unread: Sequence[str]) -> str:
+def as_json(found: Sequence[RunSummary], unread: Sequence[str]) -> str:
     """`{"runs": […], "unread": […]}`; times are unix seconds, sizes bytes."""
     rows = [{**asdict(each), "path": str(each.path)} for each in found]
     return json.dumps({"runs": rows, "unread": list(unread)}, indent=1)
 
 
-def show(found: Sequence[Facts], below: Path, stream: TextIO) -> None:
+def show(found: Sequence[RunSummary], below: Path, stream: TextIO) -> None:
     """One line a run and more on a narrow terminal; its notes under it."""
     console = Console(file=stream, markup=False, highlight=False)
     if not console.is_terminal:
@@ -38,7 +38,7 @@ def show(found: Sequence[Facts], below: Path, stream: TextIO) -> None:
         console.print(_table(found, below))
 
 
-def cells(run: Facts, below: Path) -> tuple[str, ...]:
+def cells(run: RunSummary, below: Path) -> tuple[str, ...]:
     """What stands under each of HEADINGS."""
     try:
         name = str(run.path.relative_to(below))
@@ -56,7 +56,7 @@ def cells(run: Facts, below: Path) -> tuple[str, ...]:
     )
 
 
-def score(held_out: HeldOut) -> str:
+def score(held_out: ScoreSummary) -> str:
     """Base → last (best)."""
     if held_out.last is None:
         return _share(held_out.base)
@@ -77,7 +77,7 @@ def _share(value: float | None) -> str:
     return "–" if value is None else f"{value:.1%}"
 
 
-def _plain(found: Sequence[Facts], below: Path) -> list[str]:
+def _plain(found: Sequence[RunSummary], below: Path) -> list[str]:
     rows = [HEADINGS, *(cells(run, below) for run in found)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
@@ -88,7 +88,7 @@ def _plain(found: Sequence[Facts], below: Path) -> list[str]:
     return lines
 
 
-def _stacked(found: Sequence[Facts], below: Path) -> Table:
+def _stacked(found: Sequence[RunSummary], below: Path) -> Table:
     table = Table.grid()
     table.add_column(overflow="fold")
     for run in found:
@@ -101,7 +101,7 @@ def _stacked(found: Sequence[Facts], below: Path) -> Table:
     return table
 
 
-def _table(found: Sequence[Facts], below: Path) -> Table:
+def _table(found: Sequence[RunSummary], below: Path) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for heading in HEADINGS:
         table.add_column(heading, overflow="fold", justify="right" if heading == "size" else "left")
