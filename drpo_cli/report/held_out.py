@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from drpo_cli.evaluate.metrics import Estimate
 from drpo_cli.evaluate.results import Difference, pair_differences
-from drpo_cli.report.curves import Band, Line, Panel, colour
+from drpo_cli.report.charts import Band, Line, Panel, colour
 from drpo_cli.runs.saved import HeldOutScore, SavedRun
 
 MOST_INTERVALS = 24

@@ -21,7 +21,7 @@ from drpo_cli.report.held_out import (
     describe_run,
     format_difference,
 )
-from drpo_cli.report.page import names
+from drpo_cli.report.page import choose_names
 from drpo_cli.runs.folder import RunFolder
 from drpo_cli.runs.records import Records, read
 from drpo_cli.runs.saved import SavedRun
@@ -75,7 +75,7 @@ def test_runs_of_other_problems_are_not_compared(tmp_path: Path) -> None:
     other.metrics.unlink()
     Records(other.metrics).extend(lines)
     text = report([base.path, other.path], tmp_path / "page.html").read_text()
-    assert "scored on other problems, or sampled otherwise: not compared" in text
+    assert "scored on other problems, or sampled differently: not compared" in text
     assert 'id="chart-difference"' not in text and 'id="chart-held-out"' in text
 
 
@@ -88,9 +88,7 @@ def test_one_page_of_several_runs_says_what_differs(tmp_path: Path) -> None:
     text = html.unescape(
         report([tmp_path / "a", tmp_path / "b", empty.path], tmp_path / "page.html").read_text()
     )
-    assert "<td>objective.delta</td><td>0.2</td><td>0.5</td><td>–</td>" in text.replace(
-        ' class=""', ""
-    )
+    assert "<td>objective.delta</td><td>0.2</td><td>0.5</td><td>–</td>" in text
     assert "run.name" not in text
     assert "no step on which both were evaluated" in text
     assert "<b>empty</b> 0 steps; not evaluated after training yet." in text
@@ -98,12 +96,12 @@ def test_one_page_of_several_runs_says_what_differs(tmp_path: Path) -> None:
 
 def test_runs_are_called_by_as_much_of_their_path_as_tells_them_apart(tmp_path: Path) -> None:
     def called(*paths: str) -> list[str]:
-        return names([RunFolder(tmp_path / path) for path in paths])
+        return choose_names([RunFolder(tmp_path / path) for path in paths])
 
     assert called("x/one", "y/two") == ["one", "two"]
     assert called("x/one", "y/one", "y/two") == ["x/one", "y/one", "y/two"]
     assert called("x/one", "x/one") == ["one", "one (2)"]
-    assert names([RunFolder(Path("runs"))]) == ["runs"]
+    assert choose_names([RunFolder(Path("runs"))]) == ["runs"]
 
 
 def test_where_the_page_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,10 +117,10 @@ def test_where_the_page_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("run", "out", "expected"),
     [
-        ("nowhere", None, "nowhere: no such folder"),
-        ("runs", None, "runs: no run was started here: it has no spec.toml; runs inside it: runs"),
-        ("runs/a", "runs", "--out runs: is a folder"),
-        ("runs/a", "no/such.html", "--out no/such.html: no is no folder"),
+        ("nowhere", None, "nowhere does not exist; name the folder of a run"),
+        ("runs", None, "runs is not a run folder: it has no spec.toml; runs inside it: runs"),
+        ("runs/a", "runs", "--out runs is a folder"),
+        ("runs/a", "no/such.html", "--out no/such.html: there is no folder no; create it"),
     ],
 )  # fmt: skip
 def test_what_is_no_run_or_no_place_is_said(
@@ -141,12 +139,12 @@ def test_keys_that_are_not_at_their_defaults_are_marked(tmp_path: Path) -> None:
         '[run]\nname = "<x>"\nseed = 0\n[train]\nlearning_rate = 0.5\nschedule = "cosine"\n'
         '[[reward]]\ntype = "exact_match"\nweight = 2.0\n'
     )
-    text = report([run.path]).read_text()
+    text = html.unescape(report([run.path]).read_text())
     marked = [part.split("</mark>")[0] for part in text.split("<mark>")[1:]]
     assert marked == [
-        "name = &quot;&lt;x&gt;&quot;",
+        'name = "<x>"',
         "learning_rate = 0.5",
-        "schedule = &quot;cosine&quot;",
+        'schedule = "cosine"',
     ]
 
 

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from markupsafe import escape
 
 from drpo_cli.report import page
 from drpo_cli.runs.folder import RunFolder
@@ -81,7 +82,7 @@ def test_a_page_of_a_run_without_steps(tmp_path: Path) -> None:
     assert "No step was recorded." in section(text, "training")
     assert "No step was recorded." in section(text, "rewards")
     assert section(text, "alerts").endswith("None.")
-    assert "Nothing was looked at" in section(text, "suspicious")
+    assert "Nothing was examined" in section(text, "suspicious")
     assert "No sample was recorded." in section(text, "samples")
     assert "No call of a reward failed." in section(text, "quarantine")
 
@@ -117,7 +118,7 @@ def test_whatever_stands_in_a_run_is_text_on_its_page(tmp_path: Path, hostile: s
     assert len(scripts) == 3 and scripts[0].count("<") == 1  # its own end: data, BokehJS, our own
     for written_as in (("\ud800", "\\ud800"), ("\x00", "␀"), ("\x08", "␈"), ("\u202e", "[U+202E]")):
         hostile = hostile.replace(*written_as)
-    assert html.escape(hostile) in text
+    assert str(escape(hostile)) in text
 
 
 def test_the_table_of_rewards_adds_the_run_up(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def _engine(spec: Spec) -> str:
 
 def _main(path: Path, place: Place) -> None:
     from drpo_cli.launch import worker
-    from drpo_cli.report.apart import write_here
+    from drpo_cli.report.writer import write_here
 
     # What a run starts, it starts as any run does. (Its locks would also outlive it otherwise.)
     multiprocessing.set_start_method(None, force=True)
