@@ -105,7 +105,7 @@ def test_watch_says_what_is_no_run(small: Path) -> None:
     for arguments in ([small.parent], [small.parent, small], [small.parent / "nowhere"]):
         done = drpo("watch", *arguments)
         assert done.returncode == 2 and "Traceback" not in done.stderr
-        assert "no run folder: it has no spec.toml" in done.stderr
+        assert "not a run folder: it has no spec.toml" in done.stderr
 
 
 def test_a_run_that_was_stopped_before_its_engine_is_up_is_told(small: Path) -> None:

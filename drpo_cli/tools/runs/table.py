@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from drpo_cli.report.view.text import duration
+from drpo_cli.report.view.text import format_duration
 from drpo_cli.runs.summary import RunSummary, ScoreSummary
 
 STYLES = {"running": "cyan", "starting": "cyan", "finished": "green", "failed": "red"}
@@ -50,7 +50,7 @@ def cells(run: RunSummary, below: Path) -> tuple[str, ...]:
         f"{run.done}/{'?' if run.steps is None else run.steps}",
         score(run.held_out),
         run.objective,
-        duration(run.seconds),
+        format_duration(run.seconds),
         time.strftime("%Y-%m-%d %H:%M", time.localtime(run.written)),
         in_bytes(run.size),
     )
