@@ -16,7 +16,7 @@ from drpo_cli.runs.metrics import flatten
 from drpo_cli.runs.records import Records
 from drpo_cli.runs.saved import SavedRun
 from drpo_cli.runs.summary import RunSummary, ScoreSummary, compare_values, summarize
-from drpo_cli.tools.runs import command, table
+from drpo_cli.tools import runs
 from support.command import drpo
 from support.reports import CLEAN, run_folder, write_steps
 
@@ -89,7 +89,7 @@ def test_the_command_lists_what_it_finds_newest_first(tmp_path):
     (tmp_path / "runs" / "no-run" / "spec.toml").write_text("")
     done = drpo("runs", tmp_path)
     head, *rows = done.stdout.splitlines()
-    assert head.split() == list(table.HEADINGS)
+    assert head.split() == list(runs.HEADINGS)
     assert [row.split()[0] for row in rows] == [
         "runs/grid/seed-1", "runs/grid/seed-0", "runs/alone"
     ]  # fmt: skip
@@ -101,14 +101,14 @@ def test_the_command_lists_what_it_finds_newest_first(tmp_path):
 
 def test_where_it_looks_and_that_there_is_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    command.list_runs(None, False)
+    runs.list_runs(None, False)
     assert capsys.readouterr().out == "there are no runs in . or below\n"
     a_run(tmp_path / "runs" / "mine")
     a_run(tmp_path / "elsewhere" / "other")
-    command.list_runs(None, False)
+    runs.list_runs(None, False)
     shown = capsys.readouterr().out
     assert "mine" in shown and "other" not in shown
-    command.list_runs(tmp_path / "elsewhere" / "other", False)
+    runs.list_runs(tmp_path / "elsewhere" / "other", False)
     assert capsys.readouterr().out.splitlines()[1].startswith("other  finished")
 
 
@@ -161,7 +161,7 @@ def mkdir(path: Path) -> Path:
 
 def test_equal_runs_and_folders_that_are_none(tmp_path):
     run = a_run(tmp_path / "run")
-    assert "the specs say the same" in drpo("runs", "diff", run.path, run.path).stdout
+    assert "the specs are the same" in drpo("runs", "diff", run.path, run.path).stdout
     for bad, what in ((tmp_path, "is not a run folder"), (tmp_path / "gone", "does not exist")):
         done = drpo("runs", "diff", run.path, bad)
         assert done.returncode == 2 and what in done.stderr
@@ -198,7 +198,7 @@ def test_a_terminal_of_any_width_shows_every_run(tmp_path, monkeypatch, columns)
     found = [facts(a_run(tmp_path / f"run-{number}")) for number in range(2)]
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "w") as stream:
-        table.show(found, tmp_path, stream)
+        runs.show_runs(found, tmp_path, stream)
         stream.flush()
         text = os.read(ours, 1 << 16).decode()
     assert "\x1b[32mfinished" in text
