@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,13 @@ class Line:
     width: float = 1.5
     marks: bool = False
 
+    @property
+    def look(self) -> str:
+        """The style of its mark in the legend."""
+        if self.dash == "solid":
+            return f"background:{self.colour}"
+        return f"border-top:3px {'dotted' if self.dash == 'dotted' else 'dashed'} {self.colour}"
+
 
 @dataclass(frozen=True)
 class Band:
@@ -57,6 +64,11 @@ class Band:
     high: Series
     colour: str
     alpha: float = 0.2
+
+    @property
+    def look(self) -> str:
+        """The style of its mark in the legend."""
+        return f"background:{self.colour};opacity:{2 * self.alpha};height:.8em"
 
 
 @dataclass(frozen=True)
@@ -75,6 +87,21 @@ class Panel:
         """Whether any line or band has a value."""
         curves = [*(line.points for line in self.lines), *(band.high for band in self.bands)]
         return any(map(drop_gaps, curves))
+
+    @property
+    def values(self) -> Table:
+        """The ends and the extremes of each line, in words."""
+        rows = []
+        for line in self.lines:
+            if points := drop_gaps(line.points):
+                ranked = sorted(points, key=lambda point: point[1])
+                ends = (points[0], ranked[0], ranked[-1], points[-1])
+                rows.append([line.label or self.title, *(self._at(*point) for point in ends)])
+        return Table(VALUES, rows, dict.fromkeys(VALUES[1:], "n"))
+
+    def _at(self, step: float, value: float) -> str:
+        shown = f"{value:.1%}" if self.share else format_number(value)
+        return f"{shown} (step {step:,.0f})"
 
 
 def drop_gaps(points: Series) -> list[tuple[float, float]]:
@@ -114,59 +141,6 @@ def _value(record: Mapping[str, Any], path: Sequence[str]) -> float:
     for part in path:
         found = found.get(part) if isinstance(found, Mapping) else None
     return math.nan if found is None else float(found)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A button of the legend, which shows and hides one series; `look` is the style of its mark."""
-
-    name: str
-    label: str
-    look: str
-
-
-@dataclass(frozen=True)
-class Figure:
-    """What stands around a plot: title, legend, and the values in words."""
-
-    key: str
-    title: str
-    legend: Sequence[Entry]
-    values: Table
-
-
-def describe_panels(panels: Iterable[Panel]) -> list[Figure]:
-    """The figure around each panel's plot."""
-    return [_describe(panel) for panel in panels]
-
-
-def _describe(panel: Panel) -> Figure:
-    legend = [
-        *(_entry(f"{panel.key}.l{i}", line) for i, line in enumerate(panel.lines)),
-        *(_entry(f"{panel.key}.b{i}", band) for i, band in enumerate(panel.bands)),
-    ]
-    rows = []
-    for line in panel.lines:
-        if points := drop_gaps(line.points):
-            ranked = sorted(points, key=lambda point: point[1])
-            ends = (points[0], ranked[0], ranked[-1], points[-1])
-            rows.append([line.label or panel.title, *(_value_at(panel, *point) for point in ends)])
-    values = Table(VALUES, rows, dict.fromkeys(VALUES[1:], "n"))
-    return Figure(panel.key, panel.title, legend if len(legend) > 1 else [], values)
-
-
-def _entry(name: str, drawn: Line | Band) -> Entry:
-    look = f"background:{drawn.colour}"
-    if isinstance(drawn, Band):
-        look += f";opacity:{2 * drawn.alpha};height:.8em"
-    elif drawn.dash != "solid":
-        look = f"border-top:3px {'dotted' if drawn.dash == 'dotted' else 'dashed'} {drawn.colour}"
-    return Entry(name, drawn.label, look)
-
-
-def _value_at(panel: Panel, step: float, value: float) -> str:
-    shown = f"{value:.1%}" if panel.share else format_number(value)
-    return f"{shown} (step {step:,.0f})"
 
 
 @dataclass

@@ -28,15 +28,19 @@ CONTROLS |= {0x7F: "␡"}
 CONTROLS |= {c: f"[U+{c:04X}]" for c in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
 
+Value = str | float | None
+"""What a cell shows: see `show_value`."""
+
+
 @dataclass(frozen=True)
 class Table:
-    """A table of texts; `kinds` are classes of the style sheet by column.
+    """A table of texts and numbers; `kinds` are classes of the style sheet by column.
 
     `n` numbers, set to the right; `k` names and other short texts; `t` long texts.
     """
 
     columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Sequence[Value]]
     kinds: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -73,9 +77,13 @@ def read_asset(name: str) -> str:
     return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
-def show_controls(value: Any) -> Any:
-    """Makes control characters of a text visible; leaves markup as it is."""
-    return value if isinstance(value, Markup) else str(value).translate(CONTROLS)
+def show_value(value: Any) -> Any:
+    """A number in four digits, None as a dash, any other value with visible control characters."""
+    if isinstance(value, Markup):
+        return value
+    if value is None or isinstance(value, int | float):
+        return format_number(value)
+    return str(value).translate(CONTROLS)
 
 
 def save(path: Path, text: str) -> None:
@@ -105,14 +113,20 @@ def shorten(text: str) -> str:
 
 
 def format_number(value: float | None) -> str:
-    """Four digits, or a dash for None."""
-    return "–" if value is None else f"{value:,.4g}".replace("-", "−")
+    """Four digits, all digits of an integer, or a dash for None."""
+    if value is None:
+        return "–"
+    text = f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+    return text.replace("-", "−")
 
 
 def format_counts(counts: Mapping[str, float]) -> str:
     """`12 timeout, 1 crash`: names with their counts, the largest first."""
     ranked = sorted(counts.items(), key=lambda item: -item[1])
-    return ", ".join(f"{_amount(count)} {name}" for name, count in ranked)
+    return ", ".join(
+        f"{format_number(int(count) if float(count).is_integer() else count)} {name}"
+        for name, count in ranked
+    )
 
 
 def join_lines(parts: Iterable[str]) -> str:
@@ -125,17 +139,13 @@ def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(PACKAGE),
         autoescape=True,
-        finalize=show_controls,
+        finalize=show_value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {}
     return environment
-
-
-def _amount(count: float) -> str:
-    return f"{int(count):,}" if float(count).is_integer() else f"{count:,.4g}"
 
 
 def _digest(script: str) -> str:

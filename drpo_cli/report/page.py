@@ -5,22 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tomli
 
 from drpo_cli.report import held_out, rewards, samples, training
-from drpo_cli.report.charts import (
-    Figure,
-    Panel,
-    Shade,
-    colour,
-    describe_panels,
-    draw,
-)
+from drpo_cli.report.charts import Panel, Shade, colour, draw
 from drpo_cli.report.html import Table, read_asset, render, save
-from drpo_cli.report.rewards import QuarantinePart, RewardsPart
 from drpo_cli.runs.alerts import Alert
 from drpo_cli.runs.folder import RunFolder
 from drpo_cli.runs.metrics import flatten
@@ -38,56 +30,6 @@ OWN = frozenset({"run.name", "run.folder"})
 """Keys that differ between any two runs."""
 
 
-@dataclass(frozen=True)
-class Suspicion:
-    """A suspicious reward in words, and samples to judge it by."""
-
-    text: str
-    samples: Table
-
-
-@dataclass(frozen=True)
-class SuspicionPart:
-    """Suspicious rewards, or what to write where there are none; and all that were examined."""
-
-    found: Sequence[Suspicion]
-    nothing: str
-    examined: Table
-
-
-@dataclass(frozen=True)
-class SpecLine:
-    """A line of the spec; marked if its key is not at its default."""
-
-    text: str
-    marked: bool
-
-
-@dataclass(frozen=True)
-class RunPart:
-    """What the page says of one run."""
-
-    name: str
-    colour: str
-    verdict: str
-    notes: Sequence[str]
-    warnings: Sequence[str]
-    rewards: RewardsPart | None
-    suspicion: SuspicionPart
-    quarantine: QuarantinePart | None
-    spec: Sequence[SpecLine]
-    versions: str
-
-
-@dataclass(frozen=True)
-class DifferencesPart:
-    """Scores and specs of the runs against those of the first one."""
-
-    scores: Table
-    figures: Sequence[Figure]
-    spec: Table
-
-
 def write(folder: RunFolder) -> None:
     """Writes a run's own page from its records so far; replaces an older one in one move.
 
@@ -99,7 +41,7 @@ def write(folder: RunFolder) -> None:
 def render_page(folders: Sequence[RunFolder]) -> str:
     """Renders one page of these runs."""
     runs = [SavedRun(*pair) for pair in zip(folders, choose_names(folders), strict=True)]
-    table = samples.describe_samples(runs)
+    table = samples.describe_samples(runs)  # before the parts, whose notes depend on it
     parts = [_describe_run(place, run) for place, run in enumerate(runs)]
     difference = held_out.difference_panel(runs) if runs[1:] else None
     trained, rewarded = training.training_panels(runs), rewards.rewards_panels(runs)
@@ -113,8 +55,8 @@ def render_page(folders: Sequence[RunFolder]) -> str:
         alerts=_alerts_table(runs),
         differences=None if difference is None else _describe_differences(runs, difference),
         thinned=training.describe_thinning(runs),
-        training=describe_panels(trained),
-        rewards=describe_panels(rewarded),
+        training=trained,
+        rewards=rewarded,
         suspicion_method=rewards.METHOD,
         samples=table,
         samples_method=samples.METHOD,
@@ -139,26 +81,26 @@ def choose_names(folders: Sequence[RunFolder]) -> list[str]:
     return found
 
 
-def _describe_run(place: int, run: SavedRun) -> RunPart:
+def _describe_run(place: int, run: SavedRun) -> dict[str, Any]:
+    """What the page says of one run."""
     suspicions = [
-        Suspicion(rewards.describe_pair(pair), samples.suspicious_samples(run.sample_columns, pair))
+        (rewards.describe_pair(pair), samples.suspicious_samples(run.sample_columns, pair))
         for pair in suspicious(run.pairs)
     ]
-    suspicion = SuspicionPart(
-        suspicions, rewards.describe_nothing(run.pairs), rewards.examined_table(run.pairs)
-    )
-    return RunPart(
-        name=run.name,
-        colour=colour(place),
-        verdict=held_out.describe_run(run),
-        notes=run.notes,
-        warnings=[f"Suspicious: {each.text}" for each in suspicions],
-        rewards=rewards.describe_rewards(run),
-        suspicion=suspicion,
-        quarantine=rewards.describe_quarantine(run),
-        spec=list(_mark_lines(run.folder.spec.read_text(encoding="utf-8").splitlines())),
-        versions=json.dumps(run.versions, indent=1) if run.versions else "",
-    )
+    return {
+        "name": run.name,
+        "colour": colour(place),
+        "verdict": held_out.describe_run(run),
+        "warnings": [f"Suspicious: {text}" for text, _ in suspicions],
+        "rewards": rewards.describe_rewards(run),
+        "suspicions": suspicions,
+        "not_suspicious": rewards.describe_nothing(run.pairs),
+        "examined": rewards.examined_table(run.pairs),
+        "quarantine": rewards.describe_quarantine(run),
+        "spec": list(_mark_lines(run.folder.spec.read_text(encoding="utf-8").splitlines())),
+        "versions": json.dumps(run.versions, indent=1) if run.versions else "",
+        "notes": run.notes,  # last: each file that is read may add one
+    }
 
 
 def _alerts_table(runs: Sequence[SavedRun]) -> Table:
@@ -195,15 +137,15 @@ def _alert_shades(runs: Sequence[SavedRun]) -> list[Shade]:
     return shades
 
 
-def _describe_differences(runs: Sequence[SavedRun], panel: Panel) -> DifferencesPart:
+def _describe_differences(runs: Sequence[SavedRun], panel: Panel) -> dict[str, Any]:
     base = runs[0]
     rows = [[f"{run.name} − {base.name}", *_compare_scores(base, run)] for run in runs[1:]]
     columns = ("runs", "at the last step of both", "over all steps of both", "steps")
-    return DifferencesPart(
-        scores=Table(columns, rows, {"steps": "n"}),
-        figures=describe_panels([panel] if panel.has_data else []),
-        spec=Table(("key", *(run.name for run in runs)), _differing_keys(runs)),
-    )
+    return {
+        "scores": Table(columns, rows, {"steps": "n"}),
+        "panels": [panel] if panel.has_data else [],
+        "spec": Table(("key", *(run.name for run in runs)), _differing_keys(runs)),
+    }
 
 
 def _compare_scores(base: SavedRun, run: SavedRun) -> list[str]:
@@ -228,14 +170,14 @@ def _differing_keys(runs: Sequence[SavedRun]) -> list[list[str]]:
     return [row for row in rows if len(set(row[1:])) > 1]
 
 
-def _mark_lines(lines: Sequence[str]) -> Iterator[SpecLine]:
-    """Marks what is not at its default; a resolved spec has each key on its own line."""
+def _mark_lines(lines: Sequence[str]) -> Iterator[tuple[str, bool]]:
+    """Each line, and whether its key is not at its default; each key has a line of its own."""
     section = ""
     for line in lines:
         stripped = line.strip()
         if stripped.startswith("["):
             section = stripped.strip("[]")
-        yield SpecLine(line, _is_set(section, stripped))
+        yield line, _is_set(section, stripped)
 
 
 def _is_set(section: str, line: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from drpo_cli.report.charts import Line, Metrics, Panel, Series, colour, drop_gaps, thin
 from drpo_cli.report.charts import series as trace
-from drpo_cli.report.html import Table, format_counts, format_number, shorten
+from drpo_cli.report.html import Table, Value, format_counts, format_number, shorten
 from drpo_cli.runs.metrics import failed_calls
 from drpo_cli.runs.saved import SavedRun
 from drpo_cli.runs.spec import role_of
@@ -71,7 +71,7 @@ def describe_rewards(run: SavedRun) -> RewardsPart | None:
     steps = run.trained
     if not steps:
         return None
-    total = ["total", "", *_format_ends(series(steps)), *[""] * 5]
+    total: list[Value] = ["total", "", *_ends(series(steps)), *[""] * 5]
     rows = [total, *(_reward_row(name, run) for name in reward_names(steps, run.roles))]
     skipped = sum(record.get("skipped_samples") or 0 for record in steps)
     what = "a reward failed on them, and they are not in means, advantages and losses"
@@ -117,12 +117,10 @@ def describe_pair(pair: Pair) -> str:
 
 def examined_table(pairs: Sequence[Pair]) -> Table:
     """Every reward that was compared with the total."""
-    rows = [
+    rows: list[list[Value]] = [
         [
-            pair.name, pair.window,
-            _format_rho(pair.total), f"{pair.total.p:.1g}",
-            _format_rho(pair.reward), f"{pair.reward.p:.1g}",
-            format_number(pair.reward.first), format_number(pair.reward.last),
+            pair.name, pair.window, _format_rho(pair.total), f"{pair.total.p:.1g}",
+            _format_rho(pair.reward), f"{pair.reward.p:.1g}", pair.reward.first, pair.reward.last,
         ]
         for pair in pairs
     ]  # fmt: skip
@@ -148,7 +146,7 @@ def describe_quarantine(run: SavedRun) -> QuarantinePart | None:
         last.append(record)
     if not counts:
         return None
-    rows = [(*key, f"{count:,}") for key, count in sorted(counts.items())]
+    rows = [(*key, count) for key, count in sorted(counts.items())]
     return QuarantinePart(
         text=f"{counts.total():,} calls failed; all of them are in {run.folder.quarantine}.",
         counts=Table(("reward", "reason", "calls"), rows, {"calls": "n"}),
@@ -156,7 +154,7 @@ def describe_quarantine(run: SavedRun) -> QuarantinePart | None:
     )
 
 
-def _reward_row(name: str, run: SavedRun) -> list[str]:
+def _reward_row(name: str, run: SavedRun) -> list[Value]:
     role, steps = role_of(run.roles, name), run.trained
     used = [record["grading"][name] for record in steps if name in (record.get("grading") or {})]
     counts: Counter[str] = Counter()
@@ -165,20 +163,17 @@ def _reward_row(name: str, run: SavedRun) -> list[str]:
         counts.update(one.get("counts") or {})
         failed.update(one.get("failures") or {})
     cost = [
-        f"{sum(one['calls'] for one in used):,}",
-        format_number(sum(one["seconds"] for one in used)),
-        format_number(max(one["slowest"] for one in used)),
-    ] if used else ["–"] * 3  # fmt: skip
+        sum(one["calls"] for one in used),
+        sum(one["seconds"] for one in used),
+        max(one["slowest"] for one in used),
+    ] if used else [None] * 3  # fmt: skip
     title = name if role.type == name else f"{name}\n{role.type}"
-    means = _format_ends(series(steps, name))
+    means = _ends(series(steps, name))
     return [title, str(role), *means, *cost, format_counts(failed), format_counts(counts)]
 
 
-def _format_ends(points: list[tuple[int, float]]) -> tuple[str, str]:
-    if not points:
-        return "–", "–"
-    first, last = ends(points)
-    return format_number(first), format_number(last)
+def _ends(points: list[tuple[int, float]]) -> tuple[float, float] | tuple[None, None]:
+    return ends(points) if points else (None, None)
 
 
 def _format_rho(trend: Trend) -> str:

@@ -63,23 +63,17 @@ class Views:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A number of the table: its text, and the value to sort by (empty for None)."""
-
-    text: str
-    value: str
-
-
-@dataclass(frozen=True)
 class Row:
-    """A sample: its place in each view that has it, its numbers and its texts."""
+    """A sample of the table; `ranks` are its places in the views that have it."""
 
     run: str
     ranks: Mapping[str, int]
-    before: Sequence[Cell]
+    step: int
+    total: float | None
+    rewards: Sequence[float | None]
     prompt: str
     completion: str
-    after: Sequence[Cell]
+    further: Sequence[float | None]
     origin: str
 
     @property
@@ -90,12 +84,11 @@ class Row:
 
 @dataclass(frozen=True)
 class SamplesPart:
-    """The table of samples; `before` and `after` name the numbers around the texts."""
+    """The table of samples: titles by view, names of the rewards, and rows."""
 
     notes: Sequence[str]
     views: Mapping[str, str]
-    before: Sequence[str]
-    after: Sequence[str]
+    rewards: Sequence[str]
     rows: Sequence[Row]
 
 
@@ -124,8 +117,7 @@ def describe_samples(runs: Sequence[SavedRun]) -> SamplesPart | None:
     return SamplesPart(
         notes=notes,
         views={name: TITLES[name] for name in chain(*(views.orders for views in found))},
-        before=["step", "total", *rewards],
-        after=["change", "disagreement", "tokens"],
+        rewards=rewards,
         rows=rows,
     )
 
@@ -143,7 +135,7 @@ def suspicious_samples(samples: SampleColumns, pair: Pair) -> Table:
         np.where(recent_N, contrast_N, np.nan), SHOWN_OF_A_SUSPICION, samples.texts_N
     )
     rows = [
-        [_format_total(r), _format_rewards(r), *_texts(r), _origin(r, with_step=True)]
+        [r.get("reward"), _format_rewards(r), *_texts(r), _origin(r, with_step=True)]
         for r in samples.records(which)
     ]
     return Table(COLUMNS, rows, KINDS)
@@ -239,33 +231,19 @@ def _row(
 ) -> Row:
     (record,) = run.sample_columns.records([sample])
     values = record.get("rewards") or {}
-    scores = [values.get(name) for name in rewards]
-    further = [views.change_N[sample], views.disagreement_N[sample], record.get("tokens")]
+    further = (views.change_N[sample], views.disagreement_N[sample])
     prompt, completion = _texts(record)
-    total = Cell(_format_total(record), _data(record.get("reward")))
     return Row(
         run=run.name,
         ranks=ranks,
-        before=[_cell(record["step"]), total, *map(_cell, scores)],
+        step=int(record["step"]),
+        total=record.get("reward"),
+        rewards=[values.get(name) for name in rewards],
         prompt=prompt,
         completion=completion,
-        after=list(map(_cell, further)),
+        further=[*(float(v) if np.isfinite(v) else None for v in further), record.get("tokens")],
         origin=_origin(record),
     )
-
-
-def _cell(value: float | None) -> Cell:
-    known = None if value is None or not np.isfinite(value) else float(value)
-    return Cell(format_number(known), _data(known))
-
-
-def _data(value: float | None) -> str:
-    return "" if value is None else f"{value:.6g}"
-
-
-def _format_total(record: Mapping[str, Any]) -> str:
-    total = record.get("reward")
-    return "skipped" if total is None else format_number(total)
 
 
 def _format_rewards(record: Mapping[str, Any]) -> str:

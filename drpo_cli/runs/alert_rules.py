@@ -49,7 +49,7 @@ class Rule(ABC):
         """Says why the rule holds at this step; "" where it does not, None where it cannot tell."""
 
 
-class ShareAbove(Rule):
+class Above(Rule):
     """A metric above a limit that is the same for every run."""
 
     key: str
@@ -63,6 +63,33 @@ class ShareAbove(Rule):
         if value is None:
             return None
         return f"{value:{self.form}} {self.words}" if value > self.limit else ""
+
+
+class Runaway(Rule):
+    """A metric that is several times as large as `BACK` steps ago, and above a least value."""
+
+    key: str
+    factor: float
+    words: str
+    form: str
+
+    def __init__(self) -> None:
+        self._recent = Recent(self.key)
+
+    def judge(self, record: Mapping[str, Any]) -> str | None:
+        """Compares the metric with its own value some steps ago."""
+        self._recent.add(record)
+        before, now = self._recent.before, self._recent.now
+        if number(record.get(self.key)) is None or before is None:
+            return None
+        if now < self.factor * before or now < self.least(before):
+            return ""
+        values = f"{before:{self.form}} to {now:{self.form}}"
+        return f"{self.words.format(values)} within about {BACK} steps"
+
+    @abstractmethod
+    def least(self, before: float) -> float:
+        """The least value that is an alert."""
 
 
 class Recent:
@@ -155,7 +182,7 @@ class Entropy(Rule):
         return f"entropy fell from {first:.2g} nats in the first steps to {now:.2g}{more}"
 
 
-class Length(Rule):
+class Length(Runaway):
     """Responses grow without bound."""
 
     kind = "length-explosion"
@@ -163,42 +190,25 @@ class Length(Rule):
         'set train.overlong = "soft", add a [[reward]] of type "length" or "repetition", or train '
         'with train.reduction = "fixed_horizon"'
     )
+    key, factor, form = "response_length", LENGTH_FACTOR, ",.0f"
+    words = "responses grew from {} tokens"
 
-    def __init__(self) -> None:
-        self._length = Recent("response_length")
-
-    def judge(self, record: Mapping[str, Any]) -> str | None:
-        """Compares the length with that of some steps ago."""
-        self._length.add(record)
-        before, now = self._length.before, self._length.now
-        if number(record.get("response_length")) is None or before is None:
-            return None
-        if now < LENGTH_FACTOR * before or now < before + LENGTH_LEAST:
-            return ""
-        return f"responses grew from {before:,.0f} to {now:,.0f} tokens within about 20 steps"
+    def least(self, before: float) -> float:
+        """A number of tokens more than before."""
+        return before + LENGTH_LEAST
 
 
-class Divergence(Rule):
+class Divergence(Runaway):
     """The policy moves quickly away from its reference."""
 
     kind = "kl-runaway"
     suggestion = "raise reference.coefficient, or lower train.learning_rate or objective.delta"
+    key, factor, form = "reference_kl", KL_FACTOR, ".2g"
+    words = "the KL to the reference rose from {} nats per token"
 
-    def __init__(self) -> None:
-        self._kl = Recent("reference_kl")
-
-    def judge(self, record: Mapping[str, Any]) -> str | None:
-        """Compares the KL with that of some steps ago."""
-        self._kl.add(record)
-        before, now = self._kl.before, self._kl.now
-        if number(record.get("reference_kl")) is None or before is None:
-            return None
-        if now < KL_LEAST or now < KL_FACTOR * before:
-            return ""
-        return (
-            f"the KL to the reference rose from {before:.2g} to {now:.2g} nats per token within "
-            f"about 20 steps"
-        )
+    def least(self, before: float) -> float:
+        """The same for every run."""
+        return KL_LEAST
 
 
 class OffPolicy(Rule):
@@ -215,7 +225,7 @@ class OffPolicy(Rule):
         return f"π is so far from μ that only {share:.0%} of the samples are in effect"
 
 
-class Truncation(ShareAbove):
+class Truncation(Above):
     """Many responses are cut off."""
 
     kind = "truncation"
@@ -224,7 +234,7 @@ class Truncation(ShareAbove):
     words = "of the responses are cut off by rollout.max_new_tokens"
 
 
-class Corrective(ShareAbove):
+class Corrective(Above):
     """For many steps, a large part of the step pulls tokens back into the trust region."""
 
     kind = "corrective-share"
@@ -237,7 +247,7 @@ class Corrective(ShareAbove):
     words = "of the tokens are pulled back from beyond the trust region"
 
 
-class Clipped(ShareAbove):
+class Clipped(Above):
     """A clipping objective ignores many tokens."""
 
     kind = "clipped-share"
@@ -249,7 +259,7 @@ class Clipped(ShareAbove):
     words = "of the tokens are beyond the trust region and have no gradient"
 
 
-class Skipped(ShareAbove):
+class Skipped(Above):
     """Updates are not applied on many steps."""
 
     kind = "skipped-updates"

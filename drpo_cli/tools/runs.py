@@ -65,21 +65,16 @@ def diff(first: Path, second: Path, json_out: bool) -> None:
 
 
 def show_runs(found: Sequence[RunSummary], below: Path, stream: TextIO) -> None:
-    """Prints one line per run, or more on a narrow terminal, and its notes below."""
-    console = Console(file=stream, markup=False, highlight=False)
-    if not console.is_terminal:
-        stream.writelines(f"{line}\n" for line in _plain_lines(found, below))
-    elif console.width < NARROW:
-        console.print(_stacked_table(found, below))
-    else:
-        console.print(_wide_table(found, below))
+    """Prints one line per run, or two on a narrow terminal, and all notes below."""
+    console = _open_console(stream)
+    draw = _stacked_table if console.width < NARROW else _wide_table
+    _print_table(console, draw(found, below))
+    _print_notes(console, [f"{run.path}: {note}" for run in found for note in run.notes])
 
 
 def show_difference(found: RunDifference, stream: TextIO) -> None:
     """Prints a table each of specs, versions and scores; dim, those that mean the same."""
-    console = Console(file=stream, markup=False, highlight=False)
-    if not console.is_terminal:
-        console.width = UNBROKEN
+    console = _open_console(stream)
     loud = [each for each in found.spec if not each.quiet]
     quiet = [each for each in found.spec if each.quiet]
     heads = (str(found.a.path), str(found.b.path))
@@ -93,7 +88,27 @@ def show_difference(found: RunDifference, stream: TextIO) -> None:
         console.print("scored on other problems, or sampled differently: not comparable")
     if quiet:
         _print_section(console, "names and folders", quiet, heads, style="dim")
-    for note in found.notes:
+    _print_notes(console, found.notes)
+
+
+def _open_console(stream: TextIO) -> Console:
+    console = Console(file=stream, markup=False, highlight=False)
+    if not console.is_terminal:
+        console.width = UNBROKEN
+    return console
+
+
+def _print_table(console: Console, table: Table) -> None:
+    if console.is_terminal:
+        console.print(table)
+        return
+    with console.capture() as caught:  # without the spaces that fill the last column
+        console.print(table)
+    console.file.writelines(f"{line.rstrip()}\n" for line in caught.get().splitlines())
+
+
+def _print_notes(console: Console, notes: Sequence[str]) -> None:
+    for note in notes:
         console.print(Text(f"note: {note}", "yellow"))
 
 
@@ -125,17 +140,6 @@ def _cells(run: RunSummary, below: Path) -> tuple[str, ...]:
     )
 
 
-def _plain_lines(found: Sequence[RunSummary], below: Path) -> list[str]:
-    rows = [HEADINGS, *(_cells(run, below) for run in found)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row, run in zip(rows, [None, *found], strict=True):
-        padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        lines.append("  ".join(padded).rstrip())
-        lines += [f"  note: {note}" for note in (run.notes if run else ())]
-    return lines
-
-
 def _stacked_table(found: Sequence[RunSummary], below: Path) -> Table:
     table = Table.grid()
     table.add_column(overflow="fold")
@@ -144,8 +148,6 @@ def _stacked_table(found: Sequence[RunSummary], below: Path) -> Table:
         head = Text.assemble((name, "bold"), " ", (state, STYLES.get(state, "")), f" {steps}")
         table.add_row(head)
         table.add_row(Text(f"  {held_out}  {'  '.join(more)}", "dim"))
-        for note in run.notes:
-            table.add_row(Text(f"  note: {note}", "yellow"))
     return table
 
 
@@ -155,8 +157,7 @@ def _wide_table(found: Sequence[RunSummary], below: Path) -> Table:
         table.add_column(heading, overflow="fold", justify="right" if heading == "size" else "left")
     for run in found:
         name, state, *more = _cells(run, below)
-        title = Text("\n").join([Text(name), *(Text(f"note: {n}", "yellow") for n in run.notes)])
-        table.add_row(title, Text(state, STYLES.get(state, "")), *map(Text, more))
+        table.add_row(Text(name), Text(state, STYLES.get(state, "")), *map(Text, more))
     return table
 
 
@@ -183,12 +184,7 @@ def _print_section(
         if narrow:
             cells = [f"{cells[0]}: {cells[1]} | {cells[2]}"]
         table.add_row(*(Text(text, style) for text in cells))
-    if console.is_terminal:
-        console.print(table)
-        return
-    with console.capture() as caught:  # without the spaces that fill the last column
-        console.print(table)
-    console.file.writelines(f"{line.rstrip()}\n" for line in caught.get().splitlines())
+    _print_table(console, table)
 
 
 def _difference_as_json(found: RunDifference) -> str:
