@@ -1,6 +1,7 @@
-"""Pictures of a report for the docs: python docs/pictures.py RUN_DIR, which needs a Chromium.
+"""Makes the pictures of a report for the docs: `python docs/pictures.py RUN_DIR`.
 
-Writes docs/figures/report-light.png and report-dark.png, the top of the page in both themes.
+Writes docs/figures/report-light.png and report-dark.png, the top of the page in both themes. It
+needs a Chromium.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ SIZE = {"width": 1000, "height": 1180}
 
 
 def main(run: Path) -> None:
-    """Takes both pictures of the run's page."""
-    browser = shutil.which("chromium") or sys.exit("no Chromium here: apt-get install chromium")
+    """Makes both pictures of the run's page."""
+    browser = shutil.which("chromium") or sys.exit("Chromium is not installed: apt-get install chromium")
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
         page = report([run], Path(folder) / "report.html")

@@ -97,7 +97,7 @@ def _describe_run(place: int, run: SavedRun) -> dict[str, Any]:
         "not_suspicious": rewards.describe_nothing(run.pairs),
         "examined": rewards.examined_table(run.pairs),
         "quarantine": rewards.describe_quarantine(run),
-        "spec": list(_mark_lines(run.folder.spec.read_text(encoding="utf-8").splitlines())),
+        "spec": list(_mark_lines(run.folder.spec.read_text(encoding="utf-8", errors="replace").splitlines())),
         "versions": json.dumps(run.versions, indent=1) if run.versions else "",
         "notes": run.notes,  # last: each file that is read may add one
     }
