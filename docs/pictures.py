@@ -23,7 +23,7 @@ SIZE = {"width": 1000, "height": 1180}
 
 def main(run: Path) -> None:
     """Makes both pictures of the run's page."""
-    browser = shutil.which("chromium") or sys.exit("Chromium is not installed: apt-get install chromium")
+    browser = shutil.which("chromium") or sys.exit("no Chromium: apt-get install chromium")
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
         page = report([run], Path(folder) / "report.html")

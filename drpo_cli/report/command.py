@@ -26,7 +26,7 @@ def report(paths: Sequence[Path], out: Path | None = None) -> Path:
         raise UserError(f"--out {out} is a folder", f"name a file, such as {out / COMPARISON}")
     if not out.absolute().parent.is_dir():
         raise UserError(
-            f"--out {out}: there is no folder {out.parent}", "create it, or name another"
+            f"--out {out}: the folder {out.parent} does not exist", "create it, or name another"
         )
     text = render_page(folders)
     try:

@@ -83,6 +83,7 @@ def choose_names(folders: Sequence[RunFolder]) -> list[str]:
 
 def _describe_run(place: int, run: SavedRun) -> dict[str, Any]:
     """What the page says of one run."""
+    spec = run.folder.spec.read_text(encoding="utf-8", errors="replace")
     suspicions = [
         (rewards.describe_pair(pair), samples.suspicious_samples(run.sample_columns, pair))
         for pair in suspicious(run.pairs)
@@ -97,7 +98,7 @@ def _describe_run(place: int, run: SavedRun) -> dict[str, Any]:
         "not_suspicious": rewards.describe_nothing(run.pairs),
         "examined": rewards.examined_table(run.pairs),
         "quarantine": rewards.describe_quarantine(run),
-        "spec": list(_mark_lines(run.folder.spec.read_text(encoding="utf-8", errors="replace").splitlines())),
+        "spec": list(_mark_lines(spec.splitlines())),
         "versions": json.dumps(run.versions, indent=1) if run.versions else "",
         "notes": run.notes,  # last: each file that is read may add one
     }

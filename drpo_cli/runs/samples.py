@@ -24,7 +24,7 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class SampleColumns:
-    """Columns over the N samples of a run, in the file's order; NaN where there is no value.
+    """Columns over the N samples of a run, in the file's order; NaN for a missing value.
 
     offsets_N    byte of samples.jsonl at which the line begins
     texts_N      equal for equal completions

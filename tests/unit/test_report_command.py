@@ -120,7 +120,7 @@ def test_where_the_page_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("nowhere", None, "nowhere does not exist; name the folder of a run"),
         ("runs", None, "runs is not a run folder: it has no spec.toml; runs inside it: runs"),
         ("runs/a", "runs", "--out runs is a folder"),
-        ("runs/a", "no/such.html", "--out no/such.html: there is no folder no; create it"),
+        ("runs/a", "no/such.html", "--out no/such.html: the folder no does not exist; create it"),
     ],
 )  # fmt: skip
 def test_what_is_no_run_or_no_place_is_said(

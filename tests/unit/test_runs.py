@@ -1,4 +1,4 @@
-"""Runs are found and told apart by what is on disk, whole or not, of this version or an older."""
+"""`drpo runs` lists and compares runs by their files, damaged or not, of any version."""
 
 from __future__ import annotations
 
