@@ -13,12 +13,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import ViewportSize, sync_playwright
 
 from drpo_cli.report.command import report
 
 FIGURES = Path(__file__).parent / "figures"
-SIZE = {"width": 1000, "height": 1180}
+SIZE = ViewportSize(width=1000, height=1180)
 
 
 def main(run: Path) -> None:

@@ -110,7 +110,7 @@ class PageWriter:
         if code == DISK_FULL:
             return f"{self.folder.report} could not be written: the disk is full"
         log = self.folder.path / "logs" / "report.log"
-        return f"{self.folder.report} could not be written; see {log}"
+        return f"{self.folder.report} could not be written; {log} says why"
 
 
 if __name__ == "__main__":

@@ -23,6 +23,11 @@ class Seen:
     complaints: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
 
+    def hear(self, message: Any) -> None:
+        """Keeps what the page writes to the console, if it is a warning or an error."""
+        if message.type in ("error", "warning"):
+            self.complaints.append(message.text)
+
 
 @contextmanager
 def browser() -> Iterator[Any]:
@@ -43,13 +48,9 @@ def opened(started: Any, path: Path, **options: Any) -> Iterator[tuple[Any, Seen
     page, seen = context.new_page(), Seen()
     page.on("request", lambda request: seen.requests.append(request.url))
     page.on("pageerror", lambda error: seen.complaints.append(str(error)))
-    page.on("dialog", lambda dialog: (seen.complaints.append(dialog.message), dialog.dismiss()))
-    page.on(
-        "console",
-        lambda message: (
-            seen.complaints.append(message.text) if message.type in ("error", "warning") else None
-        ),
-    )
+    page.on("dialog", lambda dialog: seen.complaints.append(dialog.message))
+    page.on("dialog", lambda dialog: dialog.dismiss())
+    page.on("console", seen.hear)
     page.goto(path.resolve().as_uri())
     page.wait_for_selector("html[data-drawn]")
     yield page, seen

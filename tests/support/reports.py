@@ -187,8 +187,10 @@ def uneven(world: World) -> dict[str, Any]:
         usage = {"right": Usage(2, 1.0, 0.75, Counter(timeout=1), Counter(tokens=5))}
     else:
         scores = Scores((0.5, 0.5), {"tidy": (0.5, 0.0)})
+        counted: Counter[str] = Counter()
+        counted.update({"cost_usd": 0.5})
         usage = {
-            "tidy": Usage(1, 0.25, 0.25, Counter(), Counter(cost_usd=0.5)),
+            "tidy": Usage(1, 0.25, 0.25, Counter(), counted),
             "right": Usage(1, 0.5, 0.5, Counter(timeout=1, crash=1), Counter(tokens=2)),
         }
     found = rollout_metrics([group(("ab", "abcd"))], [scores], world)

@@ -41,7 +41,7 @@ def failing(calls: int) -> dict[str, Any]:
     return {"exact": {"calls": 100, "failures": {"crash": 1}}, "judge": judge}
 
 
-CASES = {
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "gap": ({"gap": 6.1e-6}, {"gap": 5.9e-6}),
     "entropy-collapse": ({"entropy": 0.05, "reward": 0.5}, {"entropy": 0.07, "reward": 0.5}),
     "zero-advantage": ({"zero_advantage_groups": 0.95}, {"zero_advantage_groups": 0.94}),

@@ -49,9 +49,8 @@ def test_a_difference_is_that_of_eval_paired_by_problem(tmp_path: Path) -> None:
     assert found.estimate.low is not None and found.estimate.low < found.estimate.value
     assert "paired over 20 problems" in format_difference(found)
     over_all = compare_means(base, run)
-    scores = [{r["step"]: r["held_out"] for r in one.metrics if "held_out" in r and r["step"]}
-              for one in (base, run)]  # fmt: skip
-    means = [sum(own.values()) / len(own) for own in scores]
+    scores = [[each.score for each in one.held_out if each.step] for one in (base, run)]
+    means = [sum(own) / len(own) for own in scores]
     assert over_all.estimate.value == pytest.approx(means[1] - means[0])
     assert over_all.pairs == 20 and over_all.estimate.low is not None
 
@@ -62,7 +61,7 @@ def test_without_single_scores_the_difference_is_of_means_and_says_so(tmp_path: 
     run = SavedRun(run.folder, "b")
     for found in (compare_last(base, run), compare_means(base, run), compare_ends(run)):
         assert found.pairs == 0 and found.estimate.low is None
-    ends = [record["held_out"] for record in run.metrics if "held_out" in record]
+    ends = [each.score for each in run.held_out]
     assert compare_ends(run).estimate.value == pytest.approx(ends[-1] - ends[0])
     assert "of means" in describe_run(run) and "paired" not in describe_run(run)
     assert "paired over 20 problems" in describe_run(base)
@@ -129,7 +128,7 @@ def test_what_is_no_run_or_no_place_is_said(
     monkeypatch.chdir(tmp_path)
     run_folder(tmp_path / "runs" / "a")
     with pytest.raises(UserError) as error:
-        report([Path(run)], out and Path(out))
+        report([Path(run)], Path(out) if out else None)
     assert str(error.value).startswith(expected)
 
 

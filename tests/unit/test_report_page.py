@@ -196,8 +196,8 @@ def test_a_prompt_that_changed_is_shown_as_it_was_and_as_it_became(tmp_path: Pat
                 Records(run.samples).append(line | {"prompt": prompt, "prompt_id": f"w/{i}"})
     Records(run.samples).append(sample_line(3, 0, "seen once", 5.0, {"right": 5.0}))
     found = [re.findall(r"p\d at \d: \d", row)[0] for row in ranked(written(run), "changed")]
-    ends = [f"{prompt} at {step}: 1" for prompt in ("p1", "p2", "p0") for step in (3, 1)]
-    assert found == ends
+    expected = [f"{prompt} at {step}: 1" for prompt in ("p1", "p2", "p0") for step in (3, 1)]
+    assert found == expected
 
 
 def test_a_reward_of_negative_weight_agrees_when_it_goes_the_other_way(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def facts(run: RunFolder) -> RunSummary:
     return summarize(SavedRun(run))
 
 
-def test_a_run_is_told_from_its_files(tmp_path):
+def test_a_run_is_told_from_its_files(tmp_path: Path) -> None:
     run = a_run(tmp_path / "one")
     (run.checkpoints / "step-000004" / "state").mkdir(parents=True)
     (run.checkpoints / "step-000004" / "state" / "weights").write_bytes(b"x" * 100_000)
@@ -62,7 +62,7 @@ def test_a_run_is_told_from_its_files(tmp_path):
         assert facts(run).state == "running"
 
 
-def test_damaged_runs_are_listed_with_what_is_wrong(tmp_path):
+def test_damaged_runs_are_listed_with_what_is_wrong(tmp_path: Path) -> None:
     cut, toml, bare = (a_run(tmp_path / name) for name in ("cut", "toml", "bare"))
     cut.metrics.write_text(cut.metrics.read_text() + '{"step": 5, "rew')
     toml.spec.write_text("[run\nname")
@@ -79,7 +79,7 @@ def test_damaged_runs_are_listed_with_what_is_wrong(tmp_path):
         assert facts(cut).notes == ()  # it is being written
 
 
-def test_the_command_lists_what_it_finds_newest_first(tmp_path):
+def test_the_command_lists_what_it_finds_newest_first(tmp_path: Path) -> None:
     for age, name in enumerate(("grid/seed-1", "grid/seed-0", "alone")):
         run = a_run(tmp_path / "runs" / name)
         for file in (run.metrics, run.spec, run.versions):
@@ -99,7 +99,9 @@ def test_the_command_lists_what_it_finds_newest_first(tmp_path):
     assert listed["runs"][0]["held_out"]["best"] == 0.6
 
 
-def test_where_it_looks_and_that_there_is_nothing(tmp_path, monkeypatch, capsys):
+def test_where_it_looks_and_that_there_is_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     runs.list_runs(None, False)
     assert capsys.readouterr().out == "there are no runs in . or below\n"
@@ -112,7 +114,7 @@ def test_where_it_looks_and_that_there_is_nothing(tmp_path, monkeypatch, capsys)
     assert capsys.readouterr().out.splitlines()[1].startswith("other  finished")
 
 
-def test_a_difference_is_of_specs_versions_and_scores(tmp_path):
+def test_a_difference_is_of_specs_versions_and_scores(tmp_path: Path) -> None:
     a, b = a_run(tmp_path / "x" / "a"), a_run(tmp_path / "y" / "b", scores=(0.2, 0.9))
     text = b.spec.read_text().replace("delta = 0.2", "delta = 0.05\ndelta_low = 0.1")
     text = text.replace("weight = 1.0", "weight = 0.5").replace("digits = 3", "digits = 4")
@@ -138,7 +140,7 @@ def test_a_difference_is_of_specs_versions_and_scores(tmp_path):
     assert shown.index("20.0% → 90.0%") < shown.index("names and folders") < shown.index("run.name")
 
 
-def test_a_run_of_an_older_version_differs_and_lists(tmp_path):
+def test_a_run_of_an_older_version_differs_and_lists(tmp_path: Path) -> None:
     new, old = a_run(tmp_path / "new"), run_folder(mkdir(tmp_path / "old"))
     old.spec.write_text('[train]\nlogprob_chunk_tokens = 1024\n[run]\nname = "old"\n[reference]\n')
     Records(old.metrics).append({"step": 1, "loss": 0.5})
@@ -159,7 +161,7 @@ def mkdir(path: Path) -> Path:
     return path
 
 
-def test_equal_runs_and_folders_that_are_none(tmp_path):
+def test_equal_runs_and_folders_that_are_none(tmp_path: Path) -> None:
     run = a_run(tmp_path / "run")
     assert "the specs are the same" in drpo("runs", "diff", run.path, run.path).stdout
     for bad, what in ((tmp_path, "is not a run folder"), (tmp_path / "gone", "does not exist")):
@@ -172,7 +174,7 @@ def test_equal_runs_and_folders_that_are_none(tmp_path):
     assert done.stdout == f"there are no runs in {tmp_path / 'diff'} or below\n"
 
 
-def test_tables_go_by_their_names_and_paths_by_their_last():
+def test_tables_go_by_their_names_and_paths_by_their_last() -> None:
     spec = {
         "reward": [{"type": "/a/rewards.py:tidy"}, {"type": "regex", "name": "tidy"}],
         "eval": {"data": [{"type": "jsonl", "name": "part"}]},
@@ -191,7 +193,9 @@ def test_tables_go_by_their_names_and_paths_by_their_last():
 
 
 @pytest.mark.parametrize("columns", [20, 60, 120])
-def test_a_terminal_of_any_width_shows_every_run(tmp_path, monkeypatch, columns):
+def test_a_terminal_of_any_width_shows_every_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
