@@ -162,11 +162,11 @@ def _reward_row(name: str, run: SavedRun) -> list[Value]:
     for one in used:
         counts.update(one.get("counts") or {})
         failed.update(one.get("failures") or {})
-    cost = [
-        sum(one["calls"] for one in used),
-        sum(one["seconds"] for one in used),
-        max(one["slowest"] for one in used),
-    ] if used else [None] * 3  # fmt: skip
+    cost: list[Value] = [
+        sum(one["calls"] for one in used) if used else None,
+        sum(one["seconds"] for one in used) if used else None,
+        max((one["slowest"] for one in used), default=None),
+    ]
     title = name if role.type == name else f"{name}\n{role.type}"
     means = _ends(series(steps, name))
     return [title, str(role), *means, *cost, format_counts(failed), format_counts(counts)]

@@ -146,10 +146,8 @@ def _lines(chart: Chart, metrics: Metrics, place: int, run: str) -> Iterator[Lin
             )
 
 
-def _band(
-    band: tuple[str, str, str], metrics: Metrics, shade: str, run: str
-) -> list[Band]:  # fmt: skip
-    low_key, high_key, label = band
+def _band(keys: tuple[str, str, str], metrics: Metrics, shade: str, run: str) -> list[Band]:
+    low_key, high_key, label = keys
     both = [r for r in metrics if r.get(low_key) is not None and r.get(high_key) is not None]
     if not both:
         return []
