@@ -3,33 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 
-from markupsafe import Markup
-
-from drpo_cli.report.html import Table, render
 from drpo_cli.tools.compare import tables
 from drpo_cli.tools.compare.report import Report
 from drpo_cli.tools.compare.tables import Grid
 
-TEMPLATE = "tools/compare/page.html.jinja"
+STYLE = """
+:root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif; }
+body { max-width: 78rem; margin: 2rem auto; padding: 0 1rem; }
+figure { margin: 1rem 0; }  figure svg { width: 100%; height: auto; }
+.wide { overflow-x: auto; }  table { border-collapse: collapse; }
+th, td { padding: .25rem .8rem .25rem 0; border-bottom: 1px solid #8884; vertical-align: top; }
+th { text-align: left; }
+.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; }  dt { font-weight: 600; }
+"""
+POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def html_page(report: Report, drawings: Sequence[str]) -> str:
-    """Renders the page; `drawings` are SVG."""
-    return render(
-        TEMPLATE,
-        report.name,
-        counted=_count_runs(report),
-        drawings=[Markup(drawing) for drawing in drawings],
-        tables=[
-            {"title": grid.title, "table": _table(grid)} for grid in tables.page_tables(report)
-        ],
-        definitions=report.definitions(),
-        command=report.command,
+    """The whole page; `drawings` are SVG."""
+    meanings = "".join(
+        f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>"
+        for name, text in report.definitions().items()
+    )
+    body = "\n".join(
+        [
+            f"<h1>{escape(report.name)}</h1>",
+            f"<p>{_counted(report)}</p>",
+            *(f"<figure>{drawing}</figure>" for drawing in drawings),
+            *(_table(table) for table in tables.page_tables(report)),
+            f"<h2>What the columns mean</h2><dl>{meanings}</dl>",
+            f"<h2>Command</h2><pre>{escape(report.command)}</pre>",
+        ]
+    )
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f"<title>{escape(report.name)}</title><style>{STYLE}</style>{body}</html>\n"
     )
 
 
-def _count_runs(report: Report) -> str:
+def _counted(report: Report) -> str:
     cells, runs = len(report.summaries), len(report.results)
     finished = sum(result.finished for result in report.results)
     return (
@@ -38,5 +55,17 @@ def _count_runs(report: Report) -> str:
     )
 
 
-def _table(grid: Grid) -> Table:
-    return Table(grid.header, grid.rows, dict.fromkeys(grid.header[grid.named :], "n"))
+def _table(table: Grid) -> str:
+    def cell(tag: str, index: int, text: str) -> str:
+        kind = "" if index < table.named else ' class="n"'
+        return f"<{tag}{kind}>{escape(text)}</{tag}>"
+
+    head = "".join(cell("th", i, name) for i, name in enumerate(table.header))
+    rows = "".join(
+        "<tr>" + "".join(cell("td", i, text) for i, text in enumerate(row)) + "</tr>"
+        for row in table.rows
+    )
+    return (
+        f'<h2>{escape(table.title)}</h2><div class="wide">'
+        f"<table><tr>{head}</tr>{rows}</table></div>"
+    )
