@@ -15,7 +15,7 @@ from typing import Any
 
 from playwright.sync_api import ViewportSize, sync_playwright
 
-from drpo_cli.report.command import report
+from drpo_cli.report.page import report
 
 FIGURES = Path(__file__).parent / "figures"
 SIZE = ViewportSize(width=1000, height=1180)

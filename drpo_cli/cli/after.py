@@ -116,7 +116,7 @@ def report(
     Without `--out`, a single run's page is RUN_DIR/report.html, and that of several is
     comparison.html in the current folder. A run that is still training can be looked at too.
     """
-    from drpo_cli.report.command import report as write
+    from drpo_cli.report.page import report as write
 
     typer.echo(f"wrote {write(runs, out)}")
 

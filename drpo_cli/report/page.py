@@ -1,4 +1,4 @@
-"""`report.html`: what runs did, as one page that opens from disk."""
+"""`drpo report` and `report.html`: what runs did, as one page that opens from disk."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 
 import tomli
 
+from drpo_cli.errors import UserError
 from drpo_cli.report import held_out, rewards, samples, training
 from drpo_cli.report.charts import Panel, Shade, colour, draw
 from drpo_cli.report.html import Table, read_asset, render, save
 from drpo_cli.runs.alerts import Alert
-from drpo_cli.runs.folder import RunFolder
+from drpo_cli.runs.folder import RunFolder, open_folder
 from drpo_cli.runs.metrics import flatten
 from drpo_cli.runs.saved import SavedRun
 from drpo_cli.runs.suspicion import suspicious
@@ -26,8 +27,35 @@ PARTS = (
     "versions",
 )  # fmt: skip
 ALARM = "#d03030"
+COMPARISON = "comparison.html"
 OWN = frozenset({"run.name", "run.folder"})
 """Keys that differ between any two runs."""
+
+
+def report(paths: Sequence[Path], out: Path | None = None) -> Path:
+    """Writes the page and returns its path.
+
+    The path is `out`, else report.html in the folder of a single run, else comparison.html here.
+    Raises UserError for a folder without a run, or where the page cannot be written.
+    """
+    folders = [open_folder(path) for path in paths]
+    if out is None:
+        out = folders[0].report if len(folders) == 1 else Path(COMPARISON)
+    if out.is_dir():
+        raise UserError(f"--out {out} is a folder", f"name a file, such as {out / COMPARISON}")
+    if not out.absolute().parent.is_dir():
+        raise UserError(
+            f"--out {out}: the folder {out.parent} does not exist", "create it, or name another"
+        )
+    text = render_page(folders)
+    try:
+        save(out, text)
+    except OSError as error:
+        raise UserError(
+            f"{out}: cannot write the report: {error.strerror}",
+            "make room, or write it elsewhere with --out FILE.html. An older page is unchanged.",
+        ) from error
+    return out
 
 
 def write(folder: RunFolder) -> None:

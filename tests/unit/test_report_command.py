@@ -13,7 +13,6 @@ import tomli_w
 from drpo_cli.errors import UserError
 from drpo_cli.evaluate.compare import differences
 from drpo_cli.evaluate.metrics import ProblemResult, evaluation
-from drpo_cli.report.command import report
 from drpo_cli.report.held_out import (
     compare_ends,
     compare_last,
@@ -21,7 +20,7 @@ from drpo_cli.report.held_out import (
     describe_run,
     format_difference,
 )
-from drpo_cli.report.page import choose_names
+from drpo_cli.report.page import choose_names, report
 from drpo_cli.runs.folder import RunFolder
 from drpo_cli.runs.records import Records, read
 from drpo_cli.runs.saved import SavedRun
