@@ -1,6 +1,7 @@
-"""Pictures of a report for the docs: python docs/pictures.py RUN_DIR, which needs a Chromium.
+"""Makes the pictures of a report for the docs: `python docs/pictures.py RUN_DIR`.
 
-Writes docs/figures/report-light.png and report-dark.png, the top of the page in both themes.
+Writes docs/figures/report-light.png and report-dark.png, the top of the page in both themes. It
+needs a Chromium.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import ViewportSize, sync_playwright
 
-from drpo_cli.report.command import report
+from drpo_cli.report.page import report
 
 FIGURES = Path(__file__).parent / "figures"
-SIZE = {"width": 1000, "height": 1180}
+SIZE = ViewportSize(width=1000, height=1180)
 
 
 def main(run: Path) -> None:
-    """Takes both pictures of the run's page."""
-    browser = shutil.which("chromium") or sys.exit("no Chromium here: apt-get install chromium")
+    """Makes both pictures of the run's page."""
+    browser = shutil.which("chromium") or sys.exit("no Chromium: apt-get install chromium")
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
         page = report([run], Path(folder) / "report.html")

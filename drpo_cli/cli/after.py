@@ -116,7 +116,7 @@ def report(
     Without `--out`, a single run's page is RUN_DIR/report.html, and that of several is
     comparison.html in the current folder. A run that is still training can be looked at too.
     """
-    from drpo_cli.report.command import report as write
+    from drpo_cli.report.page import report as write
 
     typer.echo(f"wrote {write(runs, out)}")
 
@@ -140,7 +140,7 @@ def runs(
     Of each: its state, steps done of those asked for, held-out score of the untrained model → now
     (best), objective, the time that its steps took, when it last wrote, and its size on disk.
     """
-    from drpo_cli.tools.runs.command import list_runs
+    from drpo_cli.tools.runs import list_runs
 
     list_runs(folder, json_)
 
@@ -160,7 +160,7 @@ def diff(
 
     In their specs, in versions and machines, and in held-out scores.
     """
-    from drpo_cli.tools.runs.command import diff as told
+    from drpo_cli.tools.runs import diff as told
 
     told(first, second, json_)
 

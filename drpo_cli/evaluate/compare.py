@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import combinations
 from typing import Any
 
@@ -13,28 +13,20 @@ from rich.table import Table
 from rich.text import Text
 
 from drpo_cli.errors import UserError
-from drpo_cli.evaluate.metrics import Estimate, Evaluation, estimate
+from drpo_cli.evaluate.metrics import Estimate, Evaluation
+from drpo_cli.evaluate.results import Difference, pair_differences
 
 SHOWN_IDS = 3
 
 
-@dataclass(frozen=True)
-class Difference:
-    """avg@k of `second` minus avg@k of `first`, in [−1, 1], paired by problem."""
-
-    first: str
-    second: str
-    estimate: Estimate
-
-
 def compare_pairs(evaluations: Mapping[str, Evaluation]) -> list[Difference]:
-    """Compares each pair, later minus earlier, with a 95 % interval over problems.
+    """One difference for each pair, earlier against later, with a 95 % interval over problems.
 
     Intervals are not widened for the number of pairs. Raises UserError unless all evaluations have
     the same problems and the same threshold; k may differ.
     """
     return [
-        Difference(first, second, _compare(evaluations, first, second))
+        _compare(first, evaluations[first], second, evaluations[second])
         for first, second in combinations(evaluations, 2)
     ]
 
@@ -55,8 +47,7 @@ def as_dict(evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
     }
 
 
-def _compare(evaluations: Mapping[str, Evaluation], first: str, second: str) -> Estimate:
-    before, after = evaluations[first], evaluations[second]
+def _compare(first: str, before: Evaluation, second: str, after: Evaluation) -> Difference:
     _require_same_problems(first, before, second, after)
     if before.threshold != after.threshold:
         raise UserError(
@@ -65,7 +56,7 @@ def _compare(evaluations: Mapping[str, Evaluation], first: str, second: str) -> 
             "evaluate both with the same eval.threshold",
         )
     was, now = before.avg_by_problem(), after.avg_by_problem()
-    return estimate([now[id] - was[id] for id in was], lowest=-1.0, highest=1.0)
+    return pair_differences(first, list(was.values()), second, [now[id] for id in was])
 
 
 def _require_same_problems(first: str, before: Evaluation, second: str, after: Evaluation) -> None:

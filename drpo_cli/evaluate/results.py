@@ -1,4 +1,4 @@
-"""From scored groups to the problems of an evaluation."""
+"""Results of held-out problems, held-out scores, and differences between them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from drpo_cli.evaluate.metrics import Estimate, ProblemResult
+from drpo_cli.evaluate.metrics import Estimate, ProblemResult, estimate
 from drpo_cli.types import Group, Prompt, Scores
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A held-out score, and what it is made of.
+    """A held-out score and the rates of its problems.
 
     unscored  responses that count as wrong because a reward failed on them
     rates_P   share of right responses of each problem
@@ -23,14 +23,36 @@ class HeldOut:
     rates_P: tuple[float, ...] = ()
 
     def metrics(self) -> dict[str, float | None]:
-        """The score as a step's record has it."""
+        """The score as keys of a step's metrics."""
         low, high = self.score.low, self.score.high
         found = {"held_out": self.score.value, "held_out_low": low, "held_out_high": high}
         return found | ({"held_out_unscored": self.unscored} if self.unscored else {})
 
 
+@dataclass(frozen=True)
+class Difference:
+    """How much higher the second score is than the first, in [−1, 1].
+
+    estimate  with an interval where the difference is paired
+    pairs     problems, or seeds, over which it is paired; 0 for a difference of two means
+    """
+
+    first: str
+    second: str
+    estimate: Estimate
+    pairs: int
+
+
+def pair_differences(
+    first: str, before: Sequence[float], second: str, after: Sequence[float]
+) -> Difference:
+    """The mean difference over pairs, with a 95 % interval; values are shares in [0, 1]."""
+    pairs = [new - old for old, new in zip(before, after, strict=True)]
+    return Difference(first, second, estimate(pairs, lowest=-1.0, highest=1.0), len(pairs))
+
+
 def problem_results(groups_P: Sequence[Group], scores_P: Sequence[Scores]) -> list[ProblemResult]:
-    """One result a held-out problem: the total reward and the text of each response."""
+    """One result per held-out problem: the total reward and the text of each response."""
     return [
         ProblemResult(
             id=group.prompt.id,
@@ -43,9 +65,9 @@ def problem_results(groups_P: Sequence[Group], scores_P: Sequence[Scores]) -> li
 
 
 def held_out_id(prompts: Sequence[Prompt], conditions: Sequence[object]) -> str:
-    """What a held-out score was measured on, equal for two runs whose scores can be compared.
+    """Hash of the problems of a held-out score; equal for runs whose scores can be compared.
 
-    `conditions` are what else it depends on: how responses are sampled, when one is right.
+    `conditions` are what else the score depends on: how responses are sampled, when one is right.
     """
     content = [(prompt.text, prompt.answer) for prompt in prompts], list(conditions)
     return hashlib.sha256(repr(content).encode()).hexdigest()[:16]

@@ -55,7 +55,7 @@ def train(spec: Spec, resume: bool, nproc: int | None) -> int:
     with following(folder):
         try:
             with (
-                folder.held(LAUNCHER_LOCK),
+                folder.lock(LAUNCHER_LOCK),
                 divert_output(launch_log(folder)) as (out, err),
                 processes.handle_signals(STOPS, _stop),
                 Monitor(failures, spec.run.report_every, out, err) as monitor,
@@ -81,7 +81,7 @@ def prepare(spec: Spec, resume: bool, world: int) -> RunFolder:
     prepare_model(spec.model)
     plan = make_plan(spec, world)
     (folder.path / "logs").mkdir(parents=True, exist_ok=True)
-    with folder.held(LAUNCHER_LOCK), folder.held():
+    with folder.lock(LAUNCHER_LOCK), folder.lock():
         for stale in folder.path.glob("logs/*.error"):
             stale.unlink()
         write_whole(folder.spec, dump(spec))
@@ -146,7 +146,7 @@ def choose_world_size(nproc: int | None) -> int:
 def _require_usable(folder: RunFolder, spec: Spec, resume: bool) -> None:
     if not folder.exists():
         return
-    with folder.held(LAUNCHER_LOCK), folder.held():
+    with folder.lock(LAUNCHER_LOCK), folder.lock():
         found = saved.complete(folder.checkpoints)
     if found and saved.read(found[-1])["step"] >= spec.run.steps:
         raise UserError(

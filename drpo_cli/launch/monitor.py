@@ -24,10 +24,9 @@ from torch.distributed.elastic.multiprocessing import SignalException
 
 from drpo_cli.launch import launch_log
 from drpo_cli.launch.failures import Failures
-from drpo_cli.report.apart import PageWriter
 from drpo_cli.report.view.follow import Followed, Fresh
-from drpo_cli.report.view.plain import Lines
-from drpo_cli.report.view.screen import REFRESH_S, open_screen
+from drpo_cli.report.view.screen import REFRESH_S, Lines, open_screen
+from drpo_cli.report.writer import PageWriter
 from drpo_cli.runs.events import say_if_room
 
 PATIENCE_S = 5.0  # how long the launcher waits for a view that cannot write to its terminal

@@ -1,1 +1,1 @@
-"""What `drpo runs` does: finds runs, and tells what became of each and how two differ."""
+"""A run on disk: its folder, records, state, alerts, and how two runs differ."""

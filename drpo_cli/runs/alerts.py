@@ -1,38 +1,36 @@
-"""What is wrong with a run, read off its metrics: since when, why, and what to do.
+"""Alerts: what is wrong with a run by its metrics, since when, why, and what to do.
 
-An alert begins where its rule held on most of a few steps in a row, and ends where it has not held
-for as long; shorter interruptions belong to it. What it says is what was known when it began, so
-that a live view, the log and the report tell the same.
+An alert begins where its rule holds on most of a few steps in a row, and ends after some steps on
+which it does not; shorter interruptions belong to it. Its text is that of the step where it began,
+so that the live view, the log and the report show the same.
 
-A rule has nothing to say of a step whose record lacks its key. What is normal differs by orders of
-magnitude between models and tasks, so most rules compare a run with its own first steps, or with
-itself some steps ago. The limits leave the healthy ones of about a thousand recorded CPU runs in
-peace: quickstart, study, and both with other objectives and rates.
+A rule ignores a step whose record lacks its key. What is normal differs by orders of magnitude
+between models and tasks, so most rules compare a run with its own first steps, or with itself some
+steps ago. The limits raise no alert on the healthy ones of about a thousand recorded CPU runs:
+quickstart, study, and both with other objectives and rates.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from drpo_cli.runs import alerts_policy, alerts_reward
-from drpo_cli.runs.alert_rule import Rule
+from drpo_cli.runs.alert_rules import RULES, Rule
 
-RULES = (*alerts_policy.RULES, *alerts_reward.RULES)
 GRACE = 5  # steps in a row without the rule that end an alert
 
 
 @dataclass(frozen=True)
 class Alert:
-    """One thing that is wrong, over a stretch of steps.
+    """One thing that is wrong, over a range of steps.
 
     kind        the rule's name
-    step        where it began
-    until       the last step it held; None while it holds
-    reason      what was seen, with the figures, when it began
+    step        the first step
+    until       the last step; None while it holds
+    reason      what was measured when it began
     suggestion  what to do, in settings of the spec
     """
 
@@ -47,16 +45,18 @@ class Alert:
 
 
 class Watch:
-    """Alerts over records as they come, in the order of steps; `alerts` folds it."""
+    """Finds alerts in records as they come, in the order of steps."""
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: Iterable[Mapping[str, Any]] = ()) -> None:
         self._last = -math.inf
         self._episodes = [_Episodes(rule()) for rule in RULES]
+        for record in metrics:
+            self.add(record)
 
     def add(self, record: Mapping[str, Any]) -> list[Alert]:
-        """Takes the next step's metrics; returns the alerts that begin with it.
+        """Adds the next step's metrics; returns the alerts that begin with it.
 
-        A record without a step, or one that goes back, is passed over.
+        Ignores a record without a step, or with an earlier one.
         """
         step = record.get("step")
         if not isinstance(step, int) or step <= self._last:
@@ -69,21 +69,13 @@ class Watch:
         return sorted((a for one in self._episodes for a in one.found), key=lambda a: a.step)
 
 
-def alerts(metrics: Sequence[Mapping[str, Any]]) -> list[Alert]:
-    """The alerts of a run, given all its records in the order of steps."""
-    return watched(metrics).alerts()
-
-
-def watched(metrics: Iterable[Mapping[str, Any]]) -> Watch:
-    """A watch that has seen these records, and may be given more."""
-    watch = Watch()
-    for record in metrics:
-        watch.add(record)
-    return watch
+def alerts(metrics: Iterable[Mapping[str, Any]]) -> list[Alert]:
+    """The alerts of a run, by all its records in the order of steps."""
+    return Watch(metrics).alerts()
 
 
 class _Episodes:
-    """The stretches of steps on which one rule holds."""
+    """The ranges of steps on which one rule holds."""
 
     def __init__(self, rule: Rule):
         self.found: list[Alert] = []
@@ -98,7 +90,7 @@ class _Episodes:
         if reason is None:
             return None
         if self._open:
-            self._go_on(step, holds=bool(reason))
+            self._extend(step, holds=bool(reason))
             return None
         self._recent.append(step if reason else None)
         held = [s for s in self._recent if s is not None]
@@ -109,7 +101,7 @@ class _Episodes:
         self.found.append(begun)
         return begun
 
-    def _go_on(self, step: int, holds: bool) -> None:
+    def _extend(self, step: int, holds: bool) -> None:
         now = self.found[-1]
         if holds:
             self._missed, self._last = 0, step

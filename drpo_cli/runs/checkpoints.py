@@ -1,4 +1,4 @@
-"""Which checkpoints a run folder holds, and what was recorded with them; loads nothing heavy."""
+"""Finds the checkpoints of a run and reads their records; loads no torch."""
 
 from __future__ import annotations
 
@@ -9,36 +9,39 @@ from typing import Any
 from drpo_cli.errors import UserError
 
 MARKER = "complete.json"
-"""Written last into a checkpoint: a folder without it is not whole."""
+"""Written last into a checkpoint: a folder without it is incomplete."""
 _BYTES_PER_WEIGHT = 12  # float32: the weight and AdamW's two moments
-_BYTES_BESIDES = 2**24  # configuration, tokenizer and what the format itself takes
+_BYTES_BESIDES = 2**24  # configuration, tokenizer, and overhead of the format
 
 
 def checkpoint_bytes(weights: int) -> int:
-    """Bytes that a checkpoint of so many weights takes, a critic's included."""
+    """Bytes of a checkpoint with this number of weights, those of a critic included."""
     return _BYTES_PER_WEIGHT * weights + _BYTES_BESIDES
 
 
 def complete(folder: Path) -> list[Path]:
-    """The whole checkpoints in a folder, oldest first."""
+    """Finds the complete checkpoints in a folder, oldest first."""
     found = sorted(marker.parent for marker in folder.glob(f"step-*/{MARKER}"))
     return [path for path in found if path.suffix != ".partial"]
 
 
 def read(checkpoint: Path) -> dict[str, Any]:
-    """What was recorded with a checkpoint. Raises UserError when it is not a whole one."""
+    """Reads the record of a checkpoint. Raises UserError when it is incomplete."""
     marker = checkpoint / MARKER
     if not marker.is_file():
-        raise UserError(f"{checkpoint} is not a whole checkpoint: it has no {MARKER}")
+        raise UserError(f"{checkpoint} is not a complete checkpoint: it has no {MARKER}")
     record: dict[str, Any] = json.loads(marker.read_text())
     return record
 
 
 def latest(target: Path) -> Path:
-    """A checkpoint itself, or the newest one of a run folder."""
+    """Finds the newest checkpoint of a run folder; a checkpoint stands for itself.
+
+    Raises UserError when there is none.
+    """
     if (target / MARKER).is_file():
         return target
     found = complete(target / "checkpoints")
     if not found:
-        raise UserError(f"{target} is neither a whole checkpoint nor a run folder with one")
+        raise UserError(f"{target} is neither a complete checkpoint nor a run folder with one")
     return found[-1]

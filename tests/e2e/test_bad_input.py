@@ -82,7 +82,7 @@ def test_a_folder_in_use(small: Path) -> None:
     run = RunFolder(small.parent / "runs" / "small")
     run.path.mkdir(parents=True)
     run.spec.write_text(small.read_text())
-    with run.held():
+    with run.lock():
         assert "is in use" in message(small, "--resume")
 
 

@@ -59,7 +59,7 @@ def test_targets_that_cannot_be_scored(small: Path, tmp_path: Path) -> None:
     done = drpo("eval", small.parent / "model")
     assert (done.returncode, "--spec RUN.toml" in done.stderr) == (2, True)
     done = drpo("eval", small.parent, "--spec", small)
-    assert (done.returncode, "neither a whole checkpoint" in done.stderr) == (2, True)
+    assert (done.returncode, "neither a complete checkpoint" in done.stderr) == (2, True)
 
 
 def test_an_interrupt_ends_it(small: Path) -> None:

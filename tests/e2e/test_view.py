@@ -8,6 +8,8 @@ from pathlib import Path
 from rich.cells import cell_len
 
 from drpo_cli.runs.folder import RunFolder
+from drpo_cli.runs.metrics import EventRecord, SampleRecord, StepMetrics
+from drpo_cli.runs.saved import open_run
 from support.command import drpo, records
 from support.terminal import Terminal, on_terminal
 
@@ -74,7 +76,12 @@ def test_a_run_in_a_terminal_that_is_resized_and_watched_from_another(small: Pat
             beyond(other, 0)
             mine.type(b"\x03")
             assert (mine.end(), other.end()) == (130, 0)
-    last = records(run.metrics)[-1]["step"]
+    saved = open_run(run.path)
+    assert {key for record in saved.metrics for key in record} <= StepMetrics.__annotations__.keys()
+    assert {key for each in saved.samples() for key in each} == SampleRecord.__annotations__.keys()
+    assert {key for event in saved.events for key in event} <= EventRecord.__annotations__.keys()
+    assert (saved.state, saved.notes) == ("stopped", ())
+    last = saved.last_step
     for terminal in (mine, other):
         assert NORMAL in terminal.written
         flat = terminal.text.replace("\n", "")
@@ -105,7 +112,7 @@ def test_watch_says_what_is_no_run(small: Path) -> None:
     for arguments in ([small.parent], [small.parent, small], [small.parent / "nowhere"]):
         done = drpo("watch", *arguments)
         assert done.returncode == 2 and "Traceback" not in done.stderr
-        assert "no run folder: it has no spec.toml" in done.stderr
+        assert "not a run folder: it has no spec.toml" in done.stderr
 
 
 def test_a_run_that_was_stopped_before_its_engine_is_up_is_told(small: Path) -> None:

@@ -1,4 +1,4 @@
-"""Run folders as runs leave them, with the rewards doing what a test needs; and a job for ranks."""
+"""Run folders as runs write them, whose rewards behave as a test needs; and a job for ranks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from drpo_cli.step.metrics import grading_metrics, rollout_metrics
 from drpo_cli.types import Group, Prompt, Rollout, Scores
 
 Mean = Callable[[float], float]
-"""A reward's mean after a share of the run, 0 to 1."""
+"""A reward's mean after a share of the run, from 0 to 1."""
 
 WEIGHTS = {"exact_match": 1.0, "length_bonus": 0.5, "readable": 0.0}
 HACKED: Mapping[str, Mean] = {
@@ -73,9 +73,9 @@ def whole_run(
     chars: int = 120,
     better: float = 0,
 ) -> RunFolder:
-    """A run with every metric there is, evaluated on every tenth of it; entropy falls and falls.
+    """A run with every metric, evaluated after every tenth of its steps; its entropy collapses.
 
-    It has 20 held-out problems. `better` is added to the chance of each to be right at the end.
+    It has 20 held-out problems. `better` is added to the rate of right responses at the end.
     """
     run, rng = run_folder(path), random.Random(seed)
     Records(run.metrics).append({"step": 0, "held_out_set": "p20", **_held_out(run, 0, rng, 0.3)})
@@ -141,7 +141,7 @@ def _whole(step: int, at: float, rng: random.Random) -> dict[str, Any]:
 
 
 def metrics_line(step: int, total: float, rewards: Mapping[str, float]) -> dict[str, Any]:
-    """A step of metrics.jsonl, as far as rewards go."""
+    """A step of metrics.jsonl: its keys on rewards."""
     usage = {"calls": 8, "seconds": 0.8, "slowest": 0.2, "failures": {}, "counts": {}}
     return {
         "step": step,
@@ -174,7 +174,7 @@ def sample_line(
 
 
 def group(texts: Sequence[str], truncated: bool = False, prompt: str = "12+34=") -> Group:
-    """A group of these completions, as many tokens as characters each."""
+    """A group of these completions, with one token per character."""
     rollouts = tuple(
         Rollout((5,) * len(text), (0.0,) * len(text), text, truncated) for text in texts
     )
@@ -182,14 +182,16 @@ def group(texts: Sequence[str], truncated: bool = False, prompt: str = "12+34=")
 
 
 def uneven(world: World) -> dict[str, Any]:
-    """Metrics where rank 0 knows a reward that rank 1 does not, and the other way round."""
+    """Metrics where each rank has a reward that the other does not."""
     if world.rank == 0:
         scores = Scores((1.0, 0.0), {"right": (1.0, None), "gone": (None, None)}, frozenset({1}))
         usage = {"right": Usage(2, 1.0, 0.75, Counter(timeout=1), Counter(tokens=5))}
     else:
         scores = Scores((0.5, 0.5), {"tidy": (0.5, 0.0)})
+        counted: Counter[str] = Counter()
+        counted.update({"cost_usd": 0.5})
         usage = {
-            "tidy": Usage(1, 0.25, 0.25, Counter(), Counter(cost_usd=0.5)),
+            "tidy": Usage(1, 0.25, 0.25, Counter(), counted),
             "right": Usage(1, 0.5, 0.5, Counter(timeout=1, crash=1), Counter(tokens=2)),
         }
     exp = Experience.of([group(("ab", "abcd"))], [scores])

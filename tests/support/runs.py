@@ -1,4 +1,4 @@
-"""Run folders as a run leaves them, without running it."""
+"""Run folders as a run writes them, without running it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ type = "drpo"
 
 
 def metrics(step: int, **more: object) -> dict[str, Any]:
-    """A step's metrics, such as a run records them."""
+    """A step's metrics, as a run records them."""
     return {
         "step": step,
         "reward": 0.5 + step / 1000,
@@ -58,7 +58,7 @@ def run_folder(
     samples: Iterable[Any] = (),
     steps: int = 9,
 ) -> RunFolder:
-    """A folder with these records, and a spec of so many steps."""
+    """A folder with these records, and a spec with this number of steps."""
     path.mkdir(parents=True, exist_ok=True)
     folder = RunFolder(path)
     folder.spec.write_text(SPEC.format(name=path.name, steps=steps))

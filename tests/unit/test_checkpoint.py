@@ -130,9 +130,9 @@ def test_a_half_written_checkpoint_is_none_and_goes_away(model: Path, tmp_path: 
         (half / on_disk.MARKER).unlink()
         (folder / "step-000003").mkdir()
         assert on_disk.complete(folder) == []
-        with pytest.raises(UserError, match="neither a whole checkpoint nor a run folder"):
+        with pytest.raises(UserError, match="neither a complete checkpoint nor a run folder"):
             on_disk.latest(tmp_path)
-        with pytest.raises(UserError, match="not a whole checkpoint"):
+        with pytest.raises(UserError, match="not a complete checkpoint"):
             store.load(folder / "step-000003", trainer)
         saved(store, trainer, 2)
     assert "step-000002.partial" not in names(folder)

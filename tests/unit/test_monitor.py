@@ -11,7 +11,7 @@ import pytest
 from drpo_cli.launch import launch_log
 from drpo_cli.launch.failures import Failures
 from drpo_cli.launch.monitor import Monitor, divert_output
-from drpo_cli.report.apart import PageWriter
+from drpo_cli.report.writer import PageWriter
 from drpo_cli.runs.events import say
 from drpo_cli.runs.folder import RunFolder
 from drpo_cli.runs.records import read
@@ -88,7 +88,8 @@ def test_a_page_that_cannot_be_written_is_reported_once_and_the_old_one_stays(
     folder.report.write_text("the old one")
     code = (
         "import sys; from pathlib import Path\n"
-        "from drpo_cli.report.apart import PageWriter; from drpo_cli.runs.folder import RunFolder\n"
+        "from drpo_cli.report.writer import PageWriter\n"
+        "from drpo_cli.runs.folder import RunFolder\n"
         "pages = PageWriter(RunFolder(Path(sys.argv[1])), 1)\n"
         "for step in (1, 2, 3, 4):\n"
         "    print(pages.step(step))\n"
@@ -109,7 +110,7 @@ def test_a_page_that_cannot_be_written_is_reported_once_and_the_old_one_stays(
 
 def test_a_page_that_breaks_leaves_its_trace_in_the_log(folder: RunFolder) -> None:
     folder.report.write_text("the old one")
-    folder.versions.write_text("{")
+    folder.quarantine.write_text("{}\n")
     assert "report.log says why" in PageWriter(folder, 1).finish()
     assert "Traceback" in (folder.path / "logs" / "report.log").read_text()
     assert folder.report.read_text() == "the old one"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from drpo_cli.report import page as report_page
-from drpo_cli.report.command import report
+from drpo_cli.report.page import report
 from drpo_cli.runs.records import Records
 from support.browser import browser, needs_browser, opened
 from support.reports import metrics_line, run_folder, sample_line, whole_run

@@ -9,11 +9,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from markupsafe import escape
 
 from drpo_cli.report import page
 from drpo_cli.runs.folder import RunFolder
 from drpo_cli.runs.records import Records
-from drpo_cli.runs.roles import Role, read_roles
+from drpo_cli.runs.saved import SavedRun
+from drpo_cli.runs.spec import Role
 from support.reports import HACKED, metrics_line, run_folder, sample_line, whole_run, write_steps
 
 SCRIPT = "<script>alert(1)</script>"
@@ -80,7 +82,7 @@ def test_a_page_of_a_run_without_steps(tmp_path: Path) -> None:
     assert "No step was recorded." in section(text, "training")
     assert "No step was recorded." in section(text, "rewards")
     assert section(text, "alerts").endswith("None.")
-    assert "Nothing was looked at" in section(text, "suspicious")
+    assert "Nothing was examined" in section(text, "suspicious")
     assert "No sample was recorded." in section(text, "samples")
     assert "No call of a reward failed." in section(text, "quarantine")
 
@@ -116,7 +118,7 @@ def test_whatever_stands_in_a_run_is_text_on_its_page(tmp_path: Path, hostile: s
     assert len(scripts) == 3 and scripts[0].count("<") == 1  # its own end: data, BokehJS, our own
     for written_as in (("\ud800", "\\ud800"), ("\x00", "␀"), ("\x08", "␈"), ("\u202e", "[U+202E]")):
         hostile = hostile.replace(*written_as)
-    assert html.escape(hostile) in text
+    assert str(escape(hostile)) in text
 
 
 def test_the_table_of_rewards_adds_the_run_up(tmp_path: Path) -> None:
@@ -143,7 +145,7 @@ def test_roles_are_the_specs(tmp_path: Path) -> None:
         '[[reward]]\ntype = "./r.py:tidy"\nweight = 0\n'
         '[[reward]]\ntype = "judge"\nname = "kind"\ngate = true\n'
     )
-    roles = read_roles(spec)
+    roles = SavedRun(RunFolder(tmp_path)).roles
     assert roles == {
         "exact_match": Role("exact_match"),
         "tidy": Role("./r.py:tidy", weight=0),
@@ -194,8 +196,8 @@ def test_a_prompt_that_changed_is_shown_as_it_was_and_as_it_became(tmp_path: Pat
                 Records(run.samples).append(line | {"prompt": prompt, "prompt_id": f"w/{i}"})
     Records(run.samples).append(sample_line(3, 0, "seen once", 5.0, {"right": 5.0}))
     found = [re.findall(r"p\d at \d: \d", row)[0] for row in ranked(written(run), "changed")]
-    ends = [f"{prompt} at {step}: 1" for prompt in ("p1", "p2", "p0") for step in (3, 1)]
-    assert found == ends
+    expected = [f"{prompt} at {step}: 1" for prompt in ("p1", "p2", "p0") for step in (3, 1)]
+    assert found == expected
 
 
 def test_a_reward_of_negative_weight_agrees_when_it_goes_the_other_way(tmp_path: Path) -> None:
@@ -255,8 +257,9 @@ def test_lines_that_are_cut_short_or_broken_are_left_out_and_said(tmp_path: Path
     text = html.unescape(written(run))
     assert f"{whole - 1} steps. Held-out:" in text
     for name, broken in ((run.metrics.name, 1), (run.samples.name, 2)):
-        assert f"The last line of {name} was cut short, as by a kill; it is left out." in text
-        assert f"{name}: {broken} lines are no records of this version; left out." in text
+        assert f"the last line of {name} was cut off, as by a kill; it is left out" in text
+        lines = "1 line is" if broken == 1 else f"{broken} lines are"
+        assert f"{name}: {lines} not a whole record, and left out" in text
 
 
 def test_a_long_run_is_drawn_in_part_and_the_page_says_so(tmp_path: Path) -> None:

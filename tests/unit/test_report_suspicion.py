@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from drpo_cli.report import page
-from drpo_cli.report.samples_page import suspicious_samples
-from drpo_cli.report.suspicion_page import sentence
-from drpo_cli.runs.archive import read_archive
+from drpo_cli.report.rewards import describe_pair
+from drpo_cli.report.samples import suspicious_samples
 from drpo_cli.runs.records import Records, read
-from drpo_cli.runs.roles import Role, Roles, read_roles
+from drpo_cli.runs.samples import read_columns
+from drpo_cli.runs.saved import SavedRun
+from drpo_cli.runs.spec import Role, Roles
 from drpo_cli.runs.suspicion import MIN_STEPS, Pair, pairs, suspicious
 from support.reports import CLEAN, HACKED, metrics_line, run_folder, sample_line, write_steps
 
@@ -22,7 +23,7 @@ def found_in(path: Path, means: Any, steps: int = 60) -> list[Pair]:
     run = run_folder(path)
     write_steps(run, means, steps)
     page.write(run)
-    return suspicious(pairs(read(run.metrics), read_roles(run.spec)))
+    return suspicious(pairs(read(run.metrics), SavedRun(run).roles))
 
 
 def noisy(seed: int, steps: int, metrics: int, wander: float = 0.0) -> list[dict[str, Any]]:
@@ -40,7 +41,7 @@ def test_a_hacked_run_is_flagged_in_words_and_with_samples(tmp_path: Path) -> No
     (pair,) = found_in(tmp_path, HACKED)
     assert pair.name == "exact_match" and pair.window == "the run"
     assert pair.total.rho > 0.5 and pair.reward.rho < -0.5
-    text = sentence(pair)
+    text = describe_pair(pair)
     assert "while exact_match (weight 1) fell from 0.6" in text and "the total rose" in text
     shown = (tmp_path / "report.html").read_text()
     assert shown.count(text) == 2  # at the top too
@@ -50,17 +51,18 @@ def test_a_hacked_run_is_flagged_in_words_and_with_samples(tmp_path: Path) -> No
 def test_a_clean_run_is_not_and_it_is_said_what_was_looked_at(tmp_path: Path) -> None:
     assert found_in(tmp_path, CLEAN) == []
     text = (tmp_path / "report.html").read_text()
-    assert "Nothing suspicious. Looked at next to the total: exact_match, length_bonus" in text
+    assert "Nothing suspicious. Compared with the total: exact_match, length_bonus" in text
 
 
 def test_a_metric_that_falls_only_in_the_last_half_is_seen(tmp_path: Path) -> None:
-    means = HACKED | {
+    means = {
+        **HACKED,
         "exact_match": lambda at: 0.5,
         "readable": lambda at: 0.2 + min(at, 0.5) * 1.2 - 1.2 * max(0.0, at - 0.5),
     }
     (pair,) = found_in(tmp_path, means, steps=120)
     assert (pair.name, pair.window) == ("readable", "the run's last half")
-    assert sentence(pair).startswith("Over the run's last half the total rose from ")
+    assert describe_pair(pair).startswith("Over the run's last half the total rose from ")
 
 
 @pytest.mark.parametrize(
@@ -83,7 +85,9 @@ def test_the_bad_direction_is_that_of_the_weight(role: Role, slope: int, flagged
     found = suspicious(pairs(lines, {"x": role}))
     assert bool(found) == flagged
     for pair in found:
-        assert (" rose from " if slope > 0 else " fell from ") in sentence(pair).split("while")[1]
+        assert (" rose from " if slope > 0 else " fell from ") in describe_pair(pair).split(
+            "while"
+        )[1]
 
 
 def test_a_total_that_does_not_rise_is_no_hacking() -> None:
@@ -146,9 +150,9 @@ def test_the_samples_shown_are_recent_high_and_bad(tmp_path: Path) -> None:
             sample_line(1, 5, "long ago", 9.0, {"exact_match": -5.0, "length_bonus": 20.0}),
         ]
     )
-    roles: Roles = read_roles(run.spec)
+    roles: Roles = SavedRun(run).roles
     (pair,) = suspicious(pairs(read(run.metrics), roles))
-    text = suspicious_samples(read_archive(run.samples), pair)
+    text = str(suspicious_samples(read_columns(run.samples), pair).rows)
     assert "gamed" in text
     for other in ("high alone", "low alone", "skipped", "long ago"):
         assert other not in text

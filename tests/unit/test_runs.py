@@ -1,4 +1,4 @@
-"""Runs are found and told apart by what is on disk, whole or not, of this version or an older."""
+"""`drpo runs` lists and compares runs by their files, damaged or not, of any version."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from drpo_cli.runs.difference import differing, flat
-from drpo_cli.runs.facts import HeldOut, facts, read_metrics
 from drpo_cli.runs.folder import RunFolder
+from drpo_cli.runs.metrics import flatten
 from drpo_cli.runs.records import Records
-from drpo_cli.tools.runs import command, table
+from drpo_cli.runs.saved import SavedRun
+from drpo_cli.runs.summary import RunSummary, ScoreSummary, compare_values, summarize
+from drpo_cli.tools import runs
 from support.command import drpo
 from support.reports import CLEAN, run_folder, write_steps
 
@@ -42,32 +43,26 @@ def a_run(path: Path, steps: int = 4, scores: tuple[float, ...] = (0.2, 0.6, 0.5
     return run
 
 
-def test_a_run_is_told_from_its_files(tmp_path):
+def facts(run: RunFolder) -> RunSummary:
+    return summarize(SavedRun(run))
+
+
+def test_a_run_is_told_from_its_files(tmp_path: Path) -> None:
     run = a_run(tmp_path / "one")
     (run.checkpoints / "step-000004" / "state").mkdir(parents=True)
     (run.checkpoints / "step-000004" / "state" / "weights").write_bytes(b"x" * 100_000)
     found = facts(run)
     assert (found.state, found.done, found.steps) == ("finished", 4, 4)
-    assert found.held_out == HeldOut(0.2, 0.5, 0.6, 3, "abc")
+    assert found.held_out == ScoreSummary(0.2, 0.5, 0.6, 3, "abc")
     assert found.seconds == pytest.approx(4 * 3.1)
     assert found.objective == "drpo delta 0.2" and found.notes == ()
     on_disk = sum(f.stat().st_size for f in run.path.rglob("*") if f.is_file())
     assert found.size == on_disk > 100_000
-    with run.held():
+    with run.lock():
         assert facts(run).state == "running"
 
 
-def test_what_is_read_without_parsing_is_what_parsing_gives(tmp_path):
-    run = a_run(tmp_path / "one", steps=9)
-    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
-    found = read_metrics(run.metrics)
-    assert found.last == lines[-1]
-    assert found.evaluated == [line for line in lines if "held_out" in line]
-    steps = [line["seconds"]["step"] for line in lines if "seconds" in line]
-    assert found.seconds == pytest.approx(sum(steps)) and len(steps) == 9
-
-
-def test_damaged_runs_are_listed_with_what_is_wrong(tmp_path):
+def test_damaged_runs_are_listed_with_what_is_wrong(tmp_path: Path) -> None:
     cut, toml, bare = (a_run(tmp_path / name) for name in ("cut", "toml", "bare"))
     cut.metrics.write_text(cut.metrics.read_text() + '{"step": 5, "rew')
     toml.spec.write_text("[run\nname")
@@ -76,15 +71,15 @@ def test_damaged_runs_are_listed_with_what_is_wrong(tmp_path):
     bare.record_error(0, 1, "boom")
     by_name = {each.path.name: each for each in map(facts, (cut, toml, bare))}
     assert by_name["cut"].done == 4
-    assert "last line of metrics.jsonl is cut off" in by_name["cut"].notes[0]
+    assert "last line of metrics.jsonl was cut off" in by_name["cut"].notes[0]
     assert "spec.toml cannot be read" in by_name["toml"].notes[0]
     assert by_name["toml"].steps is None and by_name["toml"].done == 4
     assert (by_name["bare"].state, by_name["bare"].done) == ("failed", 0)
-    with cut.held():
+    with cut.lock():
         assert facts(cut).notes == ()  # it is being written
 
 
-def test_the_command_lists_what_it_finds_newest_first(tmp_path):
+def test_the_command_lists_what_it_finds_newest_first(tmp_path: Path) -> None:
     for age, name in enumerate(("grid/seed-1", "grid/seed-0", "alone")):
         run = a_run(tmp_path / "runs" / name)
         for file in (run.metrics, run.spec, run.versions):
@@ -94,7 +89,7 @@ def test_the_command_lists_what_it_finds_newest_first(tmp_path):
     (tmp_path / "runs" / "no-run" / "spec.toml").write_text("")
     done = drpo("runs", tmp_path)
     head, *rows = done.stdout.splitlines()
-    assert head.split() == list(table.HEADINGS)
+    assert head.split() == list(runs.HEADINGS)
     assert [row.split()[0] for row in rows] == [
         "runs/grid/seed-1", "runs/grid/seed-0", "runs/alone"
     ]  # fmt: skip
@@ -104,20 +99,22 @@ def test_the_command_lists_what_it_finds_newest_first(tmp_path):
     assert listed["runs"][0]["held_out"]["best"] == 0.6
 
 
-def test_where_it_looks_and_that_there_is_nothing(tmp_path, monkeypatch, capsys):
+def test_where_it_looks_and_that_there_is_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
-    command.list_runs(None, False)
+    runs.list_runs(None, False)
     assert capsys.readouterr().out == "there are no runs in . or below\n"
     a_run(tmp_path / "runs" / "mine")
     a_run(tmp_path / "elsewhere" / "other")
-    command.list_runs(None, False)
+    runs.list_runs(None, False)
     shown = capsys.readouterr().out
     assert "mine" in shown and "other" not in shown
-    command.list_runs(tmp_path / "elsewhere" / "other", False)
+    runs.list_runs(tmp_path / "elsewhere" / "other", False)
     assert capsys.readouterr().out.splitlines()[1].startswith("other  finished")
 
 
-def test_a_difference_is_of_specs_versions_and_scores(tmp_path):
+def test_a_difference_is_of_specs_versions_and_scores(tmp_path: Path) -> None:
     a, b = a_run(tmp_path / "x" / "a"), a_run(tmp_path / "y" / "b", scores=(0.2, 0.9))
     text = b.spec.read_text().replace("delta = 0.2", "delta = 0.05\ndelta_low = 0.1")
     text = text.replace("weight = 1.0", "weight = 0.5").replace("digits = 3", "digits = 4")
@@ -143,7 +140,7 @@ def test_a_difference_is_of_specs_versions_and_scores(tmp_path):
     assert shown.index("20.0% → 90.0%") < shown.index("names and folders") < shown.index("run.name")
 
 
-def test_a_run_of_an_older_version_differs_and_lists(tmp_path):
+def test_a_run_of_an_older_version_differs_and_lists(tmp_path: Path) -> None:
     new, old = a_run(tmp_path / "new"), run_folder(mkdir(tmp_path / "old"))
     old.spec.write_text('[train]\nlogprob_chunk_tokens = 1024\n[run]\nname = "old"\n[reference]\n')
     Records(old.metrics).append({"step": 1, "loss": 0.5})
@@ -164,12 +161,12 @@ def mkdir(path: Path) -> Path:
     return path
 
 
-def test_equal_runs_and_folders_that_are_none(tmp_path):
+def test_equal_runs_and_folders_that_are_none(tmp_path: Path) -> None:
     run = a_run(tmp_path / "run")
-    assert "the specs say the same" in drpo("runs", "diff", run.path, run.path).stdout
-    for bad, what in ((tmp_path, "is no run folder"), (tmp_path / "gone", "does not exist")):
+    assert "the specs are the same" in drpo("runs", "diff", run.path, run.path).stdout
+    for bad, what in ((tmp_path, "is not a run folder"), (tmp_path / "gone", "does not exist")):
         done = drpo("runs", "diff", run.path, bad)
-        assert done.returncode == 2 and what in done.stderr and "drpo runs DIR" in done.stderr
+        assert done.returncode == 2 and what in done.stderr
         assert "Traceback" not in done.stderr
     assert "does not exist" in drpo("runs", tmp_path / "gone").stderr
     (tmp_path / "diff").mkdir()
@@ -177,13 +174,13 @@ def test_equal_runs_and_folders_that_are_none(tmp_path):
     assert done.stdout == f"there are no runs in {tmp_path / 'diff'} or below\n"
 
 
-def test_tables_go_by_their_names_and_paths_by_their_last():
+def test_tables_go_by_their_names_and_paths_by_their_last() -> None:
     spec = {
         "reward": [{"type": "/a/rewards.py:tidy"}, {"type": "regex", "name": "tidy"}],
         "eval": {"data": [{"type": "jsonl", "name": "part"}]},
         "stop": ["a"],
     }
-    assert [key for key, _ in flat(spec)] == [
+    assert [key for key, _ in flatten(spec)] == [
         "reward[tidy].type",
         "reward[tidy #2].type",
         "reward[tidy #2].name",
@@ -192,18 +189,20 @@ def test_tables_go_by_their_names_and_paths_by_their_last():
         "stop",
     ]
     a, b = {"p": "/x/model", "q": "/x/a", "r": 1}, {"p": "/y/model", "q": "/x/b", "r": 1}
-    assert [(d.key, d.quiet) for d in differing(a, b)] == [("p", True), ("q", False)]
+    assert [(d.key, d.quiet) for d in compare_values(a, b)] == [("p", True), ("q", False)]
 
 
 @pytest.mark.parametrize("columns", [20, 60, 120])
-def test_a_terminal_of_any_width_shows_every_run(tmp_path, monkeypatch, columns):
+def test_a_terminal_of_any_width_shows_every_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
     found = [facts(a_run(tmp_path / f"run-{number}")) for number in range(2)]
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "w") as stream:
-        table.show(found, tmp_path, stream)
+        runs.show_runs(found, tmp_path, stream)
         stream.flush()
         text = os.read(ours, 1 << 16).decode()
     assert "\x1b[32mfinished" in text

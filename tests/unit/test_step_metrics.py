@@ -7,13 +7,14 @@ import math
 from collections import Counter
 from datetime import date
 from fractions import Fraction
+from typing import Any
 
 import pytest
 
 from drpo_cli.experience import Experience
 from drpo_cli.rewards.grading.grader import Usage
+from drpo_cli.runs.metrics import failed_calls
 from drpo_cli.step.metrics import (
-    failed_calls,
     grading_metrics,
     rollout_metrics,
     sample_records,
@@ -100,7 +101,7 @@ def test_grading_of_a_reward_that_was_not_called() -> None:
 
 
 def test_a_line_of_samples_holds_all_that_is_known() -> None:
-    metadata = {"level": 3, "tags": ("a", {"b"}), "day": date(2026, 1, 2), 7: [Fraction(1, 3)]}
+    metadata: Any = {"level": 3, "tags": ("a", {"b"}), "day": date(2026, 1, 2), 7: [Fraction(1, 3)]}
     prompt = Prompt("words/4", "spell", (1, 2), "yes", metadata)
     rollouts = (Rollout((5, 6), (0.0, 0.0), "ye", True), Rollout((5,), (0.0,), "y", False))
     scores = Scores((0.0, 1.5), {"right": (None, 1.5)}, frozenset({0}))

@@ -185,7 +185,7 @@ def test_bad_folders_get_a_message(tmp_path: Path) -> None:
     broken = run_folder(tmp_path / "broken", "[[tracker", METRICS)
     assert "spec.toml: is not valid TOML" in message(broken)
     busy = run_folder(tmp_path / "busy", table("Notes"), METRICS)
-    with RunFolder(busy).held():
+    with RunFolder(busy).lock():
         assert "is training" in message(busy)
     assert notes(busy, "Notes") == []
 

@@ -11,13 +11,20 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from drpo_cli.report.view.charts import ASCII, sparkline
-from drpo_cli.report.view.follow import Followed
-from drpo_cli.report.view.frame import frame
-from drpo_cli.report.view.plain import Lines
-from drpo_cli.report.view.samples import newest
-from drpo_cli.report.view.table import together
-from drpo_cli.report.view.text import duration, head, head_and_tail, number, tail, visible
+from drpo_cli.report.view.follow import Followed, find_extremes
+from drpo_cli.report.view.frame import draw_run
+from drpo_cli.report.view.screen import Lines
+from drpo_cli.report.view.table import draw_runs
+from drpo_cli.report.view.text import (
+    ASCII,
+    format_duration,
+    format_number,
+    head,
+    head_and_tail,
+    make_visible,
+    sparkline,
+    tail,
+)
 from drpo_cli.runs.events import say
 from drpo_cli.runs.records import Records
 from support.runs import metrics, run_folder, sample
@@ -42,7 +49,7 @@ def followed(path: Path, *records: Any, samples: Any = (), steps: int = 9) -> Fo
 
 
 def text(run: Followed, width: int = 80, height: int = 24) -> str:
-    return "\n".join(line.plain for line in frame(run, width, height))
+    return "\n".join(line.plain for line in draw_run(run, width, height))
 
 
 def test_everything_a_run_tells_fits_80_by_24(tmp_path: Path) -> None:
@@ -55,7 +62,7 @@ def test_everything_a_run_tells_fits_80_by_24(tmp_path: Path) -> None:
     ]
     run = followed(tmp_path / "quick", *records, samples=samples)
     say(run.folder, "an event")
-    with run.folder.held():
+    with run.folder.lock():
         run.look()
         seen = text(run)
     rows = seen.splitlines()
@@ -93,7 +100,7 @@ def test_no_width_or_height_is_overrun(tmp_path: Path, ascii_only: bool) -> None
     for width in (1, 2, 7, 20, 33, 61, 80, 140, 400):
         for height in (1, 2, 9, 24, 60):
             for some in (runs[:1], runs[:2], runs):
-                lines = together(some, width, height, ascii_only)
+                lines = draw_runs(some, width, height, ascii_only)
                 assert len(lines) <= height
                 assert max(line.cell_len for line in lines) <= width
                 assert "\x1b" not in "".join(line.plain for line in lines)
@@ -113,15 +120,16 @@ def test_what_is_not_whole_is_passed_over_and_said(tmp_path: Path) -> None:
     run = Followed(folder)
     run.look()
     assert run.state == "failed" and "step 2/9" in text(run)
-    assert "metrics.jsonl: 1 line is not whole and passed over" in text(run)
-    with folder.held():  # it may be about to be whole
+    assert "metrics.jsonl: 1 line is not whole and skipped" in text(run)
+    with folder.lock():  # it may be about to be whole
         run.look()
-        assert run.state == "running" and "passed over" not in text(run)
+        seen = text(run)
+    assert seen.splitlines()[0].endswith(" running") and "skipped" not in seen
 
 
 def test_an_alert_has_its_reason_and_what_to_do(tmp_path: Path) -> None:
     run = followed(tmp_path / "cut", *(metrics(s, truncated_share=0.9) for s in range(1, 9)))
-    (alert,) = run.holding()
+    (alert,) = run.current_alerts()
     flat = " ".join(text(run).split())
     assert f"! {alert.kind} since step {alert.step}: {alert.reason}; {alert.suggestion}" in flat
     stream = io.StringIO()
@@ -134,16 +142,16 @@ def test_an_alert_has_its_reason_and_what_to_do(tmp_path: Path) -> None:
 
 def test_the_newest_step_is_found_at_the_end_of_a_large_file(tmp_path: Path) -> None:
     path = tmp_path / "samples.jsonl"
-    assert newest(path) is None
+    assert find_extremes(path) is None
     Records(path).extend(sample(s, s, "x" * 5000) for s in range(1, 400))  # type: ignore[misc]
     Records(path).extend(sample(400, i % 7, str(i) * 4000) for i in range(200))  # type: ignore[misc]
     with path.open("a") as file:
         file.write('{"step": 401, "rew')
-    found = newest(path)
+    found = find_extremes(path)
     assert found is not None
     assert (found.step, found.best["reward"], found.worst["reward"]) == (400, 6, 0)
     Records(tmp_path / "unscored.jsonl").append({"step": 1, "reward": None})
-    assert newest(tmp_path / "unscored.jsonl") is None
+    assert find_extremes(tmp_path / "unscored.jsonl") is None
 
 
 def test_plain_lines_have_one_line_a_step_and_events_once(tmp_path: Path) -> None:
@@ -177,13 +185,13 @@ def test_a_resumed_run_is_told_from_where_it_goes_on(tmp_path: Path) -> None:
 
 def test_several_runs_are_a_row_each_where_there_is_no_room(tmp_path: Path) -> None:
     runs = [followed(tmp_path / f"seed{n}", BASE, metrics(n, held_out=0.5)) for n in (1, 2, 3)]
-    rows = [line.plain for line in together(runs, 80, 24)]
+    rows = [line.plain for line in draw_runs(runs, 80, 24)]
     assert rows[0].split()[:4] == ["run", "state", "step", "held-out"]
     assert rows[1].split()[:4] == ["seed1", "failed", "1/9", "0.500"]
-    assert [line.plain for line in together(runs, 80, 3)][-1] == "… and 2 more"
-    beside = [line.plain for line in together(runs, 200, 24)]
+    assert [line.plain for line in draw_runs(runs, 80, 3)][-1] == "… and 2 more"
+    beside = [line.plain for line in draw_runs(runs, 200, 24)]
     assert all(f"seed{n}  drpo on model" in beside[0] for n in (1, 2, 3))
-    below = [line.plain for line in together(runs[:2], 80, 50)]
+    below = [line.plain for line in draw_runs(runs[:2], 80, 50)]
     assert sum("drpo on model" in row for row in below) == 2
 
 
@@ -200,7 +208,7 @@ def test_a_curve_of_blocks(values: list[float | None], width: int, expected: str
 
 
 def test_text_is_cut_by_cells_and_has_nothing_a_terminal_obeys() -> None:
-    assert visible("a\n\x1b[31m\u202e\u2028\x9b\t\ud800b") == (
+    assert make_visible("a\n\x1b[31m\u202e\u2028\x9b\t\ud800b") == (
         "a↵\\x1b[31m\\u202e\\u2028\\x9b \\ud800b"
     )
     source = random.Random(0)
@@ -214,10 +222,13 @@ def test_text_is_cut_by_cells_and_has_nothing_a_terminal_obeys() -> None:
                 head_and_tail(words, cells),
             ):
                 assert cell_len(cut) <= max(1, cells)
-    assert (head("abc", 3), tail("abcdef", 3), duration(90_061)) == ("abc", "…ef", "1d 1:01:01")
-    assert (number(None), number(2e-7), number(0.5), number(12345.6)) == (
-        "–", "2.00e-07", "0.500", "12,346",
-    )  # fmt: skip
+    assert (head("abc", 3), tail("abcdef", 3), format_duration(90_061)) == (
+        "abc",
+        "…ef",
+        "1d 1:01:01",
+    )
+    numbers = [format_number(value) for value in (None, 2e-7, 0.5, 12345.6)]
+    assert numbers == ["–", "2.00e-07", "0.500", "12,346"]
 
 
 def test_colour_is_for_terminals_and_not_where_it_is_unwanted(
@@ -228,6 +239,6 @@ def test_colour_is_for_terminals_and_not_where_it_is_unwanted(
         if unwanted:
             monkeypatch.setenv("NO_COLOR", "1")
         console = Console(file=io.StringIO(), force_terminal=True, width=80, color_system="256")
-        console.print(*frame(run, 80, 24), sep="\n")
+        console.print(*draw_run(run, 80, 24), sep="\n")
         assert isinstance(console.file, io.StringIO)
         assert ("\x1b[31mfailures" in console.file.getvalue()) is not unwanted

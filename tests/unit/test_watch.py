@@ -38,7 +38,7 @@ def test_several_runs_are_a_row_each_at_80_columns_and_beside_each_other_at_200(
         assert terminal.text.splitlines()[0].count("drpo on model") == 2
     assert b"\x1b[?1049h" not in terminal.written  # nothing to wait for, nothing to leave
     done = drpo("watch", *every)
-    assert done.returncode == 2 and "notes.txt is no run folder" in done.stderr
+    assert done.returncode == 2 and "notes.txt is not a run folder" in done.stderr
 
 
 def test_a_dumb_terminal_and_a_pipe_get_lines(runs: Path) -> None:

@@ -1,1 +1,1 @@
-"""What a run shows while it goes on: drawn from the files of its folder, by whoever looks."""
+"""The live view of runs, drawn from the files of their folders."""

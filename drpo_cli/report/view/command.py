@@ -1,4 +1,4 @@
-"""`drpo watch`: runs as their files tell them, from any terminal."""
+"""`drpo watch`: shows runs by their files, from any terminal."""
 
 from __future__ import annotations
 
@@ -8,32 +8,39 @@ from pathlib import Path
 
 from drpo_cli.errors import UserError
 from drpo_cli.report.view.follow import Followed
-from drpo_cli.report.view.screen import follow, open_screen, show_once
+from drpo_cli.report.view.screen import follow, open_screen, show_once, write_svg
 from drpo_cli.runs.folder import RunFolder
 
 EXIT_INTERRUPTED = 130
 
 
 def watch(paths: list[Path], once: bool, out: Path | None = None) -> int:
-    """Shows the runs until all have ended, or as they are now, or draws them in `out`.
+    """Shows the runs until all have ended; with `once`, as they are now; with `out`, as a picture.
 
-    Returns the exit code. Raises UserError when a folder is no run or `out` cannot be written.
+    Returns the exit code. Raises UserError when a folder is not a run or `out` cannot be written.
     """
-    runs = [Followed(folder) for folder in folders(paths)]
+    runs = [Followed(folder) for folder in find_folders(paths)]
     for run in runs:
         run.look()
     if out is not None:
-        return _draw(runs, out)
+        try:
+            write_svg(runs, out)
+        except OSError as error:
+            raise UserError(
+                f"--out {out}: {error.strerror}", "name a file that can be written"
+            ) from error
+        sys.stdout.write(f"{out}\n")
+        return 0
     if once or (sys.stdout.isatty() and all(run.over for run in runs)):
         show_once(runs, sys.stdout)
         return 0
     return _follow([Followed(run.folder) for run in runs])
 
 
-def folders(paths: list[Path]) -> list[RunFolder]:
-    """The runs among the paths; a folder of runs, as `drpo compare` leaves, stands for them all.
+def find_folders(paths: list[Path]) -> list[RunFolder]:
+    """The runs among the paths; a folder of runs, such as `drpo compare` makes, gives all of them.
 
-    Raises UserError for what is neither.
+    Raises UserError for a path that is neither.
     """
     found: list[RunFolder] = []
     for path in paths:
@@ -42,26 +49,16 @@ def folders(paths: list[Path]) -> list[RunFolder]:
         runs = [run for run in runs if run.exists()]
         if not runs and (len(paths) == 1 or not path.is_dir()):
             raise UserError(
-                f"{path} is no run folder: it has no spec.toml; name a folder that `drpo train` "
-                f"made, such as runs/NAME beside the spec"
+                f"{path} is not a run folder: it has no spec.toml",
+                "name a folder that `drpo train` made, such as runs/NAME next to the spec",
             )
         found += runs
     if not found:
-        raise UserError("none of these is a run folder: not one has a spec.toml")
-    return list(dict.fromkeys(found))
-
-
-def _draw(runs: list[Followed], out: Path) -> int:
-    from drpo_cli.report.view.picture import write_svg
-
-    try:
-        write_svg(runs, out)
-    except OSError as error:
         raise UserError(
-            f"--out {out}: {error.strerror}; name a file that can be written"
-        ) from error
-    sys.stdout.write(f"{out}\n")
-    return 0
+            "none of these is a run folder: none has a spec.toml",
+            "name a folder that `drpo train` made, such as runs/NAME next to the spec",
+        )
+    return list(dict.fromkeys(found))
 
 
 def _follow(runs: list[Followed]) -> int:

@@ -1,43 +1,59 @@
-"""The view on a terminal: the whole screen while it lasts, then the last picture stays."""
+"""Where a view is shown: a terminal's whole screen, plain lines, or a picture."""
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import time
-from collections.abc import Callable
-from typing import Protocol, TextIO
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
 
 from drpo_cli.report.view.follow import Followed, Fresh
-from drpo_cli.report.view.parts import event_text
-from drpo_cli.report.view.plain import Lines
-from drpo_cli.report.view.table import together
+from drpo_cli.report.view.frame import format_event, format_failures
+from drpo_cli.report.view.table import draw_runs
+from drpo_cli.report.view.text import format_number, make_visible
 from drpo_cli.runs.events import ENDED
+from drpo_cli.runs.folder import write_whole
+from drpo_cli.runs.metrics import failed_calls
 
 REFRESH_S = 0.3
 CLOCK_S = 1.0
-WIDE, LONG = 80, 1000  # of what is no terminal
+WIDE, LONG = 80, 1000  # size of a stream that is not a terminal
+PICTURE = (90, 40)  # columns and rows
+FONTS = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
+VALUES = (
+    ("reward", "reward"),
+    ("shift_p99", "|π−μ| p99"),
+    ("corrective_share", "corrective"),
+    ("gap", "gap"),
+    ("entropy", "entropy"),
+    ("grad_norm", "grad norm"),
+    ("response_length", "length"),
+)
 
 
 class Screen(Protocol):
-    """Where runs show themselves."""
+    """Where runs are shown."""
 
     def show(self, runs: list[Followed], fresh: list[Fresh]) -> None:
-        """Shows the runs after a look that found something new, or nothing."""
+        """Shows the runs after a look, whether or not it found something new."""
 
     def close(self, runs: list[Followed]) -> None:
         """Leaves the stream as it was, with the last state on it."""
 
 
 class FullScreen:
-    """Draws on the terminal's second screen, in whatever size it has at that moment."""
+    """Draws on the terminal's alternate screen, in the size that it has at that moment."""
 
     def __init__(self, stream: TextIO):
         self.stream = stream
-        self.console = console_of(stream)
-        # What others print goes where it went before: rich would bring it onto this screen
+        self.console = _open_console(stream)
+        # Other output stays where it was: rich would redirect it to this screen
         self.live = Live(
             console=self.console,
             screen=True,
@@ -49,14 +65,14 @@ class FullScreen:
         self.drawn = 0.0
 
     def show(self, runs: list[Followed], fresh: list[Fresh]) -> None:
-        """See `Screen.show`. Without news the picture is drawn once a second, for its clock."""
-        size, before = size_of(self.stream), tuple(self.console.size)
+        """See `Screen.show`. Without news it draws once per second, for the clock."""
+        size, before = _measure(self.stream), tuple(self.console.size)
         news = size != before or any(new.steps or new.events for new in fresh)
         if not news and time.monotonic() - self.drawn < CLOCK_S:
             return
         self.drawn = time.monotonic()
         self.console.size = width, height = size
-        self.live.update(_picture(runs, width, height, self.console), refresh=True)
+        self.live.update(_draw(runs, width, height, self.console), refresh=True)
 
     def close(self, runs: list[Followed]) -> None:
         """See `Screen.close`."""
@@ -64,31 +80,58 @@ class FullScreen:
         show_once(runs, self.stream)
 
 
+class Lines:
+    """Writes one line per new step and event, after the run's name where there are several runs.
+
+    With `errors_elsewhere`, it leaves out the failures of ranks: the launcher shows them in full.
+    """
+
+    def __init__(self, stream: TextIO, errors_elsewhere: bool = False):
+        self.stream = stream
+        self.errors_elsewhere = errors_elsewhere
+        self.alerted: set[tuple[str, str, int]] = set()
+
+    def show(self, runs: list[Followed], fresh: list[Fresh]) -> None:
+        """Writes the steps and events of one look."""
+        for run, new in zip(runs, fresh, strict=True):
+            front = f"{run.name}: " if len(runs) > 1 else ""
+            for line in self._lines(run, new):
+                self.stream.write(front + line + "\n")
+        self.stream.flush()
+
+    def close(self, runs: list[Followed]) -> None:
+        """Writes which lines of the files were skipped."""
+        for run in runs:
+            if run.describe_damage():
+                self.stream.write(run.describe_damage() + "\n")
+        self.stream.flush()
+
+    def _lines(self, run: Followed, new: Fresh) -> list[str]:
+        begun = [event for event in new.events if event.get("state") not in ENDED]
+        ended = [event for event in new.events if event not in begun]
+        if self.errors_elsewhere:
+            ended = [event for event in ended if "rank" not in event]
+        steps = [format_step(record, run.total) for record in new.steps if record["step"] > 0]
+        before, after = ([format_event(event) for event in part] for part in (begun, ended))
+        return [*before, *steps, *self._alerts(run), *after]
+
+    def _alerts(self, run: Followed) -> list[str]:
+        fresh = [a for a in run.current_alerts() if (run.name, a.kind, a.step) not in self.alerted]
+        self.alerted |= {(run.name, a.kind, a.step) for a in fresh}
+        return [make_visible(str(alert)) for alert in fresh]
+
+
 def open_screen(stream: TextIO, errors_elsewhere: bool = False) -> FullScreen | Lines:
-    """The whole terminal where the stream is one that can be drawn on, else plain lines."""
-    if stream.isatty() and not console_of(stream).is_dumb_terminal:
+    """The whole screen of a terminal that can be drawn on, else plain lines."""
+    if stream.isatty() and not _open_console(stream).is_dumb_terminal:
         return FullScreen(stream)
     return Lines(stream, errors_elsewhere)
-
-
-def show_once(runs: list[Followed], stream: TextIO) -> None:
-    """Prints the runs as they are, and the last word of each that has ended."""
-    console = console_of(stream)
-    terminal = stream.isatty()
-    width, height = size_of(stream)
-    if not terminal:
-        height = LONG if len(runs) == 1 else len(runs) + 2  # several are a row each
-    console.print(_picture(runs, width, height, console))
-    for run in runs if len(runs) == 1 else ():
-        ended = [i for i, event in enumerate(run.events) if event.get("state") == run.state]
-        for event in run.events[ended[-1] :] if run.state in ENDED and ended else ():
-            console.print(event_text(event), markup=False, highlight=False, soft_wrap=True)
 
 
 def follow(
     runs: list[Followed], screen: Screen, ended: Callable[[], bool], wait: Callable[[float], object]
 ) -> None:
-    """Shows the runs until they have ended, the very last changes included."""
+    """Shows the runs until they have ended, their last changes included."""
     while True:
         last = ended()
         screen.show(runs, [run.look() for run in runs])
@@ -97,16 +140,53 @@ def follow(
         wait(REFRESH_S)
 
 
-def console_of(stream: TextIO) -> Console:
-    """A console for the stream, coloured on terminals only, and not where NO_COLOR is set."""
-    width, height = size_of(stream)
+def show_once(runs: list[Followed], stream: TextIO) -> None:
+    """Prints the runs as they are, and of a single run that has ended, its last events."""
+    console = _open_console(stream)
+    width, height = _measure(stream)
+    if not stream.isatty():
+        height = LONG if len(runs) == 1 else len(runs) + 2  # several have one row each
+    console.print(_draw(runs, width, height, console))
+    for run in runs if len(runs) == 1 else ():
+        ended = [i for i, event in enumerate(run.events) if event.get("state") == run.state]
+        for event in run.events[ended[-1] :] if run.state in ENDED and ended else ():
+            console.print(format_event(event), markup=False, highlight=False, soft_wrap=True)
+
+
+def write_svg(runs: list[Followed], path: Path) -> None:
+    """Writes the view of the runs as an SVG picture. Raises OSError."""
+    width, height = PICTURE
+    console = Console(
+        file=io.StringIO(), record=True, width=width, force_terminal=True, color_system="truecolor"
+    )
+    console.print(Group(*draw_runs(runs, width, height)))
+    title = "drpo watch " + " ".join(run.name for run in runs)
+    drawn = console.export_svg(title=title)
+    # rich's fonts would be fetched from the network
+    write_whole(path, FONTS.sub("", drawn))
+
+
+def format_step(metrics: Mapping[str, Any], total: int) -> str:
+    """A step on one line."""
+    values = "  ".join(f"{label} {format_number(metrics.get(key))}" for key, label in VALUES)
+    held_out = f"  held-out {metrics['held_out']:.3f}" if "held_out" in metrics else ""
+    seconds = (metrics.get("seconds") or {}).get("step")
+    took = f"  {seconds:.1f} s" if seconds is not None else ""
+    failed = format_failures(failed_calls(metrics), metrics.get("skipped_samples") or 0)
+    line = f"step {metrics['step']}/{total}  {values}{held_out}{took}"
+    return f"{line}  failures {make_visible(failed)}" if failed else line
+
+
+def _open_console(stream: TextIO) -> Console:
+    """A console for the stream, coloured only on terminals, and not where NO_COLOR is set."""
+    width, height = _measure(stream)
     return Console(
         file=stream, width=width, height=height, force_terminal=stream.isatty(), highlight=False
     )
 
 
-def size_of(stream: TextIO) -> tuple[int, int]:
-    """Columns and rows of the terminal; of what is none, 80 and many."""
+def _measure(stream: TextIO) -> tuple[int, int]:
+    """Columns and rows of the terminal; of any other stream, 80 and many."""
     try:
         size = os.get_terminal_size(stream.fileno())
     except (OSError, ValueError):
@@ -114,6 +194,6 @@ def size_of(stream: TextIO) -> tuple[int, int]:
     return (size.columns or WIDE, size.lines or 24)
 
 
-def _picture(runs: list[Followed], width: int, height: int, console: Console) -> Group:
+def _draw(runs: list[Followed], width: int, height: int, console: Console) -> Group:
     ascii_only = not console.encoding.startswith("utf")
-    return Group(*together(runs, width, height, ascii_only))
+    return Group(*draw_runs(runs, width, height, ascii_only))

@@ -1,4 +1,4 @@
-"""Several runs at once: side by side, one below the other, or a row each."""
+"""The view of several runs: side by side, one below the other, or one row per run."""
 
 from __future__ import annotations
 
@@ -7,32 +7,38 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
-from drpo_cli.report.view.charts import sparkline
 from drpo_cli.report.view.follow import Followed
-from drpo_cli.report.view.frame import frame
-from drpo_cli.report.view.parts import STATE_STYLES, Space
-from drpo_cli.report.view.text import duration, head, number, visible
+from drpo_cli.report.view.frame import STATE_STYLES, Space, draw_run
+from drpo_cli.report.view.text import (
+    format_duration,
+    format_number,
+    head,
+    make_visible,
+    sparkline,
+)
 
-LEAST_WIDTH, LEAST_HEIGHT = 60, 14  # of a run that is shown whole
+LEAST_WIDTH, LEAST_HEIGHT = 60, 14  # of a run that is shown in full
 BETWEEN = " │ "
 
 
-def together(runs: list[Followed], width: int, height: int, ascii_only: bool = False) -> list[Text]:
-    """The runs within a rectangle, whole where there is room for it."""
+def draw_runs(
+    runs: list[Followed], width: int, height: int, ascii_only: bool = False
+) -> list[Text]:
+    """Draws the runs within a rectangle, each in full where there is room."""
     if len(runs) == 1:
-        return frame(runs[0], width, height, ascii_only)
+        return draw_run(runs[0], width, height, ascii_only)
     between = " | " if ascii_only else BETWEEN
     each = (width - len(between) * (len(runs) - 1)) // len(runs)
     if each >= LEAST_WIDTH:
-        return _beside([frame(run, each, height, ascii_only) for run in runs], each, between)
+        return _join([draw_run(run, each, height, ascii_only) for run in runs], each, between)
     if height // len(runs) >= LEAST_HEIGHT:
-        parts = [frame(run, width, height // len(runs) - 1, ascii_only) for run in runs]
+        parts = [draw_run(run, width, height // len(runs) - 1, ascii_only) for run in runs]
         rule = Text(("-" if ascii_only else "─") * width, "dim")
         return [line for part in parts for line in (*part, rule)][:-1]
-    return rows(runs, Space(width, ascii_only), height)
+    return draw_rows(runs, Space(width, ascii_only), height)
 
 
-def _beside(parts: list[list[Text]], width: int, between: str) -> list[Text]:
+def _join(parts: list[list[Text]], width: int, between: str) -> list[Text]:
     found = []
     for i in range(max(map(len, parts))):
         cells = [part[i] if i < len(part) else Text() for part in parts]
@@ -44,7 +50,7 @@ def _beside(parts: list[list[Text]], width: int, between: str) -> list[Text]:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table; one of a higher priority number goes first where it is narrow."""
+    """A column of the table; on a narrow screen, those with the highest numbers are left out."""
 
     priority: int
     name: str
@@ -56,22 +62,22 @@ def _held_out(run: Followed, space: Space) -> str:
     values = [r["held_out"] for r in run.metrics if r.get("held_out") is not None]
     if not values:
         return "–"
-    return f"{number(values[-1])} {sparkline(values, 6, space.levels)}"
+    return f"{format_number(values[-1])} {sparkline(values, 6, space.levels)}"
 
 
 def _metric(key: str) -> Callable[[Followed, Space], str]:
-    return lambda run, space: number(run.last.get(key))
+    return lambda run, space: format_number(run.last.get(key))
 
 
 def _eta(run: Followed, space: Space) -> str:
     remaining = run.remaining()
-    return "" if remaining is None else duration(remaining)
+    return "" if remaining is None else format_duration(remaining)
 
 
-def _troubles(run: Followed, space: Space) -> str:
+def _describe_trouble(run: Followed, space: Space) -> str:
     failed = sum(run.failed.values())
     parts = [f"{failed} failed"] if failed else []
-    return ", ".join([*parts, *(alert.kind for alert in run.holding())])
+    return ", ".join([*parts, *(alert.kind for alert in run.current_alerts())])
 
 
 COLUMNS = (
@@ -81,13 +87,13 @@ COLUMNS = (
     Column(3, "reward", 7, _metric("reward")),
     Column(5, "|π−μ| p99", 9, _metric("shift_p99")),
     Column(4, "ETA", 8, _eta),
-    Column(6, "alerts", 24, _troubles),
+    Column(6, "alerts", 24, _describe_trouble),
 )
 LEAST_NAME, MOST_NAME = 12, 40
 
 
-def rows(runs: list[Followed], space: Space, height: int) -> list[Text]:
-    """A heading, and a row a run; the last line counts those that do not fit."""
+def draw_rows(runs: list[Followed], space: Space, height: int) -> list[Text]:
+    """Draws a heading and a row per run; the last line counts the runs that do not fit."""
     columns = list(COLUMNS)
     while columns and sum(c.width + 1 for c in columns) + LEAST_NAME > space.width:
         columns.remove(max(columns, key=lambda column: column.priority))
@@ -105,14 +111,14 @@ def rows(runs: list[Followed], space: Space, height: int) -> list[Text]:
 
 
 def _row(run: Followed, name: int, columns: list[Column], space: Space) -> Text:
-    row = Text(_padded(visible(run.name), name))
+    row = Text(_pad(make_visible(run.name), name))
     for column in columns:
-        text = _padded(column.cell(run, space), column.width)
+        text = _pad(column.cell(run, space), column.width)
         row.append(" ").append(text, STATE_STYLES.get(text.strip(), ""))
     return row
 
 
-def _padded(text: str, width: int) -> str:
+def _pad(text: str, width: int) -> str:
     cut = Text(head(text, width))
     cut.append(" " * (width - cut.cell_len))
     return cut.plain

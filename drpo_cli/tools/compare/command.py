@@ -118,7 +118,7 @@ def _run(request: Request, all_jobs: Sequence[Job], out: Path) -> tuple[dict[Job
 def _lock(out: Path) -> Iterator[None]:
     out.mkdir(parents=True, exist_ok=True)
     try:
-        with RunFolder(out).held():
+        with RunFolder(out).lock():
             yield
     except UserError as error:
         raise UserError(

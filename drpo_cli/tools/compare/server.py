@@ -76,7 +76,7 @@ def _modules(spec: Spec) -> list[str]:
 
 
 def _main(path: Path, place: Place) -> None:
-    from drpo_cli.report.apart import write_here
+    from drpo_cli.report.writer import write_here
 
     # What this run starts must not be a fork of the server, which would keep its locks open
     multiprocessing.set_start_method(None, force=True)

@@ -1,15 +1,25 @@
-"""The page's charts of training: what every metric did over the steps, of one run or of several."""
+"""The page's charts of training: every metric over the steps, of one run or of several."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from drpo_cli.report.curves import DASHES, Band, Line, Panel, Series, colour, series, thinned
-from drpo_cli.runs.recorded import Metrics, Recorded
+from drpo_cli.report.charts import (
+    DASHES,
+    Band,
+    Line,
+    Metrics,
+    Panel,
+    Series,
+    colour,
+    series,
+    thin,
+)
+from drpo_cli.runs.saved import SavedRun
 
 PHASES = ("rollout", "reward", "train", "sync", "evaluate")
-"""Phases of a step with a colour of their own; logging and checkpoints are the rest."""
+"""Phases of a step with their own colour; logging and checkpoints are the rest."""
 
 
 @dataclass(frozen=True)
@@ -17,8 +27,8 @@ class Chart:
     """Metrics that share a chart.
 
     lines   metrics by label
-    band    two metrics, and how the area between them is called
-    main    labels that are drawn where several runs are; all when empty
+    band    two metrics, and the label of the area between them
+    main    labels that are drawn in a page of several runs; all when empty
     """
 
     key: str
@@ -92,27 +102,27 @@ CHARTS = (
 )  # fmt: skip
 
 
-def training_panels(runs: Sequence[Recorded]) -> list[Panel]:
-    """Every chart that has something to draw; where the step's time goes is the last."""
+def training_panels(runs: Sequence[SavedRun]) -> list[Panel]:
+    """Every chart that has data; the last one shows where the step's time goes."""
     panels = [_panel(chart, runs) for chart in CHARTS]
-    return [panel for panel in [*panels, _time(runs)] if panel.drawn]
+    return [panel for panel in [*panels, _time(runs)] if panel.has_data]
 
 
-def thinning(runs: Sequence[Recorded]) -> list[str]:
-    """Which runs are not drawn step by step, a sentence each."""
-    drawn = {run.name: thinned(run.metrics)[1] for run in runs}
+def describe_thinning(runs: Sequence[SavedRun]) -> list[str]:
+    """Says which runs are not drawn step by step, one sentence each."""
+    drawn = {run.name: thin(run.metrics)[1] for run in runs}
     return [
         f"{name} has so many steps that one in {every} is drawn; the tables of samples, rewards "
-        f"and alerts are of all."
+        f"and alerts cover all of them."
         for name, every in drawn.items()
         if every > 1
     ]
 
 
-def _panel(chart: Chart, runs: Sequence[Recorded]) -> Panel:
+def _panel(chart: Chart, runs: Sequence[SavedRun]) -> Panel:
     lines, bands = [], []
     for place, run in enumerate(runs):
-        metrics = thinned(run.metrics)[0]
+        metrics = thin(run.metrics)[0]
         name = run.name if len(runs) > 1 else ""
         lines += list(_lines(chart, metrics, place, name))
         if chart.key == "reward":
@@ -136,10 +146,8 @@ def _lines(chart: Chart, metrics: Metrics, place: int, run: str) -> Iterator[Lin
             )
 
 
-def _band(
-    band: tuple[str, str, str], metrics: Metrics, shade: str, run: str
-) -> list[Band]:  # fmt: skip
-    low_key, high_key, label = band
+def _band(keys: tuple[str, str, str], metrics: Metrics, shade: str, run: str) -> list[Band]:
+    low_key, high_key, label = keys
     both = [r for r in metrics if r.get(low_key) is not None and r.get(high_key) is not None]
     if not both:
         return []
@@ -158,10 +166,10 @@ def _deviation(metrics: Metrics, shade: str, run: str) -> list[Band]:
     return [Band(f"{run} ± deviation".strip(), low, high, shade, 0.12)]
 
 
-def _time(runs: Sequence[Recorded]) -> Panel:
+def _time(runs: Sequence[SavedRun]) -> Panel:
     if len(runs) > 1:
-        return _panel(Chart("seconds", "seconds a step", {"step": "seconds.step"}), runs)
-    metrics = [r for r in thinned(runs[0].trained)[0] if r.get("seconds")]
+        return _panel(Chart("seconds", "seconds per step", {"step": "seconds.step"}), runs)
+    metrics = [r for r in thin(runs[0].trained)[0] if r.get("seconds")]
     below: Series = [(r["step"], 0.0) for r in metrics]
     bands = []
     for i, phase in enumerate((*PHASES, "other")):
@@ -174,5 +182,5 @@ def _time(runs: Sequence[Recorded]) -> Panel:
             ]
         bands.append(Band(phase, below, above, colour(i), 0.45))
         below = above
-    title = "seconds a step, by phase; reward: grading that the rollout did not hide"
+    title = "seconds per step, by phase; reward: grading that the rollout did not hide"
     return Panel("seconds", title, [Line("step", below, "#8a8a8a", width=1)], bands)

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drpo_cli.runs.archive import disagreement, read_archive, standardized
 from drpo_cli.runs.records import Records
+from drpo_cli.runs.samples import measure_disagreement, read_columns, standardize
 from support.reports import sample_line
 
 VALUES = st.lists(st.one_of(st.none(), st.integers(-9, 9).map(lambda n: n / 8)), max_size=30)
@@ -26,7 +26,7 @@ def column(values: list[float | None]) -> np.ndarray:
 def test_the_ranking_is_that_of_sorting(
     tmp_path_factory: pytest.TempPathFactory, values: list[float | None], texts: int, count: int
 ) -> None:
-    archive = read_archive(tmp_path_factory.getbasetemp() / "not there")
+    archive = read_columns(tmp_path_factory.getbasetemp() / "not there")
     once = np.array([i % texts for i in range(len(values))], dtype=np.int64)
     best: dict[int, int] = {}
     for i in sorted(range(len(values)), key=lambda i: (values[i] or 0.0, i), reverse=True):
@@ -38,7 +38,7 @@ def test_the_ranking_is_that_of_sorting(
 @given(VALUES)
 def test_standardized_values_have_mean_0_and_deviation_1(values: list[float | None]) -> None:
     known = [v for v in values if v is not None]
-    found = standardized(column(values))
+    found = standardize(column(values))
     if len(set(known)) < 2:
         assert np.isnan(found).all()
         return
@@ -51,14 +51,14 @@ def test_standardized_values_have_mean_0_and_deviation_1(values: list[float | No
 @given(st.lists(st.tuples(*[st.one_of(st.none(), st.floats(-9, 9))] * 3), min_size=1, max_size=9))
 def test_disagreement_is_largest_less_smallest(rows: list[tuple[float | None, ...]]) -> None:
     columns = [column([row[i] for row in rows]) for i in range(3)]
-    for row, found in zip(rows, disagreement(columns), strict=True):
+    for row, found in zip(rows, measure_disagreement(columns), strict=True):
         known = [v for v in row if v is not None]
         assert found == max(known) - min(known) if len(known) > 1 else np.isnan(found)
 
 
 @pytest.mark.parametrize("values", [[1e308, -1e308, 1.0], [5e-324, 0.0], [0.1, 0.1, 0.1], [None]])
 def test_values_without_a_usable_deviation_are_not_ranked(values: list[float | None]) -> None:
-    assert np.isnan(standardized(column(values))).all()
+    assert np.isnan(standardize(column(values))).all()
 
 
 def test_columns_of_a_file_whose_rewards_come_and_go(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_columns_of_a_file_whose_rewards_come_and_go(tmp_path: Path) -> None:
     )
     with path.open("a") as file:
         file.write('{"step": 5, "prom')
-    archive = read_archive(path)
+    archive = read_columns(path)
     nan = math.nan
     np.testing.assert_equal(archive.totals_N, [1.0, nan, 0.0, 2.0])
     np.testing.assert_equal(archive.by_reward["right"], [1.0, nan, nan, nan])
@@ -88,6 +88,6 @@ def test_half_a_surrogate_pair_is_a_text_like_others(tmp_path: Path) -> None:
     path = tmp_path / "samples.jsonl"
     texts = ["\ud800", "\\ud800", "😀", "\udfff and more"]
     Records(path).extend(sample_line(1, i, text, 1.0 * i, {}) for i, text in enumerate(texts))
-    archive = read_archive(path)
+    archive = read_columns(path)
     assert (archive.broken, archive.cut) == (0, False)
     assert [r["completion"] for r in archive.records(range(4))] == texts

@@ -1,17 +1,17 @@
 "use strict";
-// Charts, themes, the table of samples, printing. Nothing here makes markup of a text.
+// Charts, themes, the table of samples, printing. No text is turned into markup here.
 const root = document.documentElement;
 root.classList.add("scripts");
 const one = (id) => document.getElementById(id);
 
-// Charts: Bokeh draws what the page holds, in colours that the style sheet gives its axes.
+// Charts: Bokeh draws the data of the page; the style sheet sets the colours of the axes.
 const plots = JSON.parse(one("plots").textContent);
 let drawn = [];
 Bokeh.set_log_level("warn");
 Bokeh.embed.embed_items(plots.docs, plots.items).then((views) => {
   drawn = views.flatMap((view) => view.roots).filter((view) => "force_paint" in view);
   for (const view of drawn) {
-    view.canvas.events_el.removeAttribute("tabindex"); // no key does anything there
+    view.canvas.events_el.removeAttribute("tabindex"); // no key has an effect there
   }
   root.dataset.drawn = String(drawn.length);
 });
@@ -28,7 +28,7 @@ for (const button of document.querySelectorAll("[data-series]"))
       if (model.name === button.dataset.series) model.visible = shown;
   });
 
-// Themes: the system's until the button says otherwise.
+// Themes: the system's, until the button is pressed.
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const theme = () => root.dataset.theme ?? (dark.matches ? "dark" : "light");
 one("theme").addEventListener("click", () => {
@@ -37,7 +37,7 @@ one("theme").addEventListener("click", () => {
 });
 dark.addEventListener("change", recolour);
 
-// The table of samples: rows are in the page, and only hidden and put in order here.
+// The table of samples: its rows are in the page; here they are only hidden and sorted.
 const AT_ONCE = 25;
 if (one("table")) {
   const plain = (text) => text.toLowerCase().replace(/\s+/g, " ").trim();
@@ -52,7 +52,7 @@ if (one("table")) {
   const order = (view) => (a, b) => {
     if (!sorted) return view ? a.row.dataset[view] - b.row.dataset[view] : 0;
     const [x, y] = [value(a.row, sorted.column), value(b.row, sorted.column)];
-    if (isNaN(x) || isNaN(y)) return isNaN(x) - isNaN(y); // those without a value come last
+    if (isNaN(x) || isNaN(y)) return isNaN(x) - isNaN(y); // rows without a value come last
     return sorted.sign * (x - y);
   };
 
@@ -85,7 +85,7 @@ if (one("table")) {
     });
   });
   one("view").addEventListener("change", () => {
-    sorted = null; // a view has an order of its own
+    sorted = null; // a view has its own order
     for (const head of heads) if (head.ariaSort) head.ariaSort = "none";
     again();
   });
@@ -99,7 +99,7 @@ if (one("table")) {
   update();
 }
 
-// Printing: light, all details open, charts as pictures that fit the paper.
+// Printing: light theme, all details open, charts as pictures that fit the paper.
 let undo = [];
 addEventListener("beforeprint", () => {
   if (undo.length) return;

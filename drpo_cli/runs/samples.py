@@ -1,4 +1,4 @@
-"""All samples of a run in columns: enough to rank them, without their texts in memory."""
+"""The samples of a run in columns of numbers, to rank them without their texts in memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from drpo_cli.runs.records import at_bytes
+from drpo_cli.runs.records import read_at
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
@@ -23,16 +23,16 @@ Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Archive:
-    """Columns over the N samples of a run, in the file's order; NaN where there is no value.
+class SampleColumns:
+    """Columns over the N samples of a run, in the file's order; NaN for a missing value.
 
-    offsets_N    byte of samples.jsonl that the line begins at
+    offsets_N    byte of samples.jsonl at which the line begins
     texts_N      equal for equal completions
     prompts_N    equal for equal prompts
     by_reward    values [N] of each reward by its name
     lines_N      number of the line in the file, from 1
-    cut          whether the file ended in the middle of a line
-    broken       lines that are no records of a sample, which are passed over
+    cut          whether the file ends within a line
+    broken       lines that are not records of a sample; they are skipped
     """
 
     path: Path
@@ -50,9 +50,9 @@ class Archive:
         return len(self.offsets_N)
 
     def records(self, which: Iterable[int]) -> list[dict[str, Any]]:
-        """The whole records of these samples, each with its `line`."""
+        """Reads the whole records of these samples, each with its `line`."""
         which = [int(i) for i in which]
-        found = at_bytes(self.path, (int(self.offsets_N[i]) for i in which))
+        found = read_at(self.path, (int(self.offsets_N[i]) for i in which))
         return [
             record | {"line": int(self.lines_N[i])} for i, record in zip(which, found, strict=True)
         ]
@@ -60,16 +60,17 @@ class Archive:
     def top(self, scores_N: Floats, count: int, once_N: Integers) -> Integers:
         """Indices of the highest scores, ties newest first; of equal `once_N` only the best one.
 
-        A sample whose score is not finite is left out.
+        Leaves out samples whose score is not finite.
         """
         known = np.flatnonzero(np.isfinite(scores_N))
         order = known[np.lexsort((known, scores_N[known]))[::-1]]
         _, first = np.unique(once_N[order], return_index=True)
-        return order[np.sort(first)[:count]]
+        best: Integers = order[np.sort(first)[:count]]
+        return best
 
 
 class _Line(msgspec.Struct, gc=False):
-    """What is read of a line; texts stay bytes, which takes a third of the time."""
+    """The fields read of a line; texts stay bytes, which takes a third of the time."""
 
     step: float
     prompt: msgspec.Raw
@@ -102,26 +103,26 @@ class _Columns:
         self.prompts.append(hash(bytes(line.prompt)))
 
 
-def _decoded(decoder: msgspec.json.Decoder[_Line], line: str) -> _Line:
+def _decode(decoder: msgspec.json.Decoder[_Line], line: str) -> _Line:
     try:
         return decoder.decode(line)
     except msgspec.DecodeError:  # half a surrogate pair, which JSON allows and msgspec does not
         return decoder.decode(_SURROGATE.sub(r"\\ufffd", line))
 
 
-def read_archive(path: Path) -> Archive:
-    """Reads samples.jsonl once; a file that is not there holds no samples."""
+def read_columns(path: Path) -> SampleColumns:
+    """Reads samples.jsonl once; a missing file has no samples."""
     columns, decoder = _Columns(), msgspec.json.Decoder(_Line)
     at, broken, line = 0, 0, b"\n"
     if path.is_file():
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 try:
-                    columns.add(at, number, _decoded(decoder, line.decode()))
+                    columns.add(at, number, _decode(decoder, line.decode()))
                 except (msgspec.DecodeError, UnicodeDecodeError):
                     broken += line.endswith(b"\n")  # else the process died while writing it
                 at += len(line)
-    return Archive(
+    return SampleColumns(
         path=path,
         offsets_N=np.array(columns.offsets, dtype=np.int64),
         steps_N=np.array(columns.steps, dtype=np.float64),
@@ -138,7 +139,7 @@ def read_archive(path: Path) -> Archive:
     )
 
 
-def standardized(values_N: Floats) -> Floats:
+def standardize(values_N: Floats) -> Floats:
     """(x − mean) / standard deviation over the samples with a value, [N].
 
     All NaN where the values are equal, or too far apart for their deviation to be a number.
@@ -152,8 +153,8 @@ def standardized(values_N: Floats) -> Floats:
         return (values_N - known.mean()) / deviation if usable else np.full_like(values_N, np.nan)
 
 
-def disagreement(columns: Iterable[Floats]) -> Floats:
-    """Largest less smallest of each sample's values, over columns of standardized rewards, [N].
+def measure_disagreement(columns: Iterable[Floats]) -> Floats:
+    """Largest minus smallest of each sample's values, over columns of standardized rewards, [N].
 
     NaN for a sample with fewer than two values.
     """

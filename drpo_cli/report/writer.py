@@ -1,6 +1,11 @@
-"""The page written by a process of its own: neither its time nor its failure is the run's.
+"""Writes the page in a process of its own, which can neither delay nor fail the run.
 
-`python -m drpo_cli.report.apart RUN_FOLDER` writes it once, at the lowest priority with `--nice`.
+Consumes      the files of a run's folder
+Produces      `report.html`, and `logs/report.log` with whatever the process printed
+Waits for     nothing while the run continues; the last page after its end
+Unblocked by  the end of the process
+
+`python -m drpo_cli.report.writer RUN_FOLDER` writes it once, with `--nice` at the lowest priority.
 """
 
 from __future__ import annotations
@@ -34,7 +39,7 @@ def main(arguments: list[str]) -> int:
 
 
 def write_here(folder: RunFolder) -> None:
-    """Writes the page in this process, and says so as the launcher of a run does."""
+    """Writes the page in this process, and records it as the launcher of a run does."""
     from drpo_cli.report import page
 
     try:
@@ -46,9 +51,9 @@ def write_here(folder: RunFolder) -> None:
 
 
 class PageWriter:
-    """Writes a run's page every so many steps while it goes on, and once it is over.
+    """Writes a run's page every few steps while it trains, and once after its end.
 
-    One process at a time: a step that comes before the last page is done is not waited for.
+    One process at a time: a page that is due while the last one is being written is skipped.
     """
 
     def __init__(self, folder: RunFolder, every: int):
@@ -59,10 +64,10 @@ class PageWriter:
         self._problem = ""
 
     def step(self, done: int) -> str:
-        """Takes note of the last step on record; returns what went wrong since, if it is news."""
+        """Starts a page if one is due after this step; returns a new problem, if any."""
         problem = ""
         if self._child is not None and self._child.poll() is not None:
-            problem, self._child = self._news(self._child.returncode), None
+            problem, self._child = self._report_change(self._child.returncode), None
         if self._written is None:
             self._written = done
         if self.every and self._child is None and done // self.every != self._written // self.every:
@@ -71,30 +76,30 @@ class PageWriter:
         return problem
 
     def finish(self) -> str:
-        """Writes the last page; returns what is wrong with it, or an empty string."""
+        """Writes the last page; returns its problem, or an empty string."""
         if self._child is not None:
-            self._child.kill()  # two writers would write over each other
+            self._child.kill()  # else two processes would replace each other's page
             self._child.wait()
         self._child = self._start()
-        return self._why(self._child.wait())
+        return self._explain(self._child.wait())
 
     def abandon(self) -> None:
-        """Ends the process that writes, whatever it has done so far; the old page stays."""
+        """Kills the process that writes; the old page stays."""
         if self._child is not None:
             self._child.kill()
 
     def _start(self, *options: str) -> processes.Child:
         return processes.start(
-            processes.python("drpo_cli.report.apart", self.folder.path, *options),
+            processes.python("drpo_cli.report.writer", self.folder.path, *options),
             log=self.folder.path / "logs" / "report.log",
             environment={"OMP_NUM_THREADS": "1"},
         )
 
-    def _news(self, code: int) -> str:
-        before, self._problem = self._problem, self._why(code)
+    def _report_change(self, code: int) -> str:
+        before, self._problem = self._problem, self._explain(code)
         return "" if self._problem == before else self._problem
 
-    def _why(self, code: int) -> str:
+    def _explain(self, code: int) -> str:
         if code == 0:
             return ""
         if code == DISK_FULL:

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drpo_cli.runs.alerts import GRACE, RULES, Alert, Watch, alerts
+from drpo_cli.runs.alert_rules import RULES
+from drpo_cli.runs.alerts import GRACE, Alert, Watch, alerts
 from support.command import records
 
 DATA = Path(__file__).parents[1] / "data"
@@ -40,7 +41,7 @@ def failing(calls: int) -> dict[str, Any]:
     return {"exact": {"calls": 100, "failures": {"crash": 1}}, "judge": judge}
 
 
-CASES = {
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "gap": ({"gap": 6.1e-6}, {"gap": 5.9e-6}),
     "entropy-collapse": ({"entropy": 0.05, "reward": 0.5}, {"entropy": 0.07, "reward": 0.5}),
     "zero-advantage": ({"zero_advantage_groups": 0.95}, {"zero_advantage_groups": 0.94}),
@@ -84,8 +85,8 @@ def test_what_an_alert_says() -> None:
         step=33,  # from here on the median of the last five steps is low
         until=None,
         reason="entropy fell from 1.2 nats in the first steps to 0.031",
-        suggestion="lower train.learning_rate or objective.delta, or add train.entropy_bonus; a "
-        "run that scores as well as it can is simply done",
+        suggestion="lower train.learning_rate or objective.delta, or add train.entropy_bonus; if "
+        "the run scores as well as it can, it is done",
     )
     (alert,) = alerts(run(entropy=0.29))
     assert alert.reason == (

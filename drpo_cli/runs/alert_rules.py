@@ -1,0 +1,397 @@
+"""The rules behind the alerts, with their limits and the reasons for them."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Mapping
+from statistics import median
+from typing import Any
+
+SMOOTHED = 5  # steps whose median stands for "now": one odd step changes nothing
+BASELINE = 5  # first steps whose median stands for how the run began
+BACK = 20  # steps between "now" and the value that a runaway metric is compared with
+
+GAP_FACTOR = 3.0  # a sync is refused at 10 × the floor; of sound runs none goes beyond 1 ×
+ENTROPY_LEFT = 0.05  # share of the first entropy; a quickstart that has learned keeps 0.15
+ENTROPY_LEFT_UNREWARDED = 0.25  # the same where the reward has not risen meanwhile
+LENGTH_FACTOR = 2.0  # within BACK steps: reasoning grows too, but over hundreds of them
+LENGTH_LEAST = 32.0  # tokens more: growing from 4 to 8 tokens is not an explosion
+TRUNCATED = 0.25  # share of responses
+KL_FACTOR = 3.0  # within BACK steps
+KL_LEAST = 0.5  # nats per token; a sound quickstart reaches 0.26 within 80 steps
+OFF_POLICY = 0.5  # effective share of samples; sound runs stay above, except in their first steps
+CORRECTIVE = 0.1  # share of tokens; runs that learn stay below 0.075, with δ as small as 0.05
+CLIPPED = 0.25  # share of tokens without a gradient; ppo_clip with 16 updates per step has 0.1
+ZERO_ADVANTAGE = 0.95  # share of groups; runs that learn a rare reward begin at 0.94
+SATURATED = 0.9  # share of groups without a signal, once the reward has risen
+SATURATED_SPREAD = 0.5  # of the first standard deviation: a higher mean alone is not a ceiling
+COLLAPSED = 0.5  # of the best reward; `drpo compare` uses the same share of the held-out score
+COLLAPSE_NOISE = 4.0  # a fall must exceed this many times the mean change between steps
+FAILED_CALLS = 0.05  # share of a reward's calls
+
+
+class Rule(ABC):
+    """One kind of alert: judges a step's metrics by those of the steps before.
+
+    kind        its name
+    suggestion  what to do about it
+    held, of    an alert begins where `held` of the last `of` judged steps say so
+    """
+
+    kind: str
+    suggestion: str
+    held, of = 4, 5
+
+    @abstractmethod
+    def judge(self, record: Mapping[str, Any]) -> str | None:
+        """Says why the rule holds at this step; "" where it does not, None where it cannot tell."""
+
+
+class Above(Rule):
+    """A metric above a limit that is the same for every run."""
+
+    key: str
+    limit: float
+    words: str
+    form = ".0%"
+
+    def judge(self, record: Mapping[str, Any]) -> str | None:
+        """Compares the step's own value with the limit."""
+        value = number(record.get(self.key))
+        if value is None:
+            return None
+        return f"{value:{self.form}} {self.words}" if value > self.limit else ""
+
+
+class Runaway(Rule):
+    """A metric that is several times as large as `BACK` steps ago, and above a least value."""
+
+    key: str
+    factor: float
+    words: str
+    form: str
+
+    def __init__(self) -> None:
+        self._recent = Recent(self.key)
+
+    def judge(self, record: Mapping[str, Any]) -> str | None:
+        """Compares the metric with its own value some steps ago."""
+        self._recent.add(record)
+        before, now = self._recent.before, self._recent.now
+        if number(record.get(self.key)) is None or before is None:
+            return None
+        if now < self.factor * before or now < self.least(before):
+            return ""
+        values = f"{before:{self.form}} to {now:{self.form}}"
+        return f"{self.words.format(values)} within about {BACK} steps"
+
+    @abstractmethod
+    def least(self, before: float) -> float:
+        """The least value that is an alert."""
+
+
+class Recent:
+    """A metric's median over the last steps, over the first steps, and over those some steps ago.
+
+    first   None until enough steps have it
+    now     nan before the first value
+    before  None until there are `BACK` steps in between
+    """
+
+    def __init__(self, key: str):
+        self.key = key
+        self.first: float | None = None
+        self.now = math.nan
+        self.before: float | None = None
+        self._values: deque[float] = deque(maxlen=BACK + SMOOTHED)
+
+    def add(self, record: Mapping[str, Any]) -> float | None:
+        """Adds a step's value; returns `first` where this step has a value and comes after it."""
+        value = number(record.get(self.key))
+        if value is None:
+            return None
+        first = self.first
+        self._values.append(value)
+        known = list(self._values)
+        self.now = median(known[-SMOOTHED:])
+        if len(known) == BASELINE and first is None:
+            self.first = median(known)
+        if len(known) == BACK + SMOOTHED:
+            self.before = median(known[:SMOOTHED])
+        return first
+
+
+def number(value: Any) -> float | None:
+    """The value if it is a finite number, else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # JSON's integers may be of any size
+        return None
+
+
+class Gap(Rule):
+    """The engine and the trainer no longer compute the same policy."""
+
+    kind = "gap"
+    suggestion = (
+        'set model.dtype = "float32" or rollout.engine = "transformers" and '
+        "continue with --resume from an earlier checkpoint; the engine drifts from the "
+        "trained weights"
+    )
+
+    def __init__(self) -> None:
+        self._gap = Recent("gap")
+
+    def judge(self, record: Mapping[str, Any]) -> str | None:
+        """Compares with the floor, and with the first steps, which include rounded weights."""
+        first, floor = self._gap.add(record), number(record.get("gap_floor"))
+        gap = number(record.get("gap"))
+        if first is None or floor is None or gap is None:
+            return None
+        usual = max(floor, first)
+        if gap <= GAP_FACTOR * usual:
+            return ""
+        return f"the gap rose from {first:.2g} to {gap:.2g} nats; the noise floor is {floor:.2g}"
+
+
+class Entropy(Rule):
+    """The policy has stopped exploring."""
+
+    kind = "entropy-collapse"
+    suggestion = (
+        "lower train.learning_rate or objective.delta, or add train.entropy_bonus; if the run "
+        "scores as well as it can, it is done"
+    )
+
+    def __init__(self) -> None:
+        self._entropy, self._reward = Recent("entropy"), Recent("reward")
+
+    def judge(self, record: Mapping[str, Any]) -> str | None:
+        """Allows less of a fall where the reward does not rise: entropy falls as a run learns."""
+        first, reward = self._entropy.add(record), self._reward.add(record)
+        if first is None:
+            return None
+        now, unrewarded = self._entropy.now, reward is not None and self._reward.now <= reward
+        if now >= first * (ENTROPY_LEFT_UNREWARDED if unrewarded else ENTROPY_LEFT):
+            return ""
+        more = " while the reward did not rise" if unrewarded else ""
+        return f"entropy fell from {first:.2g} nats in the first steps to {now:.2g}{more}"
+
+
+class Length(Runaway):
+    """Responses grow without bound."""
+
+    kind = "length-explosion"
+    suggestion = (
+        'set train.overlong = "soft", add a [[reward]] of type "length" or "repetition", or train '
+        'with train.reduction = "fixed_horizon"'
+    )
+    key, factor, form = "response_length", LENGTH_FACTOR, ",.0f"
+    words = "responses grew from {} tokens"
+
+    def least(self, before: float) -> float:
+        """A number of tokens more than before."""
+        return before + LENGTH_LEAST
+
+
+class Divergence(Runaway):
+    """The policy moves quickly away from its reference."""
+
+    kind = "kl-runaway"
+    suggestion = "raise reference.coefficient, or lower train.learning_rate or objective.delta"
+    key, factor, form = "reference_kl", KL_FACTOR, ".2g"
+    words = "the KL to the reference rose from {} nats per token"
+
+    def least(self, before: float) -> float:
+        """The same for every run."""
+        return KL_LEAST
+
+
+class OffPolicy(Rule):
+    """Updates within a step move so far from μ that few of the samples still count."""
+
+    kind = "off-policy"
+    suggestion = "lower train.updates_per_rollout or train.learning_rate"
+
+    def judge(self, record: Mapping[str, Any]) -> str | None:
+        """Compares the effective sample size with its limit."""
+        share = number(record.get("effective_sample_size"))
+        if share is None or share >= OFF_POLICY:
+            return "" if share is not None else None
+        return f"π is so far from μ that only {share:.0%} of the samples are in effect"
+
+
+class Truncation(Above):
+    """Many responses are cut off."""
+
+    kind = "truncation"
+    suggestion = 'raise rollout.max_new_tokens, or set train.overlong = "mask" or "soft"'
+    key, limit = "truncated_share", TRUNCATED
+    words = "of the responses are cut off by rollout.max_new_tokens"
+
+
+class Corrective(Above):
+    """For many steps, a large part of the step pulls tokens back into the trust region."""
+
+    kind = "corrective-share"
+    suggestion = (
+        "lower train.learning_rate or train.updates_per_rollout, or raise objective.delta: each "
+        "step undoes part of itself"
+    )
+    held, of = 8, 10
+    key, limit = "corrective_share", CORRECTIVE
+    words = "of the tokens are pulled back from beyond the trust region"
+
+
+class Clipped(Above):
+    """A clipping objective ignores many tokens."""
+
+    kind = "clipped-share"
+    suggestion = (
+        "lower train.learning_rate or train.updates_per_rollout, or widen the objective's range"
+    )
+    held, of = 8, 10
+    key, limit = "masked_share", CLIPPED
+    words = "of the tokens are beyond the trust region and have no gradient"
+
+
+class Skipped(Above):
+    """Updates are not applied on many steps."""
+
+    kind = "skipped-updates"
+    suggestion = (
+        'lower train.learning_rate, or set model.dtype = "float32"; where no token is left, check '
+        'train.overlong = "mask" and reward failures'
+    )
+    held = 3
+    key, limit, form = "skipped_updates", 0, "g"
+    words = "updates of the step were not applied: loss or gradient not finite, or no token left"
+
+
+class Saturated(Rule):
+    """The reward is at its ceiling: there is nothing left to learn from."""
+
+    kind = "reward-saturated"
+    suggestion = (
+        'use harder data, data.sampling = "difficulty" or rollout.dynamic_sampling_rounds, or stop '
+        "the run"
+    )
+
+    def __init__(self) -> None:
+        self._reward, self._spread = Recent("reward"), Recent("reward_std")
+
+    def judge(self, record: Mapping[str, Any]) -> str | None:
+        """Holds where the reward rose and groups, which used to differ, no longer do."""
+        reward, spread = self._reward.add(record), self._spread.add(record)
+        zero = number(record.get("zero_advantage_groups"))
+        if reward is None or spread is None or zero is None:
+            return None
+        narrow = self._spread.now <= SATURATED_SPREAD * spread
+        if zero < SATURATED or self._reward.now <= reward or not narrow:
+            return ""
+        return (
+            f"in {zero:.0%} of the groups all responses score the same, at a mean reward of "
+            f"{self._reward.now:.3g} (first {reward:.3g})"
+        )
+
+
+class ZeroAdvantage(Rule):
+    """Nearly no group has a learning signal, and not because all has been learned."""
+
+    kind = "zero-advantage"
+    suggestion = (
+        "where the reward is low, use easier data, a larger rollout.samples_per_prompt, or check "
+        "the reward with `drpo reward test`; where it is high, use harder data; "
+        "rollout.dynamic_sampling_rounds searches for groups that differ"
+    )
+
+    def __init__(self) -> None:
+        self._saturated = Saturated()
+
+    def judge(self, record: Mapping[str, Any]) -> str | None:
+        """Holds for nearly all groups, unless the reward is saturated."""
+        saturated = self._saturated.judge(record)
+        zero, reward = number(record.get("zero_advantage_groups")), number(record.get("reward"))
+        if zero is None:
+            return None
+        if zero < ZERO_ADVANTAGE or saturated:
+            return ""
+        mean = "" if reward is None else f"; the mean reward is {reward:.3g}"
+        return f"in {zero:.0%} of the groups all responses score the same{mean}"
+
+
+class Collapse(Rule):
+    """The run has lost what it had learned."""
+
+    kind = "reward-collapse"
+    suggestion = (
+        "lower train.learning_rate, train.updates_per_rollout or objective.delta, and start again "
+        "from an earlier checkpoint"
+    )
+
+    def __init__(self) -> None:
+        self._reward = Recent("reward")
+        self._best: float | None = None
+        self._last: float | None = None
+        self._changes, self._count = 0.0, 0
+
+    def judge(self, record: Mapping[str, Any]) -> str | None:
+        """Holds below half of the best median, if the fall is larger than by chance."""
+        first, value = self._reward.add(record), number(record.get("reward"))
+        if value is None:
+            return None
+        if self._last is not None:
+            self._changes, self._count = self._changes + abs(value - self._last), self._count + 1
+        self._last = value
+        if first is None:
+            return None
+        now = self._reward.now
+        self._best = best = max(now, first if self._best is None else self._best)
+        fell = best - now > COLLAPSE_NOISE * self._changes / self._count
+        if best <= 0 or now >= COLLAPSED * best or not fell:
+            return ""
+        return f"the reward fell from {best:.3g} at its best to {now:.3g}"
+
+
+class RewardFailures(Rule):
+    """A reward often fails."""
+
+    kind = "reward-failures"
+    suggestion = (
+        "read quarantine.jsonl in the run's folder, which has every failed call; raise the "
+        "reward's timeout_s or workers where it times out"
+    )
+    held = 3
+
+    def judge(self, record: Mapping[str, Any]) -> str | None:
+        """Judges the reward with the largest share of failed calls."""
+        grading = record.get("grading")
+        if not isinstance(grading, Mapping):
+            return None
+        shares = {
+            name: share for name, own in grading.items() if (share := _failed(own)) is not None
+        }
+        if not shares:
+            return None
+        name = max(shares, key=lambda one: shares[one])
+        return (
+            f"{shares[name]:.0%} of the calls of {name} fail" if shares[name] > FAILED_CALLS else ""
+        )
+
+
+def _failed(usage: Any) -> float | None:
+    if not isinstance(usage, Mapping) or not isinstance(usage.get("failures"), Mapping):
+        return None
+    calls = number(usage.get("calls"))
+    failures = sum(number(count) or 0.0 for count in usage["failures"].values())
+    return failures / calls if calls else None
+
+
+RULES: tuple[type[Rule], ...] = (
+    Gap, Skipped, Entropy, Length, Truncation, Divergence, OffPolicy, Corrective, Clipped,
+    Collapse, ZeroAdvantage, Saturated, RewardFailures,
+)  # fmt: skip

@@ -1,0 +1,209 @@
+"""The records that a run writes, as types: a step's metrics, samples, held-out scores, events."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Required, TypedDict
+
+from drpo_cli.plugins import short_name
+
+
+class RewardUsage(TypedDict, total=False):
+    """What one reward did in a step, summed over all ranks.
+
+    calls     calls made
+    seconds   time spent in them, over all processes, in seconds
+    slowest   the slowest call, in seconds
+    failures  failed calls by kind (timeout, crash, exception, …)
+    counts    what the reward counts itself, such as tokens or cost
+    """
+
+    calls: int
+    seconds: float
+    slowest: float
+    failures: dict[str, int]
+    counts: dict[str, float]
+
+
+class StepMetrics(TypedDict, total=False):
+    """One line of metrics.jsonl. Step 0 is the evaluation of the untrained model.
+
+    Only `step` is in every line. A number is null (None) where it has no finite value. Quantities
+    over responses and tokens are over all ranks; `seconds` are rank 0's.
+
+    step                          the step, from 1; 0 for the untrained model
+    held_out_set                  hash of what held-out scores depend on; in step 0
+    held_out, _low, _high         avg@k in [0, 1] and its 95 % interval; on evaluated steps
+    held_out_unscored             responses counted as wrong because a reward failed on them
+    reward, reward_std            mean and standard deviation of the total over responses
+    rewards                       mean of each reward, before its weight
+    skipped_samples               responses left out because a reward failed on them
+    grading                       what each reward did
+    zero_advantage_groups         share of groups in which all totals are equal, in [0, 1]
+    response_length               mean, in tokens
+    truncated_share               share of responses cut off by rollout.max_new_tokens
+    sampling_rounds               dynamic sampling: batches of prompts sampled
+    dropped_groups                dynamic sampling: groups sampled and not trained on
+    missing_groups                dynamic sampling: groups without a signal that were trained on
+    skipped_prompts               rows skipped so far for their length, by the option responsible
+    rows_by_rate                  difficulty sampling: rows by how often they were right
+    reference_kl                  KL(π ‖ reference), in nats per token
+    explained_variance            of the critic, 1 at best
+    value_loss                    of the critic, in reward²
+    loss                          mean over the step's updates
+    grad_norm                     global norm before clipping, mean over the step's updates
+    skipped_updates               updates that were not applied
+    learning_rate                 of the next update
+    ratio_*                       r = π/μ over response tokens
+    shift_*                       |π − μ| over response tokens, a probability
+    weight_*                      gradient weight w over response tokens
+    entropy                       mean entropy of π, in nats per token
+    diverging_share, _mass        share of tokens with A (r − 1) > 0, and of the gradient's mass
+    converging_share, _mass       share of tokens with A (r − 1) < 0, and of the gradient's mass
+    corrective_share, _mass       share of tokens with w < 0, and of the gradient's mass
+    masked_share                  share of tokens with w = 0
+    effective_sample_size         (Σ r)² / (n Σ r²), in [0, 1]
+    trained_tokens                response tokens of all updates
+    gap, gap_floor                mean |log π − log μ| after the sync, and its noise floor, in nats
+    tokens_per_second             `rollout` and `train`, in tokens per second
+    seconds                       each phase of the step, and `step`, their sum
+    peak_memory_gib               highest of any rank since the start, in GiB
+    """
+
+    step: Required[int]
+    held_out_set: str
+    held_out: float | None
+    held_out_low: float | None
+    held_out_high: float | None
+    held_out_unscored: int
+    reward: float | None
+    reward_std: float | None
+    rewards: dict[str, float | None]
+    skipped_samples: int
+    grading: dict[str, RewardUsage]
+    zero_advantage_groups: float | None
+    response_length: float | None
+    truncated_share: float | None
+    sampling_rounds: float
+    dropped_groups: float
+    missing_groups: float
+    skipped_prompts: dict[str, int]
+    rows_by_rate: dict[str, int]
+    reference_kl: float | None
+    explained_variance: float | None
+    value_loss: float | None
+    loss: float | None
+    grad_norm: float | None
+    skipped_updates: float
+    learning_rate: float
+    ratio_mean: float | None
+    ratio_min: float | None
+    ratio_p01: float | None
+    ratio_p50: float | None
+    ratio_p90: float | None
+    ratio_p99: float | None
+    ratio_max: float | None
+    shift_mean: float | None
+    shift_min: float | None
+    shift_p01: float | None
+    shift_p50: float | None
+    shift_p90: float | None
+    shift_p99: float | None
+    shift_max: float | None
+    weight_mean: float | None
+    weight_min: float | None
+    weight_p01: float | None
+    weight_p50: float | None
+    weight_p90: float | None
+    weight_p99: float | None
+    weight_max: float | None
+    entropy: float | None
+    diverging_share: float | None
+    diverging_mass: float | None
+    converging_share: float | None
+    converging_mass: float | None
+    corrective_share: float | None
+    corrective_mass: float | None
+    masked_share: float | None
+    effective_sample_size: float | None
+    trained_tokens: float
+    gap: float | None
+    gap_floor: float | None
+    tokens_per_second: dict[str, float]
+    seconds: dict[str, float]
+    peak_memory_gib: float | None
+
+
+class SampleRecord(TypedDict, total=False):
+    """One line of samples.jsonl: a response with its prompt and what it scored.
+
+    sample     number of the response among those to its prompt, from 0
+    metadata   the prompt's row of the data set
+    tokens     length of the completion
+    reward     total; None for a skipped sample
+    rewards    value of each reward; None where it failed
+    """
+
+    step: Required[int]
+    prompt_id: str
+    sample: int
+    prompt: Required[str]
+    answer: Any
+    metadata: dict[str, Any]
+    completion: Required[str]
+    truncated: bool
+    tokens: int
+    reward: float | None
+    rewards: dict[str, float | None]
+
+
+class EventRecord(TypedDict, total=False):
+    """One line of events.jsonl.
+
+    time     unix seconds
+    state    the state of the run from here on; absent where it does not change
+    resumed  the step after which the run continues
+    rank     the rank that failed
+    """
+
+    time: Required[float]
+    text: Required[str]
+    state: str
+    resumed: int
+    rank: int
+
+
+def failed_calls(metrics: Mapping[str, Any]) -> Counter[tuple[str, str]]:
+    """Counts the failed calls in a step's metrics by (reward, kind)."""
+    grading = metrics.get("grading") or {}
+    failures = {name: own.get("failures") or {} for name, own in grading.items()}
+    return Counter({(name, kind): n for name, own in failures.items() for kind, n in own.items()})
+
+
+def flatten(value: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields keys with dots and their values; a table of an array goes by its name.
+
+    `reward[tidy].weight` is the weight of the reward `tidy`. An empty table is a value, so that a
+    comparison shows where only one side has it.
+    """
+    for key, inner in value.items():
+        path = f"{above}{key}"
+        if isinstance(inner, Mapping) and inner:
+            yield from flatten(inner, f"{path}.")
+        elif isinstance(inner, list) and inner and all(isinstance(i, Mapping) for i in inner):
+            for label, table in zip(_label_tables(key, inner), inner, strict=True):
+                yield from flatten(table, f"{path}[{label}].")
+        else:
+            yield path, inner
+
+
+def _label_tables(section: str, tables: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The name of each reward and tracker, the type of every other table; repeats get a number."""
+    labels: list[str] = []
+    for number, table in enumerate(tables, 1):
+        named = table.get("name") if section in ("reward", "tracker") else None
+        label = str(named or short_name(str(table.get("type") or number)))
+        taken = sum(other.partition(" #")[0] == label for other in labels)
+        labels.append(f"{label} #{taken + 1}" if taken else label)
+    return labels

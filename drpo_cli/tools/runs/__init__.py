@@ -1,1 +1,0 @@
-"""`drpo runs`: lists runs, and says how two of them differ."""
