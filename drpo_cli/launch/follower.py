@@ -79,7 +79,7 @@ def read_spec(folder: RunFolder) -> dict[str, Any]:
     return tomllib.loads(folder.spec.read_text(encoding="utf-8"))
 
 
-def trackers_of(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
+def list_trackers(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The tracker tables of a resolved spec, each with its name and `finish_s`."""
     return [
         {"name": plugins.short_name(table["type"]), "finish_s": 30.0, **table}
@@ -198,7 +198,7 @@ def main(folder: RunFolder, end: socket.socket, seconds: float | None) -> None:
     """Follows the run for all its trackers; each has `seconds`, or its `finish_s`, at the end."""
     with suppress(OSError):
         os.nice(NICE)
-    tables = trackers_of(read_spec(folder))
+    tables = list_trackers(read_spec(folder))
     senders = [processes.fork(send, folder, table, end) for table in tables]
     has_ended(end, None)
     began = time.monotonic()

@@ -28,7 +28,7 @@ from drpo_cli.errors import EXIT_RUN_FAILED, UserError
 from drpo_cli.launch import launch_log
 from drpo_cli.launch.failures import Failures
 from drpo_cli.launch.monitor import Monitor, divert_output
-from drpo_cli.launch.tracking import following
+from drpo_cli.launch.tracking import follow_run
 from drpo_cli.plan import Plan, make_plan
 from drpo_cli.plugins import Selected
 from drpo_cli.runs import checkpoints as saved
@@ -52,7 +52,7 @@ def train(spec: Spec, resume: bool, nproc: int | None) -> int:
     world = choose_world_size(nproc)
     folder = prepare(spec, resume, world)
     failures = Failures(folder, world)
-    with following(folder):
+    with follow_run(folder):
         try:
             with (
                 folder.lock(LAUNCHER_LOCK),
@@ -100,11 +100,8 @@ def prepare_model(model: ModelSettings) -> None:
     sys.stderr.write(f"preparing the model: python {model.prepare} {folder}\n")
     code = processes.run([sys.executable, str(model.prepare), str(folder)])
     if code or not (folder / "config.json").is_file():
-        left = "a folder without a model" if folder.exists() else "no folder"
-        raise UserError(
-            f"model.prepare: {model.prepare} ended with code {code} and left {left} at {folder}",
-            "fix the script",
-        )
+        what = f"ended with code {code}" if code else f"left no config.json in {folder}"
+        raise UserError(f"model.prepare: {model.prepare} {what}", "fix the script")
 
 
 def versions(plan: Plan) -> dict[str, object]:

@@ -14,7 +14,7 @@ from typing import Any
 from drpo_cli import processes
 from drpo_cli.errors import UserError
 from drpo_cli.launch import launch_log
-from drpo_cli.launch.follower import State, read_spec, trackers_of
+from drpo_cli.launch.follower import State, list_trackers, read_spec
 from drpo_cli.runs.folder import RunFolder
 from drpo_cli.runs.records import Tail
 
@@ -23,13 +23,13 @@ GRACE_S = 5.0  # for the follower to kill what is late and to report it
 
 
 @contextmanager
-def following(folder: RunFolder, seconds: float | None = None) -> Iterator[None]:
+def follow_run(folder: RunFolder, seconds: float | None = None) -> Iterator[None]:
     """Follows the run that the body trains in the folder, for the trackers of its spec.
 
     Nothing that they do reaches the body. Afterwards each tracker has its `finish_s` seconds, or
     `seconds`, for the rest; one line per tracker says what could not be sent.
     """
-    tables = trackers_of(read_spec(folder))
+    tables = list_trackers(read_spec(folder))
     if not tables:
         yield
         return
@@ -59,14 +59,14 @@ def send(path: Path, seconds: float) -> int:
     if not folder.exists():
         raise UserError(f"{path} is not a run folder: it has no spec.toml")
     try:
-        names = [table["name"] for table in trackers_of(read_spec(folder))]
+        names = [table["name"] for table in list_trackers(read_spec(folder))]
     except ValueError as error:
         raise UserError(f"{folder.spec}: is not valid TOML: {error}", "fix it") from error
     if not names:
         raise UserError(f"{folder.spec} names no [[tracker]]", "add one there (docs/trackers.md)")
     if folder.in_use():
         raise UserError(f"{path} is training, and its trackers follow it", "wait for it to end")
-    with following(folder, seconds):
+    with follow_run(folder, seconds):
         sys.stderr.write(f"sending to {', '.join(names)}, at most {seconds:g} s …\n")
     left = [count_unsent(folder, name) for name in names]
     for name, (missing, steps) in zip(names, left, strict=True):

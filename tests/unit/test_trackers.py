@@ -17,7 +17,7 @@ import pytest
 from drpo_cli.errors import UserError
 from drpo_cli.launch import launcher as launch
 from drpo_cli.launch.follower import State
-from drpo_cli.launch.tracking import following
+from drpo_cli.launch.tracking import follow_run
 from drpo_cli.plan import describe, make_plan
 from drpo_cli.runs.alerts import alerts
 from drpo_cli.runs.folder import RunFolder
@@ -109,8 +109,8 @@ FOLLOWED = """
 import sys, time
 from pathlib import Path
 from drpo_cli.runs.folder import RunFolder
-from drpo_cli.launch.tracking import following
-with following(RunFolder(Path(sys.argv[1]))):
+from drpo_cli.launch.tracking import follow_run
+with follow_run(RunFolder(Path(sys.argv[1]))):
     time.sleep(3600)
 """
 
@@ -146,7 +146,7 @@ def test_a_killed_follower_is_reported_and_ends_no_run(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = RunFolder(run_folder(tmp_path / "a", table("Hanging"), METRICS))
-    with following(folder):
+    with follow_run(folder):
         wait_for(lambda: logged(folder.path, "Hanging") == [0])
         (follower,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
         os.kill(int(follower), signal.SIGKILL)

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from drpo_cli import processes
 from drpo_cli.launch import launch_log
-from drpo_cli.launch.tracking import following
+from drpo_cli.launch.tracking import follow_run
 from drpo_cli.runs.folder import RunFolder
 from drpo_cli.spec import Spec
 
@@ -88,7 +88,7 @@ def _main(path: Path, place: Place) -> None:
     processes.print_to(launch_log(folder))
     if place.devices is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = place.devices
-    with following(folder):
+    with follow_run(folder):
         code = _train(folder, place)
         write_here(folder)
     processes.exit_now(code)
