@@ -14,11 +14,11 @@ from drpo_cli.errors import UserError
 from drpo_cli.report import held_out, rewards, samples, training
 from drpo_cli.report.charts import Panel, Shade, colour, draw
 from drpo_cli.report.html import Table, read_asset, render, save
+from drpo_cli.runs import suspicion
 from drpo_cli.runs.alerts import Alert
 from drpo_cli.runs.folder import RunFolder, open_folder
 from drpo_cli.runs.metrics import flatten
 from drpo_cli.runs.saved import SavedRun
-from drpo_cli.runs.suspicion import suspicious
 from drpo_cli.spec.model import SECTIONS
 
 TEMPLATE = "report/templates/page.html.jinja"
@@ -85,9 +85,8 @@ def render_page(folders: Sequence[RunFolder]) -> str:
         thinned=training.describe_thinning(runs),
         training=trained,
         rewards=rewarded,
-        suspicion_method=rewards.METHOD,
+        suspicion=suspicion,
         samples=table,
-        samples_method=samples.METHOD,
         plots=draw([panel for panel in panels if panel.has_data], _alert_shades(runs)),
     )
 
@@ -114,7 +113,7 @@ def _describe_run(place: int, run: SavedRun) -> dict[str, Any]:
     spec = run.folder.spec.read_text(encoding="utf-8", errors="replace")
     suspicions = [
         (rewards.describe_pair(pair), samples.suspicious_samples(run.sample_columns, pair))
-        for pair in suspicious(run.pairs)
+        for pair in suspicion.suspicious(run.pairs)
     ]
     return {
         "name": run.name,

@@ -14,9 +14,7 @@ from drpo_cli.runs.metrics import failed_calls
 from drpo_cli.runs.saved import SavedRun
 from drpo_cli.runs.spec import role_of
 from drpo_cli.runs.suspicion import (
-    LEVEL,
     MIN_STEPS,
-    SPANS,
     Pair,
     Trend,
     ends,
@@ -34,15 +32,6 @@ TRENDS = (
     "reward", "over", "ρ of the total", "p up", "ρ of the reward", "p", "first tenth", "last tenth",
 )  # fmt: skip
 TREND_KINDS = dict.fromkeys(TRENDS[:2], "k") | dict.fromkeys(TRENDS[2:], "n")
-METHOD = (
-    "A reward is suspicious that falls while the total rises (or rises with it, where its weight "
-    "is negative). A trend is Spearman's rank correlation ρ of step and mean, over "
-    f"{SPANS} spans of equal length, of the whole run and of its last half; its p-value counts "
-    "similar neighbours as fewer observations. The total's p-value must be at most "
-    f"{LEVEL}, the reward's at most {LEVEL} divided by the number of rows above; both are "
-    f"one-sided. A reward needs values on {MIN_STEPS} steps. It is a sign, not a proof: read the "
-    "samples."
-)
 FAILURES = ("reward", "reason", "detail", "prompt", "completion", "from")
 FAILURE_KINDS = dict.fromkeys(FAILURES, "t") | {"reward": "k", "reason": "k", "from": "k"}
 LAST_FAILURES = 5

@@ -39,14 +39,6 @@ TITLES = {
 }
 COLUMNS = ("total", "rewards", "prompt", "completion", "from")
 KINDS = {"total": "n", "rewards": "t", "from": "k", "prompt": "t", "completion": "t"}
-METHOD = (
-    f"Each view has its first {SHOWN}; in all but the changed prompts, equal completions are shown "
-    "once, the newest of those that rank alike. Change: mean total of the prompt on the last step "
-    "that sampled it, minus that on the first; a sample of both steps is shown. Disagreement: each "
-    "reward is standardized over all samples of the run (minus its mean, divided by its standard "
-    "deviation, with its sign reversed where its weight is negative); it is the largest of these "
-    "values minus the smallest."
-)
 
 
 @dataclass(frozen=True)
@@ -90,6 +82,7 @@ class SamplesPart:
     views: Mapping[str, str]
     rewards: Sequence[str]
     rows: Sequence[Row]
+    shown = SHOWN
 
 
 def describe_samples(runs: Sequence[SavedRun]) -> SamplesPart | None:
