@@ -20,7 +20,11 @@ def outcome(folder: Path, fault: str = "none") -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "support.sync_case", str(folder), fault],
         cwd=TESTS,
-        env={**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "2"},
+        env={
+            "OMP_NUM_THREADS": "2",
+            **os.environ,
+            "PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS.parent}",
+        },
         capture_output=True,
         text=True,
         timeout=300,
