@@ -104,9 +104,9 @@ def test_every_shell_gets_a_script(shell: str) -> None:
 def test_completing_imports_nothing_heavy(folder: Path) -> None:
     code = (
         "import sys\n"
-        "from drpo_cli.cli import _complete as c\n"
+        "from drpo_cli.cli import completion as c\n"
         "found = [f('') for f in (c.templates, c.objectives, c.rewards, c.specs, c.run_folders)]\n"
-        "found.append(list(c._keys(c._document('demo/run.toml'))))\n"
+        "found.append(list(c._all_keys(c._read_toml('demo/run.toml'))))\n"
         "assert all(found), found\n"
         f"print(*set({HEAVY}) & set(sys.modules))"
     )
