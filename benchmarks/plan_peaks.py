@@ -120,17 +120,15 @@ def measure(case: Case, model: Path) -> dict[str, int]:
     from drpo_cli import dist
     from drpo_cli.rollout.engine.precision import Precision
     from drpo_cli.step.sync import trainer_weights
-    from drpo_cli.tools.memory.batch import Lengths, fullest
+    from drpo_cli.tools.memory.inputs import Batch, Lengths
 
     def samples(microbatches: int) -> list[Any]:
         lengths = Lengths(case.prompt, case.response)
-        return fullest(lengths, case.group, case.group * microbatches, 2**40)
+        return Batch(lengths, case.group, case.group * microbatches, 2**40).samples
 
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        small_model = make_model(
-            Path(folder) / "small", SMALL
-        )  # alone: a rank of many saves nothing
+        small_model = make_model(Path(folder) / "small", SMALL)  # before join: only one rank saves
         world = stack.enter_context(dist.join())
         options = {
             "gradient_checkpointing": case.checkpointing,
@@ -161,8 +159,8 @@ def predicted(case: Case, model: Path) -> dict[str, int]:
     """The peaks of a rank as `drpo plan` has them, without its allowances."""
     from drpo_cli.rollout.engine.precision import Precision
     from drpo_cli.settings import ModelSettings, TrainSettings
-    from drpo_cli.tools.memory.batch import Lengths
-    from drpo_cli.tools.memory.passes import Batch, Job, highest
+    from drpo_cli.tools.memory.inputs import Batch, Lengths
+    from drpo_cli.tools.memory.passes import Job, highest
     from drpo_cli.tools.memory.passes import measure as passes
 
     lengths = Lengths(case.prompt, case.response)

@@ -48,7 +48,8 @@ def packages(folder: Path, **sources: str) -> str:
 def test_this_machine_can_run_what_is_tested_on_it(tmp_path: Path) -> None:
     spec = tmp_path / "run.toml"
     model = tiny_model(tmp_path / "model")
-    judge = '[rollout]\nmax_new_tokens = 8\n[[reward]]\ntype = "judge"\nmodel = "m"\nrubric = "r"\napi_key_env = "NO_SUCH_KEY"\n'
+    judge = '[[reward]]\ntype = "judge"\nmodel = "m"\nrubric = "r"\napi_key_env = "NO_SUCH_KEY"\n'
+    judge += "[rollout]\nmax_new_tokens = 8\n"
     spec.write_text(SMALLEST.replace("some-org/some-model", str(model)) + judge)
     done = drpo("doctor", spec, "--json")
     lines = found(done)
