@@ -17,13 +17,12 @@ def make_console(stream: TextIO | None = None, width: int | None = None) -> Cons
 
 def make_table(*columns: Column | str, leading: int = 0) -> Table:
     """A table with a line below its headings."""
-    return Table(*columns, box=SIMPLE_HEAD, pad_edge=False, leading=leading)
+    return Table(*columns, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, leading=leading)
 
 
 def make_grid(*columns: Column | str, gap: int = 2) -> Table:
     """Aligned columns without headings or lines."""
-    grid = Table.grid(*columns, padding=(0, gap))
-    return grid
+    return Table.grid(*columns, padding=(0, gap))
 
 
 def numbers(headings: Sequence[str]) -> list[Column]:
