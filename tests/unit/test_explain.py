@@ -160,8 +160,10 @@ def test_the_figure_names_everything() -> None:
 @pytest.mark.parametrize(("gradient", "shaded"), [(False, [-1, -1]), (True, [-1, 1])])
 def test_the_shaded_half_is_where_the_weight_is_negative(gradient: bool, shaded: list[int]) -> None:
     drawn = figure.draw(rows(DRPO, gradient=gradient))
-    boxes = [axes.patches[0].get_bbox() for axes in drawn.axes]
-    assert [np.sign(box.y0 + box.y1) for box in boxes] == shaded
+    boxes = [axes.patches[0].get_extents() for axes in drawn.axes]
+    zero = [axes.transData.transform((0, 0))[1] for axes in drawn.axes]
+    middles = [(box.y0 + box.y1) / 2 for box in boxes]
+    assert [np.sign(y - y0) for y, y0 in zip(middles, zero, strict=True)] == shaded
 
 
 @pytest.mark.parametrize("count", [1, 3, 5])

@@ -243,51 +243,49 @@ def _phases(
     plan: Plan, passes: Measured, job: Job, engine: Engine, device: Device
 ) -> tuple[Phase, ...]:
     """Every phase of a step, in order."""
-    trained, gradients = _held(passes), passes["optimizer", "all"][GRADIENTS]
-    beside: Parts = {}  # what is there during the passes of the policy
-    awake = {"engine weights": engine.weights, "KV cache": engine.cache}
-    awake["engine's work"] = engine.working
-    asleep = awake if engine.asleep is None else {"engine asleep": engine.asleep}
-    found: list[tuple[str, list[Parts]]] = []
-    values: Measured = {}
-    if plan.spec.critic is not None:
-        values = measure(job.of_critic(plan.spec.critic.path))
-        beside["critic"] = sum(_held(values).values())
+    trained = _weights_and_moments(passes)
+    awake = {
+        "engine weights": engine.weights,
+        "KV cache": engine.cache,
+        "engine's work": engine.working,
+    }
+    asleep, syncing = awake, awake
+    if engine.asleep is not None:
+        asleep = {"engine asleep": engine.asleep}
+        syncing = {"engine weights": engine.weights, **asleep, GATHERED: engine.reload}
+    start: Parts = {WEIGHTS: trained[WEIGHTS]}
+    critic: Parts = {}  # what the critic holds during the other passes
+    frozen: Parts = {}  # what the reference holds during the other passes
+    reference, learn = [], []  # the phases of these two, where the spec has them
     if plan.spec.reference is not None:
-        frozen = measure(job.of_reference(plan.spec.reference.path))
-        replayed = highest(frozen, ["replay"])
+        replayed = highest(measure(job.of_reference(plan.spec.reference.path)), ["replay"])
         shards = replayed.pop(WEIGHTS)
         if not device.cuda:  # on a GPU the shards stay in main memory
-            beside["reference"] = shards
-        found.append(("reference", [trained, replayed, beside, asleep]))
-    start = {WEIGHTS: trained[WEIGHTS]}
-    if values:
+            frozen = {"reference": shards}
+        reference = [replayed]
+    if plan.spec.critic is not None:
+        values = measure(job.of_critic(plan.spec.critic.path))
+        critic = {"critic": sum(_weights_and_moments(values).values())}
         start["critic"] = values["optimizer", "all"][WEIGHTS]
-    sync = {"engine weights": engine.weights, "engine asleep": engine.asleep or 0}
-    sync[GATHERED] = engine.reload
-    sync = awake if engine.asleep is None else sync
-    gathered = _as_gathered(passes["sync", "all"])
+        trains = highest(values, ["train"])
+        own = {"critic": trains.pop(WEIGHTS) + trains.pop(OPTIMIZER)}
+        gradients = {GRADIENTS: passes["optimizer", "all"][GRADIENTS]}
+        learn = [_add(trains, own, gradients)]
     phases = [
         ("start", [start, awake]),
-        ("rollout", [trained, beside, awake]),
-        ("replay", [highest(passes, ["replay"]), beside, asleep]),
-        *found,
-        ("train", [highest(passes, ["train"]), beside, asleep]),
+        ("rollout", [trained, critic, frozen, awake]),
+        ("replay", [highest(passes, ["replay"]), critic, frozen, asleep]),
+        *(("reference", [trained, one, critic, frozen, asleep]) for one in reference),
+        ("train", [highest(passes, ["train"]), critic, frozen, asleep]),
+        *(("critic", [trained, one, frozen, asleep]) for one in learn),
+        ("optimizer", [passes["optimizer", "all"], critic, frozen, asleep]),
+        ("sync", [_as_gathered(passes["sync", "all"]), critic, frozen, syncing]),
+        ("proof", [highest(passes, ["probe"]), critic, frozen, awake]),
     ]
-    if values:
-        learning = highest(values, ["train"])
-        critic = {"critic": learning.pop(WEIGHTS) + learning.pop(OPTIMIZER)}
-        rest = {part: size for part, size in beside.items() if part != "critic"}
-        phases.append(("critic", [trained, {GRADIENTS: gradients}, learning, critic, rest, asleep]))
-    phases += [
-        ("optimizer", [dict(passes["optimizer", "all"]), beside, asleep]),
-        ("sync", [gathered, beside, sync]),
-        ("proof", [highest(passes, ["probe"]), beside, awake]),
-    ]
-    return tuple(Phase(name, _with_allowance(_sum(parts), plan, device)) for name, parts in phases)
+    return tuple(Phase(name, _with_allowance(_add(*parts), plan, device)) for name, parts in phases)
 
 
-def _held(passes: Measured) -> Parts:
+def _weights_and_moments(passes: Measured) -> Parts:
     """What a trained model holds between passes."""
     return {part: passes["optimizer", "all"][part] for part in (WEIGHTS, OPTIMIZER)}
 
@@ -298,7 +296,7 @@ def _as_gathered(parts: Parts) -> Parts:
     return {**held, GATHERED: sum(parts.values()) - sum(held.values())}
 
 
-def _sum(parts: list[Parts]) -> Parts:
+def _add(*parts: Parts) -> Parts:
     total: Parts = {}
     for some in parts:
         for part, size in some.items():

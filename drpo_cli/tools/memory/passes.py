@@ -1,9 +1,9 @@
 """Peak memory of the trainer's own passes, measured on fake tensors that compute nothing.
 
-Model, packing, sharding, log-probs, gradient clipping, optimizer and the gathering of a sync are
-the code that trains. The process group is torch's fake one, whose collectives return the right
-shapes and move no data. Only the loop around them is a copy, because the trainer's loop reads
-numbers (a loss, a norm) that fake tensors do not have.
+Model, packing, sharding, log-probs, optimizer and the gathering of a sync are the code that trains.
+The process group is torch's fake one, whose collectives return the right shapes and move no data.
+Only the loop around them is a copy, because the trainer's loop reads numbers (a loss, a norm) that
+fake tensors do not have.
 
 Decoder layers are alike, so a model is measured with three and with four of them: each further
 layer adds the same to each stretch of a pass. A model whose layers differ is measured whole.
@@ -210,7 +210,7 @@ def _update(job: Job, model: Any, optimizer: torch.optim.AdamW, peaks: Peaks, ba
         ((value_R * batch.scale_R).sum() * job.ranks).backward()
         del found, value_R
         peaks.mark("embedding backward")
-    # Neither clipping nor the step is run: one scales in place and the other is fused, so they
+    # The copy neither clips nor steps: the one scales in place and the other is fused, so they
     # allocate no tensor of a weight's size, but DTensor's own bookkeeping would be counted.
     peaks.begin("optimizer")
     peaks.mark("all")
