@@ -20,31 +20,19 @@ from drpo_cli.cli.reference import reference
 from drpo_cli.errors import UserError
 from drpo_cli.tools import init as scaffold
 from support.command import drpo
+from support.specs import GOOD, SMALLEST, plugin_folder, write
 
 GROUP: Any = typer.main.get_command(app)
 VERBS = {name: verb for found in verbs_by_part(GROUP).values() for name, verb in found}
 by_verb = pytest.mark.parametrize("name", [name for name, _ in verbs(GROUP)])
-SPEC = """\
-[run]
-name = "test"
-steps = 10
-[model]
-path = "some-org/some-model"
-[[data]]
-type = "./my.py:rows"
-[[reward]]
-type = "./my.py:good"
-[objective]
-delta = 12.5
-"""
+WARNED = GOOD.replace("delta = 0.2", "delta = 12.5")
+LINE = WARNED.splitlines().index("delta = 12.5") + 1
 
 
 @pytest.fixture
 def spec(tmp_path: Path) -> Path:
-    (tmp_path / "my.py").write_text("def rows(): ...\ndef good(): ...\n")
-    path = tmp_path / "run.toml"
-    path.write_text(SPEC)
-    return path
+    """A valid spec with a warning about its `delta`."""
+    return write(plugin_folder(tmp_path), WARNED)
 
 
 @pytest.fixture
@@ -53,7 +41,7 @@ def source(tmp_path: Path) -> Path:
     folder = tmp_path / "templates"
     for name in ("quickstart", "maths"):
         (folder / name / "__pycache__").mkdir(parents=True)
-        (folder / name / "run.toml").write_text(SPEC)
+        (folder / name / "run.toml").write_text(SMALLEST)
         (folder / name / "README.md").write_text(f"# The {name} run\n\nMore.\n")
     return folder
 
@@ -109,12 +97,12 @@ def test_help_and_check_import_nothing_heavy(spec: Path) -> None:
 
 
 def test_check_shows_the_arithmetic_and_the_warnings(spec: Path) -> None:
-    done = drpo("check", spec, "--set", "rollout.samples_per_prompt=4", "--nproc", "2")
+    done = drpo("check", spec, "--set", "rollout.samples_per_prompt=16", "--nproc", "2")
     assert done.returncode == 0
-    assert "64 prompts × 4 samples = 256 sequences" in done.stdout
-    assert "2 × 32 prompts" in done.stdout
-    assert f"warning: {spec}:11:9: objective.delta" in done.stderr
-    assert "  11 │ delta = 12.5\n     │         ^^^^\n" in done.stderr
+    assert "8 prompts × 16 samples = 128 sequences" in done.stdout
+    assert "2 × 4 prompts" in done.stdout
+    assert f"warning: {spec}:{LINE}:9: objective.delta" in done.stderr
+    assert f"  {LINE} │ delta = 12.5\n     │         ^^^^\n" in done.stderr
     assert done.stdout.endswith(f"{spec} is valid: 1 warning in {spec}\n")
 
 
