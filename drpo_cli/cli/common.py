@@ -59,7 +59,9 @@ class ListsByDefault(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Puts `list` in front of arguments that name no command."""
-        if not args or args[0] not in (*self.commands, *ctx.help_option_names):
+        completes_command = ctx.resilient_parsing and not args  # `drpo runs di` and TAB
+        known = (*self.commands, *ctx.help_option_names)
+        if not completes_command and (not args or args[0] not in known):
             args = ["list", *args]
         return super().parse_args(ctx, args)
 

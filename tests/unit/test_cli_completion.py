@@ -67,6 +67,9 @@ def offered(folder: Path, *words: str) -> list[str]:
     [
         (["expo"], ["export"]),
         (["reward", "sh"], ["show"]),
+        (["runs", "d"], ["diff"]),
+        (["runs", "demo", "--js"], ["--json"]),
+        (["runs", "diff", "demo/runs/"], ["demo/runs/first"]),
         (["train", "--re"], ["--resume"]),
         (["init", "--template", "qu"], ["quickstart"]),
         (["explain", "d"], ["dppo", "drpo"]),
@@ -99,6 +102,15 @@ def test_all_plugins_and_templates_are_offered(folder: Path) -> None:
 def test_every_shell_gets_a_script(shell: str) -> None:
     shown = drpo("--show-completion", shell, _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
     assert shown.returncode == 0 and "_DRPO_COMPLETE=complete_" + shell in shown.stdout
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_the_other_shells_are_answered_too(shell: str) -> None:
+    """What their scripts ask, without the shell: few machines have them."""
+    for words, expected in (("drpo expo", "export"), ("drpo train --set train.lea", "learning")):
+        asked = {"_TYPER_COMPLETE_ARGS": words, "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+        done = drpo(_DRPO_COMPLETE=f"complete_{shell}", **asked)
+        assert done.returncode == 0 and expected in done.stdout
 
 
 def test_completing_imports_nothing_heavy(folder: Path) -> None:

@@ -16,9 +16,7 @@ from drpo_cli.errors import UserError
 from drpo_cli.tools.tables import make_console, make_grid
 
 Status = Literal["ok", "warning", "wrong"]
-MACHINE_ERRORS = (
-    UserError, OSError, ImportError, ValueError, RuntimeError, subprocess.SubprocessError,
-)  # fmt: skip
+ERRORS = (OSError, ImportError, ValueError, RuntimeError, subprocess.SubprocessError)
 """Errors that a check may raise on a machine that is not set up as it should be."""
 STYLES = {"ok": "green", "warning": "yellow", "wrong": "bold red"}
 NARROW = 60
@@ -55,7 +53,7 @@ def run_check(name: str, check: Callable[[], Iterable[Finding]]) -> list[Finding
     found: list[Finding] = []
     try:
         found.extend(check())
-    except MACHINE_ERRORS as error:
+    except (UserError, *ERRORS) as error:
         text = f"could not be checked: {type(error).__name__}: {error}"
         found.append(warning(name, text, "fix the cause; a run may meet the same error"))
     return found
