@@ -121,17 +121,15 @@ def measure(case: Case, model: Path) -> dict[str, int]:
     from drpo_cli import dist
     from drpo_cli.rollout.engine.precision import Precision
     from drpo_cli.step.sync import trainer_weights
-    from drpo_cli.tools.memory.batch import Lengths, fullest
+    from drpo_cli.tools.memory.inputs import Batch, Lengths
 
     def samples(microbatches: int) -> Any:
         lengths = Lengths(case.prompt, case.response)
-        return fullest(lengths, case.group, case.group * microbatches, 2**40)
+        return Batch(lengths, case.group, case.group * microbatches, 2**40).rows
 
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        small_model = make_model(
-            Path(folder) / "small", SMALL
-        )  # alone: a rank of many saves nothing
+        small_model = make_model(Path(folder) / "small", SMALL)  # before join: only one rank saves
         world = stack.enter_context(dist.join())
         options = {
             "gradient_checkpointing": case.checkpointing,
@@ -162,8 +160,8 @@ def predict(case: Case, model: Path) -> dict[str, int]:
     """Predicts the peaks of a rank as `drpo plan` does, without its allowances."""
     from drpo_cli.rollout.engine.precision import Precision
     from drpo_cli.settings import ModelSettings, TrainSettings
-    from drpo_cli.tools.memory.batch import Lengths
-    from drpo_cli.tools.memory.passes import Batch, Job, highest
+    from drpo_cli.tools.memory.inputs import Batch, Lengths
+    from drpo_cli.tools.memory.passes import Job, highest
     from drpo_cli.tools.memory.passes import measure as passes
 
     lengths = Lengths(case.prompt, case.response)

@@ -1,4 +1,4 @@
-"""The verbs. Each only reads its arguments and calls the module that does the work."""
+"""The verbs. Each reads its arguments and calls the module that does the work."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from typing import Annotated
 import typer
 
 from drpo_cli import __version__
-from drpo_cli.cli import after, before, during, preview
-from drpo_cli.cli._options import app
+from drpo_cli.cli import after, before, during
+from drpo_cli.cli.common import app
 from drpo_cli.errors import EXIT_USER_ERROR, UserError
 
-__all__ = ["after", "app", "before", "during", "main", "preview"]
+__all__ = ["after", "app", "before", "during", "main"]
 
 
 def main() -> None:
-    """The `drpo` command. Exits 2 on a user's mistake, 1 with a traceback on a bug."""
+    """Runs the `drpo` command. Exits 2 on a user's mistake, 1 with a traceback on a bug."""
     try:
         try:
-            app()
+            app(prog_name="drpo")  # also as `python -m drpo_cli`
         finally:
             sys.stdout.flush()
     except UserError as error:
-        _say(error)
+        _report(error)
         sys.exit(EXIT_USER_ERROR)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more when it ends
-        where = error.filename or "what the output goes to"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes stdout again when it exits
+        where = error.filename or "the output"
         sys.stderr.write(f"error: {where}: the disk is full; free some space and try again\n")
         sys.exit(EXIT_USER_ERROR)
 
 
-def _say(error: UserError) -> None:
+def _report(error: UserError) -> None:
     from drpo_cli.spec.problems import SpecError
 
     if isinstance(error, SpecError):
@@ -50,7 +50,7 @@ def _say(error: UserError) -> None:
     sys.stderr.write(f"error: {text}\n" if "\n" not in text else f"error:\n{text}\n")
 
 
-def _version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"drpo {__version__}")
         raise typer.Exit
@@ -59,7 +59,10 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def drpo(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     """Post-train language models with Divergence Regularized Policy Optimization."""

@@ -1,4 +1,4 @@
-"""Verbs for training and for watching it."""
+"""Verbs for during a run: train, watch, compare."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Annotated
 
 import typer
 
-from drpo_cli.cli import _complete
-from drpo_cli.cli._help import examples
-from drpo_cli.cli._options import Overrides, Processes, SpecFile, app
+from drpo_cli.cli import completion
+from drpo_cli.cli.common import DURING, Overrides, Processes, SpecFile, app, examples
 
 
 @app.command(
+    rich_help_panel=DURING,
     epilog=examples(
         "drpo train demo/run.toml",
         "drpo train demo/run.toml --set train.learning_rate=2e-4 --set run.name=slower --nproc 2",
         "drpo train demo/run.toml --resume",
-    )
+    ),
 )
 def train(
     spec: SpecFile,
@@ -27,29 +27,33 @@ def train(
     ] = False,
     nproc: Processes = None,
 ) -> None:
-    """Train on this machine, one process per device.
+    """Train on this machine, with one process per device.
 
-    The run's folder is `<run.folder>/<run.name>`. It must not be in use or finished; an unfinished
-    run needs `--resume`. There is one process for each visible GPU, or one on a CPU, unless
-    `--nproc` says otherwise; it can be at most the number of GPUs, or of cores on a CPU. On SIGINT
-    or SIGTERM the run finishes its step and saves.
+    Writes to the folder `<run.folder>/<run.name>`. Refuses a folder that is in use or whose run is
+    finished, and one with an unfinished run unless `--resume` is given. By default it starts one
+    process per visible GPU, or one process on a CPU. `--nproc` changes the number, up to the number
+    of GPUs or, on a CPU, of cores. On SIGINT or SIGTERM it finishes the step and saves a
+    checkpoint.
     """
     from drpo_cli.spec import load
 
-    loaded = load(spec, set_ or [])  # a wrong spec fails before torch is imported
+    loaded = load(spec, set_ or [])  # report a wrong spec before importing torch
     from drpo_cli.launch.launcher import train as launch
 
     raise typer.Exit(launch(loaded, resume, nproc))
 
 
-@app.command(epilog=examples("drpo watch demo/runs/quickstart", "drpo watch demo/runs --once"))
+@app.command(
+    rich_help_panel=DURING,
+    epilog=examples("drpo watch demo/runs/quickstart", "drpo watch demo/runs --once"),
+)
 def watch(
     runs: Annotated[
         list[Path],
         typer.Argument(
             metavar="RUN_DIR...",
             help="Run folders, or folders of runs.",
-            autocompletion=_complete.run_folders,
+            autocompletion=completion.run_folders,
         ),
     ],
     once: Annotated[
@@ -57,18 +61,20 @@ def watch(
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.svg", help="Draw the runs as they are now, and exit."),
+        typer.Option(metavar="FILE.svg", help="Draw the runs as they are now to a file, and exit."),
     ] = None,
 ) -> None:
     """Watch runs, running or ended, from another terminal.
 
-    This is the view that `drpo train` shows. It reads only the files of the run folder, so it also
-    works for runs of `drpo compare`, and for runs of another machine if their folder is shared.
-    Several runs are shown side by side, one below the other, or in one row each, depending on the
-    size of the terminal. A folder of runs, such as `runs` or a grid's, stands for all runs in it.
+    Shows the view that `drpo train` shows. It only reads the files of the run folder, so it also
+    works for the runs of `drpo compare`, and for runs on another machine that shares the folder.
+    Several runs are shown side by side, one below the other, or one per row, depending on the size
+    of the terminal. A folder that contains runs, such as `runs` or the folder of a grid, means all
+    of its runs.
 
-    It ends when all runs have ended (exit code 0, even if they failed), or with Ctrl-C (130),
-    which does not reach the runs. If stdout is not a terminal it writes one line per step.
+    Ends when all runs have ended (exit code 0, also when a run failed) or on Ctrl-C (exit code
+    130), which does not affect the runs. When stdout is not a terminal, it writes one line per
+    step.
     """
     from drpo_cli.report.view.command import watch as show
 
@@ -76,6 +82,8 @@ def watch(
 
 
 @app.command(
+    name="compare",
+    rich_help_panel=DURING,
     epilog=examples(
         "drpo compare demo/run.toml --vary objective=drpo:delta=0.2,dppo,grpo --seeds 0-4",
         "drpo compare demo/run.toml --vary objective=drpo,spo --vary train.learning_rate=1e-3,5e-4",

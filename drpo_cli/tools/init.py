@@ -1,4 +1,4 @@
-"""`drpo init`: a run folder from a template."""
+"""`drpo init`: creates a run folder from a template."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from drpo_cli.errors import UserError
 from drpo_cli.spec import schema
 
 NOT_COPIED = ("__pycache__", "runs", "model", "models", schema.FILE)
-"""What runs and editors would leave inside a template."""
+"""What runs and editors may have left in a template."""
 
 
 def template_folder() -> Path:
-    """Where the templates are: inside the installed package, or beside it in a checkout."""
+    """The folder of the templates: in the installed package, or next to it in a checkout."""
     package = Path(__file__).parents[1]
     shipped = package / "templates"
     return shipped if shipped.is_dir() else package.parent / "templates"
@@ -29,24 +29,27 @@ def templates(source: Path) -> dict[str, str]:
 
 
 def init(folder: Path, template: str, source: Path) -> tuple[str, ...]:
-    """Copies a template to `folder`, all of it or nothing, and the spec's schema for editors.
+    """Copies a template to `folder`, either all of it or nothing, and adds the spec's schema.
 
-    The schema is that of what is installed here, so it comes from no template; returns what there
-    is to say of it. Raises UserError for an unknown template, or when `folder` holds something.
+    The schema describes the plugins that are installed here, so no template has it; returns the
+    warnings from writing it. Raises UserError for an unknown template, or when `folder` is not
+    empty.
     """
     known = templates(source)
     if template not in known:
         close = difflib.get_close_matches(template, known, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        raise UserError(f"there is no template {template!r}; {hint}there are: {', '.join(known)}")
+        fix = f"{hint}there are: {', '.join(known)}"
+        raise UserError(f"there is no template {template!r}", fix)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
     if folder.exists() or folder.is_symlink():
-        raise UserError(f"{folder} exists and is not empty; choose another folder, or remove it")
+        raise UserError(f"{folder} exists and is not empty", "choose another folder, or remove it")
     try:
         return _copy(source / template, folder)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written: {error.strerror}; choose another") from error
+        what = f"{folder}: cannot be written: {error.strerror}"
+        raise UserError(what, "choose another folder") from error
 
 
 def _copy(template: Path, folder: Path) -> tuple[str, ...]:

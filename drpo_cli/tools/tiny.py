@@ -1,8 +1,8 @@
-"""`python -m drpo_cli.tools.tiny FOLDER`: a random chat model, to try a spec with.
+"""`python -m drpo_cli.tools.tiny FOLDER`: makes a small random chat model, to try a spec with.
 
-It knows nothing and learns nothing worth having; it takes a run through every one of its parts, on
-a CPU, without a download. One token a byte, so that any prompt can be read; a chat template of
-roles and line breaks.
+The model is useless after training too; it exercises every part of a run on a CPU, without a
+download. It has one token per byte, so that it can read any prompt, and a chat template of roles
+and line breaks.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 SEED = 0
-SPREAD = 0.08  # of every weight matrix: enough that some tokens are likelier than others
-CONTEXT = 8192  # tokens; a byte is one
+SPREAD = 0.08  # standard deviation of the weights: some tokens are likelier than others
+CONTEXT = 8192  # tokens, which are bytes
 VOCABULARY = 320  # a multiple of 64, which every engine's kernels accept
 PAD, START, END = "<|pad|>", "<|start|>", "<|end|>"
 CHAT = (
@@ -33,9 +33,9 @@ CHAT = (
 
 
 def make(folder: Path) -> None:
-    """Writes model and tokenizer, the same everywhere. Raises UserError when `folder` is there."""
+    """Writes the model and its tokenizer, always the same. Raises UserError if `folder` exists."""
     if folder.exists():
-        raise UserError(f"{folder} exists; name another folder, or remove it")
+        raise UserError(f"{folder} exists", "name another folder, or remove it")
     partial = folder.with_name(folder.name + ".partial")
     tokenizer().save_pretrained(partial)
     model().save_pretrained(partial)
@@ -43,7 +43,7 @@ def make(folder: Path) -> None:
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte, the three markers of the chat template, and unused ones up to the size."""
+    """A tokenizer of bytes, with the markers of the chat template and some unused tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

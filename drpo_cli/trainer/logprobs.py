@@ -9,6 +9,7 @@ exponentials and the entropy (Milakov and Gimelshein, https://arxiv.org/abs/1805
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,12 +25,20 @@ class Head:
 
     softcap      logits ← softcap · tanh(logits / softcap), where the architecture has it (Gemma)
     multiplier   a constant factor on the logits, where the architecture has one (Cohere, Granite)
+    slices       cuts tokens and words into blocks: `slices(total, size)`
     """
 
-    def __init__(self, temperature: float, softcap: float | None = None, multiplier: float = 1.0):
+    def __init__(
+        self,
+        temperature: float,
+        softcap: float | None = None,
+        multiplier: float = 1.0,
+        slices: Callable[[int, int], list[slice]] | None = None,
+    ):
         self.scale = multiplier
         self.temperature = temperature
         self.softcap = softcap
+        self.slices = slices or cut
 
     def __call__(self, hidden_CD: Tensor, weight_WD: Tensor, bias_W: Tensor | None) -> Tensor:
         """Float32 logits [C, W], divided by the temperature. Not for autograd."""
@@ -63,8 +72,8 @@ class _BlockwiseLogProbs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         sums = _Sums(target_T)
         tall, wide = _shape(len(target_T), len(weight_VD), block)
-        for words in _slices(len(weight_VD), wide):
-            for rows in _slices(len(target_T), tall):
+        for words in head.slices(len(weight_VD), wide):
+            for rows in head.slices(len(target_T), tall):
                 logits_CW = head(hidden_TD[rows], weight_VD[words], _part(bias_V, words))
                 sums.add(rows, words, logits_CW)
         log_mass_T = sums.mass_T.log()
@@ -89,9 +98,9 @@ class _BlockwiseLogProbs(torch.autograd.Function):
         grad_weight_VD = torch.empty_like(weight_VD)
         grad_bias_V = None if bias_V is None else torch.zeros_like(bias_V, dtype=torch.float32)
         tall, wide = _shape(len(target_T), len(weight_VD), ctx.block)
-        for words in _slices(len(weight_VD), wide):
+        for words in ctx.head.slices(len(weight_VD), wide):
             grad_WD = torch.zeros_like(weight_VD[words], dtype=torch.float32)
-            for rows in _slices(len(target_T), tall):
+            for rows in ctx.head.slices(len(target_T), tall):
                 logits_CW = ctx.head(hidden_TD[rows], weight_VD[words], _part(bias_V, words))
                 slope_CW = ctx.head.slope(logits_CW)
                 grad_CW = _logit_gradient(
@@ -191,5 +200,6 @@ def _part(bias_V: Tensor | None, words: slice) -> Tensor | None:
     return None if bias_V is None else bias_V[words]
 
 
-def _slices(total: int, size: int) -> list[slice]:
+def cut(total: int, size: int) -> list[slice]:
+    """Slices of `size` that cover `total`; the last one may be shorter."""
     return [slice(at, min(at + size, total)) for at in range(0, total, size)]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from support.command import drpo
+from support.specs import SMALLEST
 
 ROOT = Path(__file__).parents[2]
 TOLERANCE = 0.15
@@ -40,21 +41,13 @@ QWEN3_8B = {
     "max_position_embeddings": 40_960,
     "tie_word_embeddings": False,
 }
-SPEC = """\
-[run]
-name = "planned"
-steps = 10
-[model]
-path = "model"
-[[data]]
-type = "arithmetic"
+SPEC = f"""\
+{SMALLEST.replace("some-org/some-model", "model")}
 [rollout]
 prompts_per_step = 32
 samples_per_prompt = 16
 max_new_tokens = 4096
 context_length = 5120
-[[reward]]
-type = "exact_match"
 [train]
 gradient_checkpointing = true
 """
@@ -69,15 +62,17 @@ def spec(tmp_path: Path) -> Path:
     return path
 
 
-def planned(spec: Path, *options: object) -> tuple[int, dict[str, Any]]:
-    """Exit code and JSON of the command."""
+def planned(spec: Path, *options: object, fits: bool) -> dict[str, Any]:
+    """The JSON of a plan that fits, with exit code 0, or of one that does not, with 1."""
     ran = drpo("plan", spec, "--json", *options)
-    assert ran.returncode in (0, 1), ran.stderr
-    return ran.returncode, json.loads(ran.stdout)
+    assert ran.returncode == (0 if fits else 1), ran.stderr
+    found: dict[str, Any] = json.loads(ran.stdout)
+    assert found["fits"] is fits
+    return found
 
 
 @pytest.mark.parametrize(("kind", "ranks"), [("plain", 1), ("checkpointing", 2)])
-def test_predicted_peaks_are_measured_ones(kind: str, ranks: int):
+def test_predicted_peaks_are_measured_ones(kind: str, ranks: int) -> None:
     ran = subprocess.run(
         [sys.executable, "-c", MEASURE, kind, str(ranks)],
         cwd=ROOT,
@@ -92,11 +87,12 @@ def test_predicted_peaks_are_measured_ones(kind: str, ranks: int):
         assert abs(predicted[work] / size - 1) < TOLERANCE, (work, predicted, measured)
 
 
-def test_a_model_of_eight_billion_fits_eight_gpus_and_not_one(spec: Path):
-    code, found = planned(spec, "--gpus", 8, "--gpu", "h100-80g", "--nodes", 2)
+def test_a_model_of_eight_billion_fits_sixteen_gpus_and_not_one(spec: Path) -> None:
+    assert planned(spec, "--gpu", "h100-80g", fits=False)["free"] < 0
+    found = planned(spec, "--gpus", 8, "--gpu", "h100-80g", "--nodes", 2, fits=True)
     phases = {phase["name"]: phase["parts"] for phase in found["phases"]}
     weights, ranks = 8_190_735_360, 16
-    assert (code, found["fits"], found["parameters"]) == (0, True, weights)
+    assert found["parameters"] == weights
     assert phases["optimizer"]["weights"] == pytest.approx(4 * weights / ranks, rel=1e-3)
     assert phases["rollout"]["optimizer"] == pytest.approx(8 * weights / ranks, rel=1e-3)
     assert phases["rollout"]["engine weights"] == 2 * weights
@@ -109,7 +105,7 @@ def test_a_model_of_eight_billion_fits_eight_gpus_and_not_one(spec: Path):
     assert any("one node today" in note for note in found["notes"])
 
 
-def test_what_is_shown_fits_eighty_columns(spec: Path):
+def test_what_is_shown_fits_eighty_columns(spec: Path) -> None:
     small = ("rollout.prompts_per_step=1", "rollout.samples_per_prompt=4", 'model.dtype="float32"')
     changes = [part for change in small for part in ("--set", change)]
     shown = drpo("plan", spec, "--gpu", "cpu-200g", *changes)
@@ -122,14 +118,13 @@ def test_what_is_shown_fits_eighty_columns(spec: Path):
     assert lines[-1].endswith(" GiB, and then it fits)")
 
 
-def test_advice_is_what_the_plan_says_of_the_changed_spec(spec: Path):
+def test_advice_is_what_the_plan_says_of_the_changed_spec(spec: Path) -> None:
     options = ("--gpus", 8, "--gpu", "h100-80g", "--set", "train.gradient_checkpointing=false")
-    code, found = planned(spec, *options)
+    found = planned(spec, *options, fits=False)
     best = found["advice"][0]
-    assert code == 1 and found["tightest"] == "train"
+    assert found["tightest"] == "train"
     assert best["set"] == ["train.gradient_checkpointing=true"] and best["fits"]
-    code, changed = planned(spec, *options[:-1], best["set"][0])
-    assert code == 0
+    changed = planned(spec, *options[:-1], best["set"][0], fits=True)
     assert changed["free"] - found["free"] == best["room"]
 
 
@@ -142,7 +137,7 @@ def test_advice_is_what_the_plan_says_of_the_changed_spec(spec: Path):
         (("--set", "model.path=nobody/nothing"), "model.path: nobody/nothing has no configuration"),
     ],
 )
-def test_what_cannot_be_planned_is_said(spec: Path, options: tuple[str, ...], said: str):
+def test_what_cannot_be_planned_is_said(spec: Path, options: tuple[str, ...], said: str) -> None:
     ran = drpo("plan", spec, *options, HF_HUB_OFFLINE="1")
     assert ran.returncode == 2
     assert said in ran.stderr and "Traceback" not in ran.stderr

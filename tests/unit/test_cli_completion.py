@@ -67,6 +67,9 @@ def offered(folder: Path, *words: str) -> list[str]:
     [
         (["expo"], ["export"]),
         (["reward", "sh"], ["show"]),
+        (["runs", "d"], ["diff"]),
+        (["runs", "demo", "--js"], ["--json"]),
+        (["runs", "diff", "demo/runs/"], ["demo/runs/first"]),
         (["train", "--re"], ["--resume"]),
         (["init", "--template", "qu"], ["quickstart"]),
         (["explain", "d"], ["dppo", "drpo"]),
@@ -101,12 +104,21 @@ def test_every_shell_gets_a_script(shell: str) -> None:
     assert shown.returncode == 0 and "_DRPO_COMPLETE=complete_" + shell in shown.stdout
 
 
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_the_other_shells_are_answered_too(shell: str) -> None:
+    """What their scripts ask, without the shell: few machines have them."""
+    for words, expected in (("drpo expo", "export"), ("drpo train --set train.lea", "learning")):
+        asked = {"_TYPER_COMPLETE_ARGS": words, "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+        done = drpo(_DRPO_COMPLETE=f"complete_{shell}", **asked)
+        assert done.returncode == 0 and expected in done.stdout
+
+
 def test_completing_imports_nothing_heavy(folder: Path) -> None:
     code = (
         "import sys\n"
-        "from drpo_cli.cli import _complete as c\n"
+        "from drpo_cli.cli import completion as c\n"
         "found = [f('') for f in (c.templates, c.objectives, c.rewards, c.specs, c.run_folders)]\n"
-        "found.append(list(c._keys(c._document('demo/run.toml'))))\n"
+        "found.append(list(c._all_keys(c._read_toml('demo/run.toml'))))\n"
         "assert all(found), found\n"
         f"print(*set({HEAVY}) & set(sys.modules))"
     )

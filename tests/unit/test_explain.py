@@ -13,8 +13,8 @@ import pytest
 from drpo_cli import plugins
 from drpo_cli.errors import UserError
 from drpo_cli.tools.explain import curves, figure, terminal
-from drpo_cli.tools.explain.command import explain
-from drpo_cli.tools.explain.request import MU, read_mu, read_variant, read_variants
+from drpo_cli.tools.explain.command import MU, explain, read_mu, read_variant, read_variants
+from drpo_cli.tools.explain.curves import Panel
 from support.command import drpo
 
 DRPO = "drpo:delta=0.2"
@@ -26,9 +26,9 @@ def at(variant: str, mu: float, pi: float, adv: float, gradient: bool = False) -
     return float(drawn[0])
 
 
-def rows(*variants: str, mu: tuple[float, ...] = MU, gradient: bool = False):
+def rows(*variants: str, mu: tuple[float, ...] = MU, gradient: bool = False) -> list[list[Panel]]:
     return [
-        [curves.panel(variant, adv, mu, gradient) for variant in read_variants(variants)]
+        [curves.make_panel(variant, adv, mu, gradient) for variant in read_variants(variants)]
         for adv in (1.0, -1.0)
     ]
 
@@ -66,7 +66,7 @@ def test_drawn_is_the_closed_form(
 
 def test_a_curve_covers_all_of_pi_and_holds_its_mu() -> None:
     for mu in (1e-9, 0.01, 0.3, 1.0):
-        (curve,) = curves.panel(read_variant(DRPO), 1, (mu,), gradient=False).curves
+        (curve,) = curves.make_panel(read_variant(DRPO), 1, (mu,), gradient=False).curves
         assert 0 < curve.pi_T[0] <= 0.002 and curve.pi_T[-1] == 1 and mu in curve.pi_T
         assert (np.diff(curve.pi_T) > 0).all() and np.isfinite(curve.value_T).all()
         closed_T = 1 - (curve.pi_T - mu) / 0.2
@@ -91,7 +91,7 @@ def test_a_curve_covers_all_of_pi_and_holds_its_mu() -> None:
 def test_edges_are_where_the_weight_reaches_zero(
     variant: str, adv: float, edges: list[float], gradient: bool
 ) -> None:
-    panel = curves.panel(read_variant(variant), adv, (0.3,), gradient)
+    panel = curves.make_panel(read_variant(variant), adv, (0.3,), gradient)
     assert panel.edges(panel.curves[0]) == pytest.approx(edges, abs=0.004)
 
 
@@ -160,8 +160,10 @@ def test_the_figure_names_everything() -> None:
 @pytest.mark.parametrize(("gradient", "shaded"), [(False, [-1, -1]), (True, [-1, 1])])
 def test_the_shaded_half_is_where_the_weight_is_negative(gradient: bool, shaded: list[int]) -> None:
     drawn = figure.draw(rows(DRPO, gradient=gradient))
-    boxes = [axes.patches[0].get_bbox() for axes in drawn.axes]
-    assert [np.sign(box.y0 + box.y1) for box in boxes] == shaded
+    boxes = [axes.patches[0].get_extents() for axes in drawn.axes]
+    zero = [axes.transData.transform((0, 0))[1] for axes in drawn.axes]
+    middles = [(box.y0 + box.y1) / 2 for box in boxes]
+    assert [np.sign(y - y0) for y, y0 in zip(middles, zero, strict=True)] == shaded
 
 
 @pytest.mark.parametrize("count", [1, 3, 5])
@@ -186,7 +188,9 @@ def test_a_figure_is_written_and_always_the_same(tmp_path: Path, suffix: str) ->
 
 
 def test_a_figure_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"x\.jpg: no such kind of figure; end it in \.png"):
+    with pytest.raises(
+        UserError, match=r"x\.jpg: unknown figure format; use a name that ends in \.png"
+    ):
         explain([DRPO], None, False, tmp_path / "x.jpg")
     with pytest.raises(UserError, match=r"cannot be written: .*; choose another"):
         explain([DRPO], None, False, tmp_path / "gone" / "x.png")
@@ -213,7 +217,7 @@ def test_mu_is_read_sorted_and_checked() -> None:
     for wrong in ("0", "1.1", "-0.1", "x", "", "0.1,,0.2", "nan", "inf"):
         with pytest.raises(UserError, match="is not a probability"):
             read_mu(wrong)
-    with pytest.raises(UserError, match="has 10 values; a panel holds at most 9"):
+    with pytest.raises(UserError, match="has 10 values; give at most 9"):
         read_mu(",".join(f"0.{i}5" for i in range(10)))
 
 
@@ -243,7 +247,7 @@ def test_the_command_draws_writes_and_refuses(tmp_path: Path) -> None:
     for arguments, said in (
         (["drpo:delta=0"], "error: drpo:delta=0: delta: is 0; must be above 0"),
         ([DRPO, "--mu", "2"], "error: --mu: '2' is not a probability"),
-        ([DRPO, "--out", "x.gif"], "error: --out x.gif: no such kind of figure"),
+        ([DRPO, "--out", "x.gif"], "error: --out x.gif: unknown figure format"),
     ):
         done = drpo("explain", *arguments)
         assert (done.returncode, done.stdout) == (2, "")

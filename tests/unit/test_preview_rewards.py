@@ -110,7 +110,7 @@ def test_samples_of_a_file_are_scored_as_a_group(spec: Path, tmp_path: Path) -> 
     }
     assert found["quarantine"] == []
     assert "4 samples of 1 prompt:" in done.stdout
-    assert "has the answer, and a low total: sample 4" in done.stdout
+    assert "has the answer, but a low total: sample 4" in done.stdout
 
 
 def test_failures_are_shown_by_kind_with_the_users_line_and_exit_1(spec: Path) -> None:
@@ -191,7 +191,7 @@ def test_a_page_has_options_examples_and_a_table_that_loads() -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("length\nSoft punishment of long responses")
     assert "config, tokens" in done.stdout and "in the trainer's own process" in done.stdout
-    own, shared = (done.stdout.index(part) for part in ("soft_limit   whole", "timeout_s"))
+    own, shared = (done.stdout.index(part) for part in ("soft_limit  whole", "timeout_s"))
     assert own < shared < done.stdout.index("tokens: (1, 1, 1, 1)")
     (table,) = tomllib.loads(done.stdout[done.stdout.index("[[reward]]") :])["reward"]
     assert table == {"type": "length", "soft_limit": 4, "limit": 8}

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from drpo_cli.errors import UserError
-from drpo_cli.tools.preview.samples import as_line, read_groups
-from drpo_cli.tools.preview.summary import contains, distribution
+from drpo_cli.tools.preview.completions import as_line, read_groups
+from drpo_cli.tools.preview.scores import contains, distribution
 
 
 def write(folder: Path, *lines: Mapping[str, Any] | str) -> Path:

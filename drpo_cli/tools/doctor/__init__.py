@@ -1,1 +1,1 @@
-"""What `drpo doctor` does: looks at a machine before a run does."""
+"""`drpo doctor`: checks a machine before a run uses it."""

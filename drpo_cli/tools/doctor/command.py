@@ -1,112 +1,100 @@
-"""What `drpo doctor` does: starts what is slow at once, looks at the rest meanwhile."""
+"""`drpo doctor`: starts the slow checks in processes, and does the others meanwhile."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from importlib import util
 from pathlib import Path
 
 from drpo_cli.errors import EXIT_RUN_FAILED, UserError
 from drpo_cli.spec import Spec, load
-from drpo_cli.tools.doctor import devices, folders, needs, resources, selftests, show, software
-from drpo_cli.tools.doctor.findings import Finding, looked, ok, wrong
-from drpo_cli.tools.doctor.probe import Answer, ask
-from drpo_cli.tools.doctor.sandbox import sandbox
+from drpo_cli.tools.doctor import devices, machine, needs, software
+from drpo_cli.tools.doctor.findings import Finding, as_json, ok, run_check, show, wrong
+from drpo_cli.tools.doctor.probe import ask
 
-TORCH_S = 60.0
+TORCH_S, IMPORT_S, ALL_REDUCE_S = 60.0, 120.0, 45.0
+"""Time limits of the processes."""
 
 
 def doctor(path: Path | None, json_out: bool) -> int:
-    """Shows every finding; returns 1 where something is wrong."""
+    """Prints every finding; returns 1 when something is wrong, else 0."""
     findings = examine(path)
     if json_out:
-        sys.stdout.write(show.as_json(findings) + "\n")
+        sys.stdout.write(as_json(findings) + "\n")
     else:
-        show.show(findings, sys.stdout)
+        show(findings, sys.stdout)
     return EXIT_RUN_FAILED if any(each.status == "wrong" for each in findings) else 0
 
 
-@dataclass(frozen=True)
-class Slow:
-    """What takes seconds: processes that import, and the sandbox's own trial."""
-
-    training: Future[Answer]
-    models: Future[Answer]
-    torchvision: Future[list[Finding]]
-    all_reduce: Future[Answer]
-    sandbox: Future[list[Finding]]
-
-
 def examine(path: Path | None) -> list[Finding]:
-    """All findings, in the order they are shown; with a spec, also what that one needs."""
-    spec, said = _spec(path)
+    """All findings in the order in which they are shown; with a spec, also its own."""
+    spec, of_spec = _load(path)
     engine = spec.rollout.type if spec else None
     vllm = engine == "vllm" or (engine is None and software.has_vllm())
+    names = [*software.MODELS, *([software.VLLM] if vllm else [])]
+    box = needs.sandbox_of(spec) if spec else None
     with ThreadPoolExecutor() as pool:
-        slow = _started(pool, spec, vllm)
-        found = list(looked("versions", software.python_and_packages))
-        found += slow.torchvision.result()
-        training = slow.training.result()
-        found.append(software.imports("torch", ["torch"], training))
-        gpus = len(training.said.get("gpus") or ())
-        found += looked("engine", lambda: software.one_engine(engine, gpus > 0))
-        found += software.models_and_vllm(slow.models.result(), vllm)
-        found += _hardware(spec, training, gpus)
-        found += slow.sandbox.result()
-        found += _folders(spec)
-        found += looked("DRPO loss", lambda: selftests.loss(training))
-        found += looked("all-reduce", lambda: selftests.all_reduce(slow.all_reduce.result()))
-    return [*found, *said, *(_of_spec(spec, gpus) if spec else ())]
+        imports = pool.submit(ask, "import_names", *names, seconds=IMPORT_S)  # the slowest
+        adding = pool.submit(ask, "add_up", seconds=ALL_REDUCE_S)
+        describing = pool.submit(ask, "describe_torch", seconds=TORCH_S)
+        sandbox = pool.submit(run_check, "sandbox", lambda: machine.check_sandbox(box))
+        vision = pool.submit(run_check, "torchvision", _check_torchvision)
+        torch = describing.result()
+        gpus = len(torch.said.get("gpus") or ())
+        return [
+            *run_check("versions", software.check_versions),
+            *vision.result(),
+            software.check_import("torch", ["torch"], torch),
+            *run_check("engine", lambda: software.check_engine(engine, gpus > 0)),
+            *software.check_models_and_vllm(imports.result(), vllm),
+            *run_check("devices", lambda: devices.check_gpus(torch)),
+            *_check_machine(spec, gpus),
+            *sandbox.result(),
+            *_check_folders(spec),
+            *run_check("all-reduce", lambda: devices.check_all_reduce(adding.result())),
+            *of_spec,
+            *(_check_needs(spec, gpus) if spec else ()),
+        ]
 
 
-def _spec(path: Path | None) -> tuple[Spec | None, list[Finding]]:
+def _load(path: Path | None) -> tuple[Spec | None, list[Finding]]:
     if path is None:
         return None, []
     try:
         spec = load(path)
     except UserError as error:
-        return None, [wrong("spec", str(error), f"drpo check {path}")]
+        return None, [wrong("spec", error.what, error.fix or f"drpo check {path}")]
     return spec, [ok("spec", f"{path} is valid")]
 
 
-def _started(pool: ThreadPoolExecutor, spec: Spec | None, vllm: bool) -> Slow:
-    names = [*software.MODELS, *([software.VLLM] if vllm else [])]
-    needed = needs.sandbox_of(spec) if spec else None
-    return Slow(
-        models=pool.submit(software.ask_imports, *names),  # first: it takes longest
-        all_reduce=pool.submit(selftests.ask_all_reduce),
-        training=pool.submit(ask, "drpo_cli.tools.doctor.probes.training", seconds=TORCH_S),
-        torchvision=pool.submit(lambda: list(looked("torchvision", software.torchvision))),
-        sandbox=pool.submit(lambda: list(looked("sandbox", lambda: sandbox(needed)))),
-    )
+def _check_torchvision() -> Iterator[Finding]:
+    """Whether torchvision fits torch, where it is installed: a wrong one breaks transformers."""
+    if util.find_spec("torchvision") is not None:
+        answer = ask("import_names", "torchvision", seconds=IMPORT_S)
+        yield software.check_import("torchvision", ["torchvision"], answer)
 
 
-def _hardware(spec: Spec | None, training: Answer, gpus: int) -> Iterator[Finding]:
-    workers = needs.reward_processes(spec) * max(1, gpus) if spec else 0
-    yield from looked("devices", lambda: devices.devices(training))
-    yield from looked("interconnect", lambda: devices.interconnect(training))
-    yield from looked("CPU", lambda: resources.threads(gpus))
-    yield from looked("memory", resources.memory)
-    yield from looked("shared memory", lambda: resources.shared_memory(gpus))
-    yield from looked("limits", lambda: resources.limits(workers))
+def _check_machine(spec: Spec | None, gpus: int) -> Iterator[Finding]:
+    processes = needs.count_reward_processes(spec) * max(1, gpus) if spec else 0
+    yield from run_check("CPU", lambda: machine.check_threads(gpus))
+    yield from run_check("memory", machine.check_memory)
+    yield from run_check("shared memory", lambda: machine.check_shared_memory(gpus))
+    yield from run_check("limits", lambda: machine.check_limits(processes))
 
 
-def _folders(spec: Spec | None) -> Iterator[Finding]:
+def _check_folders(spec: Spec | None) -> Iterator[Finding]:
     runs = spec.run.folder if spec else Path("runs").absolute()
-    takes = needs.disk(spec) if spec else 0
-    yield from looked("runs", lambda: folders.folder("runs", runs, "run.folder", takes))
-    yield from looked(
-        "temporary files",
-        lambda: folders.folder("temporary files", folders.temporary(), "TMPDIR"),
-    )
-    yield from looked(
-        "hub cache", lambda: folders.folder("hub cache", folders.hub_cache(), "HF_HOME")
-    )
+    space = needs.checkpoint_space(spec) if spec else 0
+    temporary, hub = machine.temporary_folder, machine.hub_cache
+    check = machine.check_folder
+    yield from run_check("runs", lambda: check("runs", runs, "run.folder", space))
+    yield from run_check("temporary files", lambda: check("temporary files", temporary(), "TMPDIR"))
+    yield from run_check("hub cache", lambda: check("hub cache", hub(), "HF_HOME"))
 
 
-def _of_spec(spec: Spec, gpus: int) -> Iterator[Finding]:
-    yield from looked("models", lambda: needs.models(spec))
-    yield from looked("run", lambda: needs.processes(spec, gpus))
-    yield from looked("plugins", lambda: needs.plugins(spec))
+def _check_needs(spec: Spec, gpus: int) -> Iterator[Finding]:
+    yield from run_check("models", lambda: needs.check_models(spec))
+    yield from run_check("run", lambda: needs.check_plan(spec, gpus))
+    yield from run_check("plugins", lambda: needs.check_plugins(spec))

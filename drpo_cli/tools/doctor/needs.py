@@ -1,13 +1,13 @@
-"""What one spec needs of the machine: its plugins' packages and keys, its models, its processes."""
+"""What one spec needs of the machine: packages and keys of its plugins, models, processes."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import fields
 from importlib import util
 from pathlib import Path
-from typing import Any
 
 from drpo_cli.errors import UserError
 from drpo_cli.plan import make_plan
@@ -15,55 +15,48 @@ from drpo_cli.plugins import Selected
 from drpo_cli.runs.checkpoints import checkpoint_bytes
 from drpo_cli.spec import Spec
 from drpo_cli.tools.doctor.findings import Finding, ok, warning, wrong
-from drpo_cli.tools.doctor.folders import hub_cache
+from drpo_cli.tools.doctor.machine import hub_cache
 
 
-def chosen(spec: Spec) -> list[Selected[Any]]:
-    """Every plugin that the spec selects."""
-    found: list[Selected[Any]] = []
-    for each in fields(spec):
-        value = getattr(spec, each.name)
-        values = value if isinstance(value, tuple) else (value,)
-        found += [one for one in values if isinstance(one, Selected)]
-    return found
-
-
-def option(plugin: Selected[Any], name: str) -> Any:
-    """The value of an option that plugins of its type have."""
-    return getattr(plugin.config, name)
-
-
-def plugins(spec: Spec) -> Iterator[Finding]:
-    """Whether what they import is installed, and the environment variables that they name set."""
-    for plugin in chosen(spec):
+def check_plugins(spec: Spec) -> Iterator[Finding]:
+    """Whether the packages that plugins import are installed, and their variables set."""
+    for plugin in _selected(spec):
         check = f"{plugin.kind} {plugin.type}"
         imports = plugin.plugin.imports
+        variables = plugin.config.needs_environment()
         missing = [name for name in imports if util.find_spec(name) is None]
-        unset = [name for name in plugin.config.needs_environment() if not os.environ.get(name)]
+        unset = [name for name in variables if not os.environ.get(name)]
         if missing:
             install = f"pip install {' '.join(missing).replace('_', '-')}"
             yield wrong(check, f"needs {', '.join(missing)}, not installed", install)
         if unset:
-            sets = ", ".join(f"export {name}=…" for name in unset)
-            yield wrong(check, f"needs the environment variable {', '.join(unset)}, not set", sets)
-        if (imports or plugin.config.needs_environment()) and not missing and not unset:
-            yield ok(check, "what it needs is here")
+            export = ", ".join(f"export {name}=…" for name in unset)
+            yield wrong(check, f"needs the environment variable {', '.join(unset)}", export)
+        if (imports or variables) and not missing and not unset:
+            yield ok(check, "its packages are installed, and its environment variables set")
 
 
-def processes(spec: Spec, gpus: int) -> Iterator[Finding]:
-    """Whether the run divides over the GPUs, and its model folder allows it."""
+def _selected(spec: Spec) -> Iterator[Selected]:
+    """Every plugin that the spec selects."""
+    for each in fields(spec):
+        value = getattr(spec, each.name)
+        values = value if isinstance(value, tuple) else (value,)
+        yield from (one for one in values if isinstance(one, Selected))
+
+
+def check_plan(spec: Spec, gpus: int) -> Iterator[Finding]:
+    """Whether the work of a step divides over the GPUs, and the model folder can be used."""
     world = max(1, gpus)
     try:
         plan = make_plan(spec, world)
     except UserError as error:
-        found, _, fix = str(error).removeprefix(f"{spec.path}: ").partition("; ")
-        yield wrong("run", found, fix)
+        yield wrong("run", error.what, error.fix or f"drpo check {spec.path} --nproc {world}")
         return
     count = f"{world} process{'es' * (world > 1)}"
-    yield ok("run", f"{count}, {plan.sequences_per_step:,} samples a step")
+    yield ok("run", f"{count}, {plan.sequences_per_step:,} samples per step")
 
 
-def models(spec: Spec) -> Iterator[Finding]:
+def check_models(spec: Spec) -> Iterator[Finding]:
     """Where each model is that the run loads."""
     paths = {"model": spec.model.path}
     for name, section in (("reference", spec.reference), ("critic", spec.critic)):
@@ -71,62 +64,57 @@ def models(spec: Spec) -> Iterator[Finding]:
             paths[name] = section.path
     for reward in spec.reward:
         if reward.type == "reward_model":
-            paths[f"reward {option(reward, 'name')}"] = str(option(reward, "path"))
+            options = reward.config.model_dump()
+            paths[f"reward {options['name']}"] = str(options["path"])
     for name, path in paths.items():
-        yield _model(name, path, spec.model.prepare if name == "model" else None)
+        yield _check_model(name, path, spec.model.prepare if name == "model" else None)
 
 
-def _model(check: str, path: str, prepare: Path | None) -> Finding:
-    weights = weights_of(Path(path)) if Path(path).is_absolute() else None
+def _check_model(check: str, path: str, prepare: Path | None) -> Finding:
+    folder = Path(path)
+    if not folder.is_absolute():  # an id on the hub: a spec makes paths absolute
+        if (hub_cache() / f"models--{path.replace('/', '--')}").is_dir():
+            return ok(check, f"{path}, in the hub's cache")
+        fix = f"if the run has no network, first: hf download {path}"
+        return warning(check, f"{path} is not in the hub's cache, and will be downloaded", fix)
+    weights = count_weights(folder)
     if weights is not None:
         return ok(check, f"{path}: {weights / 1e6:,.1f} M weights")
-    if Path(path).is_absolute():
-        if (Path(path) / "config.json").is_file():
-            fix = "copy the folder again, *.safetensors included"
-            return wrong(check, f"{path} has a config.json and no safetensors", fix)
-        if prepare is not None and prepare.is_file():
-            return ok(check, f"{path} is not there yet: {prepare.name} makes it at the start")
-        return wrong(check, f"{path} is no model folder", "mend the path, or set model.prepare")
-    cached = hub_cache() / f"models--{path.replace('/', '--')}"
-    if cached.is_dir():
-        return ok(check, f"{path}, in the hub's cache")
-    return warning(
-        check,
-        f"{path} is not in the hub's cache: it will be downloaded",
-        f"hf download {path} beforehand, where the run has no network",
-    )
+    if (folder / "config.json").is_file():
+        fix = "copy the folder again, with its *.safetensors"
+        return wrong(check, f"{path} has a config.json, but no safetensors", fix)
+    if prepare is not None and prepare.is_file():
+        return ok(check, f"{path} does not exist yet; the run makes it with {prepare.name}")
+    return wrong(check, f"{path} is not a model folder", "correct the path, or set model.prepare")
 
 
-def weights_of(folder: Path) -> int | None:
-    """Number of weights in a model folder's safetensors, by their headers; None without any."""
+def count_weights(folder: Path) -> int | None:
+    """The number of weights in a model folder, by the headers of its safetensors; None if none."""
     from safetensors import safe_open
 
     total = 0
     for path in folder.glob("*.safetensors"):
         with safe_open(path, "numpy") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 (it is no mapping)
-                shape = tensors.get_slice(name).get_shape()
-                size = 1
-                for side in shape:
-                    size *= side
-                total += size
+            names = list(tensors.keys())
+            total += sum(math.prod(tensors.get_slice(name).get_shape()) for name in names)
     return total or None
 
 
-def disk(spec: Spec) -> int:
-    """Bytes that the run's checkpoints may take at a time; 0 where the model is not here."""
-    weights = weights_of(Path(spec.model.path)) or 0
+def checkpoint_space(spec: Spec) -> int:
+    """Bytes that all checkpoints of the run take at most; 0 where the model is not here."""
+    weights = count_weights(Path(spec.model.path)) or 0
     if spec.critic is not None:
-        weights += weights_of(Path(spec.critic.path or spec.model.path)) or 0
+        weights += count_weights(Path(spec.critic.path or spec.model.path)) or 0
     return checkpoint_bytes(weights) * (spec.checkpoint.keep + 2) if weights else 0
 
 
-def reward_processes(spec: Spec) -> int:
-    """Processes that the rewards of one rank take."""
-    return sum(option(reward, "workers") for reward in spec.reward)
+def count_reward_processes(spec: Spec) -> int:
+    """Processes that the rewards of one rank use."""
+    return sum(reward.config.model_dump()["workers"] for reward in spec.reward)
 
 
 def sandbox_of(spec: Spec) -> str:
-    """The backend that a reward of this spec asks for, `none` where no reward runs code."""
-    asked = {option(r, "backend") for r in spec.reward if r.type == "python_tests"}
+    """The sandbox that the rewards of this spec ask for; `none` where no reward runs code."""
+    tests = [reward for reward in spec.reward if reward.type == "python_tests"]
+    asked = {reward.config.model_dump()["backend"] for reward in tests}
     return "bubblewrap" if "bubblewrap" in asked else "auto" if asked else "none"

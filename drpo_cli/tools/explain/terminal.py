@@ -1,4 +1,4 @@
-"""The drawing in a terminal: 80 columns of plain text, legible in a pipe and without colour."""
+"""The drawing as text: 80 columns, without colour, also for a pipe."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import numpy as np
 from drpo_cli.tools.explain.curves import Curve, Panel, limits, values
 
 WIDTH = 33
-"""Columns of a panel's plane: each is an interval of π."""
+"""Columns of a panel; each is an interval of π."""
 MARGIN = 6
 ROWS = 14
-STEPS = (0.1, 0.25, 0.5, 1.0)  # each has a row at 0 and one at 1
+STEPS = (0.1, 0.25, 0.5, 1.0)  # between rows; each step gives a row at 0 and a row at 1
 SHIFTS = (-0.3, -0.1, 0.1, 0.3)
 """π − μ of the table's columns."""
 
 
 def render(rows: Sequence[Sequence[Panel]]) -> str:
-    """Each objective below the other: a panel and a short table for each advantage."""
+    """The objectives one below the other: a panel and a short table per advantage."""
     low, high = limits(panel for row in rows for panel in row)
     step = next((s for s in STEPS if _level(high, s) - _level(low, s) < ROWS), STEPS[-1])
     levels = [i * step for i in range(_level(high, step), _level(low, step) - 1, -1)]
     mu = [f"{i} μ = {curve.mu:g}" for i, curve in enumerate(rows[0][0].curves, 1)]
-    parts = ["On the axis of π, each digit stands at π = μ:", "   ".join(mu), ""]
+    parts = ["On the axis of π, each digit marks π = μ:", "   ".join(mu), ""]
     for panels in zip(*rows, strict=True):
         variant = panels[0].variant
         blocks = [_panel(p, levels) + _table(p) for p in panels]
@@ -35,7 +35,7 @@ def render(rows: Sequence[Sequence[Panel]]) -> str:
 
 
 def _level(value: float, step: float) -> int:
-    """The step nearest to the value, outwards from 0; a hair beyond a step does not count."""
+    """The step at or beyond the value, away from 0; rounding errors do not count."""
     return int(math.copysign(math.ceil(abs(value) / step - 1e-9), value))
 
 
@@ -52,7 +52,7 @@ def _panel(panel: Panel, levels: Sequence[float]) -> list[str]:
 
 
 def _plane(curves: Sequence[Curve], levels: Sequence[float]) -> list[list[str]]:
-    """The cells of a panel, by row: digits of the curves, and an arrow where one leaves."""
+    """The cells of a panel, by row: digits of the curves, and arrows where a curve leaves."""
     drawn: dict[tuple[int, int], list[str]] = {}
     left: dict[tuple[int, int], str] = {}
     last = len(levels) - 1
@@ -69,14 +69,14 @@ def _plane(curves: Sequence[Curve], levels: Sequence[float]) -> list[list[str]]:
             before = row
     plane = [["·" if level == 0 else " "] * WIDTH for level in levels]
     for (row, column), digits in drawn.items():
-        plane[row][column] = digits[column % len(digits)]  # curves on each other take turns
+        plane[row][column] = digits[column % len(digits)]  # curves that coincide take turns
     for (row, column), arrow in left.items():
         plane[row][column] = arrow
     return plane
 
 
 def _rows(curve: Curve, levels: Sequence[float]) -> list[int]:
-    """The row of the curve in each column; −1 above the plane, the number of rows below it."""
+    """The row of the curve in each column; −1 above the panel, len(levels) below it."""
     centres = (np.arange(WIDTH) + 0.5) / WIDTH
     value_T = np.interp(centres, curve.pi_T, curve.value_T)
     row_T = np.rint((levels[0] - value_T) / (levels[0] - levels[1]))
@@ -84,7 +84,7 @@ def _rows(curve: Curve, levels: Sequence[float]) -> list[int]:
 
 
 def _table(panel: Panel) -> list[str]:
-    """The values at a few shifts π − μ, one line for each μ."""
+    """The values at some differences π − μ, one line per μ."""
     rows = {"π − μ": [f"{shift:+g}" for shift in SHIFTS]}
     for curve in panel.curves:
         rows[f"μ={curve.mu:g}"] = [_value(panel, curve.mu, shift) for shift in SHIFTS]

@@ -1,1 +1,1 @@
-"""What a run will take in memory, before it starts: `drpo plan`."""
+"""`drpo plan`: estimates the memory that a run needs, before it starts."""

@@ -1,93 +1,98 @@
-"""The setting that gives most room: every candidate is estimated as the spec itself is."""
+"""Which settings save the most memory: each candidate is put into the spec and estimated."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from drpo_cli.errors import UserError
 from drpo_cli.tools.memory.estimate import Estimate
 
-LEAST_TOKENS = 1024  # of a micro-batch: smaller ones cost more time than they give room
+LEAST_TOKENS = 1024
+"""Tokens of the smallest micro-batch to advise: smaller ones cost more time than they save room."""
 LEAST_FRACTION = 0.1
-COMBINED = 3  # settings tried together
-WORTH = 0.01  # of a device's memory: what gives less room is not named
+MOST_COMBINED = 3
+"""Settings to try together."""
+WORTH = 0.01
+"""The part of a device's memory that a setting must save to be advised."""
 
-Estimated = Callable[[Sequence[str]], Estimate]
-"""Estimates the spec with further overrides, as `--set` takes them."""
+EstimateWith = Callable[[Sequence[str]], Estimate]
+"""Estimates the spec with more overrides, written as for `--set`."""
 
 
 @dataclass(frozen=True)
 class Advice:
-    """Overrides, the estimate under them, and the room they give in the tightest phase, bytes."""
+    """Overrides, the estimate with them, and the bytes that they save in the tightest phase."""
 
     overrides: tuple[str, ...]
     estimate: Estimate
     room: int
 
 
-def advise(current: Estimate, estimated: Estimated) -> list[Advice]:
-    """Each candidate by itself, most room first; then the best of them together until it fits.
+def advise(current: Estimate, estimate_with: EstimateWith) -> list[Advice]:
+    """Each useful candidate alone, the best first; then the best ones together until it fits.
 
-    A candidate that gives no room to speak of, or that the spec's own rules refuse, is left out.
+    Leaves out a candidate that saves almost nothing, or that the rules of the spec refuse.
     """
     found, least = [], WORTH * current.device.bytes
     for override in _candidates(current):
-        advice = _tried(current, estimated, (override,))
+        advice = _try(current, estimate_with, (override,))
         if advice is not None and (advice.room > least or advice.estimate.fits):
             found.append(advice)
     found.sort(key=lambda advice: -advice.room)
     if found and not any(advice.estimate.fits for advice in found):
-        for count in range(2, min(COMBINED, len(found)) + 1):
-            together = tuple(o for advice in found[:count] for o in advice.overrides)
-            if (advice := _tried(current, estimated, together)) is not None:
+        for count in range(2, min(MOST_COMBINED, len(found)) + 1):
+            together = tuple(one for advice in found[:count] for one in advice.overrides)
+            if (advice := _try(current, estimate_with, together)) is not None:
                 found.append(advice)
                 if advice.estimate.fits:
                     break
     return found
 
 
-def _tried(current: Estimate, estimated: Estimated, overrides: tuple[str, ...]) -> Advice | None:
+def _try(
+    current: Estimate, estimate_with: EstimateWith, overrides: tuple[str, ...]
+) -> Advice | None:
     try:
-        changed = estimated(overrides)
+        changed = estimate_with(overrides)
     except UserError:
         return None
     return Advice(overrides, changed, changed.free - current.free)
 
 
-def _candidates(current: Estimate) -> list[str]:
+def _candidates(current: Estimate) -> Iterator[str]:
     spec = current.plan.spec
     train, rollout = spec.train, spec.rollout.config
-    found = []
     if not train.gradient_checkpointing:
-        found.append("train.gradient_checkpointing=true")
+        yield "train.gradient_checkpointing=true"
     half = current.batch_tokens // 2
     if half >= LEAST_TOKENS:
-        found.append(f"train.tokens_per_microbatch={half}")
-    if 1 < current.microbatches <= 4:  # one pass an update keeps no whole gradients between passes
-        found.append(f"train.tokens_per_microbatch={current.batch_tokens * current.microbatches}")
+        yield f"train.tokens_per_microbatch={half}"
+    if 1 < current.microbatches <= 4:  # with one pass per update, no whole gradients are kept
+        yield f"train.tokens_per_microbatch={current.batch_tokens * current.microbatches}"
     if rollout.samples_per_prompt > 1 and train.minibatches == "spread":
-        found.append('train.minibatches="groups"')
+        yield 'train.minibatches="groups"'
     if spec.model.dtype == "float32":
-        found.append('model.dtype="bfloat16"')
-    return [*found, *_engine_candidates(current, rollout)]
+        yield 'model.dtype="bfloat16"'
+    yield from _engine_candidates(current)
 
 
-def _engine_candidates(current: Estimate, options: Any) -> list[str]:
-    found = []
+def _engine_candidates(current: Estimate) -> Iterator[str]:
+    options = current.plan.spec.rollout.config
     if not getattr(options, "sleep", True) and current.device.cuda:
-        found.append("rollout.sleep=true")
-    if hasattr(options, "gpu_memory_fraction") and current.device.cuda:
-        # what the other phases leave beside the trainer while it rolls out
+        yield "rollout.sleep=true"
+    fraction = getattr(options, "gpu_memory_fraction", None)
+    if fraction is not None and current.device.cuda:
+        # the fraction that leaves enough for the trainer in the tightest phase
         over = max(0, -current.free) / current.device.bytes
-        fraction = int((options.gpu_memory_fraction - over) * 100 - 1) / 100
-        if over and fraction >= LEAST_FRACTION:
-            found.append(f"rollout.gpu_memory_fraction={fraction}")
-        if not current.at_once[0] and options.gpu_memory_fraction < 0.8:
-            found.append("rollout.gpu_memory_fraction=0.8")
-    if not current.device.cuda and getattr(options, "cpu_cache_gib", 1) > 1:
-        found.append(f"rollout.cpu_cache_gib={options.cpu_cache_gib // 2}")
-    if hasattr(options, "max_sequences") and options.max_sequences >= 32:
-        found.append(f"rollout.max_sequences={options.max_sequences // 2}")
-    return found
+        smaller = int((fraction - over) * 100 - 1) / 100
+        if over and smaller >= LEAST_FRACTION:
+            yield f"rollout.gpu_memory_fraction={smaller}"
+        if not current.at_once[0] and fraction < 0.8:
+            yield "rollout.gpu_memory_fraction=0.8"
+    cache = getattr(options, "cpu_cache_gib", 1)
+    if not current.device.cuda and cache > 1:
+        yield f"rollout.cpu_cache_gib={cache // 2}"
+    sequences = getattr(options, "max_sequences", 0)
+    if sequences >= 32:
+        yield f"rollout.max_sequences={sequences // 2}"

@@ -1,45 +1,214 @@
-"""`drpo plan`: estimates a spec on devices that need not be there."""
+"""`drpo plan`: estimates a spec on devices that need not exist, and prints the estimate."""
 
 from __future__ import annotations
 
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from textwrap import wrap
+from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
+from drpo_cli.errors import EXIT_RUN_FAILED
 from drpo_cli.launch.launcher import prepare_model
 from drpo_cli.plan import make_plan
 from drpo_cli.spec import load
-from drpo_cli.tools.memory.advice import advise
-from drpo_cli.tools.memory.device import parse
-from drpo_cli.tools.memory.estimate import Estimate, estimate
-from drpo_cli.tools.memory.show import as_dict, show
+from drpo_cli.tools.memory.advice import Advice, advise
+from drpo_cli.tools.memory.engine import GIB, parse_device
+from drpo_cli.tools.memory.estimate import Estimate, Phase, estimate
+from drpo_cli.tools.tables import make_console
+
+WIDTH = 80
+"""Columns in a pipe."""
+LABEL, BAR = 10, 46
+"""Columns of a label and of a bar."""
+SHOWN = 2**20
+"""Bytes; a smaller part gets no entry in the legend."""
+PARTS = {
+    "weights": ("W", "blue"),
+    "optimizer": ("O", "cyan"),
+    "critic": ("C", "dark_cyan"),
+    "reference": ("R", "steel_blue"),
+    "gradients": ("G", "magenta"),
+    "gathered": ("g", "purple"),
+    "activations": ("A", "green"),
+    "log-probs": ("L", "chartreuse4"),
+    "engine weights": ("E", "yellow"),
+    "KV cache": ("K", "dark_orange"),
+    "engine's work": ("w", "gold3"),
+    "engine asleep": ("s", "tan"),
+    "allowance": ("+", "bright_black"),
+}
+"""The letter and colour of each part, in the order in which a bar stacks them."""
 
 
 def plan(
-    path: Path, overrides: Sequence[str], devices: int, gpu: str, nodes: int, as_json: bool
+    path: Path, overrides: Sequence[str], devices: int, gpu: str, nodes: int, json_out: bool
 ) -> int:
-    """Prints the plan of a spec on `nodes` × `devices`; returns 0 where it fits, 1 where not."""
-    device = parse(gpu, devices)
+    """Prints the estimate for `nodes` with `devices` each; returns 0 when it fits, else 1."""
+    device = parse_device(gpu, devices)
 
-    def estimated(further: Sequence[str]) -> Estimate:
-        spec = load(path, [*overrides, *further])
+    def estimate_with(more: Sequence[str]) -> Estimate:
+        spec = load(path, [*overrides, *more])
         prepare_model(spec.model)
         return estimate(make_plan(spec, devices * nodes), device, nodes)
 
-    logging.getLogger("torch").setLevel(logging.ERROR)  # fake processes say that they are alone
-    found = estimated(())
-    advice = [] if found.fits else advise(found, estimated)
-    if as_json:
+    logging.getLogger("torch").setLevel(logging.ERROR)  # it warns about the fake process group
+    found = estimate_with(())
+    advice = [] if found.fits else advise(found, estimate_with)
+    if json_out:
         sys.stdout.write(json.dumps(as_dict(found, advice), indent=1) + "\n")
     else:
-        show(found, advice, Console(markup=False, highlight=False, width=_width()))
-    return 0 if found.fits else 1
+        show(found, advice, make_console(width=None if sys.stdout.isatty() else WIDTH))
+    return 0 if found.fits else EXIT_RUN_FAILED
 
 
-def _width() -> int | None:
-    """80 columns where there is no terminal to ask."""
-    return None if Console().is_terminal else 80
+def show(found: Estimate, advice: Sequence[Advice], console: Console) -> None:
+    """Prints a bar per phase, the capacity of the engine, what a sync moves, and the verdict."""
+    console.print(_title(found))
+    console.print()
+    for phase in found.phases:
+        console.print(_bar(found, phase))
+        console.print(_legend(phase))
+    console.print()
+    for label, text in _facts(found):
+        lines = wrap(text, WIDTH - 1 - LABEL)
+        for first, line in zip((label, *[""] * len(lines)), lines, strict=False):
+            console.print(Text(f"{first:<{LABEL}} ", style="bold").append(line, style="not bold"))
+    console.print()
+    for line in _verdict(found, advice):
+        console.print(line)
+
+
+def _title(found: Estimate) -> str:
+    nodes = f"{found.nodes} nodes × " if found.nodes > 1 else ""
+    return (
+        f"{Path(found.plan.spec.model.path).name}: {found.parameters / 1e9:.2f} billion weights, "
+        f"on {nodes}{found.plan.world // found.nodes} × {found.device.name} of "
+        f"{_gib(found.device.bytes)} GiB; per device:"
+    )
+
+
+def _bar(found: Estimate, phase: Phase) -> Text:
+    whole = max(found.device.bytes, found.tightest.total)
+    line = Text(f"{phase.name:<{LABEL}} ")
+    drawn, total = 0, 0
+    for part, size in _parts(phase):
+        total += size
+        end = round(total / whole * BAR)
+        letter, colour = PARTS[part]
+        line.append(letter * (end - drawn), style=f"on {colour}")
+        drawn = end
+    line.append("·" * (round(found.device.bytes / whole * BAR) - drawn))
+    line.append(" " * (BAR + LABEL + 1 - len(line)))
+    over = phase.total > found.device.bytes
+    line.append(f" {_gib(phase.total):>6} GiB", style="bold red" if over else "")
+    return line.append(" too much" if over else "")
+
+
+def _legend(phase: Phase) -> Text:
+    parts = [f"{PARTS[part][0]} {part} {_gib(n)}" for part, n in _parts(phase) if n >= SHOWN]
+    # a part's name and size stay on one line: wrap does not see the spaces
+    text = ", ".join(parts).replace(" ", "\0").replace(",\0", ", ")
+    lines = wrap(text, WIDTH - 2 - LABEL, break_on_hyphens=False)
+    shown = "\n".join(f"{'':{LABEL}} {line}" for line in lines)
+    return Text(shown.replace("\0", " "), style="dim")
+
+
+def _parts(phase: Phase) -> list[tuple[str, int]]:
+    return [(part, phase.parts[part]) for part in PARTS if phase.parts.get(part)]
+
+
+def _facts(found: Estimate) -> Iterator[tuple[str, str]]:
+    """Rows of label and text: the batch, the cache, the sync, main memory, the notes."""
+    plan, rollout = found.plan, found.plan.spec.rollout.config
+    per_device = plan.sequences_per_step // plan.world
+    full, half = found.at_once
+    tokens = found.engine.cache * found.lengths.total // max(1, found.sequence)
+    most = getattr(rollout, "max_sequences", per_device)
+    limit = f", {most:,} at a time (max_sequences)" if most < per_device else ""
+    yield (
+        "micro-batch",
+        f"{found.batch_tokens:,} tokens, {found.microbatches:,} per update of full-length "
+        f"sequences",
+    )
+    yield (
+        "KV cache",
+        f"{_gib(found.engine.cache)} GiB = {tokens:,} tokens: at once {full:,} sequences of "
+        f"{found.lengths.total:,}, or {half:,} of half that length; a step has {per_device:,} per "
+        f"device{limit}",
+    )
+    move = found.transfer
+    between = f", {_gib(move.nodes)} GiB of it between nodes" if found.nodes > 1 else ""
+    yield (
+        "sync",
+        f"{_gib(move.weights)} GiB into each engine; {_gib(move.received)} GiB received by "
+        f"each device, {_gib(move.links)} GiB over all links{between}",
+    )
+    if found.device.cuda:
+        yield "main", f"{_gib(found.loading)} GiB of a node's main memory to load the model"
+    yield from (("note", note) for note in found.notes)
+
+
+def _verdict(found: Estimate, advice: Sequence[Advice]) -> list[str]:
+    """Whether it fits; if not, by how much, and what saves the most memory."""
+    tight = found.tightest
+    if found.fits:
+        return [f"fits: {_gib(found.free)} GiB free in the tightest phase ({tight.name})"]
+    what = (
+        f"{tight.name} needs {_gib(tight.total)} GiB of {_gib(found.device.bytes)}"
+        if found.free < 0
+        else "the KV cache cannot hold one sequence of the engine's context"
+    )
+    lines = [f"does not fit: {what}"]
+    for i, one in enumerate(advice):
+        ends = ", and then it fits" if one.estimate.fits else ""
+        head = "           " if i else "most room: "
+        saved = f"{'+' if one.room >= 0 else '−'}{_gib(abs(one.room))} GiB"
+        lines.append(f"{head}{' '.join(one.overrides)} ({saved}{ends})")
+    if not any(one.estimate.fits for one in advice):
+        what = "none of these makes it fit" if advice else "no setting saves much memory"
+        lines.append(f"{what}: use more or larger devices, or a smaller model")
+    return lines
+
+
+def _gib(size: int) -> str:
+    value = size / GIB
+    return f"{value:,.1f}" if abs(value) >= 0.95 else f"{value:.2f}"
+
+
+def as_dict(found: Estimate, advice: Sequence[Advice]) -> dict[str, Any]:
+    """Everything that is shown, as JSON values; sizes in bytes."""
+    return {
+        "fits": found.fits,
+        "device": {"name": found.device.name, "bytes": found.device.bytes},
+        "devices": found.plan.world,
+        "nodes": found.nodes,
+        "parameters": found.parameters,
+        "phases": [
+            {"name": phase.name, "bytes": phase.total, "parts": dict(phase.parts)}
+            for phase in found.phases
+        ],
+        "tightest": found.tightest.name,
+        "free": found.free,
+        "micro_batch_tokens": found.batch_tokens,
+        "micro_batches_per_update": found.microbatches,
+        "kv_cache": {
+            "bytes": found.engine.cache,
+            "sequence_tokens": found.lengths.total,
+            "sequence_bytes": found.sequence,
+            "sequences": found.at_once[0],
+            "sequences_of_half_the_length": found.at_once[1],
+        },
+        "sync": vars(found.transfer),
+        "loading_bytes_per_node": found.loading,
+        "notes": list(found.notes),
+        "advice": [
+            {"set": list(one.overrides), "room": one.room, "fits": one.estimate.fits}
+            for one in advice
+        ],
+    }

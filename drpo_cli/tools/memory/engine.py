@@ -1,28 +1,88 @@
-"""The rollout engine's share: weights, KV cache, and what it needs or keeps besides."""
+"""The devices that a run can be planned for, and what the rollout engine needs on them."""
 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
-from drpo_cli.tools.memory.device import GIB, Device
+from drpo_cli.errors import UserError
 
-BLOCK = 16  # tokens of a KV block, in vLLM
+GIB = 2**30
+BLOCK = 16  # tokens per block of vLLM's KV cache
 FLOAT32 = 4
-# Captured graphs hold a memory pool of their own, which nothing in a spec tells. An assumption.
 GRAPHS = 1 * GIB
+"""The memory pool of captured graphs. Assumed: nothing in a spec determines it."""
+
+# GiB that torch can use: the "total capacity" in its out-of-memory messages, which is less than the
+# vendor's round number. Where drivers differ, the smallest value.
+GPUS = {
+    "h100-80g": 79.1,
+    "h200-141g": 139.7,
+    "b200-180g": 178.3,
+    "a100-80g": 79.1,
+    "a100-40g": 39.4,
+    "l40s-48g": 44.3,
+    "a10g-24g": 22.0,
+    "l4-24g": 22.0,
+    "rtx4090-24g": 23.5,
+    "mi300x-192g": 191.7,
+}
+# GPUs on which torch tries cuDNN first, whose attention accepts a mask together with shared key
+# heads (`check_prefer_cudnn_attention` in torch's aten/src/ATen/native/transformers/cuda/
+# sdp_utils.cpp: compute capability 9.0 and 10.0). On other GPUs such a call can end in the kernel
+# that holds all scores: flash attention accepts no mask, and the memory-efficient kernel no shared
+# key heads before torch 2.14.
+MASKED_GROUPS = ("h100", "h200", "b200")
+
+
+@dataclass(frozen=True)
+class Device:
+    """What one process of the run has for itself.
+
+    bytes           its memory
+    cuda            true for a GPU, false for a process on a CPU
+    masked_groups   whether a fused attention kernel accepts a mask together with shared key heads
+    """
+
+    name: str
+    bytes: int
+    cuda: bool
+    masked_groups: bool
+
+
+def parse_device(text: str, processes: int) -> Device:
+    """Reads `--gpu`: a name in the table, `48g`, `cpu-24g`, or `cpu` for this machine.
+
+    `cpu` gives each process an equal share of this machine's memory. Raises UserError.
+    """
+    name = text.lower()
+    if name in GPUS:
+        return Device(name, int(GPUS[name] * GIB), True, name.startswith(MASKED_GROUPS))
+    if name == "cpu":
+        import psutil
+
+        return Device(name, int(psutil.virtual_memory().total) // processes, False, True)
+    found = re.fullmatch(r"(cpu-)?(\d+(?:\.\d+)?)g(?:i?b)?", name)
+    if found is None or not float(found[2]):
+        raise UserError(
+            f"--gpu {text}: is not a device",
+            f"give one of {', '.join(GPUS)}; or a size such as 48g; or cpu-24g for processes of "
+            f"that many GiB; or cpu for this machine",
+        )
+    return Device(name, int(float(found[2]) * GIB), found[1] is None, found[1] is not None)
 
 
 @dataclass(frozen=True)
 class Engine:
-    """Bytes on one device.
+    """Bytes of the engine on one device.
 
-    weights   the model in the engine's dtype, and copies that the engine makes of parts of it
+    weights   the model in the engine's dtype, and the engine's own copies of parts of it
     working   activations of the largest batch that vLLM plans for, the sampler's logits, graphs
-    cache     what is left for keys and values
-    asleep    what is still there while it sleeps; None where it never does
-    reload    what a reload of the weights takes besides them
+    cache     the KV cache
+    asleep    what stays allocated while the engine sleeps; None where it never sleeps
+    reload    what loading new weights needs in addition
     """
 
     weights: int
@@ -33,56 +93,55 @@ class Engine:
 
 
 def cache_bytes(config: Any, width: int, tokens: int) -> int:
-    """Keys and values of one sequence, `width` bytes a number; windows keep no more than theirs."""
+    """KV cache of one sequence, at `width` bytes per number; a window limits its layers' tokens."""
     text = config.get_text_config()
     window = getattr(text, "sliding_window", None)
-    count = text.num_hidden_layers
     default = "full_attention" if window is None else "sliding_attention"
-    kinds = getattr(text, "layer_types", None) or [default] * count
+    kinds = getattr(text, "layer_types", None) or [default] * text.num_hidden_layers
     total = 0
     for kind in kinds:
         kept = min(tokens, window) if kind == "sliding_attention" and window else tokens
         total += math.ceil(kept / BLOCK) * BLOCK
-    return total * width * _numbers_a_token(text)
+    return total * width * _numbers_per_token(text)
 
 
-def _numbers_a_token(text: Any) -> int:
-    """Numbers that one token leaves in the cache of one layer."""
-    if getattr(text, "kv_lora_rank", None):  # latent attention keeps one vector for all heads
+def _numbers_per_token(text: Any) -> int:
+    """Numbers that the cache of one layer stores per token."""
+    if getattr(text, "kv_lora_rank", None):  # latent attention stores one vector for all heads
         return int(text.kv_lora_rank + text.qk_rope_head_dim)
     heads, queries = getattr(text, "num_key_value_heads", None), text.num_attention_heads
     size = getattr(text, "head_dim", None) or text.hidden_size // queries
     return int(2 * (heads or queries) * size)
 
 
-def vllm(options: Any, config: Any, weights: int, width: int, device: Device) -> Engine:
-    """A vLLM engine with these options; `weights` in bytes at `width` bytes a number.
+def estimate_vllm(options: Any, config: Any, weights: int, width: int, device: Device) -> Engine:
+    """A vLLM engine with these options; `weights` are bytes at `width` bytes per number.
 
-    On a GPU it takes its fraction of the memory whole: the cache is what the rest leaves of it.
+    On a GPU it takes its whole fraction of the memory; the cache gets what the rest leaves of it.
     """
     text = config.get_text_config()
     logits = options.max_sequences * text.vocab_size * FLOAT32
     if not device.cuda:
-        # a tied head is packed apart from the embedding, and the sampler's buffers are small
+        # a tied head is packed separately from the embedding; the sampler's buffers are small
         head = text.vocab_size * text.hidden_size * width if config.tie_word_embeddings else 0
         return Engine(weights + head, 3 * logits, options.cpu_cache_gib * GIB, None, 0)
     graphs = 0 if options.eager else GRAPHS
-    working = batch_tokens(device) * _widest(text) * width + 3 * logits + graphs
+    working = _batch_tokens(device) * _widest(text) * width + 3 * logits + graphs
     cache = int(options.gpu_memory_fraction * device.bytes) - weights - working
-    # vLLM's own test of sleeping says so of the logits' buffer, and that graphs stay
+    # by vLLM's own test of sleep mode, the buffer of the logits stays allocated, and graphs do too
     asleep = logits + graphs if options.sleep else None
     layer = weights // text.num_hidden_layers
     return Engine(weights, working, max(0, cache), asleep, layer)
 
 
-def batch_tokens(device: Device) -> int:
-    """Tokens that vLLM 0.32 computes at once, and plans its memory for, when it is not told."""
+def _batch_tokens(device: Device) -> int:
+    """Tokens per batch that vLLM 0.32 plans for by default: EngineArgs.get_batch_defaults."""
     large = device.bytes >= 70 * GIB and not device.name.startswith("a100")
-    return 16384 if large else 8192  # EngineArgs.get_batch_defaults
+    return 16384 if large else 8192
 
 
 def _widest(text: Any) -> int:
-    """Numbers a token has at the widest place of a layer: the MLP's, or attention's."""
+    """Numbers per token at the widest place of a layer: in the MLP, or in attention."""
     inner = getattr(text, "intermediate_size", None) or text.hidden_size
     if getattr(text, "num_experts_per_tok", None) and getattr(text, "moe_intermediate_size", None):
         inner = max(inner, text.num_experts_per_tok * text.moe_intermediate_size)
@@ -92,17 +151,18 @@ def _widest(text: Any) -> int:
     return int(2 * text.hidden_size + max(3 * inner, 3 * queries))
 
 
-def transformers(
-    options: Any, config: Any, weights: int, width: int, tokens: tuple[int, int], rows: int
+def estimate_transformers(
+    options: Any, config: Any, weights: int, width: int, lengths: tuple[int, int], rows: int
 ) -> Engine:
-    """Plain `generate`: its own copy of the model, and a batch's cache and logits at every token.
+    """Plain `generate`: a second copy of the model, the cache of a batch, and its logits.
 
-    `tokens` are those of a whole sequence and of its response, `rows` the sequences of a device.
+    lengths  tokens of a whole sequence, and of its response
+    rows     sequences per device
     """
-    total, response = tokens
+    total, response = lengths
     rows = min(rows, options.max_sequences)
     text = config.get_text_config()
     cache = rows * cache_bytes(config, width, total)
-    cache += cache // text.num_hidden_layers  # a layer's cache is copied to become longer
-    logits = rows * text.vocab_size * FLOAT32
+    cache += cache // text.num_hidden_layers  # one layer's cache is copied when it grows
+    logits = rows * text.vocab_size * FLOAT32  # kept for every token of the response
     return Engine(weights, (response + 3) * logits, cache, None, 0)

@@ -1,4 +1,4 @@
-"""Phases of a run and what each takes on a device: the trainer's passes and the engine together."""
+"""The phases of a step, and the memory that each needs: the trainer's passes and the engine."""
 
 from __future__ import annotations
 
@@ -9,54 +9,85 @@ from typing import Any
 
 from drpo_cli.plan import Plan
 from drpo_cli.step.build import context_length, precision
-from drpo_cli.tools.memory import engine as engines
-from drpo_cli.tools.memory.batch import Lengths
-from drpo_cli.tools.memory.device import GIB, Device
-from drpo_cli.tools.memory.engine import Engine
-from drpo_cli.tools.memory.model import config_of
-from drpo_cli.tools.memory.passes import Batch, Job, Measured, highest, measure, parameters
+from drpo_cli.tools.memory.engine import (
+    GIB,
+    Device,
+    Engine,
+    cache_bytes,
+    estimate_transformers,
+    estimate_vllm,
+)
+from drpo_cli.tools.memory.inputs import Batch, Lengths, load_config
+from drpo_cli.tools.memory.passes import Job, Measured, count_parameters, highest, measure
 from drpo_cli.tools.memory.tracker import GATHERED, GRADIENTS, OPTIMIZER, WEIGHTS, Parts
-from drpo_cli.tools.memory.transfer import Transfer, transfer
 
-ASSUMED_PROMPT = 1024  # tokens, where neither the spec nor its sources bound them
-PROBE = 8  # sequences of a probe, of `PROBE_TOKENS` new tokens each
-PROBE_TOKENS = 32
+ASSUMED_PROMPT = 1024
+"""Tokens of a prompt, where neither the spec nor its sources limit them."""
+PROBE, PROBE_TOKENS = 8, 32
+"""Sequences of the replay that proves a sync, and the new tokens of each."""
 WIDTH = {"float32": 4, "bfloat16": 2}
-# Allowances: what no tensor shows. On a GPU none of them has been measured by this project.
-# A process that has used CUDA: 781 MiB in github.com/pytorch/pytorch/issues/34323.
+# Allowances: memory that is in no tensor. On a GPU this project has measured none of them.
+# A process that uses CUDA: 781 MiB in github.com/pytorch/pytorch/issues/34323.
 CONTEXT = int(0.8 * GIB)
-# A communicator of several GPUs: 1.6 GB in github.com/NVIDIA/nccl/issues/864.
+# NCCL between several GPUs: 1.6 GB in github.com/NVIDIA/nccl/issues/864.
 COMMUNICATOR = int(1.6 * GIB)
-# Blocks of the caching allocator that are free but too small to be used, of what is allocated.
+# Free blocks of the caching allocator that are too small to use, as a part of what is allocated.
 FRAGMENTS = 0.05
-# On a CPU, measured (docs/plan.md): a process that has imported what a run needs, without tensors,
-# and what the C library's allocator keeps beyond the tensors under the settings that a run has.
+# On a CPU, measured (docs/plan.md): a process that has imported what a run needs, without tensors;
+# and what the C library's allocator keeps beyond the tensors, with the settings of a run.
 PROCESS = {"vllm": int(0.75 * GIB), "transformers": int(0.5 * GIB)}
 HEAP = 0.35
+ENGINE_PARTS = ("engine weights", "KV cache", "engine's work", "engine asleep")
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Bytes that one weight sync moves.
+
+    weights   into each engine: the model in the engine's dtype
+    received  by each device from the others
+    links     by all devices together
+    nodes     of these, at least so many from another node
+    """
+
+    weights: int
+    received: int
+    links: int
+    nodes: int
+
+
+def estimate_transfer(weights: int, devices: int, nodes: int) -> Transfer:
+    """A sync of `weights` bytes: each device sends its rows of every weight to all others."""
+    return Transfer(
+        weights=weights,
+        received=weights * (devices - 1) // devices,
+        links=weights * (devices - 1),
+        nodes=weights * (nodes - 1),
+    )
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of a step, and the bytes of its peak by what they are for."""
+    """A part of a step, and the bytes at its peak by their purpose."""
 
     name: str
     parts: Mapping[str, int]
 
     @property
     def total(self) -> int:
-        """Bytes in all."""
+        """All bytes."""
         return sum(self.parts.values())
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a plan takes on each device.
+    """What a plan needs on each device.
 
-    sequence        bytes of KV cache that a sequence of full length takes
-    at_once         sequences of full length that the cache holds, and of half of it
+    sequence        bytes of KV cache of a sequence of full length
+    at_once         sequences of full length that the cache holds, and sequences of half of it
     loading         main memory of a node while its processes load the model, bytes
-    microbatches    passes of an update, of the fullest micro-batches
-    notes           what was assumed, and what the code cannot do
+    microbatches    passes per update, each of a largest micro-batch
+    notes           what is assumed, and what the code cannot do
     """
 
     plan: Plan
@@ -76,12 +107,12 @@ class Estimate:
 
     @property
     def tightest(self) -> Phase:
-        """The phase that takes most."""
+        """The phase that needs the most."""
         return max(self.phases, key=lambda phase: phase.total)
 
     @property
     def free(self) -> int:
-        """Bytes that the tightest phase leaves; negative where it does not fit."""
+        """Bytes that the tightest phase leaves; negative when it does not fit."""
         return self.device.bytes - self.tightest.total
 
     @property
@@ -91,23 +122,23 @@ class Estimate:
 
 
 def estimate(plan: Plan, device: Device, nodes: int) -> Estimate:
-    """What the plan takes. Raises UserError where a model's configuration cannot be had."""
+    """Estimates a plan. Raises UserError where the configuration of a model does not load."""
     spec, rollout = plan.spec, plan.spec.rollout.config
-    config = config_of(spec.model, "model.path")
+    config = load_config(spec.model, "model.path")
     lengths = _lengths(plan)
     policy = _policy_job(plan, lengths, device, config)
-    passes, count = measure(policy), parameters(spec.model)
+    passes, count = measure(policy), count_parameters(spec.model)
     width = WIDTH[precision(spec).rollout]
     engine = _engine(plan, config, count * width, lengths, device)
-    sequence = engines.cache_bytes(config, width, lengths.total)
-    longest = engines.cache_bytes(config, width, context_length(plan))
+    sequence = cache_bytes(config, width, lengths.total)
+    longest = cache_bytes(config, width, context_length(plan))
     phases = _phases(plan, passes, policy, engine, device)
     at_once = [
-        engine.cache // engines.cache_bytes(config, width, max(1, tokens))
+        engine.cache // cache_bytes(config, width, max(1, tokens))
         for tokens in (lengths.total, lengths.total // 2)
     ]
     if device.cuda and spec.rollout.type == "vllm" and engine.cache < longest:
-        at_once = [0, 0]  # vLLM starts only where its longest sequence fits
+        at_once = [0, 0]  # vLLM starts only if its longest sequence fits
     return Estimate(
         plan=plan,
         device=device,
@@ -118,7 +149,7 @@ def estimate(plan: Plan, device: Device, nodes: int) -> Estimate:
         sequence=sequence,
         at_once=(at_once[0], at_once[1]),
         parameters=count,
-        transfer=transfer(count * width, plan.world, nodes),
+        transfer=estimate_transfer(count * width, plan.world, nodes),
         loading=count * WIDTH["float32"] * (plan.world // nodes),
         batch_tokens=policy.batch.tokens,
         microbatches=math.ceil(_update_tokens(plan, lengths) / policy.batch.tokens),
@@ -130,25 +161,25 @@ def _notes(plan: Plan, job: Job, lengths: Lengths, nodes: int, rollout: Any) -> 
     notes = []
     if not lengths.known:
         notes.append(
-            f"prompts are taken to have {lengths.prompt:,} tokens: set rollout.context_length, or "
-            f"max_prompt_tokens of the sources, to say what they have"
+            f"assumes prompts of {lengths.prompt:,} tokens: set rollout.context_length, or "
+            f"max_prompt_tokens of every source, to use their real length"
         )
     if job.all_scores:
         notes.append(
             "attention: this device may have no fused kernel for "
             + ("shared prompts" if job.precision.train != "float32" else "float32")
-            + " where heads share their keys, and then holds all scores; counted as if it had none"
+            + " with shared key heads, and then holds all scores; the estimate counts them"
         )
     if nodes > 1:
         notes.append(
-            f"drpo train runs on one node today; this is a plan of {nodes} nodes with the shards "
-            f"over all of their devices"
+            f"drpo train runs on one node today; this estimate is for {nodes} nodes, sharded over "
+            f"all of their devices"
         )
     return notes
 
 
 def _lengths(plan: Plan) -> Lengths:
-    """The longest prompt and response: by context_length, or as the sources bound the prompt."""
+    """The longest prompt and response: by context_length, or by the limits of the sources."""
     rollout = plan.spec.rollout.config
     response = rollout.max_new_tokens
     if rollout.context_length is not None:
@@ -162,7 +193,7 @@ def _lengths(plan: Plan) -> Lengths:
 
 
 def _group(plan: Plan) -> int:
-    """Samples of a prompt that an update has."""
+    """Samples per prompt in one update."""
     samples = plan.spec.rollout.config.samples_per_prompt
     if plan.spec.train.minibatches == "groups":
         return min(samples, plan.sequences_per_update_per_rank)
@@ -170,7 +201,7 @@ def _group(plan: Plan) -> int:
 
 
 def _update_tokens(plan: Plan, lengths: Lengths) -> int:
-    """Tokens of an update on one device, were every sequence of full length."""
+    """Tokens of an update on one device, if every sequence has full length."""
     sequences = plan.sequences_per_update_per_rank
     prompts = math.ceil(sequences / _group(plan))
     return prompts * lengths.prompt + sequences * (lengths.response - 1)
@@ -191,7 +222,7 @@ def _policy_job(plan: Plan, lengths: Lengths, device: Device, config: Any) -> Jo
         temperature=spec.rollout.config.temperature,
         accumulate=_update_tokens(plan, lengths) > batch.budget,
     )
-    return job.on(device, config)
+    return job.on_device(device, config)
 
 
 def _engine(plan: Plan, config: Any, weights: int, lengths: Lengths, device: Device) -> Engine:
@@ -199,78 +230,73 @@ def _engine(plan: Plan, config: Any, weights: int, lengths: Lengths, device: Dev
     if spec.rollout.type == "transformers":
         rows = plan.sequences_per_step // plan.world
         tokens = lengths.total, lengths.response
-        return engines.transformers(spec.rollout.config, config, weights, width, tokens, rows)
-    return engines.vllm(spec.rollout.config, config, weights, width, device)
+        return estimate_transformers(spec.rollout.config, config, weights, width, tokens, rows)
+    return estimate_vllm(spec.rollout.config, config, weights, width, device)
 
 
 def _phases(
     plan: Plan, passes: Measured, job: Job, engine: Engine, device: Device
 ) -> tuple[Phase, ...]:
     """Every phase of a step, in order."""
-    trained, gradients = _held(passes), passes["optimizer", "all"][GRADIENTS]
-    beside: Parts = {}  # what the policy's passes have beside them
-    awake = {"engine weights": engine.weights, "KV cache": engine.cache}
-    awake["engine's work"] = engine.working
-    asleep = awake if engine.asleep is None else {"engine asleep": engine.asleep}
-    found: list[tuple[str, list[Parts]]] = []
-    values: Measured = {}
+    trained = _weights_and_moments(passes)
+    awake = {
+        "engine weights": engine.weights,
+        "KV cache": engine.cache,
+        "engine's work": engine.working,
+    }
+    asleep, syncing = awake, awake
+    if engine.asleep is not None:
+        asleep = {"engine asleep": engine.asleep}
+        syncing = {"engine weights": engine.weights, **asleep, GATHERED: engine.reload}
+    start: Parts = {WEIGHTS: trained[WEIGHTS]}
+    critic: Parts = {}  # what the critic holds during the other passes
+    frozen: Parts = {}  # what the reference holds during the other passes
+    reference, learn = [], []  # the phases of these two, where the spec has them
+    if plan.spec.reference is not None:
+        replayed = highest(measure(job.of_reference(plan.spec.reference.path)), ["replay"])
+        shards = replayed.pop(WEIGHTS)
+        if not device.cuda:  # on a GPU the shards stay in main memory
+            frozen = {"reference": shards}
+        reference = [replayed]
     if plan.spec.critic is not None:
         values = measure(job.of_critic(plan.spec.critic.path))
-        beside["critic"] = sum(_held(values).values())
-    if plan.spec.reference is not None:
-        frozen = measure(job.of_reference(plan.spec.reference.path))
-        replayed = highest(frozen, ["replay"])
-        shards = replayed.pop(WEIGHTS)
-        if not device.cuda:  # on a GPU they wait in main memory
-            beside["reference"] = shards
-        found.append(("reference", [trained, replayed, beside, asleep]))
-    start = {WEIGHTS: trained[WEIGHTS]}
-    if values:
+        critic = {"critic": sum(_weights_and_moments(values).values())}
         start["critic"] = values["optimizer", "all"][WEIGHTS]
-    sync = {"engine weights": engine.weights, "engine asleep": engine.asleep or 0}
-    sync[GATHERED] = engine.reload
-    sync = awake if engine.asleep is None else sync
-    gathered = _renamed(passes["sync", "all"])
+        trains = highest(values, ["train"])
+        own = {"critic": trains.pop(WEIGHTS) + trains.pop(OPTIMIZER)}
+        gradients = {GRADIENTS: passes["optimizer", "all"][GRADIENTS]}
+        learn = [_add(trains, own, gradients)]
     phases = [
         ("start", [start, awake]),
-        ("rollout", [trained, beside, awake]),
-        ("replay", [highest(passes, ["replay"]), beside, asleep]),
-        *found,
-        ("train", [highest(passes, ["train"]), beside, asleep]),
+        ("rollout", [trained, critic, frozen, awake]),
+        ("replay", [highest(passes, ["replay"]), critic, frozen, asleep]),
+        *(("reference", [trained, one, critic, frozen, asleep]) for one in reference),
+        ("train", [highest(passes, ["train"]), critic, frozen, asleep]),
+        *(("critic", [trained, one, frozen, asleep]) for one in learn),
+        ("optimizer", [passes["optimizer", "all"], critic, frozen, asleep]),
+        ("sync", [_as_gathered(passes["sync", "all"]), critic, frozen, syncing]),
+        ("proof", [highest(passes, ["probe"]), critic, frozen, awake]),
     ]
-    if values:
-        learning = highest(values, ["train"])
-        critic = {"critic": learning.pop(WEIGHTS) + learning.pop(OPTIMIZER)}
-        rest = {part: size for part, size in beside.items() if part != "critic"}
-        phases.append(("critic", [trained, {GRADIENTS: gradients}, learning, critic, rest, asleep]))
-    phases += [
-        ("optimizer", [dict(passes["optimizer", "all"]), beside, asleep]),
-        ("sync", [gathered, beside, sync]),
-        ("proof", [highest(passes, ["probe"]), beside, awake]),
-    ]
-    return tuple(Phase(name, _with_allowance(_sum(parts), plan, device)) for name, parts in phases)
+    return tuple(Phase(name, _with_allowance(_add(*parts), plan, device)) for name, parts in phases)
 
 
-def _held(passes: Measured) -> Parts:
-    """What a trained model holds between its passes."""
+def _weights_and_moments(passes: Measured) -> Parts:
+    """What a trained model holds between passes."""
     return {part: passes["optimizer", "all"][part] for part in (WEIGHTS, OPTIMIZER)}
 
 
-def _renamed(parts: Parts) -> Parts:
-    """A sync's temporary tensors are gathered weights, whatever the tracker takes them for."""
+def _as_gathered(parts: Parts) -> Parts:
+    """Counts the temporary tensors of a sync as gathered weights, which they are."""
     held = {part: parts[part] for part in (WEIGHTS, OPTIMIZER)}
     return {**held, GATHERED: sum(parts.values()) - sum(held.values())}
 
 
-def _sum(parts: list[Parts]) -> Parts:
+def _add(*parts: Parts) -> Parts:
     total: Parts = {}
     for some in parts:
         for part, size in some.items():
             total[part] = total.get(part, 0) + size
     return total
-
-
-ENGINE_PARTS = ("engine weights", "KV cache", "engine's work", "engine asleep")
 
 
 def _with_allowance(parts: Parts, plan: Plan, device: Device) -> Parts:

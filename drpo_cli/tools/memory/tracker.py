@@ -1,13 +1,13 @@
-"""Peaks of memory by stretches of a pass, from FSDP2's own tracker.
+"""Peak memory of each stretch of a pass, from FSDP2's own tracker.
 
-`FSDPMemTracker` sees every tensor that is made and freed, on fake tensors as on real ones, and
-keeps the highest total so far. Here a pass is cut into stretches, each with a peak of its own: the
-peak of a stretch is linear in the number of decoder layers, the peak of all of them is not.
+`FSDPMemTracker` sees every tensor that is allocated and freed, fake ones too, and keeps the highest
+total. Here a pass is cut into stretches with a peak each, because the peak of a stretch is linear
+in the number of decoder layers, and the peak of the whole pass is not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 
 Parts = dict[str, int]
-"""Bytes by what they are for."""
+"""Bytes by their purpose."""
 
 WEIGHTS, OPTIMIZER, GRADIENTS = "weights", "optimizer", "gradients"
 GATHERED, ACTIVATIONS, LOGPROBS = "gathered", "activations", "log-probs"
@@ -35,27 +35,27 @@ PART_OF = {
 }
 
 
-class Peaks(FSDPMemTracker):
-    """Tracks a sharded model and its optimizer; `peaks` has the parts at each stretch's peak."""
+class Peaks(FSDPMemTracker):  # type: ignore[no-untyped-call]  # torch's __init_subclass__
+    """Tracks a sharded model and its optimizer. `peaks`: the parts at each stretch's peak."""
 
     def __init__(self, model: nn.Module, optimizer: Optimizer | None):
         super().__init__(model, optimizer)
         self.peaks: dict[tuple[str, str], Parts] = {}
         self.work = ""
         self.backward = False
-        self._spent = 0  # bytes of activations when the stretch began
+        self._before = 0  # bytes of activations when the stretch began
 
     def begin(self, work: str) -> None:
-        """Starts a piece of work, such as a pass or a step of the optimizer."""
+        """Starts a piece of work, such as a pass or an optimizer step."""
         self.reset_mod_stats()
         self.work, self.backward = work, False
         self._restart()
 
     def mark(self, *stretches: str) -> None:
-        """Ends a stretch of the work, under one name or several."""
+        """Ends a stretch of the work, and records it under these names."""
         parts = self._parts(self.get_tracker_snapshot("peak"))
         if "head" in stretches:
-            kept = min(self._spent, parts[ACTIVATIONS])
+            kept = min(self._before, parts[ACTIVATIONS])
             parts[LOGPROBS], parts[ACTIVATIONS] = parts[ACTIVATIONS] - kept, kept
         for stretch in stretches:
             known = self.peaks.get((self.work, stretch), {})
@@ -64,14 +64,14 @@ class Peaks(FSDPMemTracker):
         self._restart()
 
     def _restart(self) -> None:
-        self._tell_gradients()
+        self._mark_gradients()
         now = self.get_tracker_snapshot("current")
         self._peak_mem_snap = now
         self._peak_mem = {device: held["Total"] for device, held in now.items()}
-        self._spent = self._parts(now)[ACTIVATIONS]
+        self._before = self._parts(now)[ACTIVATIONS]
 
-    def _tell_gradients(self) -> None:
-        """Counts gradients as such, which the tracker takes for temporary until a step is over."""
+    def _mark_gradients(self) -> None:
+        """Counts gradients as gradients; the tracker counts them as temporary until a step ends."""
         for module in self._root_mod.modules():
             if not isinstance(module, FSDPModule):
                 continue
@@ -99,12 +99,12 @@ def _gradients(parameter: Any) -> list[Tensor]:
     return [gradient for gradient in found if gradient is not None]
 
 
-def follow(layers: Sequence[nn.Module], peaks: Peaks) -> None:
-    """Has every decoder layer mark the stretches of the passes that go through it.
+def mark_layers(layers: Sequence[nn.Module], peaks: Peaks) -> None:
+    """Makes every decoder layer mark the stretches of the passes that go through it.
 
-    Forward: `embedding`, then each layer; what follows them is the head. Backward: the head, each
-    layer, and the embedding last, which is left to whoever runs the pass. A layer is named by its
-    place from the front (0, 1) and from the back (-1, -2), others not at all.
+    Forward: `embedding`, then each layer; what follows is the head. Backward: the head, each layer,
+    and last the embedding, which the caller of the pass marks. A layer is named by its position
+    from the front (0, 1) and from the back (-1, -2); the others are `middle`.
     """
     count = len(layers)
 
@@ -112,7 +112,7 @@ def follow(layers: Sequence[nn.Module], peaks: Peaks) -> None:
         return [f"{way} {k}" for k in (i, i - count) if k in (0, 1, -1, -2)] or [f"{way} middle"]
 
     def before(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if not peaks.backward:  # recomputed activations come past here again
+        if not peaks.backward:  # recomputing activations runs this hook again
             peaks.mark("embedding")
             _on_gradient(inputs[0], lambda: peaks.mark(*names("backward", 0)))
 
@@ -132,9 +132,9 @@ def follow(layers: Sequence[nn.Module], peaks: Peaks) -> None:
         layer.register_forward_hook(lambda _m, _i, output, i=i: after(i, output))
 
 
-def _on_gradient(hidden: Tensor, done: Any) -> None:
+def _on_gradient(hidden: Tensor, done: Callable[[], None]) -> None:
     def hook(_: Tensor) -> None:
         done()
 
     if hidden.requires_grad:
-        hidden.register_hook(hook)
+        hidden.register_hook(hook)  # type: ignore[no-untyped-call]

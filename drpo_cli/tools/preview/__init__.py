@@ -1,1 +1,1 @@
-"""What can be looked at before a run: rewards on samples (`reward test`), prompts (`data show`)."""
+"""`drpo reward` and `drpo data`: look at the rewards and the data of a run before it starts."""

@@ -1,4 +1,4 @@
-"""What `drpo plan` is made of: growth by layers, micro-batches, the cache, devices."""
+"""The parts of `drpo plan`: growth by layers, micro-batches, the cache, devices."""
 
 from __future__ import annotations
 
@@ -9,26 +9,24 @@ from types import SimpleNamespace
 import pytest
 
 from drpo_cli.errors import UserError
-from drpo_cli.tools.memory.batch import Lengths, fullest, packed
-from drpo_cli.tools.memory.device import GIB, parse
-from drpo_cli.tools.memory.engine import cache_bytes
-from drpo_cli.tools.memory.transfer import Transfer, transfer
+from drpo_cli.tools.memory.engine import GIB, cache_bytes, parse_device
+from drpo_cli.tools.memory.estimate import Transfer, estimate_transfer
+from drpo_cli.tools.memory.inputs import Batch, Lengths
 
 # In a process of its own: the fake process group may not meet a real one.
 GROWTH = """
 import sys, tempfile
 from pathlib import Path
-from unittest import mock
 from support.models import tiny_model
 from drpo_cli.rollout.engine.precision import Precision
 from drpo_cli.settings import ModelSettings, TrainSettings
 from drpo_cli.tools.memory import passes
-from drpo_cli.tools.memory.batch import Lengths
+from drpo_cli.tools.memory.inputs import Batch, Lengths
 
 kind, critic, checkpointing = sys.argv[1], sys.argv[2] == "critic", sys.argv[2] == "checkpointing"
 with tempfile.TemporaryDirectory() as folder:
     model = tiny_model(Path(folder) / "m", kind, num_hidden_layers=6, layer_types=None)
-    batch = passes.Batch(Lengths(8, 25), 4, 8, 104)
+    batch = Batch(Lengths(8, 25), 4, 8, 104)
     job = passes.Job(
         ModelSettings(path=str(model)), Precision("bfloat16", "bfloat16"),
         TrainSettings(gradient_checkpointing=checkpointing), 2, batch, batch,
@@ -36,8 +34,8 @@ with tempfile.TemporaryDirectory() as folder:
     )
     grown = passes.measure(job)
     passes.measure.cache_clear()
-    with mock.patch.object(passes, "FEW", (6, 7)):
-        whole = passes.measure(job)
+    passes.FEW = (6, 7)
+    whole = passes.measure(job)
     exact = kind != "gemma3"  # masks of its two kinds of attention come and go with their layers
     for key, parts in whole.items():
         if "middle" not in key[1]:
@@ -51,7 +49,7 @@ with tempfile.TemporaryDirectory() as folder:
     ("kind", "what"),
     [("qwen3", "policy"), ("llama", "critic"), ("gemma3", "checkpointing")],
 )
-def test_a_few_layers_show_what_all_take(kind: str, what: str):
+def test_a_few_layers_show_what_all_need(kind: str, what: str) -> None:
     ran = subprocess.run(
         [sys.executable, "-c", GROWTH, kind, what],
         env={"PYTHONPATH": "tests:."},
@@ -71,9 +69,12 @@ def test_a_few_layers_show_what_all_take(kind: str, what: str):
         (1, 99, 20, 29, 1),  # longer than the budget: alone
     ],
 )
-def test_the_fullest_micro_batch(group, sequences, budget, tokens, count):
-    samples = fullest(Lengths(10, 20), group, sequences, budget)
-    assert (len(packed(samples).input_ids_I), len(samples)) == (tokens, count)
+def test_the_largest_micro_batch(
+    group: int, sequences: int, budget: int, tokens: int, count: int
+) -> None:
+    batch = Batch(Lengths(10, 20), group, sequences, budget)
+    assert (batch.tokens, len(batch.rows)) == (tokens, count)
+    assert batch.shares_prompts == (group > 1)
 
 
 def text(**more: object) -> SimpleNamespace:
@@ -97,21 +98,21 @@ def text(**more: object) -> SimpleNamespace:
         (text(kv_lora_rank=64, qk_rope_head_dim=16), 4 * 80 * 160),
     ],
 )
-def test_a_sequence_of_160_tokens_in_the_cache(config, numbers):
+def test_a_sequence_of_160_tokens_in_the_cache(config: SimpleNamespace, numbers: int) -> None:
     assert cache_bytes(config, 2, 150) == 2 * numbers  # whole blocks of 16 tokens
 
 
-def test_devices_by_name_and_by_size():
-    assert parse("H100-80G", 8).bytes == int(79.1 * GIB) and parse("h100-80g", 8).cuda
-    assert not parse("a100-40g", 1).masked_groups
-    assert parse("48g", 1).bytes == 48 * GIB and parse("48gib", 1).cuda
-    assert parse("cpu-24g", 4).bytes == 24 * GIB and not parse("cpu-24g", 4).cuda
-    assert parse("cpu", 2).bytes == parse("cpu", 1).bytes // 2
+def test_devices_by_name_and_by_size() -> None:
+    assert parse_device("H100-80G", 8).bytes == int(79.1 * GIB) and parse_device("h100-80g", 8).cuda
+    assert not parse_device("a100-40g", 1).masked_groups
+    assert parse_device("48g", 1).bytes == 48 * GIB and parse_device("48gib", 1).cuda
+    assert parse_device("cpu-24g", 4).bytes == 24 * GIB and not parse_device("cpu-24g", 4).cuda
+    assert parse_device("cpu", 2).bytes == parse_device("cpu", 1).bytes // 2
     for wrong in ("0g", "tpu", "24", "cpu-g"):
         with pytest.raises(UserError, match=f"--gpu {wrong}: is not a device"):
-            parse(wrong, 1)
+            parse_device(wrong, 1)
 
 
-def test_what_a_sync_moves():
-    assert transfer(100, 1, 1) == Transfer(100, 0, 0, 0)
-    assert transfer(160, 8, 2) == Transfer(160, 140, 1120, 160)
+def test_what_a_sync_moves() -> None:
+    assert estimate_transfer(100, 1, 1) == Transfer(100, 0, 0, 0)
+    assert estimate_transfer(160, 8, 2) == Transfer(160, 140, 1120, 160)

@@ -1,4 +1,4 @@
-"""`drpo reward list` and `drpo reward show`: what rewards there are, and how one is used."""
+"""`drpo reward list` and `drpo reward show`: which rewards exist, and how to use one."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import tomli_w
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from drpo_cli import plugins
@@ -18,67 +16,59 @@ from drpo_cli.plugins import Selected
 from drpo_cli.rewards.grading.contract import Reward, prepare
 from drpo_cli.settings import RewardSettings, Settings
 from drpo_cli.spec.reference import REQUIRED, Option, options, own_options
+from drpo_cli.tools.tables import make_console, make_grid, make_table, numbers
 
 EXAMPLE_WIDTH = 60
 OWN = "./file.py:name or package.module:name, a function of your own; see docs/extending.md"
 
 
 def list_rewards() -> None:
-    """Prints every reward that a name selects, with the first line of its docstring."""
-    table = Table.grid(padding=(0, 2))
+    """Prints every reward with a name, and the first line of its docstring."""
+    grid = make_grid()
     for name in plugins.available("rewards"):
-        table.add_row(Text(name, "bold"), Text(_summary(name)))
+        grid.add_row(Text(name, "bold"), Text(_summary(name)))
     for name, value in plugins.installed("rewards").items():
-        table.add_row(Text(name, "bold"), Text(f"{_summary(name)}  ({value})"))
-    console = _console()
-    console.print(table)
-    console.print(f"\n{OWN}\nMore of one: drpo reward show TYPE")
+        grid.add_row(Text(name, "bold"), Text(f"{_summary(name)}  ({value})"))
+    console = make_console()
+    console.print(grid)
+    console.print(f"\n{OWN}\nMore about one reward: drpo reward show TYPE")
 
 
 def show(name: str) -> None:
-    """Prints all there is to know of one reward. Raises UserError when there is no such one."""
+    """Prints the page of one reward. Raises UserError when it does not exist."""
     plugin = plugins.load("rewards", name)
     config = plugin.Config
-    # Required options have no value yet, and what a reward asks for does not depend on them.
+    # Built without values: required options have none, and what a reward asks for needs none.
     reward = prepare(Selected("rewards", name, config.model_construct()))
     own = own_options(config, RewardSettings)
     shared = [option for option in config.model_fields if option not in own]
     examples = [one for one in plugin.examples if set(one[0]) <= reward.asks]
-    console = _console()
-    console.print(Text(name, "bold"))
-    console.print((plugin.doc or "No docstring.") + "\n")
-    _heading(console, "Asks for")
-    console.print(_asks(reward) + "\n")
-    if own:
-        _heading(console, "Its options")
-        console.print(_options(options(config, own)))
-    _heading(console, "Options that every reward takes")
-    console.print(_options(options(config, shared)))
+    parts: list[tuple[str, Table | str]] = [
+        (name, (plugin.doc or "No docstring.") + "\n"),
+        ("Asks for", _format_asks(reward) + "\n"),
+        ("Options that every reward has", _options_table(options(config, shared))),
+        ("To paste into run.toml", _as_toml(name, options(config, own), _example_config(examples))),
+    ]
     if examples:
-        _heading(console, "Examples")
-        console.print(_examples(examples))
-    _heading(console, "To paste into run.toml")
-    table = _toml(name, list(options(config, own)), _example_config(examples))
-    console.print(table, soft_wrap=True)
-
-
-def _console() -> Console:
-    return Console(markup=False, highlight=False)
-
-
-def _heading(console: Console, text: str) -> None:
-    console.print(Text(text, "bold"))
+        parts.insert(3, ("Examples", _examples_table(examples)))
+    if own:
+        parts.insert(2, ("Its options", _options_table(options(config, own))))
+    console = make_console()
+    for heading, content in parts:
+        console.print(Text(heading, "bold"))
+        # only the last part is pasted: its lines must not be wrapped
+        console.print(content, soft_wrap=heading == parts[-1][0])
 
 
 def _summary(name: str) -> str:
     try:
         doc = plugins.load("rewards", name).doc or "No docstring."
-    except UserError as error:  # one broken package does not hide the other rewards
+    except UserError as error:  # a broken package does not hide the other rewards
         return f"does not load: {error}"
     return doc.partition("\n")[0]
 
 
-def _asks(reward: Reward) -> str:
+def _format_asks(reward: Reward) -> str:
     wants = ", ".join(sorted(reward.asks)) or "nothing"
     each = "a whole group at once" if reward.whole_group else "each completion"
     if reward.inline:
@@ -90,33 +80,29 @@ def _asks(reward: Reward) -> str:
     return f"  {wants}\n  called for {each}, {where}"
 
 
-def _options(found: Iterable[Option]) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=True)
-    table.add_column("key", no_wrap=True)
-    table.add_column("value", max_width=24)
-    table.add_column("default", max_width=18)
-    table.add_column("meaning")
+def _options_table(found: Iterable[Option]) -> Table:
+    table = make_table(
+        Column("key", no_wrap=True),
+        Column("value", max_width=24),
+        Column("default", max_width=18),
+        "meaning",
+    )
     for option in found:
         value, default = option.value.replace("`", ""), option.default.replace("`", "")
         table.add_row(option.name, value, default, option.meaning)
     return table
 
 
-def _examples(examples: Iterable[tuple[Mapping[str, Any], float]]) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=True, leading=1)
-    table.add_column("arguments")
-    table.add_column("score", justify="right")
+def _examples_table(examples: Iterable[tuple[Mapping[str, Any], Any]]) -> Table:
+    table = make_table("arguments", *numbers(["score"]), leading=1)
     for arguments, score in examples:
-        given = [_argument(name, value) for name, value in arguments.items()]
-        if isinstance(score, list | tuple):
-            shown = ", ".join(f"{one:g}" for one in score)
-        else:
-            shown = f"{score:g}"
-        table.add_row("\n".join(line for line in given if line), shown)
+        lines = [_format_argument(name, value) for name, value in arguments.items()]
+        scores = score if isinstance(score, list | tuple) else [score]
+        table.add_row("\n".join(filter(None, lines)), ", ".join(f"{one:g}" for one in scores))
     return table
 
 
-def _argument(name: str, value: Any) -> str:
+def _format_argument(name: str, value: Any) -> str:
     if isinstance(value, Settings):
         given = value.model_dump(mode="json", exclude_unset=True)
         return ", ".join(f"{key} = {json.dumps(of)}" for key, of in given.items())
@@ -125,16 +111,16 @@ def _argument(name: str, value: Any) -> str:
     return f"{name}: {short}"
 
 
-def _example_config(examples: Iterable[tuple[Mapping[str, Any], float]]) -> dict[str, Any]:
-    """Options as the first example that has some gives them: values that are sure to be valid."""
+def _example_config(examples: Iterable[tuple[Mapping[str, Any], Any]]) -> dict[str, Any]:
+    """The options of the first example that has any: values that are sure to be valid."""
     for arguments, _ in examples:
         if isinstance(config := arguments.get("config"), Settings):
             return config.model_dump(mode="json", exclude_none=True)
     return {}
 
 
-def _toml(name: str, own: Iterable[Option], example: Mapping[str, Any]) -> str:
-    """A table with what is required, and the rest of its own options commented out."""
+def _as_toml(name: str, own: Iterable[Option], example: Mapping[str, Any]) -> str:
+    """A table with the required options; its other options are commented out."""
     lines = ["[[reward]]", tomli_w.dumps({"type": name}).strip()]
     for option in sorted(own, key=lambda option: option.default != REQUIRED):
         if option.default != REQUIRED:

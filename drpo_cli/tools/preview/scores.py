@@ -1,4 +1,4 @@
-"""What trying the rewards out showed, in numbers: the same ones for the terminal and for JSON."""
+"""What trying the rewards showed, as numbers: the same for the terminal and for JSON."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 
 from drpo_cli.rewards.grading.grader import Graded
-from drpo_cli.tools.preview.samples import as_line
+from drpo_cli.tools.preview.completions import as_line
 from drpo_cli.types import Group
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One completion, numbered from 1, and what was said of it.
+    """One completion, numbered from 1, and its scores.
 
     rewards       by name; None where the reward failed, no key where it does not score the prompt
-    total         None when the rewards that failed leave none
+    total         None when a failed reward leaves no total
     milliseconds  by reward
-    has_answer    whether the completion contains the reference answer; None without one
+    has_answer    whether the completion contains the reference answer; None without an answer
     """
 
     number: int
@@ -38,8 +38,20 @@ class Sample:
         return self.group.rollouts_G[self.index].text
 
 
-def samples(groups_P: Sequence[Group], graded: Graded) -> list[Sample]:
-    """The samples of all groups, one after the other."""
+@dataclass(frozen=True)
+class Agreement:
+    """Samples by two questions: (has the reference answer, total is at least the threshold)."""
+
+    threshold: float
+    cells: Mapping[tuple[bool, bool], tuple[Sample, ...]]
+
+    def count(self, has_answer: bool, high: bool) -> int:
+        """The number of samples in one cell."""
+        return len(self.cells[has_answer, high])
+
+
+def collect_samples(groups_P: Sequence[Group], graded: Graded) -> list[Sample]:
+    """The samples of all groups in order, with their scores."""
     found: list[Sample] = []
     for group, scores, seconds in zip(groups_P, graded.scores_P, graded.seconds_P, strict=True):
         for i, rollout in enumerate(group.rollouts_G):
@@ -58,7 +70,7 @@ def samples(groups_P: Sequence[Group], graded: Graded) -> list[Sample]:
 
 
 def contains(text: str, answer: str | None) -> bool | None:
-    """Whether the answer stands in the text, not as part of a longer word or number."""
+    """Whether the text has the answer, not as part of a longer word or number."""
     if answer is None or not answer.strip():
         return None
     wanted = re.escape(answer.strip())
@@ -66,7 +78,7 @@ def contains(text: str, answer: str | None) -> bool | None:
 
 
 def distribution(values: Iterable[float | None]) -> dict[str, float]:
-    """Count, mean, quartiles and share of zeros of what is not None; empty when all is."""
+    """Count, mean, quartiles and share of zeros of the values that are not None; {} if none."""
     kept = np.array([value for value in values if value is not None])
     if not kept.size:
         return {}
@@ -83,32 +95,19 @@ def distribution(values: Iterable[float | None]) -> dict[str, float]:
     }
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """Samples by whether they have the reference answer, and whether the total is high."""
-
-    threshold: float
-    cells: Mapping[tuple[bool, bool], tuple[Sample, ...]]
-
-    def count(self, has_answer: bool, high: bool) -> int:
-        """Samples of one cell."""
-        return len(self.cells[has_answer, high])
-
-
-def agreement(tried: Sequence[Sample], threshold: float) -> Agreement:
-    """Of the samples with a reference answer and a total."""
+def compare_with_answers(samples: Sequence[Sample], threshold: float) -> Agreement:
+    """Sorts the samples that have a reference answer and a total into the four cells."""
     cells: dict[tuple[bool, bool], list[Sample]] = {
         (has_answer, high): [] for has_answer in (True, False) for high in (True, False)
     }
-    for sample in tried:
+    for sample in samples:
         if sample.has_answer is not None and sample.total is not None:
             cells[sample.has_answer, sample.total >= threshold].append(sample)
-    return Agreement(threshold, {key: tuple(held) for key, held in cells.items()})
+    return Agreement(threshold, {key: tuple(found) for key, found in cells.items()})
 
 
-def as_dict(tried: Sequence[Sample], graded: Graded, threshold: float) -> dict[str, Any]:
-    """Everything, as plain JSON values."""
-    held = agreement(tried, threshold)
+def as_dict(samples: Sequence[Sample], graded: Graded, agreement: Agreement) -> dict[str, Any]:
+    """Everything, as JSON values."""
     return {
         "samples": [
             {
@@ -119,11 +118,11 @@ def as_dict(tried: Sequence[Sample], graded: Graded, threshold: float) -> dict[s
                 "milliseconds": dict(sample.milliseconds),
                 "has_answer": sample.has_answer,
             }
-            for sample in tried
+            for sample in samples
         ],
         "rewards": {
             name: {
-                **distribution(sample.rewards.get(name) for sample in tried),
+                **distribution(sample.rewards.get(name) for sample in samples),
                 "calls": usage.calls,
                 "seconds": usage.seconds,
                 "slowest": usage.slowest,
@@ -132,13 +131,13 @@ def as_dict(tried: Sequence[Sample], graded: Graded, threshold: float) -> dict[s
             }
             for name, usage in graded.usage.items()
         },
-        "total": distribution(sample.total for sample in tried),
+        "total": distribution(sample.total for sample in samples),
         "agreement": {
-            "threshold": threshold,
-            "answer_high": held.count(True, True),
-            "answer_low": held.count(True, False),
-            "no_answer_high": held.count(False, True),
-            "no_answer_low": held.count(False, False),
+            "threshold": agreement.threshold,
+            "answer_high": agreement.count(True, True),
+            "answer_low": agreement.count(True, False),
+            "no_answer_high": agreement.count(False, True),
+            "no_answer_low": agreement.count(False, False),
         },
         "quarantine": list(graded.quarantine),
     }

@@ -1,0 +1,171 @@
+"""What the passes are measured on: a model's shapes, and the largest micro-batch of the settings.
+
+This is the one file of `drpo plan` that uses the trainer's own samples and packing.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from drpo_cli.errors import UserError
+from drpo_cli.experience import Experience
+from drpo_cli.settings import ModelSettings
+from drpo_cli.trainer.pack import Packed, pack
+from drpo_cli.types import Group, Prompt, Rollout
+
+if TYPE_CHECKING:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+
+def load_config(settings: ModelSettings, key: str) -> Any:
+    """The model's configuration. Raises UserError, naming `key`, where it does not load."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(
+            settings.path, trust_remote_code=settings.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        why = str(error).strip().splitlines()[0].rstrip(".")
+        raise UserError(
+            f"{key}: {settings.path} has no configuration that loads ({why})",
+            f"name a folder with the model's config.json, or download it: hf download "
+            f"{settings.path} config.json",
+        ) from error
+
+
+def make_model(config: Any, layers: int | None = None) -> Any:
+    """The model, with only `layers` decoder layers if that is given. Call it in a fake mode.
+
+    A model with several kinds of attention keeps one layer of each kind, since each kind has a
+    mask of its own.
+    """
+    import torch
+    from torch import nn
+    from transformers import AutoModelForCausalLM
+
+    from drpo_cli.trainer.attention import NAME
+
+    lm = AutoModelForCausalLM.from_config(
+        copy.deepcopy(config), dtype=torch.float32, attn_implementation=NAME
+    ).eval()
+    if layers is not None:
+        decoder = lm.get_decoder()
+        decoder.layers = nn.ModuleList(_choose_layers(list(decoder.layers), config, layers))
+    return lm
+
+
+def _choose_layers(layers: list[Any], config: Any, count: int) -> list[Any]:
+    kinds = getattr(config.get_text_config(), "layer_types", None) or ["all"] * len(layers)
+    firsts = [kinds.index(kind) for kind in dict.fromkeys(kinds)]
+    others = [i for i in range(len(layers)) if i not in firsts]
+    return [layers[i] for i in sorted([*firsts, *others][:count])]
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of a prompt and of a response; `known` is false where the prompt's is assumed."""
+
+    prompt: int
+    response: int
+    known: bool = True
+
+    @property
+    def total(self) -> int:
+        """Tokens of prompt and response."""
+        return self.prompt + self.response
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The largest micro-batch of sequences of these lengths.
+
+    group      samples per prompt
+    sequences  at most so many samples
+    budget     at most so many tokens; one sequence may have more
+    """
+
+    lengths: Lengths
+    group: int
+    sequences: int
+    budget: int
+
+    @cached_property
+    def rows(self) -> Experience:
+        """Its rows; the last response is cut so that the budget is used to the token.
+
+        The first sequence always fits, as the trainer gives a longer one a micro-batch of its own.
+        """
+        responses_PG: list[list[int]] = []
+        left, rows = self.budget, 0
+        while rows < self.sequences:
+            left -= 0 if rows % self.group else self.lengths.prompt
+            # the last token of a response is never an input
+            response = min(self.lengths.response, left + 1) if rows else self.lengths.response
+            if rows and response < 2:
+                break
+            if rows % self.group == 0:
+                responses_PG.append([])
+            responses_PG[-1].append(response)
+            left -= response - 1
+            rows += 1
+        groups_P = [
+            _make_group(prompt, self.lengths.prompt, responses_G)
+            for prompt, responses_G in enumerate(responses_PG)
+        ]
+        exp = Experience.of(groups_P)
+        return dataclasses.replace(exp, advantage_T=exp.advantage_T + 1)
+
+    @cached_property
+    def packed(self) -> Packed:
+        """The micro-batch as the trainer packs it, of real tensors: they are small."""
+        import torch
+
+        return pack(self.rows, torch.device("cpu"))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that go through the model."""
+        return len(self.packed.input_ids_I)
+
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether samples share a prompt, so that attention needs a mask."""
+        return any(bucket.context for bucket in self.packed.layout.buckets)
+
+    def make_fake(self, mode: FakeTensorMode) -> Packed:
+        """The packed micro-batch with fake tensors in place of real ones."""
+        import torch
+
+        def fake(value: Any) -> Any:
+            return mode.from_tensor(value) if isinstance(value, torch.Tensor) else value
+
+        real, layout = self.packed, self.packed.layout
+        buckets = tuple(
+            dataclasses.replace(bucket, first_B=fake(bucket.first_B)) for bucket in layout.buckets
+        )
+        fake_layout = dataclasses.replace(
+            layout,
+            buckets=buckets,
+            query_N=fake(layout.query_N),
+            key_M=fake(layout.key_M),
+            inverse_I=fake(layout.inverse_I),
+            _masks={},
+        )
+        columns = {
+            field.name: fake(getattr(real, field.name))
+            for field in dataclasses.fields(real)
+            if field.name != "layout"
+        }
+        return Packed(**columns, layout=fake_layout)
+
+
+def _make_group(number: int, prompt: int, responses_G: Sequence[int]) -> Group:
+    rollouts = (Rollout((0,) * tokens, (0.0,) * tokens, "", False) for tokens in responses_G)
+    prompt_ids = (number, *([0] * (prompt - 1)))
+    return Group(Prompt(str(number), "", prompt_ids, None, {}), tuple(rollouts))
