@@ -115,7 +115,7 @@ class Experience:
 
     def split(self, column_T: Tensor) -> list[Tensor]:
         """A column's part of each row."""
-        return list(column_T.split(self.lengths_S.tolist()))
+        return list(torch.split(column_T, self.lengths_S.tolist()))
 
     def take(self, rows: Sequence[int]) -> Experience:
         """These rows, in this order."""

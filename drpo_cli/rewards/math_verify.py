@@ -119,7 +119,7 @@ def _parse_answer(answer: str, timeout_seconds: int) -> list[Any]:
             f"math-verify cannot parse the reference answer {answer!r}; mend the row, or use "
             "exact_match or regex for answers that are not mathematics"
         )
-    return parsed
+    return list(parsed)
 
 
 EXAMPLES = [

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.distributed import checkpoint as dcp
-from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load as load_distributed
+from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 from torch.optim import AdamW
 
 from drpo_cli.dist import World
@@ -61,7 +62,7 @@ class Checkpoints:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         self.world.barrier()
-        dcp.save(_state(trainer), checkpoint_id=partial / "state")
+        save_distributed(_state(trainer), checkpoint_id=partial / "state")
         if self.world.rank == 0:
             _save_description(partial / "hf", trainer.policy.lm, tokenizer)
             record = {**state, "step": step, "updates": trainer.schedule.last_epoch}
@@ -84,7 +85,7 @@ class Checkpoints:
         state = _state(trainer)
         pairs = _models(trainer)
         settings = [optim.hyperparameters(optimizer) for _, optimizer in pairs.values()]
-        dcp.load(state, checkpoint_id=checkpoint / "state")
+        load_distributed(state, checkpoint_id=checkpoint / "state")
         for name, (model, optimizer) in pairs.items():
             set_state_dict(
                 model,
@@ -173,7 +174,7 @@ def export(checkpoint: Path, folder: Path) -> None:
     state = {"model": {f"lm.{name}": weight for name, weight in lm.state_dict().items()}}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is")  # one process, on purpose
-        dcp.load(state, checkpoint_id=checkpoint / "state", no_dist=True)
+        load_distributed(state, checkpoint_id=checkpoint / "state", no_dist=True)
     lm.to(getattr(torch, read(checkpoint)["dtype"])).save_pretrained(partial)
     for file in (checkpoint / "hf").iterdir():
         if not (partial / file.name).exists():

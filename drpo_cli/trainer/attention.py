@@ -64,7 +64,7 @@ def packed_attention(
 
 def _batches(part: Tensor, index_N: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
     """[1, H, T, Dh] as a batch [spans, H, tokens, Dh] for each bucket, of shape [spans, tokens]."""
-    taken = _take(part[0].transpose(0, 1), index_N).split([b * t for b, t in shapes])
+    taken = torch.split(_take(part[0].transpose(0, 1), index_N), [b * t for b, t in shapes])
     return [
         own.unflatten(0, shape).transpose(1, 2) for own, shape in zip(taken, shapes, strict=True)
     ]
@@ -72,7 +72,7 @@ def _batches(part: Tensor, index_N: Tensor, shapes: Sequence[tuple[int, int]]) -
 
 def _take(x_IHD: Tensor, index_N: Tensor) -> Tensor:
     """Row `index_N[n]` of x as row n, [N, H, Dh]."""
-    return take(x_IHD.flatten(1), index_N).unflatten(1, x_IHD.shape[1:])
+    return take(x_IHD.flatten(1), index_N).view(-1, *x_IHD.shape[1:])
 
 
 AttentionInterface.register(NAME, packed_attention)

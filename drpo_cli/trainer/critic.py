@@ -69,7 +69,7 @@ class Critic:
             clip = self.settings.value_clip
             loss_T = value_loss(value_T, packed.value_T, packed.return_T, clip)
             loss = (loss_T * packed.scale_T).sum()
-            (loss * self.world.size).backward()  # FSDP averages over ranks
+            torch.autograd.backward(loss * self.world.size)  # FSDP averages over ranks
             total += float(loss.detach())
         total = self.world.sum([total])[0]
         norm = full(clip_grad_norm_(self.model.parameters(), self.train.max_gradient_norm)).item()

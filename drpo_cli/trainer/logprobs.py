@@ -131,7 +131,9 @@ def blockwise_logprobs(
 
     Holds two or three float32 matrices of about `block` logits at a time, forward and backward.
     """
-    return _BlockwiseLogProbs.apply(hidden_TD, weight_VD, bias_V, target_T, head, block)
+    apply: Any = _BlockwiseLogProbs.apply
+    found: tuple[Tensor, Tensor] = apply(hidden_TD, weight_VD, bias_V, target_T, head, block)
+    return found
 
 
 class _Sums:

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 def take(x_IF: Tensor, index_N: Tensor) -> Tensor:
     """Row `index_N[n]` of x as row n, [N, F]; the gradients of a row taken twice are summed."""
-    taken: Tensor = _Take.apply(x_IF, index_N)
+    taken: Tensor = _Take.apply(x_IF, index_N)  # type: ignore[no-untyped-call]
     return taken
 
 

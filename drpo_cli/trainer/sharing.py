@@ -52,4 +52,5 @@ def token_cost(layers: Iterable[nn.Module], config: Any) -> float:
     ]
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return float(sum(weights)) / (config.num_hidden_layers * WEIGHTS_PER_PAIR * heads * head_dim)
+    dimensions = float(config.num_hidden_layers * heads * head_dim)
+    return float(sum(weights)) / (dimensions * WEIGHTS_PER_PAIR)

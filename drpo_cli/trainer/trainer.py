@@ -154,7 +154,7 @@ class Trainer:
         loss_T = terms.with_terms(objective.per_token_T, packed, outputs, reference, bonus)
         loss = (loss_T * packed.scale_T).sum()
         # FSDP averages gradients over ranks; the loss is a sum over the tokens of all ranks.
-        (loss * self.world.size).backward()
+        torch.autograd.backward(loss * self.world.size)
         stats.add(tokens, outputs[1], objective.metrics)
         return float(loss.detach())
 

@@ -73,7 +73,7 @@ def is_endless(rows: Sequence[Row]) -> bool:
     return isinstance(rows, Source) and len(rows) > MOST_SHUFFLED
 
 
-def open_sources(sources: Sequence[Selected], prefix: str = "") -> list[Source]:
+def open_sources(sources: Sequence[Selected[SourceSettings]], prefix: str = "") -> list[Source]:
     """Opens every source; ids of rows are `prefix` + `source/row`.
 
     Raises UserError for a source that has no rows or is not a sequence.
@@ -92,7 +92,7 @@ def open_sources(sources: Sequence[Selected], prefix: str = "") -> list[Source]:
     return opened
 
 
-def name_sources(sources: Sequence[Selected]) -> list[str]:
+def name_sources(sources: Sequence[Selected[SourceSettings]]) -> list[str]:
     """Names each source by its type; from the second of the same type on, adds a number."""
     seen: Counter[str] = Counter()
     names = []

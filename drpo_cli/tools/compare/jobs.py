@@ -199,7 +199,7 @@ def _list_by_cell(problems: Mapping[str, Sequence[str]], cells: int) -> list[str
     return [*common, *own]
 
 
-def _dump_plugins(chosen: tuple[Selected, ...]) -> list[Any]:
+def _dump_plugins(chosen: tuple[Selected[Any], ...]) -> list[Any]:
     return [(part.type, part.config.model_dump(mode="json")) for part in chosen]
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from importlib import util
 from pathlib import Path
+from typing import Any
 
 from drpo_cli.errors import UserError
 from drpo_cli.plan import make_plan
@@ -36,7 +37,7 @@ def check_plugins(spec: Spec) -> Iterator[Finding]:
             yield ok(check, "its packages are installed, and its environment variables set")
 
 
-def _selected(spec: Spec) -> Iterator[Selected]:
+def _selected(spec: Spec) -> Iterator[Selected[Any]]:
     """Every plugin that the spec selects."""
     for each in fields(spec):
         value = getattr(spec, each.name)
