@@ -330,7 +330,7 @@ def explain(
         list[str],
         typer.Argument(
             metavar="OBJECTIVE",
-            help="An objective, such as drpo, or with options drpo:delta=0.2.",
+            help="An objective: drpo, or with options drpo:delta=0.2.",
             autocompletion=completion.objectives,
         ),
     ],
