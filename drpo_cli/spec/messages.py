@@ -1,4 +1,4 @@
-"""Words pydantic's errors for someone who writes a spec; knows the keys of older versions too."""
+"""Turns errors of pydantic into messages for someone who writes a spec."""
 
 from __future__ import annotations
 
