@@ -124,8 +124,7 @@ def _parse(source: Source) -> dict[str, Any]:
     try:
         return tomli.loads(source.text)
     except tomli.TOMLDecodeError as error:
-        mistake = explain(source.text, error)
-        raise source.error([Problem(mistake.key, mistake.what, at=mistake.at)]) from None
+        raise source.error([explain(source.text, error)]) from None
     except RecursionError:
         raise source.error([Problem((), TOO_DEEP)]) from None
 

@@ -35,6 +35,7 @@ def test_every_error_of_tomli_has_a_place_and_a_text(lines: list[str]) -> None:
         tomli.loads(text)
     except tomli.TOMLDecodeError as error:
         found = explain(text, error)
+        assert found.at is not None
         assert 0 <= found.at.start < found.at.end <= len(text) + 1
         assert "; " in found.what
         stop = text.find("\n", error.pos)
