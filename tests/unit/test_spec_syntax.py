@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from drpo_cli.spec import SpecError, load
 from drpo_cli.spec.syntax import explain
 
-LINES = r"""
+TEXT = r"""
 [run] ; [[data]] ; [data] ; [data.x] ; [[data.x]] ; [a.b] ; [a] ; [run ; [[run] ; [] ; [x] ; [x.y]
 a = 1 ; a.b = 2 ; a.b.c = 3 ; b = "x" ; c = [1, 2] ; c = [ ; 1, ; 2] ; ] ; } ; run.x = 1 ; "a" = 1
 d = { e = 1, f.g = [{}] } ; d = { ; e = 1, ; d.e = 1 ; g = \"\"\" ; text ; \"\"\" ; h = 'x ; h ; h =
 = 1 ; i = 1 # [x ; # [x ; i = 01 ; x.y = 1 ; i = 'é' ; j = 1979-05-27 07:32:00 ; [ 'q' . "r" ]
 k = [[1], [2, ; \ ; [eval] x = 1 ; data] ; [modle ; a = { b = 1, b = 2 } ; "\q" = 1 ; "\u12" = 1
 """
-LINES = LINES.replace('\\"', '"').replace("\n", " ; ").split(" ; ")[1:-1]
+LINES = TEXT.replace('\\"', '"').replace("\n", " ; ").split(" ; ")[1:-1]
 
 
 @given(st.lists(st.sampled_from(LINES), max_size=9))
