@@ -205,7 +205,7 @@ def test_trackers_in_a_spec(tmp_path: Path) -> None:
     ("options", "line", "message"),
     [
         ('type = "wandbb"', 1, "there is no tracker 'wandbb'; did you mean 'wandb'?"),
-        ('type = "wandb"\nname = "tensorboard"', 2, "is 'tensorboard', like the name of an earlier"),
+        ('type = "wandb"\nname = "tensorboard"', 2, "is 'tensorboard', like the name of an"),
         ('type = "trackio"\nfinish_s = 0', 2, "is 0; must be above 0"),
         ('type = "mlflow"\nuri = "https://me:secret@host/"', 2, "holds a password or token"),
         ('type = "wandb"\nbase_url = "https://host/?api_key=1"', 2, "holds a password or token"),
