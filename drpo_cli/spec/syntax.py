@@ -208,8 +208,8 @@ def _broken_value(text: str, error: tomli.TOMLDecodeError, value: int) -> tuple[
         return _not_a_value(text, at)
     if message.startswith("Expected newline"):
         return _after_value(text, at, value)
-    if message.startswith("Expected '=' after a key"):
-        return Span(at, at + 1), "no = follows the key; write key = value"
+    if message.startswith("Invalid initial character") and text[at] in "}\n":  # tomli before 2.4
+        return Span(at, at + 1), "a { } table is on one line, without a comma at its end; change it"
     return Span(at, at + 1), f"{message[0].lower()}{message[1:]}; correct this"
 
 

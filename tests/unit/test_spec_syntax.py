@@ -78,6 +78,13 @@ def test_the_place_of_a_mistake(
     assert (problem.line, problem.column) == (line, column)
 
 
+@pytest.mark.parametrize("text", ["a = { b = 1, }", "a = { b = 1,\n  c = 2 }"])
+def test_what_older_versions_of_toml_refuse_in_an_inline_table(text: str) -> None:
+    at = text.index(",") + 1 + (text[text.index(",") + 1] == " ")
+    error = tomli.TOMLDecodeError("Invalid initial character for a key part", text, at)
+    assert "a { } table is on one line, without a comma at its end" in explain(text, error).what
+
+
 @pytest.mark.parametrize(
     "text",
     [
