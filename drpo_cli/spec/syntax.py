@@ -102,7 +102,7 @@ def _broken_header(text: str, error: tomli.TOMLDecodeError) -> Problem:
         return Problem((), _not_toml(what), at=whole)
     name = ".".join(keys)
     right = f"[[{name}]]" if keys in ARRAYS else f"[{name}]"
-    if error.msg.startswith("Expected newline"):
+    if error.msg.startswith("Expected newline") and line[error.pos] != "]":
         what = f"text follows the header {right}; move it to the next line"
         return Problem(keys, _not_toml(what), at=Span(error.pos, len(line)))
     what = f"the header is not a name in matching brackets; write {right}"
@@ -167,6 +167,8 @@ def _broken_pair(text: str, error: tomli.TOMLDecodeError) -> Problem:
         if hidden := _hidden_character(text, min(error.pos, len(text) - 1)):
             return Problem((), _not_toml(hidden[1]), at=hidden[0])
         what = "this is not `key = value`, [section] or a # comment; correct the line"
+        if text[0] in "\"'":
+            what = f"the key has no closing quote; add {text[0]} at its end"
         return Problem((), _not_toml(what), at=line)
     keys, sign = _split(found[1]), found.end()
     if text[sign : sign + 1] != "=":
@@ -285,6 +287,8 @@ def _after_value(text: str, at: int, value: int) -> tuple[Span, str]:
     start = value + len(text[value:at]) - len(text[value:at].lstrip())
     word = text[start : line.end].partition("#")[0].rstrip()
     whole = Span(start, start + len(word))
+    if text[at] == "," and re.fullmatch(r"\d+(,\d+)+(\.\d+)?", word):
+        return whole, f"a number has no commas; write {word.replace(',', '')}"
     if text[at] == ",":
         return Span(at, at + 1), "a line must not end in a comma; remove it"
     if text[at] in "]})":
