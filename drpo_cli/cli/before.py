@@ -92,9 +92,10 @@ def check(
 ) -> None:
     """Validate a spec, and show the run that it makes.
 
-    Everything that is wrong is reported at once, syntax and meaning alike, with file, line and
-    column, and the line it is in; the exit code is then 2. A warning is not an error. Of a valid
-    spec it shows the arithmetic of a step, and what the trust region does.
+    Everything that is wrong is reported at once, with file, line and column and the text of the
+    line (of a file that is not TOML, the first syntax error); the exit code is then 2. A warning
+    is not an error. Of a valid spec it shows the arithmetic of a step, and what the trust region
+    does.
 
     Imports the plugins. Reward functions are held to their contract without being called: argument
     names, annotations that cannot hold what comes, returns that are no score. Needs neither a GPU
