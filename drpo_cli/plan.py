@@ -116,8 +116,8 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
 
 def regime(spec: Spec) -> str:
     """What the objective does to a token whose probability moved, in a sentence."""
-    regime, config = spec.objective.plugin.regime, spec.objective.config
-    return regime(config) if regime else f"as objective {spec.objective.type} defines it"
+    explain, config = spec.objective.plugin.regime, spec.objective.config
+    return explain(config) if explain else f"as objective {spec.objective.type} defines it"
 
 
 def _microbatches(plan: Plan) -> str:

@@ -2,8 +2,8 @@
 
 `type = "drpo"` is `drpo_cli/objectives/drpo.py`; `type = "my_pkg.my_mod"` or
 `"my_pkg.my_mod:name"` is installed code, and so is a name that an installed package registers as an
-entry point of the group `drpo.<kind>`; `type = "./rewards.py:name"` is a file beside the spec.
-A plugin has one entry, named in `KINDS`, and a `Config` (without one, its kind's base settings).
+entry point of the group `drpo.<kind>`; `type = "./rewards.py:name"` is a file relative to the spec.
+A plugin has one entry, named in `KINDS`, and may have a `Config`: the class of its options.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from drpo_cli.errors import UserError
 
 
 class Kind(NamedTuple):
-    """A kind of plugin: what one is called, the name of its entry, and the base of its `Config`."""
+    """A kind of plugin: its noun, the name of its entry, and the base class of its `Config`."""
 
     noun: str
     entry: str
@@ -54,23 +54,24 @@ class Plugin(Generic[S_co]):
     """A loaded plugin, built in or the user's own.
 
     entry           its function or class, e.g. the `loss` of an objective (`KINDS` has the names)
-    Config          the class of its options
+    Config          the class of its options; the base class of its kind if it has none
     doc             its docstring
 
-    What a file may declare besides, as a constant or function of the name in capitals:
+    A plugin may declare more, in constants of the same names in capitals (`INLINE = True`), and
+    `regime` in a function:
 
-    examples        (EXAMPLES) inputs and what they give; the tests run those of built-in plugins
-    needs           (NEEDS) what has to run before it can be tried, in words
-    imports         (IMPORTS) modules it imports when called; a reward's are imported once, before
-                    its processes start
-    min_group       (MIN_GROUP) advantage: the smallest group it can compare
-    token_level     (TOKEN_LEVEL) advantage: one per token, computed from a critic's values
-    sequence_level  (SEQUENCE_LEVEL) objective: takes the ratio of a whole response, so it needs one
-                    advantage for all tokens of the response
-    inline          (INLINE) reward: fast and sure to return, so it needs no process of its own
-    client          (CLIENT) tracker: the package it sends with, also the name of the drpo extra
-    regime          (regime) objective: a function of its options that returns a sentence for
-                    `drpo check`: what happens to a token whose probability moved
+    examples        inputs with their results; the tests run the examples of built-in plugins
+    needs           what has to run before the plugin can be tried, in words
+    imports         modules that it imports when it is called; those of a reward are imported once,
+                    before its processes start
+    min_group       advantage: the smallest group that it can compare
+    token_level     advantage: computes one advantage per token, from the values of a critic
+    sequence_level  objective: takes the ratio of a whole response, so it needs one advantage for
+                    all tokens of the response
+    inline          reward: fast and sure to return, so it needs no process of its own
+    client          tracker: the package that it sends with; the drpo extra has the same name
+    regime          objective: maps its options to a sentence for `drpo check` on what happens to a
+                    token whose probability moved
     """
 
     kind: str
@@ -93,7 +94,7 @@ NOT_THE_USERS = (
     __file__,
     *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
 )
-"""Where the code lies whose frames say little of a mistake in the user's."""
+"""Folders of library code: their frames say little about a mistake in the user's code."""
 
 
 @dataclass(frozen=True)
@@ -121,12 +122,12 @@ def available(kind: str) -> list[str]:
 
 
 def installed(kind: str) -> dict[str, str]:
-    """Plugins of a kind that installed packages bring, as name → `package.module:name`."""
+    """Plugins of a kind in installed packages, as name → `package.module:name`."""
     return {entry.name: entry.value for entry in metadata.entry_points(group=f"drpo.{kind}")}
 
 
 def names(kind: str) -> list[str]:
-    """Names that select a plugin of a kind: the built-in ones, then those of installed packages."""
+    """Names of the plugins of a kind: the built-in ones, then those of installed packages."""
     return list(dict.fromkeys([*available(kind), *installed(kind)]))
 
 
@@ -159,7 +160,7 @@ def load(kind: str, type: str, folder: Path | None = None) -> Plugin[Any]:
 
 
 def absolute(type: str, folder: Path) -> str:
-    """`type` with a relative file made absolute, so that it means the same from anywhere."""
+    """`type` with an absolute path where it names a file, so that it is valid in any folder."""
     where, colon, name = type.partition(":")
     return f"{(folder / where).resolve()}{colon}{name}" if where.endswith(".py") else type
 
@@ -176,14 +177,14 @@ def _unknown(kind: str, type: str) -> str:
     hint = f"did you mean {close[0]!r}? " if close else ""
     return (
         f"there is no {noun} {type!r}; {hint}there are: {', '.join(known)}; "
-        f"your own: './file.py:name' or 'package.module'"
+        f"or write your own: './file.py:name' or 'package.module'"
     )
 
 
 def _load_file(kind: str, type: str, path: Path) -> ModuleType:
     if not path.is_file():
         raise UserError(f"{KINDS[kind].noun} {type!r}: there is no file {path}")
-    # the same in every process, so that what a class of it made can go from one to the other
+    # The name is the same in every process, so that its objects can be pickled between them.
     digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
     name = f"drpo_user_{path.stem}_{digest}"
     if name in sys.modules:
@@ -191,7 +192,7 @@ def _load_file(kind: str, type: str, path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # before it runs: its dataclasses look themselves up there
+    sys.modules[name] = module  # before it runs, because dataclasses look up their module
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # the user's code may raise anything
@@ -211,9 +212,9 @@ def _load_module(kind: str, type: str, where: str) -> ModuleType:
 
 
 def where_it_broke(error: BaseException, frames: int = 3, most: int = 2000) -> str:
-    """What an error says, at `most` so many characters, and where in the user's code it arose.
+    """The message of an error, cut to `most` characters, and its place in the user's code.
 
-    Frames of libraries are told only when there are no others; the innermost ones are.
+    The place is the innermost `frames` of the user's code, or of libraries if there are no others.
     """
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}: {error.msg}"
@@ -226,11 +227,12 @@ def where_it_broke(error: BaseException, frames: int = 3, most: int = 2000) -> s
 
 
 def _plugin(kind: str, type: str, module: ModuleType, entry: Any, doc: str | None) -> Plugin[Any]:
-    """Reads what a module declares of itself; an entry may bring a `Config` of its own."""
+    """Builds a Plugin from what a module declares; an entry may have its own `Config`."""
     base = KINDS[kind].base
     config = getattr(entry, "Config", getattr(module, "Config", base))
     if not (isinstance(config, builtins.type) and issubclass(config, base)):
-        raise UserError(f"its Config must extend drpo_cli.settings.{base.__name__}")
+        what = f"{KINDS[kind].noun} {type!r}: its Config must extend drpo_cli.settings."
+        raise UserError(f"{what}{base.__name__}")
     declared = vars(module)
     return Plugin(
         kind=kind,

@@ -5,7 +5,7 @@ thing in the whole package, and `tests/house/test_suffixes.py` holds that no oth
 
 | suffix | axis |
 |---|---|
-| `_P` | prompts of a step (on this rank unless said otherwise) |
+| `_P` | prompts of a step (of this rank, unless stated otherwise) |
 | `_G` | samples of one prompt (its group) |
 | `_S` | rows: one prompt with one response each |
 | `_T` | response tokens, end to end over all rows |
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LOG_RATIO_LIMIT = 20.0
-"""|log π − log μ| beyond which a ratio stays at e^±20: a broken log-prob, not a signal."""
+"""Limit of |log π − log μ|: the ratio stays within e^±20; beyond it a log-prob is broken."""
 
 Message = Mapping[str, str]
 """One chat turn: `{"role": "user", "content": "…"}`."""
@@ -47,7 +47,7 @@ Message = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Problem:
-    """One row of a data source, before any tokenizer has seen it."""
+    """One row of a data source, before it is rendered and tokenized."""
 
     prompt: str | tuple[Message, ...]
     answer: str | None = None
@@ -56,7 +56,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A problem as the model sees it; `rewards` names those that score it, None means all."""
+    """A problem as the model sees it; `rewards` are the names of its rewards, None means all."""
 
     id: str
     text: str
@@ -68,7 +68,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Rollout:
-    """One sampled response: the engine's own token ids and log μ of each of them."""
+    """One sampled response: the token ids of the engine, with log μ of each."""
 
     token_ids: tuple[int, ...]
     logps: tuple[float, ...]
@@ -86,12 +86,12 @@ class Group:
 
 @dataclass(frozen=True)
 class Scores:
-    """What the rewards said of one group.
+    """The scores of one group.
 
-    total_G    the weighted total of each sample, always finite; 0 for a skipped one
-    by_reward  each reward that scored the group by its name; None where it failed on a sample
-    skipped    samples without a total, because a reward that counts failed on them: they take no
-               part in advantages, losses and means
+    total_G    the weighted total of each sample, always finite; 0 for a skipped sample
+    by_reward  the scores of each reward, by its name; None where it failed on a sample
+    skipped    samples without a total, because a reward that counts failed on them; advantages,
+               losses and means leave them out
     """
 
     total_G: tuple[float, ...]
@@ -100,19 +100,19 @@ class Scores:
 
     @property
     def kept_totals(self) -> list[float]:
-        """The totals of those samples that have one, in order."""
+        """The totals of the samples that are not skipped, in order."""
         return [total for i, total in enumerate(self.total_G) if i not in self.skipped]
 
 
 class Tokens(NamedTuple):
-    """What an objective sees, all of shape [T], float32 or float64, response tokens only.
+    """The input of an objective: tensors of shape [T], float32 or float64, response tokens only.
 
     logp_T      log π of the sampled token under the weights being trained (carries the gradient)
     old_logp_T  log μ, as the rollout engine reported it (or, with `train.anchor = "trainer"`, as
                 the trainer recomputed it at the start of the step)
     adv_T       the advantage of the token, or of its whole response
-    response_T  which response each token belongs to: int64, 0 … S − 1, without gaps; None stands
-                for a single response. A response is never cut: all its tokens are here.
+    response_T  the response that each token belongs to: int64, 0 … S − 1, without gaps; None means
+                a single response. A response is never split: all its tokens are here.
     """
 
     logp_T: Tensor
@@ -123,9 +123,9 @@ class Tokens(NamedTuple):
 
 @dataclass(frozen=True)
 class TokenLoss:
-    """What an objective returns.
+    """The output of an objective.
 
-    per_token_T  loss of each token, unreduced: masks, weights and means are the trainer's
+    per_token_T  loss of each token; the trainer applies masks, weights and means
     metrics      detached per-token tensors of shape [T]; `weight` is the gradient weight w with
                  ∂loss/∂log π = −A r w
     """

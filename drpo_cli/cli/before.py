@@ -112,7 +112,8 @@ def check(
     """Validate a spec, and show the run that it describes.
 
     Reports every error at once, each with file, line, column and the line itself, and then exits 2.
-    Warnings do not change the exit code. For a valid spec it shows the arithmetic of a step, and
+    Of a file that is not TOML it reports the first syntax error. Warnings do not change the exit
+    code. For a valid spec it shows the arithmetic of a step, and
     the effect of the trust region.
 
     Imports the plugins. Checks the signature of each reward function without calling it: names of

@@ -65,11 +65,11 @@ def load(path: Path, overrides: Sequence[str] = (), checks: Sequence[rules.Rule]
     reader = _Reader(document, path.absolute(), preset.unknown)
     spec = replace(reader.read(), source=source, preset=preset.name)
     reader.forget_unknown(spec)
-    problems = [*preset.problems, *reader.problems, *rules.broken(spec, checks)]
-    doubts = rules.doubtful(spec)
+    problems = [*preset.problems, *reader.problems, *rules.find_errors(spec, checks)]
+    warnings = rules.find_warnings(spec)
     if not problems and not astray:
-        return replace(spec, warnings=tuple(source.diagnostics(doubts, "warning")))
-    error = source.error(problems, doubts)
+        return replace(spec, warnings=tuple(source.diagnostics(warnings, "warning")))
+    error = source.error(problems, warnings)
     also = [replace(one, file=str(path)) for one in astray]
     raise SpecError([*error.problems, *also], error.warnings, error.note)
 
@@ -124,8 +124,7 @@ def _parse(source: Source) -> dict[str, Any]:
     try:
         return tomli.loads(source.text)
     except tomli.TOMLDecodeError as error:
-        mistake = explain(source.text, error)
-        raise source.error([Problem(mistake.key, mistake.what, at=mistake.at)]) from None
+        raise source.error([explain(source.text, error)]) from None
     except RecursionError:
         raise source.error([Problem((), TOO_DEEP)]) from None
 

@@ -1,4 +1,4 @@
-"""Words pydantic's errors for someone who writes a spec; knows the keys of older versions too."""
+"""Turns errors of pydantic into messages for someone who writes a spec."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def unknown_section(name: str) -> tuple[str, str | None]:
     home = _home_of(name)
     if home:
         return f"is not a section; it is a key of {home}: move it there", None
-    hint, meant = _suggest(name, known)
+    hint, meant = _suggest(name, known, "sections")
     return f"is not a section; {hint}", meant
 
 
@@ -166,11 +166,11 @@ def _table_of(annotation: Any) -> type[BaseModel] | None:
     return next((found for part in get_args(annotation) if (found := _table_of(part))), None)
 
 
-def _suggest(name: str, known: list[str]) -> tuple[str, str | None]:
+def _suggest(name: str, known: list[str], noun: str = "keys") -> tuple[str, str | None]:
     close = difflib.get_close_matches(name, known, n=1)
     if close:
         return f"did you mean {close[0]!r}?", close[0]
-    hint = f"the known keys are {', '.join(known)}" if known else "no key is known here: remove it"
+    hint = f"the {noun} are {', '.join(known)}" if known else "this table has no keys: remove it"
     return hint, None
 
 

@@ -11,6 +11,7 @@ from drpo_cli.plugins import KINDS
 from drpo_cli.settings import Settings
 from drpo_cli.spec.model import CHOICES, LISTS, ORDER, SECTIONS, Choice
 from drpo_cli.spec.presets import PRESETS, SOURCES
+from drpo_cli.spec.schema import Node, table_of
 
 INTRO = """\
 # The spec
@@ -118,13 +119,11 @@ class Option(NamedTuple):
 
 def options(model: type[Settings], names: Iterable[str]) -> Iterator[Option]:
     """Describes the options of these names; values and defaults are in backticks."""
-    schema = model.model_json_schema()
-    required = schema.get("required", [])
+    table = table_of(model)
     for name in names:
-        field = schema["properties"][name]
-        default = REQUIRED if name in required else _default(field.get("default"))
-        meaning = " ".join(field.get("description", "").split())
-        yield Option(name, ", ".join(_value(field, schema)), default, meaning)
+        field = table["properties"][name]
+        default = REQUIRED if name in table.get("required", []) else _default(field.get("default"))
+        yield Option(name, ", ".join(_value(field)), default, field.get("description", ""))
 
 
 def own_options(config: type[Settings], base: type[Settings]) -> list[str]:
@@ -134,25 +133,22 @@ def own_options(config: type[Settings], base: type[Settings]) -> list[str]:
     return [name for name in config.model_fields if name in added]
 
 
-def _value(field: dict[str, Any], schema: dict[str, Any]) -> Iterator[str]:
+def _value(field: Node) -> Iterator[str]:
     """Describes the type and bounds of a field."""
-    if "$ref" in field:
-        yield from _value(schema["$defs"][field["$ref"].rpartition("/")[2]], schema)
-    elif "enum" in field or "const" in field:
+    if "enum" in field or "const" in field:
         values = field.get("enum") or [field["const"]]
         yield " or ".join(f"`{toml(value)}`" for value in values)
     elif "anyOf" in field:
-        members = [m for m in field["anyOf"] if m.get("type") != "null"]
-        yield " or ".join(", ".join(_value(member, schema)) for member in members)
+        yield " or ".join(", ".join(_value(member)) for member in field["anyOf"])
     elif field.get("type") == "array":
         items = field.get("prefixItems") or [field.get("items", {})]
         count = f"{len(items)} × " if "prefixItems" in field else ""
-        yield f"list of {count}{', '.join(_value(items[0], schema))}"
+        yield f"list of {count}{', '.join(_value(items[0]))}"
     elif field.get("type") == "object":
         keys = ", ".join(f"`{key}`" for key in field.get("properties", {}))
         yield f"table of {keys}" if keys else "table"
     else:
-        kind = field.get("type", "any")
+        kind: str = field.get("type", "any")
         yield "path" if field.get("format") == "path" else _TYPES.get(kind, kind)
         yield from (text.format(field[key]) for key, text in _BOUNDS.items() if key in field)
 

@@ -24,16 +24,16 @@ OBJECTIVE: KeyPath = ("objective", "type")
 ADVANTAGE: KeyPath = ("advantage", "type")
 
 
-def broken(spec: Spec, more: Sequence[Rule] = ()) -> list[Problem]:
-    """The errors that the rules here and `more` rules find in a spec.
+def find_errors(spec: Spec, more: Sequence[Rule] = ()) -> list[Problem]:
+    """Finds the errors of a spec by the rules here and by `more` rules.
 
     Keys that are wrong by themselves are absent from `spec`; a rule that reads one ends there.
     """
     return _apply((*ERRORS, *more), spec)
 
 
-def doubtful(spec: Spec) -> list[Problem]:
-    """Warnings: what can run, but hardly does what its writer expects."""
+def find_warnings(spec: Spec) -> list[Problem]:
+    """Finds what can run, but hardly does what the writer of the spec expects."""
     return _apply(WARNINGS, spec)
 
 

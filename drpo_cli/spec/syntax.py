@@ -9,13 +9,14 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import cast
 
 import tomli
 
 from drpo_cli.spec.model import ARRAYS, ORDER
 from drpo_cli.spec.positions import KeyPath, Lines, Scanner, Span, TooDeepError, unquoted
+from drpo_cli.spec.problems import Problem
 
 LONGEST_HEADER = 100
 """Characters of a broken header that are compared with the names of sections."""
@@ -50,20 +51,11 @@ _NOTHING = ("none", "null", "nil", "~")
 _CURLY_QUOTES = "“”„‘’«»"
 
 
-@dataclass(frozen=True)
-class Mistake:
-    """Where a file is not TOML, the key or section that it is about (if one shows), and why."""
-
-    at: Span
-    key: KeyPath
-    what: str
-
-
-def explain(text: str, error: tomli.TOMLDecodeError) -> Mistake:
-    """The mistake in `text`, whose lines must end in `\\n` alone, that tomli raised `error` for."""
+def explain(text: str, error: tomli.TOMLDecodeError) -> Problem:
+    """What is wrong in `text` where tomli raised `error`; lines must end in `\\n` alone."""
     if text.lstrip()[:1] == "{":
         what = "this looks like JSON, and a spec is TOML; `drpo init DIR` writes an example"
-        return Mistake(_line(text, 0), (), _not_toml(what))
+        return Problem((), _not_toml(what), at=_line(text, 0))
     start, table = _failing_statement(text, error.pos)
     statement = text[start:]
     inside = tomli.TOMLDecodeError(error.msg, statement, error.pos - start)
@@ -76,9 +68,9 @@ def explain(text: str, error: tomli.TOMLDecodeError) -> Mistake:
         found = _broken_header(statement, inside)
     else:
         found = _broken_pair(statement, inside)
-        found = Mistake(found.at, (*table, *found.key) if found.key else (), found.what)
-    at = Span(start + found.at.start, start + found.at.end)
-    return Mistake(at, found.key, found.what)
+        found = replace(found, key=(*table, *found.key) if found.key else ())
+    assert found.at is not None
+    return replace(found, at=Span(start + found.at.start, start + found.at.end))
 
 
 def _failing_statement(text: str, stop: int) -> tuple[int, KeyPath]:
@@ -101,20 +93,20 @@ def _failing_statement(text: str, stop: int) -> tuple[int, KeyPath]:
 # --- headers ---
 
 
-def _broken_header(text: str, error: tomli.TOMLDecodeError) -> Mistake:
+def _broken_header(text: str, error: tomli.TOMLDecodeError) -> Problem:
     line = text.partition("\n")[0].partition("#")[0].rstrip()
     whole = Span(0, len(line))
     keys = _section_meant(line)
     if keys is None:
         what = f"this is not a header; write [section], one of: {', '.join(ORDER)}"
-        return Mistake(whole, (), _not_toml(what))
+        return Problem((), _not_toml(what), at=whole)
     name = ".".join(keys)
     right = f"[[{name}]]" if keys in ARRAYS else f"[{name}]"
-    if error.msg.startswith("Expected newline"):
+    if error.msg.startswith("Expected newline") and line[error.pos] != "]":
         what = f"text follows the header {right}; move it to the next line"
-        return Mistake(Span(error.pos, len(line)), keys, _not_toml(what))
+        return Problem(keys, _not_toml(what), at=Span(error.pos, len(line)))
     what = f"the header is not a name in matching brackets; write {right}"
-    return Mistake(whole, keys, _not_toml(what))
+    return Problem(keys, _not_toml(what), at=whole)
 
 
 def _section_meant(line: str) -> tuple[str, ...] | None:
@@ -127,7 +119,7 @@ def _section_meant(line: str) -> tuple[str, ...] | None:
     return (close[0], *filter(None, others)) if close else None
 
 
-def _header_twice(text: str, start: int) -> Mistake:
+def _header_twice(text: str, start: int) -> Problem:
     """A header whose name is taken."""
     scanner, _ = _scan(text[:start])
     brackets, keys, whole = Scanner(text[start:]).header()
@@ -147,13 +139,13 @@ def _header_twice(text: str, start: int) -> Mistake:
         what = f"the first is in line {line}; join the two"
     else:
         what = f"line {line} gives it another meaning; remove one of the two"
-    return Mistake(whole, tuple(keys), f"is here a second time: {what}")
+    return Problem(tuple(keys), f"is here a second time: {what}", at=whole)
 
 
 # --- keys and values ---
 
 
-def _key_twice(text: str, start: int, table: KeyPath) -> Mistake:
+def _key_twice(text: str, start: int, table: KeyPath) -> Problem:
     """A key that has a value already."""
     scanner, _ = _scan(text[:start])
     here = Scanner(text[start:])
@@ -164,18 +156,20 @@ def _key_twice(text: str, start: int, table: KeyPath) -> Mistake:
     if taken in scanner.places:
         line = Lines(text).position(scanner.places[taken].key.start)[0]
         what = f"is here a second time: the first is in line {line}; remove one of the two"
-    return Mistake(Span(0, len(text[start : start + here.at].rstrip())), taken, what)
+    return Problem(taken, what, at=Span(0, len(text[start : start + here.at].rstrip())))
 
 
-def _broken_pair(text: str, error: tomli.TOMLDecodeError) -> Mistake:
+def _broken_pair(text: str, error: tomli.TOMLDecodeError) -> Problem:
     """What is wrong with a statement that is to be a key and its value."""
     line = _line(text, 0)
     found = _KEY_OF_PAIR.match(text)
     if found is None:
         if hidden := _hidden_character(text, min(error.pos, len(text) - 1)):
-            return Mistake(hidden[0], (), _not_toml(hidden[1]))
+            return Problem((), _not_toml(hidden[1]), at=hidden[0])
         what = "this is not `key = value`, [section] or a # comment; correct the line"
-        return Mistake(line, (), _not_toml(what))
+        if text[0] in "\"'":
+            what = f"the key has no closing quote; add {text[0]} at its end"
+        return Problem((), _not_toml(what), at=line)
     keys, sign = _split(found[1]), found.end()
     if text[sign : sign + 1] != "=":
         at, what = _missing_equals(text, found[1], sign, line)
@@ -183,14 +177,13 @@ def _broken_pair(text: str, error: tomli.TOMLDecodeError) -> Mistake:
         at, what = Span(sign, sign + 1), "no value follows the =; write one"
     else:
         at, what = _broken_value(text, error, sign + 1)
-    return Mistake(at, keys, _not_toml(what))
+    return Problem(keys, _not_toml(what), at=at)
 
 
 def _missing_equals(text: str, key: str, at: int, line: Span) -> tuple[Span, str]:
     if text[at : at + 1] == ":":
-        return Span(
-            at, at + 1
-        ), f"a key and its value need = between them, not a colon; write {key} = …"
+        what = f"a key and its value need = between them, not a colon; write {key} = …"
+        return Span(at, at + 1), what
     if at >= line.end or text[at] == "#":
         return Span(0, len(key)), f"the key has no = and no value; write {key} = …"
     return Span(at, line.end), f"no = follows the key; write {key} = …"
@@ -217,8 +210,8 @@ def _broken_value(text: str, error: tomli.TOMLDecodeError, value: int) -> tuple[
         return _not_a_value(text, at)
     if message.startswith("Expected newline"):
         return _after_value(text, at, value)
-    if message.startswith("Expected '=' after a key"):
-        return Span(at, at + 1), "no = follows the key; write key = value"
+    if message.startswith("Invalid initial character") and text[at] in "}\n":  # tomli before 2.4
+        return Span(at, at + 1), "a { } table is on one line, without a comma at its end; change it"
     return Span(at, at + 1), f"{message[0].lower()}{message[1:]}; correct this"
 
 
@@ -294,6 +287,8 @@ def _after_value(text: str, at: int, value: int) -> tuple[Span, str]:
     start = value + len(text[value:at]) - len(text[value:at].lstrip())
     word = text[start : line.end].partition("#")[0].rstrip()
     whole = Span(start, start + len(word))
+    if text[at] == "," and re.fullmatch(r"\d+(,\d+)+(\.\d+)?", word):
+        return whole, f"a number has no commas; write {word.replace(',', '')}"
     if text[at] == ",":
         return Span(at, at + 1), "a line must not end in a comma; remove it"
     if text[at] in "]})":

@@ -1,4 +1,4 @@
-"""`drpo check`: is the spec right, and what run does it make?"""
+"""`drpo check`: reports what is wrong with a spec, or shows the run that it makes."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from drpo_cli.spec.excerpt import count, show_all
 from drpo_cli.spec.problems import Diagnostic, Problem, key_text
 
 NARROW = 60
-"""Columns below which a value stands under its label, not beside it."""
+"""Below this many columns, a value is printed under its label instead of next to it."""
 
 
 def check(path: Path, overrides: Sequence[str], world: int, diff: bool, as_json: bool) -> int:
-    """Reports what is wrong with a spec on `world` processes, or shows its run; the exit code.
+    """Checks a spec for `world` processes and prints its run; returns the exit code.
 
-    Raises SpecError for a wrong spec, unless it goes out as JSON.
+    Raises SpecError for a wrong spec, or with `as_json` prints the problems.
     """
     try:
         spec = load(path, overrides, (*rules(world), rewards_can_be_called))
@@ -50,7 +50,7 @@ def check(path: Path, overrides: Sequence[str], world: int, diff: bool, as_json:
     changed = sum(one.origin is not None for one in settings)
     more = "" if diff else "; --diff shows what differs"
     console.print(f"{changed} keys set, {len(settings) - changed} default{more}")
-    sys.stdout.flush()  # before what goes to the other stream
+    sys.stdout.flush()  # before the warnings on stderr
     show_all(Console(stderr=True, markup=False, highlight=False), spec.warnings)
     doubts = f": {count((), spec.warnings, str(path))}" if spec.warnings else ""
     console.print(f"{path} is valid{doubts}", soft_wrap=True)
@@ -58,11 +58,11 @@ def check(path: Path, overrides: Sequence[str], world: int, diff: bool, as_json:
 
 
 def rewards_can_be_called(spec: Spec) -> Iterator[Problem]:
-    """A rule: each reward asks for what rewards get."""
+    """A rule: every reward takes only arguments that rewards get."""
     for index, selected in enumerate(spec.reward):
         if not selected.type:
-            continue  # its plugin does not load, which is said already
-        name = selected.config.__dict__.get("name")
+            continue  # its plugin does not load, which is reported already
+        name = getattr(selected.config, "name", None)
         try:
             prepare(replace(selected, config=RewardSettings(name=name)))
         except UserError as error:
@@ -70,7 +70,7 @@ def rewards_can_be_called(spec: Spec) -> Iterator[Problem]:
 
 
 def resolved(plan: Plan) -> dict[str, Any]:
-    """The run as tools read it: every key, the arithmetic, and the keys that are no defaults."""
+    """The run as JSON data: every key, the arithmetic, and the keys that differ from defaults."""
     spec = plan.spec
     arithmetic = {
         "run_folder": str(plan.run_folder),

@@ -66,7 +66,8 @@ def _batches(part: Tensor, index_N: Tensor, shapes: Sequence[tuple[int, int]]) -
     """[1, H, T, Dh] as a batch [spans, H, tokens, Dh] for each bucket, of shape [spans, tokens]."""
     taken = torch.split(_take(part[0].transpose(0, 1), index_N), [b * t for b, t in shapes])
     return [
-        own.unflatten(0, shape).transpose(1, 2) for own, shape in zip(taken, shapes, strict=True)
+        own.view(*shape, *own.shape[1:]).transpose(1, 2)
+        for own, shape in zip(taken, shapes, strict=True)
     ]
 
 

@@ -14,13 +14,13 @@ Mark = tuple[int | None, int, int | None]
 
 @dataclass
 class Case:
-    """a wrong spec, the messages for it with their places, and the same spec fixed."""
+    """A wrong spec, the messages for it with their places, and the same spec fixed."""
 
     title: str
     old: list[str] = field(default_factory=list)
     new: list[str] = field(default_factory=list)
     fixed: list[str] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
     options: list[str] = field(default_factory=list)
 
     def write(self, folder: Path, fixed: bool = False) -> tuple[Path, list[str], list[Mark]]:
@@ -61,9 +61,12 @@ def cases() -> Iterator[Case]:
                 case = Case(f"{path.stem}: {line[3:]}")
             elif case is not None and kind in "-!+>%" and line:
                 parts = {
-                    "-": case.old, "!": case.new, "+": case.fixed, ">": case.said,
+                    "-": case.old,
+                    "!": case.new,
+                    "+": case.fixed,
+                    ">": case.messages,
                     "%": case.options,
-                }  # fmt: skip
+                }
                 parts[kind].append(text)
         assert case is not None
         yield case

@@ -1,4 +1,4 @@
-"""`drpo check` as a user and as a tool runs it."""
+"""`drpo check`, run by a user and by a tool."""
 
 from __future__ import annotations
 
@@ -84,15 +84,26 @@ def test_a_tool_reads_the_run(spec: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["gone.toml", "."])
-def test_a_tool_reads_that_there_is_no_spec(tmp_path: Path, name: str) -> None:
+def test_a_tool_reads_that_the_spec_is_missing(tmp_path: Path, name: str) -> None:
     found = as_json(tmp_path / name, code=2)
     (problem,) = found["problems"]
     assert not found["valid"] and problem["line"] is problem["source"] is None
 
 
 def test_what_differs_from_the_defaults(spec: Path) -> None:
-    done = drpo("check", spec, "--diff", "--set", "preset=grpo", "--set", "objective={}",
-                "--set", "advantage={}", "--set", "eval.problems=200")  # fmt: skip
+    done = drpo(
+        "check",
+        spec,
+        "--diff",
+        "--set",
+        "preset=grpo",
+        "--set",
+        "objective={}",
+        "--set",
+        "advantage={}",
+        "--set",
+        "eval.problems=200",
+    )
     rows = [re.split(r" {2,}", line.strip()) for line in done.stdout.splitlines()]
     assert ["run.steps", "10", "required", place("steps", spec)] in rows
     assert ["rollout.stop", '["\\n", "Q:"]', "[]", place("stop", spec)] in rows
@@ -121,7 +132,7 @@ def test_plan_and_rewards_are_checked_with_the_rest(spec: Path) -> None:
 
 
 @pytest.mark.parametrize("objective", plugins.available("objectives"))
-def test_every_objective_says_what_becomes_of_a_token(spec: Path, objective: str) -> None:
+def test_every_objective_says_what_happens_to_a_token(spec: Path, objective: str) -> None:
     chosen = f'objective={{type="{objective}"}}'
     done = drpo("check", spec, "--set", chosen, "--set", "train.updates_per_rollout=1")
     assert done.returncode == 0
@@ -191,7 +202,7 @@ def _written(terminal: int) -> str:
         ),
     ],
 )
-def test_a_file_that_is_no_spec(tmp_path: Path, content: bytes, expected: str) -> None:
+def test_a_file_that_is_not_a_spec(tmp_path: Path, content: bytes, expected: str) -> None:
     (tmp_path / "run.toml").write_bytes(content)
     with pytest.raises(SpecError) as caught:
         load(tmp_path / "run.toml")

@@ -1,4 +1,4 @@
-"""The arithmetic of a run, and what a model's config.json rules out."""
+"""The arithmetic of a run, and the limits of a model's config.json."""
 
 from __future__ import annotations
 
@@ -10,14 +10,10 @@ import pytest
 from drpo_cli.errors import UserError
 from drpo_cli.plan import describe, make_plan
 from drpo_cli.spec import Spec, load
+from support.specs import HEAD
 
-SPEC = """\
-[run]
-name = "test"
-steps = 10
-[model]
-path = "some-org/some-model"
-[[data]]
+SPEC = f"""\
+{HEAD}[[data]]
 type = "./my.py:rows"
 [rollout]
 prompts_per_step = 8
@@ -133,7 +129,7 @@ def test_a_context_that_is_too_short(path: Path, override: str, expected: str) -
         make_plan(with_model(path, {"max_position_embeddings": 200}, override), 1)
 
 
-def test_a_model_folder_that_is_not_there(path: Path) -> None:
+def test_a_model_folder_that_does_not_exist(path: Path) -> None:
     with pytest.raises(UserError, match=r"model\.path: the model folder .*/gone does not exist"):
         make_plan(load(path, ["model.path=./gone"]), 1)
     with pytest.raises(UserError, match=r"model\.prepare: there is no file .*/make\.py"):
@@ -145,7 +141,7 @@ def test_a_model_folder_that_is_not_there(path: Path) -> None:
     assert make_plan(spec, 1).context is None
 
 
-def test_a_model_folder_that_is_no_model(path: Path) -> None:
+def test_a_folder_that_is_not_a_model(path: Path) -> None:
     (path.parent / "model").mkdir()
     with pytest.raises(UserError, match=r"model has no config\.json"):
         make_plan(load(path, ["model.path=model"]), 1)

@@ -1,4 +1,4 @@
-"""Whole runs in this process, on the transformers engine, with what can be switched on."""
+"""Whole runs in this process, on the transformers engine, with optional parts switched on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from drpo_cli.step import loop
 from support.command import drpo, timeless
 from support.models import free_port, tiny_model
 
-NEVER = 999  # no token has this id: a model whose end of sequence it is goes on until it is cut
+NEVER = 999  # no token has this id, so with it as end of sequence every response is truncated
 ENDS = list(range(4, 20))  # a quarter of the tokens: some responses end in time, some do not
 SPEC = """
 [run]
@@ -70,7 +70,7 @@ EVERYTHING = (
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with a spec's files, and the launcher's environment; signals as they were after."""
+    """A folder with a spec and the environment of the launcher; restores signal handlers."""
     (tmp_path / "rewards.py").write_text(REWARDS)
     (tmp_path / "run.toml").write_text(SPEC)
     place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
@@ -83,7 +83,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def run(folder: Path, name: str, *overrides: str) -> tuple[list[dict[str, Any]], str]:
-    """Starts a run, or goes on with it: everything it recorded, and what is shown of it."""
+    """Starts or continues a run; returns its records and the output of `drpo watch`."""
     runs = RunFolder(folder / "runs" / name)
     runs.path.mkdir(parents=True, exist_ok=True)
     runs.versions.write_text("{}")
@@ -124,7 +124,7 @@ def test_alerts_are_logged_once_by_a_resumed_run_too(
 ) -> None:
     tiny_model(folder / "model", eos_token_id=NEVER)
     logged = []
-    for steps in (3, 5, 6):  # it takes four steps to be sure
+    for steps in (3, 5, 6):  # the alert needs four steps
         run(folder, "cut", f"run.steps={steps}")
         said = capsys.readouterr().err.splitlines()
         logged.append([line for line in said if line.startswith("alert: truncation since step")])
@@ -143,4 +143,4 @@ def test_everything_at_once_and_resumed_bit_for_bit(folder: Path) -> None:
     for key in ("value_loss", "explained_variance", "reference_kl", "sampling_rounds"):
         assert last[key] is not None, key
     assert whole[1]["reference_kl"] == whole[2]["reference_kl"] == 0 < last["reference_kl"]
-    assert last["gap_floor"] < 1e-5 < 1e-3 < last["gap"]  # the gap has the rounding in it
+    assert last["gap_floor"] < 1e-5 < 1e-3 < last["gap"]  # the gap includes the rounding

@@ -43,8 +43,8 @@ def test_a_broken_spec(tmp_path: Path, case: Case) -> None:
         f"warning: {line}" if one.severity == "warning" else line
         for line, one in zip(lines, found, strict=True)
     ]
-    assert len(lines) == len(case.said), lines
-    for line, said in zip(lines, case.said, strict=True):
+    assert len(lines) == len(case.messages), lines
+    for line, said in zip(lines, case.messages, strict=True):
         assert said in line
     assert [place(one) for one in found if one.source is not None] == marked
     checked(case.write(tmp_path, fixed=True)[0])

@@ -1,4 +1,4 @@
-"""Loading a bad spec: what is wrong, where, and what to do."""
+"""Loading a bad spec: each message says where it is wrong, what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ ANYTHING = st.recursive(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_whatever_stands_in_a_spec_it_loads_or_says_where_it_is_wrong(
+def test_a_spec_of_random_values_loads_or_gets_messages_with_places(
     folder: Path, data: st.DataObject
 ) -> None:
     document = tomli.loads(BUILT_IN)

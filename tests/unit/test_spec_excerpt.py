@@ -1,4 +1,4 @@
-"""How a problem looks: the line it is in, and what is wrong underlined."""
+"""How a problem is shown: its line, with what is wrong underlined."""
 
 from __future__ import annotations
 
@@ -22,8 +22,13 @@ def wrong(source: str, column: int, end: int, end_line: int = 7) -> Diagnostic:
 def shown(error: SpecError, width: int, terminal: bool = False, **options: object) -> str:
     out = io.StringIO()
     console = Console(
-        file=out, width=width, force_terminal=terminal, markup=False, highlight=False, **options  # type: ignore[arg-type]
-    )  # fmt: skip
+        file=out,
+        width=width,
+        force_terminal=terminal,
+        markup=False,
+        highlight=False,
+        **options,  # type: ignore[arg-type]
+    )
     show(console, error)
     return out.getvalue()
 
@@ -42,13 +47,13 @@ def shown(error: SpecError, width: int, terminal: bool = False, **options: objec
         ("a = 1 " + "#" * 90, 5, 6, "a = 1 " + "#" * 33 + "…\n    ^"),
         ("#" * 90 + " 1", 92, 93, "…" + "#" * 33 + " 1\n" + " " * 35 + "^"),
     ],
-)  # fmt: skip
+)
 def test_the_mark_is_under_what_is_wrong(source: str, column: int, end: int, expected: str) -> None:
     text, before, marked = excerpt(wrong(source, column, end), 40)
     assert f"{text}\n{' ' * before}{'^' * marked}" == expected
 
 
-def test_of_a_value_over_lines_the_first_is_marked() -> None:
+def test_only_the_first_line_of_a_long_value_is_marked() -> None:
     assert excerpt(wrong('a = """x', 5, 4, end_line=9), 40) == ('a = """x', 4, 4)
 
 

@@ -1,4 +1,4 @@
-"""Loading: what a good spec becomes."""
+"""Loading and dumping a good spec."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def test_a_relative_spec_path_gives_absolute_paths(
 
 
 @pytest.mark.parametrize("path", ["./model", "../model", "/model", "~/model"])
-def test_a_model_path_that_looks_like_one_is_made_absolute(folder: Path, path: str) -> None:
+def test_a_model_path_that_can_be_no_hub_id_is_made_absolute(folder: Path, path: str) -> None:
     found = load(write(folder), [f"model.path={path}"]).model.path
     assert found == str((folder / Path(path).expanduser()).resolve())
 
 
-def test_a_model_folder_is_told_from_a_hub_id(folder: Path) -> None:
+def test_a_path_is_a_model_folder_if_it_exists_or_is_prepared(folder: Path) -> None:
     path = write(folder)
     assert load(path, ["model.path=model"]).model.path == "model"
     prepared = load(path, ["model.path=model", "model.prepare=make.py"])
@@ -87,12 +87,6 @@ def test_built_in_plugins_survive_a_dump(folder: Path) -> None:
     (folder / "rows.jsonl").write_text("{}")
     spec = load(write(folder, BUILT_IN))
     assert load(write(folder, dump(spec))) == spec
-
-
-def test_a_byte_order_mark_is_no_mistake(folder: Path) -> None:
-    path = folder / "run.toml"
-    path.write_bytes(b"\xef\xbb\xbf" + GOOD.encode())
-    assert load(path).run.name == "test"
 
 
 def test_the_spec_imports_nothing_heavy(folder: Path) -> None:

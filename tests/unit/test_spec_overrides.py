@@ -1,4 +1,4 @@
-"""`--set`: where a value goes, what it becomes, and what is said when it has no place to go."""
+"""`--set`: which key it sets, to which value, and the messages about a wrong one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def document() -> dict[str, Any]:
 
 
 def texts(document: dict[str, Any], *overrides: str) -> dict[KeyPath, str]:
-    """What was set, after none was astray."""
+    """The overrides by the key that they set; none is wrong."""
     applied, problems = apply_overrides(document, overrides)
     assert not problems
     return {key: override.text for key, override in applied.items()}
@@ -50,7 +50,7 @@ def test_a_list_entry(key: str) -> None:
     assert found["data"] == [{"path": "a"}, {"path": "c"}]
 
 
-def test_a_section_that_is_not_there_yet() -> None:
+def test_a_section_that_does_not_exist_yet() -> None:
     found = document()
     apply_overrides(found, ["eval.every=5", "a.b.c=1"])
     assert found["eval"] == {"every": 5} and found["a"] == {"b": {"c": 1}}
@@ -75,7 +75,7 @@ def test_the_last_of_two_counts() -> None:
         ("run.name.x=c", "run.name: is a single value; nothing can be set below it"),
     ],
 )
-def test_an_override_with_no_place_to_go(text: str, expected: str) -> None:
+def test_an_override_without_a_key_to_set(text: str, expected: str) -> None:
     applied, problems = apply_overrides(document(), ["run.name=fine", text, "x"])
     assert (len(applied), len(problems)) == (1, 2)
     assert expected in str(problems[0])

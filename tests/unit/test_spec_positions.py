@@ -1,4 +1,4 @@
-"""Every key tomli finds has a position, at the place where it is written."""
+"""Every key that tomli finds has a position: the place where it is written."""
 
 from __future__ import annotations
 

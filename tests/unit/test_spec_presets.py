@@ -1,4 +1,4 @@
-"""Presets: what they expand to, what wins over them, and where their mistakes are shown."""
+"""Presets: which keys they set, which keys win, and where mistakes are shown."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def value(spec: Spec, section: str, key: str) -> Any:
 
 
 @by_name
-def test_every_preset_loads_and_sets_what_it_says(folder: Path, name: str) -> None:
+def test_every_preset_loads_and_sets_its_keys(folder: Path, name: str) -> None:
     spec = load(write(folder, text_of(name)))
     assert spec.preset == name
     for section, keys in PRESETS[name].items():
@@ -49,7 +49,7 @@ def test_every_preset_loads_and_sets_what_it_says(folder: Path, name: str) -> No
 
 
 @by_name
-def test_every_preset_has_a_source_and_a_row_with_all_it_sets(name: str) -> None:
+def test_every_preset_has_a_source_and_a_row_with_all_its_keys(name: str) -> None:
     (row,) = (line for line in PAGE.read_text().splitlines() if line.startswith(f"| `{name}` |"))
     assert SOURCES[name] and "https://arxiv.org/abs/" in row
     assert f"\n**`{name}`.**" in PAGE.read_text()
@@ -69,7 +69,7 @@ def test_a_dumped_preset_is_written_out(folder: Path, name: str) -> None:
     assert (spec.preset, again.preset) == (name, None)
 
 
-def test_the_spec_s_own_keys_win(folder: Path) -> None:
+def test_keys_of_the_spec_win(folder: Path) -> None:
     own = "[objective]\nepsilon_high = 0.28\n[train]\nlearning_rate = 1e-5\n"
     spec = load(write(folder, text_of("grpo", own)), ["train.reduction=token_mean"])
     assert spec.objective.type == "ppo_clip"
@@ -83,19 +83,19 @@ def test_the_spec_s_own_keys_win(folder: Path) -> None:
     )
 
 
-def test_a_check_shows_what_a_preset_stands_for(folder: Path) -> None:
+def test_a_check_shows_what_a_preset_sets(folder: Path) -> None:
     spec = load(write(folder, text_of("rloo")))
     shown = "rloo: objective none, advantage rloo, train.reduction fixed_horizon, train.updates"
     assert dict(describe(make_plan(spec, 1)))["preset"].startswith(shown)
     assert "preset" not in dict(describe(make_plan(load(write(folder)), 1)))
 
 
-def test_a_type_of_its_own_may_be_the_preset_s(folder: Path) -> None:
+def test_a_spec_may_name_the_same_type_as_its_preset(folder: Path) -> None:
     spec = load(write(folder, text_of("grpo", '[advantage]\ntype = "group_norm"\n')))
     assert spec.advantage.type == "group_norm" and spec.objective.type == "ppo_clip"
 
 
-def test_a_contradicting_type_is_said_once_at_its_line(folder: Path) -> None:
+def test_a_contradicting_type_is_reported_once_at_its_line(folder: Path) -> None:
     line = problem(folder, f'preset = "grpo"\n{GOOD}')
     assert line.startswith(
         "run.toml:22:8: objective.type: is 'drpo', but preset 'grpo' says 'ppo_clip'; "
@@ -109,7 +109,7 @@ def test_a_contradicting_type_is_said_once_at_its_line(folder: Path) -> None:
     ]
 
 
-def test_what_a_contradiction_recommends_works(folder: Path) -> None:
+def test_the_advice_about_a_contradiction_works(folder: Path) -> None:
     assert "--set 'objective={}' empties" in problem(folder, GOOD, "preset=gspo")
     emptied = load(write(folder), ["preset=gspo", "objective={}"])
     assert (emptied.preset, emptied.objective.type) == ("gspo", "gspo")
@@ -148,7 +148,7 @@ def test_a_preset_in_the_wrong_place(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("written", ["objective = 3\n", "[[objective]]\n"])
-def test_a_section_that_is_no_table_is_left_to_the_reader(folder: Path, written: str) -> None:
+def test_a_section_that_is_not_a_table(folder: Path, written: str) -> None:
     text = f'preset = "grpo"\n{BARE}{written}' if "[" in written else f"{written}{text_of('grpo')}"
     assert "objective: must be a table" in problem(folder, text)
 

@@ -1,4 +1,4 @@
-"""The JSON Schema of the spec: valid itself, complete, and of one mind with the loader."""
+"""The JSON Schema of the spec: it is valid and complete, and agrees with the loader."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ PROBES: tuple[Any, ...] = (
     *([], [1], ["a"], {}, {"a": 1}, [{"prompt": "p", "answer": "a"}]),
 )
 NOT_FOR_A_SCHEMA = {"value_error", "url_parsing"}
-"""Refusals by code: a file that is not there, keys that contradict each other, what is no URL."""
+"""Refused by code: a missing file, keys that contradict each other, an invalid URL."""
 
 ACCEPTED = [
     ["run.folder=~/x", "reference={}", 'eval.data=[{type="arithmetic"}]'],
@@ -106,7 +106,7 @@ RULES = [
     ['reward[0].type="./gone.py:good"'],
     ['objective.type="./mine.py:loss"', "objective.own=3"],
 ]
-"""Refused by the loader alone: rules that join keys, code that is not there or says otherwise."""
+"""Refused by the loader alone: rules over several keys, missing or other code."""
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_templates_are_valid_and_name_their_schema(path: Path) -> None:
 
 
 def tables() -> Iterator[tuple[type[Settings], Draft202012Validator]]:
-    """Every section and every plugin: its model, and its schema."""
+    """The model and the schema of every section and every plugin."""
     for name, model in SECTIONS.items():
         found = BUILT.document["properties"][name]
         yield model, VALIDATOR.evolve(schema=found)
@@ -158,7 +158,7 @@ def refusals(model: type[Settings], table: dict[str, Any], folder: Path) -> set[
 
 
 def least(model: type[Settings]) -> dict[str, Any]:
-    """What a table must give, with some value of the right type."""
+    """The required keys of a table, each with some value of the right type."""
     fields = {k: field for k, field in model.model_fields.items() if field.is_required()}
     return {k: 1 if field.annotation in (int, float) else "x" for k, field in fields.items()}
 
@@ -176,8 +176,8 @@ def test_every_option_takes_what_the_loader_takes(tmp_path: Path) -> None:
     assert min(verdicts[True], verdicts[False]) > 500
 
 
-def test_numbers_that_json_does_not_tell_apart_are_the_loaders_to_refuse(base: Path) -> None:
-    """JSON has no infinity, and to it 10.0 is a whole number."""
+def test_numbers_that_json_does_not_distinguish_are_refused_by_the_loader(base: Path) -> None:
+    """JSON has no infinity, and 10.0 is a whole number in it."""
     for change in ("run.steps=10.0", "reward[0].weight=inf"):
         document = changed([change])
         assert refused(document) == []
@@ -205,14 +205,14 @@ def test_what_the_loader_refuses_is_not(changes: list[str], base: Path) -> None:
 
 
 @pytest.mark.parametrize("changes", RULES, ids=" ".join)
-def test_rules_are_the_loaders_alone(changes: list[str], base: Path) -> None:
+def test_rules_are_checked_by_the_loader_alone(changes: list[str], base: Path) -> None:
     with pytest.raises(SpecError):
         load(base, changes)
     assert refused(changed(changes)) == []
 
 
 def test_an_unknown_key_is_named() -> None:
-    """Exactly one message: language servers show it at the table it is about."""
+    """There is one message, because language servers show each at its table."""
     document = changed(['objective.type="ppo_clip"', "objective.delta=1"])
     assert refused(document) == ["Additional properties are not allowed ('delta' was unexpected)"]
 

@@ -1,4 +1,4 @@
-"""What the TOML language servers make of the schema: their own linters, on what `init` writes."""
+"""The linters of the TOML language servers, on the schema and the templates of `init`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ by_tool = pytest.mark.parametrize("tool", TOOLS)
 
 
 def linted(tool: str, *specs: Path) -> subprocess.CompletedProcess[str]:
-    command = [Path(sys.executable).with_name(tool), *TOOLS[tool], *specs]
+    command: list[str | Path] = [Path(sys.executable).with_name(tool), *TOOLS[tool], *specs]
     environment = {**os.environ, "NO_COLOR": "1"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
 

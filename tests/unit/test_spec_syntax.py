@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from drpo_cli.spec import SpecError, load
 from drpo_cli.spec.syntax import explain
 
-LINES = r"""
+TEXT = r"""
 [run] ; [[data]] ; [data] ; [data.x] ; [[data.x]] ; [a.b] ; [a] ; [run ; [[run] ; [] ; [x] ; [x.y]
 a = 1 ; a.b = 2 ; a.b.c = 3 ; b = "x" ; c = [1, 2] ; c = [ ; 1, ; 2] ; ] ; } ; run.x = 1 ; "a" = 1
 d = { e = 1, f.g = [{}] } ; d = { ; e = 1, ; d.e = 1 ; g = \"\"\" ; text ; \"\"\" ; h = 'x ; h ; h =
 = 1 ; i = 1 # [x ; # [x ; i = 01 ; x.y = 1 ; i = 'é' ; j = 1979-05-27 07:32:00 ; [ 'q' . "r" ]
 k = [[1], [2, ; \ ; [eval] x = 1 ; data] ; [modle ; a = { b = 1, b = 2 } ; "\q" = 1 ; "\u12" = 1
 """
-LINES = LINES.replace('\\"', '"').replace("\n", " ; ").split(" ; ")[1:-1]
+LINES = TEXT.replace('\\"', '"').replace("\n", " ; ").split(" ; ")[1:-1]
 
 
 @given(st.lists(st.sampled_from(LINES), max_size=9))
@@ -35,6 +35,7 @@ def test_every_error_of_tomli_has_a_place_and_a_text(lines: list[str]) -> None:
         tomli.loads(text)
     except tomli.TOMLDecodeError as error:
         found = explain(text, error)
+        assert found.at is not None
         assert 0 <= found.at.start < found.at.end <= len(text) + 1
         assert "; " in found.what
         stop = text.find("\n", error.pos)
@@ -75,6 +76,13 @@ def test_the_place_of_a_mistake(
     (problem,) = caught.value.problems
     assert expected in problem.message
     assert (problem.line, problem.column) == (line, column)
+
+
+@pytest.mark.parametrize("text", ["a = { b = 1, }", "a = { b = 1,\n  c = 2 }"])
+def test_what_older_versions_of_toml_refuse_in_an_inline_table(text: str) -> None:
+    at = text.index(",") + 1 + (text[text.index(",") + 1] == " ")
+    error = tomli.TOMLDecodeError("Invalid initial character for a key part", text, at)
+    assert "a { } table is on one line, without a comma at its end" in explain(text, error).what
 
 
 @pytest.mark.parametrize(

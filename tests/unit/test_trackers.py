@@ -232,11 +232,11 @@ def test_trackers_in_a_spec(tmp_path: Path) -> None:
     ("options", "line", "message"),
     [
         ('type = "wandbb"', 1, "there is no tracker 'wandbb'; did you mean 'wandb'?"),
-        ('type = "wandb"\nname = "tensorboard"', 2, "is 'tensorboard', like an earlier tracker's"),
+        ('type = "wandb"\nname = "tensorboard"', 2, "is 'tensorboard', like the name of an"),
         ('type = "trackio"\nfinish_s = 0', 2, "is 0; must be above 0"),
         ('type = "mlflow"\nuri = "https://me:secret@host/"', 2, "holds a password or token"),
         ('type = "wandb"\nbase_url = "https://host/?api_key=1"', 2, "holds a password or token"),
-        ("", 0, "is missing; say which tracker: mlflow, tensorboard, trackio, wandb, or your own"),
+        ("", 0, "is missing; name a tracker: mlflow, tensorboard, trackio, wandb, or your own"),
     ],
 )
 def test_a_wrong_tracker_is_reported_with_its_line(
