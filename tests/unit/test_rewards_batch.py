@@ -164,7 +164,7 @@ def test_every_failed_call_is_on_record_whole(own: Own) -> None:
     where = f"{own.folder / 'r0.py'}:4 in fn"
     assert records == [
         {"reward": "some", "reason": "exception", "sample": 1, "completion": "b", **shared,
-         "detail": f"ValueError: no b ({where}); mend the reward"},
+         "detail": f"ValueError: no b ({where}); fix the reward"},
         {"reward": "whole", "reason": "wrong_length", "sample": None, "completion": ["a", "b"],
          "detail": "returned 1 scores for 2 samples; return a list of one score each", **shared},
     ]  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 from drpo_cli import plugins
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected
-from drpo_cli.rewards.grading import crew as _crew
+from drpo_cli.rewards.grading import pool
 from drpo_cli.rewards.grading.contract import prepared
 from drpo_cli.rewards.grading.grader import Grader
 from drpo_cli.settings import RewardSettings
@@ -183,7 +183,7 @@ class fn:
 
 
 def test_a_set_up_that_hangs_is_given_up(own: Own, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_crew, "SETUP_SECONDS", 1.0)
+    monkeypatch.setattr(pool, "SETUP_SECONDS", 1.0)
     source = """
 import time
 class fn:

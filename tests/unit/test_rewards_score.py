@@ -9,7 +9,7 @@ import pytest
 
 from drpo_cli import plugins
 from drpo_cli.plugins import Selected
-from drpo_cli.rewards.grading import crew as _crew
+from drpo_cli.rewards.grading import pool
 from support.rewards import Own, graded, group, numbers_in
 
 USER_ERROR = "from drpo_cli.errors import UserError\n"
@@ -134,7 +134,7 @@ def third(c):
     assert kind == "exception"
     assert detail == (
         "JSONDecodeError: Expecting value: line 1 column 1 (char 0) "
-        f"({file}:4 in first → {file}:6 in second → {file}:8 in third); mend the reward"
+        f"({file}:4 in first → {file}:6 in second → {file}:8 in third); fix the reward"
     )
 
 
@@ -213,7 +213,7 @@ HANGS = {
 def test_a_call_that_hangs_is_killed(
     own: Own, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_crew, "GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(pool, "GRACE_SECONDS", 0.2)
     cases = "\n".join(f"    if completion == {name!r}:\n        {HANGS[name]}" for name in HANGS)
     source = f"{SLEEP}\n{prefix}def fn(completion):\n{cases}\n    return 1.0\n"
     found = failures(own(source, timeout_s=0.5, tries=3, workers=2), *HANGS)
@@ -226,7 +226,7 @@ def test_a_call_that_hangs_is_killed(
 def test_an_async_call_that_hangs_is_stopped(
     own: Own, stubborn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_crew, "GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(pool, "GRACE_SECONDS", 0.2)
     source = f"""{SLEEP}
 async def fn(completion):
     while completion == "bad":

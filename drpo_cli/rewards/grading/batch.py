@@ -126,9 +126,6 @@ class Batch:
             fatal = self._take(future)
             if fatal is not None:
                 break
-        if fatal is not None:
-            for future in self._asked:
-                future.cancel()
         return Graded(
             scores_P=[self._scores(at) for at in range(len(self._prompts_P))],
             seconds_P=[{k: tuple(v) for k, v in by.items()} for by in self._seconds],

@@ -155,7 +155,7 @@ def _told(error: Exception) -> str:
     trace = error.__traceback__
     while trace and trace.tb_next and trace.tb_frame.f_code.co_filename in MACHINERY:
         trace = trace.tb_next
-    return f"{where_it_broke(error.with_traceback(trace))}; mend the reward"
+    return f"{where_it_broke(error.with_traceback(trace))}; fix the reward"
 
 
 def short(text: str, most: int = 80) -> str:
