@@ -31,8 +31,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, model_validator
 
 from drpo_cli.errors import UserError
-from drpo_cli.rewards.sandbox import sandbox
 from drpo_cli.rewards.sandbox.asserts import COMPARE
+from drpo_cli.rewards.sandbox.run import Limits, Result, run_program
 from drpo_cli.settings import Count, RewardSettings
 
 _FORMS = (
@@ -115,14 +115,14 @@ def _cases(code: str, cases: list[_Case], config: Config) -> int:
     return passed
 
 
-def _run(program: str, stdin: str, seconds: float, config: Config) -> sandbox.Result:
-    limits = sandbox.Limits(
+def _run(program: str, stdin: str, seconds: float, config: Config) -> Result:
+    limits = Limits(
         wall_s=seconds,
         cpu_s=math.ceil(seconds),
         memory_mib=config.memory_mib,
         processes=config.processes,
     )
-    return sandbox.run(program, stdin, limits, config.backend, config.packages)
+    return run_program(program, stdin, limits, config.backend, config.packages)
 
 
 @lru_cache

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from drpo_cli.errors import UserError
 from drpo_cli.rewards.python_tests import Config, reward
-from drpo_cli.rewards.sandbox import sandbox
+from drpo_cli.rewards.sandbox.run import find_backend
 
 ASSERTS = ["assert f(1) == 2", "assert f(2) == 3", "assert f(3) == 4", "assert f([]) is None"]
 RIGHT = "def f(x):\n    return None if x == [] else x + 1"
@@ -20,7 +20,7 @@ SCRIPT = "print(sum(map(int, input().split())))"
 
 def _works(backend: str) -> bool:
     try:
-        sandbox.working(backend)
+        find_backend(backend)
     except UserError:
         return False
     return True

@@ -185,7 +185,8 @@ class _Worker:
 
     async def ask(self, request: Request) -> Outcome:
         """Waits for the outcome of a call. Raises EOFError when the worker ends before."""
-        answer = self.waiting[request.number] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.waiting[request.number] = answer
         self._writer.write(frame(request))
         return await answer
 

@@ -127,7 +127,7 @@ def comparison(module: types.ModuleType) -> Callable[[str, Any, Any], bool]:
         if own(left, set()) != own(right, set()):
             raise AssertionError("a value whose class decides by itself what it equals")
         if how in plain:
-            return plain[how](left, right)
+            return bool(plain[how](left, right))
         return (left in right) == (how == "In")
 
     return compare

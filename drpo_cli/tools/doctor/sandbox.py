@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from drpo_cli.errors import UserError
-from drpo_cli.rewards.sandbox.sandbox import stops, working
+from drpo_cli.rewards.sandbox.run import find_backend, stops
 from drpo_cli.tools.doctor.findings import Finding, ok, warning, wrong
 
 _FIX = "install bubblewrap (apt-get install bubblewrap), and see docs/sandbox.md for containers"
@@ -17,7 +17,7 @@ def sandbox(needed: str | None) -> Iterator[Finding]:
     Without a spec, `needed` is None: whatever works is told.
     """
     try:
-        working("bubblewrap")
+        find_backend("bubblewrap")
     except UserError as error:
         refusal = str(error)
     else:
@@ -27,7 +27,7 @@ def sandbox(needed: str | None) -> Iterator[Finding]:
         yield wrong("sandbox", refusal, _FIX)
         return
     try:
-        backend = working("plain")
+        backend = find_backend("plain")
     except UserError as error:
         if needed == "none":
             yield ok("sandbox", "none works; no reward of this spec runs code")
