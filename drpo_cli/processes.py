@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from multiprocessing import forkserver
-from multiprocessing.context import ForkServerContext
+from multiprocessing.context import ForkProcess, ForkServerContext
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -112,6 +112,22 @@ def capture(
     except subprocess.TimeoutExpired:
         kill_group(child.pid)
         return Captured(*child.communicate(), None)
+
+
+def fork(target: Callable[..., object], *arguments: object) -> ForkProcess:
+    """Runs a function in a fork of this process, in a session of its own; it dies with this one.
+
+    Only for a process without threads: a fork does not have them, but it has their locks.
+    """
+    child = multiprocessing.get_context("fork").Process(target=_forked, args=(target, arguments))
+    child.start()
+    return child
+
+
+def _forked(target: Callable[..., object], arguments: tuple[object, ...]) -> None:
+    os.setsid()
+    die_with_parent()
+    target(*arguments)
 
 
 def wait(child: Child, seconds: float) -> int | None:

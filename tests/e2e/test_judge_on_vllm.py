@@ -142,4 +142,4 @@ def test_what_a_server_refuses_is_told(url: str) -> None:
     assert unknown.endswith("is 'another' a model that it serves?")
     assert f"{CONTEXT}" in failure(rubric="Is it long? " * CONTEXT)
     free = failure(structured="text", max_tokens=16)
-    assert "'tiny' gave no verdict that can be read, asked 2 times" in free
+    assert "'tiny' was asked 2 times and gave no verdict that can be read" in free

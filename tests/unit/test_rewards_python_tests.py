@@ -227,7 +227,7 @@ def test_right_output_of_a_program_that_fails_is_wrong() -> None:
         ("", "asserts nothing"),
         ("42", "test 0 asserts nothing: '42'"),
         (["assert f(1) == 2", "assert f(1"], "test 1 is not Python"),
-        ("[1,", "are no JSON"),
+        ("[1,", "are not JSON"),
         ([1], "the tests are '\\[1\\]'"),
         (["assert f(1)", {"input": "", "output": ""}], "the tests are"),
         ([{"input": "1"}], "test 0 is .*; give it an input and an output"),

@@ -64,7 +64,7 @@ def test_a_score_is_a_finite_number(own: Own, prefix: str) -> None:
 
 
 OF_GROUPS = [
-    ("[1.0]", "wrong_length", "returned 1 scores for 2 samples; return a list of one score ea"),
+    ("[1.0]", "wrong_length", "returned 1 scores for 2 samples; return a list with one scor"),
     ("[1.0] * 3", "wrong_length", "returned 3 scores for 2 samples"),
     ("numpy.ones(3)", "wrong_length", "returned 3 scores for 2 samples"),
     ("[]", "wrong_length", "returned 0 scores"),

@@ -1,4 +1,4 @@
-"""A batch of rollouts on its way through the rewards, and what comes out of it.
+"""Grades a batch of rollouts: calls the rewards on them and adds the scores up.
 
 With w the weights and s the scores of a sample, its total is
 
@@ -20,15 +20,15 @@ from drpo_cli.rewards.grading.score import Failure, Outcome, short
 from drpo_cli.types import Prompt, Rollout, Scores
 
 GIVE_UP = 16
-"""Failed calls of one reward in one batch, with none that worked, after which it is given up.
+"""Failed calls of one reward in one batch, with none that worked, after which the run ends.
 
-Of one that never worked, a whole batch of fewer calls is enough.
+For a reward that has never worked, a whole batch of fewer calls is enough.
 """
 
 
 @dataclass
 class Usage:
-    """What one reward did in one batch on this rank; seconds are those of its processes."""
+    """What one reward did in one batch on this rank; seconds are measured in its processes."""
 
     calls: int = 0
     seconds: float = 0.0
@@ -61,7 +61,7 @@ class Graded:
 
     seconds_P   for each group, by reward: seconds of each sample (a group's call in equal parts)
     quarantine  a record of each failed call, for quarantine.jsonl
-    fatal       why the run has to end, if it has to
+    fatal       why the run must end, if it must
     """
 
     scores_P: list[Scores]
@@ -72,7 +72,7 @@ class Graded:
 
 
 class _Asked(NamedTuple):
-    """A call that was made: of which reward, for which group of the batch."""
+    """A call, its reward, and the index of its group in the batch."""
 
     reward: Reward
     at: int
@@ -80,10 +80,12 @@ class _Asked(NamedTuple):
 
 
 class Batch:
-    """Takes rollouts in any order, calls the rewards on them at once, and adds the scores up.
+    """Takes rollouts in any order, calls the rewards on each at once, and adds the scores up.
 
-    `make` makes a call, here or in a worker. `worked` holds the names of the rewards that ever
-    gave a score. `forgiving`: no failure is fatal, and the samples it concerns are skipped.
+    due        the rewards to call
+    make       makes a call, here or in a worker
+    worked     names of the rewards that have ever given a score; the batch adds to it
+    forgiving  no failure is fatal; its samples are skipped
     """
 
     def __init__(
@@ -105,7 +107,7 @@ class Batch:
         self._failed: list[tuple[_Asked, Outcome]] = []
 
     def finished(self, at: int, sample: int, rollout: Rollout) -> None:
-        """A rollout of prompt `at` is there: calls every reward that waits for nothing else."""
+        """Takes a rollout of prompt `at`, and calls every reward that waits for nothing else."""
         prompt, rollouts_G = self._prompts_P[at], self._rollouts_PG[at]
         rollouts_G[sample] = rollout
         whole = [one for one in rollouts_G if one is not None]
@@ -144,7 +146,7 @@ class Batch:
         self._asked[self._make(reward, call)] = _Asked(reward, at, call)
 
     def _take(self, future: Future[Outcome]) -> str | None:
-        """Enters an outcome; returns why the run has to end, if it has to."""
+        """Takes an outcome; returns why the run must end, if it must."""
         asked = self._asked[future]
         try:
             outcome = future.result()
@@ -164,25 +166,27 @@ class Batch:
         if self._forgiving:
             return None
         if reward.config.on_error == "stop":
-            return f'{self._told(asked, outcome.failure)} (on_error = "skip_sample" would go on)'
-        return self._hopeless(reward) if usage.calls >= GIVE_UP else None
+            return (
+                f'{self._explain(asked, outcome.failure)} (on_error = "skip_sample" would continue)'
+            )
+        return self._find_hopeless(reward) if usage.calls >= GIVE_UP else None
 
     def _none_worked(self) -> str | None:
-        """Why the run has to end where a reward failed on everything it was called for."""
-        found = (self._hopeless(reward) for reward in self._due if not self._forgiving)
+        """Why the run must end when a reward failed in all of its calls."""
+        found = (self._find_hopeless(reward) for reward in self._due if not self._forgiving)
         return next((message for message in found if message), None)
 
-    def _hopeless(self, reward: Reward) -> str | None:
+    def _find_hopeless(self, reward: Reward) -> str | None:
         usage = self._usage[reward.name]
         enough = GIVE_UP if reward.name in self._worked else 2
         if usage.calls < enough or usage.failures.total() < usage.calls:
             return None
         asked, outcome = next(failed for failed in self._failed if failed[0].reward is reward)
         assert outcome.failure is not None
-        told = self._told(asked, outcome.failure)
-        return f"{told} (and so it went on all of its {usage.calls} calls, so the run ends)"
+        what = self._explain(asked, outcome.failure)
+        return f"{what} (all of its {usage.calls} calls failed, so the run ends)"
 
-    def _told(self, asked: _Asked, failure: Failure) -> str:
+    def _explain(self, asked: _Asked, failure: Failure) -> str:
         where = f"reward {asked.reward.name!r}, prompt {self._prompts_P[asked.at].id}"
         if not asked.reward.whole_group:
             (sample,) = asked.call.samples

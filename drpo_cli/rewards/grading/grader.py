@@ -1,4 +1,4 @@
-"""The rewards of a run, where they run, and the batches they grade."""
+"""The rewards of a run, set up to grade batches."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ __all__ = ["Batch", "Graded", "Grader", "Usage"]
 class Grader:
     """All rewards, set up; `close` ends their processes.
 
-    `forgiving` is for trying rewards out: no failure is fatal, samples it concerns are skipped.
-    Raises UserError for a reward that nobody can call, and for two of one name.
+    `forgiving` is for trying rewards out: no failure is fatal, its samples are skipped.
+    Raises UserError for a reward that cannot be called, and for two rewards with one name.
     """
 
     def __init__(self, selected: Sequence[Selected], forgiving: bool = False) -> None:
@@ -50,20 +50,20 @@ class Grader:
             self._pool = None
 
     def begin(self, prompts_P: Sequence[Prompt], samples: int, step: int) -> Batch:
-        """A batch of `samples` rollouts of each prompt, to be graded while they are sampled.
+        """Begins a batch of `samples` rollouts per prompt, graded while others are sampled.
 
-        A metric with `every` is due in the steps that it divides.
+        A metric with `every` is computed in the steps that are multiples of it.
         """
         due = [reward for reward in self.rewards if step % reward.config.every == 0]
         return self._batch(due, prompts_P, [samples] * len(prompts_P))
 
     def begin_totals(self, prompts_P: Sequence[Prompt], samples: int) -> Batch:
-        """The same by those rewards alone that the total depends on."""
+        """The same, by only those rewards that the total depends on."""
         due = [reward for reward in self.rewards if reward.counts]
         return self._batch(due, prompts_P, [samples] * len(prompts_P))
 
     def score(self, groups_P: Sequence[Group]) -> Graded:
-        """Grades groups that are there already, by all rewards; groups may differ in size."""
+        """Grades whole groups by all rewards; groups may differ in size."""
         prompts_P = [group.prompt for group in groups_P]
         batch = self._batch(self.rewards, prompts_P, [len(g.rollouts_G) for g in groups_P])
         for at, group in enumerate(groups_P):

@@ -42,7 +42,7 @@ from drpo_cli.rewards.grading.messages import (
     receive_async,
     send,
 )
-from drpo_cli.rewards.grading.score import Failure, Outcome, timed_out
+from drpo_cli.rewards.grading.score import Failure, Outcome, timeout_failure
 
 DEAD = "its process died: killed from outside, out of memory, crashed in native code, or it exited"
 BLOCKED = "; it blocked its event loop: await what waits, and do not catch the cancellation"
@@ -277,7 +277,7 @@ class _Crew:
             async with asyncio.timeout(limit + grace):
                 return await one.ask(request)
         except TimeoutError:
-            failure = timed_out(limit)
+            failure = timeout_failure(limit)
             if self._reward.is_async:
                 failure = failure._replace(detail=failure.detail + BLOCKED)
         except EOFError:
