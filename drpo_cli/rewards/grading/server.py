@@ -89,7 +89,7 @@ class _Server:
         self._killed: set[int] = set()
 
     async def serve(self) -> NoReturn:
-        """Runs until the trainer is gone; then ends all workers and this process."""
+        """Passes calls and answers until the trainer is gone; then ends everything."""
         reader, self._writer = await asyncio.open_connection(sock=self._trainer)
         try:
             # A bug in any task ends the others, and with its traceback the server.
@@ -162,6 +162,7 @@ class _Worker:
 
     def __init__(self, server: _Server, reward: Reward) -> None:
         self._server = server
+        self._writer: asyncio.StreamWriter | None = None
         self.pid, self.connection = server.fork(reward)
         self.waiting: dict[int, asyncio.Future[Outcome]] = {}
         self.ended = self.shared = False
@@ -185,6 +186,8 @@ class _Worker:
 
     async def ask(self, request: Request) -> Outcome:
         """Waits for the outcome of a call. Raises EOFError when the worker ends before."""
+        if self.ended or self._writer is None:
+            raise EOFError
         answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self.waiting[request.number] = answer
         self._writer.write(frame(request))
@@ -200,19 +203,23 @@ class _Worker:
                 answer.set_exception(EOFError())
         self._server.workers.discard(self)
         self._server.kill(self.pid)
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
         if self.on_end is not None:
             self.on_end()
 
 
 class _Place:
-    """A place for one worker at a time; `worker` is None when its set-up failed."""
+    """A place for one worker at a time: the current one, or the next once it is set up.
+
+    worker  its result is None when the set-up failed
+    """
 
     def __init__(self) -> None:
         self.vacate()
 
     def vacate(self) -> None:
-        """The worker has ended: who needs one waits for the next."""
+        """Takes the worker that has ended away: its calls to come wait for the next."""
         self.worker: asyncio.Future[_Worker | None] = asyncio.get_running_loop().create_future()
 
 
@@ -243,12 +250,12 @@ class _Crew:
         place.worker.set_result(None)
 
     async def _answer_calls(self, place: _Place) -> None:
-        """Has one call at a time answered by the worker of the place."""
+        """Gives one call at a time to the worker of the place."""
         while True:
             request = await self.requests.get()
             one = await place.worker
             outcome = await self._ask(one, request) if one else None
-            if outcome is None and self.problem is None:  # other calls shared the worker's end
+            if outcome is None and self.problem is None:  # another call may have ended the worker
                 outcome = await self._ask_alone(request)
             self._server.answer(Answer(request.number, outcome, self.problem))
 
