@@ -21,7 +21,7 @@ LIMITS = sandbox.Limits(wall_s=PATIENT_S, cpu_s=PATIENT_S, memory_mib=400)
 
 
 class Machine:
-    """One backend, and a mark by which everything that its programs start is known."""
+    """One backend, and a mark that every process of its programs has."""
 
     def __init__(self, backend: str, python: str | None, temporary: Path) -> None:
         self.backend, self.temporary = backend, temporary
@@ -30,7 +30,7 @@ class Machine:
         self._mark = f"m{secrets.token_hex(6)}"
 
     def marked(self, program: str) -> str:
-        """The program, which first calls itself by the mark; its children inherit the name."""
+        """The program, which first sets its name to the mark; its children inherit it."""
         return f"import ctypes; ctypes.CDLL(None).prctl(15, {self._mark.encode()!r})\n{program}"
 
     def run(self, program: str, stdin: str = "", limits: sandbox.Limits = LIMITS) -> sandbox.Result:
@@ -39,12 +39,12 @@ class Machine:
         )
 
     def hostile(self, name: str, stdin: str = "", wall_s: float = PATIENT_S) -> sandbox.Result:
-        """Runs one of the corpus, with little time for those that never end."""
+        """Runs a program of the corpus."""
         limits = sandbox.Limits(wall_s=wall_s, cpu_s=PATIENT_S, memory_mib=400)
         return self.run((HOSTILE / f"{name}.py").read_text(), stdin, limits)
 
     def caller(self, name: str) -> subprocess.Popen[bytes]:
-        """A process that runs one of the corpus, as a grader's worker does."""
+        """A process that runs a program of the corpus, as a grader's worker does."""
         program = self.marked((HOSTILE / f"{name}.py").read_text())
         asked = f"{program!r}, '', s.Limits(wall_s=60), {self.backend!r}, False, {self._python!r}"
         code = f"from drpo_cli.rewards.sandbox import run as s\ns._supervise({asked})"
@@ -52,7 +52,7 @@ class Machine:
         return subprocess.Popen([sys.executable, "-c", code], cwd=root)
 
     def alive(self) -> list[int]:
-        """Processes of this machine that carry the mark, in whatever namespace."""
+        """Processes of this machine with the mark, in any namespace."""
         found = []
         for path in Path("/proc").glob("[0-9]*/comm"):
             try:
@@ -63,7 +63,7 @@ class Machine:
         return found
 
     def remains(self) -> list[str]:
-        """What is left in the temporary folder, and the processes that are."""
+        """What is left in the temporary folder, and the processes that are left."""
         return [*map(str, self.temporary.iterdir()), *map(str, self.alive())]
 
 

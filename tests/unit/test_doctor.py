@@ -195,7 +195,7 @@ def test_without_bubblewrap_the_doctor_says_what_is_not_kept_from_code():
     done = subprocess.run([*hidden, "-c", code], capture_output=True, text=True, check=True)
     free, asked, unused = done.stdout.splitlines()
     assert free.startswith("warning plain works")
-    assert "reading" in free and "there is no `bwrap`" in free
+    assert "reading" in free and "`bwrap` is not installed" in free
     assert asked.startswith("wrong") and "apt-get install bubblewrap" in asked
     assert unused.startswith("ok")
 

@@ -1,4 +1,4 @@
-"""A batch's way through the rewards: totals, failures, records, reproducibility."""
+"""Batches through the rewards: totals, failures, records, reproducibility."""
 
 from __future__ import annotations
 

@@ -29,12 +29,12 @@ PROMPT = Prompt("p1", "1+1=", (1,), "2", {"level": 3})
 
 
 def config(url: str, **options: Any) -> http.Config:
-    """Options with which a test need not wait."""
+    """Options with short waits."""
     return http.Config(**{"url": url, "backoff_s": 0.01, **options})
 
 
 def score(url: str, **options: Any) -> tuple[Any, dict[str, int]]:
-    """What the reward makes of a group of two, and what it counted."""
+    """The scores of a group of two, and what was counted."""
     return score_with(config(url, **options))
 
 

@@ -1,4 +1,4 @@
-"""The rewards' processes: what is left of them, who replaces them, what gets through to them."""
+"""The rewards' processes: what they leave behind, how they are replaced, what reaches them."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_an_interrupt_of_the_foreground_group_spares_the_workers(own: Own) -> No
         assert grader.score([group("a")]).scores_P[0].total_G == before
 
 
-def test_a_killed_worker_is_replaced_and_the_new_one_goes_on(own: Own) -> None:
+def test_a_killed_worker_is_replaced(own: Own) -> None:
     with Grader([own(PIDS)], forgiving=True) as grader:
         (old,) = grader.score([group("a")]).scores_P[0].total_G
         os.kill(int(old), signal.SIGKILL)

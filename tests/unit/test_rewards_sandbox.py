@@ -1,4 +1,4 @@
-"""The sandbox against programs that mean harm, on every backend that works here."""
+"""The sandbox against hostile programs, on every backend that works here."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ TOLD = {"file_reader", "file_writer", "kill_process", "network_caller", "secret_
 
 @pytest.fixture
 def open_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The temporary folder of this test, which other users can look into."""
+    """A temporary folder for this test that other users can read."""
     folder = Path(tempfile.mkdtemp(prefix="drpo-test-"))
     folder.chmod(0o755)
     (folder / "temporary").mkdir(mode=0o755)
@@ -56,7 +56,7 @@ def open_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture(params=sandbox.BACKENDS)
 def box(request: pytest.FixtureRequest, open_folder: Path) -> Iterator[Machine]:
-    """A backend; whatever the test ran in it, nothing is left, and the next program runs."""
+    """A backend. After the test nothing is left, and the next program runs."""
     found = machine(request.param, open_folder / "temporary")
     yield found
     assert found.remains() == []

@@ -1,4 +1,4 @@
-"""What a reward may return, and every way it can fail: each has a kind, and words that help."""
+"""What a reward may return, and every way it can fail: each has a kind and a helpful message."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def own(tmp_path: Path) -> Own:
 
 
 def failures(selected: Selected, *texts: str) -> dict[str, tuple[str, str]]:
-    """The kind and words of each call that fails; it must be theirs, not that of 'good'."""
+    """Kind and message of each failed call; the call of 'good' must not fail."""
     found = graded([selected], [group("good", *texts)], forgiving=True)
     (scores,) = found.scores_P
     assert scores.by_reward["fn"] == (1.0, *[None] * len(texts))

@@ -144,7 +144,7 @@ def _supervise(
     program: str, stdin: str, limits: Limits, backend: str, packages: bool, python: str | None
 ) -> Result:
     if backend == "bubblewrap" and shutil.which("bwrap", path=os.defpath) is None:
-        raise RuntimeError("there is no `bwrap`; install bubblewrap")
+        raise RuntimeError("`bwrap` is not installed; install bubblewrap")
     call_filter = build_call_filter() if backend == "plain" else None
     request = _interpreter(packages, python) | {
         "program": program,

@@ -1,4 +1,4 @@
-"""What keeps the code in that a model writes, for rewards that run it."""
+"""Checks which sandbox works here, for rewards that run a model's code."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _FIX = "install bubblewrap (apt-get install bubblewrap), and see docs/sandbox.md
 
 
 def sandbox(needed: str | None) -> Iterator[Finding]:
-    """Which backend works; `needed` is the one a reward asks for, `none` where no reward runs code.
+    """Reports which backend works.
 
-    Without a spec, `needed` is None: whatever works is told.
+    needed  the one that a reward asks for; "none" where no reward runs code; None without a spec
     """
     try:
         find_backend("bubblewrap")
     except UserError as error:
-        refusal = str(error)
+        refusal = error.what
     else:
         yield ok("sandbox", "bubblewrap works")
         return
@@ -27,21 +27,17 @@ def sandbox(needed: str | None) -> Iterator[Finding]:
         yield wrong("sandbox", refusal, _FIX)
         return
     try:
-        backend = find_backend("plain")
+        find_backend("plain")
     except UserError as error:
         if needed == "none":
             yield ok("sandbox", "none works; no reward of this spec runs code")
         else:
-            yield wrong("sandbox", f"{refusal}; {error}", _FIX)
+            yield wrong("sandbox", f"{refusal}; {error.what}", _FIX)
         return
-    lets = ", ".join(name for name, stopped in stops(backend).items() if not stopped)
-    text = f"{backend} works, bubblewrap does not: it does not keep code from: {lets}"
     if needed == "none":
-        yield ok("sandbox", f"{backend} works; no reward of this spec runs code")
-    else:
-        yield warning("sandbox", f"{text} ({_why(refusal)})", _FIX)
-
-
-def _why(refusal: str) -> str:
-    _, _, reason = refusal.partition("bubblewrap: ")
-    return reason.partition(");")[0] or refusal
+        yield ok("sandbox", "plain works; no reward of this spec runs code")
+        return
+    not_stopped = ", ".join(name for name, stopped in stops("plain").items() if not stopped)
+    reason = refusal.partition("bubblewrap: ")[2].removesuffix(")")
+    text = f"plain works, bubblewrap does not ({reason}): plain does not stop {not_stopped}"
+    yield warning("sandbox", text, _FIX)
