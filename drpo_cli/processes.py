@@ -1,7 +1,8 @@
-"""Child processes: the one way to start, wait for and end them. Also: CPU cores of this process.
+"""Child processes: the one way to start, wait for and end them. Also the CPU cores of this one.
 
-At the bottom of the import order, so that every room can use it. Loads nothing but the standard
-library.
+Start a command with `start`, `run` or `capture`, a function with `fork`, and many runs of one kind
+with `fork_server`. It is at the bottom of the import order, so that every room can use it, and
+loads only the standard library.
 """
 
 from __future__ import annotations
@@ -22,8 +23,7 @@ from types import FrameType
 from typing import NoReturn
 
 Child = subprocess.Popen[bytes]
-Handler = Callable[[int, FrameType | None], object] | signal.Handlers
-
+_Handler = Callable[[int, FrameType | None], object] | signal.Handlers
 _PR_SET_PDEATHSIG = 1
 _GRACE_S = 5.0  # between SIGTERM and SIGKILL
 
@@ -173,14 +173,14 @@ def fork_server(
     context.set_forkserver_preload(sorted(set(preload)))
     # multiprocessing passes on the environment and the ignored signals of this moment
     stops = (signal.SIGINT, signal.SIGTERM)
-    with environment_with(environment or {}), handle_signals(stops, signal.SIG_IGN):
+    with _environment(environment or {}), handle_signals(stops, signal.SIG_IGN):
         forkserver.ensure_running()
     return context
 
 
 @contextmanager
-def environment_with(variables: Mapping[str, str]) -> Iterator[None]:
-    """Sets environment variables inside, for a library that offers its children no others."""
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Sets environment variables inside, and restores the old values afterwards."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -195,7 +195,7 @@ def environment_with(variables: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def handle_signals(
-    numbers: Sequence[signal.Signals], handler: Handler | None = None
+    numbers: Sequence[signal.Signals], handler: _Handler | None = None
 ) -> Iterator[None]:
     """Handles these signals with `handler` inside, and restores the handlers afterwards.
 

@@ -1,7 +1,6 @@
 """Calls the rewards on sampled responses, in processes of their own, and adds the scores up.
 
-    trainer    grader.py    all rewards of a run
-               batch.py     one step: rollouts in any order → calls → Scores
+    trainer    grader.py    all rewards of a run; a batch: rollouts in any order → calls → Scores
                pool.py      sends calls to the server, completes their futures
     server     server.py    imports the rewards once, forks workers, ends late calls
     worker     worker.py    runs one reward

@@ -58,7 +58,7 @@ class Reward:
     @cached_property
     def is_async(self) -> bool:
         """Whether calls are awaited."""
-        function = _called(self.entry)
+        function = _find_callable(self.entry)
         called = getattr(type(function), "__call__", None)  # of an instance  # noqa: B004
         return any(inspect.iscoroutinefunction(one) for one in (function, called))
 
@@ -127,9 +127,9 @@ def prepare(selected: Selected) -> Reward:
     config, entry = selected.config, selected.module.reward
     assert isinstance(config, RewardSettings)
     name = config.name or short_name(selected.type)
-    if not callable(entry) or not callable(_called(entry)):
+    if not callable(entry) or not callable(_find_callable(entry)):
         raise UserError(f"reward {name!r}: {selected.type!r} is not a function", "name one")
-    function = _called(entry)
+    function = _find_callable(entry)
     signature = inspect.signature(function)
     # As text, which it already is under `from __future__ import annotations`.
     whole_group = str(signature.return_annotation).lower().endswith("list[float]")
@@ -150,7 +150,7 @@ def prepare(selected: Selected) -> Reward:
     return Reward(selected, name, entry, config, frozenset(asks), whole_group)
 
 
-def _called(entry: Any) -> Any:
+def _find_callable(entry: Any) -> Any:
     """The function that is called: the reward itself, or the `__call__` of a class, or None."""
     if not inspect.isclass(entry):
         return entry

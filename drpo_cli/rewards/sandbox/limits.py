@@ -1,9 +1,11 @@
 """First process inside a sandbox: starts the program under its limits, watches it, reports its end.
 
 With bubblewrap it is process 1 of a PID namespace, and the kernel kills the rest when it ends;
-without, it is the subreaper that orphans fall to. Standard library only and nothing from this
-package (so `prctl` is here too): bubblewrap runs this one file, `python limits.py JOB`, with the
-job as JSON.
+without, it is the subreaper that gets the orphans. It is inside since /proc in there has only the
+sandbox's processes, and a limit on processes counts only those.
+
+Standard library only and nothing from this package (so `prctl` is here too): bubblewrap runs this
+one file, `python limits.py JOB`, with the job as JSON.
 """
 
 from __future__ import annotations

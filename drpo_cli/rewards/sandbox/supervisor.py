@@ -32,6 +32,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -147,8 +148,8 @@ class _Sandbox:
         job = self._job(str(self._folder), str(self._program))
         job["watched_folder"] = str(self._folder)
         encoded = self._request["call_filter"]
-        harden = lambda: plain.install_call_filter(base64.b64decode(encoded))  # noqa: E731
-        limits.run(job, harden if encoded else None)
+        harden = partial(plain.install_call_filter, base64.b64decode(encoded)) if encoded else None
+        limits.run(job, harden)
 
     def _job(self, folder: str, program: str) -> dict[str, Any]:
         own = {"HOME": folder, "TMPDIR": folder, "PWD": folder}
@@ -170,16 +171,17 @@ class _Sandbox:
 
 
 class _Reading:
-    """Reads what comes out of the sandbox, at most as much as the limit.
+    """Reads what comes out of the sandbox, up to its limit.
 
-    pipes  read ends: one per output, and `status`, on which the first process reports
+    pipes    read ends: one per output, and `status`, on which the first process reports
+    allowed  the limits
     """
 
-    def __init__(self, pipes: dict[str, int], limits: dict[str, Any]) -> None:
+    def __init__(self, pipes: dict[str, int], allowed: dict[str, Any]) -> None:
         self._names = {fd: name for name, fd in pipes.items()}
         self._kept = {name: bytearray() for name in pipes}
-        self._most = limits["output_kib"] << 10
-        self._deadline = time.monotonic() + limits["wall_s"]
+        self._most = allowed["output_kib"] << 10
+        self._deadline = time.monotonic() + allowed["wall_s"]
         self._too_much = False
         self._poll = select.poll()
         for fd in self._names:
