@@ -1,8 +1,8 @@
-"""What rewards that ask a server share: options, repeated attempts, and what is said of failures.
+"""Shared by rewards that ask a server: options, repeated attempts, and messages of failures.
 
 An attempt is repeated after a connection error, a time-out, and the statuses 408, 429 and 5xx: with
 exponential backoff and jitter, and not before the server's `Retry-After`. No attempt begins that
-could outlast the call's `timeout_s`, so a server that is down ends in a message that says so.
+could outlast the call's `timeout_s`, so a server that is down gives a message that says so.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class RemoteSettings(RewardSettings):
     request_timeout_s: Annotated[float, Field(gt=0)] = 60.0
     """Longest time for one attempt, in seconds."""
     retries: Annotated[int, Field(ge=0)] = 5
-    """Attempts after the first, when the server is unreachable, late, overloaded or broken."""
+    """Attempts after the first when the server is unreachable, late, overloaded or broken."""
     backoff_s: Annotated[float, Field(gt=0)] = 0.5
-    """Wait before the first retry, in seconds; doubled each time up to 30, with up to this much
-    more at random. A server's `Retry-After` makes it longer."""
+    """Wait before the first retry, in seconds. It doubles each time, up to 30; up to this much is
+    added at random. A server's `Retry-After` makes it longer."""
 
     @model_validator(mode="after")
     def _an_attempt_fits(self) -> RemoteSettings:
@@ -60,34 +60,37 @@ class RemoteSettings(RewardSettings):
 
 
 class Failed(Exception):
-    """An attempt that came to nothing: what the server did, and what the user can do about it.
+    """A failed attempt: what the server did, and what the user can do about it.
 
-    `again` says whether another attempt may help, `after` how long the server asks to wait (s).
+    again  whether another attempt may help
+    after  how many seconds the server asks to wait
     """
 
-    def __init__(self, what: str, cure: str, again: bool, after: float = 0.0) -> None:
+    def __init__(self, what: str, fix: str, again: bool, after: float = 0.0) -> None:
         super().__init__(what)
-        self.cure, self.again, self.after = cure, again, after
+        self.fix, self.again, self.after = fix, again, after
 
 
 def unreachable(error: BaseException) -> Failed:
     """The failure of a connection."""
     why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return Failed(
-        f"cannot be reached ({why})", "is the server up, and the address right?", again=True
+        f"cannot be reached ({why})",
+        "check that the server is up and the address is right",
+        again=True,
     )
 
 
-def refused(status: int, said: str, headers: Mapping[str, str], cure: str) -> Failed:
-    """The failure of an answer with an error status; `cure` is for one that is the user's doing."""
+def refused(status: int, said: str, headers: Mapping[str, str], fix: str) -> Failed:
+    """The failure of an answer with an error status; `fix` is used where the request is wrong."""
     again = status in (408, 429) or status >= 500
     after = _retry_after(headers.get("retry-after"))
     if status == 429:
-        cure = "lower `concurrency` or `workers`, or raise `retries` or `timeout_s`"
+        fix = "lower `concurrency` or `workers`, or raise `retries` or `timeout_s`"
     elif again:
-        cure = "look into the server's log"
+        fix = "look into the server's log"
     wish = f" and asked for a wait of {after:.0f} s" if again and after else ""
-    return Failed(f"answered {status} ({short(said)}){wish}", cure, again, after)
+    return Failed(f"answered {status} ({short(said)}){wish}", fix, again, after)
 
 
 async def ask(
@@ -97,10 +100,12 @@ async def ask(
     ends: float,
     counts: Counter[str],
 ) -> T:
-    """What `send` returns, after as many attempts as it takes. Counts requests and retries.
+    """Returns what `send` returns, after as many attempts as needed. Counts requests and retries.
 
-    `ends` is when the call must be over (`time.monotonic`). `send` raises Failed for an attempt
-    that came to nothing. Raises UserError, starting with `where`, when the last one did.
+    send  raises Failed for an attempt that failed
+    ends  when the call must be over (`time.monotonic`)
+
+    Raises UserError, which starts with `where`, when the last attempt failed.
     """
     import tenacity
 
@@ -110,7 +115,7 @@ async def ask(
     left = ends - time.monotonic() - config.request_timeout_s - SPARE_S / 2
     if left < 0:
         raise UserError(
-            f"{where} cannot be asked again within timeout_s = {config.timeout_s:g}; raise it"
+            f"{where} cannot be asked again within timeout_s = {config.timeout_s:g}", "raise it"
         )
     made = 0
 
@@ -123,7 +128,7 @@ async def ask(
                 return await send()
         except TimeoutError as error:
             late = f"gave no answer within {config.request_timeout_s:g} s"
-            raise Failed(late, "is it overloaded? else raise request_timeout_s", True) from error
+            raise Failed(late, "if it is not overloaded, raise request_timeout_s", True) from error
 
     attempts = tenacity.AsyncRetrying(
         retry=tenacity.retry_if_exception(lambda error: isinstance(error, Failed) and error.again),
@@ -136,7 +141,7 @@ async def ask(
         return await attempts(once)
     except Failed as failed:
         often = f", {made} times" if made > 1 else ""
-        raise UserError(f"{where} {failed}{often}; {failed.cure}") from failed
+        raise UserError(f"{where} {failed}{often}", failed.fix) from failed
 
 
 def short(text: str) -> str:

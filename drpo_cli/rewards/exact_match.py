@@ -18,7 +18,7 @@ class Config(RewardSettings):
 def reward(completion: str, answer: str | None, config: Config) -> float:
     """1.0 or 0.0. Raises UserError for a problem without an answer."""
     if answer is None:
-        raise UserError("the problem has no answer to compare with; check the source's fields")
+        raise UserError("the problem has no answer to compare with", "check the source's fields")
     if config.strip:
         completion, answer = completion.strip(), answer.strip()
     return float(completion == answer)

@@ -4,10 +4,10 @@ Each tag is opened and closed once, one after the other: `tags = ["think", "answ
 
     <think> … </think> <answer> … </answer>
 
-with only white space around and between. Tags are compared as they are written; a tag that is not
-in the list is text like any other. Between tags it is not looked at *what* is written, so this is
-learned within a few steps and then says nothing: give it a small weight beside a reward of the
-answer, or `gate = true`.
+with only white space around and between. Tags are compared letter by letter; a tag that is not in
+the list is ordinary text. The text between the tags is not read, so a model learns the format
+within a few steps, and then every response gets the same score: give it a small weight next to a
+reward of the answer, or `gate = true`.
 """
 
 from __future__ import annotations
@@ -32,39 +32,39 @@ class Config(RewardSettings):
     )
     """Names of the tags, in their order."""
     whole: bool = True
-    """Only white space may stand outside the tags. Without it the answer can be written outside,
-    where a reward that reads the tag does not see it."""
+    """Allow only white space outside the tags. If not, the answer can be written outside, where a
+    reward that reads the tag does not see it."""
     filled: bool = True
-    """No tag may be empty or hold white space alone. Without it `<think></think>` is good."""
+    """Refuse a tag that is empty or has only white space. If not, `<think></think>` is good."""
     opened: bool = False
     """The prompt, or its chat template, ends with the first tag already open; the completion
     begins inside it."""
     partial: bool = False
-    """Give the share of markers (`<think>` and `</think>` are two) that stand exactly once and in
-    their place, and 1 only where everything holds. It helps a model that never hits the format by
-    chance, and pays for writing bare markers, without a word of thought, until it does."""
+    """Give the share of markers (`<think>` and `</think>` are two) that occur exactly once and in
+    their place, and 1 only where everything is right. It helps a model that never finds the format
+    by chance; until it does, it is also paid for bare markers without a word of thought."""
 
     @field_validator("tags")
     @classmethod
-    def _once_each(cls, tags: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_tags(cls, tags: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(tags)) < len(tags):
-            raise ValueError("a tag is named twice; each is opened and closed once")
+            raise ValueError("a tag is named twice; name each once")
         return tags
 
 
 def reward(completion: str, config: Config) -> float:
-    """1.0 or 0.0; with `partial` from 0 to 1, and less than 1 where anything is amiss."""
+    """1.0 or 0.0; with `partial` from 0 to 1, and less than 1 where anything is wrong."""
     text = f"<{config.tags[0]}>{completion}" if config.opened else completion
     markers = [marker for tag in config.tags for marker in (f"<{tag}>", f"</{tag}>")]
-    in_place = _in_place(text, markers)
+    in_place = _count_in_place(text, markers)
     if in_place == len(markers) and _content_holds(text, markers, config):
         return 1.0
     given = 1 if config.opened else 0  # the marker that the prompt wrote earns nothing
     return max(0, in_place - given) / (len(markers) - given + 1) if config.partial else 0.0
 
 
-def _in_place(text: str, markers: list[str]) -> int:
-    """How many markers stand once, and behind the last one that does."""
+def _count_in_place(text: str, markers: list[str]) -> int:
+    """Counts the markers that occur once, and after the last one that does."""
     end = count = 0
     for marker in markers:
         at = text.find(marker)
@@ -74,7 +74,7 @@ def _in_place(text: str, markers: list[str]) -> int:
 
 
 def _content_holds(text: str, markers: list[str], config: Config) -> bool:
-    """Whether what stands between and inside the tags is as asked; all markers are in place."""
+    """Whether the text between and inside the tags is allowed; all markers are in place."""
     starts = [text.find(marker) for marker in markers]
     ends = [start + len(marker) for start, marker in zip(starts, markers, strict=True)]
     edges = [0, *(at for span in zip(starts, ends, strict=True) for at in span), len(text)]

@@ -1,4 +1,4 @@
-"""What a scorer of your own, behind a URL, says of each completion.
+"""The scores that a scorer of your own, behind a URL, gives to completions.
 
 The completions of a prompt are posted as one batch,
 `{"samples": [{"prompt", "completion", "answer", "metadata", "truncated"}, …]}`, and answered with
@@ -37,10 +37,10 @@ class Config(RemoteSettings):
     """Options of the request."""
 
     url: Url
-    """Where batches are posted."""
+    """Where batches are posted to."""
     headers_env: dict[str, str] = Field(default_factory=dict)
     """Headers of every request, each with the environment variable that holds its value:
-    `{ Authorization = "SCORER_AUTHORIZATION" }`. No secret belongs in a spec."""
+    `{ Authorization = "SCORER_AUTHORIZATION" }`. Do not write secrets in a spec."""
 
     def needs_environment(self) -> tuple[str, ...]:
         """The variables that hold the headers' values."""
@@ -48,7 +48,7 @@ class Config(RemoteSettings):
 
 
 class reward:
-    """The scorer, over connections that are kept."""
+    """Asks the scorer over connections that are kept."""
 
     def __init__(self, config: Config) -> None:
         """Raises UserError for a header whose environment variable is not set."""
@@ -56,7 +56,7 @@ class reward:
 
         self.counts: Counter[str] = Counter()
         self._config = config
-        # Attempts are timed as a whole (`_remote.ask`); the pool of calls bounds the connections.
+        # `_remote.ask` times whole attempts; `concurrency` limits the connections.
         self._client = httpx.AsyncClient(
             headers=_headers(config.headers_env),
             timeout=None,
@@ -71,9 +71,9 @@ class reward:
         metadata: Mapping[str, Any],
         truncations: list[bool],
     ) -> list[float]:
-        """The scores as the scorer gave them; their number and type are the caller's to check.
+        """The scores as the scorer gave them; the caller checks their number and type.
 
-        Raises UserError when the scorer is down, refuses, or answers anything but scores.
+        Raises UserError when the scorer is down, refuses, or answers something else.
         """
         samples = [
             {
@@ -103,12 +103,10 @@ class reward:
         except httpx.TransportError as error:
             raise unreachable(error) from error
         except httpx.HTTPError as error:  # such as a body that is not what its headers say
-            raise Failed(f"cannot be read ({error})", "mend the scorer", again=False) from error
+            raise Failed(f"cannot be read ({error})", "fix the scorer", again=False) from error
         if not response.is_success:
-            cure = (
-                "check `url` and `headers_env`, and that the scorer takes what docs/remote.md says"
-            )
-            raise refused(response.status_code, response.text, response.headers, cure)
+            fix = "check `url` and `headers_env`, and that the scorer follows docs/remote.md"
+            raise refused(response.status_code, response.text, response.headers, fix)
         return response.text
 
 
@@ -116,8 +114,8 @@ def _headers(headers_env: Mapping[str, str]) -> dict[str, str]:
     for header, variable in headers_env.items():
         if variable not in os.environ:
             raise UserError(
-                f"the environment variable {variable}, for the header {header}, is not set; "
-                "set it, or mend headers_env"
+                f"the environment variable {variable}, for the header {header}, is not set",
+                "set it, or fix headers_env",
             )
     return {header: os.environ[variable] for header, variable in headers_env.items()}
 
@@ -127,7 +125,8 @@ def _body(samples: list[dict[str, Any]]) -> bytes:
         return json.dumps({"samples": samples}, default=str, allow_nan=False).encode()
     except ValueError as error:
         raise UserError(
-            f"the prompt's metadata cannot be sent as JSON ({error}); leave such a column out"
+            f"the prompt's metadata cannot be sent as JSON ({error})",
+            "leave such a column out",
         ) from error
 
 
@@ -138,8 +137,8 @@ def _scores(url: str, text: str) -> list[float]:
         reply = None
     if not isinstance(reply, dict) or not isinstance(reply.get("scores"), list):
         raise UserError(
-            f'{url} answered {short(text)}; it must answer {{"scores": [number, …]}}, one number '
-            "a sample"
+            f"{url} answered {short(text)}",
+            'it must answer {"scores": [number, …]}, with one number per sample',
         )
     scores: list[float] = reply["scores"]
     return scores

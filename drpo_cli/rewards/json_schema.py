@@ -1,12 +1,12 @@
-"""1 where the completion holds JSON that fits a schema, else 0.
+"""1 where the completion has JSON that fits a schema, else 0.
 
 The schema is checked when the spec is read, and the JSON by the `jsonschema` library, as JSON
-Schema Draft 2020-12 unless the schema's own `$schema` says otherwise. `format` is not looked at,
-and nothing is fetched: a `$ref` must point into the schema. JSON is read strictly: `NaN` and
-`Infinity` are no JSON. Two kinds of 0 are counted apart: `no_json` (nothing there that parses) and
-`too_deep` (nested so deep that it cannot be compared).
+Schema Draft 2020-12 unless the schema's own `$schema` says otherwise. `format` is ignored, and
+nothing is downloaded: a `$ref` must point into the schema. JSON is read strictly: `NaN` and
+`Infinity` are not JSON. Two kinds of 0 are counted separately: `no_json` (nothing that parses) and
+`too_deep` (too deeply nested to compare).
 
-A schema that asks for little is met by little (`{}`): name the keys in `required`, and set
+A schema that asks for little accepts little (`{}`): name the keys in `required`, and set
 `additionalProperties = false` and lengths.
 """
 
@@ -35,14 +35,14 @@ class Config(RewardSettings):
     schema_file: SpecPath | None = None
     """A JSON file that holds the schema."""
     schema_column: Annotated[str, Field(min_length=1)] | None = None
-    """Column that holds each row's own schema, as a table or (better: a table in a data set may get
-    the keys of other rows) as JSON text."""
+    """Column with each row's own schema, as JSON text or as a table. Text is safer: in a data set,
+    tables may get the keys of other rows."""
     read: Literal["whole", "fenced", "last_object"] = "whole"
-    """What is read as JSON: the whole completion; what stands in its last ```` ```json ```` block;
-    or the last `{ … }` in it that parses, which lets a model try as often as it likes."""
+    """What is read as JSON: the whole completion; its last ```` ```json ```` block; or the last
+    `{ … }` in it that parses, which lets a model try as often as it likes."""
 
     @model_validator(mode="after")
-    def _good_schema(self) -> Config:
+    def _check_schema(self) -> Config:
         given = [self.inline_schema, self.schema_file, self.schema_column]
         if sum(one is not None for one in given) != 1:
             raise ValueError("give one of inline_schema, schema_file and schema_column")
@@ -51,13 +51,13 @@ class Config(RewardSettings):
                 _validator(json.dumps(self.inline_schema))
             elif self.schema_file is not None:
                 _validator(_file_text(self.schema_file))
-        except (UserError, TypeError) as error:  # TypeError: a TOML date is no JSON
+        except (UserError, TypeError) as error:  # TypeError: a TOML date is not JSON
             raise ValueError(str(error)) from error
         return self
 
 
 class reward:
-    """Counts completions without JSON in `counts`."""
+    """`counts` has the completions without JSON."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -84,7 +84,7 @@ class reward:
             self.counts["too_deep"] += 1
             return 0.0
         except Unresolvable as error:
-            raise UserError(f"the schema: {error}; define what it refers to in itself") from error
+            raise UserError(f"the schema: {error}", "define it in the schema itself") from error
 
     def _of_row(self, metadata: Mapping[str, Any]) -> Any:
         column = self._config.schema_column
@@ -109,14 +109,14 @@ def _file_text(path: Path) -> str:
 
 @lru_cache(maxsize=1024)
 def _validator(text: str) -> Any:
-    """What checks a value against the schema that `text` is. Raises UserError for a wrong one."""
+    """The validator of the schema in `text`. Raises UserError for a wrong schema."""
     try:
         from jsonschema import Draft202012Validator
         from jsonschema.exceptions import SchemaError
         from jsonschema.validators import validator_for
         from jsonschema_specifications import REGISTRY
     except ImportError as error:
-        raise UserError(f"{error}; install it with: pip install jsonschema") from error
+        raise UserError(str(error), "install it with: pip install jsonschema") from error
     try:
         schema = _loads(text)
         kind = validator_for(schema, default=Draft202012Validator)
@@ -145,7 +145,7 @@ def _fenced(text: str) -> Any:
     _, _, body = after.partition("\n")
     inside, closed, _ = f"\n{body}".partition("\n```")
     if not (opened and closed):
-        raise ValueError("there is no ```json block that is closed")
+        raise ValueError("it has no complete ```json block")
     return _loads(inside)
 
 
@@ -158,14 +158,14 @@ def _last_object(text: str) -> Any:
             after = at + 1
         at = text.find("{", after)
     if found is None:
-        raise ValueError("there is no object")
+        raise ValueError("it has no object")
     return found
 
 
 _READERS = {"whole": _loads, "fenced": _fenced, "last_object": _last_object}
 
 _POINT = {"type": "object", "required": ["x"], "properties": {"x": {"type": "integer"}}}
-# Constructed, since validation would import the library for those who only ask for the options
+# Not validated: that would import the library for those who only ask for the options
 _WHOLE = Config.model_construct(inline_schema=_POINT)
 _FENCED = Config.model_construct(inline_schema=_POINT, read="fenced")
 _LAST = Config.model_construct(inline_schema=_POINT, read="last_object")

@@ -1,4 +1,4 @@
-"""Soft punishment of long responses: 0 up to a length, then linearly down to −1.
+"""Soft penalty on long responses: 0 up to a length, then linearly down to −1.
 
 With length n = |y| in tokens, s = `soft_limit` and l = `limit`:
 
@@ -18,15 +18,15 @@ INLINE = True
 
 
 class Config(RewardSettings):
-    """Options of the punishment."""
+    """Options of the penalty."""
 
     soft_limit: Count
-    """Longest response that is not punished, in tokens."""
+    """Longest response without a penalty, in tokens."""
     limit: Count
-    """Length from which the punishment is −1, in tokens."""
+    """Length from which the score is −1, in tokens."""
 
     @model_validator(mode="after")
-    def _ordered(self) -> Config:
+    def _check_order(self) -> Config:
         if self.limit <= self.soft_limit:
             raise ValueError(
                 f"limit = {self.limit} must be above soft_limit = {self.soft_limit}; raise one "

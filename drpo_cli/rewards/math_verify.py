@@ -1,14 +1,14 @@
 r"""1 where the completion's final answer equals the reference mathematically, else 0.
 
 math-verify extracts the last LaTeX or plain expression of the completion and compares it with the
-reference answer by SymPy: `\frac{1}{2}`, `0.5` and `1/2` are one answer. A reference without `$` or
+reference answer by SymPy: `\frac{1}{2}`, `0.5` and `1/2` are equal. A reference without `$` or
 `\boxed` is read as LaTeX, as if it were in a box.
 
-math-verify turns whatever goes wrong into "not equal". Here each such 0 is counted: `no_answer`
-(nothing in the completion reads as an answer), `timed_out` and `errors`. Its time-outs are signals:
-they work on the main thread only, elsewhere nothing would ever be equal, so other threads are
-refused. Nor do they interrupt one long operation on integers, which is what
-`\frac{3^{5000000}}{2^{8000000}+1}` comes to; such a call is killed at `timeout_s`.
+math-verify turns every error into "not equal". Here each such 0 is counted: `no_answer` (it finds
+no answer in the completion), `timed_out` and `errors`. Its time-outs are signals, which work only
+on the main thread; on another one nothing would ever be equal, so that is refused. They do not
+interrupt one long operation on integers, such as `\frac{3^{5000000}}{2^{8000000}+1}`; such a call
+is killed at `timeout_s`.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ class Config(RewardSettings):
     """Options of the comparison."""
 
     decimals: Annotated[int, Field(ge=0, le=15)] = 6
-    """Decimal places to which numbers must agree."""
+    """Decimal places in which numbers must agree."""
     strict: bool = True
     """Variable names count, and a set is not a tuple."""
     timeout_seconds: Count = 5
-    """Longest time to parse one answer, and to compare one pair of expressions, in seconds. Less
-    than a third of `timeout_s`, or this is what rarely ends a call."""
+    """Longest time to parse one answer, and to compare one pair of expressions, in seconds. Keep it
+    below a third of `timeout_s`, which otherwise ends most calls first."""
     on_error: Literal["stop", "zero", "skip_sample"] = "zero"
     """What a failed call does: end the run; count as 0 in the total; or leave its samples out of
-    advantages and losses. What a model writes can make any computer algebra run for ever, so 0,
-    other than elsewhere, is what it gets unless you say otherwise."""
+    advantages and losses. A model can write what makes any computer algebra run for ever, so the
+    default here is 0."""
 
 
 class reward:
-    """Counts the zeros that are no wrong answers in `counts`."""
+    """`counts` has the zeros that are not wrong answers."""
 
     def __init__(self, config: Config) -> None:
         try:
             import math_verify  # noqa: F401
         except ImportError as error:
-            raise UserError(f"{error}; install it with: pip install math-verify") from error
+            raise UserError(str(error), "install it with: pip install math-verify") from error
         self._config = config
         self.counts: Counter[str] = Counter()
 
@@ -65,11 +65,13 @@ class reward:
                 "math_verify works on the main thread only: its time-outs use signals"
             )
         if answer is None:
-            raise UserError("the problem has no answer to compare with; check the source's fields")
+            raise UserError(
+                "the problem has no answer to compare with", "check the source's fields"
+            )
         limit = self._config.timeout_seconds
         gold = _parse_answer(answer, limit)
-        noted = self.counts.total()
-        with self._counting():
+        counted = self.counts.total()
+        with self._count_logs():
             found = parse(completion, parsing_timeout=limit)
             equal = verify(
                 gold,
@@ -78,18 +80,18 @@ class reward:
                 strict=self._config.strict,
                 timeout_seconds=limit,
             )
-        if not found and self.counts.total() == noted:
+        if not found and self.counts.total() == counted:
             self.counts["no_answer"] += 1
         return float(equal)
 
     @contextmanager
-    def _counting(self) -> Iterator[None]:
+    def _count_logs(self) -> Iterator[None]:
         """Counts what math-verify only logs: time-outs as warnings, its errors at debug level."""
         logger, handler = logging.getLogger("math_verify"), _CountingHandler(self.counts)
         level, propagate = logger.level, logger.propagate
         logger.addHandler(handler)
         logger.setLevel(logging.DEBUG)
-        logger.propagate = False  # its warning repeats the completion, on the screen
+        logger.propagate = False  # its warning would print the whole completion
         try:
             yield
         finally:
@@ -113,11 +115,11 @@ def _parse_answer(answer: str, timeout_seconds: int) -> list[Any]:
 
     bare = "$" not in answer and "\\boxed" not in answer
     text = f"\\boxed{{{answer}}}" if bare else answer
-    parsed = parse(text, parsing_timeout=timeout_seconds)
+    parsed: list[Any] = parse(text, parsing_timeout=timeout_seconds)
     if not parsed:
         raise UserError(
-            f"math-verify cannot parse the reference answer {answer!r}; mend the row, or use "
-            "exact_match or regex for answers that are not mathematics"
+            f"math-verify cannot parse the reference answer {answer!r}",
+            "fix the row, or use exact_match or regex for answers that are not mathematics",
         )
     return list(parsed)
 

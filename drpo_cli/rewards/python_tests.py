@@ -1,7 +1,8 @@
 """1 where the completion's Python code passes the problem's tests, else 0.
 
-The code is the last fenced block marked `python` (or `py`), else the last unmarked one, else the
-whole completion. The tests are the problem's column `tests`, else its answer, as a value or JSON:
+The code is the last fenced block marked `python` (or `py`), else the last block without a mark,
+else the whole completion. The tests are the problem's column `tests`, else its answer, as a value
+or JSON:
 
     "assert f(1) == 2\\nassert f(2) == 3"        one test: all of it, in order
     ["assert f(1) == 2", "assert f(2) == 3"]    tests, each in a fresh copy of the loaded code
@@ -9,12 +10,12 @@ whole completion. The tests are the problem's column `tests`, else its answer, a
 
 White space at the ends of output lines, and empty lines at the end, are not compared.
 
-The code runs in a sandbox, which holds its time, memory, processes, files and output to limits,
-and ends all that it started; what each backend stops, reading files above all, is a table in
-docs/sandbox.md. Leaving early with status 0, printing, replaced built-ins and an `__eq__` that
-always agrees do not pass an assert. Code that sets out to forge the verdict can: asserts run in
-its own process, whose memory it can read. It cannot in stdin/stdout cases, whose outputs it never
-sees.
+The code runs in a sandbox, which limits its time, memory, processes, files and output, and ends
+everything that it started. What each backend stops is a table in docs/sandbox.md; see above all
+who may read files. Leaving early with status 0, printing, replaced built-ins and an `__eq__` that
+always agrees do not pass an assert. Code that tries to forge the verdict can do so: asserts run
+in its own process, whose memory it can read. It cannot in stdin/stdout cases, whose expected
+outputs it never sees.
 """
 
 from __future__ import annotations
@@ -31,44 +32,45 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, model_validator
 
 from drpo_cli.errors import UserError
-from drpo_cli.rewards.sandbox import sandbox
 from drpo_cli.rewards.sandbox.asserts import COMPARE
+from drpo_cli.rewards.sandbox.run import Limits, Result, run_program
 from drpo_cli.settings import Count, RewardSettings
 
 _FORMS = (
     'assert statements, a list of them, or a list of {"input": stdin, "output": expected stdout}'
 )
-_SPARE_S = 10.0  # to start and to clean up, beyond what the programs take
+_SPARE_S = 10.0  # to start and to clean up, on top of the programs' time
 _PYTHON = {"python": 1, "py": 1, "python3": 1, "": 0}
 
 
 class Config(RewardSettings):
-    """Options of the tests, and limits of the sandbox."""
+    """Options of the tests and limits of the sandbox."""
 
     tests: Annotated[str, Field(min_length=1)] | None = None
-    """Column of the tests; `tests` when not set, or the answer where there is no such column."""
+    """Column of the tests. When not set: `tests`, or the answer where there is no such column."""
     seconds: Annotated[float, Field(gt=0)] = 10.0
-    """Longest time for one program, on the clock: all asserts of a problem, or one case."""
+    """Longest time for one program, by the clock: all asserts of a problem, or one case."""
     total_seconds: Annotated[float, Field(gt=0)] = 40.0
-    """Longest time for all cases; what has not run by then has not passed."""
+    """Longest time for all cases; a case that has not run by then has not passed."""
     timeout_s: Annotated[float, Field(gt=0)] = 60.0
     """Longest time for one call, in seconds; at least 10 more than `total_seconds`."""
     memory_mib: Annotated[int, Field(ge=64)] = 512
-    """Memory of a program and all that it starts."""
+    """Memory of a program and everything that it starts."""
     processes: Count = 32
-    """Processes of a program at a time, itself included."""
+    """Processes of a program at a time, with itself."""
     backend: Literal["auto", "bubblewrap", "plain"] = "auto"
-    """The sandbox; `auto` takes bubblewrap where it works. Name it to make sure of it."""
+    """The sandbox. `auto` is bubblewrap where it works, else `plain`, which stops less; name one to
+    make sure of it."""
     packages: bool = False
-    """Let the code import the packages installed beside drpo; the standard library alone if not."""
+    """Let the code import the packages installed with drpo, not only the standard library."""
     partial: bool = False
-    """Score the share of tests passed instead of all or nothing."""
+    """Score the share of tests that pass instead of all or nothing."""
 
     @model_validator(mode="after")
-    def _ends_in_time(self) -> Config:
+    def _check_time(self) -> Config:
         if self.timeout_s < self.total_seconds + _SPARE_S:
             raise ValueError(
-                f"timeout_s = {self.timeout_s:g} would end a call before its tests; make it at "
+                f"timeout_s = {self.timeout_s:g} would end a call before its tests; set it to at "
                 f"least total_seconds + {_SPARE_S:g} = {self.total_seconds + _SPARE_S:g}"
             )
         return self
@@ -82,26 +84,26 @@ class _Case(NamedTuple):
 def reward(
     completion: str, answer: str | None, metadata: Mapping[str, Any], config: Config
 ) -> float:
-    """From 0 to 1. Raises UserError for tests that are missing or malformed, or without sandbox."""
-    tests = _tests(answer, metadata, config.tests)
-    code = _code(completion)
+    """From 0 to 1. Raises UserError for missing or malformed tests, and without a sandbox."""
+    tests = _find_tests(answer, metadata, config.tests)
+    code = _find_code(completion)
     if not code.strip():
         return 0.0
     if isinstance(tests[0], _Case):
-        passed = _cases(code, [case for case in tests if isinstance(case, _Case)], config)
+        passed = _run_cases(code, [case for case in tests if isinstance(case, _Case)], config)
     else:
-        passed = _asserts(code, [_guarded(str(test)) for test in tests], config)
+        passed = _run_asserts(code, [_guard(str(test)) for test in tests], config)
     return passed / len(tests) if config.partial else float(passed == len(tests))
 
 
-def _asserts(code: str, tests: list[str], config: Config) -> int:
+def _run_asserts(code: str, tests: list[str], config: Config) -> int:
     stdin = json.dumps(code) + "\n" + json.dumps(tests) + "\n"
     seconds = min(config.seconds, config.total_seconds)
     result = _run(_harness(), stdin, seconds, config)
     return len({json.loads(line)["passed"] for line in result.report.splitlines()})
 
 
-def _cases(code: str, cases: list[_Case], config: Config) -> int:
+def _run_cases(code: str, cases: list[_Case], config: Config) -> int:
     passed, end = 0, time.monotonic() + config.total_seconds
     for case in cases:
         seconds = min(config.seconds, end - time.monotonic())
@@ -115,14 +117,14 @@ def _cases(code: str, cases: list[_Case], config: Config) -> int:
     return passed
 
 
-def _run(program: str, stdin: str, seconds: float, config: Config) -> sandbox.Result:
-    limits = sandbox.Limits(
+def _run(program: str, stdin: str, seconds: float, config: Config) -> Result:
+    limits = Limits(
         wall_s=seconds,
         cpu_s=math.ceil(seconds),
         memory_mib=config.memory_mib,
         processes=config.processes,
     )
-    return sandbox.run(program, stdin, limits, config.backend, config.packages)
+    return run_program(program, stdin, limits, config.backend, config.packages)
 
 
 @lru_cache
@@ -130,7 +132,7 @@ def _harness() -> str:
     return Path(__file__).with_name("sandbox").joinpath("asserts.py").read_text()
 
 
-def _code(completion: str) -> str:
+def _find_code(completion: str) -> str:
     blocks: list[tuple[int, str]] = []
     language, lines = None, []
     for line in completion.splitlines():
@@ -151,14 +153,14 @@ def _lines(output: str) -> list[str]:
     return [line.rstrip() for line in output.rstrip().splitlines()]
 
 
-def _tests(
+def _find_tests(
     answer: str | None, metadata: Mapping[str, Any], column: str | None
 ) -> list[str] | list[_Case]:
     if column is not None and column not in metadata:
         columns = ", ".join(metadata) or "none"
         raise UserError(
-            f"the problem has no column {column!r} for its tests; the columns are {columns}; "
-            "name one with `tests`"
+            f"the problem has no column {column!r} for its tests; the columns are {columns}",
+            "name one with `tests`",
         )
     where = f"column {column or 'tests'!r}"
     found = metadata.get(column or "tests")
@@ -166,54 +168,56 @@ def _tests(
         where, found = "the answer", answer
     if found is None:
         raise UserError(
-            f"the problem has no tests: neither a column 'tests' nor an answer; give it {_FORMS}, "
-            "or name the column with `tests`"
+            "the problem has no tests: neither a column 'tests' nor an answer",
+            f"give it {_FORMS}, or name the column with `tests`",
         )
-    return _parsed(found, where)
+    return _parse(found, where)
 
 
-def _parsed(found: object, where: str) -> list[str] | list[_Case]:
+def _parse(found: object, where: str) -> list[str] | list[_Case]:
     if isinstance(found, str) and found.lstrip()[:1] in ("[", "{"):
         try:
             found = json.loads(found)
         except ValueError as error:
-            raise UserError(f"{where}: the tests are no JSON ({error}); give {_FORMS}") from error
+            raise UserError(
+                f"{where}: the tests are not JSON ({error})", f"give {_FORMS}"
+            ) from error
     given = list(found) if isinstance(found, list | tuple) else [found]
-    texts = [_checked(t, f"{where}, test {i}") for i, t in enumerate(given) if isinstance(t, str)]
+    texts = [_check(t, f"{where}, test {i}") for i, t in enumerate(given) if isinstance(t, str)]
     cases = [_case(t, f"{where}, test {i}") for i, t in enumerate(given) if isinstance(t, Mapping)]
     if given and len(texts) == len(given):
         return texts
     if given and len(cases) == len(given):
         return cases
-    raise UserError(f"{where}: the tests are {str(found)[:80]!r}; give {_FORMS}")
+    raise UserError(f"{where}: the tests are {str(found)[:80]!r}", f"give {_FORMS}")
 
 
 def _case(test: Mapping[str, Any], where: str) -> _Case:
     if set(test) != {"input", "output"} or not all(isinstance(v, str) for v in test.values()):
         raise UserError(
-            f"{where} is {str(dict(test))[:80]}; give it an input and an output, as text"
+            f"{where} is {str(dict(test))[:80]}", "give it an input and an output, as text"
         )
     return _Case(test["input"], test["output"])
 
 
 @lru_cache(maxsize=4096)  # the samples of a group share their tests
-def _checked(test: str, where: str) -> str:
+def _check(test: str, where: str) -> str:
     try:
         nodes = list(ast.walk(ast.parse(test)))
     except (SyntaxError, ValueError) as error:
-        raise UserError(f"{where} is not Python: {error}; give {_FORMS}") from error
+        raise UserError(f"{where} is not Python: {error}", f"give {_FORMS}") from error
     if not any(isinstance(node, ast.Assert | ast.Raise | ast.Call) for node in nodes):
-        raise UserError(f"{where} asserts nothing: {test[:80]!r}; give {_FORMS}")
+        raise UserError(f"{where} asserts nothing: {test[:80]!r}", f"give {_FORMS}")
     return test
 
 
 @lru_cache(maxsize=4096)
-def _guarded(test: str) -> str:
-    """The test with its comparisons handed to the harness, which sees through a false `__eq__`."""
-    return ast.unparse(ast.fix_missing_locations(_Guard().visit(ast.parse(test))))
+def _guard(test: str) -> str:
+    """Replaces a test's comparisons by calls of the harness, which detects a false `__eq__`."""
+    return ast.unparse(ast.fix_missing_locations(_Comparisons().visit(ast.parse(test))))
 
 
-class _Guard(ast.NodeTransformer):
+class _Comparisons(ast.NodeTransformer):
     def visit_Compare(self, node: ast.Compare) -> ast.expr:
         self.generic_visit(node)
         how = type(node.ops[0])

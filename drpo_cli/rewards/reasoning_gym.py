@@ -1,9 +1,9 @@
-"""The score that a reasoning-gym task itself gives a completion, from 0 to 1.
+"""The score that a reasoning-gym task gives to a completion, from 0 to 1.
 
-For rows of the data source of the same name. Most tasks give part of the credit to a part of the
+For rows of the data source with the same name. Most tasks give part of the credit for part of the
 answer; an answer that the task's scorer cannot read scores 0. Some scorers (`n_queens`,
-`binary_matrix`) evaluate the answer as Python: run those only where a model's output can do no
-harm.
+`binary_matrix`) evaluate the answer as Python code: use those only where a model's output can do
+no harm.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ class Config(RewardSettings):
     """Options of the scoring."""
 
     tag: Annotated[str, Field(pattern=r"^\w+$")] | None = None
-    """Score only what stands in the last `<tag>…</tag>`; the whole completion when not set."""
+    """Score only the text of the last `<tag>…</tag>`; the whole completion when not set."""
 
 
 def reward(completion: str, metadata: Mapping[str, Any], config: Config) -> float:
     """The task's own score. Raises UserError for a problem of another source."""
     if not {"task", "options", "entry"} <= metadata.keys():
         raise UserError(
-            "the problem is not from the data source 'reasoning_gym', so no task can score it; "
-            "use another reward, or another source"
+            "the problem is not from the data source 'reasoning_gym', so no task can score it",
+            "use another reward or another source",
         )
     try:
         from reasoning_gym.utils import extract_answer
     except ImportError as error:
-        raise UserError(f"{error}; install it with: pip install reasoning-gym") from error
+        raise UserError(str(error), "install it with: pip install reasoning-gym") from error
     found = completion.strip() if config.tag is None else extract_answer(completion, config.tag)
     scorer = _scorer(metadata["task"], json.dumps(metadata["options"], sort_keys=True, default=str))
     try:
         return float(scorer.score_answer(found, metadata["entry"]))
     except _UNREADABLE:
-        # Some scorers raise on an answer of another form than theirs. That is a wrong answer,
-        # unless they cannot score the right one either: then this raises, and stops the run.
+        # Some scorers raise for an answer in another form than theirs. That is a wrong answer,
+        # unless they cannot score the right one either: then this raises, and the call fails.
         scorer.score_answer(metadata["entry"]["answer"], metadata["entry"])
         return 0.0
 

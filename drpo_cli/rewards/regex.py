@@ -1,4 +1,4 @@
-r"""1 where the completion matches a regular expression, else 0; or where what it captures is right.
+r"""1 where the completion matches a regular expression, or captures the answer, else 0.
 
 Without `group` a match anywhere in the completion scores 1. With it, the group of the *last*
 match is compared with the reference answer, white space around both ignored:
@@ -43,11 +43,11 @@ class Config(RewardSettings):
 
 
 def reward(completion: str, answer: str | None, config: Config) -> float:
-    """1.0 or 0.0. Raises UserError for a problem without an answer where one is compared with."""
+    """1.0 or 0.0. Raises UserError when `group` is set and the problem has no answer."""
     if config.group is None:
         return float(re.search(config.pattern, completion) is not None)
     if answer is None:
-        raise UserError("the problem has no answer to compare with; check the source's fields")
+        raise UserError("the problem has no answer to compare with", "check the source's fields")
     captured = [match[config.group] for match in re.finditer(config.pattern, completion)][-1:]
     return float(captured != [] and (captured[0] or "").strip() == answer.strip())
 

@@ -1,4 +1,4 @@
-"""Punishment of repetition: 0 where no n-gram occurs twice, down to −1 where all are the same.
+"""Penalty on repetition: 0 where no n-gram occurs twice, down to −1 where all are the same.
 
 With N the number of n-grams of the completion, D how many of them are distinct, and the share of
 repeats s = 1 − D / N:
@@ -8,7 +8,7 @@ repeats s = 1 − D / N:
 With t = 0 this is −(1 − D / N), the n-gram repetition penalty that Open-R1 takes from "Demystifying
 Long Chain-of-Thought Reasoning in LLMs" (arXiv 2502.03373), over a whole response. A completion
 shorter than one n-gram gets 0. Long texts repeat more n-grams than short ones by chance, so a small
-`n` punishes length too.
+`n` penalises length too.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ INLINE = True
 
 
 class Config(RewardSettings):
-    """Options of the punishment."""
+    """Options of the penalty."""
 
     n: Annotated[int, Field(ge=1, le=64)] = 4
     """Units in one n-gram."""
     unit: Literal["words", "tokens"] = "words"
-    """Count words (split at white space, upper and lower case alike) or the model's own tokens.
-    Text without spaces (Chinese, one long formula) is one word: count tokens there."""
+    """Count words (split at white space, ignoring case) or the model's own tokens. Text without
+    spaces (Chinese, a long formula) is one word: count tokens there."""
     tolerated: Decay = 0.0
-    """Share of repeats t that is not punished: good prose and algebra repeat some n-grams."""
+    """Share of repeats t without a penalty: good prose and algebra repeat some n-grams."""
 
 
 def reward(completion: str, tokens: tuple[int, ...], config: Config) -> float:

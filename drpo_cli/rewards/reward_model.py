@@ -1,10 +1,10 @@
 """The score that a sequence-classification model gives to prompt and completion.
 
-A model with one label gives its logit; of one with more, `label` says which. Scores of a group are
-computed in batches of equal width; the padding is masked and changes nothing but rounding.
+The score is the logit of the model's only label, or of `label`. Scores of a group are computed in
+batches of equal width; the padding is masked and changes only the rounding.
 
-A learned reward is a stand-in for what is wanted, and a policy finds where it is wrong: keep a
-divergence to the reference (`[reference]`), and log something that is not learned beside it.
+A learned reward is only an estimate of what you want, and a policy finds its errors: keep a
+divergence to the reference (`[reference]`), and also log a reward that is not learned.
 """
 
 from __future__ import annotations
@@ -31,36 +31,36 @@ class Config(RewardSettings):
     path: Annotated[str, Field(min_length=1)]
     """A model folder (relative paths count from the spec's folder) or a hub id."""
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
-    """Where it runs: `cpu`, `cuda` or `cuda:1`. Leave room for it beside training."""
+    """Where it runs: `cpu`, `cuda` or `cuda:1`. Leave memory for it next to training."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype of its weights and of the computation."""
     batch_size: Count = 8
     """Completions in one forward pass."""
     max_length: Count | None = None
-    """Longest text in tokens; the model's own limit when not set. Of a longer one the start is cut
-    off, and the metrics count it as `truncated`."""
+    """Longest text in tokens; the model's own limit when not set. A longer text loses its start,
+    and the metrics count it as `truncated`."""
     chat: bool = True
     """Apply the model's own chat template to the prompt as the user's message and the completion as
-    the answer. Without it prompt and completion are read as one text, which is right where the
-    prompt has the same template in it already (`chat = true` in `[[data]]`)."""
+    the answer. `false` reads prompt and completion as one text, which is right where the prompt
+    already has the same template in it (`chat = true` in `[[data]]`)."""
     suffix: str = ""
-    """Text behind the completion when `chat = false`, such as the token that ends a turn: special
-    tokens are left out of completions."""
+    """Text after the completion when `chat = false`, such as the token that ends a turn:
+    completions do not have special tokens."""
     label: int | str | None = None
-    """Number or name of the label whose logit is the score; needed where there are several."""
+    """Number or name of the label whose logit is the score; required where there are several."""
     sigmoid: bool = False
-    """Squash the logit to 0 … 1."""
+    """Map the logit to 0 … 1."""
     trust_remote_code: bool = False
-    """Let the model folder or hub repository run its own modelling code."""
+    """Allow the model folder or hub repository to run its own modelling code."""
     workers: Count = 1
     """Processes that run it, on each rank; each holds the model."""
     timeout_s: Annotated[float, Field(gt=0)] = 300.0
-    """Longest time for the completions of one prompt, in seconds; then the process is killed, and
-    the call has failed."""
+    """Longest time for the completions of one prompt, in seconds; then the process is killed and
+    the call fails."""
 
     @field_validator("path")
     @classmethod
-    def _local_or_hub(cls, path: str, info: ValidationInfo) -> str:
+    def _find_path(cls, path: str, info: ValidationInfo) -> str:
         local = ((info.context or {}).get("folder") or Path()) / Path(path).expanduser()
         if local.exists():
             return str(local)
@@ -70,7 +70,7 @@ class Config(RewardSettings):
 
 
 class reward:
-    """Counts what it reads in `counts`: `tokens`, and texts that were `truncated`."""
+    """`counts` has the `tokens` that it reads, and the texts that were `truncated`."""
 
     def __init__(self, config: Config) -> None:
         """Loads the model. Raises UserError for one that cannot be loaded or cannot score."""
@@ -85,16 +85,16 @@ class reward:
         self._longest = config.max_length or min(limit for limit in limits if limit)
 
     def __call__(self, prompt: str, completions: list[str]) -> list[float]:
-        """One score a completion."""
-        ids_G = [self._encoded(prompt, completion) for completion in completions]
+        """One score per completion."""
+        ids_G = [self._encode(prompt, completion) for completion in completions]
         size = self._config.batch_size
         return [
             score
             for start in range(0, len(ids_G), size)
-            for score in self._batch(ids_G[start : start + size])
+            for score in self._score_batch(ids_G[start : start + size])
         ]
 
-    def _encoded(self, prompt: str, completion: str) -> list[int]:
+    def _encode(self, prompt: str, completion: str) -> list[int]:
         if self._config.chat:
             turns = [
                 {"role": "user", "content": prompt},
@@ -111,7 +111,7 @@ class reward:
         self.counts["tokens"] += len(kept)
         return kept
 
-    def _batch(self, ids_G: list[list[int]]) -> list[float]:
+    def _score_batch(self, ids_G: list[list[int]]) -> list[float]:
         import torch
 
         width = max(map(len, ids_G))
@@ -131,7 +131,7 @@ class reward:
 
 
 def _load(config: Config) -> tuple[Any, Any]:
-    """Tokenizer and model, every weight of which was in the checkpoint."""
+    """Loads tokenizer and model; every weight must be in the checkpoint."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -147,11 +147,12 @@ def _load(config: Config) -> tuple[Any, Any]:
     if missing := sorted(loading["missing_keys"]):
         raise UserError(
             f"reward model {config.path}: the checkpoint has no {', '.join(missing[:3])}, so its "
-            "scores would be random; name a model that was trained for sequence classification"
+            "scores would be random",
+            "name a model that was trained for sequence classification",
         )
     if config.chat and tokenizer.chat_template is None:
         raise UserError(
-            f"reward model {config.path}: its tokenizer has no chat template; set chat = false"
+            f"reward model {config.path}: its tokenizer has no chat template", "set chat = false"
         )
     return tokenizer, model
 
@@ -169,16 +170,17 @@ def _label(config: Config, model: Any) -> int:
 
 
 def _padding(config: Config, model: Any, tokenizer: Any) -> int:
-    """The token to pad with: the one that the model itself takes for padding when it has one.
+    """The token to pad with: the model's own padding token, if it has one.
 
-    A decoder is read at its last token that is not this one.
+    A decoder gives its score at the last token that is not this one.
     """
     known = (model.pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id)
     pad = next((token for token in known if token is not None), None)
     if pad is None and config.batch_size > 1:
         raise UserError(
             f"reward model {config.path}: neither model nor tokenizer has a padding or an "
-            "end-of-sequence token; set batch_size = 1"
+            "end-of-sequence token",
+            "set batch_size = 1",
         )
     model.pad_token_id = pad
     return 0 if pad is None else pad  # 0: a batch of one is not padded

@@ -1,4 +1,4 @@
-"""The judge on a real vLLM server on this machine, with verdicts held to their schema."""
+"""The judge on a real vLLM server on this machine, with verdicts that follow their schema."""
 
 import os
 import signal
@@ -39,7 +39,7 @@ ENVIRONMENT = {
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """One token a printable ASCII character: JSON needs quotes and braces."""
+    """One token per printable ASCII character: JSON needs quotes and braces."""
     tokens = [*SPECIAL, *string.printable]
     tokens += [f"<extra{i}>" for i in range(VOCABULARY - len(tokens))]
     inner = Tokenizer(models.WordLevel({t: i for i, t in enumerate(tokens)}, unk_token="<unk>"))
@@ -130,7 +130,7 @@ def test_a_random_model_gives_readable_verdicts(url: str) -> None:
     assert counts["cost_usd"] == pytest.approx((read + 2 * written) / 1e6)
 
 
-def test_what_a_server_refuses_is_told(url: str) -> None:
+def test_a_refusal_of_the_server_is_in_the_message(url: str) -> None:
     def failure(**own: Any) -> str:
         with Grader([Selected("rewards", "judge", options(url, **own))]) as grader:
             graded = grader.score(groups("2"))
@@ -139,7 +139,7 @@ def test_what_a_server_refuses_is_told(url: str) -> None:
 
     unknown = failure(model="another")
     assert unknown.startswith(f"{url} answered 404 (") and "`another`" in unknown
-    assert unknown.endswith("is 'another' a model that it serves?")
+    assert unknown.endswith("that it serves the model 'another'")
     assert f"{CONTEXT}" in failure(rubric="Is it long? " * CONTEXT)
     free = failure(structured="text", max_tokens=16)
-    assert "'tiny' gave no verdict that can be read, asked 2 times" in free
+    assert "'tiny' was asked 2 times and gave no verdict that can be read" in free

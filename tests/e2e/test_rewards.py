@@ -1,4 +1,4 @@
-"""Graders that hang, fail and are killed with their run, in whole runs of `drpo train`."""
+"""Rewards that hang, fail and are killed with their run, in whole runs of `drpo train`."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def score(completion: str) -> float:
 
 @pytest.fixture
 def grading(small: Path) -> Path:
-    """The small run with graders beside it; the path of its spec."""
+    """The small run with its rewards; the path of its spec."""
     (small.parent / "rewards.py").write_text(GRADER)
     return small
 
@@ -148,7 +148,7 @@ def engine_of(name: str, folder: Path, **options: int) -> Any:
 
 
 def graded_meanwhile(engine: EngineProtocol, folder: Path, busy: Callable[[], bool]) -> None:
-    """The first sample is graded while others are not finished; their order changes nothing."""
+    """Grades the first sample while others are not finished; the order changes nothing."""
     called, order = folder / "called", []
     source = f"def fn(tokens): print(1, file=open({str(called)!r}, 'a')); return 1.0"
     with Grader([Own(folder)(source)]) as grader:
@@ -174,12 +174,12 @@ def graded_meanwhile(engine: EngineProtocol, folder: Path, busy: Callable[[], bo
 
 def test_the_transformers_engine_hands_batches_out_as_they_finish(tmp_path: Path) -> None:
     engine = engine_of("transformers", tmp_path, max_sequences=4)
-    graded_meanwhile(engine, tmp_path, busy=lambda: True)  # it goes on only when it is asked to
+    graded_meanwhile(engine, tmp_path, busy=lambda: True)  # it continues only when asked
 
 
 @pytest.fixture
 def environment() -> Iterator[None]:
-    """What an engine sets for its own process is not for those of later tests."""
+    """Restores the environment that an engine changes."""
     before = dict(os.environ)
     yield
     os.environ.clear()

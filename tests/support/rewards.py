@@ -1,4 +1,4 @@
-"""Rewards out of source text, groups to score, and what processes are left of a grader."""
+"""Rewards from source text, groups to score, and the processes that a grader leaves."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from drpo_cli.rewards.grading.grader import Graded, Grader
 from drpo_cli.types import Group, Prompt, Rollout
 
 HEAD = "from __future__ import annotations\n"
-PATIENCE = 60.0  # seconds after which a process that should be gone is taken to stay
+PATIENCE = 60.0  # seconds after which a test fails
 
 
 class Own:
-    """Selects a reward out of source text, as a spec does; each lies in a file of its own."""
+    """Selects a reward from source text, as a spec does; each is in a file of its own."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -45,20 +45,20 @@ def group(
     rewards: tuple[str, ...] | None = None,
     **metadata: Any,
 ) -> Group:
-    """A group of responses with a token a character; those of more than 3 are truncated."""
+    """A group of responses with one token per character; those of more than 3 are truncated."""
     prompt = Prompt(id, "2+2=", (1, 2), answer, metadata or {"level": "easy"}, rewards)
     rollouts = (Rollout((7,) * len(t), (-0.1,) * len(t), t, len(t) > 3) for t in texts)
     return Group(prompt, tuple(rollouts))
 
 
 def graded(selected: Iterable[Selected[Any]], groups_P: list[Group], **options: bool) -> Graded:
-    """What a grader of its own makes of the groups."""
+    """Grades the groups with a new grader."""
     with Grader(list(selected), **options) as grader:
         return grader.score(groups_P)
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that ended and only waits for its parent to notice does not."""
+    """Whether a process runs; a zombie does not."""
     try:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -66,7 +66,7 @@ def is_alive(pid: int) -> bool:
 
 
 def wait_until(holds: Callable[[], bool], what: str) -> None:
-    """Returns as soon as something holds; fails when it does not in a long time."""
+    """Returns as soon as the condition holds; fails after a long time."""
     deadline = time.monotonic() + PATIENCE
     while not holds():
         assert time.monotonic() < deadline, what
@@ -85,5 +85,5 @@ def descendants(pid: int | None = None) -> list[int]:
 
 
 def numbers_in(path: Path) -> list[int]:
-    """The whole lines of a file of numbers, such as process ids."""
+    """The numbers in a file, such as process ids."""
     return [int(line) for line in path.read_text().split()] if path.exists() else []

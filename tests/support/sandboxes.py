@@ -1,4 +1,4 @@
-"""The sandbox's backends as this machine has them, and what their programs leave behind."""
+"""The sandbox's backends on this machine, and what their programs leave behind."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from drpo_cli.errors import UserError
-from drpo_cli.rewards.sandbox import sandbox
+from drpo_cli.rewards.sandbox import run as sandbox
 
 HOSTILE = Path(__file__).with_name("hostile")
 PATIENT_S = 60.0
@@ -21,7 +21,7 @@ LIMITS = sandbox.Limits(wall_s=PATIENT_S, cpu_s=PATIENT_S, memory_mib=400)
 
 
 class Machine:
-    """One backend, and a mark by which everything that its programs start is known."""
+    """One backend, and a mark that every process of its programs has."""
 
     def __init__(self, backend: str, python: str | None, temporary: Path) -> None:
         self.backend, self.temporary = backend, temporary
@@ -30,27 +30,29 @@ class Machine:
         self._mark = f"m{secrets.token_hex(6)}"
 
     def marked(self, program: str) -> str:
-        """The program, which first calls itself by the mark; its children inherit the name."""
+        """The program, which first sets its name to the mark; its children inherit it."""
         return f"import ctypes; ctypes.CDLL(None).prctl(15, {self._mark.encode()!r})\n{program}"
 
     def run(self, program: str, stdin: str = "", limits: sandbox.Limits = LIMITS) -> sandbox.Result:
-        return sandbox._ask(self.marked(program), stdin, limits, self.backend, False, self._python)
+        return sandbox._supervise(
+            self.marked(program), stdin, limits, self.backend, False, self._python
+        )
 
     def hostile(self, name: str, stdin: str = "", wall_s: float = PATIENT_S) -> sandbox.Result:
-        """Runs one of the corpus, with little time for those that never end."""
+        """Runs a program of the corpus."""
         limits = sandbox.Limits(wall_s=wall_s, cpu_s=PATIENT_S, memory_mib=400)
         return self.run((HOSTILE / f"{name}.py").read_text(), stdin, limits)
 
     def caller(self, name: str) -> subprocess.Popen[bytes]:
-        """A process that runs one of the corpus, as a grader's worker does."""
+        """A process that runs a program of the corpus, as a grader's worker does."""
         program = self.marked((HOSTILE / f"{name}.py").read_text())
         asked = f"{program!r}, '', s.Limits(wall_s=60), {self.backend!r}, False, {self._python!r}"
-        code = f"from drpo_cli.rewards import _sandbox as s\ns._ask({asked})"
+        code = f"from drpo_cli.rewards.sandbox import run as s\ns._supervise({asked})"
         root = Path(sandbox.__file__).parents[3]
         return subprocess.Popen([sys.executable, "-c", code], cwd=root)
 
     def alive(self) -> list[int]:
-        """Processes of this machine that carry the mark, in whatever namespace."""
+        """Processes of this machine with the mark, in any namespace."""
         found = []
         for path in Path("/proc").glob("[0-9]*/comm"):
             try:
@@ -61,7 +63,7 @@ class Machine:
         return found
 
     def remains(self) -> list[str]:
-        """What is left in the temporary folder, and the processes that are."""
+        """What is left in the temporary folder, and the processes that are left."""
         return [*map(str, self.temporary.iterdir()), *map(str, self.alive())]
 
 
@@ -70,14 +72,14 @@ def machine(backend: str, temporary: Path) -> Machine:
     if sys.platform != "linux":
         pytest.skip("looks for what is left in /proc")
     python = None
-    if backend == "bare" and os.getuid() == 0:
+    if backend == "plain" and os.getuid() == 0:
         # Ours may lie in root's home, where another user cannot read it.
         python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
         if python is None:
-            pytest.skip("bare, as root: there is no Python that other users can read")
+            pytest.skip("plain, as root: there is no Python that other users can read")
     else:
         try:
-            sandbox.working(backend)
+            sandbox.find_backend(backend)
         except UserError as error:
             pytest.skip(str(error))
     return Machine(backend, python, temporary)

@@ -1,4 +1,4 @@
-"""Real local HTTP servers that answer as a test says, and remember what they were asked."""
+"""Real local HTTP servers that answer as a test wants, and keep the requests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Asked:
-    """A request as it came."""
+    """A request."""
 
     path: str
     headers: Mapping[str, str]
@@ -23,7 +23,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer; a body that is no bytes is sent as JSON. `delay` seconds pass before it."""
+    """An answer, sent after `delay` seconds; a body that is not bytes is sent as JSON."""
 
     body: Any = None
     status: int = 200
@@ -35,7 +35,7 @@ Answer = Callable[[Asked], Reply]
 
 
 class Server:
-    """Where it listens, what it was asked so far, and how many requests it held at once."""
+    """Its address, the requests so far, and the most requests at one time."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -46,21 +46,21 @@ class Server:
         self._now = 0
 
     def come(self, asked: Asked) -> None:
-        """A request has come."""
+        """Counts a request that begins."""
         with self._lock:
             self.asked.append(asked)
             self._now += 1
             self.most_at_once = max(self.most_at_once, self._now)
 
     def go(self) -> None:
-        """A request is answered."""
+        """Counts a request that has ended."""
         with self._lock:
             self._now -= 1
 
 
 @contextmanager
 def serving(answer: Answer) -> Iterator[Server]:
-    """A server that gives every POST the reply that `answer` makes of it."""
+    """A server that answers every POST request by `answer`."""
     http = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     http.daemon_threads = True
     http.answer = answer  # type: ignore[attr-defined]
@@ -77,7 +77,7 @@ def serving(answer: Answer) -> Iterator[Server]:
 
 
 def in_turn(*replies: Reply) -> Answer:
-    """These replies one after the other; the last one from then on."""
+    """Gives these replies in order, and the last one from then on."""
     left, lock = list(replies), threading.Lock()
 
     def answer(asked: Asked) -> Reply:
@@ -88,7 +88,7 @@ def in_turn(*replies: Reply) -> Answer:
 
 
 def says(text: str | None, read: int = 100, written: int = 10) -> Reply:
-    """A chat completion with this content and these counts of tokens."""
+    """A chat completion with this content and these token counts."""
     message = {"role": "assistant", "content": text}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
     usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
@@ -97,13 +97,13 @@ def says(text: str | None, read: int = 100, written: int = 10) -> Reply:
 
 
 def dead_url() -> str:
-    """The address of a server that is not there any more."""
+    """The address of a server that has stopped."""
     with serving(in_turn(Reply())) as server:
         return server.url
 
 
 class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"  # connections are kept, as real servers keep them
+    protocol_version = "HTTP/1.1"  # connections are kept open, as by real servers
 
     def do_POST(self) -> None:
         raw = self.rfile.read(int(self.headers["Content-Length"]))
@@ -128,4 +128,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Says nothing."""
+        """Prints nothing."""

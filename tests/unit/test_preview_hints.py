@@ -159,7 +159,7 @@ def returns_array(completion: str) -> np.ndarray: ...
     ],
 )
 def test_a_return_that_is_no_score_is_refused(function: Callable[..., Any], named: str) -> None:
-    assert f"returns {named}, which is no score" in (problem(function, whole_group=False) or "")
+    assert f"returns {named}, which is not a score" in (problem(function, whole_group=False) or "")
 
 
 def whole_group(completions: list[str], tokens: list[tuple[int, ...]]) -> list[float]: ...
@@ -173,7 +173,7 @@ def test_a_reward_of_whole_groups_gets_lists() -> None:
     lines = (problem(wrong_whole_group, whole_group=True) or "").splitlines()
     assert len(lines) == 2
     assert lines[0].endswith("gets list[str]; write completions: list[str]")
-    assert "one tuple of token ids a sample" in lines[1]
+    assert "one tuple of token ids per sample" in lines[1]
 
 
 class Judge:

@@ -170,7 +170,7 @@ def test_check_refuses_annotations_that_cannot_hold(spec: Path) -> None:
     done = drpo("check", spec, "--set", "reward[0].type=./wrong.py:wrong")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "wrong.py:1: 'completion' is annotated int" in done.stderr
-    assert "wrong.py:1: returns str, which is no score" in done.stderr
+    assert "wrong.py:1: returns str, which is not a score" in done.stderr
 
 
 def test_check_says_where_rewards_run(spec: Path) -> None:
@@ -189,7 +189,7 @@ def test_the_list_names_every_built_in_reward() -> None:
 def test_a_page_has_options_examples_and_a_table_that_loads() -> None:
     done = drpo("reward", "show", "length", **WIDE)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("length\nSoft punishment of long responses")
+    assert done.stdout.startswith("length\nSoft penalty on long responses")
     assert "config, tokens" in done.stdout and "in the trainer's own process" in done.stdout
     own, shared = (done.stdout.index(part) for part in ("soft_limit  whole", "timeout_s"))
     assert own < shared < done.stdout.index("tokens: (1, 1, 1, 1)")

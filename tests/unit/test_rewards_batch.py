@@ -1,4 +1,4 @@
-"""A batch's way through the rewards: totals, failures, records, reproducibility."""
+"""Batches through the rewards: totals, failures, records, reproducibility."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from drpo_cli import plugins
 from drpo_cli.plugins import Selected
-from drpo_cli.rewards.grading.batch import GIVE_UP
-from drpo_cli.rewards.grading.grader import Grader
+from drpo_cli.rewards.grading.grader import GIVE_UP, Grader
 from drpo_cli.types import Scores
 from support.rewards import Own, graded, group, numbers_in, wait_until
 
@@ -99,7 +98,7 @@ def test_what_a_failed_call_does(own: Own, role: str, on_error: str) -> None:
     if on_error == "stop":
         assert found.fatal is not None
         assert found.fatal.startswith("reward 'some', prompt own/3, sample 1 ('bb'): ValueError: ")
-        assert 'on_error = "skip_sample" would go on' in found.fatal
+        assert 'on_error = "skip_sample" would continue' in found.fatal
         return
     (scores,) = found.scores_P
     assert found.fatal is None and scores.by_reward["some"] == (1.0, None, -2.0)
@@ -130,7 +129,7 @@ def test_a_reward_that_fails_on_everything_ends_the_run(
     assert found.fatal is not None and found.usage["fn"].calls == GIVE_UP
     assert f"KeyError: 'a' ({own.folder / 'r0.py'}:3 in fn)" in found.fatal
     few = graded([own(source, on_error=on_error)], [group("a", "a")])
-    assert few.fatal is not None and "on all of its 2 calls" in few.fatal
+    assert few.fatal is not None and "(all of its 2 calls failed" in few.fatal
     one = graded([own(source, on_error=on_error)], [group("a")])
     assert one.fatal is None and one.usage["fn"].failures == {"exception": 1}
 
@@ -164,9 +163,10 @@ def test_every_failed_call_is_on_record_whole(own: Own) -> None:
     where = f"{own.folder / 'r0.py'}:4 in fn"
     assert records == [
         {"reward": "some", "reason": "exception", "sample": 1, "completion": "b", **shared,
-         "detail": f"ValueError: no b ({where}); mend the reward"},
+         "detail": f"ValueError: no b ({where}); fix the reward"},
         {"reward": "whole", "reason": "wrong_length", "sample": None, "completion": ["a", "b"],
-         "detail": "returned 1 scores for 2 samples; return a list of one score each", **shared},
+         "detail": "returned 1 scores for 2 samples; return a list with one score per sample",
+         **shared},
     ]  # fmt: skip
     assert json.loads(json.dumps(records)) == records
     assert found.scores_P[0].by_reward["whole"] == (None, None)

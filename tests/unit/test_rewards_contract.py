@@ -11,7 +11,7 @@ import pytest
 from drpo_cli import plugins
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected
-from drpo_cli.rewards.grading import crew as _crew
+from drpo_cli.rewards.grading import pool
 from drpo_cli.rewards.grading.contract import prepared
 from drpo_cli.rewards.grading.grader import Grader
 from drpo_cli.settings import RewardSettings
@@ -183,7 +183,7 @@ class fn:
 
 
 def test_a_set_up_that_hangs_is_given_up(own: Own, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_crew, "SETUP_SECONDS", 1.0)
+    monkeypatch.setattr(pool, "SETUP_SECONDS", 1.0)
     source = """
 import time
 class fn:
@@ -204,14 +204,14 @@ class fn:
         ("def fn(group) -> list[float]: ...", "'group'; rewards of whole groups .*get:"),
         ("def fn(completion, /): ...", "asks for 'completion'"),
         ("def fn(*args): ...", "asks for 'args'"),
-        ("fn = 3", "is no function"),
-        ("class fn: ...", "is no function"),
-        ("class fn:\n  __call__ = None", "is no function"),
+        ("fn = 3", "is not a function"),
+        ("class fn: ...", "is not a function"),
+        ("class fn:\n  __call__ = None", "is not a function"),
         ("class fn:\n  def __call__(self, reply): ...", "asks for 'reply'"),
         ("class fn:\n  def __init__(self, url, config): ...\n  def __call__(self): ...",
-         "setting it up asks for url, config; write `def __init__"),
+         "its __init__ asks for url, config; write `def __init__"),
         ("def fn(completion: int): ...", "'completion' is annotated int, but the reward gets str"),
-        ("def fn(completion) -> str: ...", "returns str, which is no score"),
+        ("def fn(completion) -> str: ...", "returns str, which is not a score"),
         ("class fn:\n  def __call__(self, tokens: str): ...", "'tokens' is annotated str"),
     ],
 )  # fmt: skip
@@ -224,7 +224,7 @@ def test_what_nobody_can_call_is_refused_before_anything_runs(
 
 def test_two_rewards_of_one_name(own: Own) -> None:
     one = own("def fn(completion): return 1.0")
-    with pytest.raises(UserError, match="2 rewards are called 'fn'; give them a `name` each"):
+    with pytest.raises(UserError, match="2 rewards are called 'fn'; give each a `name` of its own"):
         Grader([one, one])
     other = Selected("rewards", one.type, RewardSettings(name="other"))
     assert set(by_reward([one, other], "a")) == {"fn", "other"}

@@ -29,12 +29,12 @@ PROMPT = Prompt("p1", "1+1=", (1,), "2", {"level": 3})
 
 
 def config(url: str, **options: Any) -> http.Config:
-    """Options with which a test need not wait."""
+    """Options with short waits."""
     return http.Config(**{"url": url, "backoff_s": 0.01, **options})
 
 
 def score(url: str, **options: Any) -> tuple[Any, dict[str, int]]:
-    """What the reward makes of a group of two, and what it counted."""
+    """The scores of a group of two, and what was counted."""
     return score_with(config(url, **options))
 
 
@@ -88,7 +88,7 @@ def test_a_scorer_that_is_down() -> None:
     url = dead_url()
     message = said(url, retries=2)
     assert message.startswith(f"{url} cannot be reached (ConnectError: ")
-    assert message.endswith(", 3 times; is the server up, and the address right?")
+    assert message.endswith(", 3 times; check that the server is up and the address is right")
 
 
 def test_a_scorer_that_stays_broken() -> None:
@@ -137,7 +137,7 @@ def test_an_answer_that_holds_no_scores(body: Any, shown: str) -> None:
         message = said(server.url)
         assert len(server.asked) == 1
     assert message.startswith(f"{server.url} answered ") and shown in message
-    assert message.endswith('; it must answer {"scores": [number, …]}, one number a sample')
+    assert message.endswith('; it must answer {"scores": [number, …]}, with one number per sample')
 
 
 def test_an_answer_that_is_not_what_its_headers_say() -> None:

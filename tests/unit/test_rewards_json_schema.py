@@ -87,8 +87,8 @@ def test_json_schema_that_is_none(options: dict, message: str, tmp_path: Path) -
         ({"t": 1}, "the row has no schema in 's'; its columns are t"),
         ({"s": "{"}, "column 's': the schema is not JSON"),
         ({"s": {"type": 3}}, "column 's': not a JSON schema: type"),
-        ({"s": {"$ref": "#/nowhere"}}, "nowhere.*; define what it refers to in itself"),
-        ({"s": {"$ref": "http://127.0.0.1:9/s.json"}}, "s.json.*; define what it refers to"),
+        ({"s": {"$ref": "#/nowhere"}}, "nowhere.*; define it in the schema itself"),
+        ({"s": {"$ref": "http://127.0.0.1:9/s.json"}}, "s.json.*; define it in the schema"),
     ],
 )
 def test_json_schema_of_a_row_that_is_none(row: dict, message: str) -> None:

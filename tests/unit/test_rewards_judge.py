@@ -121,9 +121,9 @@ def test_a_verdict_that_never_comes_is_no_zero() -> None:
         message = said(server.url)
         assert len(server.asked) == 2
     assert message == (
-        f"{server.url}/v1: 'm' gave no verdict that can be read, asked 2 times: its score 99 is no "
-        'whole number from 1 to 10: {"score": 99}; raise max_tokens if it was cut off, choose '
-        "another `structured`, or a better judge"
+        f"{server.url}/v1: 'm' was asked 2 times and gave no verdict that can be read: its score "
+        '99 is not a whole number from 1 to 10: {"score": 99}; raise max_tokens if it was cut off, '
+        "or choose another `structured` or a better judge"
     )
 
 
@@ -152,7 +152,7 @@ def test_an_endpoint_that_is_down() -> None:
     url = dead_url()
     message = said(url, retries=1)
     assert message.startswith(f"{url}/v1 cannot be reached (")
-    assert message.endswith(", 2 times; is the server up, and the address right?")
+    assert message.endswith(", 2 times; check that the server is up and the address is right")
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_an_endpoint_that_is_down() -> None:
     [
         (400, 'for a server without JSON schemas, structured = "json_object" or "text"'),
         (401, "check the key in OPENAI_API_KEY (option api_key_env)"),
-        (404, "is base_url right, and is 'm' a model that it serves?"),
+        (404, "check base_url, and that it serves the model 'm'"),
     ],
 )
 def test_a_refusal_is_not_repeated(status: int, cure: str) -> None:
@@ -188,7 +188,7 @@ def test_an_answer_that_is_no_chat_completion(reply: Reply) -> None:
     with serving(in_turn(reply)) as server:
         message = said(server.url)
         assert len(server.asked) == 1
-    assert message.startswith(f"{server.url}/v1 answered what is no chat completion (")
+    assert message.startswith(f"{server.url}/v1 did not answer with a chat completion (")
     assert message.endswith("most end in /v1")
 
 
@@ -214,7 +214,7 @@ def test_the_key_goes_where_it_belongs(monkeypatch: pytest.MonkeyPatch) -> None:
     ("options", "message"),
     [
         ({"scale": (5, 5)}, "must rise"),
-        ({"scale": (0, 1000)}, "by 100 at most"),
+        ({"scale": (0, 1000)}, "by at most 100"),
         ({"input_price": 1.0}, "go together"),
         ({"rubric": "{{ answer"}, "not a Jinja template"),
         ({"base_url": "localhost"}, "URL"),

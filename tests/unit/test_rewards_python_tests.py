@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from drpo_cli.errors import UserError
 from drpo_cli.rewards.python_tests import Config, reward
-from drpo_cli.rewards.sandbox import sandbox
+from drpo_cli.rewards.sandbox.run import find_backend
 
 ASSERTS = ["assert f(1) == 2", "assert f(2) == 3", "assert f(3) == 4", "assert f([]) is None"]
 RIGHT = "def f(x):\n    return None if x == [] else x + 1"
@@ -20,7 +20,7 @@ SCRIPT = "print(sum(map(int, input().split())))"
 
 def _works(backend: str) -> bool:
     try:
-        sandbox.working(backend)
+        find_backend(backend)
     except UserError:
         return False
     return True
@@ -227,7 +227,7 @@ def test_right_output_of_a_program_that_fails_is_wrong() -> None:
         ("", "asserts nothing"),
         ("42", "test 0 asserts nothing: '42'"),
         (["assert f(1) == 2", "assert f(1"], "test 1 is not Python"),
-        ("[1,", "are no JSON"),
+        ("[1,", "are not JSON"),
         ([1], "the tests are '\\[1\\]'"),
         (["assert f(1)", {"input": "", "output": ""}], "the tests are"),
         ([{"input": "1"}], "test 0 is .*; give it an input and an output"),

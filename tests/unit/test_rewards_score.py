@@ -1,4 +1,4 @@
-"""What a reward may return, and every way it can fail: each has a kind, and words that help."""
+"""What a reward may return, and every way it can fail: each has a kind and a helpful message."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from drpo_cli import plugins
 from drpo_cli.plugins import Selected
-from drpo_cli.rewards.grading import crew as _crew
+from drpo_cli.rewards.grading import pool
 from support.rewards import Own, graded, group, numbers_in
 
 USER_ERROR = "from drpo_cli.errors import UserError\n"
@@ -23,7 +23,7 @@ def own(tmp_path: Path) -> Own:
 
 
 def failures(selected: Selected[Any], *texts: str) -> dict[str, tuple[str, str]]:
-    """The kind and words of each call that fails; it must be theirs, not that of 'good'."""
+    """Kind and message of each failed call; the call of 'good' must not fail."""
     found = graded([selected], [group("good", *texts)], forgiving=True)
     (scores,) = found.scores_P
     assert scores.by_reward["fn"] == (1.0, *[None] * len(texts))
@@ -65,7 +65,7 @@ def test_a_score_is_a_finite_number(own: Own, prefix: str) -> None:
 
 
 OF_GROUPS = [
-    ("[1.0]", "wrong_length", "returned 1 scores for 2 samples; return a list of one score ea"),
+    ("[1.0]", "wrong_length", "returned 1 scores for 2 samples; return a list with one scor"),
     ("[1.0] * 3", "wrong_length", "returned 3 scores for 2 samples"),
     ("numpy.ones(3)", "wrong_length", "returned 3 scores for 2 samples"),
     ("[]", "wrong_length", "returned 0 scores"),
@@ -135,7 +135,7 @@ def third(c):
     assert kind == "exception"
     assert detail == (
         "JSONDecodeError: Expecting value: line 1 column 1 (char 0) "
-        f"({file}:4 in first → {file}:6 in second → {file}:8 in third); mend the reward"
+        f"({file}:4 in first → {file}:6 in second → {file}:8 in third); fix the reward"
     )
 
 
@@ -214,7 +214,7 @@ HANGS = {
 def test_a_call_that_hangs_is_killed(
     own: Own, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_crew, "GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(pool, "GRACE_SECONDS", 0.2)
     cases = "\n".join(f"    if completion == {name!r}:\n        {HANGS[name]}" for name in HANGS)
     source = f"{SLEEP}\n{prefix}def fn(completion):\n{cases}\n    return 1.0\n"
     found = failures(own(source, timeout_s=0.5, tries=3, workers=2), *HANGS)
@@ -227,7 +227,7 @@ def test_a_call_that_hangs_is_killed(
 def test_an_async_call_that_hangs_is_stopped(
     own: Own, stubborn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_crew, "GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(pool, "GRACE_SECONDS", 0.2)
     source = f"""{SLEEP}
 async def fn(completion):
     while completion == "bad":

@@ -2,13 +2,13 @@
 
 import pytest
 
-from drpo_cli.rewards._verdict import Unreadable, question, read_score
+from drpo_cli.rewards._verdict import Unreadable, read_score, write_question
 
 
 def fenced(completion: str) -> tuple[str, str]:
     """What stands between the marks of the completion, and the second of them."""
     texts = {"prompt": "1+1=", "reference answer": None, "completion": completion}
-    asked = question("Is it right?", texts, (1, 10), True)
+    asked = write_question("Is it right?", texts, (1, 10), True)
     assert "reference answer" not in asked
     digest = asked.partition("two marks that end in ")[2].partition(".")[0]
     opening, closing = f"<completion {digest}>\n", f"\n</completion {digest}>"

@@ -1,4 +1,4 @@
-"""What a reward asks for and how it is called, read from its signature."""
+"""Reads from a reward's signature what it asks for and how to call it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GROUP_ARGUMENTS = (*SHARED, "completions", "truncations")
 
 
 class Call(NamedTuple):
-    """One call of a reward: its arguments but for `config`, the samples it scores, and a seed."""
+    """One call of a reward: its arguments except `config`, the samples it scores, and a seed."""
 
     arguments: dict[str, Any]
     samples: tuple[int, ...]
@@ -31,7 +31,7 @@ class Call(NamedTuple):
 
 @dataclass(frozen=True)
 class Reward:
-    """A reward as a spec selects it.
+    """A reward that a spec selects.
 
     entry        the function, or the class whose instances are called
     asks         the arguments it takes
@@ -47,18 +47,18 @@ class Reward:
 
     @property
     def counts(self) -> bool:
-        """Whether the total depends on it; if not, it is a metric."""
+        """Whether the total depends on it; otherwise it is a metric."""
         return self.config.gate or self.config.weight != 0
 
     @property
     def waits_for_group(self) -> bool:
-        """Whether it can be called only once all samples of a prompt are there."""
+        """Whether it can only be called when all samples of a prompt are finished."""
         return self.whole_group or "group" in self.asks
 
     @cached_property
     def is_async(self) -> bool:
         """Whether calls are awaited."""
-        function = _called(self.entry)
+        function = _find_callable(self.entry)
         called = getattr(type(function), "__call__", None)  # of an instance  # noqa: B004
         return any(inspect.iscoroutinefunction(one) for one in (function, called))
 
@@ -72,7 +72,7 @@ class Reward:
         return prompt.rewards is None or self.name in prompt.rewards
 
     def set_up(self) -> Callable[..., Any]:
-        """The function itself; of a class, a new instance."""
+        """Returns the function itself, or a new instance of the class."""
         if not inspect.isclass(self.entry):
             return self.entry
         wanted = inspect.signature(self.entry).parameters
@@ -90,7 +90,7 @@ class Reward:
             "tokens": rollout.token_ids,
             "group": [other.text for other in rollouts_G],
         }
-        return Call(self._asked(prompt, own), (sample,), self._seed(prompt, rollout.text))
+        return Call(self._arguments(prompt, own), (sample,), self._seed(prompt, rollout.text))
 
     def group_call(self, prompt: Prompt, rollouts_G: Sequence[Rollout]) -> Call:
         """The call for a whole group."""
@@ -100,37 +100,37 @@ class Reward:
             "tokens": [rollout.token_ids for rollout in rollouts_G],
         }
         seed = self._seed(prompt, *whole["completions"])
-        return Call(self._asked(prompt, whole), tuple(range(len(rollouts_G))), seed)
+        return Call(self._arguments(prompt, whole), tuple(range(len(rollouts_G))), seed)
 
     def _seed(self, prompt: Prompt, *texts: str) -> int:
         return zlib.crc32(repr((self.name, prompt.id, texts)).encode())
 
-    def _asked(self, prompt: Prompt, own: dict[str, Any]) -> dict[str, Any]:
+    def _arguments(self, prompt: Prompt, own: dict[str, Any]) -> dict[str, Any]:
         shared = {"prompt": prompt.text, "answer": prompt.answer, "metadata": prompt.metadata}
         return {name: value for name, value in (shared | own).items() if name in self.asks}
 
 
 def prepared(selected: Sequence[Selected[RewardSettings]]) -> list[Reward]:
-    """The rewards of a spec, held to the contract without being called.
+    """Checks the rewards of a spec without calling them.
 
-    Raises UserError for a reward that nobody can call, and for two of one name.
+    Raises UserError for a reward that cannot be called, and for two rewards with one name.
     """
     rewards = [prepare(one) for one in selected]
     for name, count in Counter(reward.name for reward in rewards).items():
         if count > 1:
-            raise UserError(f"{count} rewards are called {name!r}; give them a `name` each")
+            raise UserError(f"{count} rewards are called {name!r}", "give each a `name` of its own")
     return rewards
 
 
 def prepare(selected: Selected[RewardSettings]) -> Reward:
-    """Reads a reward's signature; raises UserError for one that nobody can call."""
+    """Reads a reward's signature; raises UserError for one that cannot be called."""
     config, entry = selected.config, selected.plugin.entry
     name = config.name or short_name(selected.type)
-    if not callable(entry) or not callable(_called(entry)):
-        raise UserError(f"reward {name!r}: {selected.type!r} is no function; name one")
-    function = _called(entry)
+    if not callable(entry) or not callable(_find_callable(entry)):
+        raise UserError(f"reward {name!r}: {selected.type!r} is not a function", "name one")
+    function = _find_callable(entry)
     signature = inspect.signature(function)
-    # As text: under `from __future__ import annotations` it is that already.
+    # As text, which it already is under `from __future__ import annotations`.
     whole_group = str(signature.return_annotation).lower().endswith("list[float]")
     known = GROUP_ARGUMENTS if whole_group else SAMPLE_ARGUMENTS
     parameters = list(signature.parameters.values())[1 if inspect.isclass(entry) else 0 :]
@@ -141,7 +141,7 @@ def prepare(selected: Selected[RewardSettings]) -> Reward:
         elif parameter.name in known and parameter.kind is not parameter.POSITIONAL_ONLY:
             asks.add(parameter.name)
         elif parameter.default is parameter.empty:
-            raise UserError(_unknown_argument(name, parameter.name, whole_group))
+            raise _unknown_argument(name, parameter.name, whole_group)
     if isinstance(entry, type):
         _require_set_up(name, entry)
     if wrong := _hints.problem(function, whole_group):
@@ -149,11 +149,11 @@ def prepare(selected: Selected[RewardSettings]) -> Reward:
     return Reward(selected, name, entry, config, frozenset(asks), whole_group)
 
 
-def _called(entry: Any) -> Any:
-    """The function whose arguments count: of a class, its `__call__`, if it has one."""
+def _find_callable(entry: Any) -> Any:
+    """The function that is called: the reward itself, or the `__call__` of a class, or None."""
     if not inspect.isclass(entry):
         return entry
-    # Not getattr: every class has a `__call__` of its metaclass, which makes the instances.
+    # Not getattr: every class has the `__call__` of its metaclass, which makes the instances.
     return next(
         (vars(base)["__call__"] for base in entry.__mro__ if "__call__" in vars(base)), None
     )
@@ -165,20 +165,22 @@ def _require_set_up(name: str, entry: type) -> None:
     needed = [p.name for p in fixed if p.default is p.empty]
     if needed not in ([], ["config"]):
         raise UserError(
-            f"reward {name!r}: setting it up asks for {', '.join(needed)}; "
-            "write `def __init__(self, config)`, or without arguments"
+            f"reward {name!r}: its __init__ asks for {', '.join(needed)}",
+            "write `def __init__(self, config)`, or `def __init__(self)`",
         )
 
 
-def _unknown_argument(name: str, argument: str, whole_group: bool) -> str:
-    if argument in ("completions", "truncations"):
-        return (
-            f"reward {name!r} asks for {argument!r}, which only a reward of whole groups gets; "
-            "annotate its return as `-> list[float]`, or ask for one sample's"
+def _unknown_argument(name: str, argument: str, whole_group: bool) -> UserError:
+    if one := {"completions": "completion", "truncations": "truncated"}.get(argument):
+        return UserError(
+            f"reward {name!r} asks for {argument!r}, which only a reward of whole groups gets",
+            f"annotate its return as `-> list[float]`, or ask for {one!r}",
         )
     kind, known = (
         ("rewards of whole groups (-> list[float])", GROUP_ARGUMENTS)
         if whole_group
         else ("rewards", SAMPLE_ARGUMENTS)
     )
-    return f"reward {name!r} asks for {argument!r}; {kind} get: {', '.join(sorted(known))}"
+    return UserError(
+        f"reward {name!r} asks for {argument!r}; {kind} get: {', '.join(sorted(known))}"
+    )

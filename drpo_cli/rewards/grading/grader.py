@@ -1,27 +1,93 @@
-"""The rewards of a run, where they run, and the batches they grade."""
+"""Grades batches of rollouts: calls the rewards on them and adds the scores up.
+
+With w the weights and s the scores of a sample, its total is
+
+    (Σ_{r not a gate} w_r s_r) · Π_{r a gate} s_r
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import Future
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, as_completed
+from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Any, NamedTuple
 
+from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected
-from drpo_cli.rewards.grading.batch import Batch, Graded, Usage
 from drpo_cli.rewards.grading.contract import Call, Reward, prepared
 from drpo_cli.rewards.grading.pool import Pool
-from drpo_cli.rewards.grading.score import Outcome, ReadyReward
+from drpo_cli.rewards.grading.score import Failure, Outcome, ReadyReward, short
 from drpo_cli.settings import RewardSettings
-from drpo_cli.types import Group, Prompt
+from drpo_cli.types import Group, Prompt, Rollout, Scores
 
-__all__ = ["Batch", "Graded", "Grader", "Usage"]
+GIVE_UP = 16
+"""Failed calls of one reward in one batch, with none that worked, after which the run ends.
+
+For a reward that has never worked, a whole batch of fewer calls is enough.
+"""
+
+
+@dataclass
+class Usage:
+    """What one reward did in one batch on this rank; seconds are measured in its processes."""
+
+    calls: int = 0
+    seconds: float = 0.0
+    slowest: float = 0.0
+    failures: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def add(self, outcome: Outcome) -> None:
+        """Counts a call."""
+        self.calls += 1
+        self.seconds += outcome.seconds
+        self.slowest = max(self.slowest, outcome.seconds)
+        if outcome.counts:
+            self.counts.update(outcome.counts)
+        if outcome.failure:
+            self.failures[outcome.failure.kind] += 1
+
+    def merge(self, other: Usage) -> None:
+        """Adds what the reward did in another batch."""
+        self.calls += other.calls
+        self.seconds += other.seconds
+        self.slowest = max(self.slowest, other.slowest)
+        self.failures.update(other.failures)
+        self.counts.update(other.counts)
+
+
+@dataclass(frozen=True)
+class Graded:
+    """A graded batch.
+
+    seconds_P   for each group, by reward: seconds of each sample (a group's call in equal parts)
+    quarantine  a record of each failed call, for quarantine.jsonl
+    fatal       why the run must end, if it must
+    """
+
+    scores_P: list[Scores]
+    seconds_P: list[dict[str, tuple[float, ...]]]
+    usage: dict[str, Usage]
+    quarantine: list[dict[str, Any]]
+    fatal: str | None = None
+
+
+class _Asked(NamedTuple):
+    """A call, its reward, and the index of its group in the batch."""
+
+    reward: Reward
+    at: int
+    call: Call
 
 
 class Grader:
     """All rewards, set up; `close` ends their processes.
 
-    `forgiving` is for trying rewards out: no failure is fatal, samples it concerns are skipped.
-    Raises UserError for a reward that nobody can call, and for two of one name.
+    `forgiving` is for trying rewards out: no failure is fatal, its samples are skipped.
+    Raises UserError for a reward that cannot be called, and for two rewards with one name.
     """
 
     def __init__(
@@ -53,20 +119,20 @@ class Grader:
             self._pool = None
 
     def begin(self, prompts_P: Sequence[Prompt], samples: int, step: int) -> Batch:
-        """A batch of `samples` rollouts of each prompt, to be graded while they are sampled.
+        """Begins a batch of `samples` rollouts per prompt, graded while others are sampled.
 
-        A metric with `every` is due in the steps that it divides.
+        A metric with `every` is computed in the steps that are multiples of it.
         """
         due = [reward for reward in self.rewards if step % reward.config.every == 0]
         return self._batch(due, prompts_P, [samples] * len(prompts_P))
 
     def begin_totals(self, prompts_P: Sequence[Prompt], samples: int) -> Batch:
-        """The same by those rewards alone that the total depends on."""
+        """The same, by only those rewards that the total depends on."""
         due = [reward for reward in self.rewards if reward.counts]
         return self._batch(due, prompts_P, [samples] * len(prompts_P))
 
     def score(self, groups_P: Sequence[Group]) -> Graded:
-        """Grades groups that are there already, by all rewards; groups may differ in size."""
+        """Grades whole groups by all rewards; groups may differ in size."""
         prompts_P = [group.prompt for group in groups_P]
         batch = self._batch(self.rewards, prompts_P, [len(g.rollouts_G) for g in groups_P])
         for at, group in enumerate(groups_P):
@@ -85,3 +151,159 @@ class Grader:
         done: Future[Outcome] = Future()
         done.set_result(self._inline[reward.name].outcome(call))
         return done
+
+
+class Batch:
+    """Takes rollouts in any order, calls the rewards on each at once, and adds the scores up.
+
+    due        the rewards to call
+    make       makes a call, here or in a worker
+    worked     names of the rewards that have ever given a score; the batch adds to it
+    forgiving  no failure is fatal; its samples are skipped
+    """
+
+    def __init__(
+        self,
+        due: Sequence[Reward],
+        make: Callable[[Reward, Call], Future[Outcome]],
+        prompts_P: Sequence[Prompt],
+        sizes_P: Sequence[int],
+        worked: set[str],
+        forgiving: bool,
+    ) -> None:
+        self._due, self._make, self._worked, self._forgiving = due, make, worked, forgiving
+        self._prompts_P = prompts_P
+        self._rollouts_PG: list[list[Rollout | None]] = [[None] * size for size in sizes_P]
+        self._asked: dict[Future[Outcome], _Asked] = {}
+        self._values = [self._blank(at, None) for at in range(len(prompts_P))]
+        self._seconds = [self._blank(at, 0.0) for at in range(len(prompts_P))]
+        self._usage = {reward.name: Usage() for reward in due}
+        self._failed: list[tuple[_Asked, Outcome]] = []
+
+    def finished(self, at: int, sample: int, rollout: Rollout) -> None:
+        """Takes a rollout of prompt `at`, and calls every reward that waits for nothing else."""
+        prompt, rollouts_G = self._prompts_P[at], self._rollouts_PG[at]
+        rollouts_G[sample] = rollout
+        whole = [one for one in rollouts_G if one is not None]
+        complete = len(whole) == len(rollouts_G)
+        for reward in self._of(at):
+            if not reward.waits_for_group:
+                self._call(reward, at, reward.sample_call(prompt, sample, rollout))
+            elif complete and reward.whole_group:
+                self._call(reward, at, reward.group_call(prompt, whole))
+            elif complete:
+                for i, one in enumerate(whole):
+                    self._call(reward, at, reward.sample_call(prompt, i, one, whole))
+
+    def graded(self) -> Graded:
+        """Waits for all outcomes, or for a failure that ends the run."""
+        fatal = None
+        for future in as_completed(self._asked):
+            fatal = self._take(future)
+            if fatal is not None:
+                break
+        return Graded(
+            scores_P=[self._scores(at) for at in range(len(self._prompts_P))],
+            seconds_P=[{k: tuple(v) for k, v in by.items()} for by in self._seconds],
+            usage=self._usage,
+            quarantine=[self._record(*failed) for failed in self._failed],
+            fatal=fatal or self._none_worked(),
+        )
+
+    def _blank(self, at: int, value: Any) -> dict[str, list[Any]]:
+        return {r.name: [value] * len(self._rollouts_PG[at]) for r in self._of(at)}
+
+    def _of(self, at: int) -> list[Reward]:
+        return [reward for reward in self._due if reward.scores(self._prompts_P[at])]
+
+    def _call(self, reward: Reward, at: int, call: Call) -> None:
+        self._asked[self._make(reward, call)] = _Asked(reward, at, call)
+
+    def _take(self, future: Future[Outcome]) -> str | None:
+        """Takes an outcome; returns why the run must end, if it must."""
+        asked = self._asked[future]
+        try:
+            outcome = future.result()
+        except UserError as error:  # the reward could not be set up
+            return str(error)
+        reward, at, call = asked
+        usage = self._usage[reward.name]
+        usage.add(outcome)
+        for i, sample in enumerate(call.samples):
+            self._seconds[at][reward.name][sample] = outcome.seconds / len(call.samples)
+            if outcome.failure is None:
+                self._values[at][reward.name][sample] = outcome.scores[i]
+        if outcome.failure is None:
+            self._worked.add(reward.name)
+            return None
+        self._failed.append((asked, outcome))
+        if self._forgiving:
+            return None
+        if reward.config.on_error == "stop":
+            return (
+                f'{self._explain(asked, outcome.failure)} (on_error = "skip_sample" would continue)'
+            )
+        return self._find_hopeless(reward) if usage.calls >= GIVE_UP else None
+
+    def _none_worked(self) -> str | None:
+        """Why the run must end when a reward failed in all of its calls."""
+        found = (self._find_hopeless(reward) for reward in self._due if not self._forgiving)
+        return next((message for message in found if message), None)
+
+    def _find_hopeless(self, reward: Reward) -> str | None:
+        usage = self._usage[reward.name]
+        enough = GIVE_UP if reward.name in self._worked else 2
+        if usage.calls < enough or usage.failures.total() < usage.calls:
+            return None
+        asked, outcome = next(failed for failed in self._failed if failed[0].reward is reward)
+        assert outcome.failure is not None
+        what = self._explain(asked, outcome.failure)
+        return f"{what} (all of its {usage.calls} calls failed, so the run ends)"
+
+    def _explain(self, asked: _Asked, failure: Failure) -> str:
+        where = f"reward {asked.reward.name!r}, prompt {self._prompts_P[asked.at].id}"
+        if not asked.reward.whole_group:
+            (sample,) = asked.call.samples
+            where += f", sample {sample} ({short(repr(self._texts(asked)))})"
+        return f"{where}: {failure.detail}"
+
+    def _texts(self, asked: _Asked) -> str | list[str]:
+        texts_G = [one.text for one in self._rollouts_PG[asked.at] if one is not None]
+        if asked.reward.whole_group:
+            return texts_G
+        rollout = self._rollouts_PG[asked.at][asked.call.samples[0]]
+        assert rollout is not None
+        return rollout.text
+
+    def _record(self, asked: _Asked, outcome: Outcome) -> dict[str, Any]:
+        assert outcome.failure is not None
+        prompt = self._prompts_P[asked.at]
+        return {
+            "reward": asked.reward.name,
+            "reason": outcome.failure.kind,
+            "detail": outcome.failure.detail,
+            "prompt_id": prompt.id,
+            "sample": None if asked.reward.whole_group else asked.call.samples[0],
+            "prompt": prompt.text,
+            "answer": prompt.answer,
+            "completion": self._texts(asked),
+            "seconds": outcome.seconds,
+        }
+
+    def _scores(self, at: int) -> Scores:
+        by_reward, size = self._values[at], len(self._rollouts_PG[at])
+        counting = [reward for reward in self._of(at) if reward.counts]
+        skipping = [r for r in counting if self._forgiving or r.config.on_error == "skip_sample"]
+        skipped = frozenset(
+            i for r in skipping for i, score in enumerate(by_reward[r.name]) if score is None
+        )
+        totals = (
+            0.0 if i in skipped else _total([(r, by_reward[r.name][i] or 0.0) for r in counting])
+            for i in range(size)
+        )
+        return Scores(tuple(totals), {k: tuple(v) for k, v in by_reward.items()}, skipped)
+
+
+def _total(scores: Sequence[tuple[Reward, float]]) -> float:
+    added = (reward.config.weight * score for reward, score in scores if not reward.config.gate)
+    return sum(added, 0.0) * math.prod(score for reward, score in scores if reward.config.gate)

@@ -1,7 +1,7 @@
-"""What a reward's annotations say, against what it gets and what a score is.
+"""Checks a reward's annotations against the arguments it gets and the scores it returns.
 
-Only a type that cannot hold what comes is refused. `Any`, nothing at all, a name that exists for
-type checkers only, and whatever else is not plainly wrong, pass.
+Only a type that cannot hold the value is refused. `Any`, no annotation, and a name that exists for
+type checkers only are accepted.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ GROUP: dict[str, Any] = SHARED | {
     "truncations": list[bool],
     "tokens": list[tuple[int, ...]],
 }
-"""What each argument is. A list stands for a tuple and the other way round."""
+"""Type of each argument. A list is accepted for a tuple, and a tuple for a list."""
 
 WORDS = {
     "metadata": "a mapping of the row's other columns",
@@ -43,7 +43,7 @@ WORDS = {
 
 
 def problem(function: Callable[..., Any], whole_group: bool) -> str | None:
-    """What is wrong with the annotations, one line each with file and line; None when nothing is.
+    """What is wrong with the annotations, one line each with file and line; None if nothing is.
 
     `function` is what is called: a function, async or not, or an object's `__call__`;
     `whole_group` says whether it returns the scores of a group.
@@ -53,7 +53,7 @@ def problem(function: Callable[..., Any], whole_group: bool) -> str | None:
 
 
 def place(function: Callable[..., Any]) -> str:
-    """`file.py:line` of a function that is written in Python, else its name."""
+    """`file.py:line` of a function written in Python, else its name."""
     code = getattr(inspect.unwrap(function), "__code__", None)
     if code is None:
         return repr(function)
@@ -65,26 +65,26 @@ def _problems(function: Callable[..., Any], whole_group: bool) -> Iterator[str]:
     hints = _hints(function)
     for name, hint in hints.items():
         if name in given and not _holds(hint, given[name]):
-            gets = WORDS.get(name, _spelled(given[name]))
+            gets = WORDS.get(name, _spell(given[name]))
             if name == "tokens" and whole_group:
-                gets = f"{_spelled(given[name])}, one tuple of token ids a sample"
+                gets = f"{_spell(given[name])}, one tuple of token ids per sample"
             yield (
-                f"{name!r} is annotated {_spelled(hint)}, but the reward gets {gets}; "
+                f"{name!r} is annotated {_spell(hint)}, but the reward gets {gets}; "
                 f"write {name}: {_wanted(name, given)}"
             )
     if "return" in hints and not whole_group and not _may_be_score(hints["return"]):
         yield (
-            f"returns {_spelled(hints['return'])}, which is no score; return one number "
+            f"returns {_spell(hints['return'])}, which is not a score; return one number "
             "(-> float), or the scores of a whole group (-> list[float])"
         )
 
 
 def _wanted(name: str, given: Mapping[str, Any]) -> str:
-    return {"metadata": "dict", "config": "Config"}.get(name) or _spelled(given[name])
+    return {"metadata": "dict", "config": "Config"}.get(name) or _spell(given[name])
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    """The annotations that resolve; each on its own, since one bad name would hide the others."""
+    """The annotations that resolve, each on its own: one bad name must not hide the others."""
     function = inspect.unwrap(function)
     known = getattr(function, "__globals__", {})
     hints: dict[str, Any] = {}
@@ -93,12 +93,12 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
         try:
             hints |= typing.get_type_hints(alone, globalns=known)
         except (NameError, AttributeError, TypeError, SyntaxError):
-            continue  # for a type checker to say
+            continue  # a type checker reports it
     return hints
 
 
 def _holds(hint: Any, given: Any) -> bool:
-    """Whether a value of type `given` is one of `hint`, as far as can be told."""
+    """Whether a value of type `given` may be one of type `hint`."""
     if (alternatives := _alternatives(given)) is not None:
         return all(_holds(hint, one) for one in alternatives if one is not types.NoneType)
     if (alternatives := _alternatives(hint)) is not None:
@@ -107,7 +107,7 @@ def _holds(hint: Any, given: Any) -> bool:
     if not isinstance(wanted, type) or wanted is Any:
         return True
     if issubclass(actual, RewardSettings):
-        # a class of several spellings (its own, a nested one, a protocol); only built-ins are wrong
+        # it may be its own class, a nested one or a protocol; only built-ins are wrong
         return wanted is object or wanted.__module__ != "builtins"
     kinds = (list, tuple) if actual in (list, tuple) else (actual,)
     if not any(_is_subclass(kind, wanted) for kind in kinds):
@@ -126,7 +126,7 @@ def _may_be_score(hint: Any) -> bool:
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...] | None:
-    """The members of a union, the types of a literal's values, what stands behind a new name."""
+    """The members of a union, the types of a literal's values, the supertype of a NewType."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return typing.get_args(hint)
     if typing.get_origin(hint) is typing.Literal:
@@ -147,7 +147,7 @@ def _is_subclass(kind: type, of: type) -> bool:
         return True
 
 
-def _spelled(hint: Any) -> str:
+def _spell(hint: Any) -> str:
     if hint is types.NoneType:
         return "None"
     return hint.__qualname__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)

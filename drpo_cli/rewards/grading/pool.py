@@ -1,111 +1,129 @@
-"""Worker processes of the rewards: hands calls out, and kills what takes too long.
-
-One thread of the trainer's process does all of it, so that graders go on while the engine samples.
-"""
+"""The trainer's side of grading in other processes: sends calls, receives their outcomes."""
 
 from __future__ import annotations
 
-import os
 import pickle
-import time
+import socket
+import sys
 from collections.abc import Sequence
 from concurrent.futures import Future
-from functools import partial
-from multiprocessing.connection import Connection, wait
+from contextlib import suppress
 from threading import Lock, Thread
 
+from drpo_cli import processes
 from drpo_cli.errors import UserError
 from drpo_cli.rewards.grading.contract import Call, Reward
-from drpo_cli.rewards.grading.crew import Crew, Job
-from drpo_cli.rewards.grading.forkserver import ForkServer
+from drpo_cli.rewards.grading.messages import Answer, Imported, Request, Setup, receive, send
 from drpo_cli.rewards.grading.score import Outcome
+
+SETUP_SECONDS = 1800.0  # a reward model may have to be downloaded first
+GRACE_SECONDS = 2.0
+ENVIRONMENT = {
+    # The workers are what runs in parallel, and a library's threads do not survive a fork.
+    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
+    # Sets of strings keep their order when a run is resumed.
+    "PYTHONHASHSEED": "0",
+    # Else a reward that asks at its import whether there is a GPU keeps its forks from using it.
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+}
+# Not `-m`: messages are pickled under the module's own name, which would be `__main__`.
+_SERVER = "from drpo_cli.rewards.grading.server import main; main({})"
 
 
 class Pool:
-    """The worker processes of several rewards. Closed, it leaves no process behind."""
+    """The grading server of several rewards. Closed, it leaves no process behind.
+
+    Submitting works from any thread; a thread of the pool completes the futures.
+    """
 
     def __init__(self, rewards: Sequence[Reward]) -> None:
-        self._server = ForkServer(rewards)
-        self._crews = [
-            Crew(reward, partial(self._server.start, index), self._server.kill)
-            for index, reward in enumerate(rewards)
-        ]
+        self._rewards = rewards
+        self._connection, theirs = socket.socketpair()
+        with theirs:
+            self._server = processes.start(
+                [sys.executable, "-c", _SERVER.format(theirs.fileno())],
+                environment=ENVIRONMENT,
+                inherit=[theirs.fileno()],
+            )
+        chosen = [(reward.selected.type, pickle.dumps(reward.config)) for reward in rewards]
+        with suppress(BrokenPipeError, ConnectionError):  # the thread reports a dead server
+            send(self._connection, Setup(sys.path, chosen, SETUP_SECONDS, GRACE_SECONDS))
         self._lock = Lock()
-        self._wake_read, self._wake_write = os.pipe()
-        self._open = True
+        self._waiting: dict[int, Future[Outcome]] = {}
+        self._number = 0
+        self._imported = self._closing = False
         self._ended: Exception | None = None
-        self._thread = Thread(target=self._run, name="drpo-rewards", daemon=True)
+        self._thread = Thread(target=self._receive, name="drpo-rewards", daemon=True)
         self._thread.start()
 
     def submit(self, index: int, call: Call) -> Future[Outcome]:
-        """A call of the reward of this index.
+        """Sends a call of the reward with this index.
 
-        The future raises UserError if its set-up failed. Raises UserError for arguments that cannot
-        go to another process, and when the processes are gone.
+        The future raises UserError if the set-up of the reward failed. Raises UserError for
+        arguments that cannot be pickled, and when the server has ended.
         """
-        job = Job(self._pickled(index, call), Future())
+        pickled = self._pickle(index, call)
+        future: Future[Outcome] = Future()
+        future.set_running_or_notify_cancel()  # it cannot be cancelled any more
         with self._lock:
             if self._ended is not None:
                 raise self._ended
-            self._crews[index].enter(job)
-        self._wake()
-        return job.future
+            self._number += 1
+            self._waiting[self._number] = future
+            with suppress(BrokenPipeError, ConnectionError):  # the thread reports a dead server
+                send(self._connection, Request(self._number, index, pickled))
+        return future
 
     def close(self) -> None:
-        """Kills all workers; calls that have not been answered are cancelled."""
-        self._open = False
-        self._wake()
+        """Ends the server and all workers; futures that still wait get an exception."""
+        self._closing = True
+        if self._imported:
+            with suppress(OSError):  # it is gone already
+                self._connection.shutdown(socket.SHUT_WR)
+        elif self._server.poll() is None:  # it does not listen yet, and has no workers
+            processes.kill_group(self._server.pid)
         self._thread.join()
-        self._server.close()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        self._server.wait()
+        self._connection.close()
 
-    def _wake(self) -> None:
-        os.write(self._wake_write, b"!")
-
-    def _pickled(self, index: int, call: Call) -> bytes:
+    def _pickle(self, index: int, call: Call) -> bytes:
         try:
             return pickle.dumps(call)
         except (pickle.PicklingError, TypeError, AttributeError) as error:
             raise UserError(
-                f"reward {self._crews[index].reward.name!r}: its arguments cannot go to its "
-                f"process: {error}; a row's columns must be plain values"
+                f"reward {self._rewards[index].name!r}: its arguments cannot be sent to its "
+                f"process: {error}",
+                "make the row's columns plain values",
             ) from error
 
-    def _run(self) -> None:
+    def _receive(self) -> None:
         ended: Exception = RuntimeError("the rewards' pool has ended")
         try:
-            for crew in self._crews:
-                crew.fill()
-            while self._open:
-                for crew in self._crews:
-                    crew.hand_out()
-                self._listen()
-                for crew in self._crews:
-                    crew.end_overdue()
-        except UserError as error:
-            ended = error
-        finally:  # closed, or a bug, whose traceback the thread prints: nobody may wait for ever
-            self._abandon(ended)
+            imported: Imported = receive(self._connection)
+            if imported.problem is not None:
+                ended = UserError(imported.problem)
+                return
+            self._imported = True
+            while True:
+                self._complete(receive(self._connection))
+        except (EOFError, ConnectionError):
+            if not self._closing:
+                ended = self._explain_end()
+        finally:  # whatever happened, nobody may wait for ever
+            with self._lock:
+                self._ended = ended
+            for future in self._waiting.values():
+                future.set_exception(ended)
 
-    def _listen(self) -> None:
-        """Waits for a message of any worker, a new call, or the next deadline."""
-        speakers = {worker.connection: (c, worker) for c in self._crews for worker in c.workers}
-        ends = [end for crew in self._crews if (end := crew.deadline()) is not None]
-        patience = max(0.0, min(ends) - time.monotonic()) if ends else None
-        for ready in wait([self._wake_read, *speakers], patience):
-            if ready == self._wake_read:
-                os.read(self._wake_read, 4096)
-            elif isinstance(ready, Connection):
-                crew, worker = speakers[ready]
-                crew.receive(worker)
+    def _complete(self, answer: Answer) -> None:
+        future = self._waiting.pop(answer.number)
+        if answer.problem is not None:
+            future.set_exception(UserError(answer.problem))
+        elif answer.outcome is not None:
+            future.set_result(answer.outcome)
 
-    def _abandon(self, ended: Exception) -> None:
-        with self._lock:
-            self._ended = ended
-        for crew in self._crews:
-            for job in crew.jobs():
-                # Not cancelled: who waits for several futures would not be told.
-                if job.future.running() or job.future.set_running_or_notify_cancel():
-                    job.future.set_exception(ended)
-            crew.dismiss()
+    def _explain_end(self) -> UserError:
+        what = f"the rewards' process ended with code {self._server.wait()}"
+        if not self._imported:
+            return UserError(f"{what} while it imported them")
+        return UserError(f"{what}: killed from outside, or out of memory", "continue with --resume")

@@ -1,9 +1,9 @@
-"""The program that holds a completion's code against assert statements, inside a sandbox.
+"""Tests a completion's code by assert statements, inside a sandbox.
 
 Three processes. The judge has the tests and the way out of the sandbox (file descriptor 3), and
-never runs the code. The candidate's process loads the code, and forks for each test, so that no
-test sees what another changed. A test counts when its process, after its last line, gives back
-the number that the judge drew for it: leaving early with status 0 or printing does not help.
+never runs the code. The candidate loads the code and forks for each test, so that no test sees
+what another changed. A test passes when its process, after its last line, returns the random
+number that the judge drew for it: leaving early with status 0 or printing does not help.
 
 Standard library only, and nothing from this package. stdin is two lines of JSON: the code, and
 the list of tests.
@@ -30,7 +30,7 @@ NAME = "candidate"
 
 
 def judge() -> None:
-    """Writes {"passed": index} to file descriptor 3 for each test that holds."""
+    """Writes {"passed": index} to file descriptor 3 for each test that passes."""
     ours, theirs = socket.socketpair()
     child = os.fork()
     if child == 0:
@@ -47,25 +47,24 @@ def judge() -> None:
     tell(asked, code)
     if answers.readline():
         for index, test in enumerate(tests):
-            if not holds(test, asked, answers):
-                continue
-            os.write(3, json.dumps({"passed": index}).encode() + b"\n")
+            if passes(test, asked, answers):
+                os.write(3, json.dumps({"passed": index}).encode() + b"\n")
 
 
-def holds(test: str, asked: TextIO, answers: TextIO) -> bool:
-    """Whether the test's process came to its end."""
+def passes(test: str, asked: TextIO, answers: TextIO) -> bool:
+    """Whether the test's process reached the end of the test."""
     passed, done = secrets.token_hex(16), secrets.token_hex(16)
     tell(asked, [test, passed, done])
-    held = False
+    found = False
     for line in answers:
         if line.strip() == done:
             break
-        held = held or line.strip() == passed
-    return held
+        found = found or line.strip() == passed
+    return found
 
 
 def tell(to: TextIO, what: Any) -> None:
-    """One line of JSON; a process that is gone is not an error here."""
+    """Sends one line of JSON; a process that has ended is not an error here."""
     with contextlib.suppress(BrokenPipeError):
         to.write(json.dumps(what) + "\n")
         to.flush()
@@ -95,15 +94,15 @@ def candidate(requests: TextIO, answers: TextIO) -> NoReturn:
 
 
 def run_test(test: str, module: types.ModuleType) -> None:
-    """Runs it among the code's names; what it raises ends the process."""
+    """Runs the test with the code's names; an exception ends the process."""
     sys.settrace(None)
     sys.setprofile(None)
-    vars(module)[COMPARE] = comparison(module)
+    vars(module)[COMPARE] = make_comparison(module)
     exec(compile(test, "<test>", "exec", dont_inherit=True, optimize=0), vars(module))
 
 
-def comparison(module: types.ModuleType) -> Callable[[str, Any, Any], bool]:
-    """A comparison that the code cannot answer by an `__eq__` of its own for another's values."""
+def make_comparison(module: types.ModuleType) -> Callable[[str, Any, Any], bool]:
+    """A comparison in which an `__eq__` of the code cannot decide about values of another class."""
     names = vars(module)
     plain = {"Eq": operator.eq, "NotEq": operator.ne}
     methods = (types.FunctionType, types.WrapperDescriptorType)
@@ -114,7 +113,7 @@ def comparison(module: types.ModuleType) -> Callable[[str, Any, Any], bool]:
         return not isinstance(method, methods) or home is names or mock
 
     def own(value: object, seen: set[int]) -> bool:
-        """Whether something in it is compared by the code's own method."""
+        """Whether a method of the code compares the value or a part of it."""
         if id(value) in seen:
             return False
         seen.add(id(value))
@@ -125,7 +124,7 @@ def comparison(module: types.ModuleType) -> Callable[[str, Any, Any], bool]:
 
     def compare(how: str, left: Any, right: Any) -> bool:
         if own(left, set()) != own(right, set()):
-            raise AssertionError("a value whose class decides by itself what it equals")
+            raise AssertionError("a value whose class decides itself what it equals")
         if how in plain:
             return bool(plain[how](left, right))
         return bool((left in right) == (how == "In"))
@@ -134,7 +133,7 @@ def comparison(module: types.ModuleType) -> Callable[[str, Any, Any], bool]:
 
 
 def parts(value: object) -> list[Any]:
-    """What a built-in container, or one derived from it, compares in turn."""
+    """The values that a built-in container, or a class derived from one, compares."""
     if isinstance(value, dict):
         return [*value.keys(), *value.values()]
     if isinstance(value, list | tuple | set | frozenset):

@@ -1,4 +1,4 @@
-"""The command line of bubblewrap: a root of its own, with little more in it than Python."""
+"""The command line of bubblewrap: a root of its own that holds little more than Python."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 FOLDER = "/tmp"
 PROGRAM = "/sandbox/program.py"
-_INIT = "/sandbox/init.py"
+_LIMITS = "/sandbox/limits.py"
 _SYSTEM = ("/bin", "/lib", "/lib32", "/lib64", "/sbin")
 
 
 def command(job: dict[str, Any], program: str, python: str, roots: list[str]) -> list[str]:
-    """Runs `job` inside.
+    """The command that runs `job` inside.
 
     program  path of the program's source, outside
     python   the interpreter; `roots` are the folders that hold it and its libraries
@@ -23,19 +23,19 @@ def command(job: dict[str, Any], program: str, python: str, roots: list[str]) ->
     return [
         *("bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1"),
         *("--cap-drop", "ALL", "--uid", "1000", "--gid", "1000", "--hostname", "sandbox"),
-        *_system(),
-        # Before the interpreter's folders: one of them may lie below it, and would be hidden.
+        *_bind_system(),
+        # Before the interpreter's folders: one of them may be below it, and would be hidden.
         *("--size", size, "--tmpfs", FOLDER, "--chdir", FOLDER),
-        *(word for root in roots if not _within_usr(root) for word in ("--ro-bind", root, root)),
+        *(word for root in roots if not _is_in_usr(root) for word in ("--ro-bind", root, root)),
         *("--ro-bind", program, PROGRAM),
-        *("--ro-bind", str(Path(__file__).with_name("init.py")), _INIT),
+        *("--ro-bind", str(Path(__file__).with_name("limits.py")), _LIMITS),
         *("--proc", "/proc", "--dev", "/dev", "--size", size, "--tmpfs", "/dev/shm"),
         *("--remount-ro", "/dev", "--remount-ro", "/"),
-        *("--", python, "-I", "-S", _INIT, json.dumps(job)),
+        *("--", python, "-I", "-S", _LIMITS, json.dumps(job)),
     ]
 
 
-def _system() -> list[str]:
+def _bind_system() -> list[str]:
     words = ["--ro-bind", "/usr", "/usr", "--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"]
     for path in _SYSTEM:
         if os.path.islink(path):
@@ -45,5 +45,5 @@ def _system() -> list[str]:
     return words
 
 
-def _within_usr(path: str) -> bool:
+def _is_in_usr(path: str) -> bool:
     return Path("/usr") in (Path(path), *Path(path).parents)

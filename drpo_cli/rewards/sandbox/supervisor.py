@@ -1,89 +1,204 @@
 """The process outside a sandbox: one request on stdin, one answer on stdout, nothing left behind.
 
-It has a session of its own, and ends the sandbox when time is up, when there is too much output,
-when its caller is gone (nobody reads its stdout, or its parent died), and when the program has
-ended. Standard library only: it starts without site packages.
+It has a session of its own. It ends the sandbox when the program has ended, when time is up, when
+there is too much output, and when its caller is gone (nobody reads its stdout, or its parent died).
+Standard library only: it starts without site packages.
+
+A request holds:
+
+    program, stdin  text
+    limits          `run.Limits` as a mapping
+    backend         "bubblewrap" or "plain"
+    python          the interpreter and its flags
+    roots           folders that hold it and its libraries
+    environment     of the program
+    parent          process id of the caller
+    temporary       where to make the folder of this run
+    call_filter     for "plain": a seccomp filter in base64, or null
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import fcntl
 import json
 import os
+import platform
+import re
 import select
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from drpo_cli.rewards.sandbox import init
-from drpo_cli.rewards.sandbox.start import Starter
+from drpo_cli.rewards.sandbox import bubblewrap, limits, plain
 
-_LOOK_S = 0.1
+_LONGEST_WAIT_S = 0.1
 _OUTPUTS = ("stdout", "stderr", "report")
+_STATUS_FD = limits.REPORT_FD + 1
+_OWN_PROCESSES = 3  # of a sandbox, besides the program's
+_COUNTS_BY_NAMESPACE = (5, 14)  # Linux from here on: RLIMIT_NPROC starts at 0 in a user namespace
 
 
 def main() -> None:
-    """Answers the request on stdin; see `Starter` for what is in it."""
+    """Answers the request on stdin."""
     stopped: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         # Only noted: an exception could come in the middle of the cleaning up.
         signal.signal(number, lambda number, _: stopped.append(number))
     request = json.loads(sys.stdin.buffer.read())
-    init.prctl(init.SET_DEATH_SIGNAL, signal.SIGTERM)
-    init.prctl(init.SET_SUBREAPER, 1)
+    limits.prctl(limits.SET_DEATH_SIGNAL, signal.SIGTERM)
+    limits.prctl(limits.SET_SUBREAPER, 1)
     if os.getppid() == request["parent"]:
-        answer = _answer(request, stopped)
+        answer = _run(request, stopped)
         if not stopped:
             sys.stdout.write(json.dumps(answer))
 
 
-def _answer(request: dict[str, Any], stopped: list[int]) -> dict[str, Any]:
+def _run(request: dict[str, Any], stopped: list[int]) -> dict[str, Any]:
     base = Path(tempfile.mkdtemp(prefix="drpo-sandbox-", dir=request["temporary"]))
     child = 0
     try:
-        child, pipes = Starter(request, base).start()
+        child, pipes = _Sandbox(request, base).start()
         reading = _Reading(pipes, request["limits"])
-        ended = reading.until_the_end(stopped)
+        reason = reading.read_until_end(stopped)
         _end_all(child)
         reading.drain()
-        return reading.answer(ended)
+        return reading.answer(reason)
     finally:
         _end_all(child)
         _remove(base)
 
 
-class _Reading:
-    """What comes out of the sandbox, never more of it than the limit.
+class _Sandbox:
+    """Starts one program; `base` is an empty folder for this run alone."""
 
-    pipes  read ends: one of each output, and `status`, by which the first process speaks
+    def __init__(self, request: dict[str, Any], base: Path) -> None:
+        self._request = request
+        self._plain = request["backend"] == "plain"
+        self._stdin, self._program = base / "stdin", base / "program.py"
+        self._folder = base / "work"
+        base.chmod(0o711)
+        self._folder.mkdir(mode=0o700)
+        self._stdin.write_text(request["stdin"], "utf-8", "surrogatepass")
+        self._program.write_text(request["program"], "utf-8", "surrogatepass")
+        self._program.chmod(0o444)
+        needed = (*request["roots"], request["python"][0], self._program)
+        self._uid = plain.find_spare_uid(needed) if self._plain else None
+        if self._uid is not None:
+            os.chown(self._folder, self._uid, self._uid)
+
+    def start(self) -> tuple[int, dict[str, int]]:
+        """Returns the process started, and the read ends of the program's outputs and of `status`.
+
+        On `status` the first process reports how the program ended, or that it did not start.
+        """
+        stdin = os.open(self._stdin, os.O_RDONLY)
+        self._stdin.unlink()
+        ends = {name: os.pipe() for name in (*_OUTPUTS, "status")}
+        writes = [write for _, write in ends.values()]
+        child = os.fork()
+        if child == 0:
+            self._become_sandbox([stdin, *writes])
+        for fd in (stdin, *writes):
+            os.close(fd)
+        return child, {name: read for name, (read, _) in ends.items()}
+
+    def _become_sandbox(self, fds: list[int]) -> NoReturn:
+        try:
+            # First above the places 0 … 4, some of which may be among them.
+            moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, len(fds)) for fd in fds]
+            for place, fd in enumerate(moved):
+                os.dup2(fd, place)
+            os.closerange(len(fds), limits.OPEN_FILES)
+            if not limits.LINUX:
+                os.setsid()
+            limits.prctl(limits.SET_DEATH_SIGNAL, signal.SIGKILL)
+            if self._plain:
+                self._run_plain()
+            else:
+                self._run_bubblewrap()
+        except OSError as error:
+            limits.report(_STATUS_FD, error=f"the sandbox did not start: {error}")
+        finally:
+            os._exit(1)
+
+    def _run_bubblewrap(self) -> NoReturn:
+        words = bubblewrap.command(
+            self._job(bubblewrap.FOLDER, bubblewrap.PROGRAM),
+            str(self._program),
+            self._request["python"][0],
+            self._request["roots"],
+        )
+        os.execvpe(words[0], words, {"PATH": os.defpath})
+
+    def _run_plain(self) -> NoReturn:
+        if self._uid is not None:
+            plain.become(self._uid)
+        elif os.getuid() == 0:
+            raise PermissionError(
+                "programs would run as root; install bubblewrap, run as another user, or put "
+                "Python and the temporary folder where other users can read them"
+            )
+        job = self._job(str(self._folder), str(self._program))
+        job["watched_folder"] = str(self._folder)
+        encoded = self._request["call_filter"]
+        harden = partial(plain.install_call_filter, base64.b64decode(encoded)) if encoded else None
+        limits.run(job, harden)
+
+    def _job(self, folder: str, program: str) -> dict[str, Any]:
+        own = {"HOME": folder, "TMPDIR": folder, "PWD": folder}
+        return {
+            "argv": [*self._request["python"], program],
+            "environment": self._request["environment"] | own,
+            "folder": folder,
+            "limits": self._request["limits"] | {"user_processes": self._user_processes()},
+            "status_fd": _STATUS_FD,
+        }
+
+    def _user_processes(self) -> int | None:
+        """How many processes the user may run; None where that would count other programs' too."""
+        version = re.match(r"(\d+)\.(\d+)", platform.release())
+        by_namespace = version and tuple(map(int, version.groups())) >= _COUNTS_BY_NAMESPACE
+        if self._uid is None and (self._plain or not by_namespace):
+            return None
+        return int(self._request["limits"]["processes"]) + _OWN_PROCESSES
+
+
+class _Reading:
+    """Reads what comes out of the sandbox, up to its limit.
+
+    pipes    read ends: one per output, and `status`, on which the first process reports
+    allowed  the limits
     """
 
-    def __init__(self, pipes: dict[str, int], limits: dict[str, Any]) -> None:
+    def __init__(self, pipes: dict[str, int], allowed: dict[str, Any]) -> None:
         self._names = {fd: name for name, fd in pipes.items()}
         self._kept = {name: bytearray() for name in pipes}
-        self._most = limits["output_kib"] << 10
-        self._deadline = time.monotonic() + limits["wall_s"]
+        self._most = allowed["output_kib"] << 10
+        self._deadline = time.monotonic() + allowed["wall_s"]
         self._too_much = False
         self._poll = select.poll()
         for fd in self._names:
             os.set_blocking(fd, False)
             self._poll.register(fd, select.POLLIN)
-        self._poll.register(1, 0)  # tells only that nobody reads it any more
+        self._poll.register(1, 0)  # reports only that nobody reads it any more
 
-    def until_the_end(self, stopped: list[int]) -> str | None:
-        """Returns why it must end; None where it has ended by itself, or nobody wants to know.
+    def read_until_end(self, stopped: list[int]) -> str | None:
+        """Returns why the program must end; None where it has ended, or the caller is gone.
 
-        stopped  the list that gets an entry when the caller is gone
+        stopped  gets an entry when the caller is gone
         """
         while "status" in self._names.values() and not stopped:
             left = self._deadline - time.monotonic()
             if left <= 0:
                 return "timeout"
-            for fd, _ in self._poll.poll(1000 * min(left, _LOOK_S)):
+            for fd, _ in self._poll.poll(1000 * min(left, _LONGEST_WAIT_S)):
                 if fd == 1:
                     stopped.append(fd)
                 else:
@@ -93,20 +208,20 @@ class _Reading:
         return None
 
     def drain(self) -> None:
-        """Reads what the dead have written: all that a pipe holds, and it ends there."""
+        """Reads what the dead have written: what a pipe holds, up to its end."""
         for fd in list(self._names):
             while fd in self._names and not self._too_much and self._read(fd):
                 pass
 
-    def answer(self, why: str | None) -> dict[str, Any]:
-        """The outputs, what the first process said, and `reason` where the sandbox was ended."""
-        said: dict[str, Any] = {}
+    def answer(self, reason: str | None) -> dict[str, Any]:
+        """The outputs and what the first process reported; `reason` if the sandbox was ended."""
+        reported: dict[str, Any] = {}
         for line in self._kept["status"].splitlines():
-            said |= json.loads(line)
-        if why or self._too_much:
-            said["reason"] = why or "output"
+            reported |= json.loads(line)
+        if reason or self._too_much:
+            reported["reason"] = reason or "output"
         texts = {name: self._kept[name].decode(errors="replace") for name in _OUTPUTS}
-        return texts | said
+        return texts | reported
 
     def _read(self, fd: int) -> bool:
         """Whether there was anything to read."""
@@ -130,11 +245,11 @@ class _Reading:
 def _end_all(child: int) -> None:
     """Kills everything below this process, orphans included, and waits until it is gone.
 
-    Off Linux, where nothing shows what is below, it kills the process group of `child`.
+    Outside Linux, where nothing shows what is below, it kills the process group of `child`.
     """
-    processes = init.Processes()
+    processes = limits.Processes()
     while True:
-        if child and not init.LINUX:
+        if child and not limits.LINUX:
             _signal(-child, signal.SIGKILL)
         # Stopped before they are killed, they cannot fork faster than they die.
         for number in (signal.SIGSTOP, signal.SIGKILL):

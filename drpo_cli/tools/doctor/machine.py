@@ -12,7 +12,7 @@ from pathlib import Path
 
 from drpo_cli.errors import UserError
 from drpo_cli.processes import cores
-from drpo_cli.rewards.sandbox.sandbox import stops, working
+from drpo_cli.rewards.sandbox.run import find_backend, stops
 from drpo_cli.tools.doctor.findings import Finding, ok, warning, wrong
 
 GIB = 2**30
@@ -143,7 +143,7 @@ def check_sandbox(needed: str | None) -> Iterator[Finding]:
             spec: then any backend that works is reported
     """
     try:
-        working("bubblewrap")
+        find_backend("bubblewrap")
     except UserError as error:
         refusal = error.what
     else:
@@ -153,16 +153,16 @@ def check_sandbox(needed: str | None) -> Iterator[Finding]:
         yield wrong("sandbox", refusal, BUBBLEWRAP)
         return
     try:
-        backend = working("plain")
+        find_backend("plain")
     except UserError as error:
         if needed == "none":
             yield ok("sandbox", "none works, but no reward of this spec runs code")
         else:
-            yield wrong("sandbox", f"{refusal}; {error}", BUBBLEWRAP)
+            yield wrong("sandbox", f"{refusal}; {error.what}", BUBBLEWRAP)
         return
     if needed == "none":
-        yield ok("sandbox", f"{backend} works; no reward of this spec runs code")
+        yield ok("sandbox", "plain works; no reward of this spec runs code")
         return
-    allowed = ", ".join(name for name, stopped in stops(backend).items() if not stopped)
-    text = f"{backend} works, bubblewrap does not; {backend} does not stop: {allowed}"
+    allowed = ", ".join(name for name, stopped in stops("plain").items() if not stopped)
+    text = f"plain works, bubblewrap does not; plain does not stop: {allowed}"
     yield warning("sandbox", f"{text} ({refusal})", BUBBLEWRAP)

@@ -1,4 +1,4 @@
-"""Calls itself through C until something gives way."""
+"""Calls itself through C until the interpreter crashes."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Ends at once, and leaves a process of its own session, whose parent is gone, running."""
+"""Ends at once, and leaves a process running in a session of its own, without a parent."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Writes many files of 1 MiB, up to 1 GiB of them, with a breath between."""
+"""Writes many files of 1 MiB, up to 1 GiB in all, with pauses."""
 
 import time
 

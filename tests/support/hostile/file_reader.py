@@ -1,4 +1,4 @@
-"""Reads the file it is told to."""
+"""Reads the file named on stdin."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Writes the file it is told to."""
+"""Writes the file named on stdin."""
 
 import sys
 

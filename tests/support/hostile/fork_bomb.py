@@ -1,4 +1,4 @@
-"""Forks in every process, and again when it may not."""
+"""Forks in every process, and tries again when that is refused."""
 
 import os
 import time

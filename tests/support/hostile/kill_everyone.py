@@ -1,4 +1,4 @@
-"""Kills every process that it may."""
+"""Kills every process that it is allowed to."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Kills the process that started it, and the first one."""
+"""Kills the process that started it, and process 1."""
 
 import contextlib
 import os

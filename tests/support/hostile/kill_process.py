@@ -1,4 +1,4 @@
-"""Kills the process it is told to."""
+"""Kills the process whose id is on stdin."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Takes memory in eight processes, none of which has much: 8 × 128 MiB."""
+"""Takes memory in eight processes, a little in each: 8 × 128 MiB."""
 
 import os
 import time

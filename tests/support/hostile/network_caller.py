@@ -1,4 +1,4 @@
-"""Knocks at a port of this machine in every way there is; says which calls went through."""
+"""Calls a port of this machine in every way; prints which calls succeeded."""
 
 import socket
 import sys

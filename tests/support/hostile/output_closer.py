@@ -1,4 +1,4 @@
-"""Closes its output, and puts other things in its place."""
+"""Closes its outputs and opens other files in their places."""
 
 import os
 

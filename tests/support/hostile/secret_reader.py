@@ -1,4 +1,4 @@
-"""Says what its own environment holds, and that of every process it can see."""
+"""Prints its own environment, and that of every process that it can see."""
 
 import os
 import sys

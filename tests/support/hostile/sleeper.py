@@ -1,4 +1,4 @@
-"""Does nothing for long."""
+"""Sleeps for a long time."""
 
 import time
 

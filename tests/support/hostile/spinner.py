@@ -1,4 +1,4 @@
-"""Computes for long, in two processes."""
+"""Computes for a long time, in two processes."""
 
 import os
 import time

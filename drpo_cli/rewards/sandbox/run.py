@@ -1,14 +1,15 @@
-"""Runs Python that nobody has read: under limits, without network, without a trace left behind.
+"""Runs Python that nobody has read: under limits, in an empty folder, and with nothing left behind.
 
-Three backends, the best that works first: `bubblewrap`, `namespaces`, `bare`; "plain" is the better
-of the last two. docs/sandbox.md and `stops` say what each stops and what it does not.
+Two backends: `bubblewrap`, and `plain` where that does not work. docs/sandbox.md and `stops` say
+what each stops and what it does not.
 
-A supervisor process (`_sandbox_supervisor`) stands between caller and program. The caller may be
-killed at any moment; the supervisor then ends the program and all that it started.
+A supervisor process (`supervisor.py`) stands between caller and program. The caller may be killed
+at any moment; the supervisor then ends the program and all that it started.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -22,14 +23,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from drpo_cli.errors import UserError
-from drpo_cli.rewards.sandbox.kernel import can_filter
+from drpo_cli.rewards.sandbox.plain import build_call_filter
 
 Reason = Literal["ok", "failed", "killed", "timeout", "memory", "processes", "disk", "output"]
-BACKENDS = ("bubblewrap", "namespaces", "bare")
-_MEANS = {"auto": BACKENDS, "plain": BACKENDS[1:]} | {name: (name,) for name in BACKENDS}
+BACKENDS = ("bubblewrap", "plain")
 _START_AND_END_S = 60.0  # for the supervisor, beyond the program's own time
 _PACKAGE_ROOT = Path(__file__).resolve().parents[3]
-# Appended, so that nothing beside the package hides the standard library.
+# Appended, so that no file next to the package hides one of the standard library.
 _SUPERVISOR = (
     f"import sys; sys.path.append({str(_PACKAGE_ROOT)!r}); "
     "from drpo_cli.rewards.sandbox.supervisor import main; main()"
@@ -45,7 +45,7 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Limits:
-    """What a program may use. Each holds for all of its processes together, but `file_mib`."""
+    """What a program may use: all of its processes together, except where it says otherwise."""
 
     wall_s: float = 10.0
     cpu_s: float = 10.0
@@ -53,11 +53,11 @@ class Limits:
     """Resident memory; also the address space of each process."""
     processes: int = 32
     file_mib: int = 16
-    """Largest single file."""
+    """Size of each single file."""
     folder_mib: int = 64
-    """All of its files."""
+    """Size of all its files."""
     output_kib: int = 1024
-    """Stdout, stderr and report, each."""
+    """Of stdout, of stderr and of the report, each."""
 
 
 DEFAULT = Limits()
@@ -68,7 +68,7 @@ class Result:
     """How a program ended.
 
     reason  ok: exit status 0; failed: another one; killed: by a signal that no limit sent (a
-            crash); the others name the limit it went over
+            crash); the others name the limit that it exceeded
     status  exit status, or −(signal number); None where a limit ended it
     report  what it wrote to file descriptor 3, apart from its output
     """
@@ -80,7 +80,7 @@ class Result:
     report: str
 
 
-def run(
+def run_program(
     program: str,
     stdin: str = "",
     limits: Limits = DEFAULT,
@@ -88,26 +88,27 @@ def run(
     packages: bool = False,
     python: str | None = None,
 ) -> Result:
-    """Runs the source `program` as a script, in an empty folder that is gone afterwards.
+    """Runs the source `program` as a script, in an empty folder that is removed afterwards.
 
-    packages  installed packages can be imported, not the standard library alone
+    backend   one of BACKENDS, or "auto" for the first that works
+    packages  installed packages can be imported, not only the standard library
     python    another interpreter than this one
 
     Raises UserError where the backend does not work on this machine, RuntimeError where it fails.
     """
-    return _ask(program, stdin, limits, working(backend), packages, python)
+    return _supervise(program, stdin, limits, find_backend(backend), packages, python)
 
 
 @lru_cache
-def working(backend: str) -> str:
-    """The best of BACKENDS that `backend` allows and this machine lets work; found out by running.
+def find_backend(backend: str) -> str:
+    """The first of BACKENDS that works here, or `backend` itself; tried by running a program.
 
-    Raises UserError, saying why, where there is none.
+    Raises UserError, which says why, where none works.
     """
     refusals = []
-    for name in _MEANS[backend]:
+    for name in BACKENDS if backend == "auto" else (backend,):
         try:
-            result = _ask("print('ready')", "", DEFAULT, name, False, None)
+            result = _supervise("print('ready')", "", DEFAULT, name, False, None)
         except RuntimeError as error:
             refusals.append(f"{name}: {error}")
             continue
@@ -115,13 +116,13 @@ def working(backend: str) -> str:
             return name
         refusals.append(f"{name}: {result.reason}, {result.stderr.strip()[-300:]}")
     raise UserError(
-        f"no sandbox works here (backend {backend!r}; {'; '.join(refusals)}); "
-        "see docs/sandbox.md for what each one needs"
+        f"no sandbox works here (backend {backend!r}; {'; '.join(refusals)})",
+        "see docs/sandbox.md for what each one needs",
     )
 
 
 def stops(name: str) -> dict[str, bool]:
-    """What one of BACKENDS stops on this machine, of what they differ in.
+    """What one of BACKENDS stops on this machine, of what differs between them.
 
     network          reaching any address, this machine's included
     reading          files outside its folder, other than Python's and the system's own
@@ -129,21 +130,22 @@ def stops(name: str) -> dict[str, bool]:
     environments     reading those of other processes
     other_processes  signals to processes that are not its own
     """
-    boxed, other_user = name != "bare", os.getuid() == 0
+    boxed, other_user = name == "bubblewrap", os.getuid() == 0
     return {
-        "network": boxed or can_filter(),
-        "reading": name == "bubblewrap",
+        "network": boxed or build_call_filter() is not None,
+        "reading": boxed,
         "writing": boxed,
         "environments": boxed or other_user,
         "other_processes": boxed or other_user,
     }
 
 
-def _ask(
+def _supervise(
     program: str, stdin: str, limits: Limits, backend: str, packages: bool, python: str | None
 ) -> Result:
     if backend == "bubblewrap" and shutil.which("bwrap", path=os.defpath) is None:
-        raise RuntimeError("there is no `bwrap`; install bubblewrap")
+        raise RuntimeError("`bwrap` is not installed; install bubblewrap")
+    call_filter = build_call_filter() if backend == "plain" else None
     request = _interpreter(packages, python) | {
         "program": program,
         "stdin": stdin,
@@ -152,6 +154,7 @@ def _ask(
         "environment": _ENVIRONMENT,
         "parent": os.getpid(),
         "temporary": os.path.realpath(tempfile.gettempdir()),
+        "call_filter": base64.b64encode(call_filter).decode() if call_filter else None,
     }
     supervisor = subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", _SUPERVISOR],
@@ -179,7 +182,7 @@ def _ask(
 def _interpreter(packages: bool, python: str | None) -> dict[str, Any]:
     """The command of the interpreter, and the folders it needs.
 
-    -I would do, but it ignores PYTHONHASHSEED too; the environment is ours from the start.
+    Not -I, which ignores PYTHONHASHSEED too; all other variables are ours anyway.
     """
     if python is not None:
         return {"python": [python, "-P", "-s", "-S"], "roots": []}
@@ -195,11 +198,11 @@ def _result(answer: dict[str, Any]) -> Result:
     if "error" in answer or "started" not in answer:
         raise RuntimeError(answer.get("error") or f"it did not start: {texts[1].strip()[-300:]}")
     if reason is None and status is not None:
-        return Result(_judged(status, texts[1]), status, *texts)
+        return Result(_reason(status, texts[1]), status, *texts)
     return Result(reason or "killed", None, *texts)  # the program may kill the sandbox's processes
 
 
-def _judged(status: int, stderr: str) -> Reason:
+def _reason(status: int, stderr: str) -> Reason:
     if status == 0:
         return "ok"
     if status == -signal.SIGXCPU:
