@@ -55,8 +55,14 @@ def load(path: Path, overrides: Sequence[str] = (), checks: Sequence[rules.Rule]
     imported. `checks` are additional rules. Raises SpecError: with the first syntax error of a
     file that is not TOML, else with everything that is wrong, in file order.
     """
-    path = Path(path)
-    source = Source(str(path), read_text(path), note=version_note(path))
+    return load_text(read_text(Path(path)), Path(path), overrides, checks)
+
+
+def load_text(
+    text: str, path: Path, overrides: Sequence[str] = (), checks: Sequence[rules.Rule] = ()
+) -> Spec:
+    """Loads a spec from its TOML text, as if `path` held it; see `load`."""
+    source = Source(str(path), text, note=version_note(path))
     document = _parse(source)
     source = replace(source, places=_scan(source))
     overridden, astray = apply_overrides(document, overrides)

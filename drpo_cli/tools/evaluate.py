@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,21 +28,13 @@ from drpo_cli.step.evaluate import eval_sampling, held_out_results
 def evaluate(
     targets: Sequence[str], spec_path: Path | None, samples: int | None, json_out: Path | None
 ) -> int:
-    """Scores each target and prints the comparison; returns the exit code.
-
-    A run folder stands for its newest checkpoint. The checkpoint with the best held-out score would
-    be chosen on the same problems that it is judged on. Raises UserError for a target that is
-    neither a run folder, nor a checkpoint, nor a model folder.
-    """
-    spec_path = spec_path or _find_spec(targets)
+    """Scores each target and prints the comparison; returns the exit code."""
     console = Console()
-    found: dict[str, Evaluation] = {}
-    with tempfile.TemporaryDirectory(prefix="drpo-eval-") as scratch:
-        for i, target in enumerate(targets):
-            console.print(f"scoring {target} …", highlight=False)
-            model = _prepare_model(Path(target), Path(scratch) / str(i))
-            out = Path(scratch) / f"{i}.json"
-            found[target] = _in_own_process(spec_path, model, samples, out)
+
+    def show(target: str) -> None:
+        console.print(f"scoring {target} …", highlight=False)
+
+    found = score_targets(targets, spec_path, samples, show)
     console.print(compare.render(found))
     for target, result in found.items():
         if result.unscored:
@@ -54,6 +46,30 @@ def evaluate(
         if (page := RunFolder(Path(target)).report).is_file():
             console.print(f"report: {page}", highlight=False, soft_wrap=True)
     return 0
+
+
+def score_targets(
+    targets: Sequence[str],
+    spec_path: Path | None,
+    samples: int | None = None,
+    begin: Callable[[str], None] = lambda target: None,
+) -> dict[str, Evaluation]:
+    """Scores each target, one after the other; `begin` is called with each before it is scored.
+
+    A run folder stands for its newest checkpoint. The checkpoint with the best held-out score would
+    be chosen on the same problems that it is judged on. Without `spec_path`, the spec is that of
+    the first target that belongs to a run. Raises UserError for a target that is neither a run
+    folder, nor a checkpoint, nor a model folder.
+    """
+    spec_path = spec_path or _find_spec(targets)
+    found: dict[str, Evaluation] = {}
+    with tempfile.TemporaryDirectory(prefix="drpo-eval-") as scratch:
+        for i, target in enumerate(targets):
+            begin(target)
+            model = _prepare_model(Path(target), Path(scratch) / str(i))
+            out = Path(scratch) / f"{i}.json"
+            found[target] = _in_own_process(spec_path, model, samples, out)
+    return found
 
 
 def score(spec_path: Path, model: Path, samples: int | None) -> Evaluation:
@@ -72,7 +88,6 @@ def score(spec_path: Path, model: Path, samples: int | None) -> Evaluation:
 
 def _in_own_process(spec_path: Path, model: Path, samples: int | None, out: Path) -> Evaluation:
     # An engine does not free everything when it closes, so each target gets a fresh process.
-    # `subprocess.run` ends it when this process is interrupted.
     log = Path(tempfile.gettempdir()) / f"drpo-eval-{os.getpid()}.log"
     own = [spec_path, model, out, *([samples] if samples else [])]
     code = processes.run(processes.python("drpo_cli.tools.evaluate", *own), log=log)
