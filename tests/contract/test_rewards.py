@@ -3,6 +3,7 @@
 import asyncio
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ def prepared(name: str, config: RewardSettings | None = None) -> Reward:
 
 
 @pytest.mark.parametrize(("name", "arguments", "expected"), EXAMPLES)
-def test_example(name: str, arguments: dict, expected: float | list[float]) -> None:
+def test_example(name: str, arguments: dict[str, Any], expected: float | list[float]) -> None:
     reward = prepared(name, arguments["config"])
     scores = expected if isinstance(expected, list) else [expected]
     asked = {key: value for key, value in arguments.items() if key != "config"}

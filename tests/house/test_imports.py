@@ -115,12 +115,12 @@ def test_an_import_of_a_private_module_is_found() -> None:
     assert not foreign_private("objectives.drpo", source)
 
 
-def test_every_module_has_a_place_in_the_order():
+def test_every_module_has_a_place_in_the_order() -> None:
     assert {unit(module) for module in MODULES} - LEVEL.keys() == set()
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_imports_go_one_way(module):
+def test_imports_go_one_way(module: str) -> None:
     assert violations(module, MODULES[module].read_text()) == []
 
 
@@ -136,7 +136,7 @@ def test_imports_go_one_way(module):
         ("step.sync", "import drpo_cli.tools.check"),
     ],
 )
-def test_a_wrong_import_is_found(module, source):
+def test_a_wrong_import_is_found(module: str, source: str) -> None:
     assert len(violations(module, source)) == 1
 
 
@@ -149,7 +149,7 @@ def test_importing_the_package_loads_nothing_else() -> None:
     assert ran.stdout.strip() == "['drpo_cli']"
 
 
-def test_what_a_check_needs_loads_nothing_heavy():
+def test_what_a_check_needs_loads_nothing_heavy() -> None:
     code = (
         "import importlib, sys\n"
         f"for name in {LIGHT}:\n"

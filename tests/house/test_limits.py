@@ -4,6 +4,7 @@ import ast
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,11 +38,11 @@ def lines(path: Path) -> int:
 
 
 @by_file
-def test_file_is_short(path):
+def test_file_is_short(path: Any) -> None:
     assert lines(path) <= MAX_FILE_LINES
 
 
-def test_only_graders_and_the_command_line_catch_everything():
+def test_only_graders_and_the_command_line_catch_everything() -> None:
     found = {
         str(path.relative_to(PACKAGE))
         for path in PACKAGE.rglob("*.py")
@@ -54,7 +55,7 @@ def test_only_graders_and_the_command_line_catch_everything():
 @pytest.mark.skipif(
     shutil.which("git") is None or not (ROOT / ".git").exists(), reason="not a git checkout"
 )
-def test_nothing_is_left_to_do():
+def test_nothing_is_left_to_do() -> None:
     mark = "TO" + "DO"
     found = subprocess.run(
         ["git", "grep", "-n", "--untracked", mark], cwd=ROOT, capture_output=True, text=True
@@ -62,13 +63,13 @@ def test_nothing_is_left_to_do():
     assert (found.returncode, found.stdout) == (1, "")
 
 
-def test_there_are_templates():
+def test_there_are_templates() -> None:
     folders = {path for path in (ROOT / "templates").iterdir() if path.is_dir()}
     assert TEMPLATES and set(TEMPLATES) == folders
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=[path.name for path in TEMPLATES])
-def test_template_loads(template):
+def test_template_loads(template: Any) -> None:
     from drpo_cli.spec import load
 
     spec = load(template / "run.toml")

@@ -24,7 +24,7 @@ Job = Callable[..., Any]
 class Ranks:
     """Processes that have joined one group and wait for jobs."""
 
-    def __init__(self, size: int):
+    def __init__(self, size: int) -> None:
         context, port = multiprocessing.get_context("spawn"), free_port()
         self.lines: list[Connection] = []
         self.processes = []

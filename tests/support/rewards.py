@@ -22,7 +22,7 @@ PATIENCE = 60.0  # seconds after which a test fails
 class Own:
     """Selects a reward from source text, as a spec does; each is in a file of its own."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.files = 0
 

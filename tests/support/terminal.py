@@ -23,7 +23,9 @@ PATIENCE = 120
 class Terminal:
     """A running command, and the screen in front of it."""
 
-    def __init__(self, process: subprocess.Popen[bytes], master: int, columns: int, rows: int):
+    def __init__(
+        self, process: subprocess.Popen[bytes], master: int, columns: int, rows: int
+    ) -> None:
         self.process = process
         self.master = master
         self.screen = pyte.HistoryScreen(columns, rows, history=10_000)

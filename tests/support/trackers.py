@@ -17,7 +17,7 @@ HERE = Path(__file__)
 class Notes:
     """Writes every call to a file."""
 
-    def __init__(self, config: TrackerSettings, run: TrackedRun):
+    def __init__(self, config: TrackerSettings, run: TrackedRun) -> None:
         self.id = run.id or "first"
         self._file = run.folder / "notes.jsonl"
         self._note("opened", name=run.name, id=run.id, steps=run.spec["run"]["steps"])

@@ -96,7 +96,7 @@ def test_sapo_fades_sooner_for_falling_tokens() -> None:
     assert down < up
 
 
-def test_kl_of_certain_tokens_is_a_number_or_infinite():
+def test_kl_of_certain_tokens_is_a_number_or_infinite() -> None:
     for dtype in (torch.float32, torch.float64):
         logp_T = torch.tensor([0.0, 0.0, -1e-12, -60.0, 1e-7, -0.5], dtype=dtype)
         old_T = torch.tensor([0.0, -1.0, 0.0, 0.0, 0.0, -0.5], dtype=dtype)

@@ -2,6 +2,7 @@
 
 import sys
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -37,7 +38,7 @@ INSIDE = st.text(alphabet="a1 <\n/>", max_size=12)
         lambda: regex.reward("4", None, regex.Config(pattern=".", group=0)),
     ],
 )
-def test_comparing_needs_an_answer(call) -> None:
+def test_comparing_needs_an_answer(call: Any) -> None:
     with pytest.raises(UserError, match="no answer to compare with"):
         call()
 
@@ -49,7 +50,7 @@ def test_comparing_needs_an_answer(call) -> None:
         ({"pattern": "(a)", "group": 2}, "group = 2, but the pattern has 1 group"),
     ],
 )
-def test_regex_pattern_is_checked_by_the_config(options: dict, message: str) -> None:
+def test_regex_pattern_is_checked_by_the_config(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         regex.Config(**options)
 

@@ -187,7 +187,7 @@ def test_metadata_that_is_no_json() -> None:
         ({"request_timeout_s": 300.0}, "make it at least 301"),
     ],
 )
-def test_options_that_contradict(options: dict, message: str) -> None:
+def test_options_that_contradict(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         http.Config(**{"url": "http://localhost/score", **options})
 
@@ -238,7 +238,7 @@ def test_retries_end_before_the_deadline_of_the_call() -> None:
         ([float("inf"), 1.0], "not_finite"),
     ],
 )
-def test_a_wrong_score_is_counted_as_what_it_is(scores: list, kind: str) -> None:
+def test_a_wrong_score_is_counted_as_what_it_is(scores: list[Any], kind: str) -> None:
     with serving(in_turn(Reply({"scores": scores}))) as server:
         graded = in_a_run(config(server.url), groups(1))
     assert set(graded.usage["http"].failures) == {kind}

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -12,7 +13,7 @@ from drpo_cli.rewards import json_schema
 POINT = {"type": "object", "required": ["x"], "properties": {"x": {"type": "integer"}}}
 
 
-def _fits(completion: str, metadata: dict | None = None, **options: object) -> float:
+def _fits(completion: str, metadata: dict[str, Any] | None = None, **options: object) -> float:
     config = json_schema.Config.model_validate(options)
     return json_schema.reward(config)(completion, metadata or {})
 
@@ -75,7 +76,7 @@ def test_json_schema_is_of_the_draft_that_it_names() -> None:
         ({"schema_file": "bad.json"}, "the schema is not JSON: Expecting"),
     ],
 )
-def test_json_schema_that_is_none(options: dict, message: str, tmp_path: Path) -> None:
+def test_json_schema_that_is_none(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text("{x: 1}")
     with pytest.raises(ValidationError, match=message):
         json_schema.Config.model_validate(options, context={"folder": tmp_path})
@@ -91,7 +92,7 @@ def test_json_schema_that_is_none(options: dict, message: str, tmp_path: Path) -
         ({"s": {"$ref": "http://127.0.0.1:9/s.json"}}, "s.json.*; define it in the schema"),
     ],
 )
-def test_json_schema_of_a_row_that_is_none(row: dict, message: str) -> None:
+def test_json_schema_of_a_row_that_is_none(row: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         _fits("4", row, schema_column="s")
 

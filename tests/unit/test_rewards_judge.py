@@ -221,7 +221,7 @@ def test_the_key_goes_where_it_belongs(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"request_timeout_s": 300.0}, "make it at least 301"),
     ],
 )
-def test_options_that_contradict(options: dict, message: str) -> None:
+def test_options_that_contradict(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         judge.Config(**{**OPTIONS, **options})
 

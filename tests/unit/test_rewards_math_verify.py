@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+from typing import Any
 
 import pytest
 
@@ -29,11 +30,11 @@ def boxed(expression: str) -> str:
     return f"So it is \\boxed{{{expression}}}."
 
 
-def scored(completion: str, answer: str | None, **options) -> float:
+def scored(completion: str, answer: str | None, **options: Any) -> float:
     return math_verify.reward(math_verify.Config(**options))(completion, answer)
 
 
-def graded(texts: list[str], answer: str = "7", **options) -> Graded:
+def graded(texts: list[str], answer: str = "7", **options: Any) -> Graded:
     rollouts = tuple(Rollout((1,), (-0.1,), text, False) for text in texts)
     group = Group(Prompt("own/3", "3+4=", (), answer, {}), rollouts)
     config = math_verify.Config(**options)

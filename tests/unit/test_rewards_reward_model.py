@@ -112,7 +112,9 @@ def test_label_picks_a_logit(tmp_path: Path, label: int | str) -> None:
         ("best", "has no label 'best'; set label to one of"),
     ],
 )
-def test_label_that_is_needed_or_not_there(tmp_path: Path, label, message: str) -> None:
+def test_label_that_is_needed_or_not_there(
+    tmp_path: Path, label: int | str | None, message: str
+) -> None:
     path = classifier(tmp_path, labels=2, id2label={0: "bad", 1: "good"})
     with pytest.raises(UserError, match=message):
         scored(path, ["4"], label=label)
@@ -161,7 +163,7 @@ def test_a_folder_that_holds_no_model(tmp_path: Path) -> None:
         ({"path": "a/b", "device": "gpu"}, "device"),
     ],
 )
-def test_options_that_cannot_work(options: dict, message: str, tmp_path: Path) -> None:
+def test_options_that_cannot_work(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match=message):
         reward_model.Config.model_validate(options, context={"folder": tmp_path})
 

@@ -49,7 +49,7 @@ def steps(trainer: Trainer, first: int, last: int) -> list[dict[str, float]]:
 class Plain(nn.Module):
     """The value model in plain transformers, with the weights of a sharded one."""
 
-    def __init__(self, folder: Path, critic: Critic):
+    def __init__(self, folder: Path, critic: Critic) -> None:
         super().__init__()
         lm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         self.decoder = lm.get_decoder()

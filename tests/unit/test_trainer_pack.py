@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -128,7 +129,9 @@ def pairs(tokens: int, cost: float) -> float:
 
 
 @given(prompt=st.integers(1, 4000), response=st.integers(0, 9000), cost=st.floats(0, 1e5))
-def test_a_sample_that_shares_costs_less_in_any_company(prompt, response, cost) -> None:
+def test_a_sample_that_shares_costs_less_in_any_company(
+    prompt: int, response: int, cost: float
+) -> None:
     saved = pairs(prompt + response, cost) - cost * response - 1.05 * response * (prompt + response)
     if shares(prompt, response, cost):
         assert all(n * saved >= pairs(prompt, cost) * (1 - 1e-9) for n in (2, 3, 16))
@@ -153,7 +156,7 @@ def test_long_responses_run_apart_and_short_ones_of_the_same_prompt_share() -> N
     assert packed.target_T.tolist() == [t for i in order for t in batch[i].response_ids]
 
 
-def test_a_token_costs_what_its_layer_has_weights(tmp_path) -> None:
+def test_a_token_costs_what_its_layer_has_weights(tmp_path: Path) -> None:
     class Config:
         num_attention_heads, head_dim, num_hidden_layers = 4, 16, 1
 
