@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from support import jobs
-from support.models import samples, tiny_model, world
+from support.models import Row, samples, tiny_model, world
 from support.ranks import Ranks
 from support.training import furthest
 from transformers import AutoModelForCausalLM
@@ -17,7 +17,7 @@ from drpo_cli.step import checkpoint
 LENGTHS = [(3, 9), (6, 2), (1, 5), (4, 4)]
 
 
-def shares(seed: int, ranks: int) -> list[list[jobs.Sample]]:
+def shares(seed: int, ranks: int) -> list[list[Row]]:
     batch, size = samples(LENGTHS, seed), len(LENGTHS) // ranks
     return [batch[rank * size : (rank + 1) * size] for rank in range(ranks)]
 

@@ -55,7 +55,7 @@ def test_advantages_are_those_of_all_groups_on_one_rank(
 @pytest.mark.parametrize("cut", [0, 1, 2, 4])
 @pytest.mark.parametrize("advantage", ["batch_norm", "group_norm", "group_mean", "rloo"])
 def test_uneven_skips_give_what_one_rank_gives(two: Ranks, advantage: str, cut: int) -> None:
-    scores = [
+    scores: list[list[float | None]] = [
         [1.0, None, 0.0],
         [None, None, None],
         [0.5, None, None],

@@ -60,7 +60,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The base URL of a server with a tiny random model, called `tiny`."""
     folder = tmp_path_factory.mktemp("server")
-    sizes = {"vocab_size": VOCABULARY, "max_position_embeddings": CONTEXT}
+    sizes: dict[str, Any] = {"vocab_size": VOCABULARY, "max_position_embeddings": CONTEXT}
     tokenizer().save_pretrained(tiny_model(folder / "model", **sizes))
     port = free_port()
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
@@ -135,7 +135,7 @@ def test_a_refusal_of_the_server_is_in_the_message(url: str) -> None:
         with Grader([Selected("rewards", "judge", options(url, **own))]) as grader:
             graded = grader.score(groups("2"))
         assert graded.usage["judge"].failures == {"exception": 1}
-        return graded.quarantine[0]["detail"]
+        return str(graded.quarantine[0]["detail"])
 
     unknown = failure(model="another")
     assert unknown.startswith(f"{url} answered 404 (") and "`another`" in unknown

@@ -148,8 +148,9 @@ def engine_of(name: str, folder: Path, **options: int) -> Any:
 
 
 def graded_meanwhile(engine: EngineProtocol, folder: Path, busy: Callable[[], bool]) -> None:
-    """Grades the first sample while others are not finished; the order changes nothing."""
-    called, order = folder / "called", []
+    """The first sample is graded while others are not finished; their order changes nothing."""
+    called = folder / "called"
+    order: list[tuple[int, int, Rollout]] = []
     source = f"def fn(tokens): print(1, file=open({str(called)!r}, 'a')); return 1.0"
     with Grader([Own(folder)(source)]) as grader:
         batch = grader.begin(PROMPTS, SAMPLING.samples, step=1)

@@ -44,14 +44,14 @@ PLAIN = make_tokenizer()
 SUMS = Selected("data", "arithmetic", arithmetic.Config(digits=1))
 
 
-def rows_of(path: Path, *prompts: object, **options: object) -> Selected[Any]:
+def rows_of(path: Path, *prompts: object, **options: Any) -> Selected[Any]:
     """A JSON Lines source of these prompts."""
     path.write_text("".join(json.dumps({"prompt": p}) + "\n" for p in prompts))
     config = jsonl.Config.model_validate({"path": str(path), **options})
     return Selected("data", "jsonl", config)
 
 
-def endless(folder: Path, name: str, distinct: int = 2**31, **options: object) -> Selected[Any]:
+def endless(folder: Path, name: str, distinct: int = 2**31, **options: Any) -> Selected[Any]:
     """A source of 2^31 − 1 rows `name0`, `name1`, …, after `distinct` of them from 0 again."""
     (folder / f"{name}.py").write_text(
         "from drpo_cli.data.pipeline.rows import Lazy\n"

@@ -64,6 +64,7 @@ def _serve(line: Connection, rank: int, size: int, port: int) -> None:
     with world(rank, size, port) as here:
         while True:
             job, arguments = pickle.loads(line.recv_bytes())
+            answer: tuple[Any, str | None]
             try:
                 answer = job(here, **arguments), None
             except BaseException:

@@ -19,7 +19,7 @@ from drpo_cli.dist import local
 from drpo_cli.errors import UserError
 from drpo_cli.rollout import vllm
 from drpo_cli.rollout.engine.precision import Precision
-from drpo_cli.rollout.engine.protocol import EngineContext, Sampling
+from drpo_cli.rollout.engine.protocol import EngineContext, Sampling, sample_groups
 from drpo_cli.settings import ModelSettings, TrainSettings
 from drpo_cli.step import sync
 from drpo_cli.trainer import optim
@@ -43,7 +43,7 @@ def break_on_purpose(fault: str) -> None:
         def without_one(*given: Any) -> Any:
             return (pair for pair in whole(*given) if "layers.1.mlp.down_proj" not in pair[0])
 
-        sync.trainer_weights = without_one
+        setattr(sync, "trainer_weights", without_one)  # noqa: B010
 
 
 def main(folder: Path, fault: str) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def said(check: Callable[[], object]) -> str | None:
 
 def vllm_groups(engine: vllm.Engine, prompts: list[Prompt], sampling: Sampling) -> Any:
     """Fresh rollouts of the prompts."""
-    return sync.sample_groups(engine, prompts, sampling)
+    return sample_groups(engine, prompts, sampling)
 
 
 if __name__ == "__main__":

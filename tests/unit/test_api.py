@@ -52,4 +52,4 @@ def test_a_run_that_cannot_start_raises(tmp_path: Path) -> None:
 def test_every_name_of_the_api_is_there_and_no_other() -> None:
     assert all(getattr(drpo_cli, name) is not None for name in drpo_cli.__all__)
     with pytest.raises(AttributeError, match="no attribute 'fit'"):
-        drpo_cli.fit  # type: ignore[attr-defined]  # noqa: B018
+        _ = drpo_cli.fit

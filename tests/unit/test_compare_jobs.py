@@ -32,7 +32,7 @@ def test_each_cell_gets_its_spec(tmp_path: Path) -> None:
         ("spo", 5, "m"),
         ("spo", 6, "m"),
     ]
-    assert found[0].objective.config.delta == 0.3
+    assert found[0].objective.config.model_dump()["delta"] == 0.3
 
 
 def test_all_problems_are_reported_at_once_each_under_its_cell(tmp_path: Path) -> None:

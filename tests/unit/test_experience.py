@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from hypothesis import given
@@ -29,7 +30,8 @@ def full() -> Experience:
     count_T = torch.arange(len(exp.token_T)).double()
     names = [f.name for f in fields(exp) if getattr(exp, f.name) is None]
     assert len(names) == 5
-    return replace(exp, **{name: count_T + 100 * i for i, name in enumerate(names, 1)})
+    columns: dict[str, Any] = {name: count_T + 100 * i for i, name in enumerate(names, 1)}
+    return replace(exp, **columns)
 
 
 def test_every_rollout_is_a_row() -> None:

@@ -190,7 +190,8 @@ class fn:
     assert usage.seconds == pytest.approx(sum(seconds)) and usage.slowest == max(seconds)
     assert seconds[0] >= 0.05 and seconds[1] >= 0.1 and seconds[2] >= 0.15
     assert found.usage["whole"].calls == 1
-    assert found.seconds_P[0]["whole"] == (pytest.approx(found.usage["whole"].seconds / 3),) * 3
+    third = found.usage["whole"].seconds / 3
+    assert found.seconds_P[0]["whole"] == pytest.approx((third,) * 3)
     usage.merge(found.usage["whole"])
     assert (usage.calls, usage.failures.total(), usage.counts["characters"]) == (4, 1, 6)
 

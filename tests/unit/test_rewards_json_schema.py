@@ -54,7 +54,7 @@ def test_json_schema_from_a_file_beside_the_spec(tmp_path: Path) -> None:
 
 
 def test_json_schema_of_the_row() -> None:
-    rows = [{"s": {"type": "integer"}}, {"s": '{"type": "string"}'}]
+    rows: list[dict[str, Any]] = [{"s": {"type": "integer"}}, {"s": '{"type": "string"}'}]
     assert [_fits("4", row, schema_column="s") for row in rows] == [1.0, 0.0]
 
 

@@ -40,7 +40,7 @@ def said(url: str, **options: Any) -> str:
 
 
 def text_of(asked: Asked) -> str:
-    return asked.body["messages"][0]["content"]
+    return str(asked.body["messages"][0]["content"])
 
 
 def test_a_verdict_is_mapped_and_counted() -> None:
@@ -58,7 +58,7 @@ def test_a_verdict_is_mapped_and_counted() -> None:
 
 
 def test_what_can_be_asked_for_otherwise() -> None:
-    options = {
+    options: dict[str, Any] = {
         "scale": (0, 2),
         "normalize": False,
         "reasoning": False,

@@ -54,7 +54,8 @@ def logits(path: Path, text: str) -> torch.Tensor:
     model = transformers.AutoModelForSequenceClassification.from_pretrained(path).eval()
     ids = torch.tensor([tokenizer()(text)["input_ids"]])
     with torch.no_grad():
-        return model(ids).logits[0]
+        found: torch.Tensor = model(ids).logits[0]
+    return found
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])

@@ -103,7 +103,8 @@ def test_a_critic_gives_every_token_values_returns_and_an_advantage(
         value_T = trainer.critic.values(exp)
     assert len(set(value_T.tolist())) > 5
     assert rows(found, found.value_T) == rows(exp, value_T)
-    raw, returns = [], []
+    raw: list[float] = []
+    returns: list[float] = []
     flat = [score for row in SCORES for score in row]
     for values, score in zip(rows(exp, value_T), flat, strict=True):
         ((adv,),) = gae.advantages(gae.Config(**options), [[score]], [[values]])

@@ -101,7 +101,12 @@ def test_grading_of_a_reward_that_was_not_called() -> None:
 
 
 def test_a_line_of_samples_holds_all_that_is_known() -> None:
-    metadata: Any = {"level": 3, "tags": ("a", {"b"}), "day": date(2026, 1, 2), 7: [Fraction(1, 3)]}
+    metadata: dict[Any, Any] = {
+        "level": 3,
+        "tags": ("a", {"b"}),
+        "day": date(2026, 1, 2),
+        7: [Fraction(1, 3)],
+    }
     prompt = Prompt("words/4", "spell", (1, 2), "yes", metadata)
     rollouts = (Rollout((5, 6), (0.0, 0.0), "ye", True), Rollout((5,), (0.0,), "y", False))
     scores = Scores((0.0, 1.5), {"right": (None, 1.5)}, frozenset({0}))

@@ -13,7 +13,10 @@ from support import jobs
 from support.models import world
 
 Rounds = Sequence[jobs.Totals]
-MIXED, ALL_RIGHT, ALL_WRONG = [1.0, 0.0], [1.0, 1.0], [0.0, 0.0]
+Row = list[float | None]
+MIXED: Row = [1.0, 0.0]
+ALL_RIGHT: Row = [1.0, 1.0]
+ALL_WRONG: Row = [0.0, 0.0]
 
 
 def drawn(rounds: Rounds, further: int, **options: float) -> dict[str, Any]:
@@ -77,6 +80,7 @@ def test_a_group_that_differs_by_skipped_samples_alone_is_replaced() -> None:
 
 
 def test_pass_rates_are_of_samples_that_have_a_total() -> None:
+    rounds: list[list[Row]]
     rounds = [[[1.0, None, 0.0, 0.0], [None, None], [0.5, 1.0]], [[None, 1.0], ALL_WRONG, MIXED]]
     rates = {"0-0": 1 / 3, "0-2": 0.5, "1-0": 1.0, "1-1": 0.0, "1-2": 0.5}
     assert drawn(rounds, 1)["pass_rates"] == rates

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from drpo_cli.data import reasoning_gym
 from drpo_cli.data.pipeline.split import Split, split
 from drpo_cli.errors import UserError
 from drpo_cli.plan import make_plan
@@ -88,7 +89,9 @@ def test_reasoning_has_all_its_tasks_and_pays_for_a_right_answer_in_form() -> No
     spec = template("reasoning")
     held_out = data_of(spec).held_out
     counts = Counter(problem.metadata["task"] for problem in held_out)
-    assert counts.keys() == {task.task for task in spec.data[0].config.tasks}
+    source = spec.data[0].config
+    assert isinstance(source, reasoning_gym.Config)
+    assert counts.keys() == {task.task for task in source.tasks}
     assert min(counts["chain_sum"], counts["countdown"]) > 30  # of 200, with a share of 2 in 9
     some = held_out[:60]
     right = [f"<think>Hm.</think>\n<answer>{problem.answer}</answer>" for problem in some]

@@ -49,6 +49,12 @@ def plain(inputs: list[Tensor | None], head: Head) -> Tensor:
     return (logits / head.temperature).log_softmax(-1)
 
 
+def blockwise(given: list[Tensor | None], head: Head, block: int) -> tuple[Tensor, Tensor]:
+    hidden_TD, weight_VD, bias_V = given
+    assert hidden_TD is not None and weight_VD is not None
+    return blockwise_logprobs(hidden_TD, weight_VD, bias_V, targets(), head, block)
+
+
 def gradients(value_T: Tensor, inputs: list[Tensor | None]) -> tuple[Tensor, ...]:
     push_T = torch.randn(len(value_T), generator=torch.Generator().manual_seed(2))
     return torch.autograd.grad((value_T * push_T).sum(), [t for t in inputs if t is not None])
@@ -59,7 +65,7 @@ def gradients(value_T: Tensor, inputs: list[Tensor | None]) -> tuple[Tensor, ...
 @pytest.mark.parametrize("block", [1, 10, 5 * TOKENS, 1000])
 def test_blockwise_is_whole(head: Head, bias: bool, block: int) -> None:
     given, target_T = inputs(bias), targets()
-    logp_T, entropy_T = blockwise_logprobs(*given, target_T, head, block)  # type: ignore[arg-type]
+    logp_T, entropy_T = blockwise(given, head, block)
     logp_TV = plain(given, head)
     expected_T = logp_TV.gather(-1, target_T[:, None])[:, 0]
     assert logp_T.dtype == entropy_T.dtype == torch.float32
@@ -73,7 +79,7 @@ def test_blockwise_is_whole(head: Head, bias: bool, block: int) -> None:
 def test_blocks_of_tokens_too_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logprobs, "TALL", 5)
     given, target_T = inputs(bias=True), targets()
-    logp_T, entropy_T = blockwise_logprobs(*given, target_T, HEADS["all"], 35)  # type: ignore[arg-type]
+    logp_T, entropy_T = blockwise(given, HEADS["all"], 35)
     logp_TV = plain(given, HEADS["all"])
     expected_T = logp_TV.gather(-1, target_T[:, None])[:, 0] - (logp_TV.exp() * logp_TV).sum(-1)
     torch.testing.assert_close((logp_T + entropy_T).double(), expected_T, atol=1e-5, rtol=1e-6)
@@ -97,8 +103,8 @@ def test_huge_and_tiny_logits_neither_overflow_nor_vanish() -> None:
 
 
 def test_the_size_of_a_block_does_not_show() -> None:
-    given, target_T, head = inputs(bias=True), targets(), HEADS["all"]
-    whole, small = (blockwise_logprobs(*given, target_T, head, block)[0] for block in (1000, 40))  # type: ignore[arg-type]
+    given, head = inputs(bias=True), HEADS["all"]
+    whole, small = (blockwise(given, head, block)[0] for block in (1000, 40))
     torch.testing.assert_close(small, whole, atol=1e-6, rtol=0)
     for got, expected in zip(gradients(small, given), gradients(whole, given), strict=True):
         torch.testing.assert_close(got, expected, atol=5e-6, rtol=1e-6)
@@ -106,7 +112,7 @@ def test_the_size_of_a_block_does_not_show() -> None:
 
 def test_bfloat16_weights_keep_their_dtype_and_give_float32_logprobs() -> None:
     given, target_T = inputs(bias=True, dtype=torch.bfloat16), targets()
-    logp_T, entropy_T = blockwise_logprobs(*given, target_T, HEADS["temperature"], 8)  # type: ignore[arg-type]
+    logp_T, entropy_T = blockwise(given, HEADS["temperature"], 8)
     expected_T = plain(given, HEADS["temperature"]).gather(-1, target_T[:, None])[:, 0]
     assert logp_T.dtype == entropy_T.dtype == torch.float32
     torch.testing.assert_close(logp_T.double(), expected_T, atol=0.1, rtol=0)
@@ -123,18 +129,19 @@ def test_bfloat16_weight_gradients_are_summed_in_float32() -> None:
     logp_T, _ = blockwise_logprobs(hidden_TD, weight_VD, None, first_T, HEADS["plain"], 1)
     logp_T.sum().backward()
     # a bfloat16 sum of ones stops growing at 256
+    assert weight_VD.grad is not None
     assert weight_VD.grad.flatten().tolist() == pytest.approx([1500, -500, -500, -500], rel=2**-8)
 
 
 @pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize("block", [100, 1000])
 def test_entropy_has_the_gradient_of_the_plain_formula(name: str, block: int) -> None:
-    hidden, weight, bias = inputs(bias=True)
-    given = [tensor for tensor in (hidden, weight, bias) if tensor is not None]
+    columns = inputs(bias=True)
+    given = [tensor for tensor in columns if tensor is not None]
     slope_T = torch.linspace(-1, 1, len(targets()))
-    logp_T, entropy_T = blockwise_logprobs(hidden, weight, bias, targets(), HEADS[name], block)
+    logp_T, entropy_T = blockwise(columns, HEADS[name], block)
     found = torch.autograd.grad((entropy_T * slope_T + logp_T).sum(), given)
-    logp_RV = plain([hidden, weight, bias], HEADS[name])
+    logp_RV = plain(columns, HEADS[name])
     loss_T = (
         -(logp_RV.exp() * logp_RV).sum(-1) * slope_T + logp_RV.gather(-1, targets()[:, None])[:, 0]
     )
@@ -167,7 +174,7 @@ def largest_and_saved(block: int) -> tuple[int, int]:
         saved.append(tensor.numel())
         return tensor
 
-    with Sizes() as sizes:
+    with Sizes() as sizes:  # type: ignore[no-untyped-call]
         with saved_tensors_hooks(keep, lambda tensor: tensor):
             logp_T, _ = blockwise_logprobs(
                 hidden_TD, weight_VD, None, torch.zeros(500, dtype=torch.long), Head(0.7), block

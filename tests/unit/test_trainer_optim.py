@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -53,7 +53,9 @@ def test_warmup_rises_linearly_then_the_schedule_starts_at_its_peak(schedule: st
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_beyond_the_planned_updates_the_final_rate_stays(schedule: str) -> None:
+def test_beyond_the_planned_updates_the_final_rate_stays(
+    schedule: Literal["linear", "cosine"],
+) -> None:
     settings = TrainSettings(learning_rate=1.0, final_learning_rate=0.25, schedule=schedule)
     at = optim.factor(settings, 10)
     assert [at(10), at(11), at(1000)] == pytest.approx([0.25] * 3)

@@ -34,6 +34,7 @@ def test_the_gradient_does_not_depend_on_the_threads() -> None:
             torch.set_num_threads(threads)
             x_TF = torch.zeros(50, 64, requires_grad=True)
             take(x_TF, index_N).backward(push_NF)
+            assert x_TF.grad is not None
             found.append(x_TF.grad)
     finally:
         torch.set_num_threads(before)

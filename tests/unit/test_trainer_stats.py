@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ ROWS = [  # π, μ, A, w, entropy
 ]
 
 
-def summary(here: World, parts: list[list[tuple[float, ...]]]) -> dict[str, float]:
+def summary(here: World, parts: Sequence[Sequence[tuple[float, ...]]]) -> dict[str, float]:
     stats = TokenStats(here)
     for part in parts:
         columns = torch.tensor(part, dtype=torch.float64).reshape(-1, 5).T

@@ -78,10 +78,21 @@ def require_gradient(
     return metrics
 
 
+Formulas = dict[str, Callable[[float], float]]
+
+
 def test_the_estimators_are_their_formulas_and_so_are_their_gradients() -> None:
     d = [-19.0, -3.0, -0.5, -1e-6, 0.0, 1e-6, 0.5, 3.0, 19.0]
-    value = {"k1": lambda x: x, "k2": lambda x: x * x / 2, "k3": lambda x: math.expm1(-x) + x}
-    slope = {"k1": lambda x: 1.0, "k2": lambda x: x, "k3": lambda x: -math.expm1(-x)}
+    value: Formulas = {
+        "k1": lambda x: x,
+        "k2": lambda x: x * x / 2,
+        "k3": lambda x: math.expm1(-x) + x,
+    }
+    slope: Formulas = {
+        "k1": lambda x: 1.0,
+        "k2": lambda x: x,
+        "k3": lambda x: -math.expm1(-x),
+    }
     for kl, formula in value.items():
         logp_T = torch.tensor([-1.0 + x for x in d], dtype=torch.float64, requires_grad=True)
         k_T = terms.divergence(kl, logp_T, torch.full_like(logp_T, -1.0))

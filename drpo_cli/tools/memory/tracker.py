@@ -35,7 +35,7 @@ PART_OF = {
 }
 
 
-class Peaks(FSDPMemTracker):  # type: ignore[no-untyped-call]  # torch's __init_subclass__
+class Peaks(FSDPMemTracker):
     """Tracks a sharded model and its optimizer. `peaks`: the parts at each stretch's peak."""
 
     def __init__(self, model: nn.Module, optimizer: Optimizer | None):
@@ -137,4 +137,4 @@ def _on_gradient(hidden: Tensor, done: Callable[[], None]) -> None:
         done()
 
     if hidden.requires_grad:
-        hidden.register_hook(hook)  # type: ignore[no-untyped-call]
+        hidden.register_hook(hook)
