@@ -42,15 +42,21 @@ class Plan:
         return math.ceil(self.sequences_per_update_per_rank / fit)
 
 
-def make_plan(spec: Spec, world: int) -> Plan:
-    """Works out the plan of `spec` on `world` processes.
+def check_plan(spec: Spec, world: int) -> int | None:
+    """Checks that `spec` can run on `world` processes; returns the model's longest sequence.
 
-    Raises SpecError when the work does not divide over the processes, or when the model folder
-    is missing, is not a model, or has too short a context.
+    That is None where it is not known yet. Raises SpecError when the work does not divide over the
+    processes, or when the model folder is missing, is not a model, or has too short a context.
     """
     limit, wrong = _read_context_limit(spec)
     if found := [*_divides(spec, world), *wrong, *_context_fits(spec, limit)]:
         raise spec.source.error(found)
+    return limit
+
+
+def make_plan(spec: Spec, world: int) -> Plan:
+    """Works out the plan of `spec` on `world` processes. Raises SpecError as `check_plan` does."""
+    limit = check_plan(spec, world)
     rollout, updates = spec.rollout.config, spec.train.updates_per_rollout
     prompts, samples = rollout.prompts_per_step, rollout.samples_per_prompt
     per_rank = prompts // world * samples

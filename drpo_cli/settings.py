@@ -263,7 +263,8 @@ class RewardSettings(Settings):
     concurrency: Count = 16
     """Calls that run at the same time in each process, for an async reward."""
     tries: Count = 2
-    """How many times a call that raises is made before it has failed; a timeout is not retried."""
+    """The number of attempts for a call that raises, until it counts as failed; a timeout is not
+    retried."""
     on_error: Literal["stop", "zero", "skip_sample"] = "stop"
     """What a failed call does: `stop` ends the run; `zero` counts as 0 in the total; `skip_sample`
     leaves its samples out of advantages and losses. Every failure is counted, and recorded in full

@@ -15,7 +15,7 @@ from typing import Any, get_args
 import typer
 
 MOST_BYTES = 1_000_000
-"""A larger TOML file is not read: it is no spec."""
+"""A larger TOML file is not read: it cannot be a spec."""
 
 
 def templates(incomplete: str) -> list[tuple[str, str]]:

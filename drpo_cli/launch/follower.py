@@ -6,7 +6,7 @@ Unblocked by  the launcher, which closes its side of the socket when the run has
 Produces      the trackers' runs, `trackers/NAME/state.json`, `logs/tracker-NAME.log`, and over the
               socket how each tracker ended
 
-The run knows nothing of it and never waits for it. Each tracker has a fork of this process: its
+The run does not depend on it and never waits for it. Each tracker has a fork of this process: its
 client may hang, crash, or have global state (the current run of wandb, the folder of trackio), and
 the other trackers must not notice. Once the run has ended, a tracker has its `finish_s` seconds;
 then it is killed with everything that its client started. A step is never sent twice: a resumed
@@ -22,7 +22,6 @@ import select
 import socket
 import sys
 import time
-import tomllib
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
@@ -38,6 +37,7 @@ from drpo_cli.runs.alerts import Watch
 from drpo_cli.runs.events import say_if_room
 from drpo_cli.runs.folder import RunFolder, write_whole
 from drpo_cli.runs.records import Tail
+from drpo_cli.runs.spec import read_spec
 from drpo_cli.trackers import TrackedRun, Tracker, flatten
 
 POLL_S = 0.5
@@ -72,11 +72,6 @@ class State:
     def write(self, folder: Path) -> None:
         """Replaces the file in one move."""
         write_whole(folder / "state.json", json.dumps(asdict(self)))
-
-
-def read_spec(folder: RunFolder) -> dict[str, Any]:
-    """The run's resolved spec as tables; loads none of its plugins."""
-    return tomllib.loads(folder.spec.read_text(encoding="utf-8"))
 
 
 def list_trackers(spec: Mapping[str, Any]) -> list[dict[str, Any]]:

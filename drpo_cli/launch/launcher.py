@@ -29,7 +29,7 @@ from drpo_cli.launch import launch_log
 from drpo_cli.launch.failures import Failures
 from drpo_cli.launch.monitor import Monitor, divert_output
 from drpo_cli.launch.tracking import follow_run
-from drpo_cli.plan import Plan, make_plan
+from drpo_cli.plan import Plan, check_plan, make_plan
 from drpo_cli.plugins import Selected
 from drpo_cli.runs import checkpoints as saved
 from drpo_cli.runs import versions as installed
@@ -75,8 +75,8 @@ def prepare(spec: Spec, resume: bool, world: int) -> RunFolder:
     Raises UserError when the run is finished, in use, or unfinished without `resume`.
     """
     require_clients(spec.tracker)
-    plan = make_plan(spec, world)
-    folder = RunFolder(plan.run_folder)
+    check_plan(spec, world)  # before the model is prepared, which may take a while
+    folder = RunFolder(spec.run.folder / spec.run.name)
     _require_usable(folder, spec, resume)
     prepare_model(spec.model)
     plan = make_plan(spec, world)

@@ -14,9 +14,10 @@ from typing import Any
 from drpo_cli import processes
 from drpo_cli.errors import UserError
 from drpo_cli.launch import launch_log
-from drpo_cli.launch.follower import State, list_trackers, read_spec
+from drpo_cli.launch.follower import State, list_trackers
 from drpo_cli.runs.folder import RunFolder
 from drpo_cli.runs.records import Tail
+from drpo_cli.runs.spec import read_spec
 
 QUIET_S = 2.0  # a longer wait is announced
 GRACE_S = 5.0  # for the follower to kill what is late and to report it

@@ -50,7 +50,7 @@ def read_spec(folder: RunFolder) -> dict[str, Any]:
 
 
 def read_steps(folder: RunFolder) -> int | None:
-    """Reads how many steps the run is to take; None where the spec does not say."""
+    """Reads how many steps the run should take; None where the spec does not say."""
     try:
         return find_steps(read_spec(folder))
     except UserError:

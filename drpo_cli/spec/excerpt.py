@@ -51,7 +51,7 @@ def count(errors: Sequence[Diagnostic], warnings: Sequence[Diagnostic], name: st
 
 
 def _print(console: Console, text: Text) -> None:
-    # One line per problem where the output is no terminal, so that tools can read lines.
+    # One line per problem where the output is not a terminal, so that tools can read lines.
     if console.is_terminal:
         console.print(text, overflow="fold")
     else:

@@ -160,7 +160,7 @@ def _key_twice(text: str, start: int, table: KeyPath) -> Problem:
 
 
 def _broken_pair(text: str, error: tomli.TOMLDecodeError) -> Problem:
-    """What is wrong with a statement that is to be a key and its value."""
+    """Explains what is wrong with a statement that should be a key and its value."""
     line = _line(text, 0)
     found = _KEY_OF_PAIR.match(text)
     if found is None:

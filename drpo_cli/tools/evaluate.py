@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -12,8 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from drpo_cli import processes
-from drpo_cli.errors import EXIT_USER_ERROR, UserError
+from drpo_cli.errors import UserError
 from drpo_cli.evaluate import compare
 from drpo_cli.evaluate.metrics import Evaluation, summarise
 from drpo_cli.plan import make_plan
@@ -23,6 +21,7 @@ from drpo_cli.spec import load
 from drpo_cli.step import build as assemble
 from drpo_cli.step import checkpoint
 from drpo_cli.step.evaluate import eval_sampling, held_out_results
+from drpo_cli.tools.own_process import answer, run_apart
 
 
 def evaluate(
@@ -67,8 +66,8 @@ def score_targets(
         for i, target in enumerate(targets):
             begin(target)
             model = _prepare_model(Path(target), Path(scratch) / str(i))
-            out = Path(scratch) / f"{i}.json"
-            found[target] = _in_own_process(spec_path, model, samples, out)
+            text = run_apart("drpo_cli.tools.evaluate", spec_path, model, samples or "")
+            found[target] = Evaluation.from_json(text)
     return found
 
 
@@ -86,28 +85,8 @@ def score(spec_path: Path, model: Path, samples: int | None) -> Evaluation:
     return summarise(results, spec.eval.threshold, unscored)
 
 
-def _in_own_process(spec_path: Path, model: Path, samples: int | None, out: Path) -> Evaluation:
-    # An engine does not free everything when it closes, so each target gets a fresh process.
-    log = Path(tempfile.gettempdir()) / f"drpo-eval-{os.getpid()}.log"
-    own = [spec_path, model, out, *([samples] if samples else [])]
-    code = processes.run(processes.python("drpo_cli.tools.evaluate", *own), log=log)
-    if code == EXIT_USER_ERROR:
-        raise UserError(out.read_text())
-    if code:
-        raise RuntimeError(f"scoring {model} ended with code {code}; its log is {log}")
-    log.unlink()
-    return Evaluation.from_json(out.read_text())
-
-
-def _main(spec_path: str, model: str, out: str, samples: str = "") -> int:
-    """Scores one target in this process; writes the evaluation, or the user's mistake, to `out`."""
-    try:
-        found = score(Path(spec_path), Path(model), int(samples) if samples else None)
-    except UserError as error:
-        Path(out).write_text(str(error))
-        return EXIT_USER_ERROR
-    Path(out).write_text(found.to_json())
-    return 0
+def _main(spec_path: str, model: str, samples: str = "") -> str:
+    return score(Path(spec_path), Path(model), int(samples) if samples else None).to_json()
 
 
 def _find_spec(targets: Sequence[str]) -> Path:
@@ -136,4 +115,4 @@ def _prepare_model(target: Path, scratch: Path) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(_main(*sys.argv[1:]))
+    sys.exit(answer(_main))

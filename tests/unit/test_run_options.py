@@ -110,6 +110,15 @@ def test_evaluation_scores_truncated_responses_as_the_rewards_do(folder: Path) -
         assert first["trained_tokens"] == tokens - left_out
 
 
+def test_dynamic_sampling_filters_on_scores_before_overlong_shaping(folder: Path) -> None:
+    """Every response scores 0.5; shaping alone makes the groups differ, and teaches nothing new."""
+    tiny_model(folder / "model", eos_token_id=ENDS)
+    shaped = ("train.overlong=soft", "rollout.dynamic_sampling_rounds=2", "run.steps=1")
+    metrics, _ = run(folder, "shaped", *shaped)
+    assert metrics[1]["reward_std"] > 0  # the scores that training saw do differ
+    assert (metrics[1]["sampling_rounds"], metrics[1]["missing_groups"]) == (3, 4)
+
+
 def test_a_step_whose_responses_are_all_left_out_is_shown_and_survived(folder: Path) -> None:
     tiny_model(folder / "model", eos_token_id=NEVER)
     metrics, shown = run(folder, "mask", "train.overlong=mask")

@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import tomli
-
 from drpo_cli.errors import UserError
 from drpo_cli.plan import make_plan
 from drpo_cli.plugins import Selected
 from drpo_cli.runs import checkpoints as saved
 from drpo_cli.runs.folder import RunFolder
+from drpo_cli.runs.metrics import flatten
 from drpo_cli.runs.records import read
-from drpo_cli.spec import Spec, SpecError, dump, load
+from drpo_cli.spec import Spec, SpecError, load
+from drpo_cli.spec.dumping import document
 from drpo_cli.tools.compare.grid import Cell, run_name
 
 MOST_SHOWN = 5
@@ -150,7 +150,7 @@ def evaluation_settings(spec: Spec) -> dict[str, Any]:
 
 def describe_differences(there: Spec, here: Spec) -> str:
     """The keys in which two specs differ, with both values."""
-    was, now = (_flatten(tomli.loads(dump(spec))) for spec in (there, here))
+    was, now = (dict(flatten(document(spec))) for spec in (there, here))
     keys = [key for key in {**was, **now} if was.get(key) != now.get(key)]
     shown = [f"{k} is {was.get(k)!r} there, {now.get(k)!r} here" for k in keys[:MOST_SHOWN]]
     return ", ".join([*shown, *(["…"] if len(keys) > MOST_SHOWN else [])])
@@ -174,16 +174,6 @@ def _find_other_run(job: Job) -> list[str]:
     return [
         f"{job.folder.path}: has a run of another spec: {describe_differences(there, job.spec)}"
     ]
-
-
-def _flatten(value: Any, key: str = "") -> dict[str, Any]:
-    if isinstance(value, Mapping):
-        parts = [_flatten(inner, f"{key}.{name}".lstrip(".")) for name, inner in value.items()]
-    elif isinstance(value, list) and value and isinstance(value[0], Mapping):
-        parts = [_flatten(inner, f"{key}[{i}]") for i, inner in enumerate(value)]
-    else:
-        return {key: value}
-    return {name: inner for part in parts for name, inner in part.items()}
 
 
 def _list_by_cell(problems: Mapping[str, Sequence[str]], cells: int) -> list[str]:

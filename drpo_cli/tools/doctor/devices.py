@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 
+from drpo_cli import processes
 from drpo_cli.tools.doctor.findings import Finding, ok, warning, wrong
 from drpo_cli.tools.doctor.probe import Answer
 
@@ -55,14 +55,9 @@ def driver_version() -> str | None:
     """The version of NVIDIA's driver; None without a driver or without a GPU."""
     if shutil.which("nvidia-smi") is None:
         return None
-    done = subprocess.run(
-        ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
-        capture_output=True,
-        text=True,
-        timeout=NVIDIA_SMI_S,
-        check=False,
-    )
-    lines = done.stdout.split() if done.returncode == 0 else []
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    done = processes.capture(query, seconds=NVIDIA_SMI_S)
+    lines = done.out.split() if done.code == 0 else []
     return lines[0] if lines else None
 
 

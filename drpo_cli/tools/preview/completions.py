@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from drpo_cli.data.pipeline.prompts import Prompts
 from drpo_cli.data.pipeline.rows import Row, Source, name_sources, open_sources
-from drpo_cli.errors import EXIT_USER_ERROR, UserError
+from drpo_cli.errors import UserError
 from drpo_cli.plan import make_plan
 from drpo_cli.rewards.grading.contract import Reward
 from drpo_cli.rollout.engine.protocol import sample_groups
@@ -28,6 +27,7 @@ from drpo_cli.settings import ModelSettings, SourceSettings
 from drpo_cli.spec import Spec, load
 from drpo_cli.step import build
 from drpo_cli.step.sample import train_sampling
+from drpo_cli.tools.own_process import answer, run_apart
 from drpo_cli.types import Group, Prompt, Rollout
 
 SEARCHED = 1000
@@ -176,19 +176,10 @@ def sample_in_process(spec: Spec, overrides: Sequence[str], prompts: int) -> lis
 
     Raises UserError for a user's mistake that this process finds.
     """
+    lines = run_apart("drpo_cli.tools.preview.completions", spec.path, prompts, *overrides)
     with tempfile.TemporaryDirectory(prefix="drpo-generate-") as scratch:
         out = Path(scratch) / "samples.jsonl"
-        arguments = [str(spec.path), str(out), str(prompts), *overrides]
-        command = [sys.executable, "-m", "drpo_cli.tools.preview.completions", *arguments]
-        with tempfile.NamedTemporaryFile(
-            prefix="drpo-generate-", suffix=".log", delete=False
-        ) as log:
-            done = subprocess.run(command, stdout=log, stderr=log, check=False)
-        if done.returncode == EXIT_USER_ERROR:
-            raise UserError(out.read_text())
-        if done.returncode:
-            raise RuntimeError(f"sampling ended with code {done.returncode}; its log: {log.name}")
-        Path(log.name).unlink()
+        out.write_text(lines, encoding="utf-8")
         return read_groups(out, rewards_of_sources(spec))
 
 
@@ -209,20 +200,15 @@ def sample(spec_path: Path, overrides: Sequence[str], prompts: int) -> list[Grou
     return groups_P
 
 
-def _main(spec_path: str, out: str, prompts: str, *overrides: str) -> int:
-    try:
-        groups_P = sample(Path(spec_path), overrides, int(prompts))
-    except UserError as error:
-        Path(out).write_text(str(error))
-        return EXIT_USER_ERROR
+def _main(spec_path: str, prompts: str, *overrides: str) -> str:
+    groups_P = sample(Path(spec_path), overrides, int(prompts))
     lines = [
         {"group": index, **as_line(group, i)}  # a short source serves a prompt more than once
         for index, group in enumerate(groups_P)
         for i in range(len(group.rollouts_G))
     ]
-    Path(out).write_text("".join(json.dumps(line, default=str) + "\n" for line in lines))
-    return 0
+    return "".join(json.dumps(line, default=str) + "\n" for line in lines)
 
 
 if __name__ == "__main__":
-    sys.exit(_main(*sys.argv[1:]))
+    sys.exit(answer(_main))
