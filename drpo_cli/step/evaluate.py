@@ -48,7 +48,7 @@ def held_out_results(
     given. Raises UserError if a reward failed in a way that ends the run.
     """
     batch = grader.begin_totals(prompts_P, sampling.samples)
-    groups_P = sample_groups(engine, prompts_P, sampling, batch.finished)
+    groups_P = sample_groups(engine, prompts_P, sampling, batch.add)
     scores_P = score(batch, quarantine, step).scores_P
     return problem_results(groups_P, scores_P), sum(len(s.skipped) for s in scores_P)
 

@@ -33,7 +33,7 @@ def sample(r: Run, step: int, round_: int) -> tuple[list[Group], Batch]:
     key = (step, r.world.rank, *([round_] if round_ else []))
     sampling, prompts_P = train_sampling(r.spec, *key), r.data.stream.next()
     batch = r.grader.begin(prompts_P, sampling.samples, step)
-    return sample_groups(r.engine, prompts_P, sampling, batch.finished), batch
+    return sample_groups(r.engine, prompts_P, sampling, batch.add), batch
 
 
 def score(batch: Batch, quarantine: Records | None, step: int) -> Graded:
@@ -41,7 +41,7 @@ def score(batch: Batch, quarantine: Records | None, step: int) -> Graded:
 
     Raises UserError if a reward failed in a way that ends the run.
     """
-    graded = batch.graded()
+    graded = batch.wait()
     if graded.quarantine and quarantine is not None:
         quarantine.extend({"step": step, **record} for record in graded.quarantine)
     if graded.fatal is not None:

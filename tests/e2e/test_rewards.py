@@ -156,14 +156,14 @@ def graded_meanwhile(engine: EngineProtocol, folder: Path, busy: Callable[[], bo
         batch = grader.begin(PROMPTS, SAMPLING.samples, step=1)
 
         def finished(at: int, sample: int, rollout: Rollout) -> None:
-            batch.finished(at, sample, rollout)
+            batch.add(at, sample, rollout)
             if not order:
                 wait_until(lambda: numbers_in(called) == [1], "it waits for the others")
                 assert busy()
             order.append((at, sample, rollout))
 
         groups_P = sample_groups(engine, PROMPTS, SAMPLING, finished)
-        assert batch.graded().usage["fn"].calls == 16
+        assert batch.wait().usage["fn"].calls == 16
     assert list(engine.generate([p.token_ids for p in PROMPTS], SAMPLING)) == order
     assert {(at, sample): rollout for at, sample, rollout in order} == {
         (at, sample): rollout

@@ -214,11 +214,11 @@ def test_who_is_due_when(own: Own) -> None:
         due = {}
         for step in range(1, 7):
             batch = grader.begin([one.prompt], 1, step)
-            batch.finished(0, 0, one.rollouts_G[0])
-            due[step] = set(batch.graded().scores_P[0].by_reward)
+            batch.add(0, 0, one.rollouts_G[0])
+            due[step] = set(batch.wait().scores_P[0].by_reward)
         batch = grader.begin_totals([one.prompt], 1)
-        batch.finished(0, 0, one.rollouts_G[0])
-        (totals,) = batch.graded().scores_P
+        batch.add(0, 0, one.rollouts_G[0])
+        (totals,) = batch.wait().scores_P
         assert len(grader.score([one]).scores_P[0].by_reward) == 4
     usual = {"counts", "always", "gate"}
     assert due == {step: usual | ({"metric"} if step % 3 == 0 else set()) for step in range(1, 7)}
@@ -254,8 +254,8 @@ def test_the_same_scores_in_whatever_order_samples_finish(
     groups_P = [group(*(f"{p}{s}" for s in range(3)), id=f"own/{p}") for p in range(3)]
     batch = drawing.begin([one.prompt for one in groups_P], 3, step=1)
     for at, sample in order:
-        batch.finished(at, sample, groups_P[at].rollouts_G[sample])
-    assert batch.graded().scores_P == drawing.score(groups_P).scores_P
+        batch.add(at, sample, groups_P[at].rollouts_G[sample])
+    assert batch.wait().scores_P == drawing.score(groups_P).scores_P
 
 
 def test_samples_are_scored_before_the_last_one_is_there(own: Own, tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_samples_are_scored_before_the_last_one_is_there(own: Own, tmp_path: Pat
     one = group("1", "2")
     with Grader([own(source)]) as grader:
         batch = grader.begin([one.prompt], 2, step=1)
-        batch.finished(0, 0, one.rollouts_G[0])
+        batch.add(0, 0, one.rollouts_G[0])
         wait_until(lambda: numbers_in(seen) == [1], "the first sample waits for the second")
-        batch.finished(0, 1, one.rollouts_G[1])
-        assert batch.graded().scores_P[0].total_G == (1.0, 1.0)
+        batch.add(0, 1, one.rollouts_G[1])
+        assert batch.wait().scores_P[0].total_G == (1.0, 1.0)

@@ -12,7 +12,7 @@ from drpo_cli import plugins
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected
 from drpo_cli.rewards.grading import pool
-from drpo_cli.rewards.grading.contract import prepared
+from drpo_cli.rewards.grading.contract import prepare_all
 from drpo_cli.rewards.grading.grader import Grader
 from drpo_cli.settings import RewardSettings
 from support.rewards import HEAD, Own, graded, group, numbers_in
@@ -219,7 +219,7 @@ def test_what_nobody_can_call_is_refused_before_anything_runs(
     own: Own, source: str, said: str
 ) -> None:
     with pytest.raises(UserError, match=r"reward 'fn'.*" + said):
-        prepared([own(source)])
+        prepare_all([own(source)])
 
 
 def test_two_rewards_of_one_name(own: Own) -> None:

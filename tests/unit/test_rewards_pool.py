@@ -61,7 +61,7 @@ def test_nothing_is_left_of_a_closed_grader(own: Own, tmp_path: Path, raises: bo
     before, pids = set(descendants()), tmp_path / "pids"
     with suppress(KeyboardInterrupt), Grader([own(FAMILY)]) as grader:
         batch = grader.begin([group("x", pids=str(pids)).prompt], 1, step=1)
-        batch.finished(0, 0, group("x").rollouts_G[0])
+        batch.add(0, 0, group("x").rollouts_G[0])
         wait_until(lambda: len(numbers_in(pids)) == 2, "the reward was never called")
         mine = set(descendants()) - before
         assert set(numbers_in(pids)) <= mine
@@ -186,15 +186,15 @@ def test_a_server_that_dies_leaves_nobody_waiting(own: Own, tmp_path: Path, idle
         if idle:
             grader.score([group("a")])
         else:
-            batch.finished(0, 0, group("a").rollouts_G[0])
-            batch.finished(0, 1, group("b").rollouts_G[0])
+            batch.add(0, 0, group("a").rollouts_G[0])
+            batch.add(0, 1, group("b").rollouts_G[0])
             wait_until(lambda: len(numbers_in(pids)) == 2, "the reward was never called")
         (server,) = {child.pid for child in psutil.Process().children()} - before
         os.kill(server, signal.SIGKILL)
         with pytest.raises(UserError, match="the rewards' process ended with code -9: killed from"):
             while True:
-                batch.finished(0, 2, group("c").rollouts_G[0])
-                found = batch.graded()
+                batch.add(0, 2, group("c").rollouts_G[0])
+                found = batch.wait()
                 if found.fatal is not None:
                     raise UserError(found.fatal)
     for pid in numbers_in(pids):  # what the worker started outlives a server that was killed

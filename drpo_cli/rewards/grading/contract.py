@@ -110,7 +110,7 @@ class Reward:
         return {name: value for name, value in (shared | own).items() if name in self.asks}
 
 
-def prepared(selected: Sequence[Selected[RewardSettings]]) -> list[Reward]:
+def prepare_all(selected: Sequence[Selected[RewardSettings]]) -> list[Reward]:
     """Checks the rewards of a spec without calling them.
 
     Raises UserError for a reward that cannot be called, and for two rewards with one name.

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected
-from drpo_cli.rewards.grading.contract import Call, Reward, prepared
+from drpo_cli.rewards.grading.contract import Call, Reward, prepare_all
 from drpo_cli.rewards.grading.pool import Pool
 from drpo_cli.rewards.grading.score import Failure, Outcome, ReadyReward, short
 from drpo_cli.settings import RewardSettings
@@ -93,7 +93,7 @@ class Grader:
     def __init__(
         self, selected: Sequence[Selected[RewardSettings]], forgiving: bool = False
     ) -> None:
-        self.rewards = prepared(selected)
+        self.rewards = prepare_all(selected)
         self.forgiving = forgiving
         self._worked: set[str] = set()
         self._inline = {r.name: ReadyReward(r) for r in self.rewards if r.inline}
@@ -137,8 +137,8 @@ class Grader:
         batch = self._batch(self.rewards, prompts_P, [len(g.rollouts_G) for g in groups_P])
         for at, group in enumerate(groups_P):
             for sample, rollout in enumerate(group.rollouts_G):
-                batch.finished(at, sample, rollout)
-        return batch.graded()
+                batch.add(at, sample, rollout)
+        return batch.wait()
 
     def _batch(
         self, due: Sequence[Reward], prompts_P: Sequence[Prompt], sizes_P: Sequence[int]
@@ -180,7 +180,7 @@ class Batch:
         self._usage = {reward.name: Usage() for reward in due}
         self._failed: list[tuple[_Asked, Outcome]] = []
 
-    def finished(self, at: int, sample: int, rollout: Rollout) -> None:
+    def add(self, at: int, sample: int, rollout: Rollout) -> None:
         """Takes a rollout of prompt `at`, and calls every reward that waits for nothing else."""
         prompt, rollouts_G = self._prompts_P[at], self._rollouts_PG[at]
         rollouts_G[sample] = rollout
@@ -195,7 +195,7 @@ class Batch:
                 for i, one in enumerate(whole):
                     self._call(reward, at, reward.sample_call(prompt, i, one, whole))
 
-    def graded(self) -> Graded:
+    def wait(self) -> Graded:
         """Waits for all outcomes, or for a failure that ends the run."""
         fatal = None
         for future in as_completed(self._asked):

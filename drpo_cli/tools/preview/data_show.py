@@ -15,7 +15,7 @@ from rich.text import Text
 
 from drpo_cli.data.pipeline.stream import Data, PromptStream
 from drpo_cli.plan import Plan, make_plan
-from drpo_cli.rewards.grading.contract import prepared
+from drpo_cli.rewards.grading.contract import prepare_all
 from drpo_cli.spec import Spec, load
 from drpo_cli.step import build
 from drpo_cli.tools.preview.completions import load_tokenizer
@@ -40,7 +40,7 @@ def show(spec_path: Path, overrides: Sequence[str], shown: int) -> None:
     spec = load(spec_path, overrides)
     for warning in spec.warnings:
         sys.stderr.write(f"warning: {warning}\n")
-    names = [reward.name for reward in prepared(spec.reward)]
+    names = [reward.name for reward in prepare_all(spec.reward)]
     encoder = load_tokenizer(spec.model)
     plan = make_plan(spec, world=1)  # reads the context length from the model folder
     data = build.data(plan, encoder, rank=0)

@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from drpo_cli.errors import EXIT_RUN_FAILED, UserError
-from drpo_cli.rewards.grading.contract import Reward, prepared
+from drpo_cli.rewards.grading.contract import Reward, prepare_all
 from drpo_cli.rewards.grading.grader import Grader
 from drpo_cli.spec import Spec, load
 from drpo_cli.tools.preview import completions, reward_tables, scores
@@ -42,7 +42,7 @@ def try_rewards(
     spec = load(spec_path, overrides)
     for warning in spec.warnings:
         sys.stderr.write(f"warning: {warning}\n")
-    rewards = prepared(spec.reward)  # reports a reward that cannot be called before sampling
+    rewards = prepare_all(spec.reward)  # reports a reward that cannot be called before sampling
     console = make_console()
     if samples is not None:
         origin = str(samples)
