@@ -13,8 +13,9 @@ import pytest
 from drpo_cli import plugins
 from drpo_cli.errors import UserError
 from drpo_cli.tools.explain import curves, figure, terminal
-from drpo_cli.tools.explain.command import MU, explain, read_mu, read_variant, read_variants
+from drpo_cli.tools.explain.command import explain
 from drpo_cli.tools.explain.curves import Panel
+from drpo_cli.tools.explain.request import MU, read_mu, read_variant, read_variants
 from support.command import drpo
 
 DRPO = "drpo:delta=0.2"

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from drpo_cli.errors import UserError
-from drpo_cli.tools.explain.command import Variant
+from drpo_cli.tools.explain.request import Variant
 from drpo_cli.types import Tokens
 
 Array = NDArray[np.float64]
