@@ -38,14 +38,18 @@ def test_a_reward_that_raises_on_one_of_two_ranks(small: Path) -> None:
         ("async def bad(completion): return float('nan')", r"sample \d \('.*'\): returned nan"),
         ("def bad(completions) -> list[float]: return [1.0]", "returned 1 scores for . samples"),
         ("import os\ndef bad(completion): os._exit(1)", r"sample \d .*: its process died: "),
-        ("class bad:\n  def __init__(self): {}['key']\n  def __call__(self): return 1.0",
-         r"reward 'bad': its set-up failed: KeyError: 'key' \(.*rewards.py:2 in __init__\)"),
-        ("def inner(): return 1 / 0\ninner()\ndef bad(completion): ...",
-         r"ZeroDivisionError: .* \(.*rewards.py:2 in <module> → .*rewards.py:1 in inner\)"),
+        (
+            "class bad:\n  def __init__(self): {}['key']\n  def __call__(self): return 1.0",
+            r"reward 'bad': its set-up failed: KeyError: 'key' \(.*rewards.py:2 in __init__\)",
+        ),
+        (
+            "def inner(): return 1 / 0\ninner()\ndef bad(completion): ...",
+            r"ZeroDivisionError: .* \(.*rewards.py:2 in <module> → .*rewards.py:1 in inner\)",
+        ),
         ("def bad(completion) return 1", r"rewards.py:1: expected ':'"),
         ("def bad(reply): ...", "reward 'bad' asks for 'reply'; rewards get: answer, completion, "),
     ],
-)  # fmt: skip
+)
 def test_a_broken_reward(small: Path, source: str, expected: str) -> None:
     (small.parent / "rewards.py").write_text(source)
     said = message(small, "--set", 'reward[0]={type="./rewards.py:bad"}')

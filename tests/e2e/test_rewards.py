@@ -39,9 +39,17 @@ def inner(completion):
 TOLERANT = 'reward=[{type="./rewards.py:fn", timeout_s=2.0, on_error="skip_sample"}, '
 TOLERANT += '{type="./rewards.py:length", weight=0.0}]'
 LARGER = (
-    "--set", TOLERANT, "--set", "run.steps=4", "--set", "rollout.prompts_per_step=8",
-    "--set", "rollout.samples_per_prompt=8", "--set", "checkpoint.every=2",
-)  # fmt: skip
+    "--set",
+    TOLERANT,
+    "--set",
+    "run.steps=4",
+    "--set",
+    "rollout.prompts_per_step=8",
+    "--set",
+    "rollout.samples_per_prompt=8",
+    "--set",
+    "checkpoint.every=2",
+)
 
 
 def hangs(completion: str) -> bool:

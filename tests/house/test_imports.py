@@ -37,9 +37,24 @@ ROOMS = next(row for row in ORDER if "trainer" in row)
 NOT_FOR_ROOMS = {"spec", "plan"}
 
 HEAVY = (
-    "torch", "transformers", "vllm", "datasets", "scipy", "reasoning_gym", "math_verify", "openai",
-    "httpx", "tenacity", "jinja2", "pyarrow", "psutil", "tensorboard", "wandb", "mlflow", "trackio",
-)  # fmt: skip
+    "torch",
+    "transformers",
+    "vllm",
+    "datasets",
+    "scipy",
+    "reasoning_gym",
+    "math_verify",
+    "openai",
+    "httpx",
+    "tenacity",
+    "jinja2",
+    "pyarrow",
+    "psutil",
+    "tensorboard",
+    "wandb",
+    "mlflow",
+    "trackio",
+)
 LIGHT = [
     "drpo_cli.cli",
     "drpo_cli.api",

@@ -24,7 +24,8 @@ INSTEAD = {
     r"\bwhat (it|they|he) (is|are|was|were) given\b": "its input, the arguments",
     r"\bas far as\b": "as much as, up to",
     r"\b(times?|floats?|bytes|seconds|tokens|lines?|files?|calls?|one|number|process(es)?)"
-    r" an? (?:response |input |decoder )?(token|rank|step|sample|prompt|row|layer|update|call|device|folder)\b": "per",
+    r" an? (?:response |input |decoder )?"
+    r"(token|rank|step|sample|prompt|row|layer|update|call|device|folder)\b": "per",
     r"\bmend(s|ed|ing)?\b": "fix",
     r"\bleaves? word\b|\bleft word\b": "records, reports",
     r"\bis told\b|\bare told\b|\bto be told\b": "gets, is shown",

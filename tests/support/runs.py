@@ -39,12 +39,17 @@ def metrics(step: int, **more: object) -> dict[str, Any]:
         "skipped_samples": 0,
         "skipped_updates": 0,
         "seconds": {
-            "rollout": 4.0, "reward": 1.0, "train": 3.0, "sync": 1.0, "evaluate": 1.0, "step": 10.0,
+            "rollout": 4.0,
+            "reward": 1.0,
+            "train": 3.0,
+            "sync": 1.0,
+            "evaluate": 1.0,
+            "step": 10.0,
         },
         "tokens_per_second": {"rollout": 9000.0, "train": 8000.0},
         "peak_memory_gib": 1.5,
         **more,
-    }  # fmt: skip
+    }
 
 
 def sample(step: int, reward: float | None, completion: str, prompt: str = "12+34=") -> object:

@@ -166,11 +166,15 @@ def test_both_themes_follow_the_system_and_the_button(
 
 def test_what_a_model_wrote_is_text_and_never_runs(chromium: Any, tmp_path: Path) -> None:
     hostile = [
-        "<script>alert(1)</script>", "</script><script>alert(2)</script>",
-        "<img src=x onerror=alert(3)>", '"><svg onload=alert(4)>',
-        "\u202ertl \u2066bidi\u2069 \x00\x08\x1b[31m \ud800 \u2028", "{{7*7}}",
-        "$$\\href{javascript:alert(5)}{x}$$", "@step{safe}",
-    ]  # fmt: skip
+        "<script>alert(1)</script>",
+        "</script><script>alert(2)</script>",
+        "<img src=x onerror=alert(3)>",
+        '"><svg onload=alert(4)>',
+        "\u202ertl \u2066bidi\u2069 \x00\x08\x1b[31m \ud800 \u2028",
+        "{{7*7}}",
+        "$$\\href{javascript:alert(5)}{x}$$",
+        "@step{safe}",
+    ]
     names = hostile[:4] + hostile[5:]
     run = run_folder(tmp_path / "a<script>alert(6)<", dict.fromkeys(names, 1.0))
     run.spec.write_text(f"# {hostile[0]}\n" + run.spec.read_text())
@@ -240,8 +244,10 @@ def test_several_runs_in_one_page(chromium: Any, tmp_path: Path) -> None:
         assert page.locator(".verdict").count() == 3
         held_out = page.locator("figure:has(#chart-held-out)")
         assert [b.split()[0] for b in held_out.locator("button").all_inner_texts()] == [
-            "base", "better", "third"
-        ] * 2  # fmt: skip
+            "base",
+            "better",
+            "third",
+        ] * 2
         swatches = "nodes => [...new Set(nodes.map((node) => node.style.background))]"
         own = page.locator(".verdict .swatch").evaluate_all(swatches)
         assert own == held_out.locator(".swatch").evaluate_all(swatches) and len(own) == 3

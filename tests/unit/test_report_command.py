@@ -120,7 +120,7 @@ def test_where_the_page_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("runs/a", "runs", "--out runs is a folder"),
         ("runs/a", "no/such.html", "--out no/such.html: the folder no does not exist; create it"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_run_or_no_place_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: str, out: str | None, expected: str
 ) -> None:

@@ -115,8 +115,9 @@ def test_forgiving_stops_for_nothing_and_skips(own: Own) -> None:
     found = graded([broken, metric], [group("a", "b")], forgiving=True)
     assert found.fatal is None and found.scores_P[0].skipped == {0, 1}
     found = graded([some, metric], [group("a", "b")], forgiving=True)
-    assert found.scores_P == [Scores((1.0, 0.0), {"some": (1.0, None), "metric": (None, None)},
-                                     frozenset({1}))]  # fmt: skip
+    assert found.scores_P == [
+        Scores((1.0, 0.0), {"some": (1.0, None), "metric": (None, None)}, frozenset({1}))
+    ]
 
 
 @pytest.mark.parametrize("prefix", ["", "async "])
@@ -162,12 +163,23 @@ def test_every_failed_call_is_on_record_whole(own: Own) -> None:
     shared = {"prompt_id": "x/1", "prompt": "2+2=", "answer": None}
     where = f"{own.folder / 'r0.py'}:4 in fn"
     assert records == [
-        {"reward": "some", "reason": "exception", "sample": 1, "completion": "b", **shared,
-         "detail": f"ValueError: no b ({where}); fix the reward"},
-        {"reward": "whole", "reason": "wrong_length", "sample": None, "completion": ["a", "b"],
-         "detail": "returned 1 scores for 2 samples; return a list with one score per sample",
-         **shared},
-    ]  # fmt: skip
+        {
+            "reward": "some",
+            "reason": "exception",
+            "sample": 1,
+            "completion": "b",
+            **shared,
+            "detail": f"ValueError: no b ({where}); fix the reward",
+        },
+        {
+            "reward": "whole",
+            "reason": "wrong_length",
+            "sample": None,
+            "completion": ["a", "b"],
+            "detail": "returned 1 scores for 2 samples; return a list with one score per sample",
+            **shared,
+        },
+    ]
     assert json.loads(json.dumps(records)) == records
     assert found.scores_P[0].by_reward["whole"] == (None, None)
 

@@ -166,7 +166,7 @@ class fn:
         ("os._exit(3)", "its process died.* in its set-up"),
         ("sys.exit(3)", "its process died.* in its set-up"),
     ],
-)  # fmt: skip
+)
 def test_a_set_up_that_fails_is_one_message(own: Own, body: str, said: str, workers: int) -> None:
     source = f"""import os, sys; from drpo_cli.errors import UserError
 class fn:
@@ -208,13 +208,15 @@ class fn:
         ("class fn: ...", "is not a function"),
         ("class fn:\n  __call__ = None", "is not a function"),
         ("class fn:\n  def __call__(self, reply): ...", "asks for 'reply'"),
-        ("class fn:\n  def __init__(self, url, config): ...\n  def __call__(self): ...",
-         "its __init__ asks for url, config; write `def __init__"),
+        (
+            "class fn:\n  def __init__(self, url, config): ...\n  def __call__(self): ...",
+            "its __init__ asks for url, config; write `def __init__",
+        ),
         ("def fn(completion: int): ...", "'completion' is annotated int, but the reward gets str"),
         ("def fn(completion) -> str: ...", "returns str, which is not a score"),
         ("class fn:\n  def __call__(self, tokens: str): ...", "'tokens' is annotated str"),
     ],
-)  # fmt: skip
+)
 def test_what_nobody_can_call_is_refused_before_anything_runs(
     own: Own, source: str, said: str
 ) -> None:

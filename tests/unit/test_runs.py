@@ -91,8 +91,10 @@ def test_the_command_lists_what_it_finds_newest_first(tmp_path: Path) -> None:
     head, *rows = done.stdout.splitlines()
     assert head.split() == list(runs.HEADINGS)
     assert [row.split()[0] for row in rows] == [
-        "runs/grid/seed-1", "runs/grid/seed-0", "runs/alone"
-    ]  # fmt: skip
+        "runs/grid/seed-1",
+        "runs/grid/seed-0",
+        "runs/alone",
+    ]
     assert "finished" in rows[0] and "20.0% → 50.0% (60.0%)" in rows[0] and "0:00:12" in rows[0]
     listed = json.loads(drpo("runs", "list", tmp_path / "runs", "--json").stdout)
     assert [Path(run["path"]).name for run in listed["runs"]] == ["seed-1", "seed-0", "alone"]
@@ -131,8 +133,10 @@ def test_a_difference_is_of_specs_versions_and_scores(tmp_path: Path) -> None:
         "data[arithmetic #2].digits": (3, 4),
     }
     assert {d["key"] for d in found["spec"] if d["quiet"]} == {
-        "run.name", "run.folder", "model.path"
-    }  # fmt: skip
+        "run.name",
+        "run.folder",
+        "model.path",
+    }
     assert [d["key"] for d in found["versions"]] == ["packages.drpo"]
     assert found["held_out"]["b"]["last"] == 0.9 and found["same_problems"] is True
     shown = drpo("runs", "diff", a.path, b.path).stdout

@@ -22,12 +22,21 @@ from support.command import records
 DATA = Path(__file__).parents[1] / "data"
 Metrics = list[dict[str, Any]]
 START = {
-    "reward": 0.3, "reward_std": 0.46, "zero_advantage_groups": 0.1, "response_length": 100.0,
-    "truncated_share": 0.02, "entropy": 1.2, "corrective_share": 0.01, "masked_share": 0.02,
-    "effective_sample_size": 0.97, "gap": 1e-6, "gap_floor": 2e-6, "skipped_updates": 0.0,
+    "reward": 0.3,
+    "reward_std": 0.46,
+    "zero_advantage_groups": 0.1,
+    "response_length": 100.0,
+    "truncated_share": 0.02,
+    "entropy": 1.2,
+    "corrective_share": 0.01,
+    "masked_share": 0.02,
+    "effective_sample_size": 0.97,
+    "gap": 1e-6,
+    "gap_floor": 2e-6,
+    "skipped_updates": 0.0,
     "reference_kl": 0.2,
     "grading": {"exact": {"calls": 100, "failures": {}}, "judge": {"calls": 20, "failures": {}}},
-}  # fmt: skip
+}
 
 
 def run(steps: int = 60, since: int = 31, until: int | None = None, **later: Any) -> Metrics:

@@ -80,8 +80,9 @@ def test_columns_of_a_file_whose_rewards_come_and_go(tmp_path: Path) -> None:
     np.testing.assert_equal(archive.by_reward["tidy"], [nan, 0.5, nan, 0.25])
     assert archive.top(archive.totals_N, 9, archive.texts_N).tolist() == [3, 0]
     assert [(r["line"], r["completion"][:1]) for r in archive.records([3, 1])] == [
-        (4, "é"), (2, "b"),
-    ]  # fmt: skip
+        (4, "é"),
+        (2, "b"),
+    ]
 
 
 def test_half_a_surrogate_pair_is_a_text_like_others(tmp_path: Path) -> None:

@@ -28,8 +28,9 @@ from support.reports import group, uneven
 def test_metrics_of_a_rollout() -> None:
     groups_P = [group(("ab", "abcd")), group(("a", "a"), truncated=True)]
     scores_P = [
-        Scores((1.0, 0.0), {"right": (1.0, 0.0)}), Scores((0.5, 0.5), {"right": (0.5, 0.5)})
-    ]  # fmt: skip
+        Scores((1.0, 0.0), {"right": (1.0, 0.0)}),
+        Scores((0.5, 0.5), {"right": (0.5, 0.5)}),
+    ]
     with world() as here:
         found = rollout_metrics(Experience.of(groups_P, scores_P), scores_P, here)
     assert found == {
@@ -85,17 +86,21 @@ def test_ranks_agree_though_their_rewards_differ() -> None:
             "counts": {"tokens": 7},
         },
         "tidy": {
-            "calls": 1, "seconds": 0.25, "slowest": 0.25, "failures": {},
+            "calls": 1,
+            "seconds": 0.25,
+            "slowest": 0.25,
+            "failures": {},
             "counts": {"cost_usd": 0.5},
         },
-    }  # fmt: skip
+    }
     assert failed_calls(first) == {("right", "timeout"): 2, ("right", "crash"): 1}
 
 
 def test_grading_of_a_reward_that_was_not_called() -> None:
     with world() as here:
-        found = grading_metrics({"rare": Usage(), "used": Usage(1, 0.5, 0.5, Counter(), Counter())},
-                                here)  # fmt: skip
+        found = grading_metrics(
+            {"rare": Usage(), "used": Usage(1, 0.5, 0.5, Counter(), Counter())}, here
+        )
     assert found["rare"] == {"calls": 0, "seconds": 0, "slowest": 0, "failures": {}, "counts": {}}
     assert failed_calls({"grading": found}) == failed_calls({}) == Counter()
 
@@ -114,14 +119,23 @@ def test_a_line_of_samples_holds_all_that_is_known() -> None:
     exp = Experience.of(groups_P, [scores])
     first, second = sample_records(3, groups_P, [scores], exp, None)
     assert first == {
-        "step": 3, "prompt_id": "words/4", "sample": 0, "prompt": "spell", "answer": "yes",
+        "step": 3,
+        "prompt_id": "words/4",
+        "sample": 0,
+        "prompt": "spell",
+        "answer": "yes",
         "metadata": {
-            "level": 3, "tags": ["a", "{'b'}"], "day": "datetime.date(2026, 1, 2)",
+            "level": 3,
+            "tags": ["a", "{'b'}"],
+            "day": "datetime.date(2026, 1, 2)",
             "7": ["Fraction(1, 3)"],
         },
-        "completion": "ye", "truncated": True, "tokens": 2, "reward": None,
+        "completion": "ye",
+        "truncated": True,
+        "tokens": 2,
+        "reward": None,
         "rewards": {"right": None},
-    }  # fmt: skip
+    }
     assert (second["sample"], second["reward"], second["rewards"]) == (1, 1.5, {"right": 1.5})
     assert json.loads(json.dumps(first)) == first
 

@@ -137,8 +137,10 @@ def test_math_becomes_dapo_by_the_line_in_its_readme() -> None:
     overrides = [words[at + 1] for at, word in enumerate(words) if word == "--set"]
     spec = load(TEMPLATES / "math" / "run.toml", overrides)
     assert (spec.preset, spec.objective.type, spec.advantage.type) == (
-        "dapo", "ppo_clip", "group_norm",
-    )  # fmt: skip
+        "dapo",
+        "ppo_clip",
+        "group_norm",
+    )
     assert (spec.train.overlong, spec.warnings) == ("soft", ())
 
 

@@ -68,14 +68,24 @@ def test_everything_a_run_tells_fits_80_by_24(tmp_path: Path) -> None:
     rows = seen.splitlines()
     assert len(rows) <= 24 and max(map(cell_len, rows)) <= 80
     for expected in (
-        "quick  drpo on model", " running", "step 7/9", "0.750 ↑ from 0.250", "0.507 ↑ from 0.501",
-        "|π−μ| p99", "corrective share", "entropy", "response length", "ETA 0:00:20",
+        "quick  drpo on model",
+        " running",
+        "step 7/9",
+        "0.750 ↑ from 0.250",
+        "0.507 ↑ from 0.501",
+        "|π−μ| p99",
+        "corrective share",
+        "entropy",
+        "response length",
+        "ETA 0:00:20",
         "R rollout 40%  W reward not hidden 10%  T train 30%  S sync 10%  O other 10%",
-        "rollout 9,000, train 8,000   peak memory 1.5 GiB", "an event",
+        "rollout 9,000, train 8,000   peak memory 1.5 GiB",
+        "an event",
         "[red]judge 18 timeout 6 crash; 24 samples skipped; 6 updates\n",
         "\n                 skipped since the start\n",
-        "best 1.000       12+34= → 46↵", "worst -0.500     12+34= → [/red]5",
-    ):  # fmt: skip
+        "best 1.000       12+34= → 46↵",
+        "worst -0.500     12+34= → [/red]5",
+    ):
         assert expected in seen, seen
     bar = next(row for row in rows if row.startswith("time")).split()[1]
     assert [bar.count(letter) for letter in "RWTSO"] == [25, 7, 19, 6, 6]
@@ -198,10 +208,16 @@ def test_several_runs_are_a_row_each_where_there_is_no_room(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("values", "width", "expected"),
     [
-        ([], 9, ""), ([None], 9, ""), ([2.0], 9, "▁"), ([0, 7], 9, "▁█"), ([1, None, 2], 9, "▁ █"),
-        (list(range(16)), 8, "▁▂▃▄▅▆▇█"), ([5, 5, 5], 9, "▁▁▁"), ([1, 2], 0, ""),
+        ([], 9, ""),
+        ([None], 9, ""),
+        ([2.0], 9, "▁"),
+        ([0, 7], 9, "▁█"),
+        ([1, None, 2], 9, "▁ █"),
+        (list(range(16)), 8, "▁▂▃▄▅▆▇█"),
+        ([5, 5, 5], 9, "▁▁▁"),
+        ([1, 2], 0, ""),
     ],
-)  # fmt: skip
+)
 def test_a_curve_of_blocks(values: list[float | None], width: int, expected: str) -> None:
     assert sparkline(values, width) == expected
     assert len(sparkline(values, width, ASCII)) == len(expected)

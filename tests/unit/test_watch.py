@@ -29,9 +29,11 @@ def test_several_runs_are_a_row_each_at_80_columns_and_beside_each_other_at_200(
         assert terminal.end() == 0
         rows = [row.split() for row in terminal.text.splitlines() if row]
     assert [row[:3] for row in rows] == [
-        ["run", "state", "step"], ["seed1", "stopped", "1/9"], ["seed2", "stopped", "2/9"],
+        ["run", "state", "step"],
+        ["seed1", "stopped", "1/9"],
+        ["seed2", "stopped", "2/9"],
         ["seed3", "stopped", "3/9"],
-    ]  # fmt: skip
+    ]
     every = [runs / "seed1", runs / "seed2", runs / "notes.txt"]
     with on_terminal("watch", *every[:2], size=(200, 24)) as terminal:
         assert terminal.end() == 0
