@@ -85,7 +85,7 @@ def test_a_run_in_a_terminal_that_is_resized_and_watched_from_another(small: Pat
     for terminal in (mine, other):
         assert NORMAL in terminal.written
         flat = terminal.text.replace("\n", "")
-        assert f"stopped by SIGINT after step {last}; go on with --resume" in flat
+        assert f"stopped by SIGINT after step {last}; continue with --resume" in flat
         assert f"report: {run.report}" in flat
     assert b"for the log" not in mine.written
     assert run.log(0).read_text().count("another line for the log") > 16
