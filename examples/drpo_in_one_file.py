@@ -1,7 +1,7 @@
 """DRPO in one file: the whole algorithm in plain torch and transformers.
 
     drpo init demo && python demo/make_model.py demo/model     # a model of 0.6 M parameters
-    python examples/drpo_in_one_file.py demo/model             # two minutes on a laptop
+    python examples/drpo_in_one_file.py demo/model             # two minutes of one core
 
 A language model learns two-digit addition by reinforcement learning. Each step
 
