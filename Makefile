@@ -11,6 +11,8 @@ DEMO := .demo
 STAMP := $(VENV)/.installed
 ROW ?=
 SIZE ?= full
+# Processes that run tests: more of them need more memory (about 4 GiB each, where both run vLLM).
+WORKERS ?= 2
 
 .PHONY: demo test check bench bench-env format docs pictures clean
 .DELETE_ON_ERROR:
@@ -22,7 +24,7 @@ demo: $(STAMP)
 	$(BIN)/drpo eval $(DEMO)/model $(DEMO)/runs/quickstart --spec $(DEMO)/run.toml
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -1,7 +1,14 @@
 """What holds for every test."""
 
+import os
+
 from hypothesis import settings
 
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+# Where pytest runs as several processes (`-n`), all they start has one thread: two processes with
+# two threads each on two cores wait for each other most of the time.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
