@@ -46,6 +46,9 @@ KINDS = {
     "trackers": Kind("tracker", "Tracker", settings.TrackerSettings),
 }
 
+_user_folders: list[str] = []
+"""Folders of users' plugin files, at the end of sys.path; the last one loaded comes first."""
+
 S_co = TypeVar("S_co", bound=settings.Settings, covariant=True)
 
 
@@ -193,12 +196,37 @@ def _load_file(kind: str, type: str, path: Path) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # before it runs, because dataclasses look up their module
+    _put_on_path(path.resolve().parent)
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # the user's code may raise anything
         del sys.modules[name]
         raise UserError(f"{KINDS[kind].noun} {type!r}: {where_it_broke(error)}") from error
     return module
+
+
+def _put_on_path(folder: Path) -> None:
+    """Lets a user's file import its neighbours; what is installed comes before them.
+
+    Otherwise a user's `math_verify.py` would replace the library of that name for us too. The last
+    folder comes first of the users' folders, and names that it shares with another of them are
+    imported again: every file gets its own neighbours.
+    """
+    own = str(folder)
+    if own in sys.path and own not in _user_folders:
+        return  # the user's own choice, with PYTHONPATH or by an installation
+    sys.path[:] = [place for place in sys.path if place not in _user_folders]
+    others = [other for other in _user_folders if other != own]
+    for top in [name for name in sys.modules if "." not in name]:
+        file = Path(getattr(sys.modules[top], "__file__", None) or "")
+        home = file.parent.parent if file.name == "__init__.py" else file.parent
+        shared = (folder / f"{top}.py").is_file() or (folder / top).is_dir()
+        if shared and str(home) in others:
+            for name in [one for one in sys.modules if one.partition(".")[0] == top]:
+                del sys.modules[name]
+    _user_folders[:] = [own, *others]
+    sys.path += _user_folders
+    importlib.invalidate_caches()
 
 
 def _load_module(kind: str, type: str, where: str) -> ModuleType:

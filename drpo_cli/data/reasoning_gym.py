@@ -19,7 +19,6 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from drpo_cli.data.pipeline.columns import to_recordable
 from drpo_cli.data.pipeline.rows import Lazy
 from drpo_cli.errors import UserError
 from drpo_cli.settings import Count, Settings, SourceSettings
@@ -117,7 +116,7 @@ def _task_maker(task: Task, config: Config) -> Callable[[int], Problem]:
         return Problem(
             prompt=entry["question"],
             answer=None if entry["answer"] is None else str(entry["answer"]),
-            metadata={"task": task.task, "options": options, "entry": to_recordable(entry)},
+            metadata={"task": task.task, "options": options, "entry": entry},
         )
 
     if config.size is None:

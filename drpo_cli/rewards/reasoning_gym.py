@@ -23,6 +23,8 @@ _UNREADABLE = (
     ArithmeticError, AttributeError, LookupError, NameError, RecursionError, SyntaxError,
     TypeError, ValueError,
 )  # fmt: skip
+_WITH_TUPLES = ("arc_agi", "rearc")
+"""Tasks whose scorers compare tuples, which a row of data holds as lists."""
 
 
 class Config(RewardSettings):
@@ -44,14 +46,23 @@ def reward(completion: str, metadata: Mapping[str, Any], config: Config) -> floa
     except ImportError as error:
         raise UserError(str(error), "install it with: pip install reasoning-gym") from error
     found = completion.strip() if config.tag is None else extract_answer(completion, config.tag)
+    entry = metadata["entry"]
+    if metadata["task"] in _WITH_TUPLES:
+        entry = _to_tuples(entry)
     scorer = _scorer(metadata["task"], json.dumps(metadata["options"], sort_keys=True, default=str))
     try:
-        return float(scorer.score_answer(found, metadata["entry"]))
+        return float(scorer.score_answer(found, entry))
     except _UNREADABLE:
         # Some scorers raise for an answer in another form than theirs. That is a wrong answer,
         # unless they cannot score the right one either: then this raises, and the call fails.
-        scorer.score_answer(metadata["entry"]["answer"], metadata["entry"])
+        scorer.score_answer(entry["answer"], entry)
         return 0.0
+
+
+def _to_tuples(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _to_tuples(inner) for key, inner in value.items()}
+    return tuple(_to_tuples(inner) for inner in value) if isinstance(value, list) else value
 
 
 @lru_cache(maxsize=256)

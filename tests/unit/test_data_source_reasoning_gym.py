@@ -7,10 +7,14 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from reasoning_gym.factory import DATASETS, create_dataset
 
 from drpo_cli import plugins
 from drpo_cli.data import reasoning_gym
+from drpo_cli.data.pipeline.rows import open_sources
 from drpo_cli.errors import UserError
+from drpo_cli.plugins import Selected
+from drpo_cli.rewards import reasoning_gym as scoring
 from drpo_cli.types import Problem
 
 
@@ -145,5 +149,29 @@ def test_options_that_contradict_each_other(options: dict[str, Any], message: st
 
 
 def test_every_row_can_be_recorded() -> None:
-    rows = load(task="gsm_symbolic", size=40)
-    assert [json.loads(json.dumps(row.metadata))["task"] for row in rows] == ["gsm_symbolic"] * 40
+    config = reasoning_gym.Config(task="gsm_symbolic", size=40)
+    (source,) = open_sources([Selected("data", "reasoning_gym", config)])
+    rows = [row.problem.metadata for row in source]
+    assert [json.loads(json.dumps(row))["task"] for row in rows] == ["gsm_symbolic"] * 40
+
+
+def test_every_task_scores_a_recorded_row_as_it_scored_its_own() -> None:
+    differing = {}
+    for task in sorted(DATASETS.keys() - {"composite"}):
+        made = create_dataset(task, seed=3, size=2)
+        config = reasoning_gym.Config(task=task, seed=3, size=2)
+        (source,) = open_sources([Selected("data", "reasoning_gym", config)])
+        metadata = source[1].problem.metadata
+        assert metadata == json.loads(json.dumps(metadata)), task
+        for completion in (str(made[1]["answer"]), "(1, 2)", "no"):
+            got = scoring.reward(completion, metadata, scoring.Config())
+            if got != (own := _own_score(made, completion.strip())):
+                differing[task, completion] = got, own
+    assert differing == {}
+
+
+def _own_score(made: Any, completion: str) -> float:
+    try:
+        return float(made.score_answer(completion, made[1]))
+    except Exception:  # an answer in another form than the scorer's own
+        return 0.0

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from drpo_cli import plugins
 from drpo_cli.data import csv, huggingface
+from drpo_cli.data.pipeline.rows import to_json
 from drpo_cli.errors import UserError
 from drpo_cli.types import Problem
 
@@ -185,7 +186,7 @@ def test_metadata_can_be_recorded(tmp_path: Path) -> None:
     day = datetime.datetime(2026, 1, 2)
     write_parquet(tmp_path / "a.parquet", prompt=["x"], when=[{"days": [day]}], raw=[b"\xff"])
     (row,) = load("parquet", tmp_path, path="a.parquet")
-    assert json.loads(json.dumps(row.metadata)) == {
+    assert json.loads(json.dumps(to_json(row.metadata))) == {
         "when": {"days": ["2026-01-02 00:00:00"]},
         "raw": "b'\\xff'",
     }

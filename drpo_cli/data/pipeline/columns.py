@@ -55,7 +55,7 @@ def to_problem(row: Mapping[str, Any], fields: Fields, where: str) -> Problem:
     return Problem(
         prompt=_read_prompt(_find(row, fields.prompt, "prompt", where), where),
         answer=_read_answer(_find(row, answer, "answer", where), where) if answer else None,
-        metadata={k: to_recordable(v) for k, v in row.items() if k not in (fields.prompt, answer)},
+        metadata={k: v for k, v in row.items() if k not in (fields.prompt, answer)},
     )
 
 
@@ -69,19 +69,6 @@ def missing_column(
         f"the columns{of} are {', '.join(columns) or 'none'}",
         f'name one with fields = {{ {role} = "…" }}',
     )
-
-
-def to_recordable(value: Any) -> Any:
-    """Replaces values that JSON cannot hold (dates, fractions, bytes) by their text.
-
-    Metadata is written to samples.jsonl. Tuples stay tuples: some rewards compare them.
-    """
-    if isinstance(value, Mapping):
-        return {key: to_recordable(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        items = [to_recordable(inner) for inner in value]
-        return items if isinstance(value, list) else tuple(items)
-    return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
 def _find(row: Mapping[str, Any], name: str, role: str, where: str) -> Any:
