@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from drpo_cli.model_folder import find_wrong_kind
 from drpo_cli.plugins import Selected, short_name
 from drpo_cli.settings import RewardSettings, TrackerSettings
 from drpo_cli.spec import Spec
@@ -49,7 +50,8 @@ def check_plan(spec: Spec, world: int) -> int | None:
     processes, or when the model folder is missing, is not a model, or has too short a context.
     """
     limit, wrong = _read_context_limit(spec)
-    if found := [*_divides(spec, world), *wrong, *_context_fits(spec, limit)]:
+    others = _other_models_fit(spec)
+    if found := [*_divides(spec, world), *wrong, *others, *_context_fits(spec, limit)]:
         raise spec.source.error(found)
     return limit
 
@@ -221,6 +223,7 @@ def _model_fits(spec: Spec) -> Iterator[Problem]:
     limit, wrong = _read_context_limit(spec)
     yield from wrong
     yield from _context_fits(spec, limit)
+    yield from _other_models_fit(spec)
 
 
 def _read_context_limit(spec: Spec) -> tuple[int | None, list[Problem]]:
@@ -228,33 +231,30 @@ def _read_context_limit(spec: Spec) -> tuple[int | None, list[Problem]]:
 
     The limit is None for a hub id, and for a folder that is not there yet.
     """
-    folder = Path(spec.model.path)
-    config = folder / "config.json"
+    folder, prepare = Path(spec.model.path), spec.model.prepare
     if not folder.is_absolute():
         return None, []
-    if config.is_file():
-        try:
-            content = json.loads(config.read_text(encoding="utf-8"))
-            if not isinstance(content, dict):
-                raise ValueError("it has no table")
-        except ValueError as error:
-            what = f"{config} is not the config.json of a model: {error}; correct it"
-            return None, [Problem(("model", "path"), what)]
-        parts = (content, content.get("text_config"))
-        limits = [part.get("max_position_embeddings") for part in parts if isinstance(part, dict)]
-        return next((limit for limit in limits if isinstance(limit, int)), None), []
-    prepare = spec.model.prepare
-    if prepare is None:
-        missing = "has no config.json" if folder.is_dir() else "does not exist"
-        what = (
-            f"the model folder {folder} {missing}; give a Hugging Face model folder or a hub id, "
-            "or set model.prepare to a script that makes the folder"
-        )
-        return None, [Problem(("model", "path"), what)]
-    if not prepare.is_file():
+    if prepare is not None and not (folder / "config.json").is_file():
+        if prepare.is_file():
+            return None, []
         what = f"there is no file {prepare}; name the script that makes the model folder"
         return None, [Problem(("model", "prepare"), what)]
-    return None, []
+    if finding := find_wrong_kind(folder):
+        absent = not folder.exists()
+        more = ", or set model.prepare to a script that makes the folder" if absent else ""
+        return None, [Problem(("model", "path"), f"{finding.what}; {finding.fix}{more}")]
+    content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    parts = (content, content.get("text_config"))
+    limits = [part.get("max_position_embeddings") for part in parts if isinstance(part, dict)]
+    return next((limit for limit in limits if isinstance(limit, int)), None), []
+
+
+def _other_models_fit(spec: Spec) -> Iterator[Problem]:
+    """What is wrong with the folders of reference and critic."""
+    for name, section in (("reference", spec.reference), ("critic", spec.critic)):
+        path = None if section is None else section.path
+        if path is not None and Path(path).is_absolute() and (wrong := find_wrong_kind(Path(path))):
+            yield Problem((name, "path"), f"{wrong.what}; {wrong.fix}")
 
 
 def _context_fits(spec: Spec, limit: int | None) -> Iterator[Problem]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from drpo_cli import pretrained
 from drpo_cli.errors import UserError
 from drpo_cli.settings import Count, RewardSettings
 
@@ -135,21 +136,21 @@ def _load(config: Config) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    code = {"trust_remote_code": config.trust_remote_code}
+    where, code = "reward model", {"trust_remote_code": config.trust_remote_code}
+    tokenizer = pretrained.read(AutoTokenizer, config.path, where, **code)
+    model = pretrained.load(
+        AutoModelForSequenceClassification,
+        config.path,
+        where,
+        dtype=getattr(torch, config.dtype),
+        **code,
+    )
+    names = pretrained.find_not_finite(model.state_dict().items())
+    pretrained.refuse_not_finite(names, config.path, where)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(config.path, **code)
-        model, loading = AutoModelForSequenceClassification.from_pretrained(
-            config.path, dtype=getattr(torch, config.dtype), output_loading_info=True, **code
-        )
-        model = model.to(config.device).eval()
-    except (OSError, ValueError, RuntimeError, AssertionError) as error:  # Assertion: no CUDA built
+        model = model.to(config.device)
+    except (RuntimeError, AssertionError) as error:  # Assertion: no CUDA built
         raise UserError(f"reward model {config.path} on {config.device}: {error}") from error
-    if missing := sorted(loading["missing_keys"]):
-        raise UserError(
-            f"reward model {config.path}: the checkpoint has no {', '.join(missing[:3])}, so its "
-            "scores would be random",
-            "name a model that was trained for sequence classification",
-        )
     if config.chat and tokenizer.chat_template is None:
         raise UserError(
             f"reward model {config.path}: its tokenizer has no chat template", "set chat = false"

@@ -347,6 +347,6 @@ def _locate(model: L, folder: Path) -> L:
         return model
     path = folder / Path(name).expanduser()
     is_path = name.startswith(("./", "../", "/", "~")) or name in (".", "..")
-    if is_path or getattr(model, "prepare", None) is not None or path.is_dir():
+    if is_path or getattr(model, "prepare", None) is not None or path.exists():
         return model.model_copy(update={"path": str(path.resolve())})
     return model

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from drpo_cli import pretrained
 from drpo_cli.data.pipeline.prompts import Prompts
 from drpo_cli.data.pipeline.stream import Batching, Data, open_data
 from drpo_cli.dist import World
-from drpo_cli.errors import UserError
 from drpo_cli.plan import Plan
 from drpo_cli.rollout.engine.precision import Precision
 from drpo_cli.rollout.engine.protocol import EngineContext, EngineProtocol
@@ -19,10 +19,8 @@ def tokenizer(model: ModelSettings) -> Any:
     """Loads the model's tokenizer. Raises UserError if the folder or hub id has none."""
     from transformers import AutoTokenizer
 
-    try:
-        return AutoTokenizer.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise UserError(f"model.path: {model.path} has no tokenizer that loads: {error}") from error
+    code = model.trust_remote_code
+    return pretrained.read(AutoTokenizer, model.path, "model.path", trust_remote_code=code)
 
 
 def context_length(plan: Plan) -> int:
@@ -51,12 +49,27 @@ def engine(plan: Plan, model: ModelSettings | None = None) -> EngineProtocol:
     return started
 
 
+def lone_engine(plan: Plan) -> EngineProtocol:
+    """Checks the model, as a trainer does when it loads one, then starts the engine without one."""
+    pretrained.check(plan.spec.model, "model.path")
+    return engine(plan)
+
+
+def _vocabulary(model: ModelSettings) -> int:
+    """The rows of the embedding: token ids are below it."""
+    from transformers import AutoConfig
+
+    code = model.trust_remote_code
+    config = pretrained.read(AutoConfig, model.path, "model.path", trust_remote_code=code)
+    return int(config.get_text_config().vocab_size)
+
+
 def data(plan: Plan, tokenizer: Any, rank: int) -> Data:
     """Opens the data: this rank's training stream, and the held-out prompts."""
     spec, rollout = plan.spec, plan.spec.rollout.config
     longest = max(rollout.max_new_tokens, spec.eval.max_new_tokens or 0)
     batching = Batching(rollout.prompts_per_step, spec.run.seed, rank, plan.world)
-    prompts = Prompts(tokenizer, context_length(plan) - longest)
+    prompts = Prompts(tokenizer, context_length(plan) - longest, _vocabulary(spec.model))
     return open_data(spec.data, spec.eval_data, spec.eval, prompts, batching)
 
 

@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
@@ -27,17 +25,18 @@ from torch.optim import AdamW
 from drpo_cli.dist import World
 from drpo_cli.errors import UserError
 from drpo_cli.evaluate.results import HeldOut
+from drpo_cli.pretrained import save_config
 from drpo_cli.runs.alerts import Watch
 from drpo_cli.runs.checkpoints import MARKER, checkpoint_bytes, complete, latest, read
 from drpo_cli.runs.records import Records
 from drpo_cli.runs.records import read as read_records
+from drpo_cli.step.export import WEIGHT_PREFIX, write_model
 from drpo_cli.trainer import optim
 from drpo_cli.trainer.trainer import Trainer
 
 if TYPE_CHECKING:
     from drpo_cli.step.run import Run
 
-WEIGHT_PREFIX = "model.lm."  # of a weight's name in the distributed checkpoint
 CRITIC_PREFIX = "critic."
 
 
@@ -160,25 +159,12 @@ def export(checkpoint: Path, folder: Path) -> None:
 
     Raises UserError when `folder` exists and is not empty.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
     checkpoint = latest(checkpoint)
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty; name a new folder to export to")
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    config = AutoConfig.from_pretrained(checkpoint / "hf")
-    lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    state = {"model": {f"lm.{name}": weight for name, weight in lm.state_dict().items()}}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is")  # one process, on purpose
-        load_distributed(state, checkpoint_id=checkpoint / "state", no_dist=True)
-    lm.to(getattr(torch, read(checkpoint)["dtype"])).save_pretrained(partial)
-    for file in (checkpoint / "hf").iterdir():
-        if not (partial / file.name).exists():
-            shutil.copy(file, partial / file.name)
+    write_model(checkpoint, partial, read(checkpoint)["dtype"])
     if folder.exists():
         folder.rmdir()
     partial.rename(folder)
@@ -208,7 +194,7 @@ def _state(trainer: Trainer) -> dict[str, Any]:
 
 
 def _save_description(folder: Path, lm: Any, tokenizer: Any) -> None:
-    lm.config.save_pretrained(folder)
+    save_config(lm, folder)
     lm.generation_config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -14,8 +14,10 @@ from rich.console import Console
 from drpo_cli.errors import UserError
 from drpo_cli.evaluate import compare
 from drpo_cli.evaluate.metrics import Evaluation, summarise
+from drpo_cli.model_folder import NAME_ONE, find_wrong_kind
 from drpo_cli.plan import make_plan
 from drpo_cli.rewards.grading.grader import Grader
+from drpo_cli.runs.checkpoints import MARKER
 from drpo_cli.runs.folder import RunFolder
 from drpo_cli.spec import load
 from drpo_cli.step import build as assemble
@@ -79,7 +81,7 @@ def score(spec_path: Path, model: Path, samples: int | None) -> Evaluation:
     held_out = assemble.data(plan, assemble.tokenizer(spec.model), rank=0).held_out
     sampling = eval_sampling(spec, 0, samples=samples)
     with Grader(spec.reward) as grader:
-        engine = assemble.engine(plan)
+        engine = assemble.lone_engine(plan)
         results, unscored = held_out_results(engine, grader, held_out, sampling, None, step=0)
         engine.close()
     return summarise(results, spec.eval.threshold, unscored)
@@ -105,13 +107,15 @@ def _find_spec(targets: Sequence[str]) -> Path:
 
 def _prepare_model(target: Path, scratch: Path) -> Path:
     """The Hugging Face folder of the target's weights; a checkpoint is exported to `scratch`."""
-    if (target / "config.json").is_file():
-        return target.resolve()
-    if not target.exists():
-        fix = "name a run folder, a checkpoint or a model folder"
-        raise UserError(f"{target} does not exist", fix)
-    checkpoint.export(target, scratch)
-    return scratch
+    is_model = (target / "config.json").is_file()
+    if (target / MARKER).is_file() or (RunFolder(target).exists() and not is_model):
+        checkpoint.export(target, scratch)
+        return scratch
+    if finding := find_wrong_kind(target):
+        is_unknown = finding.fix == NAME_ONE
+        fix = "name a run folder, a checkpoint or a model folder" if is_unknown else finding.fix
+        raise UserError(finding.what, fix)
+    return target.resolve()
 
 
 if __name__ == "__main__":

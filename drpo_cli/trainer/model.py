@@ -17,7 +17,8 @@ from torch.distributed.fsdp import (
 from transformers import AutoModelForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from drpo_cli.dist import World
+from drpo_cli import pretrained
+from drpo_cli.dist import World, local
 from drpo_cli.errors import UserError
 from drpo_cli.settings import ModelSettings
 from drpo_cli.trainer.attention import NAME as PACKED_ATTENTION
@@ -110,41 +111,57 @@ def load_policy(
 
     Raises UserError for a folder without a loadable model, or with one that cannot be packed.
     """
-    lm = _load(settings, torch.float32, "model.path")
+    where = "model.path"
+    lm = _load(settings, torch.float32, where)
     if checkpointing:
         _recompute_activations(lm)
-    return shard(Policy(lm, temperature, block), DTYPES[settings.dtype], world)
+    policy = shard(Policy(lm, temperature, block), DTYPES[settings.dtype], world)
+    return _require_finite(policy, settings.path, where, world)
 
 
 def load_reference(settings: ModelSettings, temperature: float, block: int, world: World) -> Policy:
     """Loads a frozen, sharded policy; its weights leave the device between forward passes."""
-    lm = _load(settings, DTYPES[settings.dtype], "reference.path").requires_grad_(False)
-    return shard(Policy(lm, temperature, block), DTYPES[settings.dtype], world, offload=True)
+    where = "reference.path"
+    lm = _load(settings, DTYPES[settings.dtype], where).requires_grad_(False)
+    policy = shard(Policy(lm, temperature, block), DTYPES[settings.dtype], world, offload=True)
+    return _require_finite(policy, settings.path, where, world)
 
 
 def load_value_model(settings: ModelSettings, checkpointing: bool, world: World) -> ValueModel:
     """Loads a value model on the decoder of a language model, in float32, and shards it."""
-    lm = _load(settings, torch.float32, "critic.path")
+    where = "critic.path"
+    lm = _load(settings, torch.float32, where, decoder_only=True)
     if checkpointing:
         _recompute_activations(lm)
-    return shard(ValueModel(lm), DTYPES[settings.dtype], world)
+    critic = shard(ValueModel(lm), DTYPES[settings.dtype], world)
+    return _require_finite(critic, settings.path, where, world)
 
 
-def _load(settings: ModelSettings, dtype: torch.dtype, key: str) -> Any:
-    try:
-        lm = AutoModelForCausalLM.from_pretrained(
-            settings.path,
-            dtype=dtype,
-            attn_implementation=PACKED_ATTENTION,
-            trust_remote_code=settings.trust_remote_code,
-        )
-    except (OSError, ValueError) as error:
-        raise UserError(f"{key}: {settings.path} does not load: {error}") from error
+def _load(settings: ModelSettings, dtype: torch.dtype, key: str, decoder_only: bool = False) -> Any:
+    # in evaluation mode: no dropout, no router noise, so that π is a function of the weights alone
+    lm = pretrained.load(
+        AutoModelForCausalLM,
+        settings.path,
+        key,
+        trust_remote_code=settings.trust_remote_code,
+        decoder_only=decoder_only,
+        dtype=dtype,
+        attn_implementation=PACKED_ATTENTION,
+    )
     _refuse_unpackable(lm, key, Path(settings.path).name)
-    return lm.eval()  # no dropout, no router noise: π is a function of the weights alone
+    return lm
 
 
 M = TypeVar("M", Policy, ValueModel)
+
+
+def _require_finite(model: M, path: str, where: str, world: World) -> M:
+    """The model, unless a shard of it has NaN or infinite values. Collective."""
+    shards = ((name, local(tensor)) for name, tensor in model.state_dict().items())
+    found = world.gather_objects(pretrained.find_not_finite(shards))
+    names = (name.removeprefix("lm.") for names in found for name in names)
+    pretrained.refuse_not_finite(names, path, where)
+    return model
 
 
 def shard(model: M, dtype: torch.dtype, world: World, offload: bool = False) -> M:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from support import jobs
+from support.damaged import EMBEDDING, change, with_value
 from support.models import Row, samples, tiny_model, world
 from support.ranks import Ranks
 from support.training import furthest
@@ -106,3 +107,13 @@ def test_reductions(two: Ranks) -> None:
         assert math.isnan(found["nan"][0])
         assert found["gather"] == [10, 11, 12]
         assert found["objects"] == [{"rank": 0}, {"rank": 1}]
+
+
+def test_all_ranks_refuse_a_weight_that_one_of_them_finds(
+    two: Ranks, model: Path, tmp_path: Path
+) -> None:
+    last_row = with_value(EMBEDDING, torch.nan)  # of the second rank's shard
+    folder = change(model, tmp_path / "model", last_row)
+    first, second = two.run(jobs.refusal, model=folder)
+    assert first == second
+    assert "NaN or infinite values in" in first and EMBEDDING in first

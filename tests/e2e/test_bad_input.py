@@ -112,4 +112,4 @@ def test_a_checkpoint_of_another_model(small: Path) -> None:
 
 def test_a_model_that_does_not_load(small: Path) -> None:
     (small.parent / "model" / "model.safetensors").unlink()
-    assert "does not load" in message(small)
+    assert "model has no weights: neither model.safetensors" in message(small, "--nproc", 2)

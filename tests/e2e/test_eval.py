@@ -1,6 +1,7 @@
 """`drpo eval` and `drpo export` on the folder of a run, with both engines."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from drpo_cli.runs.folder import RunFolder
 from support.command import drpo
+from support.custom_code import custom_model
+from support.damaged import MATRIX, change, without
 
 pytestmark = pytest.mark.engine
 
@@ -59,7 +62,11 @@ def test_targets_that_cannot_be_scored(small: Path, tmp_path: Path) -> None:
     done = drpo("eval", small.parent / "model")
     assert (done.returncode, "--spec RUN.toml" in done.stderr) == (2, True)
     done = drpo("eval", small.parent, "--spec", small)
-    assert (done.returncode, "neither a complete checkpoint" in done.stderr) == (2, True)
+    assert (done.returncode, "a folder inside has one: model" in done.stderr) == (2, True)
+    small.write_text(small.read_text().replace('"transformers"', '"vllm"'))
+    lacking = change(small.parent / "model", tmp_path / "lacking", without(MATRIX))
+    done = drpo("eval", lacking, "--spec", small)  # vLLM itself would make the weight up
+    assert (done.returncode, f"would be random: {MATRIX}" in done.stderr) == (2, True)
 
 
 def test_an_interrupt_ends_it(small: Path) -> None:
@@ -74,3 +81,14 @@ def test_an_interrupt_ends_it(small: Path) -> None:
         assert process.stdout.readline().startswith("scoring")
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 130
+
+
+def test_a_model_with_code_of_its_own(small: Path) -> None:
+    shutil.rmtree(small.parent / "model")
+    custom_model(small.parent / "model")
+    allowed = 'path = "model"\ntrust_remote_code = true'
+    small.write_text(small.read_text().replace('path = "model"', allowed))
+    done = drpo("train", small)
+    assert done.returncode == 0, done.stderr
+    done = drpo("eval", small.parent / "runs" / "small", "--samples", 1)
+    assert done.returncode == 0, done.stderr

@@ -17,8 +17,8 @@ PACKAGE = Path(plugins.__file__).parent
 ORDER = (
     ("__init__",),
     ("types", "errors", "settings", "processes"),
-    ("experience",),
-    ("dist",),
+    ("experience", "model_folder"),
+    ("dist", "pretrained"),
     ("plugins",),
     ("spec",),
     ("plan",),

@@ -36,6 +36,15 @@ from support.training import (
 )
 
 
+def refusal(here: World, model: Path) -> str:
+    """The message with which a trainer refuses a model."""
+    try:
+        open_trainer(model, here)
+    except UserError as error:
+        return str(error)
+    return "not refused"
+
+
 @dataclass(frozen=True)
 class Trained:
     """What some training steps left behind, whole tensors."""

@@ -33,10 +33,14 @@ learning rate × sign with the usual 1e-8."""
 
 
 def open_policy(
-    folder: Path, world: World, temperature: float = 1.0, checkpointing: bool = False
+    folder: Path,
+    world: World,
+    temperature: float = 1.0,
+    checkpointing: bool = False,
+    trust: bool = False,
 ) -> Policy:
-    """The sharded policy of a model folder, in float32."""
-    model = ModelSettings(path=str(folder), dtype="float32")
+    """The sharded policy of a model folder, in float32; `trust` allows code that it brings."""
+    model = ModelSettings(path=str(folder), dtype="float32", trust_remote_code=trust)
     return load_policy(model, temperature, CHUNK, checkpointing, world)
 
 
@@ -47,11 +51,13 @@ def open_trainer(
     options: dict[str, Any] | None = None,
     reference: ReferenceSettings | None = None,
     critic: CriticSettings | None = None,
+    trust: bool = False,
     **train: Any,
 ) -> Trainer:
     """A trainer of a model folder; `train` are keys of `[train]`, `options` of the objective."""
     settings = TrainSettings(**{"updates_per_rollout": 1, "learning_rate": 1e-3, **train})
-    policy = open_policy(folder, world, checkpointing=settings.gradient_checkpointing)
+    recompute = settings.gradient_checkpointing
+    policy = open_policy(folder, world, checkpointing=recompute, trust=trust)
     plugin = plugins.load("objectives", objective)
     return Trainer(
         policy,

@@ -140,3 +140,23 @@ def test_a_chat_template_may_refuse() -> None:
     problem = Problem(prompt=({"role": "tool", "content": "4"},))
     with pytest.raises(UserError, match=r"own/7: .* refuses the messages \(tool\): no tools"):
         made(problem, make_tokenizer(chat=CHAT_TEMPLATE))
+
+
+@pytest.mark.parametrize(
+    ("problem", "options"),
+    [
+        (Problem("a<new>"), {}),
+        (Problem("a"), {"few_shot": [{"prompt": "a", "answer": "<new>"}]}),
+        (Problem("a"), {"template": "<new>{{ prompt }}"}),
+        (Problem("a"), {"chat": True}),
+    ],
+)
+def test_a_token_that_the_embedding_has_no_row_for(problem: Problem, options: Any) -> None:
+    larger = make_tokenizer(chat="<new>{{ messages[0].content }}")
+    rows = len(larger)
+    larger.add_tokens(["<new>"])
+    prompts, row = Prompts(larger, 64, rows), Row(problem, SourceSettings(**options), "own/7")
+    said = rf"data own/7: the prompt has the token '<new>' \(id {rows}\), .* only {rows} rows"
+    with pytest.raises(UserError, match=said):
+        prompts.make(row)
+    assert isinstance(Prompts(larger, 64, rows + 1).make(row), Prompt)

@@ -15,6 +15,7 @@ from drpo_cli.plugins import Selected
 from drpo_cli.rewards import reward_model
 from drpo_cli.rewards.grading.grader import Grader
 from drpo_cli.types import Group, Prompt, Rollout
+from support.damaged import MATRIX, STRANGE, change, with_value, without
 from support.models import EOS_ID, KINDS, SIZES, SPREAD, tiny_model, tokenizer
 
 TEMPLATE = "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}\n{% endfor %}"
@@ -141,7 +142,23 @@ def test_without_any_padding_token_one_at_a_time(tmp_path: Path) -> None:
 
 def test_a_language_model_is_no_reward_model(tmp_path: Path) -> None:
     path = tiny_model(tmp_path, "llama")
-    with pytest.raises(UserError, match=r"has no score\.weight, so its scores would be random"):
+    with pytest.raises(UserError, match=r"^reward model: .* lacks 1 of .*: score\.weight"):
+        scored(path, ["4"], chat=False)
+
+
+@pytest.mark.parametrize(
+    ("new", "said"),
+    [
+        (STRANGE["compiled"][0], "torch.compile"),
+        (without(MATRIX), MATRIX),
+        (with_value(MATRIX, torch.nan), f"NaN or infinite values in {MATRIX}"),
+    ],
+)
+def test_weights_that_are_not_the_classifiers(
+    folder: Path, tmp_path: Path, new: Any, said: str
+) -> None:
+    path = change(folder, tmp_path / "model", new)
+    with pytest.raises(UserError, match=f"^reward model: .*{said}"):
         scored(path, ["4"], chat=False)
 
 
@@ -153,7 +170,7 @@ def test_a_tokenizer_without_a_chat_template(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_holds_no_model(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"reward model {tmp_path} on cpu: "):
+    with pytest.raises(UserError, match=r"^reward model: .* has no config\.json \(it is empty\)"):
         scored(tmp_path, ["4"])
 
 

@@ -115,5 +115,5 @@ def test_a_model_without_a_list_of_layers_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_model_is_the_users_mistake(tmp_path: Path) -> None:
-    with world() as here, pytest.raises(UserError, match=r"model\.path: .* does not load"):
+    with world() as here, pytest.raises(UserError, match=r"model\.path: .* has no config\.json"):
         open_policy(tmp_path, here)

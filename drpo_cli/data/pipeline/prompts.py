@@ -25,18 +25,21 @@ HIDDEN = "answer"
 class Prompts:
     """Makes prompts for one tokenizer.
 
-    `max_tokens` is the longest prompt: the context less the longest response.
+    `max_tokens` is the longest prompt: the context less the longest response. Token ids must be
+    below `vocabulary`, the rows of the model's embedding, where there is a model.
     """
 
-    def __init__(self, tokenizer: Any, max_tokens: int) -> None:
+    def __init__(self, tokenizer: Any, max_tokens: int, vocabulary: int | None = None) -> None:
         self._tokenizer = tokenizer
         self._max_tokens = max_tokens
+        self._vocabulary = vocabulary
 
     def make(self, row: Row) -> Prompt | Unfit:
         """Makes the prompt of a row, or returns the option that skips it.
 
-        Raises UserError for a prompt that has no tokens, that a template cannot render, or that
-        leaves no room for the response, unless its source skips those.
+        Raises UserError for a prompt that has no tokens or one that the model does not know, that a
+        template cannot render, or that leaves no room for the response, unless its source skips
+        those.
         """
         problem, config, id = row
         if config.chat or not isinstance(problem.prompt, str):
@@ -53,6 +56,7 @@ class Prompts:
             raise UserError(f"data {id}: the prompt is empty", "write one, or remove the row")
         if unfit := self._check_length(len(ids), config, id):
             return unfit
+        self._require_known(ids, id)
         return Prompt(id, text, tuple(ids), problem.answer, problem.metadata, config.rewards)
 
     def _check_length(self, tokens: int, config: SourceSettings, id: str) -> Unfit | None:
@@ -70,6 +74,17 @@ class Prompts:
             'raise rollout.context_length, lower max_new_tokens, or set too_long = "skip" in this '
             "source",
         )
+
+    def _require_known(self, ids: Sequence[int], id: str) -> None:
+        highest = max(ids)
+        if self._vocabulary is not None and highest >= self._vocabulary:
+            token = self._tokenizer.convert_ids_to_tokens(highest)
+            raise UserError(
+                f"data {id}: the prompt has the token {token!r} (id {highest}), but the model's "
+                f"embedding has only {self._vocabulary} rows",
+                "use the tokenizer that belongs to the model, remove the token from text, few_shot "
+                "and chat template, or give the model a row for it (resize_token_embeddings)",
+            )
 
     def _chat_text(self, row: Row) -> str:
         from jinja2 import TemplateError

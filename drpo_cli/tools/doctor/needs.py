@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from drpo_cli.errors import UserError
+from drpo_cli.model_folder import find_broken_weights, find_wrong_kind
 from drpo_cli.plan import make_plan
 from drpo_cli.plugins import Selected
 from drpo_cli.runs.checkpoints import checkpoint_bytes
@@ -78,15 +79,14 @@ def _check_model(check: str, path: str, prepare: Path | None) -> Finding:
             return ok(check, f"{path}, in the hub's cache")
         fix = f"if the run has no network, first: hf download {path}"
         return warning(check, f"{path} is not in the hub's cache, and will be downloaded", fix)
-    weights = count_weights(folder)
-    if weights is not None:
-        return ok(check, f"{path}: {weights / 1e6:,.1f} M weights")
-    if (folder / "config.json").is_file():
-        fix = "copy the folder again, with its *.safetensors"
-        return wrong(check, f"{path} has a config.json, but no safetensors", fix)
-    if prepare is not None and prepare.is_file():
+    if prepare is not None and prepare.is_file() and not (folder / "config.json").is_file():
         return ok(check, f"{path} does not exist yet; the run makes it with {prepare.name}")
-    return wrong(check, f"{path} is not a model folder", "correct the path, or set model.prepare")
+    broken = find_wrong_kind(folder, not check.startswith("reward")) or find_broken_weights(folder)
+    if broken:
+        return wrong(check, broken.what, broken.fix)
+    weights = count_weights(folder)
+    count = "weights in .bin files" if weights is None else f"{weights / 1e6:,.1f} M weights"
+    return ok(check, f"{path}: {count}")
 
 
 def count_weights(folder: Path) -> int | None:

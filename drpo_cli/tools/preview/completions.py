@@ -194,7 +194,7 @@ def sample(spec_path: Path, overrides: Sequence[str], prompts: int) -> list[Grou
     prompts_P = stream.next()
     while len(prompts_P) < prompts:
         prompts_P += stream.next()
-    engine = build.engine(plan)
+    engine = build.lone_engine(plan)
     groups_P = sample_groups(engine, prompts_P[:prompts], train_sampling(spec, 1))
     engine.close()
     return groups_P

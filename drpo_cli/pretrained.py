@@ -1,0 +1,239 @@
+"""Loads a model through transformers with every weight from its checkpoint, or refuses it.
+
+transformers makes up weights that a checkpoint lacks, drops those that the model lacks, and unties
+a head that its configuration ties. Each of these is another model than the folder's, so each is an
+error here, for every model that a run loads.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from drpo_cli.errors import UserError
+from drpo_cli.model_folder import (
+    Finding,
+    find_broken_weights,
+    find_wrapper,
+    find_wrong_kind,
+    listed,
+    tensor_names,
+)
+from drpo_cli.settings import ModelSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+AGAIN = "download or save the model again"
+GENERATES = ("LMHeadModel", "ForCausalLM")
+KINDS = {"AutoConfig": "configuration", "AutoTokenizer": "tokenizer"}
+READING = (  # what transformers raises for files that it cannot use
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    ImportError,
+    RuntimeError,
+    pickle.UnpicklingError,
+)
+
+
+def load(
+    auto: Any,
+    path: str,
+    where: str,
+    *,
+    trust_remote_code: bool,
+    decoder_only: bool = False,
+    **options: Any,
+) -> Any:
+    """The model, from a class such as `AutoModelForCausalLM`, in evaluation mode.
+
+    Raises UserError, naming `where`, for a folder that is not such a model, and for a checkpoint
+    whose tensors are not exactly those of the model, except where transformers itself declares them
+    unimportant (old buffers, parts for other tasks). With `decoder_only` the heads may be missing
+    or others: the caller does not use them.
+    """
+    folder = Path(path)
+    _require_kind(folder, where, causal=auto.__name__ == "AutoModelForCausalLM")
+    if folder.is_dir() and (finding := find_broken_weights(folder)):
+        raise UserError(f"{where}: {finding.what}", finding.fix)
+    model, keys = read(
+        auto,
+        path,
+        where,
+        trust_remote_code=trust_remote_code,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # refused below, with their names
+        **options,
+    )
+    prefix = _decoder_prefix(model) if decoder_only else ""
+    finding = _find_encoder(model) or _find_strange(model, folder, keys, prefix)
+    if finding is None and not decoder_only:
+        finding = _find_untied(model)
+    if finding:
+        raise UserError(f"{where}: {path}: {finding.what}", finding.fix)
+    return model.eval()
+
+
+def read(auto: Any, path: str, where: str, *, trust_remote_code: bool, **options: Any) -> Any:
+    """What `auto.from_pretrained` gives: a configuration, a tokenizer or a model.
+
+    Raises UserError, naming `where`, for a folder or hub id that it cannot be read from.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    _require_kind(Path(path), where)
+    try:
+        return auto.from_pretrained(path, trust_remote_code=trust_remote_code, **options)
+    except (*READING, SafetensorError, StrictDataclassError) as error:
+        what, fix = _explain(error, auto)
+        kind = KINDS.get(auto.__name__, "model")
+        raise UserError(f"{where}: {path} has no {kind} that loads: {what}", fix) from error
+
+
+def check(model: ModelSettings, where: str) -> None:
+    """Raises UserError for a causal language model that `load` refuses, or that is not finite.
+
+    For engines that read the folder themselves. The weights of a quantised model are not checked:
+    transformers may not be able to load them.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    code = model.trust_remote_code
+    config = read(AutoConfig, model.path, where, trust_remote_code=code)
+    if getattr(config, "quantization_config", None) is None:
+        lm = load(AutoModelForCausalLM, model.path, where, trust_remote_code=code, dtype="auto")
+        refuse_not_finite(find_not_finite(lm.state_dict().items()), model.path, where)
+
+
+def save_config(model: Any, folder: Path) -> None:
+    """Saves the configuration, and with a model that brings code of its own the code.
+
+    A class of transformers needs none, though its folder may have had some, for another class.
+    """
+    from transformers.dynamic_module_utils import custom_object_save
+
+    config = model.config
+    if model.is_custom_code():
+        folder.mkdir(parents=True, exist_ok=True)
+        custom_object_save(model, folder, config)
+    elif hasattr(config, "auto_map"):
+        config = copy.deepcopy(config)
+        del config.auto_map
+    config.save_pretrained(folder)
+
+
+def has_code(folder: Path) -> bool:
+    """Whether a folder that `save_config` wrote has code of its own."""
+    return "auto_map" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+
+
+def find_not_finite(weights: Iterable[tuple[str, Tensor]]) -> list[str]:
+    """The names of the tensors (or shards) that have NaN or infinite values."""
+    return [name for name, weight in weights if not weight.isfinite().all()]
+
+
+def refuse_not_finite(names: Iterable[str], path: str, where: str) -> None:
+    """Raises UserError if there are any names of such tensors."""
+    if found := sorted(set(names)):
+        raise UserError(
+            f"{where}: {path}: NaN or infinite values in {listed(found)}",
+            "the training that made it diverged, or a file is damaged: take an earlier checkpoint, "
+            "or download it again",
+        )
+
+
+def _require_kind(folder: Path, where: str, causal: bool = False) -> None:
+    is_hub_id = not folder.is_absolute() and not folder.exists()
+    if not is_hub_id and (finding := find_wrong_kind(folder, causal)):
+        raise UserError(f"{where}: {finding.what}", finding.fix)
+
+
+def _decoder_prefix(model: Any) -> str:
+    decoder = model.get_decoder()
+    return next(f"{name}." for name, module in model.named_modules() if module is decoder)
+
+
+def _find_encoder(model: Any) -> Finding | None:
+    name = type(model).__name__
+    if not name.endswith(GENERATES) or getattr(model.config, "is_decoder", True):
+        return None
+    return Finding(
+        f"it is an encoder ({name} without is_decoder = true in config.json), whose tokens see the "
+        "ones after them",
+        "name a causal (decoder-only) language model",
+    )
+
+
+def _find_strange(model: Any, folder: Path, keys: Mapping[str, Any], prefix: str) -> Finding | None:
+    """The tensors below `prefix` that the checkpoint lacks, or has in excess or in other shapes."""
+    own = model.state_dict().keys()
+    missing = sorted(key for key in keys["missing_keys"] if key.startswith(prefix))
+    excess = sorted(key for key in keys["unexpected_keys"] if key.startswith(prefix))
+    others = sorted(item for item in keys["mismatched_keys"] if item[0].startswith(prefix))
+    there = tensor_names(folder) if folder.is_dir() else set()
+    if wrapper := find_wrapper(there | set(keys["unexpected_keys"]), own):
+        return wrapper
+    if others:
+        name, saved, wanted = others[0]
+        shapes = f"{list(saved)} in the file, {list(wanted)} by config.json"
+        return Finding(
+            f"{len(others)} of its {len(own)} weights have another shape: {name} is {shapes}",
+            "correct config.json, or take the weights that belong to it",
+        )
+    if missing:
+        there_is = f"; it has {listed(excess)}" if excess else ""
+        fix = f"{AGAIN}; if it is made for another task, name a model that was trained for this one"
+        if missing == ["lm_head.weight"]:
+            fix = f"set tie_word_embeddings = true in config.json if its head is tied, or {AGAIN}"
+        return Finding(
+            f"the checkpoint lacks {len(missing)} of the model's {len(own)} weights, and they "
+            f"would be random: {listed(missing)}{there_is}",
+            fix,
+        )
+    if excess:
+        return Finding(
+            f"the checkpoint has {len(excess)} weights that the model lacks, and they would be "
+            f"dropped: {listed(excess)}",
+            "correct config.json (layers, architecture), or remove them from the file",
+        )
+    return None
+
+
+def _find_untied(model: Any) -> Finding | None:
+    """A head that the configuration ties, with values of its own: transformers leaves it untied."""
+    wanted = model.get_expanded_tied_weights_keys(all_submodels=True)
+    tensors = dict(model.named_parameters(remove_duplicate=False))
+    for target, source in wanted.items():
+        if target in tensors and source in tensors and tensors[target] is not tensors[source]:
+            return Finding(
+                f"config.json ties {target} to {source}, and the checkpoint has other values in "
+                "each",
+                "set tie_word_embeddings = false in config.json if the model was trained untied, "
+                f"or remove {target} from the file",
+            )
+    return None
+
+
+def _explain(error: BaseException, auto: Any) -> tuple[str, str]:
+    text = str(error).strip()
+    if "trust_remote_code" in text:
+        return (
+            "it brings Python code of its own, which could do anything on this machine",
+            "read that code; to allow it, set trust_remote_code = true (in [model], for the models "
+            "of a run)",
+        )
+    if "Unrecognized configuration class" in text:
+        return f"its architecture is none of {auto.__name__}", "name a model of that kind"
+    if isinstance(error, pickle.UnpicklingError):
+        return "its .bin file has more than weights in it, such as code", "save it as safetensors"
+    return " ".join(text.split("\n")[:2]) or type(error).__name__, ""

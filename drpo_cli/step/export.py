@@ -1,0 +1,72 @@
+"""Writes the policy of a checkpoint as a Hugging Face folder. Runs no code that comes with it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load as load_distributed
+
+from drpo_cli.pretrained import has_code
+
+WEIGHT_PREFIX = "model.lm."  # of a weight's name in the distributed checkpoint
+
+
+def write_model(checkpoint: Path, folder: Path, dtype: str) -> None:
+    """Writes weights, configuration, tokenizer and, if the model has its own, code.
+
+    The weights of a model with code are written under the names that they were trained with;
+    others under those that transformers gives them in files.
+    """
+    if has_code(checkpoint / "hf"):
+        _write_tensors(checkpoint, folder, dtype)
+    else:
+        _write_known(checkpoint, folder, dtype)
+    for file in (checkpoint / "hf").iterdir():
+        if file.is_file() and not (folder / file.name).exists():
+            shutil.copy(file, folder / file.name)
+
+
+def _write_known(checkpoint: Path, folder: Path, dtype: str) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    config = AutoConfig.from_pretrained(checkpoint / "hf")
+    lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    _load_weights(checkpoint, lm.state_dict())
+    lm.to(getattr(torch, dtype)).save_pretrained(folder)
+
+
+def _write_tensors(checkpoint: Path, folder: Path, dtype: str) -> None:
+    from huggingface_hub import save_torch_state_dict
+
+    saved = FileSystemReader(checkpoint / "state").read_metadata().state_dict_metadata
+    weights = {
+        name.removeprefix(WEIGHT_PREFIX): torch.empty(entry.size, dtype=entry.properties.dtype)
+        for name, entry in saved.items()
+        if name.startswith(WEIGHT_PREFIX) and isinstance(entry, TensorStorageMetadata)
+    }
+    _load_weights(checkpoint, weights)
+    for name, weight in weights.items():
+        if weight.is_floating_point():
+            weights[name] = weight.to(getattr(torch, dtype))
+    folder.mkdir(parents=True, exist_ok=True)
+    save_torch_state_dict(weights, folder)
+    config = json.loads((checkpoint / "hf" / "config.json").read_text(encoding="utf-8"))
+    text = json.dumps({**config, "dtype": dtype}, indent=2, ensure_ascii=False)
+    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _load_weights(checkpoint: Path, weights: Mapping[str, torch.Tensor]) -> None:
+    """Fills the policy's weights in place."""
+    state = {"model": {f"lm.{name}": weight for name, weight in weights.items()}}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is")  # one process, on purpose
+        load_distributed(state, checkpoint_id=checkpoint / "state", no_dist=True)
