@@ -24,7 +24,8 @@ from typing import NoReturn
 
 Child = subprocess.Popen[bytes]
 _Handler = Callable[[int, FrameType | None], object] | signal.Handlers
-_PR_SET_PDEATHSIG = 1
+LINUX = sys.platform == "linux"
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _GRACE_S = 5.0  # between SIGTERM and SIGKILL
 
 
@@ -154,8 +155,14 @@ def die_with_parent() -> None:
 
     Call it first thing in a child: a parent that is already dead goes unnoticed.
     """
-    if sys.platform == "linux":
+    if LINUX:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def adopt_orphans() -> None:
+    """Makes descendants whose parent dies children of this process (Linux only)."""
+    if LINUX:
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def fork_server(
@@ -223,6 +230,8 @@ def print_to(log: Path) -> None:
 
 def exit_now(code: int) -> NoReturn:
     """Ends this process without waiting for threads that a library left behind."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)

@@ -13,8 +13,10 @@ PACKAGE = ROOT / "drpo_cli"
 TEMPLATES = sorted(path.parent for path in (ROOT / "templates").glob("*/run.toml"))
 
 MAX_FILE_LINES = 400
-# the first two run the user's code; the last one records the crash of a rank before it ends
-MAY_CATCH_ALL = {"rewards/grading/score.py", "plugins.py", "launch/worker.py"}
+# the first three run the user's code; the last one records the crash of a rank before it ends
+MAY_CATCH_ALL = {
+    "rewards/grading/score.py", "rewards/grading/forks.py", "plugins.py", "launch/worker.py",
+}  # fmt: skip
 
 SOURCES = sorted(
     path

@@ -164,7 +164,7 @@ class fn:
         ("raise KeyError('m')", r"its set-up failed: KeyError: 'm' \(.*r0.py:5 in __init__\)"),
         ("raise UserError('get a key')", "its set-up failed: get a key"),
         ("os._exit(3)", "its process died.* in its set-up"),
-        ("sys.exit(3)", "its process died.* in its set-up"),
+        ("sys.exit(3)", r"its set-up failed: SystemExit: 3 \(.*r0.py:5 in __init__\)"),
     ],
 )
 def test_a_set_up_that_fails_is_one_message(own: Own, body: str, said: str, workers: int) -> None:

@@ -199,3 +199,19 @@ def test_a_server_that_dies_leaves_nobody_waiting(own: Own, tmp_path: Path, idle
                     raise UserError(found.fatal)
     for pid in numbers_in(pids):  # what the worker started outlives a server that was killed
         psutil.Process(pid).kill() if is_alive(pid) else None
+
+
+@pytest.mark.parametrize("sends", ["b'\\xff' * 999", "bytes(999)", "frame(Answer(9, None, None))"])
+def test_a_server_that_sends_garbage_is_one_message(own: Own, sends: str) -> None:
+    source = f"""
+import sys, threading, time
+from drpo_cli.rewards.grading.messages import Answer, frame
+def spoil():
+    server = sys.modules["drpo_cli.rewards.grading.server"]
+    server.frame = lambda message: {sends}
+if "drpo_cli.rewards.grading.server" in sys.modules: spoil()
+def fn(completion): return 1.0
+"""
+    with Grader([own(source, timeout_s=0.5)], forgiving=True) as grader:
+        found = grader.score([group("a", "b")])
+        assert found.fatal is not None and "the rewards' process is out of order" in found.fatal

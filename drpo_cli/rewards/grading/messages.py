@@ -5,7 +5,9 @@
     server → worker    a Request per call
     worker → server    Ready, then an Answer per call
 
-A message is pickled and sent over a socket behind its length.
+A message travels as MessagePack behind its length. A worker runs code that nobody has read, so what
+comes from it is never unpickled: it is decoded as plain values of exactly the types below, up to
+`LONGEST_REPLY`. Only what the trainer sends has pickled parts: options and arguments.
 """
 
 from __future__ import annotations
@@ -13,16 +15,26 @@ from __future__ import annotations
 import asyncio
 import pickle
 import socket
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
 
 from drpo_cli.rewards.grading.contract import Call
 from drpo_cli.rewards.grading.score import Outcome
 
-_LENGTH = 8  # bytes
+M = TypeVar("M")
+LONGEST_REPLY = 1 << 24  # bytes; a million scores take nine of it
+_LONGEST_REQUEST = (1 << 32) - 1
+_LENGTH = 4  # bytes
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class GarbledError(ConnectionError):
+    """The other side sent something that is not a message; it counts as dead."""
 
 
 class Setup(NamedTuple):
-    """What the server imports, and how patient it is.
+    """What the server imports, and how patient it is; the first two are pickled.
 
     search_path    the trainer's `sys.path`
     rewards        type and pickled options of each reward; the options may hold objects of a class
@@ -31,8 +43,8 @@ class Setup(NamedTuple):
     grace_seconds  time beyond `timeout_s` in which an async worker stops a late call by itself
     """
 
-    search_path: list[str]
-    rewards: list[tuple[str, bytes]]
+    search_path: bytes
+    rewards: bytes
     setup_seconds: float
     grace_seconds: float
 
@@ -54,6 +66,7 @@ class Request(NamedTuple):
 
     number: int
     reward: int
+    samples: int
     call: bytes
 
     def unpack(self) -> Call:
@@ -70,9 +83,14 @@ class Answer(NamedTuple):
     problem: str | None = None
 
 
+_DECODERS: dict[Any, msgspec.msgpack.Decoder[Any]] = {
+    kind: msgspec.msgpack.Decoder(kind) for kind in (Setup, Imported, Ready, Request, Answer)
+}
+
+
 def frame(message: Any) -> bytes:
     """The message as bytes to send."""
-    data = pickle.dumps(message)
+    data = _encode(message)
     return len(data).to_bytes(_LENGTH, "big") + data
 
 
@@ -81,16 +99,35 @@ def send(to: socket.socket, message: Any) -> None:
     to.sendall(frame(message))
 
 
-def receive(source: socket.socket) -> Any:
-    """Waits for a message. Raises EOFError (or ConnectionError) when the other side is gone."""
-    length = int.from_bytes(_read(source, _LENGTH), "big")
-    return pickle.loads(_read(source, length))
+def receive(source: socket.socket, kind: type[M]) -> M:
+    """Waits for a message of this kind.
+
+    Raises EOFError or ConnectionError when the other side is gone, GarbledError when it sent
+    something else.
+    """
+    length = _check_length(_read(source, _LENGTH), kind)
+    return _decode(_read(source, length), kind)
 
 
-async def receive_async(reader: asyncio.StreamReader) -> Any:
+async def receive_async(reader: asyncio.StreamReader, kind: type[M]) -> M:
     """The same for an event loop."""
-    length = int.from_bytes(await reader.readexactly(_LENGTH), "big")
-    return pickle.loads(await reader.readexactly(length))
+    length = _check_length(await reader.readexactly(_LENGTH), kind)
+    return _decode(await reader.readexactly(length), kind)
+
+
+def _check_length(data: bytes | bytearray, kind: type) -> int:
+    length = int.from_bytes(data, "big")
+    if length > (_LONGEST_REQUEST if kind in (Setup, Request) else LONGEST_REPLY):
+        raise GarbledError(f"a message of {length} bytes")
+    return length
+
+
+def _decode(data: bytes | bytearray, kind: type[M]) -> M:
+    try:
+        message: M = _DECODERS[kind].decode(data)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise GarbledError(f"not a message: {error}") from error
+    return message
 
 
 def _read(source: socket.socket, size: int) -> bytearray:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import select
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -13,11 +16,22 @@ from threading import Lock, Thread
 from drpo_cli import processes
 from drpo_cli.errors import UserError
 from drpo_cli.rewards.grading.contract import Call, Reward
-from drpo_cli.rewards.grading.messages import Answer, Imported, Request, Setup, receive, send
+from drpo_cli.rewards.grading.messages import (
+    Answer,
+    GarbledError,
+    Imported,
+    M,
+    Request,
+    Setup,
+    receive,
+    send,
+)
 from drpo_cli.rewards.grading.score import Outcome
 
 SETUP_SECONDS = 1800.0  # a reward model may have to be downloaded first
 GRACE_SECONDS = 2.0
+WAKE_SECONDS = 0.5
+CONTINUE = "continue with --resume"
 ENVIRONMENT = {
     # The workers are what runs in parallel, and a library's threads do not survive a fork.
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
@@ -47,9 +61,10 @@ class Pool:
             )
         chosen = [(reward.selected.type, pickle.dumps(reward.config)) for reward in rewards]
         with suppress(BrokenPipeError, ConnectionError):  # the thread reports a dead server
-            send(self._connection, Setup(sys.path, chosen, SETUP_SECONDS, GRACE_SECONDS))
+            imports = pickle.dumps(sys.path), pickle.dumps(chosen)
+            send(self._connection, Setup(*imports, SETUP_SECONDS, GRACE_SECONDS))
         self._lock = Lock()
-        self._waiting: dict[int, Future[Outcome]] = {}
+        self._waiting: dict[int, tuple[int, Future[Outcome]]] = {}
         self._number = 0
         self._imported = self._closing = False
         self._ended: Exception | None = None
@@ -69,9 +84,10 @@ class Pool:
             if self._ended is not None:
                 raise self._ended
             self._number += 1
-            self._waiting[self._number] = future
+            samples = len(call.samples)
+            self._waiting[self._number] = samples, future
             with suppress(BrokenPipeError, ConnectionError):  # the thread reports a dead server
-                send(self._connection, Request(self._number, index, pickled))
+                send(self._connection, Request(self._number, index, samples, pickled))
         return future
 
     def close(self) -> None:
@@ -99,31 +115,48 @@ class Pool:
     def _receive(self) -> None:
         ended: Exception = RuntimeError("the rewards' pool has ended")
         try:
-            imported: Imported = receive(self._connection)
+            imported = self._next(Imported)
             if imported.problem is not None:
                 ended = UserError(imported.problem)
                 return
             self._imported = True
             while True:
-                self._complete(receive(self._connection))
+                self._complete(self._next(Answer))
+        except GarbledError as error:
+            processes.kill_group(self._server.pid)
+            ended = UserError(f"the rewards' process is out of order: {error}", CONTINUE)
         except (EOFError, ConnectionError):
             if not self._closing:
                 ended = self._explain_end()
         finally:  # whatever happened, nobody may wait for ever
             with self._lock:
                 self._ended = ended
-            for future in self._waiting.values():
+            for _, future in self._waiting.values():
                 future.set_exception(ended)
 
+    def _next(self, kind: type[M]) -> M:
+        """Waits for a message. Continues the server when a reward has stopped it."""
+        poll = select.poll()
+        poll.register(self._connection, select.POLLIN)
+        while not poll.poll(1000 * WAKE_SECONDS):
+            with suppress(ChildProcessError):  # it has been waited for
+                if os.waitid(os.P_PID, self._server.pid, os.WSTOPPED | os.WNOHANG):
+                    os.kill(self._server.pid, signal.SIGCONT)
+        return receive(self._connection, kind)
+
     def _complete(self, answer: Answer) -> None:
-        future = self._waiting.pop(answer.number)
-        if answer.problem is not None:
-            future.set_exception(UserError(answer.problem))
-        elif answer.outcome is not None:
-            future.set_result(answer.outcome)
+        samples, future = self._waiting.get(answer.number, (0, None))
+        outcome, problem = answer.outcome, answer.problem
+        if future is None or not (problem or (outcome and outcome.is_valid(samples))):
+            raise GarbledError("an answer to another question")
+        del self._waiting[answer.number]
+        if problem is not None:
+            future.set_exception(UserError(problem))
+        elif outcome is not None:
+            future.set_result(outcome)
 
     def _explain_end(self) -> UserError:
         what = f"the rewards' process ended with code {self._server.wait()}"
         if not self._imported:
             return UserError(f"{what} while it imported them")
-        return UserError(f"{what}: killed from outside, or out of memory", "continue with --resume")
+        return UserError(f"{what}: killed from outside, or out of memory", CONTINUE)

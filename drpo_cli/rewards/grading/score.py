@@ -1,14 +1,16 @@
 """Calls a reward that is set up in this process, and checks what it returns.
 
-It catches every exception of the reward: that is the user's code.
+It catches whatever the reward raises: that is the user's code. A score is a plain float within
+±LARGEST. The process that runs the reward explains what is wrong with another value; whoever gets
+its answer trusts only `is_valid`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import numbers
 import random
+import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -22,6 +24,8 @@ from drpo_cli.rewards.grading.contract import Call, Reward
 MACHINERY = (__file__, _contract.__file__)
 DETAIL = 2000
 """Most characters of a failure's message: it may quote a whole completion."""
+LARGEST = 1e15
+"""Largest score, and largest count, in size: their squares and sums stay finite in float32."""
 
 
 class Failure(NamedTuple):
@@ -37,7 +41,13 @@ class Outcome(NamedTuple):
     scores: tuple[float, ...]
     failure: Failure | None = None
     seconds: float = 0.0
-    counts: Mapping[str, float] = {}
+    counts: Mapping[str, int | float] = {}
+
+    def is_valid(self, samples: int) -> bool:
+        """Whether it is the result of a call for that many samples, in usable numbers."""
+        expected = 0 if self.failure else samples
+        values = (*self.scores, self.seconds, *self.counts.values())
+        return len(self.scores) == expected and all(map(_is_usable, values))
 
 
 class ReadyReward:
@@ -47,7 +57,9 @@ class ReadyReward:
         self.reward = reward
         try:
             self.function = reward.set_up()
-        except Exception as error:
+        except BaseException as error:
+            if reward.inline and not isinstance(error, Exception):
+                raise  # in the trainer it may be Ctrl-C
             raise UserError(
                 f"reward {reward.name!r}: its set-up failed: {_explain(error)}"
             ) from error
@@ -82,7 +94,9 @@ class ReadyReward:
                 if self.reward.is_async:
                     value = await value
                 return self._check(value, call, began)
-            except Exception as error:
+            except BaseException as error:
+                if _is_ours(error, self.reward):
+                    raise
                 failure = Failure("exception", _explain(error))
                 if isinstance(error, UserError):
                     break  # another try would not help
@@ -103,19 +117,23 @@ class ReadyReward:
             kind = "wrong_length" if _is_list(values) else "wrong_type"
             detail = f"returned {what} for {size} samples; return a list with one score per sample"
             return Outcome((), Failure(kind, detail), seconds, counts)
-        plain = [_as_python(one) for one in values]
-        failure = next((wrong for wrong in map(_find_fault, plain) if wrong), None)
-        scores = () if failure else tuple(float(one) for one in plain)
-        return Outcome(scores, failure, seconds, counts)
+        scores = []
+        for one in values:
+            found = _as_score(_as_python(one))
+            if isinstance(found, Failure):
+                return Outcome((), found, seconds, counts)
+            scores.append(found)
+        return Outcome(tuple(scores), None, seconds, counts)
 
-    def _take_counts(self) -> dict[str, float]:
-        """What the reward has counted since the last call of this."""
+    def _take_counts(self) -> dict[str, int | float]:
+        """What the reward has counted since the last call of this, in usable numbers."""
         counts = getattr(self.function, "counts", None)
         if not isinstance(counts, Counter):
             return {}
-        taken = {str(k): float(n) if n % 1 else int(n) for k, n in counts.items()}
+        real = {short(str(k)): n for k, n in counts.items() if isinstance(n, numbers.Real)}
         counts.clear()
-        return taken
+        taken = {k: float(n) for k, n in real.items() if _is_usable(n)}
+        return {k: int(n) if n.is_integer() else n for k, n in taken.items()}
 
 
 def seed_generators(seed: int) -> None:
@@ -126,10 +144,33 @@ def seed_generators(seed: int) -> None:
     numpy.random.seed(seed)
 
 
+def flush_prints() -> None:
+    """Writes what is left in the buffers of stdout and stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:  # the reward may have closed or replaced it
+            continue
+
+
 def timeout_failure(limit: float) -> Failure:
     """The failure of a call that took too long."""
     detail = f"took longer than timeout_s = {limit:g}; raise it, or make the reward faster"
     return Failure("timeout", detail)
+
+
+def short(text: str, most: int = 80) -> str:
+    """The text, cut for a message; half a surrogate pair, which cannot be sent, as its escape."""
+    text = text if len(text) <= most else f"{text[: most - 1]}…"
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _is_ours(error: BaseException, reward: Reward) -> bool:
+    """Whether an exception is not the reward's own: a cancelled call, or Ctrl-C in the trainer."""
+    if isinstance(error, Exception):
+        return False
+    task = asyncio.current_task() if reward.is_async else None
+    return reward.inline or bool(task and task.cancelling())
 
 
 def _is_list(value: Any) -> bool:
@@ -144,24 +185,32 @@ def _as_python(value: Any) -> Any:
     return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
-def _find_fault(value: Any) -> Failure | None:
+def _as_score(value: Any) -> float | Failure:
+    """The value as a plain float, whatever its class says about itself; or what is wrong."""
     if not isinstance(value, numbers.Real):
         what = f"returned {short(repr(value))} ({type(value).__name__})"
         return Failure("wrong_type", f"{what}; return a finite number")
-    if not math.isfinite(value):
-        return Failure("not_finite", f"returned {float(value)}; return a finite number")
-    return None
+    try:
+        score = float(value)
+    except OverflowError:
+        score = float("inf")
+    if _is_usable(score):
+        return score
+    return Failure("not_finite", f"returned {score}; return a finite number, up to {LARGEST:g}")
 
 
-def _explain(error: Exception) -> str:
+def _is_usable(number: float) -> bool:
+    return -LARGEST <= number <= LARGEST  # not `math`, which a reward may change; false for NaN
+
+
+def _explain(error: BaseException) -> str:
     if isinstance(error, UserError):
         return short(str(error), DETAIL)
     trace = error.__traceback__
     while trace and trace.tb_next and trace.tb_frame.f_code.co_filename in MACHINERY:
         trace = trace.tb_next
-    return f"{where_it_broke(error.with_traceback(trace))}; fix the reward"
-
-
-def short(text: str, most: int = 80) -> str:
-    """The text, cut for a message."""
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    try:
+        what = where_it_broke(error.with_traceback(trace))
+    except BaseException:  # it has a `__str__` of its own
+        what = type(error).__name__
+    return f"{short(what, 2 * DETAIL)}; fix the reward"

@@ -15,15 +15,14 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.util
-import os
 import pickle
 import signal
 import socket
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import NoReturn
 
 from drpo_cli import plugins, processes
@@ -31,8 +30,10 @@ from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected
 from drpo_cli.rewards.grading import worker
 from drpo_cli.rewards.grading.contract import Reward, prepare
+from drpo_cli.rewards.grading.forks import Forks
 from drpo_cli.rewards.grading.messages import (
     Answer,
+    GarbledError,
     Imported,
     Ready,
     Request,
@@ -42,9 +43,13 @@ from drpo_cli.rewards.grading.messages import (
     receive_async,
     send,
 )
-from drpo_cli.rewards.grading.score import Failure, Outcome, timeout_failure
+from drpo_cli.rewards.grading.prints import Allowance, Prints
+from drpo_cli.rewards.grading.score import DETAIL, Failure, Outcome, short, timeout_failure
 
 DEAD = "its process died: killed from outside, out of memory, crashed in native code, or it exited"
+GARBLED = (
+    "its process sent what is not an answer: its code wrote to a descriptor that is not its own"
+)
 BLOCKED = "; it blocked its event loop: await what waits, and do not catch the cancellation"
 
 
@@ -53,13 +58,13 @@ def main(handle: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the trainer acts on Ctrl-C
     trainer = socket.socket(fileno=handle)
     try:
-        setup: Setup = receive(trainer)
+        setup = receive(trainer, Setup)
     except (EOFError, ConnectionError):
         return  # the trainer ended before it said what to import
     try:
         rewards = _import_rewards(setup)
     except UserError as error:
-        send(trainer, Imported(str(error)))
+        send(trainer, Imported(short(str(error), 2 * DETAIL)))
         return
     send(trainer, Imported())
     sys.stdout.flush()  # or every fork would print what the imports left in the buffer
@@ -67,10 +72,10 @@ def main(handle: int) -> None:
 
 
 def _import_rewards(setup: Setup) -> list[Reward]:
-    sys.path[:] = setup.search_path
+    sys.path[:] = pickle.loads(setup.search_path)
     importlib.import_module("numpy.random")  # every worker seeds its generator
     rewards = []
-    for type, options in setup.rewards:
+    for type, options in pickle.loads(setup.rewards):
         for name in plugins.load("rewards", type).imports:
             if importlib.util.find_spec(name) is not None:  # if it is missing, the reward says so
                 importlib.import_module(name)
@@ -84,8 +89,8 @@ class _Server:
     def __init__(self, setup: Setup, rewards: list[Reward], trainer: socket.socket) -> None:
         self.setup = setup
         self.workers: set[_Worker] = set()
+        self.forks = Forks(trainer)
         self._rewards, self._trainer = rewards, trainer
-        self._killed: set[int] = set()
 
     async def serve(self) -> NoReturn:
         """Passes calls and answers until the trainer is gone; then ends everything."""
@@ -96,7 +101,7 @@ class _Server:
                 crews = [_Crew(self, reward, tasks) for reward in self._rewards]
                 with suppress(EOFError, ConnectionError):
                     while True:
-                        request: Request = await receive_async(reader)
+                        request = await receive_async(reader, Request)
                         crews[request.reward].requests.put_nowait(request)
                 self._end_workers()
                 processes.exit_now(0)
@@ -107,80 +112,51 @@ class _Server:
         """Sends the trainer an answer."""
         self._writer.write(frame(message))
 
-    def fork(self, reward: Reward) -> tuple[int, socket.socket]:
-        """Forks a worker; returns its process id and this side of its connection."""
-        for pid in list(self._killed):
-            if os.waitpid(pid, os.WNOHANG)[0]:
-                self._killed.discard(pid)
-        ours, theirs = socket.socketpair()
-        pid = os.fork()
-        if pid == 0:
-            self._become_worker(reward, ours, theirs)
-        theirs.close()
-        return pid, ours
-
-    def kill(self, pid: int) -> None:
-        """Kills a worker and all processes in its group.
-
-        It is waited for only later: until then no other group can get the same number.
-        """
-        processes.kill_group(pid)
-        self._killed.add(pid)
-
-    def _become_worker(self, reward: Reward, *pair: socket.socket) -> NoReturn:
-        code = 1
-        try:
-            os.setsid()  # so that it can be killed together with whatever the reward starts
-            processes.die_with_parent()
-            ours, theirs = pair
-            # Kept open here, they would hide the server's end from the others.
-            for connection in (ours, self._trainer, *(w.connection for w in self.workers)):
-                connection.close()
-            worker.run(reward, theirs)
-            code = 0
-        finally:  # never back into the server's event loop
-            if code != 0:
-                traceback.print_exc()
-            processes.exit_now(code)
-
     def _end_workers(self) -> None:
         for one in list(self.workers):
             one.end()
+        self.forks.end()
 
 
 class _Worker:
     """The server's side of a worker process.
 
-    waiting  calls without an answer, by number
-    ended    killed, or dead by itself
-    shared   several calls were waiting when it ended, so any of them may be the cause
-    on_end   called when it ends
+    waiting   the samples and the future of each call without an answer, by number
+    ended     killed, or dead by itself
+    shared    several calls were waiting when it ended, so any of them may be the cause
+    answered  calls that it has answered; one of them may have broken the process for the next
+    why       how it ended, if by itself
+    on_end    called when it ends
     """
 
     on_end: Callable[[], None] | None = None
 
-    def __init__(self, server: _Server, reward: Reward) -> None:
+    def __init__(self, server: _Server, reward: Reward, allowance: Allowance) -> None:
         self._server = server
         self._writer: asyncio.StreamWriter | None = None
-        self.pid, self.connection = server.fork(reward)
-        self.waiting: dict[int, asyncio.Future[Outcome]] = {}
+        self._child = server.forks.fork(partial(worker.run, reward))
+        self.prints = Prints(self._child.prints, allowance)
+        self.waiting: dict[int, tuple[int, asyncio.Future[Outcome]]] = {}
         self.ended = self.shared = False
+        self.answered, self.why = 0, DEAD
         server.workers.add(self)
 
     async def set_up(self) -> Ready:
         """Waits until the reward is set up. Raises EOFError or ConnectionError when it dies."""
-        self._reader, self._writer = await asyncio.open_connection(sock=self.connection)
-        ready: Ready = await receive_async(self._reader)
+        self._reader, self._writer = await asyncio.open_connection(sock=self._child.connection)
+        ready = await receive_async(self._reader, Ready)
+        self.prints.take()
         return ready
 
     async def listen(self) -> None:
-        """Takes answers until the worker has ended."""
-        with suppress(EOFError, ConnectionError):
+        """Takes answers until the worker has ended, or sends what is not an answer."""
+        try:
             while True:
-                answer: Answer = await receive_async(self._reader)
-                waiting = self.waiting.pop(answer.number)
-                if not waiting.done():  # else it has just timed out
-                    waiting.set_result(answer.outcome or Outcome(()))
+                self._take(await receive_async(self._reader, Answer))
+        except GarbledError:
+            self.why = GARBLED
+        except (EOFError, ConnectionError):
+            pass
         self.end()
 
     async def ask(self, request: Request) -> Outcome:
@@ -188,7 +164,7 @@ class _Worker:
         if self.ended or self._writer is None:
             raise EOFError
         answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self.waiting[request.number] = answer
+        self.waiting[request.number] = request.samples, answer
         self._writer.write(frame(request))
         return await answer
 
@@ -197,15 +173,27 @@ class _Worker:
         if self.ended:
             return
         self.ended, self.shared = True, len(self.waiting) > 1
-        for answer in self.waiting.values():
+        for _, answer in self.waiting.values():
             if not answer.done():
                 answer.set_exception(EOFError())
         self._server.workers.discard(self)
-        self._server.kill(self.pid)
+        self._server.forks.kill(self._child.pid)
+        self.prints.close()
         if self._writer is not None:
             self._writer.close()
         if self.on_end is not None:
             self.on_end()
+
+    def _take(self, answer: Answer) -> None:
+        """Takes an answer: the code that sent it may be the reward's own."""
+        samples, waiting = self.waiting.pop(answer.number, (0, None))
+        if waiting is None or answer.outcome is None or not answer.outcome.is_valid(samples):
+            if waiting is not None:
+                self.waiting[answer.number] = samples, waiting
+            raise GarbledError("an answer to another question")
+        self.answered += 1
+        if not waiting.done():  # else it has just timed out
+            waiting.set_result(answer.outcome)
 
 
 class _Place:
@@ -233,6 +221,7 @@ class _Crew:
         self.problem: str | None = None
         self._server, self._reward, self._tasks = server, reward, tasks
         self._one_alone = asyncio.Lock()
+        self._allowance = Allowance(reward.name)
         places = [_Place() for _ in range(reward.config.workers)]
         for place in places:
             tasks.create_task(self._staff(place))
@@ -255,12 +244,16 @@ class _Crew:
             one = await place.worker
             outcome = await self._ask(one, request) if one else None
             if outcome is None and self.problem is None:  # another call may have ended the worker
-                outcome = await self._ask_alone(request)
+                if self._reward.is_async:
+                    outcome = await self._ask_alone(request)
+                elif (one := await place.worker) is not None:  # new, and nothing else runs in it
+                    outcome = await self._ask(one, request)
             self._server.answer(Answer(request.number, outcome, self.problem))
 
     async def _start(self) -> _Worker | None:
         """Starts a worker; None when its set-up failed."""
-        one, limit = _Worker(self._server, self._reward), self._server.setup.setup_seconds
+        one = _Worker(self._server, self._reward, self._allowance)
+        limit = self._server.setup.setup_seconds
         name = f"reward {self._reward.name!r}"
         try:
             async with asyncio.timeout(limit):
@@ -281,15 +274,19 @@ class _Crew:
         grace = self._server.setup.grace_seconds if self._reward.is_async else 0.0
         try:
             async with asyncio.timeout(limit + grace):
-                return await one.ask(request)
+                return _count_prints(await one.ask(request), one)
         except TimeoutError:
             failure = timeout_failure(limit)
             if self._reward.is_async:
                 failure = failure._replace(detail=failure.detail + BLOCKED)
+            one.end()
+            again = one.shared
         except EOFError:
-            failure = Failure("crash", DEAD)
-        one.end()
-        return None if one.shared else Outcome((), failure, time.monotonic() - began)
+            failure = Failure("crash", one.why)
+            again = one.shared or one.answered > 0
+        if again:
+            return None
+        return _count_prints(Outcome((), failure, time.monotonic() - began), one)
 
     async def _ask_alone(self, request: Request) -> Outcome | None:
         """The outcome of a call in a worker that runs nothing else."""
@@ -302,3 +299,8 @@ class _Crew:
             one.end()
             await listening
             return outcome
+
+
+def _count_prints(outcome: Outcome, one: _Worker) -> Outcome:
+    size = one.prints.take()
+    return outcome._replace(counts={**outcome.counts, "printed_bytes": size}) if size else outcome
