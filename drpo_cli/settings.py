@@ -6,6 +6,7 @@ The docstring under a field is its documentation: docs/spec.md is generated from
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -43,8 +44,9 @@ class Settings(BaseModel):
     )
 
     def needs_environment(self) -> tuple[str, ...]:
-        """Environment variables that must be set for a plugin with these options."""
-        return ()
+        """Environment variables that must be set: those that options `*_env` name."""
+        named = (value for name, value in self if name.endswith("_env"))
+        return tuple(one for value in named for one in _texts(value))
 
     if not TYPE_CHECKING:  # for mypy, every field is there
 
@@ -52,6 +54,15 @@ class Settings(BaseModel):
             if name in type(self).model_fields:
                 raise AbsentKeyError(name)
             return super().__getattr__(name)
+
+
+def _texts(value: object) -> Iterable[str]:
+    """The texts of a value: itself, or those in it."""
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    return (one for one in value if isinstance(one, str)) if isinstance(value, Iterable) else ()
 
 
 class RunSettings(Settings):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -19,32 +18,20 @@ from typing import Any
 from pydantic import Field
 
 from drpo_cli.errors import UserError
-from drpo_cli.rewards._remote import (
-    Failed,
-    RemoteSettings,
-    Url,
-    ask,
-    refused,
-    short,
-    unreachable,
-)
+from drpo_cli.rewards import _remote
 
 IMPORTS = ("httpx", "tenacity")
 NEEDS = "a scorer that listens at `url`"
 
 
-class Config(RemoteSettings):
+class Config(_remote.RemoteSettings):
     """Options of the request."""
 
-    url: Url
+    url: _remote.Url
     """Where batches are posted to."""
     headers_env: dict[str, str] = Field(default_factory=dict)
     """Headers of every request, each with the environment variable that holds its value:
     `{ Authorization = "SCORER_AUTHORIZATION" }`. Do not write secrets in a spec."""
-
-    def needs_environment(self) -> tuple[str, ...]:
-        """The variables that hold the headers' values."""
-        return tuple(self.headers_env.values())
 
 
 class reward:
@@ -52,16 +39,15 @@ class reward:
 
     def __init__(self, config: Config) -> None:
         """Raises UserError for a header whose environment variable is not set."""
-        import httpx
-
         self.counts: Counter[str] = Counter()
         self._config = config
-        # `_remote.ask` times whole attempts; `concurrency` limits the connections.
-        self._client = httpx.AsyncClient(
-            headers=_headers(config.headers_env),
-            timeout=None,
-            limits=httpx.Limits(max_connections=None),
-        )
+        headers = {
+            header: _remote.header_value(
+                variable, f"the environment variable {variable}, for the header {header},"
+            )
+            for header, variable in config.headers_env.items()
+        }
+        self._client = _remote.Client(config.url, headers)
 
     async def __call__(
         self,
@@ -88,36 +74,16 @@ class reward:
         body = _body(samples)
         ends = time.monotonic() + self._config.timeout_s
         url = self._config.url
-        text = await ask(url, lambda: self._post(body), self._config, ends, self.counts)
-        return _scores(url, text)
+        reply = await _remote.ask(url, lambda: self._post(body), self._config, ends, self.counts)
+        return _scores(url, reply)
 
-    async def _post(self, body: bytes) -> str:
-        import httpx
-
-        headers = {
-            "Content-Type": "application/json",
-            "Idempotency-Key": hashlib.sha256(body).hexdigest(),
-        }
-        try:
-            response = await self._client.post(self._config.url, content=body, headers=headers)
-        except httpx.TransportError as error:
-            raise unreachable(error) from error
-        except httpx.HTTPError as error:  # such as a body that is not what its headers say
-            raise Failed(f"cannot be read ({error})", "fix the scorer", again=False) from error
-        if not response.is_success:
+    async def _post(self, body: bytes) -> _remote.Reply:
+        key = {"Idempotency-Key": hashlib.sha256(body).hexdigest()}
+        reply = await self._client.post(body, key)
+        if not 200 <= reply.status < 300:
             fix = "check `url` and `headers_env`, and that the scorer follows docs/remote.md"
-            raise refused(response.status_code, response.text, response.headers, fix)
-        return response.text
-
-
-def _headers(headers_env: Mapping[str, str]) -> dict[str, str]:
-    for header, variable in headers_env.items():
-        if variable not in os.environ:
-            raise UserError(
-                f"the environment variable {variable}, for the header {header}, is not set",
-                "set it, or fix headers_env",
-            )
-    return {header: os.environ[variable] for header, variable in headers_env.items()}
+            raise _remote.refused(reply, fix)
+        return reply
 
 
 def _body(samples: list[dict[str, Any]]) -> bytes:
@@ -130,15 +96,15 @@ def _body(samples: list[dict[str, Any]]) -> bytes:
         ) from error
 
 
-def _scores(url: str, text: str) -> list[float]:
+def _scores(url: str, reply: _remote.Reply) -> list[float]:
     try:
-        reply = json.loads(text)
-    except (ValueError, RecursionError):
-        reply = None
-    if not isinstance(reply, dict) or not isinstance(reply.get("scores"), list):
+        found = reply.json()
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not isinstance(found.get("scores"), list):
         raise UserError(
-            f"{url} answered {short(text)}",
+            f"{url} answered {_remote.short(reply.text)}",
             'it must answer {"scores": [number, …]}, with one number per sample',
         )
-    scores: list[float] = reply["scores"]
+    scores: list[float] = found["scores"]
     return scores

@@ -8,7 +8,7 @@ See docs/remote.md.
 
 from __future__ import annotations
 
-import os
+import json
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from drpo_cli.errors import UserError
 from drpo_cli.rewards import _remote, _verdict
 from drpo_cli.settings import Count
 
-IMPORTS = ("openai", "tenacity", "jinja2")
+IMPORTS = ("httpx", "tenacity", "jinja2")
 NEEDS = "an OpenAI-compatible endpoint"
 OPENAI = "https://api.openai.com/v1"
 OPENAI_KEY = "OPENAI_API_KEY"
@@ -88,20 +88,15 @@ class reward:
 
     def __init__(self, config: Config) -> None:
         """Raises UserError when the key's environment variable is not set."""
-        import openai
-
         self.counts: Any = Counter()  # not of integers only: dollars have fractions
         self._config = config
-        # `_remote.ask` times and repeats the attempts.
-        self._client = openai.AsyncOpenAI(
-            api_key=_key(config), base_url=config.base_url, max_retries=0, timeout=None
-        )
+        url = f"{config.base_url.rstrip('/')}/chat/completions"
+        self._client = _remote.Client(url, _authorization(config))
         # OpenAI's newer models know the first name only, most other servers the second only.
         limit = "max_completion_tokens" if _is_openai(config) else "max_tokens"
         self._request: dict[str, Any] = {
             "model": config.model,
             limit: config.max_tokens,
-            "extra_body": config.extra,
         }
         if form := _verdict.make_response_format(config.structured, config.scale, config.reasoning):
             self._request["response_format"] = form
@@ -140,34 +135,25 @@ class reward:
 
     async def _send(self, messages: list[dict[str, str]]) -> str:
         """Returns the judge's answer. Raises Failed."""
-        import openai
-
+        asked = {"messages": messages, **self._request, **self._config.extra}
+        reply = await self._client.post(json.dumps(asked).encode(), {})
+        if not 200 <= reply.status < 300:
+            raise _remote.refused(reply, _fix(reply.status, self._config))
         try:
-            answer: Any = await self._client.chat.completions.create(
-                messages=messages,  # type: ignore[arg-type]
-                **self._request,
-            )
-        except openai.APIStatusError as error:
-            fix = _fix(error.status_code, self._config)
-            said, headers = error.response.text, error.response.headers
-            raise _remote.refused(error.status_code, said, headers, fix) from error
-        except openai.APIConnectionError as error:
-            raise _remote.unreachable(error.__cause__ or error) from error
-        except (openai.APIError, ValueError) as error:  # not JSON, though its headers say so
-            raise _no_completion(str(error)) from error
-        try:  # the client does not check what it received
-            content, usage = answer.choices[0].message.content, answer.usage
-        except (AttributeError, LookupError, TypeError) as error:
-            raise _no_completion(str(answer)) from error
-        self._count(usage)
-        return str(content or "")
+            answer = reply.json()
+            content = answer["choices"][0]["message"]["content"]
+        except (ValueError, LookupError, TypeError) as error:
+            raise _no_completion(reply) from error
+        if not isinstance(content, str | None):
+            raise _no_completion(reply)
+        self._count(answer.get("usage"))
+        return content or ""
 
     def _count(self, usage: Any) -> None:
-        if usage is None:
+        if not isinstance(usage, dict):
             return
         config = self._config
-        read = getattr(usage, "prompt_tokens", None) or 0
-        written = getattr(usage, "completion_tokens", None) or 0
+        read, written = (_tokens(usage.get(f"{kind}_tokens")) for kind in ("prompt", "completion"))
         self.counts["prompt_tokens"] += read
         self.counts["completion_tokens"] += written
         if config.input_price is not None and config.output_price is not None:
@@ -183,18 +169,19 @@ def _is_openai(config: Config) -> bool:
     return config.base_url.rstrip("/") == OPENAI
 
 
-def _key(config: Config) -> str:
+def _authorization(config: Config) -> dict[str, str]:
+    """The header with the key; a server other than OpenAI's must not get the user's OpenAI key."""
     needed = config.needs_environment()
     if not needed:
-        return "none"  # a local server needs no key, and must not get the user's OpenAI key
+        return {}
     (variable,) = needed
-    if not os.environ.get(variable):
-        raise UserError(
-            f"the judge at {config.base_url} needs a key, and the environment variable {variable} "
-            "is not set",
-            "set it, or name another in api_key_env",
-        )
-    return os.environ[variable]
+    named = f"the judge at {config.base_url} needs a key, and the environment variable {variable}"
+    return {"Authorization": f"Bearer {_remote.header_value(variable, named)}"}
+
+
+def _tokens(count: Any) -> int:
+    """A number of tokens that a server reported; 0 where it cannot be one."""
+    return count if type(count) is int and 0 <= count < 2**31 else 0
 
 
 def _fix(status: int, config: Config) -> str:
@@ -207,9 +194,9 @@ def _fix(status: int, config: Config) -> str:
     )
 
 
-def _no_completion(said: str) -> _remote.Failed:
+def _no_completion(reply: _remote.Reply) -> _remote.Failed:
     return _remote.Failed(
-        f"did not answer with a chat completion ({_remote.short(said)})",
+        f"did not answer with a chat completion ({_remote.short(reply.text)})",
         "set base_url to that of an OpenAI-compatible API; most end in /v1",
         again=False,
     )

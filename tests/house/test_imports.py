@@ -16,6 +16,7 @@ PACKAGE = Path(plugins.__file__).parent
 # folder imports freely within itself. A longer name is an exception within its folder.
 ORDER = (
     ("__init__",),
+    ("secrets",),
     ("types", "errors", "settings", "processes"),
     ("experience", "model_folder"),
     ("dist", "pretrained"),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
+import ssl
+import struct
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -41,6 +44,7 @@ class Server:
         self.url = url
         self.asked: list[Asked] = []
         self.most_at_once = 0
+        self.sent = 0
         self.stopping = threading.Event()
         self._lock = threading.Lock()
         self._now = 0
@@ -59,9 +63,11 @@ class Server:
 
 
 @contextmanager
-def serving(answer: Answer) -> Iterator[Server]:
+def serving(answer: Answer, tls: ssl.SSLContext | None = None) -> Iterator[Server]:
     """A server that answers every POST request by `answer`."""
     http = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    if tls is not None:
+        http.socket = tls.wrap_socket(http.socket, server_side=True)
     http.daemon_threads = True
     http.answer = answer  # type: ignore[attr-defined]
     http.state = server = Server(f"http://127.0.0.1:{http.server_port}")  # type: ignore[attr-defined]
@@ -100,6 +106,55 @@ def dead_url() -> str:
     """The address of a server that has stopped."""
     with serving(in_turn(Reply())) as server:
         return server.url
+
+
+@contextmanager
+def sending(bytes_of: Callable[[], Iterable[bytes]], reset: bool = False) -> Iterator[Server]:
+    """A server that answers every request with these very bytes, then closes the connection.
+
+    `Server.sent` counts the bytes that went out; `reset` closes with a reset.
+    """
+    listening = socket.create_server(("127.0.0.1", 0))
+    state = Server(f"http://127.0.0.1:{listening.getsockname()[1]}")
+
+    def answer(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            _read_request(connection)
+            state.come(Asked("", {}, None, b""))
+            for part in bytes_of():
+                if state.stopping.is_set():
+                    return
+                connection.sendall(part)
+                state.sent += len(part)
+            if reset:
+                linger = struct.pack("ii", 1, 0)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+    def accept() -> None:
+        with suppress(OSError):  # it was closed
+            while True:
+                connection, _ = listening.accept()
+                threading.Thread(target=answer, args=(connection,), daemon=True).start()
+
+    thread = threading.Thread(target=accept, daemon=True)
+    thread.start()
+    try:
+        yield state
+    finally:
+        state.stopping.set()
+        listening.shutdown(socket.SHUT_RDWR)
+        listening.close()
+        thread.join()
+
+
+def _read_request(connection: socket.socket) -> None:
+    data = b""
+    while b"\r\n\r\n" not in data:
+        data += connection.recv(65536)
+    head, _, body = data.partition(b"\r\n\r\n")
+    length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
+    while len(body) < length:
+        body += connection.recv(65536)
 
 
 class _Handler(BaseHTTPRequestHandler):
