@@ -30,12 +30,16 @@ from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential
 
 from drpo_cli import plugins, processes
+from drpo_cli.errors import UserError
 from drpo_cli.runs.alerts import Watch
 from drpo_cli.runs.events import say_if_room
 from drpo_cli.runs.folder import RunFolder, write_whole
+from drpo_cli.runs.metrics import StepMetrics
+from drpo_cli.runs.reader import describe_error, read_text
 from drpo_cli.runs.records import Tail
 from drpo_cli.runs.spec import read_spec
 from drpo_cli.trackers import TrackedRun, Tracker, flatten
@@ -63,11 +67,19 @@ class State:
 
     @classmethod
     def read(cls, folder: Path) -> State:
-        """What `write` wrote; a fresh state where there is no file."""
+        """What `write` wrote; a fresh state where there is no file.
+
+        Raises UserError when the file is damaged.
+        """
         try:
-            return cls(**json.loads((folder / "state.json").read_text()))
+            return msgspec.json.decode(read_text(folder / "state.json"), type=cls)
         except FileNotFoundError:
             return cls()
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(
+                f"{folder / 'state.json'} {describe_error(error)}",
+                "remove it, and the tracker gets a new run with all steps",
+            ) from error
 
     def write(self, folder: Path) -> None:
         """Replaces the file in one move."""
@@ -102,7 +114,7 @@ class Sender:
 
     def follow(self) -> None:
         """Sends what the run records until it has ended and everything is sent."""
-        tail, watch = Tail(self._run.metrics), Watch()
+        tail, watch = Tail(self._run.metrics, StepMetrics), Watch()
         while True:
             over = has_ended(self._end)  # before reading, so that the last records are read
             records = tail.new()
@@ -118,8 +130,8 @@ class Sender:
 
     def _send(self, record: Mapping[str, Any], watch: Watch) -> None:
         """Sends a step that was not sent before, and the alerts that begin with it."""
-        alerts, step = watch.add(record), record.get("step")
-        if not isinstance(step, int) or step <= self.state.step:
+        alerts, step = watch.add(record), record["step"]
+        if step <= self.state.step:
             return
         self._retry(lambda: self._open().log(step, flatten(record)))
         self.state.step = step

@@ -16,7 +16,8 @@ from drpo_cli.errors import UserError
 from drpo_cli.launch import launch_log
 from drpo_cli.launch.follower import State, list_trackers
 from drpo_cli.runs.folder import RunFolder
-from drpo_cli.runs.records import Tail
+from drpo_cli.runs.metrics import Stepped
+from drpo_cli.runs.reader import read
 from drpo_cli.runs.spec import read_spec
 
 QUIET_S = 2.0  # a longer wait is announced
@@ -59,10 +60,7 @@ def send(path: Path, seconds: float) -> int:
     folder = RunFolder(path)
     if not folder.exists():
         raise UserError(f"{path} is not a run folder: it has no spec.toml")
-    try:
-        names = [table["name"] for table in list_trackers(read_spec(folder))]
-    except ValueError as error:
-        raise UserError(f"{folder.spec}: is not valid TOML: {error}", "fix it") from error
+    names = [table["name"] for table in list_trackers(read_spec(folder))]
     if not names:
         raise UserError(f"{folder.spec} names no [[tracker]]", "add one there (docs/trackers.md)")
     if folder.in_use():
@@ -79,7 +77,7 @@ def send(path: Path, seconds: float) -> int:
 def count_unsent(folder: RunFolder, name: str) -> tuple[int, int]:
     """Recorded steps that a tracker has not been sent, and all recorded steps."""
     sent = State.read(folder.tracker(name)).step
-    steps = [record["step"] for record in Tail(folder.metrics).new() if "step" in record]
+    steps = [record["step"] for record in read(folder.metrics, Stepped)]
     return sum(step > sent for step in steps), len(steps)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drpo_cli.report.html import Table, format_number
+from drpo_cli.runs.metrics import StepMetrics
 
 if TYPE_CHECKING:
     from bokeh.models import ColumnDataSource, Plot, Range
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 Series = Sequence[tuple[float, float]]
 """Points (step, value), NaN where a step has no value."""
 
-Metrics = Sequence[Mapping[str, Any]]
+Metrics = Sequence[StepMetrics]
 """Records of steps, in order."""
 
 # Okabe and Ito's palette for all kinds of colour vision, without black and yellow, which are hard
@@ -109,7 +110,7 @@ def drop_gaps(points: Series) -> list[tuple[float, float]]:
     return [(step, value) for step, value in points if math.isfinite(value)]
 
 
-def series(metrics: Sequence[Mapping[str, Any]], *path: str) -> Series:
+def series(metrics: Metrics, *path: str) -> Series:
     """A metric over the steps that have it; `path` is its key and the keys inside it.
 
     If most records have it, all steps are kept, with NaN where it is missing, so that a skipped

@@ -110,7 +110,6 @@ def choose_names(folders: Sequence[RunFolder]) -> list[str]:
 
 def _describe_run(place: int, run: SavedRun) -> dict[str, Any]:
     """What the page says of one run."""
-    spec = run.folder.spec.read_text(encoding="utf-8", errors="replace")
     suspicions = [
         (rewards.describe_pair(pair), samples.suspicious_samples(run.sample_columns, pair))
         for pair in suspicion.suspicious(run.pairs)
@@ -125,7 +124,7 @@ def _describe_run(place: int, run: SavedRun) -> dict[str, Any]:
         "not_suspicious": rewards.describe_nothing(run.pairs),
         "examined": rewards.examined_table(run.pairs),
         "quarantine": rewards.describe_quarantine(run),
-        "spec": list(_mark_lines(spec.splitlines())),
+        "spec": list(_mark_lines(run.spec_text.splitlines())),
         "versions": json.dumps(run.versions, indent=1) if run.versions else "",
         "notes": run.notes,  # last: each file that is read may add one
     }
@@ -216,7 +215,7 @@ def _is_set(section: str, line: str) -> bool:
         return False
     try:
         value = tomli.loads(f"x = {text}")["x"]
-    except tomli.TOMLDecodeError:  # a value of several lines
+    except (ValueError, RecursionError):  # a value of several lines, or a broken one
         return True
     default = field.get_default(call_default_factory=True)
     return field.is_required() or json.dumps(value, default=str) != json.dumps(default, default=str)

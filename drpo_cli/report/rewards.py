@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from drpo_cli.report.charts import Line, Metrics, Panel, Series, colour, drop_gaps, thin
 from drpo_cli.report.charts import series as trace
 from drpo_cli.report.html import Table, Value, format_counts, format_number, shorten
-from drpo_cli.runs.metrics import failed_calls
+from drpo_cli.runs.metrics import QuarantineRecord, failed_calls
 from drpo_cli.runs.saved import SavedRun
 from drpo_cli.runs.spec import role_of
 from drpo_cli.runs.suspicion import (
@@ -62,11 +61,11 @@ def describe_rewards(run: SavedRun) -> RewardsPart | None:
         return None
     total: list[Value] = ["total", "", *_ends(series(steps)), *[""] * 5]
     rows = [total, *(_reward_row(name, run) for name in reward_names(steps, run.roles))]
-    skipped = sum(record.get("skipped_samples") or 0 for record in steps)
+    skipped = sum(record.get("skipped_samples", 0) for record in steps)
     what = "a reward failed on them, and they are not in means, advantages and losses"
-    seconds = [record.get("seconds") or {} for record in steps]
-    waited = sum(own.get("reward", 0.0) for own in seconds)
-    whole = sum(own.get("step", 0.0) for own in seconds)
+    seconds = [record.get("seconds", {}) for record in steps]
+    waited = sum(own.get("reward") or 0.0 for own in seconds)
+    whole = sum(own.get("step") or 0.0 for own in seconds)
     share = f", {waited / whole:.1%} of the time" if whole else ""
     return RewardsPart(
         table=Table(COLUMNS, rows, KINDS),
@@ -129,9 +128,9 @@ def describe_nothing(pairs: Sequence[Pair]) -> str:
 def describe_quarantine(run: SavedRun) -> QuarantinePart | None:
     """Counts the failed calls and shows the last ones; None where no call failed."""
     counts: Counter[tuple[str, str]] = Counter()
-    last: deque[dict[str, Any]] = deque(maxlen=LAST_FAILURES)
+    last: deque[QuarantineRecord] = deque(maxlen=LAST_FAILURES)
     for record in run.quarantine():
-        counts[str(record["reward"]), str(record["reason"])] += 1
+        counts[record["reward"], record["reason"]] += 1
         last.append(record)
     if not counts:
         return None
@@ -145,16 +144,17 @@ def describe_quarantine(run: SavedRun) -> QuarantinePart | None:
 
 def _reward_row(name: str, run: SavedRun) -> list[Value]:
     role, steps = role_of(run.roles, name), run.trained
-    used = [record["grading"][name] for record in steps if name in (record.get("grading") or {})]
-    counts: Counter[str] = Counter()
+    used = [own for record in steps if (own := record.get("grading", {}).get(name)) is not None]
+    counts: dict[str, float] = {}
     failed: Counter[str] = Counter()
     for one in used:
-        counts.update(one.get("counts") or {})
-        failed.update(one.get("failures") or {})
+        for key, count in one.get("counts", {}).items():
+            counts[key] = counts.get(key, 0.0) + (count or 0.0)
+        failed.update(one.get("failures", {}))
     cost: list[Value] = [
-        sum(one["calls"] for one in used) if used else None,
-        sum(one["seconds"] for one in used) if used else None,
-        max((one["slowest"] for one in used), default=None),
+        sum(one.get("calls", 0) for one in used) if used else None,
+        sum(one.get("seconds") or 0.0 for one in used) if used else None,
+        max((one.get("slowest") or 0.0 for one in used), default=None),
     ]
     title = name if role.type == name else f"{name}\n{role.type}"
     means = _ends(series(steps, name))
@@ -186,7 +186,7 @@ def _failure_lines(steps: Metrics) -> list[Line]:
             for step, counts in calls
         ]
         found[f"{_sum(points):,} of {name}"] = points
-    skipped: Series = [(record["step"], record.get("skipped_samples") or 0) for record in steps]
+    skipped: Series = [(record["step"], record.get("skipped_samples", 0)) for record in steps]
     if _sum(skipped):
         found[f"{_sum(skipped):,} skipped samples"] = skipped
     return [Line(name, points, colour(i)) for i, (name, points) in enumerate(found.items())]
@@ -196,15 +196,15 @@ def _sum(points: Series) -> float:
     return sum(count for _, count in points)
 
 
-def _failure_row(record: Mapping[str, Any]) -> list[str]:
-    completion = record.get("completion")
+def _failure_row(record: QuarantineRecord) -> list[str]:
+    completion = record.get("completion", "")
     texts = completion if isinstance(completion, list) else [completion]
     sample = "all samples" if isinstance(completion, list) else f"sample {record.get('sample')}"
     return [
-        str(record["reward"]),
+        record["reward"],
         f"{record['reason']}\nafter {record.get('seconds') or 0:.1f} s",
-        shorten(str(record.get("detail", ""))),
-        shorten(str(record.get("prompt", ""))),
-        shorten("\n———\n".join(map(str, texts))),
+        shorten(record.get("detail", "")),
+        shorten(record.get("prompt", "")),
+        shorten("\n———\n".join(texts)),
         f"step {record.get('step')}\n{record.get('prompt_id')}\n{sample}",
     ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
-from typing import Any
 
 import numpy as np
 from markupsafe import escape
@@ -14,6 +13,7 @@ from drpo_cli.report.html import Table, format_number, join_lines, shorten
 from drpo_cli.runs.samples import (
     Floats,
     Integers,
+    NumberedSample,
     SampleColumns,
     measure_disagreement,
     standardize,
@@ -103,8 +103,10 @@ def describe_samples(runs: Sequence[SavedRun]) -> SamplesPart | None:
         if size > MOST_BYTES:
             left_out += 1
             continue
-        rows.append(_row(shown[place], found[place], sample, ranks, rewards))
-        size += rows[-1].size
+        run, views = shown[place], found[place]
+        for record in run.sample_columns.records([sample]):
+            rows.append(_row(run, views, record, sample, ranks, rewards))
+            size += rows[-1].size
     if left_out:
         notes.append(f"{left_out:,} more samples of the views are left out for the page's size.")
     return SamplesPart(
@@ -220,16 +222,20 @@ def _take_turns(
 
 
 def _row(
-    run: SavedRun, views: Views, sample: int, ranks: Mapping[str, int], rewards: Sequence[str]
+    run: SavedRun,
+    views: Views,
+    record: NumberedSample,
+    sample: int,
+    ranks: Mapping[str, int],
+    rewards: Sequence[str],
 ) -> Row:
-    (record,) = run.sample_columns.records([sample])
-    values = record.get("rewards") or {}
+    values = record.get("rewards", {})
     further = (views.change_N[sample], views.disagreement_N[sample])
     prompt, completion = _texts(record)
     return Row(
         run=run.name,
         ranks=ranks,
-        step=int(record["step"]),
+        step=record["step"],
         total=record.get("reward"),
         rewards=[values.get(name) for name in rewards],
         prompt=prompt,
@@ -239,19 +245,19 @@ def _row(
     )
 
 
-def _format_rewards(record: Mapping[str, Any]) -> str:
-    rewards = record.get("rewards") or {}
+def _format_rewards(record: NumberedSample) -> str:
+    rewards = record.get("rewards", {})
     return "\n".join(f"{format_number(value)} {name}" for name, value in rewards.items())
 
 
-def _texts(record: Mapping[str, Any]) -> tuple[str, str]:
+def _texts(record: NumberedSample) -> tuple[str, str]:
     answer = record.get("answer")
-    prompt = shorten(str(record["prompt"]))
+    prompt = shorten(record["prompt"])
     asked = prompt if answer is None else f"{prompt}\n\nanswer: {shorten(str(answer))}"
     cut = "\n[truncated]" if record.get("truncated") else ""
-    return asked, shorten(str(record["completion"])) + cut
+    return asked, shorten(record["completion"]) + cut
 
 
-def _origin(record: Mapping[str, Any], with_step: bool = False) -> str:
+def _origin(record: NumberedSample, with_step: bool = False) -> str:
     step = f"step {record['step']}" if with_step else ""
-    return join_lines([step, str(record.get("prompt_id", "")), f"line {record['line']}"])
+    return join_lines([step, record.get("prompt_id", ""), f"line {record['line']}"])

@@ -170,15 +170,18 @@ def _time(runs: Sequence[SavedRun]) -> Panel:
     if len(runs) > 1:
         return _panel(Chart("seconds", "seconds per step", {"step": "seconds.step"}), runs)
     metrics = [r for r in thin(runs[0].trained)[0] if r.get("seconds")]
+    seconds = [r.get("seconds", {}) for r in metrics]
     below: Series = [(r["step"], 0.0) for r in metrics]
     bands = []
     for i, phase in enumerate((*PHASES, "other")):
         if phase == "other":
-            above: Series = [(r["step"], r["seconds"].get("step", 0.0)) for r in metrics]
+            above: Series = [
+                (r["step"], own.get("step") or 0.0) for r, own in zip(metrics, seconds, strict=True)
+            ]
         else:
             above = [
-                (step, base + (r["seconds"].get(phase) or 0.0))
-                for (step, base), r in zip(below, metrics, strict=True)
+                (step, base + (own.get(phase) or 0.0))
+                for (step, base), own in zip(below, seconds, strict=True)
             ]
         bands.append(Band(phase, below, above, colour(i), 0.45))
         below = above

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import Literal
 
 from drpo_cli.runs.folder import RunFolder
-from drpo_cli.runs.records import Records, Tail
+from drpo_cli.runs.metrics import EventRecord, State, Stepped
+from drpo_cli.runs.reader import read
+from drpo_cli.runs.records import Records
 from drpo_cli.runs.spec import read_steps
-
-State = Literal["starting", "running", "finished", "stopped", "failed"]
 
 ENDED = ("finished", "stopped", "failed")
 
@@ -41,7 +40,7 @@ def one_line(message: str) -> str:
 def state(folder: RunFolder) -> State:
     """Reads the run's state from its files and locks. A run that was killed has failed."""
     in_use = folder.in_use()  # before the events: a run writes its last event, then unlocks
-    said: list[State] = [event["state"] for event in Tail(folder.events).new() if "state" in event]
+    said = [event["state"] for event in read(folder.events, EventRecord) if "state" in event]
     if not said:
         return _state_by_metrics(folder, in_use)
     if said[-1] in ("starting", "running") and not in_use:
@@ -51,10 +50,9 @@ def state(folder: RunFolder) -> State:
 
 def _state_by_metrics(folder: RunFolder, in_use: bool) -> State:
     # A run of an older version has no events.
-    records = Tail(folder.metrics).new()
+    records = read(folder.metrics, Stepped)
     if in_use:
         return "running" if records else "starting"
     if any(folder.path.glob("logs/*.error")):
         return "failed"
-    done = records[-1].get("step") if records else None
-    return "finished" if done is not None and done == read_steps(folder) else "stopped"
+    return "finished" if records and records[-1]["step"] == read_steps(folder) else "stopped"

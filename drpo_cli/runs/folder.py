@@ -136,7 +136,7 @@ def _try_lock(handle: int) -> bool:
 
 def _is_locked(lock: Path) -> bool:
     try:
-        handle = os.open(lock, os.O_RDONLY)
+        handle = os.open(lock, os.O_RDONLY | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
         return False
     try:

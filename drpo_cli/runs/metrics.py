@@ -4,9 +4,27 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Required, TypedDict
+from typing import Annotated, Any, Literal, Required, TypedDict
+
+from msgspec import Meta
 
 from drpo_cli.plugins import short_name
+
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+"""A whole number, as large as a float can count."""
+
+Time = Annotated[float, Meta(ge=0, le=1e11)]
+"""Seconds since 1970, up to the year 5138."""
+
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+State = Literal["starting", "running", "finished", "stopped", "failed"]
+
+
+class Stepped(TypedDict):
+    """What every record but an event has."""
+
+    step: Count
 
 
 class RewardUsage(TypedDict, total=False):
@@ -19,11 +37,11 @@ class RewardUsage(TypedDict, total=False):
     counts    what the reward counts itself, such as tokens or cost
     """
 
-    calls: int
-    seconds: float
-    slowest: float
-    failures: dict[str, int]
-    counts: dict[str, float]
+    calls: Count
+    seconds: float | None
+    slowest: float | None
+    failures: dict[str, Count]
+    counts: dict[str, float | None]
 
 
 class StepMetrics(TypedDict, total=False):
@@ -71,32 +89,32 @@ class StepMetrics(TypedDict, total=False):
     peak_memory_gib               highest of any rank since the start, in GiB
     """
 
-    step: Required[int]
+    step: Required[Count]
     held_out_set: str
     held_out: float | None
     held_out_low: float | None
     held_out_high: float | None
-    held_out_unscored: int
+    held_out_unscored: Count
     reward: float | None
     reward_std: float | None
     rewards: dict[str, float | None]
-    skipped_samples: int
+    skipped_samples: Count
     grading: dict[str, RewardUsage]
     zero_advantage_groups: float | None
     response_length: float | None
     truncated_share: float | None
-    sampling_rounds: float
-    dropped_groups: float
-    missing_groups: float
-    skipped_prompts: dict[str, int]
-    rows_by_rate: dict[str, int]
+    sampling_rounds: float | None
+    dropped_groups: float | None
+    missing_groups: float | None
+    skipped_prompts: dict[str, Count]
+    rows_by_rate: dict[str, Count]
     reference_kl: float | None
     explained_variance: float | None
     value_loss: float | None
     loss: float | None
     grad_norm: float | None
-    skipped_updates: float
-    learning_rate: float
+    skipped_updates: float | None
+    learning_rate: float | None
     ratio_mean: float | None
     ratio_min: float | None
     ratio_p01: float | None
@@ -127,11 +145,11 @@ class StepMetrics(TypedDict, total=False):
     corrective_mass: float | None
     masked_share: float | None
     effective_sample_size: float | None
-    trained_tokens: float
+    trained_tokens: float | None
     gap: float | None
     gap_floor: float | None
-    tokens_per_second: dict[str, float]
-    seconds: dict[str, float]
+    tokens_per_second: dict[str, float | None]
+    seconds: dict[str, float | None]
     peak_memory_gib: float | None
 
 
@@ -145,17 +163,41 @@ class SampleRecord(TypedDict, total=False):
     rewards    value of each reward; None where it failed
     """
 
-    step: Required[int]
+    step: Required[Count]
     prompt_id: str
-    sample: int
+    sample: Count
     prompt: Required[str]
     answer: Any
     metadata: dict[str, Any]
     completion: Required[str]
     truncated: bool
-    tokens: int
+    tokens: Count
     reward: float | None
     rewards: dict[str, float | None]
+
+
+class HeldOutRecord(TypedDict):
+    """One line of held_out.jsonl: the share of right responses to each problem, in their order."""
+
+    step: Count
+    rates: list[Share]
+
+
+class QuarantineRecord(TypedDict, total=False):
+    """One line of quarantine.jsonl: a call of a reward that failed.
+
+    completion  the text, or those of all samples that the call was about
+    """
+
+    step: Count
+    reward: Required[str]
+    reason: Required[str]
+    detail: str
+    prompt_id: str
+    prompt: str
+    completion: str | list[str]
+    sample: Count | None
+    seconds: float | None
 
 
 class EventRecord(TypedDict, total=False):
@@ -167,17 +209,16 @@ class EventRecord(TypedDict, total=False):
     rank     the rank that failed
     """
 
-    time: Required[float]
+    time: Required[Time]
     text: Required[str]
-    state: str
-    resumed: int
-    rank: int
+    state: State
+    resumed: Count
+    rank: Count
 
 
-def failed_calls(metrics: Mapping[str, Any]) -> Counter[tuple[str, str]]:
+def failed_calls(metrics: StepMetrics) -> Counter[tuple[str, str]]:
     """Counts the failed calls in a step's metrics by (reward, kind)."""
-    grading = metrics.get("grading") or {}
-    failures = {name: own.get("failures") or {} for name, own in grading.items()}
+    failures = {name: own.get("failures", {}) for name, own in metrics.get("grading", {}).items()}
     return Counter({(name, kind): n for name, own in failures.items() for kind, n in own.items()})
 
 

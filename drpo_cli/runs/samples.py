@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import math
-import re
 from array import array
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from drpo_cli.runs.records import read_at
-
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+from drpo_cli.runs.metrics import Count, SampleRecord
+from drpo_cli.runs.reader import Damage, decode, iterate_lines, open_regular
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
+
+
+class NumberedSample(SampleRecord):
+    """A sample, and the number of its line in the file, from 1."""
+
+    line: int
 
 
 @dataclass(frozen=True)
@@ -31,8 +36,7 @@ class SampleColumns:
     prompts_N    equal for equal prompts
     by_reward    values [N] of each reward by its name
     lines_N      number of the line in the file, from 1
-    cut          whether the file ends within a line
-    broken       lines that are not records of a sample; they are skipped
+    damage       what is left out of the file
     """
 
     path: Path
@@ -43,19 +47,25 @@ class SampleColumns:
     prompts_N: Integers
     by_reward: Mapping[str, Floats]
     lines_N: Integers
-    cut: bool = False
-    broken: int = 0
+    damage: Damage = field(default_factory=Damage)
 
     def __len__(self) -> int:
         return len(self.offsets_N)
 
-    def records(self, which: Iterable[int]) -> list[dict[str, Any]]:
-        """Reads the whole records of these samples, each with its `line`."""
-        which = [int(i) for i in which]
-        found = read_at(self.path, (int(self.offsets_N[i]) for i in which))
-        return [
-            record | {"line": int(self.lines_N[i])} for i, record in zip(which, found, strict=True)
-        ]
+    def records(self, which: Iterable[int]) -> list[NumberedSample]:
+        """Reads the whole records of these samples.
+
+        Leaves out those of a file that has changed in the meantime, as by a resumed run.
+        """
+        found: list[NumberedSample] = []
+        with suppress(OSError), open_regular(self.path) as file:
+            for i in which:
+                file.seek(int(self.offsets_N[i]))
+                line = int(self.lines_N[i])
+                record = decode(file.readline(), SampleRecord, line, Damage())
+                if record is not None:
+                    found.append({**record, "line": line})
+        return found
 
     def top(self, scores_N: Floats, count: int, once_N: Integers) -> Integers:
         """Indices of the highest scores, ties newest first; of equal `once_N` only the best one.
@@ -72,7 +82,7 @@ class SampleColumns:
 class _Line(msgspec.Struct, gc=False):
     """The fields read of a line; texts stay bytes, which takes a third of the time."""
 
-    step: float
+    step: Count
     prompt: msgspec.Raw
     completion: msgspec.Raw
     reward: float | None = None
@@ -103,25 +113,30 @@ class _Columns:
         self.prompts.append(hash(bytes(line.prompt)))
 
 
-def _decode(decoder: msgspec.json.Decoder[_Line], line: str) -> _Line:
+def _decode(
+    decoder: msgspec.json.Decoder[_Line], line: bytes, number: int, damage: Damage
+) -> _Line | None:
     try:
-        return decoder.decode(line)
-    except msgspec.DecodeError:  # half a surrogate pair, which JSON allows and msgspec does not
-        return decoder.decode(_SURROGATE.sub(r"\\ufffd", line))
+        found = decoder.decode(line.decode())
+        if bytes(found.prompt)[:1] == bytes(found.completion)[:1] == b'"':
+            return found
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        pass
+    record = decode(line, SampleRecord, number, damage)  # takes more, or says what is wrong
+    if record is None:
+        return None
+    prompt, completion = (
+        msgspec.Raw(json.dumps(text).encode()) for text in (record["prompt"], record["completion"])
+    )
+    return _Line(record["step"], prompt, completion, record.get("reward"), record.get("rewards"))
 
 
 def read_columns(path: Path) -> SampleColumns:
     """Reads samples.jsonl once; a missing file has no samples."""
-    columns, decoder = _Columns(), msgspec.json.Decoder(_Line)
-    at, broken, line = 0, 0, b"\n"
-    if path.is_file():
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    columns.add(at, number, _decode(decoder, line.decode()))
-                except (msgspec.DecodeError, UnicodeDecodeError):
-                    broken += line.endswith(b"\n")  # else the process died while writing it
-                at += len(line)
+    columns, decoder, damage = _Columns(), msgspec.json.Decoder(_Line), Damage()
+    for at, number, text in iterate_lines(path, damage):
+        if (line := _decode(decoder, text, number, damage)) is not None:
+            columns.add(at, number, line)
     return SampleColumns(
         path=path,
         offsets_N=np.array(columns.offsets, dtype=np.int64),
@@ -134,8 +149,7 @@ def read_columns(path: Path) -> SampleColumns:
             for name in sorted(columns.rewards)
         },
         lines_N=np.array(columns.lines, dtype=np.int64),
-        cut=not line.endswith(b"\n"),
-        broken=broken,
+        damage=damage,
     )
 
 

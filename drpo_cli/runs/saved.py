@@ -6,20 +6,29 @@ import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from drpo_cli.errors import UserError
 from drpo_cli.runs import events as progress
 from drpo_cli.runs.folder import RunFolder, open_folder
-from drpo_cli.runs.metrics import EventRecord, SampleRecord, StepMetrics, flatten
-from drpo_cli.runs.records import Tail, parse_line
-from drpo_cli.runs.spec import Roles, find_roles, find_steps, read_spec
+from drpo_cli.runs.metrics import (
+    EventRecord,
+    HeldOutRecord,
+    QuarantineRecord,
+    SampleRecord,
+    StepMetrics,
+    flatten,
+)
+from drpo_cli.runs.reader import DEEPEST, Damage, describe_error, iterate, measure_depth, read_text
+from drpo_cli.runs.spec import Roles, find_roles, find_steps, read_tables
 
 if TYPE_CHECKING:
     from drpo_cli.runs.alerts import Alert
     from drpo_cli.runs.samples import SampleColumns
     from drpo_cli.runs.suspicion import Pair
     from drpo_cli.spec import Spec
+
+
+R = TypeVar("R")
 
 
 class HeldOutScore(NamedTuple):
@@ -52,7 +61,7 @@ class SavedRun:
     def __init__(self, folder: RunFolder, name: str = "") -> None:
         self.folder = folder
         self.name = name or folder.path.absolute().name
-        self._notes: dict[str, None] = {}
+        self._notes: dict[str, Sequence[str]] = {}
 
     def __repr__(self) -> str:
         return f"SavedRun({str(self.folder.path)!r})"
@@ -60,11 +69,19 @@ class SavedRun:
     @cached_property
     def spec(self) -> dict[str, Any]:
         """The resolved spec as tables, of any version: `run.spec["objective"]["delta"]`."""
+        found, why = read_tables(self.folder)
+        if why:
+            self._note("spec.toml", why)
+        return found
+
+    @cached_property
+    def spec_text(self) -> str:
+        """The text of spec.toml, valid TOML or not."""
         try:
-            return read_spec(self.folder)
-        except UserError as error:
-            self._note(str(error))
-            return {}
+            return read_text(self.folder.spec, errors="replace")
+        except OSError as error:
+            self._note("spec.toml", f"spec.toml {describe_error(error)}")
+            return ""
 
     def load_spec(self) -> Spec:
         """The resolved spec, validated; loads the plugins that it names.
@@ -79,16 +96,19 @@ class SavedRun:
     def versions(self) -> dict[str, Any]:
         """Versions of packages, and the machine, as versions.json has them."""
         try:
-            found = json.loads(self.folder.versions.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            self._note(f"versions.json cannot be read: {error}")
+            found = json.loads(read_text(self.folder.versions))
+        except (OSError, ValueError, RecursionError) as error:
+            self._note("versions.json", f"versions.json {describe_error(error)}")
             return {}
-        return found if isinstance(found, dict) else {}
+        if isinstance(found, dict) and measure_depth(found) <= DEEPEST:
+            return found
+        self._note("versions.json", "versions.json is not a table of values, and left out")
+        return {}
 
     @cached_property
     def metrics(self) -> list[StepMetrics]:
         """The metrics of each step, in order; step 0 is the untrained model's evaluation."""
-        return cast(list[StepMetrics], self._read(self.folder.metrics))
+        return self._read(self.folder.metrics, StepMetrics)
 
     def metrics_flat(self) -> list[dict[str, Any]]:
         """The metrics with one value per key, for a data frame.
@@ -120,8 +140,7 @@ class SavedRun:
         """The held-out score of each evaluated step, in order; step 0 is the untrained model's."""
         rates = {
             line["step"]: tuple(line["rates"])
-            for line in self._read(self.folder.held_out)
-            if isinstance(line.get("rates"), list)
+            for line in self._read(self.folder.held_out, HeldOutRecord)
         }
         return [
             HeldOutScore(
@@ -133,14 +152,13 @@ class SavedRun:
                 rates.get(record["step"], ()),
             )
             for record in self.metrics
-            if isinstance(score := record.get("held_out"), int | float)
+            if (score := record.get("held_out")) is not None
         ]
 
     @property
     def held_out_set(self) -> str | None:
         """Hash of what held-out scores depend on; equal for runs whose scores compare."""
-        found = self.metrics[0].get("held_out_set") if self.metrics else None
-        return found if isinstance(found, str) else None
+        return self.metrics[0].get("held_out_set") if self.metrics else None
 
     @property
     def final_score(self) -> float | None:
@@ -150,11 +168,11 @@ class SavedRun:
 
     def samples(self) -> Iterator[SampleRecord]:
         """Yields the sampled responses, in the order in which they were written."""
-        yield from cast(Iterator[SampleRecord], _iterate(self.folder.samples))
+        return self._iterate(self.folder.samples, SampleRecord)
 
-    def quarantine(self) -> Iterator[dict[str, Any]]:
+    def quarantine(self) -> Iterator[QuarantineRecord]:
         """Yields the failed calls of rewards."""
-        yield from _iterate(self.folder.quarantine)
+        return self._iterate(self.folder.quarantine, QuarantineRecord)
 
     @cached_property
     def sample_columns(self) -> SampleColumns:
@@ -162,13 +180,13 @@ class SavedRun:
         from drpo_cli.runs.samples import read_columns
 
         columns = read_columns(self.folder.samples)
-        self._note_damage(columns.path, columns.cut, columns.broken)
+        self._note_damage(columns.path, columns.damage)
         return columns
 
     @cached_property
     def events(self) -> list[EventRecord]:
         """What the run wrote once: started, resumed, stopped, failed."""
-        return cast(list[EventRecord], Tail(self.folder.events).new())
+        return self._read(self.folder.events, EventRecord)
 
     @cached_property
     def state(self) -> str:
@@ -176,7 +194,7 @@ class SavedRun:
         try:
             return progress.state(self.folder)
         except OSError as error:
-            self._note(f"its state cannot be read: {error}")
+            self._note("state", f"its state {describe_error(error)}")
             return "unknown"
 
     @cached_property
@@ -201,37 +219,24 @@ class SavedRun:
     @property
     def notes(self) -> Sequence[str]:
         """What could not be read of the files read so far."""
-        return tuple(self._notes)
+        return tuple(text for texts in self._notes.values() for text in texts)
 
-    def _read(self, path: Path) -> list[dict[str, Any]]:
-        tail = Tail(path)
-        try:
-            records = [record for record in tail.new() if isinstance(record.get("step"), int)]
-        except OSError as error:
-            self._note(f"{path.name} cannot be read: {error.strerror}")
-            return []
-        self._note_damage(path, tail.cut, tail.broken)
-        return records
+    def _read(self, path: Path, kind: type[R]) -> list[R]:
+        return list(self._iterate(path, kind))
 
-    def _note_damage(self, path: Path, cut: bool, broken: int) -> None:
-        if cut and self.state not in ("starting", "running"):  # else it is being written
-            self._note(f"the last line of {path.name} was cut off, as by a kill; it is left out")
-        if broken:
-            what = "1 line is" if broken == 1 else f"{broken:,} lines are"
-            self._note(f"{path.name}: {what} not a whole record, and left out")
+    def _iterate(self, path: Path, kind: type[R]) -> Iterator[R]:
+        damage = Damage()
+        yield from iterate(path, kind, damage)
+        self._note_damage(path, damage)
 
-    def _note(self, text: str) -> None:
-        self._notes[text] = None
+    def _note_damage(self, path: Path, damage: Damage) -> None:
+        being_written = damage.cut and self.state in ("starting", "running")
+        self._note(path.name, *damage.describe(path.name, being_written))
+
+    def _note(self, about: str, *texts: str) -> None:
+        self._notes[about] = texts
 
 
 def open_run(folder: Path | str) -> SavedRun:
     """Opens the folder of a run, running or ended. Raises UserError when it is not one."""
     return SavedRun(open_folder(Path(folder)))
-
-
-def _iterate(path: Path) -> Iterator[dict[str, Any]]:
-    if path.is_file():
-        with path.open("rb") as file:
-            for line in file:
-                if (record := parse_line(line)) is not None:
-                    yield record

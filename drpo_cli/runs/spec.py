@@ -4,13 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Required, TypedDict
 
 import tomli
+from msgspec import Meta
 
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import short_name
 from drpo_cli.runs.folder import RunFolder
+from drpo_cli.runs.metrics import Count
+from drpo_cli.runs.reader import DEEPEST, check, describe_error, measure_depth, read_text
+
+
+class _Run(TypedDict, total=False):
+    name: str
+    steps: Count
+
+
+class _Model(TypedDict, total=False):
+    path: str
+
+
+class _Plugin(TypedDict):
+    type: str
+
+
+class _Reward(TypedDict, total=False):
+    type: Required[str]
+    name: str
+    weight: float
+    gate: bool
+
+
+class _Tracker(TypedDict, total=False):
+    type: Required[str]
+    name: Annotated[str, Meta(pattern=r"^[^/\x00]+$")]  # of a folder
+    finish_s: Annotated[float, Meta(ge=0, le=1e9)]
+
+
+class SpecTables(TypedDict, total=False):
+    """What is read of a spec of any version, besides showing it."""
+
+    run: _Run
+    model: _Model
+    objective: _Plugin
+    reward: list[_Reward]
+    tracker: list[_Tracker]
 
 
 @dataclass(frozen=True)
@@ -41,27 +80,36 @@ Roles = dict[str, Role]
 """By the reward's name, in the order of the spec."""
 
 
-def read_spec(folder: RunFolder) -> dict[str, Any]:
-    """Reads the resolved spec as tables. Raises UserError when it cannot be read."""
+def read_tables(folder: RunFolder) -> tuple[dict[str, Any], str]:
+    """Reads the resolved spec as tables; and what cannot be read of it, which is left out."""
     try:
-        return tomli.loads(folder.spec.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder.spec.name} cannot be read: {error}") from error
+        tables = tomli.loads(read_text(folder.spec))
+    except (OSError, ValueError, RecursionError) as error:
+        return {}, f"{folder.spec.name} {describe_error(error)}"
+    if measure_depth(tables) > DEEPEST:
+        return {}, f"{folder.spec.name} cannot be read: it has more than {DEEPEST} levels"
+    found, why = check(tables, SpecTables)
+    left = {key: tables[key] for key in found or ()}
+    return left, why and f"{folder.spec.name}: a table is left out: {why}"
+
+
+def read_spec(folder: RunFolder) -> dict[str, Any]:
+    """Reads the resolved spec as tables. Raises UserError when some of it cannot be read."""
+    found, why = read_tables(folder)
+    if why:
+        raise UserError(f"{folder.path}: {why}", "correct the file")
+    return found
 
 
 def read_steps(folder: RunFolder) -> int | None:
     """Reads how many steps the run should take; None where the spec does not say."""
-    try:
-        return find_steps(read_spec(folder))
-    except UserError:
-        return None
+    return find_steps(read_tables(folder)[0])
 
 
 def find_steps(spec: Mapping[str, Any]) -> int | None:
     """The steps that a spec asks for; None where it does not say."""
-    run = spec.get("run")
-    steps = run.get("steps") if isinstance(run, Mapping) else None
-    return steps if isinstance(steps, int) else None
+    steps: int | None = spec.get("run", {}).get("steps")
+    return steps
 
 
 def find_roles(spec: Mapping[str, Any]) -> Roles:

@@ -85,7 +85,6 @@ def summarize(run: SavedRun) -> RunSummary:
     """Summarizes a run; what cannot be read is a note."""
     folder = run.folder
     written = max(map(_modified, (folder.metrics, folder.versions, folder.spec)))
-    seconds = [(record.get("seconds") or {}) for record in run.metrics]
     return RunSummary(
         path=folder.path,
         state=run.state,
@@ -93,7 +92,7 @@ def summarize(run: SavedRun) -> RunSummary:
         steps=run.steps,
         held_out=summarize_scores(run),
         objective=_describe_objective(run.spec),
-        seconds=sum(own.get("step") or 0.0 for own in seconds if isinstance(own, Mapping)),
+        seconds=sum(record.get("seconds", {}).get("step") or 0.0 for record in run.metrics),
         started=_find_start(run) or written,
         written=written,
         size=measure_size(folder.path),
@@ -167,19 +166,14 @@ def _same_name(a: Any, b: Any) -> bool:
 
 
 def _describe_objective(spec: Mapping[str, Any]) -> str:
-    chosen = spec.get("objective")
-    if not isinstance(chosen, Mapping):
-        return ""
+    chosen = spec.get("objective", {})
     options = [f"{key} {value}" for key, value in chosen.items() if key != "type"]
-    return " ".join([str(chosen.get("type", "")), ", ".join(options)]).strip()
+    return " ".join([chosen.get("type", ""), ", ".join(options)]).strip()
 
 
 def _find_start(run: SavedRun) -> float | None:
     """When the run wrote its first event; a run of an older version has none."""
-    time: Any = run.events[0].get("time") if run.events else None
-    if isinstance(time, int | float):
-        return float(time)
-    return _modified(run.folder.versions) or None
+    return run.events[0]["time"] if run.events else _modified(run.folder.versions) or None
 
 
 def _modified(path: Path) -> float:

@@ -12,13 +12,13 @@ falls (arXiv 2210.10760). The test cannot distinguish a random walk from a serie
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from drpo_cli.runs.metrics import StepMetrics
 from drpo_cli.runs.spec import Role, Roles, role_of
 
 SPANS = 20
@@ -59,7 +59,7 @@ class Pair:
     bad: bool
 
 
-def pairs(metrics: Sequence[Mapping[str, Any]], roles: Roles) -> list[Pair]:
+def pairs(metrics: Sequence[StepMetrics], roles: Roles) -> list[Pair]:
     """Compares every reward with the total, over each part of the run that is long enough."""
     found = [
         (name, role_of(roles, name), window, total, trend)
@@ -80,16 +80,16 @@ def suspicious(found: Sequence[Pair]) -> list[Pair]:
     return list(first.values())
 
 
-def reward_names(metrics: Sequence[Mapping[str, Any]], roles: Roles) -> list[str]:
+def reward_names(metrics: Sequence[StepMetrics], roles: Roles) -> list[str]:
     """The rewards of the spec, then those that only the metrics have."""
-    seen = {name: None for record in metrics for name in record.get("rewards") or {}}
+    seen = {name: None for record in metrics for name in record.get("rewards", {})}
     return list(dict.fromkeys([*roles, *seen]))
 
 
-def series(metrics: Sequence[Mapping[str, Any]], name: str | None = None) -> Series:
+def series(metrics: Sequence[StepMetrics], name: str | None = None) -> Series:
     """The mean of a reward, or of the total, on each step that has one."""
     values = (
-        (r["step"], r.get("reward") if name is None else (r.get("rewards") or {}).get(name))
+        (r["step"], r.get("reward") if name is None else r.get("rewards", {}).get(name))
         for r in metrics
     )
     return [(step, value) for step, value in values if value is not None]
@@ -103,8 +103,8 @@ def ends(points: Series) -> tuple[float, float]:
 
 
 def _windows(
-    metrics: Sequence[Mapping[str, Any]],
-) -> Iterator[tuple[str, Sequence[Mapping[str, Any]]]]:
+    metrics: Sequence[StepMetrics],
+) -> Iterator[tuple[str, Sequence[StepMetrics]]]:
     steps = [record for record in metrics if "reward" in record]
     yield "the run", steps
     yield "the run's last half", steps[len(steps) // 2 :]

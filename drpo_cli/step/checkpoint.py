@@ -28,8 +28,9 @@ from drpo_cli.evaluate.results import HeldOut
 from drpo_cli.pretrained import save_config
 from drpo_cli.runs.alerts import Watch
 from drpo_cli.runs.checkpoints import MARKER, checkpoint_bytes, complete, latest, read
+from drpo_cli.runs.metrics import StepMetrics
+from drpo_cli.runs.reader import read as read_records
 from drpo_cli.runs.records import Records
-from drpo_cli.runs.records import read as read_records
 from drpo_cli.step.export import WEIGHT_PREFIX, write_model
 from drpo_cli.trainer import optim
 from drpo_cli.trainer.trainer import Trainer
@@ -151,7 +152,7 @@ def restore(r: Run) -> None:
         files = r.folder
         for file in (files.metrics, files.held_out, files.samples, files.quarantine):
             Records(file).rewind(r.done if found else -1)
-        r.alerts = Watch(read_records(files.metrics))
+        r.alerts = Watch(read_records(files.metrics, StepMetrics))
 
 
 def export(checkpoint: Path, folder: Path) -> None:

@@ -21,8 +21,9 @@ from drpo_cli.plan import Plan, make_plan
 from drpo_cli.rewards.grading.grader import Grader
 from drpo_cli.rollout.engine.protocol import EngineProtocol, derive_seed
 from drpo_cli.runs.alerts import Watch
-from drpo_cli.runs.events import State, say
+from drpo_cli.runs.events import say
 from drpo_cli.runs.folder import RunFolder
+from drpo_cli.runs.metrics import State
 from drpo_cli.runs.records import Records
 from drpo_cli.spec import Spec, load
 from drpo_cli.step import build

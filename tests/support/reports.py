@@ -15,6 +15,7 @@ from drpo_cli.dist import World
 from drpo_cli.experience import Experience
 from drpo_cli.rewards.grading.grader import Usage
 from drpo_cli.runs.folder import RunFolder
+from drpo_cli.runs.metrics import RewardUsage, StepMetrics
 from drpo_cli.runs.records import Records
 from drpo_cli.step.metrics import grading_metrics, rollout_metrics
 from drpo_cli.types import Group, Prompt, Rollout, Scores
@@ -140,9 +141,9 @@ def _whole(step: int, at: float, rng: random.Random) -> dict[str, Any]:
     }
 
 
-def metrics_line(step: int, total: float, rewards: Mapping[str, float]) -> dict[str, Any]:
+def metrics_line(step: int, total: float, rewards: Mapping[str, float]) -> StepMetrics:
     """A step of metrics.jsonl: its keys on rewards."""
-    usage = {"calls": 8, "seconds": 0.8, "slowest": 0.2, "failures": {}, "counts": {}}
+    usage = RewardUsage(calls=8, seconds=0.8, slowest=0.2, failures={}, counts={})
     return {
         "step": step,
         "reward": total,

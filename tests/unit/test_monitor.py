@@ -14,7 +14,8 @@ from drpo_cli.launch.monitor import Monitor, divert_output
 from drpo_cli.report.writer import PageWriter
 from drpo_cli.runs.events import say
 from drpo_cli.runs.folder import RunFolder
-from drpo_cli.runs.records import read
+from drpo_cli.runs.metrics import EventRecord
+from drpo_cli.runs.reader import read
 from support.runs import metrics, run_folder, sample
 
 TRACE = "Traceback (most recent call last):\n  …\nRuntimeError: connection closed by peer\n"
@@ -109,11 +110,10 @@ def test_a_page_that_cannot_be_written_is_reported_once_and_the_old_one_stays(
 
 
 def test_a_page_that_breaks_leaves_its_trace_in_the_log(folder: RunFolder) -> None:
-    folder.report.write_text("the old one")
-    folder.quarantine.write_text("{}\n")
+    folder.report.mkdir()
     assert "report.log says why" in PageWriter(folder, 1).finish()
     assert "Traceback" in (folder.path / "logs" / "report.log").read_text()
-    assert folder.report.read_text() == "the old one"
+    assert not list(folder.path.glob("*.partial"))
 
 
 def test_the_monitor_writes_lines_and_prints_go_to_the_log(
@@ -130,7 +130,7 @@ def test_the_monitor_writes_lines_and_prints_go_to_the_log(
     lines = ["finished after step 2", f"report: {folder.report}"]
     assert (seen.out.splitlines(), seen.err) == (lines, "error: a word\n")
     assert launch_log(folder).read_text() == "chatter of a library\n"
-    assert [event["text"] for event in read(folder.events)][-2:] == lines
+    assert [event["text"] for event in read(folder.events, EventRecord)][-2:] == lines
     os.write(2, b"back\n")
     assert capfd.readouterr().err == "back\n"
 

@@ -22,7 +22,9 @@ from drpo_cli.report.held_out import (
 )
 from drpo_cli.report.page import choose_names, report
 from drpo_cli.runs.folder import RunFolder
-from drpo_cli.runs.records import Records, read
+from drpo_cli.runs.metrics import StepMetrics
+from drpo_cli.runs.reader import read
+from drpo_cli.runs.records import Records
 from drpo_cli.runs.saved import SavedRun
 from support.reports import run_folder, whole_run
 
@@ -68,7 +70,7 @@ def test_without_single_scores_the_difference_is_of_means_and_says_so(tmp_path: 
 
 def test_runs_of_other_problems_are_not_compared(tmp_path: Path) -> None:
     base, other = (whole_run(tmp_path / name, 20) for name in "ab")
-    lines = read(other.metrics)
+    lines = read(other.metrics, StepMetrics)
     lines[0]["held_out_set"] = "other problems"
     other.metrics.unlink()
     Records(other.metrics).extend(lines)

@@ -13,6 +13,7 @@ from markupsafe import escape
 
 from drpo_cli.report import page
 from drpo_cli.runs.folder import RunFolder
+from drpo_cli.runs.metrics import RewardUsage
 from drpo_cli.runs.records import Records
 from drpo_cli.runs.saved import SavedRun
 from drpo_cli.runs.spec import Role
@@ -126,9 +127,13 @@ def test_the_table_of_rewards_adds_the_run_up(tmp_path: Path) -> None:
     for step in range(1, 21):
         line = metrics_line(step, step / 10, {"right": step / 10})
         timeouts = {"timeout": 1, "crash": 1} if step == 7 else {"timeout": 2} if step == 9 else {}
-        judge = {"calls": 4, "seconds": 1.5, "slowest": step / 8, "failures": timeouts,
-                 "counts": {"prompt_tokens": 1000, "cost_usd": 0.0005}}  # fmt: skip
-        line["grading"]["judge"] = judge
+        line["grading"]["judge"] = RewardUsage(
+            calls=4,
+            seconds=1.5,
+            slowest=step / 8,
+            failures=timeouts,
+            counts={"prompt_tokens": 1000, "cost_usd": 0.0005},
+        )
         Records(run.metrics).append(line | {"skipped_samples": int(step == 9)})
     found = section(written(run), "rewards")
     assert "total 0.15 1.95 right weight 2 0.15 1.95 160 16 0.2" in found
@@ -256,10 +261,9 @@ def test_lines_that_are_cut_short_or_broken_are_left_out_and_said(tmp_path: Path
         file.write(b'{"step": 21, "prom')
     text = html.unescape(written(run))
     assert f"{whole - 1} steps. Held-out:" in text
-    for name, broken in ((run.metrics.name, 1), (run.samples.name, 2)):
+    for name, lines in ((run.metrics.name, "1 line was"), (run.samples.name, "2 lines were")):
         assert f"the last line of {name} was cut off, as by a kill; it is left out" in text
-        lines = "1 line is" if broken == 1 else f"{broken} lines are"
-        assert f"{name}: {lines} not a whole record, and left out" in text
+        assert f"{name}: {lines} skipped (line " in text
 
 
 def test_a_long_run_is_drawn_in_part_and_the_page_says_so(tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ import pytest
 from drpo_cli.report import page
 from drpo_cli.report.rewards import describe_pair
 from drpo_cli.report.samples import suspicious_samples
-from drpo_cli.runs.records import Records, read
+from drpo_cli.runs.metrics import StepMetrics
+from drpo_cli.runs.reader import read
+from drpo_cli.runs.records import Records
 from drpo_cli.runs.samples import read_columns
 from drpo_cli.runs.saved import SavedRun
 from drpo_cli.runs.spec import Role, Roles
@@ -23,10 +25,10 @@ def found_in(path: Path, means: Any, steps: int = 60) -> list[Pair]:
     run = run_folder(path)
     write_steps(run, means, steps)
     page.write(run)
-    return suspicious(pairs(read(run.metrics), SavedRun(run).roles))
+    return suspicious(pairs(read(run.metrics, StepMetrics), SavedRun(run).roles))
 
 
-def noisy(seed: int, steps: int, metrics: int, wander: float = 0.0) -> list[dict[str, Any]]:
+def noisy(seed: int, steps: int, metrics: int, wander: float = 0.0) -> list[StepMetrics]:
     """Metrics of a run whose total rises and whose other rewards only wander about."""
     rng = random.Random(seed)
     state, lines = [0.0] * metrics, []
@@ -151,7 +153,7 @@ def test_the_samples_shown_are_recent_high_and_bad(tmp_path: Path) -> None:
         ]
     )
     roles: Roles = SavedRun(run).roles
-    (pair,) = suspicious(pairs(read(run.metrics), roles))
+    (pair,) = suspicious(pairs(read(run.metrics, StepMetrics), roles))
     text = str(suspicious_samples(read_columns(run.samples), pair).rows)
     assert "gamed" in text
     for other in ("high alone", "low alone", "skipped", "long ago"):

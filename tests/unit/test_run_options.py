@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from drpo_cli.runs.folder import RunFolder
-from drpo_cli.runs.records import read
+from drpo_cli.runs.reader import read
 from drpo_cli.spec import dump, load
 from drpo_cli.step import loop
 from support.command import drpo, timeless
@@ -89,7 +89,7 @@ def run(folder: Path, name: str, *overrides: str) -> tuple[list[dict[str, Any]],
     runs.versions.write_text("{}")
     runs.spec.write_text(dump(load(folder / "run.toml", overrides)))
     assert loop.run(runs) == 0
-    return read(runs.metrics), drpo("watch", runs.path).stdout
+    return read(runs.metrics, dict[str, Any]), drpo("watch", runs.path).stdout
 
 
 def test_evaluation_scores_truncated_responses_as_the_rewards_do(folder: Path) -> None:

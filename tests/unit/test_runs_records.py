@@ -7,13 +7,18 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from drpo_cli.errors import UserError
-from drpo_cli.runs.events import State, say, state
+from drpo_cli.runs.events import say, state
 from drpo_cli.runs.folder import LAUNCHER_LOCK, RUN_LOCK, RunFolder
-from drpo_cli.runs.records import Records, Tail, read, read_at, read_with_offsets
+from drpo_cli.runs.metrics import State
+from drpo_cli.runs.reader import Damage, iterate, iterate_lines, read
+from drpo_cli.runs.records import Records, Tail
+
+Line = dict[str, Any]
 
 
 @pytest.fixture
@@ -46,8 +51,8 @@ def test_a_line_cut_short_is_left_out_and_written_again(tmp_path: Path) -> None:
         records.append({"step": step, "loss": math.nan if step == 1 else 0.5})
     with records.path.open("a") as file:
         file.write('{"step": 4, "lo')
-    assert [line["step"] for line in read(records.path)] == [0, 1, 2, 3]
-    assert read(records.path)[1]["loss"] is None
+    assert [line["step"] for line in read(records.path, Line)] == [0, 1, 2, 3]
+    assert read(records.path, Line)[1]["loss"] is None
     records.rewind(2)
     records.append({"step": 3})
     assert [json.loads(line)["step"] for line in records.path.open()] == [0, 1, 2, 3]
@@ -56,9 +61,9 @@ def test_a_line_cut_short_is_left_out_and_written_again(tmp_path: Path) -> None:
 def test_nothing_that_is_not_finite_reaches_a_file(tmp_path: Path) -> None:
     records = Records(tmp_path / "quarantine.jsonl")
     records.append({"step": 1, "scores": [0.5, math.inf, (math.nan, {"x": -math.inf})]})
-    assert read(records.path) == [{"step": 1, "scores": [0.5, None, [None, {"x": None}]]}]
+    assert read(records.path, Line) == [{"step": 1, "scores": [0.5, None, [None, {"x": None}]]}]
     records.extend([])
-    assert len(read(records.path)) == 1
+    assert len(read(records.path, Line)) == 1
 
 
 def test_processes_append_to_one_file_without_tearing_lines(tmp_path: Path) -> None:
@@ -74,7 +79,7 @@ def test_processes_append_to_one_file_without_tearing_lines(tmp_path: Path) -> N
         subprocess.Popen([sys.executable, "-c", code, str(path), who]) for who in ("a", "b", "c")
     ]
     assert [writer.wait(timeout=240) for writer in writers] == [0, 0, 0]
-    found = read(path)
+    found = read(path, Line)
     assert len(found) == 3 * 60 * 4
     for at in range(0, len(found), 4):  # what was handed over together stands together
         whole = found[at : at + 4]
@@ -83,39 +88,44 @@ def test_processes_append_to_one_file_without_tearing_lines(tmp_path: Path) -> N
         assert all(r["text"] == r["who"] * 5000 for r in whole)
 
 
-def test_a_broken_line_in_the_middle_is_no_cut_and_is_said(tmp_path: Path) -> None:
+def test_a_broken_line_in_the_middle_is_no_cut_and_is_counted(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
-    with pytest.raises(json.JSONDecodeError):
-        read(path)
+    damage = Damage()
+    assert [line["step"] for line in iterate(path, Line, damage)] == [1, 3]
+    assert damage == Damage(skipped=1, reason="line 2: not a JSON object")
+    Records(path).rewind(3)  # as a resumed run does
+    assert path.read_text() == '{"step": 1}\n{"step": 3}\n'
 
 
 def test_lines_are_found_again_by_their_bytes(tmp_path: Path) -> None:
     records = Records(tmp_path / "samples.jsonl")
     records.extend({"step": step, "completion": "é\u2028\n" * step} for step in range(5))
-    offsets = [at for at, _ in read_with_offsets(records.path)]
-    assert [r["step"] for r in read_at(records.path, [offsets[3], offsets[0]])] == [3, 0]
+    whole = records.path.read_bytes()
+    found = list(iterate_lines(records.path, Damage()))
+    assert [number for _, number, _ in found] == [1, 2, 3, 4, 5]
+    assert all(whole[at:].startswith(line) for at, _, line in found)
 
 
 def test_a_tail_gives_whole_lines_once_and_leaves_a_cut_one(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    tail = Tail(path)
+    tail = Tail(path, Line)
     assert tail.new() == []
     Records(path).extend({"step": step} for step in range(3))
     assert [line["step"] for line in tail.new()] == [0, 1, 2]
     with path.open("a") as file:
         file.write('{"step": 3, "text": "\u2028')
-    assert (tail.new(), tail.cut) == ([], True)
+    assert (tail.new(), tail.damage.cut) == ([], True)
     with path.open("a") as file:
         file.write('"}\nno json\n{"step": 4}\n[5]\n')
     assert [line["step"] for line in tail.new()] == [3, 4]
-    assert (tail.cut, tail.broken, tail.started_over) == (False, 2, False)
+    assert (tail.damage.cut, tail.damage.skipped, tail.started_over) == (False, 2, False)
 
 
 def test_a_tail_starts_over_when_a_resumed_run_rewound_the_file(tmp_path: Path) -> None:
     records = Records(tmp_path / "metrics.jsonl")
     records.extend({"step": step, "try": 1} for step in range(6))
-    tail = Tail(records.path)
+    tail = Tail(records.path, Line)
     tail.new()
     records.rewind(2)
     assert [line["step"] for line in tail.new()] == [0, 1, 2]

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drpo_cli.runs.reader import Damage
 from drpo_cli.runs.records import Records
 from drpo_cli.runs.samples import measure_disagreement, read_columns, standardize
 from support.reports import sample_line
@@ -90,5 +91,5 @@ def test_half_a_surrogate_pair_is_a_text_like_others(tmp_path: Path) -> None:
     texts = ["\ud800", "\\ud800", "😀", "\udfff and more"]
     Records(path).extend(sample_line(1, i, text, 1.0 * i, {}) for i, text in enumerate(texts))
     archive = read_columns(path)
-    assert (archive.broken, archive.cut) == (0, False)
+    assert archive.damage == Damage()
     assert [r["completion"] for r in archive.records(range(4))] == texts

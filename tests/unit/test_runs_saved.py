@@ -84,11 +84,12 @@ def test_a_damaged_run_is_read_as_far_as_possible_and_says_what_is_missing(tmp_p
     assert (run.spec, run.versions, run.steps, run.last_step) == ({}, {}, None, 2)
     assert run.final_score == 0.5 and run.held_out[0].rates == ()
     assert [sample["completion"] for sample in run.samples()] == ["\ud800"]
-    spec, versions, cut, broken = run.notes
+    spec, versions, cut, broken, samples = run.notes
     assert spec.startswith("spec.toml cannot be read: ")
     assert versions.startswith("versions.json cannot be read: ")
     assert cut == "the last line of metrics.jsonl was cut off, as by a kill; it is left out"
-    assert broken == "metrics.jsonl: 1 line is not a whole record, and left out"
+    assert broken == "metrics.jsonl: 1 line was skipped (line 2: not a JSON object)"
+    assert samples == "samples.jsonl: 1 line was skipped (line 2: not a JSON object)"
     with folder.lock():
         assert not [note for note in open_run(tmp_path).notes if "cut off" in note]
 

@@ -130,7 +130,7 @@ def test_what_is_not_whole_is_passed_over_and_said(tmp_path: Path) -> None:
     run = Followed(folder)
     run.look()
     assert run.state == "failed" and "step 2/9" in text(run)
-    assert "metrics.jsonl: 1 line is not whole and skipped" in text(run)
+    assert "the last line of metrics.jsonl was cut off" in text(run)
     with folder.lock():  # it may be about to be whole
         run.look()
         seen = text(run)

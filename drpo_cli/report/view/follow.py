@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Any
 
 from drpo_cli.runs import events as progress
 from drpo_cli.runs.alerts import Alert, Watch
 from drpo_cli.runs.events import ENDED
 from drpo_cli.runs.folder import RunFolder
-from drpo_cli.runs.metrics import failed_calls
-from drpo_cli.runs.records import Tail, parse_line
+from drpo_cli.runs.metrics import EventRecord, SampleRecord, State, StepMetrics, failed_calls
+from drpo_cli.runs.reader import Damage, decode, open_regular
+from drpo_cli.runs.records import Tail
 from drpo_cli.runs.saved import SavedRun
 
-Record = dict[str, Any]
 PACE = 50  # steps whose mean duration gives the time left
 FIRST, MOST = 2**18, 2**23  # bytes read from the end of the samples
 
@@ -26,8 +26,8 @@ FIRST, MOST = 2**18, 2**23  # bytes read from the end of the samples
 class Fresh:
     """What one look found: steps and events that no earlier look has returned."""
 
-    steps: list[Record] = field(default_factory=list)
-    events: list[Record] = field(default_factory=list)
+    steps: list[StepMetrics] = field(default_factory=list)
+    events: list[EventRecord] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Extremes:
     """Best and worst record of a step's samples; the same one where only one has a score."""
 
     step: int
-    best: Mapping[str, Any]
-    worst: Mapping[str, Any]
+    best: SampleRecord
+    worst: SampleRecord
 
 
 class Followed:
@@ -44,22 +44,24 @@ class Followed:
 
     def __init__(self, folder: RunFolder):
         self.folder = folder
-        self.metrics: list[Record] = []
-        self.events: list[Record] = []
+        self.metrics: list[StepMetrics] = []
+        self.events: list[EventRecord] = []
         self.samples: Extremes | None = None
-        self.state: progress.State = "starting"
+        self.state: State = "starting"
         self.over = False
         self.failed: Counter[tuple[str, str]] = Counter()
         self.skipped = {"samples": 0, "updates": 0}
+        self.notes: list[str] = []
         self.name, self.title, self.total = folder.path.name, "", 0
         self._samples_seen = (0, 0)
+        self._spec_notes: Sequence[str] = ()
         self._watch = Watch()
-        self._metrics = Tail(folder.metrics)
-        self._events = Tail(folder.events)
+        self._metrics = Tail(folder.metrics, StepMetrics)
+        self._events = Tail(folder.events, EventRecord)
 
     def look(self) -> Fresh:
         """Reads what is new, and updates everything."""
-        records = [r for r in self._metrics.new() if isinstance(r.get("step"), int)]
+        records = self._metrics.new()
         events = self._events.new()
         self.events += events
         if not self.title or any(event.get("state") == "starting" for event in events):
@@ -77,22 +79,25 @@ class Followed:
         self.state = progress.state(self.folder)
         self.over = self.state in ENDED and not in_use
         self._read_samples()
+        self.notes = [*self._spec_notes]
+        for tail in (self._metrics, self._events):
+            self.notes += tail.damage.describe(tail.path.name, being_written=not self.over)
         return Fresh(records, events)
 
     @property
     def done(self) -> int:
         """The last step on record; 0 where there is none."""
-        return int(self.metrics[-1]["step"]) if self.metrics else 0
+        return self.metrics[-1]["step"] if self.metrics else 0
 
     @property
-    def last(self) -> Record:
-        """Metrics of the last step; empty before the first."""
-        return self.metrics[-1] if self.done else {}
+    def last(self) -> StepMetrics:
+        """Metrics of the last step; only its number before the first."""
+        return self.metrics[-1] if self.done else {"step": 0}
 
     @property
     def pace(self) -> float | None:
         """Mean seconds per step over the last steps."""
-        recent = [(r.get("seconds") or {}).get("step") for r in self.metrics[-PACE:]]
+        recent = [r.get("seconds", {}).get("step") for r in self.metrics[-PACE:]]
         seconds = [value for value in recent if value is not None]
         return sum(seconds) / len(seconds) if seconds else None
 
@@ -107,7 +112,7 @@ class Followed:
         if began is None:
             return None
         until = self.events[-1]["time"] if self.state in ENDED else time.time()
-        return max(0.0, float((ended or until) - began))
+        return max(0.0, (ended or until) - began)
 
     def remaining(self) -> float | None:
         """Seconds until the last step at the current pace; None unless the run is running."""
@@ -119,27 +124,19 @@ class Followed:
         """The alerts that hold at the last step on record."""
         return [alert for alert in self._watch.alerts() if alert.until is None]
 
-    def describe_damage(self) -> str:
-        """Says which lines of metrics.jsonl are skipped; empty where none is."""
-        broken = self._metrics.broken + (self._metrics.cut and self.over)
-        if not broken:
-            return ""
-        lines = "1 line is" if broken == 1 else f"{broken} lines are"
-        return f"metrics.jsonl: {lines} not whole and skipped"
-
-    def _add(self, records: list[Record]) -> None:
+    def _add(self, records: list[StepMetrics]) -> None:
         self.metrics += records
         for record in records:
             self._watch.add(record)
             self.failed.update(failed_calls(record))
-            self.skipped["samples"] += record.get("skipped_samples") or 0
-            self.skipped["updates"] += record.get("skipped_updates") or 0
+            self.skipped["samples"] += record.get("skipped_samples", 0)
+            self.skipped["updates"] += int(record.get("skipped_updates") or 0)
 
     def _read_samples(self) -> None:
         # They are written after the step's metrics, and only the file's end is read
         try:
             status = self.folder.samples.stat()
-        except FileNotFoundError:
+        except OSError:
             return
         if (now := (status.st_ino, status.st_size)) != self._samples_seen:
             self._samples_seen = now
@@ -148,6 +145,7 @@ class Followed:
     def _read_spec(self) -> None:
         run = SavedRun(self.folder)
         self.total = run.steps or 0
+        self._spec_notes = run.notes
         if run.spec:
             model, objective = run.spec.get("model", {}), run.spec.get("objective", {})
             path = PurePath(model.get("path", "?"))
@@ -163,30 +161,27 @@ def find_extremes(path: Path) -> Extremes | None:
     wanted = FIRST
     while True:
         records, whole = _read_end(path, wanted)
-        step = records[-1].get("step") if records else None
-        own = [r for r in records if r.get("step") == step and r.get("reward") is not None]
-        begun = whole or (bool(records) and records[0].get("step") != step)
+        step = records[-1]["step"] if records else None
+        own = [(s, r) for r in records if r["step"] == step and (s := r.get("reward")) is not None]
+        begun = whole or (bool(records) and records[0]["step"] != step)
         if begun or wanted >= MOST:
             break
         wanted *= 4
-    if not own or not isinstance(step, int):
+    if not own or step is None:
         return None
-    return Extremes(step, max(own, key=_reward), min(own, key=_reward))
+    ranked = [f(own, key=lambda scored: scored[0])[1] for f in (max, min)]
+    return Extremes(step, *ranked)
 
 
-def _reward(record: Mapping[str, Any]) -> float:
-    return float(record["reward"])
-
-
-def _read_end(path: Path, wanted: int) -> tuple[list[Record], bool]:
+def _read_end(path: Path, wanted: int) -> tuple[list[SampleRecord], bool]:
     # The whole lines among the last bytes, and whether these are the whole file
     try:
-        with path.open("rb") as file:
-            size = path.stat().st_size
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
             begin = max(0, size - wanted)
             file.seek(begin)
             lines = file.read(size - begin).split(b"\n")
-    except FileNotFoundError:
+    except OSError:
         return [], True
-    found = [parse_line(line) for line in lines[1 if begin else 0 : -1]]
+    found = [decode(line, SampleRecord, 0, Damage()) for line in lines[1 if begin else 0 : -1]]
     return [record for record in found if record is not None], begin == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from textwrap import wrap
 from typing import Any
@@ -26,6 +26,7 @@ from drpo_cli.report.view.text import (
     time_bar,
     time_legend,
 )
+from drpo_cli.runs.metrics import EventRecord, SampleRecord
 
 CURVES = (
     (2, "held_out", "held-out score"),
@@ -98,16 +99,16 @@ def _samples(run: Followed, space: Space, most: int) -> list[Line]:
     return [*best, *_sample("worst", run.samples.worst, space, most)]
 
 
-def _sample(name: str, record: Mapping[str, Any], space: Space, most: int) -> list[Line]:
+def _sample(name: str, record: SampleRecord, space: Space, most: int) -> list[Line]:
     reward = record.get("reward")
     label = f"{name} {format_number(reward)}".ljust(space.label - 1)
     if cell_len(label) >= space.width - 1 or space.width < 8:
         return [Line(SAMPLES, Text(label))]
     width = space.width - cell_len(label) - 1
     # The question is at the end of a prompt
-    prompt = tail(make_visible(str(record.get("prompt", ""))), width * most // 3)
+    prompt = tail(make_visible(record["prompt"]), width * most // 3)
     arrow = " → "
-    completion = make_visible(str(record.get("completion", "")))
+    completion = make_visible(record["completion"])
     room = max(0, width * most - most - cell_len(prompt) - len(arrow))
     text = prompt + arrow + head_and_tail(completion, room)
     chopped = chop_cells(text, max(2, width))[:most]
@@ -175,7 +176,8 @@ def _progress(run: Followed, space: Space) -> Text:
 
 
 def _curve(run: Followed, key: str, name: str, space: Space) -> Text:
-    values = [r.get(key) for r in run.metrics if key == "held_out" or r["step"] > 0]
+    records: list[Any] = [r for r in run.metrics if key == "held_out" or r["step"] > 0]
+    values: list[float | None] = [record.get(key) for record in records]
     if key == "held_out":
         values = [value for value in values if value is not None]
     line = _label(name, space)
@@ -195,7 +197,7 @@ def _curve(run: Followed, key: str, name: str, space: Space) -> Text:
 
 
 def _rewards(run: Followed, space: Space) -> Iterator[Line]:
-    rewards = run.last.get("rewards") or {}
+    rewards = run.last.get("rewards", {})
     if [*rewards.values()] not in ([], [run.last.get("reward")]):
         means = ", ".join(
             f"{make_visible(name)} {format_number(value)}" for name, value in rewards.items()
@@ -209,8 +211,10 @@ def _time(run: Followed, space: Space) -> Iterator[Line]:
         yield Line(7, Text.assemble(_label("time", space), bar))
         yield Line(8, Text("  " + time_legend(found), "dim"))
     rate = run.last.get("tokens_per_second")
-    if isinstance(rate, Mapping):
-        said = ", ".join(f"{name} {value:,.0f}" for name, value in rate.items() if value)
+    if rate is not None:
+        said = ", ".join(
+            f"{make_visible(name)} {value:,.0f}" for name, value in rate.items() if value
+        )
         memory = run.last.get("peak_memory_gib")
         behind = f"   peak memory {memory:.1f} GiB" if memory else ""
         yield Line(8, _label("tokens/s", space).append(said + behind))
@@ -223,8 +227,9 @@ def _troubles(run: Followed, space: Space) -> Iterator[Line]:
         for row, part in enumerate(parts[:2]):
             label = _label("" if row else "failures", space)
             yield Line(8 if row else 4, _styled(label.append(part), "red"))
-    if run.describe_damage():
-        yield Line(4, _styled(Text(run.describe_damage()), "yellow"))
+    for note in run.notes:
+        for row, part in enumerate(wrap(make_visible(note), space.width)[:3]):
+            yield Line(4 if row == 0 else 8, Text(part, "yellow"))
     for alert in run.current_alerts()[-ALERTS:]:
         said = f"! {alert.kind} since step {alert.step}: {alert.reason}; {alert.suggestion}"
         for row, part in enumerate(wrap(make_visible(said), space.width)[:3]):
@@ -239,9 +244,9 @@ def _events(run: Followed, space: Space) -> Iterator[Line]:
         yield Line(3 if age == 0 else 9, Text(format_event(event).replace(place, ""), style))
 
 
-def format_event(event: Mapping[str, Any]) -> str:
+def format_event(event: EventRecord) -> str:
     """The text of an event, harmless to a terminal."""
-    return make_visible(str(event.get("text", "")))
+    return make_visible(event["text"])
 
 
 def _label(name: str, space: Space) -> Text:

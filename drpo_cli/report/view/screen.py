@@ -12,6 +12,7 @@ from typing import Any, Protocol, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.text import Text
 
 from drpo_cli.report.view.follow import Followed, Fresh
 from drpo_cli.report.view.frame import format_event, format_failures
@@ -19,7 +20,7 @@ from drpo_cli.report.view.table import draw_runs
 from drpo_cli.report.view.text import format_number, make_visible
 from drpo_cli.runs.events import ENDED
 from drpo_cli.runs.folder import write_whole
-from drpo_cli.runs.metrics import failed_calls
+from drpo_cli.runs.metrics import StepMetrics, failed_calls
 
 REFRESH_S = 0.3
 CLOCK_S = 1.0
@@ -100,15 +101,15 @@ class Lines:
         self.stream.flush()
 
     def close(self, runs: list[Followed]) -> None:
-        """Writes which lines of the files were skipped."""
+        """Writes what of the files could not be read."""
         for run in runs:
-            if run.describe_damage():
-                self.stream.write(run.describe_damage() + "\n")
+            for note in run.notes:
+                self.stream.write(make_visible(note) + "\n")
         self.stream.flush()
 
     def _lines(self, run: Followed, new: Fresh) -> list[str]:
         begun = [event for event in new.events if event.get("state") not in ENDED]
-        ended = [event for event in new.events if event not in begun]
+        ended = [event for event in new.events if event.get("state") in ENDED]
         if self.errors_elsewhere:
             ended = [event for event in ended if "rank" not in event]
         steps = [format_step(record, run.total) for record in new.steps if record["step"] > 0]
@@ -147,6 +148,9 @@ def show_once(runs: list[Followed], stream: TextIO) -> None:
     if not stream.isatty():
         height = LONG if len(runs) == 1 else len(runs) + 2  # several have one row each
     console.print(_draw(runs, width, height, console))
+    for run in runs if len(runs) > 1 else ():  # the view of a single one has its notes
+        for note in run.notes:
+            console.print(Text(make_visible(f"{run.name}: {note}"), "yellow"), soft_wrap=True)
     for run in runs if len(runs) == 1 else ():
         ended = [i for i, event in enumerate(run.events) if event.get("state") == run.state]
         for event in run.events[ended[-1] :] if run.state in ENDED and ended else ():
@@ -166,13 +170,15 @@ def write_svg(runs: list[Followed], path: Path) -> None:
     write_whole(path, FONTS.sub("", drawn))
 
 
-def format_step(metrics: Mapping[str, Any], total: int) -> str:
+def format_step(metrics: StepMetrics, total: int) -> str:
     """A step on one line."""
-    values = "  ".join(f"{label} {format_number(metrics.get(key))}" for key, label in VALUES)
-    held_out = f"  held-out {metrics['held_out']:.3f}" if "held_out" in metrics else ""
-    seconds = (metrics.get("seconds") or {}).get("step")
+    numbers: Mapping[str, Any] = metrics
+    values = "  ".join(f"{label} {format_number(numbers.get(key))}" for key, label in VALUES)
+    score = metrics.get("held_out")
+    held_out = "" if score is None else f"  held-out {score:.3f}"
+    seconds = metrics.get("seconds", {}).get("step")
     took = f"  {seconds:.1f} s" if seconds is not None else ""
-    failed = format_failures(failed_calls(metrics), metrics.get("skipped_samples") or 0)
+    failed = format_failures(failed_calls(metrics), metrics.get("skipped_samples", 0))
     line = f"step {metrics['step']}/{total}  {values}{held_out}{took}"
     return f"{line}  failures {make_visible(failed)}" if failed else line
 

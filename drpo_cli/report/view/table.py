@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from rich.text import Text
 
@@ -59,14 +60,18 @@ class Column:
 
 
 def _held_out(run: Followed, space: Space) -> str:
-    values = [r["held_out"] for r in run.metrics if r.get("held_out") is not None]
+    values = [score for r in run.metrics if (score := r.get("held_out")) is not None]
     if not values:
         return "–"
     return f"{format_number(values[-1])} {sparkline(values, 6, space.levels)}"
 
 
 def _metric(key: str) -> Callable[[Followed, Space], str]:
-    return lambda run, space: format_number(run.last.get(key))
+    def show(run: Followed, space: Space) -> str:
+        values: Mapping[str, Any] = run.last
+        return format_number(values.get(key))
+
+    return show
 
 
 def _eta(run: Followed, space: Space) -> str:

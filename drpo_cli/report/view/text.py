@@ -10,6 +10,8 @@ from itertools import pairwise
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
+from drpo_cli.runs.metrics import StepMetrics
+
 _ESCAPED = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}  # move a cursor, or have an unknown width
 _SELECTORS = range(0xFE00, 0xFE10)  # change the width of the character in front
 
@@ -98,14 +100,11 @@ def sparkline(values: Sequence[float | None], width: int, levels: str = BLOCKS) 
     return "".join(" " if p is None else levels[round((p - low) * scale)] for p in points)
 
 
-def measure_shares(metrics: Sequence[Mapping[str, object]]) -> dict[str, float]:
+def measure_shares(metrics: Sequence[StepMetrics]) -> dict[str, float]:
     """Shares of the last steps' seconds by the letter of the phase; empty without records."""
     sums: dict[str, float] = {}
     for record in metrics[-RECENT:]:
-        seconds = record.get("seconds")
-        if not isinstance(seconds, Mapping):
-            continue
-        for name, value in seconds.items():
+        for name, value in record.get("seconds", {}).items():
             sums[name] = sums.get(name, 0.0) + (value or 0.0)
     total = sums.pop("step", 0.0)
     if total <= 0:

@@ -13,8 +13,8 @@ from drpo_cli.plan import make_plan
 from drpo_cli.plugins import Selected
 from drpo_cli.runs import checkpoints as saved
 from drpo_cli.runs.folder import RunFolder
-from drpo_cli.runs.metrics import flatten
-from drpo_cli.runs.records import read
+from drpo_cli.runs.metrics import StepMetrics, flatten
+from drpo_cli.runs.reader import read
 from drpo_cli.spec import Spec, SpecError, load
 from drpo_cli.spec.dumping import document
 from drpo_cli.tools.compare.grid import Cell, run_name
@@ -57,13 +57,12 @@ def read_state(job: Job) -> State:
     whole = saved.complete(job.folder.checkpoints)
     if not whole or saved.read(whole[-1])["step"] < steps:
         return State("unfinished")
-    if any(record["step"] == steps for record in read(job.folder.metrics)):
+    last = [r for r in read(job.folder.metrics, StepMetrics) if r["step"] == steps]
+    if any(record.get("held_out") is not None for record in last):
         return State("finished")
-    return State(
-        "failed",
-        f"killed between its last checkpoint and its last metrics; remove {job.folder.path} to "
-        f"run it again",
-    )
+    lost = "its last metrics have no held-out score"
+    what = lost if last else "killed between its last checkpoint and its last metrics"
+    return State("failed", f"{what}; remove {job.folder.path} to run it again")
 
 
 def load_specs(

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from drpo_cli.errors import UserError
-from drpo_cli.runs.records import read
+from drpo_cli.runs.metrics import StepMetrics
+from drpo_cli.runs.reader import read
 from drpo_cli.tools.compare.grid import Cell
 from drpo_cli.tools.compare.jobs import Job, State, Status
 
@@ -50,6 +51,8 @@ class Result:
     @property
     def area(self) -> float:
         """Area under the curve by the trapezoid rule, over its length: the mean score."""
+        if len(self.curve) == 1:
+            return self.final
         pairs = list(zip(self.curve, self.curve[1:], strict=False))
         total = sum((y + z) / 2 * (b - a) for (a, y), (b, z) in pairs)
         return total / (self.curve[-1][0] - self.curve[0][0])
@@ -78,8 +81,9 @@ class Result:
 
 def read_result(job: Job, state: State) -> Result:
     """Reads a run's metrics."""
-    records = read(job.folder.metrics)
-    curve = tuple((r["step"], r["held_out"]) for r in records if r.get("held_out") is not None)
+    records = read(job.folder.metrics, StepMetrics)
+    scores = {r["step"]: s for r in records if (s := r.get("held_out")) is not None}
+    curve = tuple(sorted(scores.items()))
     return Result(
         cell=job.cell,
         seed=job.seed,
@@ -95,9 +99,9 @@ def require_same_problems(jobs: Sequence[Job]) -> None:
     """Raises UserError when runs recorded different held-out sets; a run may record none."""
     first: dict[str, Job] = {}
     for job in jobs:
-        for record in read(job.folder.metrics)[:1]:
-            if record.get("held_out_set") is not None:
-                first.setdefault(record["held_out_set"], job)
+        for record in read(job.folder.metrics, StepMetrics)[:1]:
+            if (problems := record.get("held_out_set")) is not None:
+                first.setdefault(problems, job)
     if len(first) > 1:
         one, other, *_ = first.values()
         raise UserError(
@@ -110,10 +114,10 @@ def require_same_problems(jobs: Sequence[Job]) -> None:
 def _has_collapsed(
     state: State,
     curve: Sequence[tuple[int, float]],
-    records: Sequence[dict[str, Any]],
+    records: Sequence[StepMetrics],
     updates: int,
 ) -> bool | None:
-    only_skipped = bool(records) and records[-1].get("skipped_updates", 0) >= updates
+    only_skipped = bool(records) and (records[-1].get("skipped_updates") or 0) >= updates
     if state.status == "failed":
         return True if only_skipped or NOT_FINITE.search(state.reason) else None
     if state.status != "finished":

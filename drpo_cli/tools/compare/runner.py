@@ -20,7 +20,8 @@ from drpo_cli.launch import launcher
 from drpo_cli.launch.failures import first_failure
 from drpo_cli.runs.events import one_line
 from drpo_cli.runs.folder import RunFolder
-from drpo_cli.runs.records import read
+from drpo_cli.runs.metrics import StepMetrics
+from drpo_cli.runs.reader import read
 from drpo_cli.tools.compare import server
 from drpo_cli.tools.compare.jobs import Job, State, read_state
 
@@ -169,8 +170,8 @@ class Screen:
 def _describe(job: Job, state: State) -> str:
     if state.status == "failed":
         return f"failed: {state.reason}"
-    records = read(job.folder.metrics)
+    records = read(job.folder.metrics, StepMetrics)
     if state.status != "finished":
         return f"stopped after step {records[-1]['step'] if records else 0}"
-    scored = [record["held_out"] for record in records if "held_out" in record]
-    return f"held-out {scored[0]:.3f} → {scored[-1]:.3f}"
+    scored = [score for record in records if (score := record.get("held_out")) is not None]
+    return f"held-out {scored[0]:.3f} → {scored[-1]:.3f}" if scored else "no held-out score"
