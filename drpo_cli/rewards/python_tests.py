@@ -12,10 +12,12 @@ White space at the ends of output lines, and empty lines at the end, are not com
 
 The code runs in a sandbox, which limits its time, memory, processes, files and output, and ends
 everything that it started. What each backend stops is a table in docs/sandbox.md; see above all
-who may read files. Leaving early with status 0, printing, replaced built-ins and an `__eq__` that
-always agrees do not pass an assert. Code that tries to forge the verdict can do so: asserts run
-in its own process, whose memory it can read. It cannot in stdin/stdout cases, whose expected
-outputs it never sees.
+who may read files.
+
+The code cannot forge a verdict. Tests run in a process of their own, which calls the code in
+another: arguments go there and values come back as copies of built-in types, and are compared
+where the code never ran. Expected values never enter its process. In stdin/stdout cases, the
+output is compared outside the sandbox. docs/sandbox.md says what a test can and cannot ask.
 """
 
 from __future__ import annotations
@@ -32,7 +34,6 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, model_validator
 
 from drpo_cli.errors import UserError
-from drpo_cli.rewards.sandbox.asserts import COMPARE
 from drpo_cli.rewards.sandbox.run import Limits, Result, run_program
 from drpo_cli.settings import Count, RewardSettings
 
@@ -40,6 +41,7 @@ _FORMS = (
     'assert statements, a list of them, or a list of {"input": stdin, "output": expected stdout}'
 )
 _SPARE_S = 10.0  # to start and to clean up, on top of the programs' time
+_HARNESS = ("values", "remote", "peer", "asserts")  # in the order of their imports
 _PYTHON = {"python": 1, "py": 1, "python3": 1, "": 0}
 
 
@@ -63,6 +65,10 @@ class Config(RewardSettings):
     make sure of it."""
     packages: bool = False
     """Let the code import the packages installed with drpo, not only the standard library."""
+    operators: Literal["tests", "code"] = "tests"
+    """Who decides `==`, `<`, `+`, `in` and the like between an object of a class that the code
+    defines and a value of the test: `tests` fails the test, since an object that agrees with
+    everything would pass it; `code` asks the class, for tests of classes that nobody games."""
     partial: bool = False
     """Score the share of tests that pass instead of all or nothing."""
 
@@ -92,15 +98,16 @@ def reward(
     if isinstance(tests[0], _Case):
         passed = _run_cases(code, [case for case in tests if isinstance(case, _Case)], config)
     else:
-        passed = _run_asserts(code, [_guard(str(test)) for test in tests], config)
+        passed = _run_asserts(code, [str(test) for test in tests], config)
     return passed / len(tests) if config.partial else float(passed == len(tests))
 
 
 def _run_asserts(code: str, tests: list[str], config: Config) -> int:
-    stdin = json.dumps(code) + "\n" + json.dumps(tests) + "\n"
+    stdin = json.dumps([code, tests, config.operators == "code"]) + "\n"
     seconds = min(config.seconds, config.total_seconds)
     result = _run(_harness(), stdin, seconds, config)
-    return len({json.loads(line)["passed"] for line in result.report.splitlines()})
+    reports = [json.loads(line) for line in result.report.splitlines()]
+    return len({report["passed"] for report in reports if "passed" in report})
 
 
 def _run_cases(code: str, cases: list[_Case], config: Config) -> int:
@@ -129,7 +136,18 @@ def _run(program: str, stdin: str, seconds: float, config: Config) -> Result:
 
 @lru_cache
 def _harness() -> str:
-    return Path(__file__).with_name("sandbox").joinpath("asserts.py").read_text()
+    """A program with the modules of the harness in it: in the sandbox there is no drpo."""
+    folder, package = Path(__file__).with_name("sandbox"), "drpo_cli.rewards.sandbox"
+    parents = [package.rsplit(".", up)[0] for up in (2, 1)] + [package]
+    sources = {f"{package}.{n}": (folder / f"{n}.py").read_text() for n in _HARNESS}
+    return f"""import sys, types
+for name in {parents!r}:
+    sys.modules[name] = types.ModuleType(name)
+for name, source in {sources!r}.items():
+    sys.modules[name] = module = types.ModuleType(name)
+    exec(compile(source, name, "exec"), vars(module))
+module.judge()
+"""
 
 
 def _find_code(completion: str) -> str:
@@ -209,22 +227,6 @@ def _check(test: str, where: str) -> str:
     if not any(isinstance(node, ast.Assert | ast.Raise | ast.Call) for node in nodes):
         raise UserError(f"{where} asserts nothing: {test[:80]!r}", f"give {_FORMS}")
     return test
-
-
-@lru_cache(maxsize=4096)
-def _guard(test: str) -> str:
-    """Replaces a test's comparisons by calls of the harness, which detects a false `__eq__`."""
-    return ast.unparse(ast.fix_missing_locations(_Comparisons().visit(ast.parse(test))))
-
-
-class _Comparisons(ast.NodeTransformer):
-    def visit_Compare(self, node: ast.Compare) -> ast.expr:
-        self.generic_visit(node)
-        how = type(node.ops[0])
-        if len(node.ops) > 1 or how not in (ast.Eq, ast.NotEq, ast.In, ast.NotIn):
-            return node
-        arguments = [ast.Constant(how.__name__), node.left, node.comparators[0]]
-        return ast.Call(ast.Name(COMPARE, ast.Load()), arguments, [])
 
 
 _ADD = "Adding:\n```python\ndef add(a, b):\n    return a + b\n```\n"

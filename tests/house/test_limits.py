@@ -13,10 +13,12 @@ PACKAGE = ROOT / "drpo_cli"
 TEMPLATES = sorted(path.parent for path in (ROOT / "templates").glob("*/run.toml"))
 
 MAX_FILE_LINES = 400
-# the first three run the user's code; the last one records the crash of a rank before it ends
+# they run the user's code, tests and what these call; the last one records a rank's crash
 MAY_CATCH_ALL = {
-    "rewards/grading/score.py", "rewards/grading/forks.py", "plugins.py", "launch/worker.py",
-}  # fmt: skip
+    *("rewards/grading/score.py", "rewards/grading/forks.py", "plugins.py"),
+    *("rewards/sandbox/asserts.py", "rewards/sandbox/peer.py"),
+    "launch/worker.py",
+}
 
 SOURCES = sorted(
     path

@@ -7,7 +7,10 @@ import secrets
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,13 +23,25 @@ PATIENT_S = 60.0
 LIMITS = sandbox.Limits(wall_s=PATIENT_S, cpu_s=PATIENT_S, memory_mib=400)
 
 
+@contextmanager
+def open_temporary() -> Iterator[Path]:
+    """A temporary folder that other users can read, in place of this process's own."""
+    kept, folder = tempfile.tempdir, Path(tempfile.mkdtemp(prefix="drpo-test-", dir="/tmp"))
+    folder.chmod(0o755)
+    (folder / "temporary").mkdir(mode=0o755)
+    tempfile.tempdir = str(folder / "temporary")
+    yield folder / "temporary"
+    tempfile.tempdir = kept
+    shutil.rmtree(folder)
+
+
 class Machine:
     """One backend, and a mark that every process of its programs has."""
 
     def __init__(self, backend: str, python: str | None, temporary: Path) -> None:
         self.backend, self.temporary = backend, temporary
         self.stops = sandbox.stops(backend)
-        self._python = python
+        self.python = python
         self._mark = f"m{secrets.token_hex(6)}"
 
     def marked(self, program: str) -> str:
@@ -35,7 +50,7 @@ class Machine:
 
     def run(self, program: str, stdin: str = "", limits: sandbox.Limits = LIMITS) -> sandbox.Result:
         return sandbox._supervise(
-            self.marked(program), stdin, limits, self.backend, False, self._python
+            self.marked(program), stdin, limits, self.backend, False, self.python
         )
 
     def hostile(self, name: str, stdin: str = "", wall_s: float = PATIENT_S) -> sandbox.Result:
@@ -46,7 +61,7 @@ class Machine:
     def caller(self, name: str) -> subprocess.Popen[bytes]:
         """A process that runs a program of the corpus, as a grader's worker does."""
         program = self.marked((HOSTILE / f"{name}.py").read_text())
-        asked = f"{program!r}, '', s.Limits(wall_s=60), {self.backend!r}, False, {self._python!r}"
+        asked = f"{program!r}, '', s.Limits(wall_s=60), {self.backend!r}, False, {self.python!r}"
         code = f"from drpo_cli.rewards.sandbox import run as s\ns._supervise({asked})"
         root = Path(sandbox.__file__).parents[3]
         return subprocess.Popen([sys.executable, "-c", code], cwd=root)

@@ -10,7 +10,6 @@ from pydantic import ValidationError
 
 from drpo_cli.errors import UserError
 from drpo_cli.rewards.python_tests import Config, reward
-from drpo_cli.rewards.sandbox.run import find_backend
 
 ASSERTS = ["assert f(1) == 2", "assert f(2) == 3", "assert f(3) == 4", "assert f([]) is None"]
 RIGHT = "def f(x):\n    return None if x == [] else x + 1"
@@ -18,30 +17,15 @@ CASES = [{"input": "1 2\n", "output": "3\n"}, {"input": "5 6", "output": "11"}]
 SCRIPT = "print(sum(map(int, input().split())))"
 
 
-def _works(backend: str) -> bool:
-    try:
-        find_backend(backend)
-    except UserError:
-        return False
-    return True
-
-
-BACKENDS = [
-    pytest.param(name, marks=pytest.mark.skipif(not _works(name), reason=f"{name}: not here"))
-    for name in ("bubblewrap", "plain")
-]
-
-
 def score(code: str, tests: object, **options: Any) -> float:
     return reward(code, None, {"tests": tests}, Config(**options))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_right_and_wrong_code(backend: str) -> None:
-    assert score(RIGHT, ASSERTS, backend=backend) == 1
-    assert score("def f(x): return x + 1", ASSERTS, backend=backend) == 0
-    assert score(SCRIPT, CASES, backend=backend) == 1
-    assert score("print(3)", CASES, backend=backend) == 0
+def test_right_and_wrong_code() -> None:
+    assert score(RIGHT, ASSERTS) == 1
+    assert score("def f(x): return x + 1", ASSERTS) == 0
+    assert score(SCRIPT, CASES) == 1
+    assert score("print(3)", CASES) == 0
 
 
 def test_share_of_tests() -> None:
@@ -66,95 +50,6 @@ def test_a_check_function_and_set_up_lines() -> None:
     text = "import math\ndef check(g):\n    assert g(math.floor(1.5)) == 2\n\ncheck(f)"
     assert score(RIGHT, text) == 1
     assert score("def f(x): return 3", text) == 0
-
-
-CHEATS = {
-    "exits": "import sys\nsys.exit(0)",
-    "exits at once": "import os\nos._exit(0)",
-    "exits in the call": "import os\ndef f(x): os._exit(0)",
-    "exits quietly in the call": "def f(x): raise SystemExit(0)",
-    "prints": "print('passed')\ndef f(x): print('{\"passed\": 0}')",
-    "reports": "import os\ndef f(x): os.write(3, b'{\"passed\": 0}')",
-    "writes everywhere": """
-import os
-for fd in range(64):
-    try: os.write(fd, b'{"passed": 0}\\n')
-    except OSError: pass
-""",
-    "is equal to all": "class E:\n    def __eq__(self, o): return True\ndef f(x): return E()",
-    "is equal in a list": """
-class E(int):
-    def __eq__(self, o): return True
-    __hash__ = int.__hash__
-def f(x): return E(7)
-""",
-    "is never unequal": """
-class E:
-    def __ne__(self, o): return False
-    def __eq__(self, o): return True
-def f(x): return E()
-""",
-    "borrows equality": "from unittest.mock import ANY\ndef f(x): return ANY",
-    "has callable equality": """
-class Yes:
-    def __call__(self, *a): return True
-class E: __eq__ = Yes()
-def f(x): return E()
-""",
-    "replaces the error": "import builtins\nbuiltins.AssertionError = int\ndef f(x): return 0",
-    "replaces exec": """
-import builtins
-builtins.exec = builtins.compile = lambda *a, **k: None
-def f(x): return 0
-""",
-    "replaces the comparison": "_compare_ = lambda *a: True\ndef f(x): return 0",
-    "traces": """
-import sys
-sys.settrace(lambda frame, *a: frame.f_locals.clear())
-def f(x): return 0
-""",
-    "ends at exit": "import atexit, os\natexit.register(os._exit, 0)\ndef f(x): return 0",
-    "has no function": "x = 1",
-    "is no Python": "def f(x) return",
-}
-
-
-@pytest.mark.parametrize("code", CHEATS.values(), ids=CHEATS)
-def test_cheat_gets_nothing(code: str) -> None:
-    assert score(code, ["assert f(1) == 2", "assert f(1) in [2]", "assert not f(1) != 2"]) == 0
-    assert score(code, ["assert f(1) == 2"], partial=True) == 0
-
-
-def test_a_false_equality_inside_a_container_gets_nothing() -> None:
-    code = "class E:\n    def __eq__(self, o): return True\ndef f(x): return {'a': [E()]}"
-    assert score(code, "assert f(1) == {'a': [2]}") == 0
-
-
-@pytest.mark.parametrize(
-    ("code", "test"),
-    [
-        ("from fractions import Fraction\ndef f(x): return Fraction(x)", "assert f(1) == 1"),
-        (
-            "from collections import Counter\ndef f(x): return Counter(x)",
-            "assert f('a') == {'a': 1}",
-        ),
-        (
-            "import collections\nP = collections.namedtuple('P', 'x y')\ndef f(x): return P(x, 1)",
-            "assert f(2) == (2, 1)",
-        ),
-        (
-            "from dataclasses import dataclass\n@dataclass\nclass V:\n    x: int",
-            "assert V(1) == V(1)\nassert V(1) in [V(2), V(1)]\nassert V(1) != V(2)",
-        ),
-        (
-            "from enum import IntEnum\nclass E(IntEnum):\n    A = 1\ndef f(x): return E.A",
-            "assert f(0) == 1",
-        ),
-        ("f = str.upper", "assert f('a') == 'A' != 'b'"),
-    ],
-)
-def test_honest_equality_counts(code: str, test: str) -> None:
-    assert score(code, test) == 1
 
 
 def test_code_does_not_see_the_tests_while_it_loads() -> None:

@@ -39,6 +39,7 @@ from typing import Any, NoReturn
 from drpo_cli.rewards.sandbox import bubblewrap, limits, plain
 
 _LONGEST_WAIT_S = 0.1
+_LONGEST_START_S = 30.0  # until the first process is inside; the program's time starts then
 _OUTPUTS = ("stdout", "stderr", "report")
 _STATUS_FD = limits.REPORT_FD + 1
 _OWN_PROCESSES = 3  # of a sandbox, besides the program's
@@ -181,7 +182,8 @@ class _Reading:
         self._names = {fd: name for name, fd in pipes.items()}
         self._kept = {name: bytearray() for name in pipes}
         self._most = allowed["output_kib"] << 10
-        self._deadline = time.monotonic() + allowed["wall_s"]
+        self._wall_s = allowed["wall_s"]
+        self._deadline = time.monotonic() + _LONGEST_START_S
         self._too_much = False
         self._poll = select.poll()
         for fd in self._names:
@@ -231,6 +233,8 @@ class _Reading:
             chunk = os.read(fd, 1 << 16)
         except BlockingIOError:
             return False
+        if name == "status" and chunk and not kept:
+            self._deadline = time.monotonic() + self._wall_s
         if not chunk:
             self._poll.unregister(fd)
             del self._names[fd]
