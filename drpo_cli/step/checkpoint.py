@@ -27,6 +27,7 @@ from torch.optim import AdamW
 from drpo_cli.dist import World
 from drpo_cli.errors import UserError
 from drpo_cli.evaluate.results import HeldOut
+from drpo_cli.rollout.engine.ends import GENERATION, read_generation
 from drpo_cli.runs.alerts import Watch
 from drpo_cli.runs.checkpoints import MARKER, checkpoint_bytes, complete, latest, read
 from drpo_cli.runs.records import Records
@@ -160,7 +161,7 @@ def export(checkpoint: Path, folder: Path) -> None:
 
     Raises UserError when `folder` exists and is not empty.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
@@ -175,7 +176,9 @@ def export(checkpoint: Path, folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is")  # one process, on purpose
         load_distributed(state, checkpoint_id=checkpoint / "state", no_dist=True)
+    lm.generation_config = GenerationConfig()  # the checkpoint's own file, if any, replaces it
     lm.to(getattr(torch, read(checkpoint)["dtype"])).save_pretrained(partial)
+    (partial / GENERATION).unlink()
     for file in (checkpoint / "hf").iterdir():
         if not (partial / file.name).exists():
             shutil.copy(file, partial / file.name)
@@ -209,7 +212,8 @@ def _state(trainer: Trainer) -> dict[str, Any]:
 
 def _save_description(folder: Path, lm: Any, tokenizer: Any) -> None:
     lm.config.save_pretrained(folder)
-    lm.generation_config.save_pretrained(folder)
+    if (generation := read_generation(lm.name_or_path)) is not None:
+        (folder / GENERATION).write_bytes(generation)
     tokenizer.save_pretrained(folder)
 
 

@@ -14,7 +14,7 @@ from torch.distributed.fsdp import (
     OffloadPolicy,
     fully_shard,
 )
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from drpo_cli.dist import World
@@ -137,6 +137,7 @@ def _load(settings: ModelSettings, dtype: torch.dtype, key: str) -> Any:
             dtype=dtype,
             attn_implementation=PACKED_ATTENTION,
             trust_remote_code=settings.trust_remote_code,
+            generation_config=GenerationConfig(),  # the trainer needs none, and the file may be odd
         )
     except (OSError, ValueError) as error:
         raise UserError(f"{key}: {settings.path} does not load: {error}") from error
