@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from drpo_cli.model_folder import find_wrong_kind
 from drpo_cli.plugins import Selected, short_name
@@ -43,6 +43,48 @@ class Plan:
         return math.ceil(self.sequences_per_update_per_rank / fit)
 
 
+class ContextLimit(NamedTuple):
+    """The longest sequence of a model in tokens, and where that number comes from."""
+
+    tokens: int
+    origin: str
+
+
+def context_limit(config: Mapping[str, Any]) -> ContextLimit | None:
+    """The longest sequence that trainer and engine compute alike, by a config.json; None: unknown.
+
+    Rope scaling decides. A fixed one holds up to `max_position_embeddings` (a linear one, to its
+    factor times that). The frequencies of a dynamic one or of longrope change with the length of
+    the sequence, or of the engine's context, so beyond the original length the two disagree.
+    """
+    text = config.get("text_config")
+    parts = [part for part in (config, text) if isinstance(part, Mapping)]
+    limits = [part.get("max_position_embeddings") for part in parts]
+    limit = next((limit for limit in limits if isinstance(limit, int)), None)
+    if limit is None:
+        return None
+    ropes = [part.get(key) for part in parts for key in ("rope_parameters", "rope_scaling")]
+    rope = next((rope for rope in ropes if isinstance(rope, Mapping)), {})
+    kind = str(rope.get("rope_type", rope.get("type", "default")))
+    factor = rope.get("factor")
+    originals = [part.get("original_max_position_embeddings") for part in (rope, *parts)]
+    original = next((one for one in originals if isinstance(one, int)), limit)
+    if kind in ("dynamic", "longrope", "su"):
+        return ContextLimit(
+            original,
+            f"the original length of its rope, {kind!r}, which changes its frequencies beyond: "
+            "trainer and engine would compute different models",
+        )
+    if not isinstance(factor, int | float) or kind == "default":
+        return ContextLimit(limit, "max_position_embeddings")
+    if kind == "linear" and "gemma3" not in str(config.get("model_type")):
+        origin = f"max_position_embeddings × {factor:g}, the factor of its rope"
+        return ContextLimit(int(limit * factor), origin)
+    reach = int(original * factor)
+    further = f", which reaches {reach} if config.json says so" if reach > limit else ""
+    return ContextLimit(limit, f"max_position_embeddings; its rope is {kind!r}{further}")
+
+
 def check_plan(spec: Spec, world: int) -> int | None:
     """Checks that `spec` can run on `world` processes; returns the model's longest sequence.
 
@@ -51,9 +93,9 @@ def check_plan(spec: Spec, world: int) -> int | None:
     """
     limit, wrong = _read_context_limit(spec)
     others = _other_models_fit(spec)
-    if found := [*_divides(spec, world), *wrong, *others, *_context_fits(spec, limit)]:
+    if found := [*_divides(spec, world), *wrong, *others, *context_fits(spec, limit)]:
         raise spec.source.error(found)
-    return limit
+    return limit.tokens if limit else None
 
 
 def make_plan(spec: Spec, world: int) -> Plan:
@@ -222,12 +264,12 @@ def _divides(spec: Spec, world: int) -> Iterator[Problem]:
 def _model_fits(spec: Spec) -> Iterator[Problem]:
     limit, wrong = _read_context_limit(spec)
     yield from wrong
-    yield from _context_fits(spec, limit)
+    yield from context_fits(spec, limit)
     yield from _other_models_fit(spec)
 
 
-def _read_context_limit(spec: Spec) -> tuple[int | None, list[Problem]]:
-    """max_position_embeddings of the model folder, and what is wrong with the folder.
+def _read_context_limit(spec: Spec) -> tuple[ContextLimit | None, list[Problem]]:
+    """The longest sequence of the model folder, and what is wrong with the folder.
 
     The limit is None for a hub id, and for a folder that is not there yet.
     """
@@ -243,10 +285,7 @@ def _read_context_limit(spec: Spec) -> tuple[int | None, list[Problem]]:
         absent = not folder.exists()
         more = ", or set model.prepare to a script that makes the folder" if absent else ""
         return None, [Problem(("model", "path"), f"{finding.what}; {finding.fix}{more}")]
-    content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    parts = (content, content.get("text_config"))
-    limits = [part.get("max_position_embeddings") for part in parts if isinstance(part, dict)]
-    return next((limit for limit in limits if isinstance(limit, int)), None), []
+    return context_limit(json.loads((folder / "config.json").read_text(encoding="utf-8"))), []
 
 
 def _other_models_fit(spec: Spec) -> Iterator[Problem]:
@@ -257,24 +296,25 @@ def _other_models_fit(spec: Spec) -> Iterator[Problem]:
             yield Problem((name, "path"), f"{wrong.what}; {wrong.fix}")
 
 
-def _context_fits(spec: Spec, limit: int | None) -> Iterator[Problem]:
+def context_fits(spec: Spec, limit: ContextLimit | None) -> Iterator[Problem]:
+    """Finds lengths of the spec that are beyond the longest sequence of the model."""
     if limit is None:
         return
     wanted = spec.rollout.config.context_length
-    if wanted is not None and wanted > limit:
+    if wanted is not None and wanted > limit.tokens:
         yield Problem(
             ("rollout", "context_length"),
-            f"is {wanted}; the model in {spec.model.path} takes at most {limit} tokens "
-            "(max_position_embeddings)",
+            f"is {wanted}; the model in {spec.model.path} takes at most {limit.tokens} tokens "
+            f"({limit.origin})",
         )
     lengths = {
         "rollout": spec.rollout.config.max_new_tokens,
         "eval": spec.eval.max_new_tokens,
     }
     for section, length in lengths.items():
-        if length is not None and length >= limit:
+        if length is not None and length >= limit.tokens:
             yield Problem(
                 (section, "max_new_tokens"),
-                f"is {length}; must be below the {limit} tokens that the model in "
-                f"{spec.model.path} takes: the prompt needs room too",
+                f"is {length}; must be below the {limit.tokens} tokens that the model in "
+                f"{spec.model.path} takes ({limit.origin}): the prompt needs room too",
             )

@@ -106,12 +106,19 @@ def check(model: ModelSettings, where: str) -> None:
     For engines that read the folder themselves. The weights of a quantised model are not checked:
     transformers may not be able to load them.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
     code = model.trust_remote_code
     config = read(AutoConfig, model.path, where, trust_remote_code=code)
     if getattr(config, "quantization_config", None) is None:
-        lm = load(AutoModelForCausalLM, model.path, where, trust_remote_code=code, dtype="auto")
+        lm = load(
+            AutoModelForCausalLM,
+            model.path,
+            where,
+            trust_remote_code=code,
+            dtype="auto",
+            generation_config=GenerationConfig(),  # the file may be odd
+        )
         refuse_not_finite(find_not_finite(lm.state_dict().items()), model.path, where)
 
 

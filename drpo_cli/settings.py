@@ -241,7 +241,10 @@ class RolloutSettings(Settings):
     min_p: Fraction = 0.0
     """Min-p sampling; 0 is off. It must stay 0 in training, because truncation corrupts μ."""
     stop: tuple[str, ...] = Field(default=(), strict=False)
-    """Strings that end a response, in addition to the end-of-sequence tokens of the model."""
+    """Texts that end a response, in addition to the end-of-sequence tokens of the model. The text
+    of a special token, such as `"<|im_end|>"`, stands for the token."""
+    stop_token_ids: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(), strict=False)
+    """Ids of tokens that end a response, in addition to the end-of-sequence tokens of the model."""
     context_length: Count | None = None
     """Most tokens of a prompt and its response together; the limit of the model if not set."""
     dtype: Literal["float32", "bfloat16"] | None = None

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from drpo_cli.errors import UserError
+from drpo_cli.rollout.engine.ends import find_ends
 from drpo_cli.rollout.engine.protocol import EngineContext, Sampling
 from drpo_cli.settings import Count, RolloutSettings
 from drpo_cli.types import Rollout
@@ -29,33 +30,38 @@ class Engine:
 
     checkpoint_names = False
 
+    @staticmethod
+    def check(config: Config, context: EngineContext) -> None:
+        """See `EngineProtocol.check`: any model that loads can be sampled."""
+
     def __init__(self, config: Config, context: EngineContext) -> None:
         """Loads the model and its tokenizer. Not a collective.
 
         Raises UserError for options that this engine does not support.
         """
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-        if config.stop:
-            raise UserError(
-                "rollout.stop: the transformers engine stops only at end-of-sequence tokens",
-                'remove `stop` or use engine = "vllm"',
-            )
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = context.model
         self.config = config
         self.tokenizer = AutoTokenizer.from_pretrained(
-            context.model.path, trust_remote_code=context.model.trust_remote_code
+            model.path, trust_remote_code=model.trust_remote_code
         )
+        self.ends = find_ends(config, model, self.tokenizer)
+        if self.ends.texts:
+            raise UserError(
+                f"rollout.stop: the transformers engine does not search texts for "
+                f"{', '.join(map(repr, self.ends.texts))}",
+                "give the ids of single tokens in rollout.stop_token_ids instead, or use "
+                'rollout.engine = "vllm"',
+            )
         self.model = AutoModelForCausalLM.from_pretrained(
-            context.model.path,
-            dtype=getattr(torch, context.model.dtype),
-            trust_remote_code=context.model.trust_remote_code,
-        ).to(device)
+            model.path,
+            dtype=getattr(torch, model.dtype),
+            trust_remote_code=model.trust_remote_code,
+            generation_config=GenerationConfig(),  # else `generate` fills in the model folder's
+        ).to("cuda" if torch.cuda.is_available() else "cpu")
         self.model.eval()
-        eos = self.model.generation_config.eos_token_id
-        eos = self.tokenizer.eos_token_id if eos is None else eos
-        self.stop_ids = set(eos if isinstance(eos, list) else [] if eos is None else [eos])
         self.pad_id = self.tokenizer.pad_token_id or 0
 
     def generate(
@@ -95,14 +101,16 @@ class Engine:
 
     def _sample_batch(self, rows: Sequence[tuple[int, ...]], sampling: Sampling) -> list[Rollout]:
         import torch
-        from transformers import GenerationConfig
+        from transformers import GenerationConfig, GenerationMixin
 
         longest = max(len(row) for row in rows)
         padded = [[self.pad_id] * (longest - len(row)) + list(row) for row in rows]
         seen = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
         device = self.model.device
         with torch.no_grad():
-            out = self.model.generate(
+            # not `self.model.generate`, which code in the model folder may replace
+            out = GenerationMixin.generate(
+                self.model,
                 input_ids=torch.tensor(padded, device=device),
                 attention_mask=torch.tensor(seen, device=device),
                 generation_config=GenerationConfig(
@@ -112,7 +120,7 @@ class Engine:
                     top_k=sampling.top_k,
                     min_p=sampling.min_p or None,
                     max_new_tokens=sampling.max_new_tokens,
-                    eos_token_id=sorted(self.stop_ids) or None,
+                    eos_token_id=sorted(self.ends.ids) or None,
                     pad_token_id=self.pad_id,
                     output_scores=True,
                     return_dict_in_generate=True,
@@ -128,7 +136,10 @@ class Engine:
         return [self._make_rollout(*row) for row in zip(responses.tolist(), logp_rows, strict=True)]
 
     def _make_rollout(self, ids: list[int], logps: list[float]) -> Rollout:
-        end = next((t + 1 for t, token in enumerate(ids) if token in self.stop_ids), None)
-        length = len(ids) if end is None else end
-        text: Any = self.tokenizer.decode(ids[:length], skip_special_tokens=True)
+        end = next((t for t, token in enumerate(ids) if token in self.ends.ids), None)
+        length = len(ids) if end is None else end + 1
+        # text as vLLM gives it: without the token that ends it, and with every space
+        text: Any = self.tokenizer.decode(
+            ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         return Rollout(tuple(ids[:length]), tuple(logps[:length]), text, truncated=end is None)

@@ -6,14 +6,21 @@ The log-probabilities are taken after the temperature (`processed_logprobs`), so
 from __future__ import annotations
 
 import gc
+import glob
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from drpo_cli.errors import UserError
+from drpo_cli.rollout.engine.capacity import require_cache
+from drpo_cli.rollout.engine.ends import NEUTRAL, find_ends, load_config
 from drpo_cli.rollout.engine.protocol import EngineContext, Sampling
+from drpo_cli.rollout.engine.vllm_errors import Start, explain
 from drpo_cli.settings import Count, RolloutSettings
 from drpo_cli.types import Rollout
 
@@ -41,15 +48,26 @@ class Engine:
 
     checkpoint_names = True
 
+    @staticmethod
+    def check(config: Config, context: EngineContext) -> None:
+        """See `EngineProtocol.check`: the KV cache on a CPU. A GPU's depends on what is free."""
+        import torch
+
+        if not torch.cuda.is_available():
+            model = load_config(context.model)
+            require_cache(config, model, context.model.dtype, context.context_length, context.ranks)
+
     def __init__(self, config: Config, context: EngineContext) -> None:
-        """Starts vLLM. Raises UserError when it is not installed.
+        """Starts vLLM. Raises UserError when it is not installed, or refuses model or options.
 
         Consumes: the model folder. With several ranks, the process group, which must be joined.
         Waits for: with several ranks, all ranks to start their engines: vLLM makes process groups.
         Produces: an engine that is awake.
         """
+        self.check(config, context)
         _set_environment(config)
         self.llm = _start(config, context)
+        self.ends = find_ends(config, context.model, self.llm.get_tokenizer())
         from vllm.platforms import current_platform
 
         self.can_sleep = config.sleep and current_platform.is_cuda_alike()
@@ -72,7 +90,9 @@ class Engine:
             top_p=sampling.top_p,
             top_k=sampling.top_k,
             min_p=sampling.min_p,
-            stop=list(sampling.stop),
+            stop=list(self.ends.texts),
+            stop_token_ids=sorted(self.ends.ids),
+            ignore_eos=True,  # the ends above are all, with every engine
             logprobs=0,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
@@ -125,6 +145,8 @@ def _set_environment(config: Config) -> None:
 
 
 def _start(config: Config, context: EngineContext) -> Any:
+    import torch
+
     try:
         from vllm import LLM
     except ImportError as error:
@@ -133,7 +155,27 @@ def _start(config: Config, context: EngineContext) -> Any:
             "install it with pip install 'drpo[cpu]' or 'drpo[gpu]', or set engine = "
             '"transformers"',
         ) from error
-    return LLM(**engine_arguments(config, context))
+    with _plain_folder(context.model.path) as path:
+        try:
+            return LLM(**(engine_arguments(config, context) | {"model": path}))
+        except (ValueError, RuntimeError) as error:
+            cuda = torch.cuda.is_available()
+            start = Start(config, context.model.path, context.context_length, cuda)
+            if (known := explain(error, start)) is None:
+                raise
+            raise known from error
+
+
+@contextmanager
+def _plain_folder(path: str) -> Iterator[str]:
+    """A path to the model folder for vLLM, which takes some characters of a path for a pattern."""
+    if glob.escape(path) == path:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="drpo-model-") as scratch:
+        plain = Path(scratch) / "model"
+        plain.symlink_to(path, target_is_directory=True)
+        yield str(plain)
 
 
 def engine_arguments(config: Config, context: EngineContext) -> dict[str, Any]:
@@ -144,6 +186,8 @@ def engine_arguments(config: Config, context: EngineContext) -> dict[str, Any]:
         "model": context.model.path,
         "dtype": context.model.dtype,
         "trust_remote_code": context.model.trust_remote_code,
+        # whatever the model folder asks for: the spec alone says how to sample
+        "generation_config": str(NEUTRAL),
         "max_model_len": context.context_length,
         "max_num_seqs": config.max_sequences,
         "enforce_eager": config.eager,

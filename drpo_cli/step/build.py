@@ -8,7 +8,9 @@ from drpo_cli import pretrained
 from drpo_cli.data.pipeline.prompts import Prompts
 from drpo_cli.data.pipeline.stream import Batching, Data, open_data
 from drpo_cli.dist import World
-from drpo_cli.plan import Plan
+from drpo_cli.errors import UserError
+from drpo_cli.plan import ContextLimit, Plan, context_fits, context_limit
+from drpo_cli.rollout.engine.ends import find_ends, load_config
 from drpo_cli.rollout.engine.precision import Precision
 from drpo_cli.rollout.engine.protocol import EngineContext, EngineProtocol
 from drpo_cli.settings import ModelSettings
@@ -27,11 +29,19 @@ def context_length(plan: Plan) -> int:
     """The longest sequence in tokens: the plan's, or for a hub id the model's own limit."""
     if plan.context is not None:
         return plan.context
-    from transformers import AutoConfig
+    limit = _model_limit(plan.spec.model)
+    if limit is None:
+        raise UserError(
+            f"rollout.context_length: {plan.spec.model.path} names no longest sequence",
+            "set it to the most tokens of a prompt and its response",
+        )
+    return limit.tokens
 
-    settings = plan.spec.model
-    config = AutoConfig.from_pretrained(settings.path, trust_remote_code=settings.trust_remote_code)
-    return int(config.get_text_config().max_position_embeddings)
+
+def _model_limit(model: ModelSettings) -> ContextLimit | None:
+    text = load_config(model).get_text_config()
+    known = {"max_position_embeddings": getattr(text, "max_position_embeddings", None)}
+    return context_limit(text.to_dict() | known)  # some configurations have it by another name
 
 
 def precision(spec: Spec) -> Precision:
@@ -40,12 +50,10 @@ def precision(spec: Spec) -> Precision:
     return Precision(spec.model.dtype, rollout.dtype or spec.model.dtype, rollout.weight_rounding)
 
 
-def engine(plan: Plan, model: ModelSettings | None = None) -> EngineProtocol:
-    """Starts the rollout engine on the plan's model, or on another with the same context."""
-    model = model or plan.spec.model
-    model = model.model_copy(update={"dtype": precision(plan.spec).rollout})
-    context = EngineContext(model, context_length(plan), plan.world)
-    started: EngineProtocol = plan.spec.rollout.plugin.entry(plan.spec.rollout.config, context)
+def engine(plan: Plan) -> EngineProtocol:
+    """Starts the rollout engine on the plan's model."""
+    options = plan.spec.rollout
+    started: EngineProtocol = options.plugin.entry(options.config, _engine_context(plan))
     return started
 
 
@@ -55,13 +63,28 @@ def lone_engine(plan: Plan) -> EngineProtocol:
     return engine(plan)
 
 
+def check_engine(plan: Plan, tokenizer: Any) -> None:
+    """Raises UserError for what is known to keep the engine from starting, before anything loads.
+
+    That is an end of sequence that the model does not have, or what the engine's own check finds.
+    """
+    options = plan.spec.rollout
+    if wrong := list(context_fits(plan.spec, _model_limit(plan.spec.model))):
+        raise plan.spec.source.error(wrong)  # of a hub id, which the plan has not read
+    find_ends(options.config, plan.spec.model, tokenizer)
+    check = getattr(options.plugin.entry, "check", None)  # engines of users may have none
+    if check is not None:
+        check(options.config, _engine_context(plan))
+
+
+def _engine_context(plan: Plan) -> EngineContext:
+    model = plan.spec.model.model_copy(update={"dtype": precision(plan.spec).rollout})
+    return EngineContext(model, context_length(plan), plan.world)
+
+
 def _vocabulary(model: ModelSettings) -> int:
     """The rows of the embedding: token ids are below it."""
-    from transformers import AutoConfig
-
-    code = model.trust_remote_code
-    config = pretrained.read(AutoConfig, model.path, "model.path", trust_remote_code=code)
-    return int(config.get_text_config().vocab_size)
+    return int(load_config(model).get_text_config().vocab_size)
 
 
 def data(plan: Plan, tokenizer: Any, rank: int) -> Data:

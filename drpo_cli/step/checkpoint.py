@@ -26,6 +26,7 @@ from drpo_cli.dist import World
 from drpo_cli.errors import UserError
 from drpo_cli.evaluate.results import HeldOut
 from drpo_cli.pretrained import save_config
+from drpo_cli.rollout.engine.ends import GENERATION, read_generation
 from drpo_cli.runs.alerts import Watch
 from drpo_cli.runs.checkpoints import MARKER, checkpoint_bytes, complete, latest, read
 from drpo_cli.runs.metrics import StepMetrics
@@ -196,7 +197,8 @@ def _state(trainer: Trainer) -> dict[str, Any]:
 
 def _save_description(folder: Path, lm: Any, tokenizer: Any) -> None:
     save_config(lm, folder)
-    lm.generation_config.save_pretrained(folder)
+    if (generation := read_generation(lm.name_or_path)) is not None:
+        (folder / GENERATION).write_bytes(generation)
     tokenizer.save_pretrained(folder)
 
 

@@ -60,7 +60,10 @@ def is_due(spec: Spec, step: int) -> bool:
 
 def problems_id(r: Run) -> str:
     """What the run's held-out scores are measured on: the problems, the sampling, the threshold."""
-    conditions = (astuple(eval_sampling(r.spec)), r.spec.eval.threshold)
+    rollout, sampling = r.spec.rollout.config, astuple(eval_sampling(r.spec))
+    conditions = [(*sampling[:4], rollout.stop, *sampling[4:]), r.spec.eval.threshold]
+    if rollout.stop_token_ids:  # a spec without any has the hash of versions that had no such key
+        conditions.append(rollout.stop_token_ids)
     return held_out_id(r.data.held_out, conditions)
 
 
@@ -72,5 +75,4 @@ def eval_sampling(spec: Spec, *key: object, samples: int | None = None) -> Sampl
         max_new_tokens=spec.eval.max_new_tokens or rollout.max_new_tokens,
         temperature=spec.eval.temperature or rollout.temperature,
         seed=derive_seed("eval", *key),
-        stop=rollout.stop,
     )

@@ -14,6 +14,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load as load_distributed
 
 from drpo_cli.pretrained import has_code
+from drpo_cli.rollout.engine.ends import GENERATION
 
 WEIGHT_PREFIX = "model.lm."  # of a weight's name in the distributed checkpoint
 
@@ -34,14 +35,16 @@ def write_model(checkpoint: Path, folder: Path, dtype: str) -> None:
 
 
 def _write_known(checkpoint: Path, folder: Path, dtype: str) -> None:
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     config = AutoConfig.from_pretrained(checkpoint / "hf")
     lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     _load_weights(checkpoint, lm.state_dict())
+    lm.generation_config = GenerationConfig()
     lm.to(getattr(torch, dtype)).save_pretrained(folder)
+    (folder / GENERATION).unlink()  # the checkpoint's own, if any, is copied as it is
 
 
 def _write_tensors(checkpoint: Path, folder: Path, dtype: str) -> None:

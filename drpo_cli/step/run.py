@@ -117,6 +117,7 @@ def open_run(folder: RunFolder) -> Iterator[Run]:
         plan = make_plan(spec, world.size)
         grader = stack.enter_context(Grader(spec.reward))
         tokenizer = build.tokenizer(spec.model)
+        build.check_engine(plan, tokenizer)
         data = build.data(plan, tokenizer, world.rank)
         trainer = build.trainer(plan, world)
         if world.rank == 0:

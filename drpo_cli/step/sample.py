@@ -138,7 +138,6 @@ def train_sampling(spec: Spec, *key: object) -> Sampling:
         max_new_tokens=rollout.max_new_tokens,
         temperature=rollout.temperature,
         seed=derive_seed(spec.run.seed, *key),
-        stop=rollout.stop,
         top_p=rollout.top_p,
         top_k=rollout.top_k,
         min_p=rollout.min_p,

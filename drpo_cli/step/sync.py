@@ -25,6 +25,7 @@ from torch import Tensor
 from drpo_cli.dist import World, local
 from drpo_cli.errors import UserError
 from drpo_cli.experience import Experience
+from drpo_cli.rollout import transformers
 from drpo_cli.rollout.engine.precision import Precision, round_weight
 from drpo_cli.rollout.engine.protocol import EngineProtocol, Sampling, sample_groups
 from drpo_cli.step.sample import PROBE_PROMPTS, probe_sampling
@@ -167,7 +168,8 @@ class WeightSync:
                 f"sync: {occasion} the engine samples from other weights than the trainer holds: "
                 f"mean |log π − log μ| is {gap:.2g}, the noise floor {self.floor:.2g}; some weight "
                 f"did not reach the engine. The last checkpoint is sound. Please report the "
-                f'model\'s architecture; engine = "transformers" avoids this engine'
+                f"model's architecture",
+                self._other_engine(),
             )
 
     def _set_floor(self, gap: float) -> None:
@@ -177,10 +179,17 @@ class WeightSync:
                 f"sync: before any training the engine and the trainer already disagree: mean "
                 f"|log π − log μ| is {gap:.2g}, in {kind} at most {CEILING[kind]:.2g} "
                 f"is sound; either the sync damages a weight, or the engine does not compute this "
-                f'model as transformers does; engine = "transformers" avoids both'
+                f"model as the trainer does. Please report the model's architecture",
+                self._other_engine(),
             )
         if math.isnan(self.floor):  # a resumed run keeps the floor it started with
             self.floor = max(gap, LEAST_FLOOR[kind])
+
+    def _other_engine(self) -> str:
+        """Advice to use the engine that computes as the trainer does, if it is not in use."""
+        if isinstance(self.engine, transformers.Engine):
+            return ""
+        return 'rollout.engine = "transformers" avoids this engine'
 
 
 class Changed:

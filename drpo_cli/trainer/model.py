@@ -14,7 +14,7 @@ from torch.distributed.fsdp import (
     OffloadPolicy,
     fully_shard,
 )
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from drpo_cli import pretrained
@@ -147,6 +147,7 @@ def _load(settings: ModelSettings, dtype: torch.dtype, key: str, decoder_only: b
         decoder_only=decoder_only,
         dtype=dtype,
         attn_implementation=PACKED_ATTENTION,
+        generation_config=GenerationConfig(),  # the trainer needs none, and the file may be odd
     )
     _refuse_unpackable(lm, key, Path(settings.path).name)
     return lm

@@ -1,6 +1,8 @@
 """The quickstart as `drpo init` writes it, its model made once for all tests."""
 
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,15 @@ def small(tmp_path: Path) -> Path:
     tiny_model(folder / "model")
     (folder / "run.toml").write_text(SMALL)
     return folder / "run.toml"
+
+
+@pytest.fixture
+def environment() -> Iterator[None]:
+    """Restores the environment that an engine changes."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 SMALL = """

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -184,15 +183,6 @@ def graded_meanwhile(engine: EngineProtocol, folder: Path, busy: Callable[[], bo
 def test_the_transformers_engine_hands_batches_out_as_they_finish(tmp_path: Path) -> None:
     engine = engine_of("transformers", tmp_path, max_sequences=4)
     graded_meanwhile(engine, tmp_path, busy=lambda: True)  # it continues only when asked
-
-
-@pytest.fixture
-def environment() -> Iterator[None]:
-    """Restores the environment that an engine changes."""
-    before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
 
 
 @pytest.mark.engine

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from drpo_cli.errors import UserError
-from drpo_cli.tools.memory.engine import GIB, cache_bytes, parse_device
+from drpo_cli.rollout.engine.capacity import GIB, cache_bytes
+from drpo_cli.tools.memory.engine import parse_device
 from drpo_cli.tools.memory.estimate import Transfer, estimate_transfer
 from drpo_cli.tools.memory.inputs import Batch, Lengths
 

@@ -129,6 +129,41 @@ def test_a_context_that_is_too_short(path: Path, override: str, expected: str) -
         make_plan(with_model(path, {"max_position_embeddings": 200}, override), 1)
 
 
+DYNAMIC = {"rope_type": "dynamic", "factor": 4.0}
+LONG = {"type": "longrope", "short_factor": [1.0], "long_factor": [2.0]}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 200}
+
+
+@pytest.mark.parametrize(
+    ("config", "longest", "words"),
+    [
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, 400, "× 2, the factor of its rope"),
+        ({"rope_scaling": DYNAMIC}, 200, "its rope, 'dynamic', which changes its frequencies"),
+        ({"text_config": {"rope_parameters": DYNAMIC}}, 200, "its rope, 'dynamic'"),
+        ({"rope_scaling": LONG, "original_max_position_embeddings": 150}, 150, "rope, 'longrope'"),
+        ({"rope_parameters": {**LONG, "original_max_position_embeddings": 150}}, 150, "'longrope'"),
+        (
+            {"rope_parameters": YARN},
+            200,
+            "'yarn', which reaches 800 if config.json says so",
+        ),
+        ({"rope_parameters": {**YARN, "rope_type": "llama3"}}, 200, "rope is 'llama3'"),
+        ({"rope_scaling": "odd"}, 200, "max_position_embeddings"),
+    ],
+)
+def test_a_context_beyond_the_rope(
+    path: Path, config: dict[str, object], longest: int, words: str
+) -> None:
+    """Dynamic and long ropes reach their original length: engine and trainer differ beyond."""
+    config = {"max_position_embeddings": 200, **config}
+    assert make_plan(with_model(path, config), 1).context == longest
+    overrides = ["model.path=model", f"rollout.context_length={longest + 1}"]
+    with pytest.raises(UserError, match=rf"context_length: is {longest + 1};") as caught:
+        make_plan(load(path, overrides), 1)
+    assert words in str(caught.value)
+    assert "transformers" not in str(caught.value)
+
+
 def test_a_model_folder_that_does_not_exist(path: Path) -> None:
     with pytest.raises(UserError, match=r"model\.path: the model folder .*/gone does not exist"):
         make_plan(load(path, ["model.path=./gone"]), 1)

@@ -188,3 +188,12 @@ def test_an_engine_with_other_rounding_is_caught(tmp_path: Path) -> None:
             sync.precision = asked
             with pytest.raises(UserError, match="after sync 1"):
                 sync.check(sampled(sync), "after sync 1")
+
+
+def test_a_sync_error_advises_no_engine_that_is_in_use(tmp_path: Path) -> None:
+    with world() as here:
+        sync = opened(tiny_model(tmp_path), here, Precision("float32", "float32"))
+        with pytest.raises(UserError) as caught:
+            sync._set_floor(1.0)
+        assert "already disagree" in str(caught.value)
+        assert "transformers" not in str(caught.value)

@@ -8,12 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
+from drpo_cli.errors import UserError
+from drpo_cli.rollout.engine.ends import find_ends
+from drpo_cli.runs.checkpoints import latest
 from drpo_cli.runs.folder import RunFolder
 from drpo_cli.runs.reader import read
+from drpo_cli.settings import ModelSettings, RolloutSettings
 from drpo_cli.spec import dump, load
 from drpo_cli.step import loop
+from drpo_cli.step.checkpoint import export
 from support.command import drpo, timeless
+from support.ends import odd_model
 from support.models import free_port, tiny_model
 
 NEVER = 999  # no token has this id, so with it as end of sequence every response is truncated
@@ -139,6 +146,31 @@ def test_alerts_are_logged_once_by_a_resumed_run_too(
         logged.append([line for line in said if line.startswith("alert: truncation since step")])
     assert [len(lines) for lines in logged] == [0, 1, 0]
     assert "raise rollout.max_new_tokens" in logged[1][0]
+
+
+def test_a_generation_config_stays_as_it_is(folder: Path) -> None:
+    """Even one that transformers refuses to save: run and export end where the base model ends."""
+    model = odd_model(folder / "model")
+    run(folder, "odd", "run.steps=1", "rollout.stop_token_ids=[6]")
+    saved = latest(folder / "runs" / "odd") / "hf"
+    export(folder / "runs" / "odd", folder / "exported")
+    base = (model / "generation_config.json").read_bytes()
+    tokenizer, options = AutoTokenizer.from_pretrained(model), RolloutSettings()
+    assert (saved / "generation_config.json").read_bytes() == base
+    assert (folder / "exported" / "generation_config.json").read_bytes() == base
+    ends = find_ends(options, ModelSettings(path=str(folder / "exported")), tokenizer)
+    assert ends == find_ends(options, ModelSettings(path=str(model)), tokenizer)
+    (model / "generation_config.json").unlink()
+    run(folder, "none", "run.steps=1")
+    export(folder / "runs" / "none", folder / "plain")
+    assert not (folder / "plain" / "generation_config.json").exists()
+
+
+def test_a_broken_generation_config_is_refused_before_the_model_loads(folder: Path) -> None:
+    (odd_model(folder / "model") / "generation_config.json").write_text("[1]")
+    (folder / "model" / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"generation_config.json cannot be read as JSON"):
+        run(folder, "broken")
 
 
 def test_everything_at_once_and_resumed_bit_for_bit(folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from drpo_cli.settings import ModelSettings
 from drpo_cli.types import Group, Prompt, Rollout
@@ -22,7 +22,6 @@ class Sampling:
     max_new_tokens: int
     temperature: float
     seed: int
-    stop: tuple[str, ...] = ()
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
@@ -46,6 +45,13 @@ class EngineProtocol(Protocol):
 
     checkpoint_names: bool
     """Whether `load_weights` takes names as in checkpoints; else names as in the trainer."""
+
+    @staticmethod
+    def check(config: Any, context: EngineContext) -> None:
+        """Raises UserError if it shows, without starting the engine, that it could not start.
+
+        Called before the trainer loads the model. Not a collective.
+        """
 
     def generate(
         self, prompt_ids: Sequence[tuple[int, ...]], sampling: Sampling

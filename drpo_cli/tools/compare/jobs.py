@@ -140,6 +140,7 @@ def evaluation_settings(spec: Spec) -> dict[str, Any]:
         "eval.data" if spec.eval_data else "data": _dump_plugins(sources),
         "reward": _dump_plugins(spec.reward),
         "rollout.stop": rollout.stop,
+        "rollout.stop_token_ids": rollout.stop_token_ids,
     }
     if any(getattr(source.config, "too_long", "stop") == "skip" for source in sources):
         longest = max(rollout.max_new_tokens, spec.eval.max_new_tokens or 0)

@@ -16,9 +16,10 @@ from rich.text import Text
 from drpo_cli.errors import EXIT_RUN_FAILED
 from drpo_cli.launch.launcher import prepare_model
 from drpo_cli.plan import make_plan
+from drpo_cli.rollout.engine.capacity import GIB
 from drpo_cli.spec import load
 from drpo_cli.tools.memory.advice import Advice, advise
-from drpo_cli.tools.memory.engine import GIB, parse_device
+from drpo_cli.tools.memory.engine import parse_device
 from drpo_cli.tools.memory.estimate import Estimate, Phase, estimate
 from drpo_cli.tools.tables import make_console
 

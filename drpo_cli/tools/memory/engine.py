@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from typing import Any
 
 from drpo_cli.errors import UserError
+from drpo_cli.rollout.engine.capacity import GIB, cache_bytes
 
-GIB = 2**30
-BLOCK = 16  # tokens per block of vLLM's KV cache
 FLOAT32 = 4
 GRAPHS = 1 * GIB
 """The memory pool of captured graphs. Assumed: nothing in a spec determines it."""
@@ -90,28 +88,6 @@ class Engine:
     cache: int
     asleep: int | None
     reload: int
-
-
-def cache_bytes(config: Any, width: int, tokens: int) -> int:
-    """KV cache of one sequence, at `width` bytes per number; a window limits its layers' tokens."""
-    text = config.get_text_config()
-    window = getattr(text, "sliding_window", None)
-    default = "full_attention" if window is None else "sliding_attention"
-    kinds = getattr(text, "layer_types", None) or [default] * text.num_hidden_layers
-    total = 0
-    for kind in kinds:
-        kept = min(tokens, window) if kind == "sliding_attention" and window else tokens
-        total += math.ceil(kept / BLOCK) * BLOCK
-    return total * width * _numbers_per_token(text)
-
-
-def _numbers_per_token(text: Any) -> int:
-    """Numbers that the cache of one layer stores per token."""
-    if getattr(text, "kv_lora_rank", None):  # latent attention stores one vector for all heads
-        return int(text.kv_lora_rank + text.qk_rope_head_dim)
-    heads, queries = getattr(text, "num_key_value_heads", None), text.num_attention_heads
-    size = getattr(text, "head_dim", None) or text.hidden_size // queries
-    return int(2 * (heads or queries) * size)
 
 
 def estimate_vllm(options: Any, config: Any, weights: int, width: int, device: Device) -> Engine:

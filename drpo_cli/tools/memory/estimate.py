@@ -8,15 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from drpo_cli.plan import Plan
+from drpo_cli.rollout.engine.capacity import GIB, WIDTH, cache_bytes
 from drpo_cli.step.build import context_length, precision
-from drpo_cli.tools.memory.engine import (
-    GIB,
-    Device,
-    Engine,
-    cache_bytes,
-    estimate_transformers,
-    estimate_vllm,
-)
+from drpo_cli.tools.memory.engine import Device, Engine, estimate_transformers, estimate_vllm
 from drpo_cli.tools.memory.inputs import Batch, Lengths, load_config
 from drpo_cli.tools.memory.passes import Job, Measured, count_parameters, highest, measure
 from drpo_cli.tools.memory.tracker import GATHERED, GRADIENTS, OPTIMIZER, WEIGHTS, Parts
@@ -25,7 +19,6 @@ ASSUMED_PROMPT = 1024
 """Tokens of a prompt, where neither the spec nor its sources limit them."""
 PROBE, PROBE_TOKENS = 8, 32
 """Sequences of the replay that proves a sync, and the new tokens of each."""
-WIDTH = {"float32": 4, "bfloat16": 2}
 # Allowances: memory that is in no tensor. On a GPU this project has measured none of them.
 # A process that uses CUDA: 781 MiB in github.com/pytorch/pytorch/issues/34323.
 CONTEXT = int(0.8 * GIB)
