@@ -11,6 +11,8 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from drpo_cli.errors import writing
+
 _STRICT = json.JSONEncoder(allow_nan=False)
 _REMEMBERED = 256  # bytes before its position by which a follower recognises the file
 
@@ -26,23 +28,43 @@ class Records:
         if not self.path.is_file():
             return
         partial = self.path.with_suffix(".partial")
-        with partial.open("w") as file:
-            for _, record in read_with_offsets(self.path):
-                if record["step"] <= step:
-                    file.write(json.dumps(record) + "\n")
-        os.replace(partial, self.path)
+        try:
+            with writing(self.path), partial.open("w") as file:
+                for _, record in read_with_offsets(self.path):
+                    if record["step"] <= step:
+                        file.write(json.dumps(record) + "\n")
+            os.replace(partial, self.path)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
+
+    def end_line(self) -> None:
+        """Ends a line that a kill cut short. Only while no other process appends."""
+        text = self.path.read_bytes() if self.path.is_file() else b""
+        if text and not text.endswith(b"\n"):
+            with writing(self.path), self.path.open("ab") as file:
+                file.write(b"\n")
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Writes one line and hands it to the system, so that it survives a kill."""
         self.extend([record])
 
     def extend(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Appends all lines in one write, so that other processes' lines are never among them."""
-        text = "".join(_encode(record) + "\n" for record in records)
-        left = memoryview(text.encode())
-        with self.path.open("ab", buffering=0) as file:
-            while left:  # on a full disk a write takes less, and the next one raises
-                left = left[file.write(left) :]
+        """Appends all lines in one write, so that other processes' lines are never among them.
+
+        Appends none if the disk refuses.
+        """
+        text = "".join(_encode(record) + "\n" for record in records).encode()
+        with writing(self.path), self.path.open("ab", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            written = 0
+            try:
+                while written < len(text):  # on a full disk a write takes less, and the next raises
+                    written += file.write(text[written:])
+            except OSError:
+                if written and file.seek(0, os.SEEK_END) == size + written:
+                    file.truncate(size)
+                raise
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -2,8 +2,9 @@
 
 A checkpoint is a folder `step-000050` with torch's distributed checkpoint of weights and optimizer
 (resharded on load), the model's configuration and tokenizer under `hf/`, and `complete.json`,
-written last. It is built in `step-000050.partial` and renamed: a folder under its final name is
-whole. Random generators need no saving: each step seeds them from (run seed, step, rank).
+written last, with the checksums of all files. It is built in `step-000050.partial` and renamed: a
+folder under its final name is whole. Random generators need no saving: each step seeds them from
+(run seed, step, rank).
 """
 
 from __future__ import annotations
@@ -11,26 +12,25 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections import ChainMap
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
-from torch.distributed.checkpoint.state_dict_loader import load as load_distributed
-from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 from torch.optim import AdamW
 
 from drpo_cli.dist import World
-from drpo_cli.errors import UserError
+from drpo_cli.errors import UserError, writing
 from drpo_cli.evaluate.results import HeldOut
+from drpo_cli.runs import checkpoints as on_disk
 from drpo_cli.runs.alerts import Watch
-from drpo_cli.runs.checkpoints import MARKER, checkpoint_bytes, complete, latest, read
+from drpo_cli.runs.checkpoints import checkpoint_bytes, complete, read
 from drpo_cli.runs.records import Records
 from drpo_cli.runs.records import read as read_records
+from drpo_cli.step import saved_state
 from drpo_cli.trainer import optim
 from drpo_cli.trainer.trainer import Trainer
 
@@ -62,16 +62,55 @@ class Checkpoints:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         self.world.barrier()
-        save_distributed(_state(trainer), checkpoint_id=partial / "state")
+        try:
+            self._write(partial, trainer, tokenizer, {**state, "step": step})
+        except OSError:  # what is left of it may be what fills the disk
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
         if self.world.rank == 0:
-            _save_description(partial / "hf", trainer.policy.lm, tokenizer)
-            record = {**state, "step": step, "updates": trainer.schedule.last_epoch}
-            (partial / MARKER).write_text(json.dumps(record, indent=1, default=str))
-            shutil.rmtree(final, ignore_errors=True)
+            on_disk.clear_name(final)
             partial.rename(final)
             self._forget_old()
         self.world.barrier()
         return final
+
+    def _write(
+        self, folder: Path, trainer: Trainer, tokenizer: Any, record: Mapping[str, Any]
+    ) -> None:
+        saved_state.save(_state(trainer), folder / "state")
+        rank = self.world.rank
+        if rank == 0:
+            with writing(folder / "hf"):
+                _save_description(folder / "hf", trainer.policy.lm, tokenizer)
+        self.world.barrier()
+        own = on_disk.file_names(folder)[rank :: self.world.size]
+        sums = self.world.gather_objects(on_disk.checksums(folder, own))
+        if rank == 0:
+            record = {**record, "updates": trainer.schedule.last_epoch}
+            on_disk.write_marker(folder, record, dict(ChainMap(*sums)))
+
+    def newest_whole(self, say: Callable[[str], None]) -> Path | None:
+        """Finds the newest checkpoint to continue from; None if the run has none. Collective.
+
+        Sets damaged ones aside and says so. Raises UserError if all are damaged.
+        """
+        found = complete(self.folder)
+        for path in reversed(found):
+            damage = on_disk.damage(path, self.world.rank, self.world.size)
+            damages = [what for what in self.world.gather_objects(damage) if what]
+            if not damages:
+                return path
+            if path == found[0]:
+                raise UserError(
+                    f"{path} is damaged ({damages[0]}), and there is no whole checkpoint before it",
+                    f"restore one from a copy, or delete {self.folder} to begin again at step 1",
+                )
+            aside = path.with_suffix(".damaged")
+            say(f"{path} is damaged ({damages[0]}): set aside as {aside.name}, not used")
+            if self.world.rank == 0:
+                shutil.rmtree(aside, ignore_errors=True)
+                path.rename(aside)
+        return None
 
     def load(self, checkpoint: Path, trainer: Trainer) -> dict[str, Any]:
         """Restores the trainer in place; returns the `state` that `save` recorded.
@@ -85,7 +124,7 @@ class Checkpoints:
         state = _state(trainer)
         pairs = _models(trainer)
         settings = [optim.hyperparameters(optimizer) for _, optimizer in pairs.values()]
-        load_distributed(state, checkpoint_id=checkpoint / "state")
+        saved_state.load(state, checkpoint / "state")
         for name, (model, optimizer) in pairs.items():
             set_state_dict(
                 model,
@@ -104,9 +143,9 @@ class Checkpoints:
         best = max(scored, key=lambda path: read(path)["score"], default=None)
         for path in steps[: -self.keep]:
             if path != best:
-                shutil.rmtree(path)
+                on_disk.discard(path)
         for path in self.folder.glob("*.partial"):
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)
 
     def _require_room(self, trainer: Trainer) -> None:
         models = [model for model, _ in _models(trainer).values()]
@@ -141,9 +180,9 @@ def save_if_due(r: Run, step: int, held_out: HeldOut | None) -> None:
 
 def restore(r: Run) -> None:
     """Continues from the newest whole checkpoint, if there is one, and drops later records."""
-    found = complete(r.folder.checkpoints)
+    found = r.checkpoints.newest_whole(r.say)
     if found:
-        record = r.checkpoints.load(found[-1], r.trainer)
+        record = r.checkpoints.load(found, r.trainer)
         r.data.stream.load_state_dict(record["data"])
         r.sync.floor = record["gap_floor"]
         r.done = record["step"]
@@ -164,24 +203,33 @@ def export(checkpoint: Path, folder: Path) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    checkpoint = latest(checkpoint)
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty; name a new folder to export to")
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    config = AutoConfig.from_pretrained(checkpoint / "hf")
-    lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    state = {"model": {f"lm.{name}": weight for name, weight in lm.state_dict().items()}}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is")  # one process, on purpose
-        load_distributed(state, checkpoint_id=checkpoint / "state", no_dist=True)
-    lm.to(getattr(torch, read(checkpoint)["dtype"])).save_pretrained(partial)
-    for file in (checkpoint / "hf").iterdir():
-        if not (partial / file.name).exists():
-            shutil.copy(file, partial / file.name)
-    if folder.exists():
-        folder.rmdir()
-    partial.rename(folder)
+    with on_disk.open_latest(checkpoint) as source:
+        with saved_state.reading(source / "hf"):
+            config = AutoConfig.from_pretrained(source / "hf")
+            lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        state = {"model": {f"lm.{name}": weight for name, weight in lm.state_dict().items()}}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is")  # one process, on purpose
+            saved_state.load(state, source / "state", alone=True)
+        with saved_state.reading(source / on_disk.MARKER):
+            lm.to(getattr(torch, read(source)["dtype"]))
+        try:
+            partial.mkdir(parents=True)
+            with writing(partial):
+                lm.save_pretrained(partial)
+            for file in (source / "hf").iterdir():
+                if file.is_file() and not (partial / file.name).exists():
+                    shutil.copy(file, partial / file.name)
+            if folder.exists():
+                folder.rmdir()
+            partial.rename(folder)
+        except OSError:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
 
 
 OPTIMIZER_OF = {"model": "optimizer", "critic": "critic_optimizer"}
@@ -214,13 +262,15 @@ def _save_description(folder: Path, lm: Any, tokenizer: Any) -> None:
 
 
 def _require_same_model(checkpoint: Path, lm: Any) -> None:
-    saved = json.loads((checkpoint / "hf" / "config.json").read_text())
+    config = checkpoint / "hf" / "config.json"
+    with saved_state.reading(config):
+        saved = dict(json.loads(config.read_text(encoding="utf-8")))
     own = json.loads(lm.config.to_json_string(use_diff=False))
     keys = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size", "tie_word_embeddings")
     there = {key: saved[key] for key in keys if key in saved}
     here = {key: own.get(key) for key in there}
     if there == here:
-        there, here = _saved_shapes(checkpoint, WEIGHT_PREFIX), _shapes(lm)
+        there, here = saved_state.saved_shapes(checkpoint / "state", WEIGHT_PREFIX), _shapes(lm)
     if there != here:
         names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
         what = ", ".join(f"{n} is {there.get(n)} there, {here.get(n)} here" for n in names[:5])
@@ -231,7 +281,7 @@ def _require_same_model(checkpoint: Path, lm: Any) -> None:
 
 
 def _require_same_critic(checkpoint: Path, trainer: Trainer) -> None:
-    there = _saved_shapes(checkpoint, CRITIC_PREFIX)
+    there = saved_state.saved_shapes(checkpoint / "state", CRITIC_PREFIX)
     here = {} if trainer.critic is None else _shapes(trainer.critic.model)
     if bool(there) != bool(here):
         what, change = ("a", "add") if there else ("no", "take out")
@@ -244,15 +294,6 @@ def _require_same_critic(checkpoint: Path, trainer: Trainer) -> None:
             f"{checkpoint} has the critic of another model than this spec; set critic.path to the "
             f"model that critic started from, or give the run another name"
         )
-
-
-def _saved_shapes(checkpoint: Path, prefix: str) -> dict[str, Any]:
-    saved = FileSystemReader(checkpoint / "state").read_metadata().state_dict_metadata
-    return {
-        name.removeprefix(prefix): list(entry.size)
-        for name, entry in saved.items()
-        if name.startswith(prefix) and isinstance(entry, TensorStorageMetadata)
-    }
 
 
 def _shapes(model: nn.Module) -> dict[str, Any]:
