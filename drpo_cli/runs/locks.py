@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from drpo_cli.errors import UserError
+from drpo_cli.errors import UserError, writing
 
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 """What `flock` answers on a file system without locks."""
@@ -53,8 +53,9 @@ def hold(lock: Path, warn: Callable[[str], None]) -> Iterator[None]:
     try:
         supported = _retry(handle, lock)
         if supported:
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, _own(), 0)
+            with writing(lock):
+                os.ftruncate(handle, 0)
+                os.pwrite(handle, _own(), 0)
             yield
             return
         warn(
@@ -106,8 +107,9 @@ def _retry(handle: int, lock: Path) -> bool:
 def _held_by_file(lock: Path) -> Iterator[None]:
     file = _stand_in(lock)
     partial = file.with_name(f"{file.name}.{os.getpid()}")
-    partial.write_bytes(_own())
     try:
+        with writing(file):
+            partial.write_bytes(_own())
         if (found := _read(file)) is not None and found.is_dead():
             file.unlink(missing_ok=True)
         try:
@@ -115,7 +117,7 @@ def _held_by_file(lock: Path) -> Iterator[None]:
         except FileExistsError:
             raise _in_use(lock, _read(file), file) from None
     finally:
-        partial.unlink()
+        partial.unlink(missing_ok=True)
     try:
         yield
     finally:

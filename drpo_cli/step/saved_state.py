@@ -1,8 +1,8 @@
 """torch's distributed checkpoint, written so that errors of the disk are kept, read without code.
 
-torch's own reader unpickles the index and every value other than a tensor: whoever made a checkpoint
-could run a command on the machine that loads it. This one admits the index's own types, and values
-that `torch.load` reads with `weights_only`.
+torch's own reader unpickles the index and every value other than a tensor: whoever made a
+checkpoint could run a command on the machine that loads it. This one admits the index's own types,
+and values that `torch.load` reads with `weights_only`.
 """
 
 from __future__ import annotations
