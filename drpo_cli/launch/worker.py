@@ -46,9 +46,25 @@ def _train(folder: RunFolder, rank: int) -> int:
             raise
         message = found
         _print(traceback.format_exc())
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        what = f"memory ran out ({one_line(str(error)) or type(error).__name__})"
+        fix = f"`drpo plan {folder.spec}` shows which settings need less, then continue with"
+        message = f"{what}; {fix} --resume"
+        _print(traceback.format_exc())
     _print(message + "\n")
     _record_failure(folder, rank, EXIT_USER_ERROR, message)
     return EXIT_USER_ERROR
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether Python, torch's allocator on a CPU or that of a GPU found no room."""
+    names = {type_.__name__ for type_ in type(error).__mro__}
+    text = str(error)
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or (
+        "DefaultCPUAllocator" in text and "memory" in text
+    )
 
 
 def _record_failure(folder: RunFolder, rank: int, code: int, message: str) -> None:
