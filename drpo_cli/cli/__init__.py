@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from typing import Annotated
@@ -12,7 +11,7 @@ import typer
 from drpo_cli import __version__
 from drpo_cli.cli import after, before, during
 from drpo_cli.cli.common import app
-from drpo_cli.errors import EXIT_USER_ERROR, UserError
+from drpo_cli.errors import EXIT_USER_ERROR, UserError, os_message
 
 __all__ = ["after", "app", "before", "during", "main"]
 
@@ -28,11 +27,10 @@ def main() -> None:
         _report(error)
         sys.exit(EXIT_USER_ERROR)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if (message := os_message(error, "the output", "try again")) is None:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes stdout again when it exits
-        where = error.filename or "the output"
-        sys.stderr.write(f"error: {where}: the disk is full; free some space and try again\n")
+        sys.stderr.write(f"error: {message}\n")
         sys.exit(EXIT_USER_ERROR)
 
 

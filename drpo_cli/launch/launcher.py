@@ -24,7 +24,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from drpo_cli import dist, processes
-from drpo_cli.errors import EXIT_RUN_FAILED, UserError
+from drpo_cli.errors import EXIT_RUN_FAILED, EXIT_USER_ERROR, UserError, os_message
 from drpo_cli.launch import launch_log
 from drpo_cli.launch.failures import Failures
 from drpo_cli.launch.monitor import Monitor, divert_output
@@ -35,6 +35,7 @@ from drpo_cli.runs import checkpoints as saved
 from drpo_cli.runs import versions as installed
 from drpo_cli.runs.events import ENDED, say, say_if_room, state
 from drpo_cli.runs.folder import LAUNCHER_LOCK, RunFolder, write_whole
+from drpo_cli.runs.records import Records
 from drpo_cli.runs.versions import require_engine
 from drpo_cli.settings import ModelSettings, TrackerSettings
 from drpo_cli.spec import Spec, dump
@@ -84,6 +85,7 @@ def prepare(spec: Spec, resume: bool, world: int) -> RunFolder:
     with folder.lock(LAUNCHER_LOCK), folder.lock():
         for stale in folder.path.glob("logs/*.error"):
             stale.unlink()
+        Records(folder.events).end_line()
         write_whole(folder.spec, dump(spec))
         write_whole(folder.versions, json.dumps(versions(plan), indent=1))
     return folder
@@ -145,7 +147,8 @@ def _require_usable(folder: RunFolder, spec: Spec, resume: bool) -> None:
         return
     with folder.lock(LAUNCHER_LOCK), folder.lock():
         found = saved.complete(folder.checkpoints)
-    if found and saved.read(found[-1])["step"] >= spec.run.steps:
+    last = found[-1] if found else None
+    if last and saved.step_of(last) >= spec.run.steps and not saved.damage(last):
         raise UserError(
             f"{folder.path} is finished after {spec.run.steps} steps",
             "raise run.steps and give --resume to continue, or set run.name to another name",
@@ -211,9 +214,23 @@ def _explain(failures: Failures, failed: ChildFailedError) -> tuple[int, str]:
     rank, failure = failed.get_first_failure()
     if failure.exitcode in (130, 143):
         return failure.exitcode, ""
-    text = (
-        f"rank {rank} died with exit code {failure.exitcode} and recorded no error (killed, or "
-        f"out of memory?); its log is {failures.folder.log(rank)}; continue with --resume"
-    )
-    say_if_room(failures.folder, text, "failed", rank=rank)  # shown below even on a full disk
+    text = _describe_death(rank, failure.exitcode, failures.folder)
+    try:
+        say(failures.folder, text, "failed", rank=rank)
+    except OSError as error:  # then the rank could not record its failure either
+        found = os_message(error, failures.folder.path, "continue with --resume")
+        return (EXIT_USER_ERROR, f"error: {found}\n") if found else (1, f"error: {text}\n")
     return EXIT_RUN_FAILED, f"error: {text}\n"
+
+
+def _describe_death(rank: int, code: int, folder: RunFolder) -> str:
+    if code == -signal.SIGKILL:
+        what, fix = (
+            "was killed (SIGKILL)",
+            "the usual cause is that the machine's memory ran out: lower what a step holds "
+            "(`drpo plan` shows it), or use fewer processes, then continue with --resume",
+        )
+    else:
+        name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        what, fix = f"ended by {name} and recorded no error", "continue with --resume"
+    return f"rank {rank} {what}; its log is {folder.log(rank)}; {fix}"

@@ -3,7 +3,7 @@
 Consumes      the run's files: metrics, events, samples, `logs/rankN.error`
 Waits for     nothing but its own clock, three times a second
 Unblocked by  the launcher, which ends it after the last rank
-Produces      the view on the terminal, `report.html` (by a process of its own), two events
+Produces      the view on the terminal, `report.html` (by a process of its own), events
 
 It only reads what the ranks write, so neither a blocked rank nor a blocked terminal delays the
 other. Signals go to the main thread.
@@ -24,6 +24,7 @@ from torch.distributed.elastic.multiprocessing import SignalException
 
 from drpo_cli.launch import launch_log
 from drpo_cli.launch.failures import Failures
+from drpo_cli.launch.stopped import StoppedRanks
 from drpo_cli.report.view.follow import Followed, Fresh
 from drpo_cli.report.view.screen import REFRESH_S, Lines, open_screen
 from drpo_cli.report.writer import PageWriter
@@ -44,6 +45,7 @@ class Monitor:
         self.run.look()  # what a resumed run did before is not news
         self.screen = open_screen(out, errors_elsewhere=True)
         self._messages: list[str] = []
+        self._stopped = StoppedRanks()
         self._over = threading.Event()
         self._done = False
         self._thread = threading.Thread(target=self._loop, daemon=True)
@@ -87,6 +89,8 @@ class Monitor:
                 self.screen.close([self.run])
 
     def _look(self) -> None:
+        for news in self._stopped.look():
+            self._record(news)
         fresh = self.run.look()
         messages = [self.failures.new_message(), *self._messages]
         self._messages = []

@@ -7,7 +7,6 @@ Produces   this rank's part of the run folder, an exit code, and on failure `log
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import traceback
@@ -15,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from drpo_cli import processes
-from drpo_cli.errors import EXIT_RUN_FAILED, EXIT_USER_ERROR, UserError
+from drpo_cli.errors import EXIT_RUN_FAILED, EXIT_USER_ERROR, UserError, os_message
 from drpo_cli.runs.events import one_line, say
 from drpo_cli.runs.folder import RunFolder
 
@@ -29,7 +28,7 @@ def main(folder: RunFolder) -> int:
         return _train(folder, rank)
     except BaseException:  # at the end of the process: recorded and shown whole, as Python would
         message = traceback.format_exc()
-        sys.stderr.write(message)
+        _print(message)
         _record_failure(folder, rank, EXIT_RUN_FAILED, message)
         return EXIT_RUN_FAILED
 
@@ -42,19 +41,42 @@ def _train(folder: RunFolder, rank: int) -> int:
     except UserError as error:
         message = str(error)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        found = os_message(error, folder.path, "continue with --resume")
+        if found is None:
             raise
-        where = error.filename or folder.path
-        message = f"{where}: the disk is full; free some space, then continue with --resume"
-    sys.stderr.write(message + "\n")
+        message = found
+        _print(traceback.format_exc())
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        what = f"memory ran out ({one_line(str(error)) or type(error).__name__})"
+        fix = f"`drpo plan {folder.spec}` shows which settings need less, then continue with"
+        message = f"{what}; {fix} --resume"
+        _print(traceback.format_exc())
+    _print(message + "\n")
     _record_failure(folder, rank, EXIT_USER_ERROR, message)
     return EXIT_USER_ERROR
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether Python, torch's allocator on a CPU or that of a GPU found no room."""
+    names = {type_.__name__ for type_ in type(error).__mro__}
+    text = str(error)
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or (
+        "DefaultCPUAllocator" in text and "memory" in text
+    )
+
+
 def _record_failure(folder: RunFolder, rank: int, code: int, message: str) -> None:
-    folder.record_error(rank, code, message)
-    with suppress(OSError):  # the failure is recorded; a full disk may be its cause
+    with suppress(OSError):  # a full disk may be its cause: the launcher will say that
+        folder.record_error(rank, code, message)
         say(folder, f"rank {rank} failed: {one_line(message)}", "failed", rank=rank)
+
+
+def _print(text: str) -> None:
+    with suppress(OSError):  # the log is on a full disk
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 if __name__ == "__main__":

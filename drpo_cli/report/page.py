@@ -10,7 +10,7 @@ from typing import Any
 
 import tomli
 
-from drpo_cli.errors import UserError
+from drpo_cli.errors import UserError, os_message
 from drpo_cli.report import held_out, rewards, samples, training
 from drpo_cli.report.charts import Panel, Shade, colour, draw
 from drpo_cli.report.html import Table, read_asset, render, save
@@ -51,10 +51,8 @@ def report(paths: Sequence[Path], out: Path | None = None) -> Path:
     try:
         save(out, text)
     except OSError as error:
-        raise UserError(
-            f"{out}: cannot write the report: {error.strerror}",
-            "make room, or write it elsewhere with --out FILE.html. An older page is unchanged.",
-        ) from error
+        then = "try again, or write it elsewhere with --out FILE.html. An older page is unchanged."
+        raise UserError(os_message(error, out, then) or f"{out}: {error}; {then}") from error
     return out
 
 

@@ -65,9 +65,15 @@ class PageWriter:
 
     def step(self, done: int) -> str:
         """Starts a page if one is due after this step; returns a new problem, if any."""
+        try:
+            return self._step(done)
+        except OSError as error:
+            return self._report_change(f"{self.folder.report} was not written: {error}")
+
+    def _step(self, done: int) -> str:
         problem = ""
         if self._child is not None and self._child.poll() is not None:
-            problem, self._child = self._report_change(self._child.returncode), None
+            problem, self._child = self._report_change(self._explain(self._child.returncode)), None
         if self._written is None:
             self._written = done
         if self.every and self._child is None and done // self.every != self._written // self.every:
@@ -80,7 +86,10 @@ class PageWriter:
         if self._child is not None:
             self._child.kill()  # else two processes would replace each other's page
             self._child.wait()
-        self._child = self._start()
+        try:
+            self._child = self._start()
+        except OSError as error:
+            return f"{self.folder.report} was not written: {error}"
         return self._explain(self._child.wait())
 
     def abandon(self) -> None:
@@ -95,8 +104,8 @@ class PageWriter:
             environment={"OMP_NUM_THREADS": "1"},
         )
 
-    def _report_change(self, code: int) -> str:
-        before, self._problem = self._problem, self._explain(code)
+    def _report_change(self, problem: str) -> str:
+        before, self._problem = self._problem, problem
         return "" if self._problem == before else self._problem
 
     def _explain(self, code: int) -> str:

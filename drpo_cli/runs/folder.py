@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import time
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from drpo_cli.errors import UserError
+from drpo_cli.errors import UserError, writing
+from drpo_cli.runs import locks
 
 RUN_LOCK = ".lock"  # held by rank 0, and by the command that prepares the folder
 LAUNCHER_LOCK = ".launcher.lock"  # held by the launcher, also while workers start and end
-TRIES, PAUSE_S = 10, 0.02
 DEEPEST = 8  # levels of folders that are searched for runs
 
 
@@ -100,52 +99,29 @@ class RunFolder:
 
         Raises UserError when another process holds it.
         """
-        handle = os.open(self.path / name, os.O_CREAT | os.O_RDWR, 0o644)
-        try:
-            if not _try_lock(handle):
-                raise UserError(
-                    f"{self.path} is in use by a run that has not ended",
-                    "wait for it, stop it, or set run.name to another name",
-                )
+        with locks.hold(self.path / name, _warn):
             yield
-        finally:
-            os.close(handle)
 
     def in_use(self) -> bool:
         """Whether a run, or the command that launched it, holds the folder. Writes nothing."""
-        return any(_is_locked(self.path / name) for name in (RUN_LOCK, LAUNCHER_LOCK))
+        return any(locks.holder(self.path / name) for name in (RUN_LOCK, LAUNCHER_LOCK))
+
+
+def _warn(text: str) -> None:
+    sys.stderr.write(f"warning: {text}\n")
 
 
 def write_whole(path: Path, text: str) -> None:
     """Replaces a file in one move, so that a reader always finds the whole old or new text."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
-
-
-def _try_lock(handle: int) -> bool:
-    # `in_use` takes the lock for a moment, so one refusal does not mean a run.
-    for attempt in range(TRIES):
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            time.sleep(0 if attempt == TRIES - 1 else PAUSE_S)
-    return False
-
-
-def _is_locked(lock: Path) -> bool:
     try:
-        handle = os.open(lock, os.O_RDONLY | os.O_NONBLOCK)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False
+        with writing(path):
+            partial.write_text(text)
+            partial.replace(path)
+    except OSError:
+        with suppress(OSError):
+            partial.unlink()
+        raise
 
 
 def open_folder(path: Path) -> RunFolder:

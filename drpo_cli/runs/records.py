@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar
 
+from drpo_cli.errors import writing
 from drpo_cli.runs.metrics import Stepped
 from drpo_cli.runs.reader import (
     Damage,
@@ -37,24 +38,44 @@ class Records:
         if not self.path.is_file():
             return
         partial = self.path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            for _, _, line in iterate_lines(self.path, Damage()):
-                found, _ = check(parse_line(line) or {}, Stepped)
-                if found is not None and found["step"] <= step:
-                    file.write(line)
-        os.replace(partial, self.path)
+        try:
+            with writing(self.path), partial.open("wb") as file:
+                for _, _, line in iterate_lines(self.path, Damage()):
+                    found, _ = check(parse_line(line) or {}, Stepped)
+                    if found is not None and found["step"] <= step:
+                        file.write(line.removesuffix(b"\n") + b"\n")
+            os.replace(partial, self.path)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
+
+    def end_line(self) -> None:
+        """Ends a line that a kill cut short. Only while no other process appends."""
+        text = self.path.read_bytes() if self.path.is_file() else b""
+        if text and not text.endswith(b"\n"):
+            with writing(self.path), self.path.open("ab") as file:
+                file.write(b"\n")
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Writes one line and hands it to the system, so that it survives a kill."""
         self.extend([record])
 
     def extend(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Appends all lines in one write, so that other processes' lines are never among them."""
-        text = "".join(_encode(record) + "\n" for record in records)
-        left = memoryview(text.encode())
-        with self.path.open("ab", buffering=0) as file:
-            while left:  # on a full disk a write takes less, and the next one raises
-                left = left[file.write(left) :]
+        """Appends all lines in one write, so that other processes' lines are never among them.
+
+        Appends none if the disk refuses.
+        """
+        text = "".join(_encode(record) + "\n" for record in records).encode()
+        with writing(self.path), self.path.open("ab", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            written = 0
+            try:
+                while written < len(text):  # on a full disk a write takes less, and the next raises
+                    written += file.write(text[written:])
+            except OSError:
+                if written and file.seek(0, os.SEEK_END) == size + written:
+                    file.truncate(size)
+                raise
 
 
 class Tail(Generic[R]):

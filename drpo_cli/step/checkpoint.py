@@ -2,36 +2,36 @@
 
 A checkpoint is a folder `step-000050` with torch's distributed checkpoint of weights and optimizer
 (resharded on load), the model's configuration and tokenizer under `hf/`, and `complete.json`,
-written last. It is built in `step-000050.partial` and renamed: a folder under its final name is
-whole. Random generators need no saving: each step seeds them from (run seed, step, rank).
+written last, with the checksums of all files. It is built in `step-000050.partial` and renamed: a
+folder under its final name is whole. Random generators need no saving: each step seeds them from
+(run seed, step, rank).
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections import ChainMap
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
-from torch.distributed.checkpoint.state_dict_loader import load as load_distributed
-from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 from torch.optim import AdamW
 
 from drpo_cli.dist import World
-from drpo_cli.errors import UserError
+from drpo_cli.errors import UserError, writing
 from drpo_cli.evaluate.results import HeldOut
 from drpo_cli.pretrained import save_config
 from drpo_cli.rollout.engine.ends import GENERATION, read_generation
+from drpo_cli.runs import checkpoints as on_disk
 from drpo_cli.runs.alerts import Watch
-from drpo_cli.runs.checkpoints import MARKER, checkpoint_bytes, complete, latest, read
+from drpo_cli.runs.checkpoints import checkpoint_bytes, complete, read
 from drpo_cli.runs.metrics import StepMetrics
 from drpo_cli.runs.reader import read as read_records
 from drpo_cli.runs.records import Records
+from drpo_cli.step import saved_state
 from drpo_cli.step.export import WEIGHT_PREFIX, write_model
 from drpo_cli.trainer import optim
 from drpo_cli.trainer.trainer import Trainer
@@ -63,16 +63,55 @@ class Checkpoints:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         self.world.barrier()
-        save_distributed(_state(trainer), checkpoint_id=partial / "state")
+        try:
+            self._write(partial, trainer, tokenizer, {**state, "step": step})
+        except OSError:  # what is left of it may be what fills the disk
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
         if self.world.rank == 0:
-            _save_description(partial / "hf", trainer.policy.lm, tokenizer)
-            record = {**state, "step": step, "updates": trainer.schedule.last_epoch}
-            (partial / MARKER).write_text(json.dumps(record, indent=1, default=str))
-            shutil.rmtree(final, ignore_errors=True)
+            on_disk.clear_name(final)
             partial.rename(final)
             self._forget_old()
         self.world.barrier()
         return final
+
+    def _write(
+        self, folder: Path, trainer: Trainer, tokenizer: Any, record: Mapping[str, Any]
+    ) -> None:
+        saved_state.save(_state(trainer), folder / "state")
+        rank = self.world.rank
+        if rank == 0:
+            with writing(folder / "hf"):
+                _save_description(folder / "hf", trainer.policy.lm, tokenizer)
+        self.world.barrier()
+        own = on_disk.file_names(folder)[rank :: self.world.size]
+        sums = self.world.gather_objects(on_disk.checksums(folder, own))
+        if rank == 0:
+            record = {**record, "updates": trainer.schedule.last_epoch}
+            on_disk.write_marker(folder, record, dict(ChainMap(*sums)))
+
+    def newest_whole(self, say: Callable[[str], None]) -> Path | None:
+        """Finds the newest checkpoint to continue from; None if the run has none. Collective.
+
+        Sets damaged ones aside and says so. Raises UserError if all are damaged.
+        """
+        found = complete(self.folder)
+        for path in reversed(found):
+            damage = on_disk.damage(path, self.world.rank, self.world.size)
+            damages = [what for what in self.world.gather_objects(damage) if what]
+            if not damages:
+                return path
+            if path == found[0]:
+                raise UserError(
+                    f"{path} is damaged ({damages[0]}), and there is no whole checkpoint before it",
+                    f"restore one from a copy, or delete {self.folder} to begin again at step 1",
+                )
+            aside = path.with_suffix(".damaged")
+            say(f"{path} is damaged ({damages[0]}): set aside as {aside.name}, not used")
+            if self.world.rank == 0:
+                shutil.rmtree(aside, ignore_errors=True)
+                path.rename(aside)
+        return None
 
     def load(self, checkpoint: Path, trainer: Trainer) -> dict[str, Any]:
         """Restores the trainer in place; returns the `state` that `save` recorded.
@@ -86,7 +125,7 @@ class Checkpoints:
         state = _state(trainer)
         pairs = _models(trainer)
         settings = [optim.hyperparameters(optimizer) for _, optimizer in pairs.values()]
-        load_distributed(state, checkpoint_id=checkpoint / "state")
+        saved_state.load(state, checkpoint / "state")
         for name, (model, optimizer) in pairs.items():
             set_state_dict(
                 model,
@@ -105,9 +144,9 @@ class Checkpoints:
         best = max(scored, key=lambda path: read(path)["score"], default=None)
         for path in steps[: -self.keep]:
             if path != best:
-                shutil.rmtree(path)
+                on_disk.discard(path)
         for path in self.folder.glob("*.partial"):
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)
 
     def _require_room(self, trainer: Trainer) -> None:
         models = [model for model, _ in _models(trainer).values()]
@@ -142,9 +181,9 @@ def save_if_due(r: Run, step: int, held_out: HeldOut | None) -> None:
 
 def restore(r: Run) -> None:
     """Continues from the newest whole checkpoint, if there is one, and drops later records."""
-    found = complete(r.folder.checkpoints)
+    found = r.checkpoints.newest_whole(r.say)
     if found:
-        record = r.checkpoints.load(found[-1], r.trainer)
+        record = r.checkpoints.load(found, r.trainer)
         r.data.stream.load_state_dict(record["data"])
         r.sync.floor = record["gap_floor"]
         r.done = record["step"]
@@ -161,15 +200,22 @@ def export(checkpoint: Path, folder: Path) -> None:
 
     Raises UserError when `folder` exists and is not empty.
     """
-    checkpoint = latest(checkpoint)
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty; name a new folder to export to")
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    write_model(checkpoint, partial, read(checkpoint)["dtype"])
-    if folder.exists():
-        folder.rmdir()
-    partial.rename(folder)
+    with on_disk.open_latest(checkpoint) as source:
+        with saved_state.reading(source / on_disk.MARKER):
+            dtype = read(source)["dtype"]
+        try:
+            partial.mkdir(parents=True)
+            write_model(source, partial, dtype)
+            if folder.exists():
+                folder.rmdir()
+            partial.rename(folder)
+        except OSError:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
 
 
 OPTIMIZER_OF = {"model": "optimizer", "critic": "critic_optimizer"}
@@ -203,7 +249,9 @@ def _save_description(folder: Path, lm: Any, tokenizer: Any) -> None:
 
 
 def _require_same_model(checkpoint: Path, lm: Any) -> None:
-    saved = json.loads((checkpoint / "hf" / "config.json").read_text())
+    config = checkpoint / "hf" / "config.json"
+    with saved_state.reading(config):
+        saved = dict(json.loads(config.read_text(encoding="utf-8")))
     own = json.loads(lm.config.to_json_string(use_diff=False))
     keys = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size", "tie_word_embeddings")
     there = {key: saved[key] for key in keys if key in saved}
@@ -236,12 +284,8 @@ def _require_same_critic(checkpoint: Path, trainer: Trainer) -> None:
 
 
 def _saved_shapes(checkpoint: Path, prefix: str) -> dict[str, Any]:
-    saved = FileSystemReader(checkpoint / "state").read_metadata().state_dict_metadata
-    return {
-        name.removeprefix(prefix): list(entry.size)
-        for name, entry in saved.items()
-        if name.startswith(prefix) and isinstance(entry, TensorStorageMetadata)
-    }
+    found = saved_state.saved_tensors(checkpoint / "state", prefix)
+    return {name: list(entry.size) for name, entry in found.items()}
 
 
 def _shapes(model: nn.Module) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from drpo_cli.errors import UserError
+from drpo_cli.errors import UserError, os_message
 from drpo_cli.spec import schema
 
 NOT_COPIED = ("__pycache__", "runs", "model", "models", schema.FILE)
@@ -48,8 +48,9 @@ def init(folder: Path, template: str, source: Path) -> tuple[str, ...]:
     try:
         return _copy(source / template, folder)
     except OSError as error:
-        what = f"{folder}: cannot be written: {error.strerror}"
-        raise UserError(what, "choose another folder") from error
+        raise UserError(
+            os_message(error, folder, "try again") or f"{folder}: cannot be written: {error}"
+        ) from error
 
 
 def _copy(template: Path, folder: Path) -> tuple[str, ...]:

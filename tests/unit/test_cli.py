@@ -132,7 +132,7 @@ def test_output_that_finds_no_room_is_one_message(spec: Path) -> None:
                     env=environment,
                 )
             last = done.stderr.splitlines()[-1]
-            assert last.endswith("the disk is full; free some space and try again")
+            assert last.endswith("the disk is full; free some space, then try again")
             assert done.returncode == 2 and "Traceback" not in done.stderr
 
 
