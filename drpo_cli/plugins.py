@@ -61,7 +61,7 @@ class Plugin(Generic[S_co]):
     doc             its docstring
 
     A plugin may declare more, in constants of the same names in capitals (`INLINE = True`), and
-    `regime` in a function:
+    `regime` and `needs_answer` in functions:
 
     examples        inputs with their results; the tests run the examples of built-in plugins
     needs           what has to run before the plugin can be tried, in words
@@ -72,6 +72,7 @@ class Plugin(Generic[S_co]):
     sequence_level  objective: takes the ratio of a whole response, so it needs one advantage for
                     all tokens of the response
     inline          reward: fast and sure to return, so it needs no process of its own
+    needs_answer    reward: maps its options to whether it fails on a row without an answer
     client          tracker: the package that it sends with; the drpo extra has the same name
     regime          objective: maps its options to a sentence for `drpo check` on what happens to a
                     token whose probability moved
@@ -89,6 +90,7 @@ class Plugin(Generic[S_co]):
     token_level: bool = False
     sequence_level: bool = False
     inline: bool = False
+    needs_answer: Callable[[Any], bool] | None = None
     client: str | None = None
     regime: Callable[[Any], str] | None = None
 
@@ -275,6 +277,7 @@ def _plugin(kind: str, type: str, module: ModuleType, entry: Any, doc: str | Non
         token_level=declared.get("TOKEN_LEVEL", False),
         sequence_level=declared.get("SEQUENCE_LEVEL", False),
         inline=declared.get("INLINE", False),
+        needs_answer=declared.get("needs_answer"),
         client=declared.get("CLIENT"),
         regime=declared.get("regime"),
     )

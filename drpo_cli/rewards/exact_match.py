@@ -15,6 +15,11 @@ class Config(RewardSettings):
     """Ignore white space around the completion and the answer."""
 
 
+def needs_answer(config: Config) -> bool:
+    """It compares with the answer."""
+    return True
+
+
 def reward(completion: str, answer: str | None, config: Config) -> float:
     """1.0 or 0.0. Raises UserError for a problem without an answer."""
     if answer is None:

@@ -45,6 +45,11 @@ class Config(RewardSettings):
     default here is 0."""
 
 
+def needs_answer(config: Config) -> bool:
+    """It compares with the answer."""
+    return True
+
+
 class reward:
     """`counts` has the zeros that are not wrong answers."""
 

@@ -42,6 +42,11 @@ class Config(RewardSettings):
         return self
 
 
+def needs_answer(config: Config) -> bool:
+    """With `group` it compares with the answer."""
+    return config.group is not None
+
+
 def reward(completion: str, answer: str | None, config: Config) -> float:
     """1.0 or 0.0. Raises UserError when `group` is set and the problem has no answer."""
     if config.group is None:

@@ -10,6 +10,7 @@ from drpo_cli.data.pipeline.stream import Batching, Data, open_data
 from drpo_cli.dist import World
 from drpo_cli.errors import UserError
 from drpo_cli.plan import ContextLimit, Plan, context_fits, context_limit
+from drpo_cli.rewards.grading.contract import prepare_all
 from drpo_cli.rollout.engine.ends import find_ends, load_config
 from drpo_cli.rollout.engine.precision import Precision
 from drpo_cli.rollout.engine.protocol import EngineContext, EngineProtocol
@@ -92,8 +93,17 @@ def data(plan: Plan, tokenizer: Any, rank: int) -> Data:
     spec, rollout = plan.spec, plan.spec.rollout.config
     longest = max(rollout.max_new_tokens, spec.eval.max_new_tokens or 0)
     batching = Batching(rollout.prompts_per_step, spec.run.seed, rank, plan.world)
-    prompts = Prompts(tokenizer, context_length(plan) - longest, _vocabulary(spec.model))
+    room, compared = context_length(plan) - longest, _rewards_with_answer(spec)
+    prompts = Prompts(tokenizer, room, _vocabulary(spec.model), compared)
     return open_data(spec.data, spec.eval_data, spec.eval, prompts, batching)
+
+
+def _rewards_with_answer(spec: Spec) -> list[str]:
+    return [
+        reward.name
+        for reward in prepare_all(spec.reward)
+        if (asks := reward.selected.plugin.needs_answer) and asks(reward.selected.config)
+    ]
 
 
 def trainer(plan: Plan, world: World) -> Any:

@@ -170,13 +170,27 @@ def save_if_due(r: Run, step: int, held_out: HeldOut | None) -> None:
     every, last = r.spec.checkpoint.every, step == r.spec.run.steps
     r.stopping = r.stop.agree(r.world)
     if last or r.stopping or (every > 0 and step % every == 0):
-        state = {
-            "score": held_out.score.value if held_out else None,
-            "data": r.data.stream.state_dict(),
-            "gap_floor": r.sync.floor,
-            "dtype": r.spec.model.dtype,
-        }
-        r.checkpoints.save(step, r.trainer, r.tokenizer, state)
+        _save(r, step, held_out)
+
+
+def save_last_step(r: Run) -> None:
+    """Saves a checkpoint of the last step taken, unless there is none or it is saved. Collective.
+
+    For a run that must end in the middle of a step.
+    """
+    saved = [read(path)["step"] for path in complete(r.folder.checkpoints)[-1:]]
+    if r.done and saved != [r.done]:
+        _save(r, r.done, None)
+
+
+def _save(r: Run, step: int, held_out: HeldOut | None) -> None:
+    state = {
+        "score": held_out.score.value if held_out else None,
+        "data": r.data.stream.state_dict(),
+        "gap_floor": r.sync.floor,
+        "dtype": r.spec.model.dtype,
+    }
+    r.checkpoints.save(step, r.trainer, r.tokenizer, state)
 
 
 def restore(r: Run) -> None:

@@ -13,6 +13,7 @@ from drpo_cli.rewards.grading.grader import Batch, Graded, Usage
 from drpo_cli.rollout.engine.protocol import Sampling, derive_seed, sample_groups
 from drpo_cli.runs.records import Records
 from drpo_cli.spec import Spec
+from drpo_cli.step.checkpoint import save_last_step
 from drpo_cli.types import Group, Scores
 
 if TYPE_CHECKING:
@@ -31,7 +32,12 @@ def sample(r: Run, step: int, round_: int) -> tuple[list[Group], Batch]:
     `round_` counts the batches of one step from 0 (dynamic sampling).
     """
     key = (step, r.world.rank, *([round_] if round_ else []))
-    sampling, prompts_P = train_sampling(r.spec, *key), r.data.stream.next()
+    sampling = train_sampling(r.spec, *key)
+    try:
+        prompts_P = r.data.stream.next()
+    except UserError:  # on every rank: they read the same rows
+        save_last_step(r)
+        raise
     batch = r.grader.begin(prompts_P, sampling.samples, step)
     return sample_groups(r.engine, prompts_P, sampling, batch.add), batch
 

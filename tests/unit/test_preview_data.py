@@ -41,7 +41,9 @@ engine = "transformers"
 prompts_per_step = 4
 max_new_tokens = 12
 [[reward]]
-type = "exact_match"
+type = "regex"
+name = "exact_match"
+pattern = "1"
 [[reward]]
 type = "repetition"
 weight = 0.1

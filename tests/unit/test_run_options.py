@@ -185,3 +185,22 @@ def test_everything_at_once_and_resumed_bit_for_bit(folder: Path) -> None:
         assert last[key] is not None, key
     assert whole[1]["reference_kl"] == whole[2]["reference_kl"] == 0 < last["reference_kl"]
     assert last["gap_floor"] < 1e-5 < 1e-3 < last["gap"]  # the gap includes the rounding
+
+
+def test_a_row_that_cannot_be_used_ends_a_run_that_can_be_continued(folder: Path) -> None:
+    """An endless source, whose rows are not read before their turn."""
+    tiny_model(folder / "model")
+    (folder / "endless.py").write_text(
+        "from drpo_cli.data.pipeline.rows import Lazy\n"
+        "from drpo_cli.types import Problem\n"
+        "def load(config):\n"
+        "    return Lazy(2**31 - 1, lambda i: Problem('1+' * (20 if i == 17 else 1) + str(i)))\n"
+    )
+    data = "data=[{type='./endless.py'}]"
+    with pytest.raises(UserError, match=r"endless.py/17: the prompt has 42 tokens"):
+        run(folder, "ends", data, "run.steps=6")
+    assert latest(folder / "runs" / "ends").name == "step-000003"
+    skips = "data=[{type='./endless.py', too_long='skip'}]"
+    whole, _ = run(folder, "whole", skips, "run.steps=6")
+    ends, _ = run(folder, "ends", skips, "run.steps=6")
+    assert list(map(timeless, ends)) == list(map(timeless, whole))

@@ -27,12 +27,20 @@ class Prompts:
 
     `max_tokens` is the longest prompt: the context less the longest response. Token ids must be
     below `vocabulary`, the rows of the model's embedding, where there is a model.
+    `compared` names the rewards that compare with the reference answer.
     """
 
-    def __init__(self, tokenizer: Any, max_tokens: int, vocabulary: int | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        max_tokens: int,
+        vocabulary: int | None = None,
+        compared: Sequence[str] = (),
+    ) -> None:
         self._tokenizer = tokenizer
         self._max_tokens = max_tokens
         self._vocabulary = vocabulary
+        self._compared = compared
 
     def make(self, row: Row) -> Prompt | Unfit:
         """Makes the prompt of a row, or returns the option that skips it.
@@ -57,6 +65,8 @@ class Prompts:
         if unfit := self._check_length(len(ids), config, id):
             return unfit
         self._require_known(ids, id)
+        if problem.answer is None:
+            self._require_no_answer(config, id)
         return Prompt(id, text, tuple(ids), problem.answer, problem.metadata, config.rewards)
 
     def _check_length(self, tokens: int, config: SourceSettings, id: str) -> Unfit | None:
@@ -74,6 +84,15 @@ class Prompts:
             'raise rollout.context_length, lower max_new_tokens, or set too_long = "skip" in this '
             "source",
         )
+
+    def _require_no_answer(self, config: SourceSettings, id: str) -> None:
+        for name in self._compared:
+            if config.rewards is None or name in config.rewards:
+                raise UserError(
+                    f"data {id}: the row has no answer, and reward {name!r} compares with it",
+                    "name the column with fields.answer, remove the row, or name the rewards of "
+                    "this source in its `rewards`",
+                )
 
     def _require_known(self, ids: Sequence[int], id: str) -> None:
         highest = max(ids)

@@ -22,6 +22,8 @@ ONE_IN = 4
 """With `sampling = "difficulty"`, a row that was all right or all wrong is served in one epoch of
 this many, on average."""
 RESTING = "resting"
+MOST_CHECKED = 100_000
+"""Rows per source of which a prompt is made before the first step."""
 
 
 class Turns:
@@ -174,20 +176,30 @@ class PromptStream:
         self._turns = Turns(weights)
         self._curriculum = Curriculum(batching.seed, data.sources, data.held_out_rows)
         self._skipped: Counter[str] = Counter()
+        self._step_end = self._place()
 
     def next(self) -> list[Prompt]:
-        """This rank's prompts_per_step / world prompts of the next step."""
-        step_P = [self._next_prompt() for _ in range(self._batching.prompts_per_step)]
+        """This rank's prompts_per_step / world prompts of the next step.
+
+        Raises UserError for a row that cannot be used, on every rank; the stream is then where the
+        last step ended, so that its state can be saved.
+        """
+        try:
+            step_P = [self._next_prompt() for _ in range(self._batching.prompts_per_step)]
+        except UserError:
+            self._go_to(self._step_end)
+            raise
         share = len(step_P) // self._batching.world
         return step_P[self._batching.rank * share :][:share]
 
     def observe(self, rates: Mapping[str, float]) -> None:
         """Takes in the share of right responses by prompt id; every rank passes the same rates.
 
-        Only sources with `sampling = "difficulty"` use them. Save the state after a step's rates,
-        not before.
+        Only sources with `sampling = "difficulty"` use them. Call it once per step, when the step
+        has all of its prompts, and save the state after that.
         """
         self._curriculum.observe(rates)
+        self._step_end = self._place()
 
     @property
     def skipped(self) -> dict[str, int]:
@@ -209,13 +221,8 @@ class PromptStream:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next prompts depend on, for JSON; the same on every rank."""
-        return {
-            "sources": self._sources,
-            "cursors": [[cursor.epoch, cursor.position] for cursor in self._cursors],
-            "turns": self._turns.taken,
-            "skipped": self.skipped,
-            "pass_rates": dict(self._curriculum.rates),
-        }
+        rates = dict(self._curriculum.rates)
+        return {"sources": self._sources, **self._place(), "pass_rates": rates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from a saved state. Raises UserError when the data has changed since."""
@@ -231,11 +238,22 @@ class PromptStream:
                 f"training data is {_describe(self._sources)}",
                 "resume with the same data, or start a new run",
             )
-        for cursor, place in zip(self._cursors, state["cursors"], strict=True):
-            cursor.go_to(*place)
-        self._turns.taken = list(state["turns"])
-        self._skipped = Counter(state["skipped"])
+        self._go_to(state)
         self._curriculum.rates = dict(state["pass_rates"])
+        self._step_end = self._place()
+
+    def _place(self) -> dict[str, Any]:
+        return {
+            "cursors": [[cursor.epoch, cursor.position] for cursor in self._cursors],
+            "turns": list(self._turns.taken),
+            "skipped": self.skipped,
+        }
+
+    def _go_to(self, place: Mapping[str, Any]) -> None:
+        for cursor, at in zip(self._cursors, place["cursors"], strict=True):
+            cursor.go_to(*at)
+        self._turns.taken = list(place["turns"])
+        self._skipped = Counter(place["skipped"])
 
     def _next_prompt(self) -> Prompt:
         cursor = self._cursors[self._turns.next()]
@@ -281,12 +299,14 @@ class Data:
     train_rows        rows of the training sources, including held-out ones: these are skipped when
                       their turn comes, so that nothing needs to be read at the start
     held_out_skipped  held-out rows left out for their length, by the option that decides it
+    unchecked         which rows are checked only when they are read, one sentence per source
     """
 
     stream: PromptStream
     held_out: list[Prompt]
     train_rows: int
     held_out_skipped: Mapping[str, int]
+    unchecked: Sequence[str] = ()
 
 
 def open_data(
@@ -298,8 +318,10 @@ def open_data(
 ) -> Data:
     """Opens the sources, holds out the evaluation problems and starts the training stream.
 
-    Raises UserError for what `split` refuses, for a held-out prompt that cannot be made, and when
-    every held-out prompt is skipped.
+    Makes a prompt of every training row, up to `MOST_CHECKED` per source, each rank of its share:
+    a row that cannot be used is found before the first step. Raises UserError for such a row, for
+    what `split` refuses, for a held-out prompt that cannot be made, and when every held-out prompt
+    is skipped.
     """
     data = split(sources, eval_sources, evaluation.problems, evaluation.overlap)
     made = [prompts.make(row) for row in data.held_out_rows]
@@ -310,7 +332,37 @@ def open_data(
             f"data: all {len(made)} held-out prompts are skipped by {' or '.join(sorted(skipped))}",
             "raise rollout.context_length, lower max_new_tokens, or change those options",
         )
-    return Data(PromptStream(data, prompts, batching), held_out, len(data.rows), skipped)
+    stream = PromptStream(data, prompts, batching)
+    _check_rows(data, prompts, batching)
+    return Data(stream, held_out, len(data.rows), skipped, _list_unchecked(data.sources))
+
+
+def _check_rows(data: Split, prompts: Prompts, batching: Batching) -> None:
+    """Raises UserError for the first of this rank's training rows that cannot be used."""
+    refused, checked = [], 0
+    for source in data.sources:
+        if is_endless(source):
+            continue
+        for at in range(batching.rank, min(len(source), MOST_CHECKED), batching.world):
+            checked += 1
+            try:
+                row = source[at]
+                if data.trains(row):
+                    prompts.make(row)
+            except UserError as error:
+                refused.append(error)
+    if refused:
+        more = f" ({len(refused):,} of {checked:,} rows cannot be used)" if refused[1:] else ""
+        raise UserError(f"{refused[0].what}{more}", refused[0].fix)
+
+
+def _list_unchecked(sources: Sequence[Source]) -> list[str]:
+    return [
+        f"data {source.name}: {'all' if is_endless(source) else f'from row {MOST_CHECKED:,} on,'} "
+        f"rows are checked only when they are read"
+        for source in sources
+        if len(source) > MOST_CHECKED
+    ]
 
 
 def _describe(sources: list[list[Any]]) -> str:

@@ -52,6 +52,8 @@ def show(spec_path: Path, overrides: Sequence[str], shown: int) -> None:
         console.print(f"{END} is where the response begins.\n", style="dim")
     _print_sources(console, data, prompts)
     console.print(_sizes(spec, plan, data, len(prompts)))
+    for text in data.unchecked:
+        console.print(text, style="dim")
     _print_lengths(console, np.array([len(prompt.token_ids) for prompt in prompts]))
 
 
