@@ -139,7 +139,15 @@ def has_code(folder: Path) -> bool:
 
 def find_not_finite(weights: Iterable[tuple[str, Tensor]]) -> list[str]:
     """The names of the tensors (or shards) that have NaN or infinite values."""
-    return [name for name, weight in weights if not weight.isfinite().all()]
+    return [name for name, weight in weights if not _is_finite(weight)]
+
+
+def _is_finite(weight: Tensor) -> bool:
+    if not weight.is_floating_point() or not weight.numel():
+        return True
+    # NaN and infinite values are extremes; asking every value takes 20 times as long
+    extremes = (weight if weight.element_size() > 1 else weight.float()).aminmax()
+    return all(bool(extreme.isfinite()) for extreme in extremes)
 
 
 def refuse_not_finite(names: Iterable[str], path: str, where: str) -> None:

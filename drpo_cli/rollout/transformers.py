@@ -56,7 +56,8 @@ class Engine:
         eos = self.model.generation_config.eos_token_id
         eos = self.tokenizer.eos_token_id if eos is None else eos
         self.stop_ids = set(eos if isinstance(eos, list) else [] if eos is None else [eos])
-        self.pad_id = self.tokenizer.pad_token_id or 0
+        pad, rows = self.tokenizer.pad_token_id, self.model.get_input_embeddings().num_embeddings
+        self.pad_id = pad if pad is not None and pad < rows else 0  # it is masked
 
     def generate(
         self, prompt_ids: Sequence[tuple[int, ...]], sampling: Sampling
