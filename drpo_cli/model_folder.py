@@ -96,13 +96,13 @@ def find_broken_weights(folder: Path) -> Finding | None:
     )
 
 
-def tensor_names(folder: Path) -> set[str]:
-    """The names in the safetensors files of a folder whose weights are not broken."""
+def tensor_dtypes(folder: Path) -> dict[str, str]:
+    """Names and dtypes in the safetensors files of a folder whose weights are not broken."""
     index = folder / INDEX
     shards = _read_index(index) if index.is_file() else {SINGLE: None}
     assert not isinstance(shards, Finding)
     paths = [folder / name for name in shards]
-    return {name for path in paths if path.is_file() for name in _read_names(path)}
+    return {n: dtype for path in paths if path.is_file() for n, dtype in _read(path).items()}
 
 
 def find_wrapper(names: Iterable[str], own: Iterable[str]) -> Finding | None:
@@ -207,7 +207,7 @@ def _check_shards(folder: Path, shards: dict[str, Any]) -> Finding | None:
         if path.suffix != ".safetensors":
             continue
         try:
-            there = _read_names(path)
+            there = _read(path).keys()
         except _UnreadableError as error:
             return Finding(f"{path} is damaged or cut short: {error}", again)
         if absent := sorted((expected or set()) - there):
@@ -222,12 +222,12 @@ class _UnreadableError(Exception):
     pass
 
 
-def _read_names(path: Path) -> set[str]:
+def _read(path: Path) -> dict[str, str]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="numpy") as file:  # reads the header, compares the size
-            return set(file.keys())
+            return {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise _UnreadableError(str(error)) from error
 

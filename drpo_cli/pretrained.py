@@ -21,7 +21,7 @@ from drpo_cli.model_folder import (
     find_wrapper,
     find_wrong_kind,
     listed,
-    tensor_names,
+    tensor_dtypes,
 )
 from drpo_cli.settings import ModelSettings
 
@@ -41,6 +41,7 @@ READING = (  # what transformers raises for files that it cannot use
     AssertionError,
     ImportError,
     RuntimeError,
+    EOFError,
     pickle.UnpicklingError,
 )
 
@@ -110,7 +111,7 @@ def check(model: ModelSettings, where: str) -> None:
 
     code = model.trust_remote_code
     config = read(AutoConfig, model.path, where, trust_remote_code=code)
-    if getattr(config, "quantization_config", None) is None:
+    if not _is_quantised(config):
         lm = load(
             AutoModelForCausalLM,
             model.path,
@@ -120,6 +121,19 @@ def check(model: ModelSettings, where: str) -> None:
             generation_config=GenerationConfig(),  # the file may be odd
         )
         refuse_not_finite(find_not_finite(lm.state_dict().items()), model.path, where)
+
+
+def refuse_quantised(model: ModelSettings, where: str) -> None:
+    """Raises UserError for a model whose weights are rounded: they cannot be trained."""
+    from transformers import AutoConfig
+
+    config = read(AutoConfig, model.path, where, trust_remote_code=model.trust_remote_code)
+    if _is_quantised(config):
+        raise UserError(
+            f"{where}: {model.path} is quantised (quantization_config in its config.json), and "
+            "training needs weights that are not",
+            "name the model that it was made from",
+        )
 
 
 def save_config(model: Any, folder: Path) -> None:
@@ -146,7 +160,15 @@ def has_code(folder: Path) -> bool:
 
 def find_not_finite(weights: Iterable[tuple[str, Tensor]]) -> list[str]:
     """The names of the tensors (or shards) that have NaN or infinite values."""
-    return [name for name, weight in weights if not weight.isfinite().all()]
+    return [name for name, weight in weights if not _is_finite(weight)]
+
+
+def _is_finite(weight: Tensor) -> bool:
+    if not weight.is_floating_point() or not weight.numel():
+        return True
+    # NaN and infinite values are extremes; asking every value takes 20 times as long
+    extremes = (weight if weight.element_size() > 1 else weight.float()).aminmax()
+    return all(bool(extreme.isfinite()) for extreme in extremes)
 
 
 def refuse_not_finite(names: Iterable[str], path: str, where: str) -> None:
@@ -170,6 +192,10 @@ def _decoder_prefix(model: Any) -> str:
     return next(f"{name}." for name, module in model.named_modules() if module is decoder)
 
 
+def _is_quantised(config: Any) -> bool:
+    return getattr(config, "quantization_config", None) is not None
+
+
 def _find_encoder(model: Any) -> Finding | None:
     name = type(model).__name__
     if not name.endswith(GENERATES) or getattr(model.config, "is_decoder", True):
@@ -183,13 +209,21 @@ def _find_encoder(model: Any) -> Finding | None:
 
 def _find_strange(model: Any, folder: Path, keys: Mapping[str, Any], prefix: str) -> Finding | None:
     """The tensors below `prefix` that the checkpoint lacks, or has in excess or in other shapes."""
-    own = model.state_dict().keys()
+    own = model.state_dict()
     missing = sorted(key for key in keys["missing_keys"] if key.startswith(prefix))
     excess = sorted(key for key in keys["unexpected_keys"] if key.startswith(prefix))
     others = sorted(item for item in keys["mismatched_keys"] if item[0].startswith(prefix))
-    there = tensor_names(folder) if folder.is_dir() else set()
-    if wrapper := find_wrapper(there | set(keys["unexpected_keys"]), own):
+    there = tensor_dtypes(folder) if folder.is_dir() else {}
+    if wrapper := find_wrapper([*there, *keys["unexpected_keys"]], own):
         return wrapper
+    is_float = {name: tensor.is_floating_point() for name, tensor in own.items()}
+    whole = [n for n, dtype in there.items() if is_float.get(n) and dtype[0] in "IU"]
+    if whole and not _is_quantised(model.config):
+        return Finding(
+            f"{len(whole)} of its {len(own)} weights are stored as {there[whole[0]]}, without a "
+            f"quantization_config that gives their scale: {listed(whole)}",
+            "name the model that it was made from",
+        )
     if others:
         name, saved, wanted = others[0]
         shapes = f"{list(saved)} in the file, {list(wanted)} by config.json"
@@ -241,6 +275,8 @@ def _explain(error: BaseException, auto: Any) -> tuple[str, str]:
         )
     if "Unrecognized configuration class" in text:
         return f"its architecture is none of {auto.__name__}", "name a model of that kind"
-    if isinstance(error, pickle.UnpicklingError):
-        return "its .bin file has more than weights in it, such as code", "save it as safetensors"
+    if isinstance(error, (pickle.UnpicklingError, EOFError)):
+        if "GLOBAL" in text:
+            return "its .bin file has more than weights, such as code", "save it as safetensors"
+        return "its .bin file is damaged", AGAIN
     return " ".join(text.split("\n")[:2]) or type(error).__name__, ""

@@ -78,8 +78,9 @@ class reward:
         self._config = config
         self.counts: Counter[str] = Counter()
         self._tokenizer, self._model = _load(config)
+        self._rows = self._model.get_input_embeddings().num_embeddings
         self._label = _label(config, self._model.config)
-        self._pad = _padding(config, self._model.config, self._tokenizer)
+        self._pad = _padding(config, self._model.config, self._tokenizer, self._rows)
         positions = getattr(self._model.config, "max_position_embeddings", None)
         # Not positions alone: some models number theirs from 2.
         limits = (positions, self._tokenizer.model_max_length)
@@ -108,6 +109,12 @@ class reward:
             special = first is None or not text.startswith(first)
         ids: list[int] = self._tokenizer(text, add_special_tokens=special)["input_ids"]
         kept = ids[-self._longest :]
+        if (highest := max(kept, default=0)) >= self._rows:
+            token = self._tokenizer.convert_ids_to_tokens(highest)
+            raise ValueError(
+                f"the text has the token {token!r} (id {highest}), but the embedding of "
+                f"{self._config.path} has only {self._rows} rows"
+            )
         self.counts["truncated"] += len(kept) < len(ids)
         self.counts["tokens"] += len(kept)
         return kept
@@ -170,13 +177,13 @@ def _label(config: Config, model: Any) -> int:
     raise UserError(f"reward model {config.path} {asked}; set label to one of: {there}")
 
 
-def _padding(config: Config, model: Any, tokenizer: Any) -> int:
+def _padding(config: Config, model: Any, tokenizer: Any, rows: int) -> int:
     """The token to pad with: the model's own padding token, if it has one.
 
     A decoder gives its score at the last token that is not this one.
     """
     known = (model.pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id)
-    pad = next((token for token in known if token is not None), None)
+    pad = next((token for token in known if token is not None and token < rows), None)
     if pad is None and config.batch_size > 1:
         raise UserError(
             f"reward model {config.path}: neither model nor tokenizer has a padding or an "

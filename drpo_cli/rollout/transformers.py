@@ -62,7 +62,8 @@ class Engine:
             generation_config=GenerationConfig(),  # else `generate` fills in the model folder's
         ).to("cuda" if torch.cuda.is_available() else "cpu")
         self.model.eval()
-        self.pad_id = self.tokenizer.pad_token_id or 0
+        pad, rows = self.tokenizer.pad_token_id, self.model.get_input_embeddings().num_embeddings
+        self.pad_id = pad if pad is not None and pad < rows else 0  # it is masked
 
     def generate(
         self, prompt_ids: Sequence[tuple[int, ...]], sampling: Sampling

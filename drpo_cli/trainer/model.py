@@ -138,6 +138,7 @@ def load_value_model(settings: ModelSettings, checkpointing: bool, world: World)
 
 
 def _load(settings: ModelSettings, dtype: torch.dtype, key: str, decoder_only: bool = False) -> Any:
+    pretrained.refuse_quantised(settings, key)
     # in evaluation mode: no dropout, no router noise, so that π is a function of the weights alone
     lm = pretrained.load(
         AutoModelForCausalLM,
@@ -150,6 +151,8 @@ def _load(settings: ModelSettings, dtype: torch.dtype, key: str, decoder_only: b
         generation_config=GenerationConfig(),  # the trainer needs none, and the file may be odd
     )
     _refuse_unpackable(lm, key, Path(settings.path).name)
+    # vLLM wraps the class of a model that it runs by transformers' code: ours asks for this then
+    lm.get_decoder().do_not_compile = True
     return lm
 
 

@@ -34,10 +34,19 @@ class Scaled(nn.Module):
         return self.inner(hidden) * self.scale
 """,
     "modeling_scaled.py": """
-from transformers import Qwen3ForCausalLM
+from transformers import Qwen3ForCausalLM, Qwen3Model
 
 from .configuration_scaled import ScaledConfig
 from .scale import Scaled
+
+
+class ScaledModel(Qwen3Model):
+    config_class = ScaledConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.norm = Scaled(self.norm, config.hidden_size)
+        self.post_init()
 
 
 class ScaledForCausalLM(Qwen3ForCausalLM):
@@ -45,12 +54,13 @@ class ScaledForCausalLM(Qwen3ForCausalLM):
 
     def __init__(self, config):
         super().__init__(config)
-        self.model.norm = Scaled(self.model.norm, config.hidden_size)
+        self.model = ScaledModel(config)
         self.post_init()
 """,
 }
 AUTO_MAP = {
     "AutoConfig": "configuration_scaled.ScaledConfig",
+    "AutoModel": "modeling_scaled.ScaledModel",  # what vLLM asks for
     "AutoModelForCausalLM": "modeling_scaled.ScaledForCausalLM",
 }
 

@@ -148,6 +148,16 @@ def test_a_critic_may_start_from_a_classifier(llama: Path, tmp_path: Path, here:
     open_trainer(llama, here, critic=CriticSettings(path=str(tmp_path)))
 
 
+def test_rounded_weights(llama: Path, tmp_path: Path, here: World) -> None:
+    whole = with_more(**{MATRIX.replace(".", "__"): torch.ones(256, 128, dtype=torch.int8)})
+    folder = change(llama, tmp_path / "model", whole)
+    with pytest.raises(UserError, match=rf"1 of .* stored as I8, .* scale: {MATRIX}; name"):
+        open_policy(folder, here)
+    set_config(folder, quantization_config={"quant_method": "gptq", "bits": 4})
+    with pytest.raises(UserError, match=r"^model\.path: .* is quantised .*; name the model that"):
+        open_policy(folder, here)
+
+
 def test_an_encoder(tmp_path: Path, here: World) -> None:
     config = BertConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
     BertForMaskedLM(config).save_pretrained(tmp_path)
@@ -213,9 +223,17 @@ def test_a_bin_file_with_code(llama: Path, tmp_path: Path, here: World) -> None:
     torch.save(dict(lm.state_dict()), folder / "pytorch_model.bin")
     open_policy(folder, here)  # weights alone load
     torch.save({**lm.state_dict(), "bomb": Bomb(mark)}, folder / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"^model\.path: .*more than weights .* safetensors"):
+    with pytest.raises(UserError, match=r"^model\.path: .*more than weights, .* safetensors"):
         open_policy(folder, here)
     assert not mark.exists()
+    for content in (b"", b"not a pickle"):
+        (folder / "pytorch_model.bin").write_bytes(content)
+        with pytest.raises(UserError, match=r"^model\.path: .* has no model that loads: \w"):
+            open_policy(folder, here)
+    torch.save(dict(lm.state_dict()), folder / "pytorch_model.bin")
+    _cut(folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"^model\.path: .* has no model that loads: \w"):
+        open_policy(folder, here)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +243,7 @@ def test_a_configuration_that_makes_no_model(
     llama: Path, tmp_path: Path, here: World, config: dict[str, Any]
 ) -> None:
     folder = change(llama, tmp_path / "model", lambda tensors: tensors, **config)
-    with pytest.raises(UserError, match=r"^model\.path: .* has no model that loads: \w"):
+    with pytest.raises(UserError, match=r"^model\.path: .* has no configuration that loads: \w"):
         open_policy(folder, here)
 
 

@@ -205,3 +205,16 @@ def test_in_a_worker_it_scores_groups_and_reports_counts(folder: Path) -> None:
     usage = graded.usage["reward_model"]
     assert (usage.calls, usage.failures.total(), usage.counts["truncated"]) == (2, 0, 0)
     assert usage.counts["tokens"] > sum(map(len, TEXTS))
+
+
+def test_tokens_that_the_embedding_has_no_row_for(folder: Path, tmp_path: Path) -> None:
+    path = change(folder, tmp_path / "model", lambda tensors: tensors, pad_token_id=None)
+    larger = tokenizer()
+    larger.add_tokens(["<new>"])
+    larger.add_special_tokens({"pad_token": "<padding>"})
+    larger.save_pretrained(path)
+    assert scored(path, TEXTS, chat=False) == pytest.approx(
+        scored(path, TEXTS, chat=False, batch_size=1), abs=1e-5
+    )
+    with pytest.raises(ValueError, match=r"token '<new>' \(id 64\), .* has only 64 rows"):
+        scored(path, ["a<new>"], chat=False)
