@@ -165,7 +165,7 @@ def export(checkpoint: Path, folder: Path) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    checkpoint = latest(checkpoint)
+    checkpoint, folder = latest(checkpoint), folder.absolute()
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty; name a new folder to export to")
     partial = folder.with_name(folder.name + ".partial")
