@@ -15,6 +15,7 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import re
 import sys
 import sysconfig
 import traceback
@@ -147,7 +148,7 @@ def load(kind: str, type: str, folder: Path | None = None) -> Plugin[Any]:
         module = importlib.import_module(f"drpo_cli.{kind}.{type}")
         return _plugin(kind, type, module, getattr(module, KINDS[kind].entry), module.__doc__)
     registered = installed(kind).get(type)
-    where, _, name = (registered or type).partition(":")
+    where, name = split_type(registered or type)
     if where.endswith(".py"):
         module = _load_file(kind, type, (folder or Path.cwd()) / where)
     elif registered or "." in where:
@@ -164,15 +165,29 @@ def load(kind: str, type: str, folder: Path | None = None) -> Plugin[Any]:
     return _plugin(kind, type, module, found, found.__doc__ or module.__doc__)
 
 
+def split_type(type: str) -> tuple[str, str]:
+    """`./file.py:name` → file and name, `package.module:name` → module and name; "" for no name.
+
+    Folders may hold colons: a file ends at the last `.py`.
+    """
+    file = re.fullmatch(r"(.*\.py)(?::([^/]*))?", type, re.DOTALL)
+    if file:
+        return file[1], file[2] or ""
+    where, _, name = type.partition(":")
+    return where, name
+
+
 def absolute(type: str, folder: Path) -> str:
     """`type` with an absolute path where it names a file, so that it is valid in any folder."""
-    where, colon, name = type.partition(":")
-    return f"{(folder / where).resolve()}{colon}{name}" if where.endswith(".py") else type
+    where, name = split_type(type)
+    if not where.endswith(".py"):
+        return type
+    return f"{(folder / where).resolve()}{name and ':'}{name}"
 
 
 def short_name(type: str) -> str:
     """`./rewards.py:tidy` → tidy, `my_package.judge` → judge, `exact_match` → exact_match."""
-    where, _, name = type.partition(":")
+    where, name = split_type(type)
     return name or (Path(where).stem if where.endswith(".py") else where.rpartition(".")[2])
 
 
@@ -191,7 +206,7 @@ def _load_file(kind: str, type: str, path: Path) -> ModuleType:
         raise UserError(f"{KINDS[kind].noun} {type!r}: there is no file {path}")
     # The name is the same in every process, so that its objects can be pickled between them.
     digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
-    name = f"drpo_user_{path.stem}_{digest}"
+    name = f"drpo_user_{re.sub(r'[^0-9A-Za-z_]', '_', path.stem)}_{digest}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)

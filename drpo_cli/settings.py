@@ -6,6 +6,7 @@ The docstring under a field is its documentation: docs/spec.md is generated from
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -16,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 def _relative_to_spec(value: object, info: ValidationInfo) -> object:
     folder = (info.context or {}).get("folder")
     if isinstance(value, str):
-        value = Path(value).expanduser()
+        value = Path(os.path.expanduser(value))  # unlike Path's, it leaves an unknown ~name
         return folder / value if folder is not None else value
     return value
 

@@ -14,6 +14,7 @@ from drpo_cli.cli.common import (
     Processes,
     SpecFile,
     app,
+    as_typed,
     data_app,
     examples,
     reward_app,
@@ -53,7 +54,7 @@ def init(
         raise typer.BadParameter("name the folder to create, or use --list", param_hint="DIR")
     for warning in scaffold.init(folder, template, source):
         typer.echo(f"warning: {warning}", err=True)
-    spec = folder / "run.toml"
+    spec = as_typed(folder / "run.toml")
     typer.echo(f"wrote {folder}\nnext:\n  drpo check {spec}\n  drpo train {spec}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,12 @@ from drpo_cli.cli import completion
 
 BEFORE, DURING, AFTER = PARTS = ("Before a run", "During a run", "After a run")
 """The parts of a run's life: each verb names its own as `rich_help_panel`."""
+
+
+def as_typed(path: Path) -> str:
+    """A path as an argument to copy into a shell."""
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 def examples(*lines: str) -> str:

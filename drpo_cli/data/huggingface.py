@@ -7,6 +7,8 @@ network. Rows stay on disk, memory-mapped, and are read on demand. With `streami
 
 from __future__ import annotations
 
+import glob
+import os
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from drpo_cli.data.pipeline.columns import TableSettings, to_problem
+from drpo_cli.data.pipeline.plain import plain_path
 from drpo_cli.data.pipeline.rows import Lazy
 from drpo_cli.errors import UserError
 from drpo_cli.settings import Count
@@ -47,7 +50,7 @@ class Config(TableSettings):
     @classmethod
     def _resolve_path(cls, path: str, info: ValidationInfo) -> str:
         folder = (info.context or {}).get("folder") or Path()
-        local = folder / Path(path).expanduser()
+        local = folder / os.path.expanduser(path)
         if local.exists():
             return str(local)
         if path[0] in "./~" or local.suffix in FORMATS:
@@ -106,8 +109,9 @@ def _open(config: Config) -> Any:
     how = {"split": config.split, "streaming": config.streaming}
     path = Path(config.path)
     if not path.is_file():
-        return load_dataset(config.path, config.name, **how)
+        name = str(plain_path(path)) if path.is_dir() else config.path
+        return load_dataset(name, config.name, **how)
     kind = FORMATS.get(path.suffix)
     if kind is None:
         raise UserError(f"{path}: this format cannot be read", f"use {', '.join(FORMATS)}")
-    return load_dataset(kind, data_files=config.path, **how)
+    return load_dataset(kind, data_files=glob.escape(str(plain_path(path))), **how)

@@ -15,6 +15,7 @@ from pathlib import Path
 from pydantic import field_validator
 
 from drpo_cli.data.pipeline.columns import TableSettings, missing_column, to_problem
+from drpo_cli.data.pipeline.plain import plain_path
 from drpo_cli.data.pipeline.rows import Lazy
 from drpo_cli.errors import UserError
 from drpo_cli.settings import SpecPath
@@ -47,7 +48,9 @@ def load(config: Config) -> Sequence[Problem]:
     ends = list(accumulate(_count_rows(file, files[0], config) for file in files))
     try:
         rows = datasets.load_dataset(
-            "parquet", data_files=[glob.escape(str(file)) for file in files], split="train"
+            "parquet",
+            data_files=[glob.escape(str(plain_path(file))) for file in files],
+            split="train",
         )
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise UserError(
@@ -69,7 +72,10 @@ def _find_files(path: Path) -> list[Path]:
         return [path]
     if path.is_dir():
         return sorted(path.rglob("*.parquet"))
-    return [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
+    # what exists is meant literally; the pattern begins with the first part that does not
+    base = next(parent for parent in path.absolute().parents if parent.exists())
+    pattern = str(path.absolute().relative_to(base))
+    return [base / name for name in sorted(glob.glob(pattern, root_dir=base, recursive=True))]
 
 
 def _count_rows(file: Path, first: Path, config: Config) -> int:

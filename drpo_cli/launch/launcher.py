@@ -185,7 +185,8 @@ def launch(name: str, world: int, environment: dict[str, str], command: Sequence
     """Runs a command on `world` ranks of this machine, and waits for all of them.
 
     The variables of `environment` are added for the ranks only: elastic has no argument for them,
-    so `env` sets them. Raises ChildFailedError, and SignalException for a signal to this process.
+    so `env` sets them, for a shell that becomes the command: `env` takes one with `=` in its path
+    for a variable. Raises ChildFailedError, and SignalException for a signal to this process.
     """
     config = LaunchConfig(
         min_nodes=1,
@@ -199,7 +200,7 @@ def launch(name: str, world: int, environment: dict[str, str], command: Sequence
         shutdown_timeout=STOP_SECONDS,
     )
     variables = [f"{key}={value}" for key, value in environment.items()]
-    elastic_launch(config, "env")(*variables, *command)
+    elastic_launch(config, "env")(*variables, "sh", "-c", 'exec "$@"', "sh", *command)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

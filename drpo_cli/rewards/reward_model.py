@@ -9,6 +9,7 @@ divergence to the reference (`[reference]`), and also log a reward that is not l
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -62,7 +63,7 @@ class Config(RewardSettings):
     @field_validator("path")
     @classmethod
     def _find_path(cls, path: str, info: ValidationInfo) -> str:
-        local = ((info.context or {}).get("folder") or Path()) / Path(path).expanduser()
+        local = ((info.context or {}).get("folder") or Path()) / os.path.expanduser(path)
         if local.exists():
             return str(local)
         if path[0] in "./~":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -85,6 +86,10 @@ def read_text(path: Path) -> str:
 
     Raises SpecError for what cannot be a spec: no file, too large, binary, not UTF-8.
     """
+    name = os.fsencode(path.absolute())
+    shown = Path(name.decode("utf-8", "backslashreplace"))
+    if shown != path.absolute():
+        raise _refuse(shown, "the name is not valid UTF-8, so no spec can hold it; rename it")
     if path.is_dir():
         raise _refuse(path, f"is a folder; name the spec in it: {path / 'run.toml'}")
     try:
@@ -345,7 +350,7 @@ def _locate(model: L, folder: Path) -> L:
     name = getattr(model, "path", None)
     if not isinstance(name, str):
         return model
-    path = folder / Path(name).expanduser()
+    path = folder / os.path.expanduser(name)
     is_path = name.startswith(("./", "../", "/", "~")) or name in (".", "..")
     if is_path or getattr(model, "prepare", None) is not None or path.exists():
         return model.model_copy(update={"path": str(path.resolve())})

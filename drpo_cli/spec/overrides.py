@@ -99,11 +99,11 @@ def parse_value(text: str) -> Any:
 def parse_variant(text: str) -> tuple[str, dict[str, Any]]:
     """The type and the options of `drpo:delta=0.05`, i.e. `type:option=value:option=value`.
 
-    A part without `=` belongs to the type: `./mine.py:loss:cap=3` is the function `loss` of a file.
+    Any other part belongs to the type: `./mine.py:loss:cap=3` is the function `loss` of a file.
     """
-    parts = text.split(":")
-    name = ":".join(part for part in parts if "=" not in part)
-    pairs = (part.partition("=") for part in parts if "=" in part)
+    parts = [(part, re.match(r"\s*\w+\s*=", part) is not None) for part in text.split(":")]
+    name = ":".join(part for part, option in parts if not option)
+    pairs = (part.partition("=") for part, option in parts if option)
     return name, {key.strip(): parse_value(value.strip()) for key, _, value in pairs}
 
 

@@ -65,6 +65,8 @@ def write(path: Path) -> tuple[str, ...]:
     Raises UserError if the file cannot be written.
     """
     built = build()
+    if path.is_dir():
+        raise UserError(f"{path} is a folder", f"name a file, such as {path / FILE}")
     partial = path.with_name(f".{path.name}.partial")
     try:
         partial.write_text(built.text(), encoding="utf-8")

@@ -214,6 +214,7 @@ def export(checkpoint: Path, folder: Path) -> None:
 
     Raises UserError when `folder` exists and is not empty.
     """
+    folder = folder.absolute()
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty; name a new folder to export to")
     partial = folder.with_name(folder.name + ".partial")

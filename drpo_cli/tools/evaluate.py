@@ -30,22 +30,22 @@ def evaluate(
     targets: Sequence[str], spec_path: Path | None, samples: int | None, json_out: Path | None
 ) -> int:
     """Scores each target and prints the comparison; returns the exit code."""
-    console = Console()
+    console = Console(markup=False, highlight=False)  # paths may hold brackets
 
     def show(target: str) -> None:
-        console.print(f"scoring {target} …", highlight=False)
+        console.print(f"scoring {target} …")
 
     found = score_targets(targets, spec_path, samples, show)
     console.print(compare.render(found))
     for target, result in found.items():
         if result.unscored:
             text = f"{target}: {result.unscored} responses count as wrong: a reward failed on them"
-            console.print(text, highlight=False)
+            console.print(text)
     if json_out is not None:
         json_out.write_text(json.dumps(compare.as_dict(found), indent=1))
     for target in targets:
         if (page := RunFolder(Path(target)).report).is_file():
-            console.print(f"report: {page}", highlight=False, soft_wrap=True)
+            console.print(f"report: {page}", soft_wrap=True)
     return 0
 
 

@@ -41,9 +41,8 @@ def init(folder: Path, template: str, source: Path) -> tuple[str, ...]:
         hint = f"did you mean {close[0]!r}? " if close else ""
         fix = f"{hint}there are: {', '.join(known)}"
         raise UserError(f"there is no template {template!r}", fix)
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
-    if folder.exists() or folder.is_symlink():
+    taken = any(folder.iterdir()) if folder.is_dir() else folder.exists() or folder.is_symlink()
+    if taken:
         raise UserError(f"{folder} exists and is not empty", "choose another folder, or remove it")
     try:
         return _copy(source / template, folder)
@@ -56,11 +55,15 @@ def init(folder: Path, template: str, source: Path) -> tuple[str, ...]:
 def _copy(template: Path, folder: Path) -> tuple[str, ...]:
     parent = folder.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=parent) as unfinished:
+    with tempfile.TemporaryDirectory(prefix=".drpo-init.", dir=parent) as unfinished:
         copy = Path(unfinished, "copy")
         shutil.copytree(template, copy, ignore=shutil.ignore_patterns(*NOT_COPIED))
         warnings = schema.write(copy / schema.FILE)
-        os.rename(copy, folder)
+        if folder.is_dir():  # an empty one stays, because a shell may be in it
+            for child in copy.iterdir():
+                os.rename(child, folder / child.name)
+        else:
+            os.rename(copy, folder)
     return warnings
 
 

@@ -10,6 +10,8 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -44,7 +46,7 @@ class Tracker:
         from mlflow import MlflowClient
 
         given = config.uri or os.environ.get("MLFLOW_TRACKING_URI")
-        uri = given or f"sqlite:///{run.runs / 'mlflow.db'}"
+        uri = given or f"sqlite:///{self._plain(run.runs.absolute()) / 'mlflow.db'}"
         self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         self.id = run.id or self._create_run(config, run)
         self._client.update_run(self.id, status="RUNNING")
@@ -64,6 +66,15 @@ class Tracker:
     def close(self) -> None:
         """Marks the run as finished."""
         self._client.set_terminated(self.id)
+
+    def _plain(self, folder: Path) -> Path:
+        """The folder, or a link to it if its path would end at a `?` in an address."""
+        if "?" not in str(folder):
+            return folder
+        self._scratch = TemporaryDirectory(prefix="drpo-mlflow-")  # as long as this tracker
+        link = Path(self._scratch.name) / "runs"
+        link.symlink_to(folder, target_is_directory=True)
+        return link
 
     def _create_run(self, config: Config, run: TrackedRun) -> str:
         from mlflow.entities import Param

@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from drpo_cli.errors import UserError
-from drpo_cli.rollout.engine.ends import find_ends
+from drpo_cli.rollout.engine.ends import find_ends, read_generation
 from drpo_cli.settings import ModelSettings, RolloutSettings
 from support.ends import ENDS, OPTIONS, odd_model, open_engine
 from support.ends import the_spec_alone_says_how_to_sample as check_sampling
@@ -83,4 +83,5 @@ def test_a_generation_config_without_ends_changes_none(tmp_path: Path) -> None:
     model = odd_model(tmp_path / "model", eos_token_id=None)
     assert ends(model) == {2, 4}
     (model / "generation_config.json").unlink()
+    read_generation.cache_clear()
     assert ends(model) == {2, 4}

@@ -161,7 +161,8 @@ def test_a_generation_config_stays_as_it_is(folder: Path) -> None:
     ends = find_ends(options, ModelSettings(path=str(folder / "exported")), tokenizer)
     assert ends == find_ends(options, ModelSettings(path=str(model)), tokenizer)
     (model / "generation_config.json").unlink()
-    run(folder, "none", "run.steps=1")
+    model.rename(folder / "bare")
+    run(folder, "none", "run.steps=1", "model.path=bare")
     export(folder / "runs" / "none", folder / "plain")
     assert not (folder / "plain" / "generation_config.json").exists()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +68,12 @@ def find_ends(options: RolloutSettings, model: ModelSettings, tokenizer: Any) ->
     return Ends(frozenset(one for one in ids if 0 <= one < vocabulary), texts)
 
 
+@cache
 def read_generation(path: str) -> bytes | None:
     """The `generation_config.json` of a model folder or hub id as it is; None if it has none.
 
-    Raises UserError for a file that is not a JSON object.
+    A process reads it once: a run saves the one that it started with. Raises UserError for a file
+    that is not a JSON object.
     """
     from transformers.utils.hub import cached_file
 
