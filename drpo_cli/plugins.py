@@ -216,7 +216,7 @@ def _load_file(kind: str, type: str, path: Path) -> ModuleType:
     _put_on_path(path.resolve().parent)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         del sys.modules[name]
         raise UserError(f"{KINDS[kind].noun} {type!r}: {where_it_broke(error)}") from error
     return module
@@ -249,7 +249,7 @@ def _put_on_path(folder: Path) -> None:
 def _load_module(kind: str, type: str, where: str) -> ModuleType:
     try:
         return importlib.import_module(where)
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise UserError(
             f"{KINDS[kind].noun} {type!r}: module {where!r} does not import: "
             f"{where_it_broke(error)}; is it installed in {sys.prefix}?"

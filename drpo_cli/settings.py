@@ -286,6 +286,15 @@ class RewardSettings(Settings):
     in quarantine.jsonl."""
 
 
+class ParserSettings(RewardSettings):
+    """Options of rewards that parse what a model wrote."""
+
+    on_error: Literal["stop", "zero", "skip_sample"] = "zero"
+    """What a failed call does: end the run; count as 0 in the total; or leave its samples out of
+    advantages and losses. A model can write what no parser can handle, so the default here is 0.
+    Every failure is counted, and a reward that always fails still ends the run."""
+
+
 class AdvantageSettings(Settings):
     """How much better than expected a response was."""
 

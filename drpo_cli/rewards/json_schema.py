@@ -22,12 +22,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from drpo_cli.errors import UserError
-from drpo_cli.settings import RewardSettings, SpecPath
+from drpo_cli.settings import ParserSettings, SpecPath
 
 IMPORTS = ("jsonschema",)
 
 
-class Config(RewardSettings):
+class Config(ParserSettings):
     """Options of the schema: give one of `inline_schema`, `schema_file` and `schema_column`."""
 
     inline_schema: dict[str, Any] | None = None

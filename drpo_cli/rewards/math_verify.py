@@ -19,17 +19,17 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from drpo_cli.errors import UserError
-from drpo_cli.settings import Count, RewardSettings
+from drpo_cli.settings import Count, ParserSettings
 
 IMPORTS = ("math_verify",)
 
 
-class Config(RewardSettings):
+class Config(ParserSettings):
     """Options of the comparison."""
 
     decimals: Annotated[int, Field(ge=0, le=15)] = 6
@@ -39,10 +39,6 @@ class Config(RewardSettings):
     timeout_seconds: Count = 5
     """Longest time to parse one answer, and to compare one pair of expressions, in seconds. Keep it
     below a third of `timeout_s`, which otherwise ends most calls first."""
-    on_error: Literal["stop", "zero", "skip_sample"] = "zero"
-    """What a failed call does: end the run; count as 0 in the total; or leave its samples out of
-    advantages and losses. A model can write what makes any computer algebra run for ever, so the
-    default here is 0."""
 
 
 def needs_answer(config: Config) -> bool:

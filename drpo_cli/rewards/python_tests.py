@@ -35,7 +35,7 @@ from pydantic import Field, model_validator
 
 from drpo_cli.errors import UserError
 from drpo_cli.rewards.sandbox.run import Limits, Result, run_program
-from drpo_cli.settings import Count, RewardSettings
+from drpo_cli.settings import Count, ParserSettings
 
 _FORMS = (
     'assert statements, a list of them, or a list of {"input": stdin, "output": expected stdout}'
@@ -45,7 +45,7 @@ _HARNESS = ("values", "remote", "peer", "asserts")  # in the order of their impo
 _PYTHON = {"python": 1, "py": 1, "python3": 1, "": 0}
 
 
-class Config(RewardSettings):
+class Config(ParserSettings):
     """Options of the tests and limits of the sandbox."""
 
     tests: Annotated[str, Field(min_length=1)] | None = None

@@ -14,10 +14,10 @@ from typing import Annotated
 from pydantic import Field, field_validator, model_validator
 
 from drpo_cli.errors import UserError
-from drpo_cli.settings import RewardSettings
+from drpo_cli.settings import ParserSettings
 
 
-class Config(RewardSettings):
+class Config(ParserSettings):
     """Options of the match."""
 
     pattern: Annotated[str, Field(min_length=1)]

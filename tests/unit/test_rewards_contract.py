@@ -164,6 +164,8 @@ class fn:
         ("raise KeyError('m')", r"its set-up failed: KeyError: 'm' \(.*r0.py:5 in __init__\)"),
         ("raise UserError('get a key')", "its set-up failed: get a key"),
         ("os._exit(3)", "its process died.* in its set-up"),
+        ("raise KeyboardInterrupt", "its set-up failed: KeyboardInterrupt"),
+        ("os.closerange(0, 4096)", "its process died.* in its set-up"),
         ("sys.exit(3)", r"its set-up failed: SystemExit: 3 \(.*r0.py:5 in __init__\)"),
     ],
 )
@@ -244,3 +246,8 @@ def test_two_rewards_of_one_name(own: Own) -> None:
 )
 def test_default_name(type: str, name: str) -> None:
     assert plugins.short_name(type) == name
+
+
+def test_a_file_that_exits_when_it_is_imported_is_a_mistake_of_the_user(own: Own) -> None:
+    with pytest.raises(UserError, match=r"SystemExit: 0 \(.*r0.py:2 in <module>\)"):
+        own("raise SystemExit(0)")

@@ -215,3 +215,10 @@ def fn(completion): return 1.0
     with Grader([own(source, timeout_s=0.5)], forgiving=True) as grader:
         found = grader.score([group("a", "b")])
         assert found.fatal is not None and "the rewards' process is out of order" in found.fatal
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's own order of killing")
+def test_out_of_memory_ends_a_worker_before_the_trainer(own: Own) -> None:
+    source = "def fn(completion): return int(open('/proc/self/oom_score_adj').read())"
+    assert graded([own(source)], [group("a")]).scores_P[0].total_G == (1000.0,)
+    assert int(Path("/proc/self/oom_score_adj").read_text()) < 1000

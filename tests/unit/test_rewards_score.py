@@ -70,6 +70,7 @@ OF_GROUPS = [
     ("[1.0] * 3", "wrong_length", "returned 3 scores for 2 samples"),
     ("numpy.ones(3)", "wrong_length", "returned 3 scores for 2 samples"),
     ("[]", "wrong_length", "returned 0 scores"),
+    ("type('L', (list,), {'__len__': lambda s: 2})([1.0])", "wrong_length", "returned 1 scores"),
     ("1.0", "wrong_type", "returned 1.0 for 2 samples"),
     ("numpy.array(1.0)", "wrong_type", r"returned array\(1.\) for 2 samples"),
     ("None", "wrong_type", "returned None for 2 samples"),

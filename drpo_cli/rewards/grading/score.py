@@ -111,10 +111,11 @@ class ReadyReward:
         """The outcome of a call that returned `value`."""
         seconds, counts = time.perf_counter() - began, self._take_counts()
         values = value if self.reward.whole_group else [value]
+        values = list(values) if _is_list(values) else None  # a class may lie about its length
         size = len(call.samples)
-        if not _is_list(values) or len(values) != size:
-            what = f"{len(values)} scores" if _is_list(values) else short(repr(values))
-            kind = "wrong_length" if _is_list(values) else "wrong_type"
+        if values is None or len(values) != size:
+            what = short(repr(value)) if values is None else f"{len(values)} scores"
+            kind = "wrong_type" if values is None else "wrong_length"
             detail = f"returned {what} for {size} samples; return a list with one score per sample"
             return Outcome((), Failure(kind, detail), seconds, counts)
         scores = []

@@ -266,6 +266,7 @@ class _Crew:
             return one
         self.problem = problem
         one.end()
+        one.prints.take()
         return None
 
     async def _ask(self, one: _Worker, request: Request) -> Outcome | None:
