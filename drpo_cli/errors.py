@@ -1,5 +1,7 @@
 """The two kinds of failure: a mistake that the user can fix, and everything else (a bug)."""
 
+from drpo_cli import secrets
+
 EXIT_RUN_FAILED = 1
 EXIT_USER_ERROR = 2
 
@@ -12,6 +14,7 @@ class UserError(Exception):
     """
 
     def __init__(self, what: str, fix: str = "") -> None:
+        what, fix = (secrets.mask_urls(secrets.mask(text)) for text in (what, fix))
         super().__init__(f"{what}; {fix}" if fix else what)
         self.what = what
         self.fix = fix

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from drpo_cli import secrets
 from drpo_cli.errors import UserError
 
 RUN_LOCK = ".lock"  # held by rank 0, and by the command that prepares the folder
@@ -119,7 +120,7 @@ class RunFolder:
 def write_whole(path: Path, text: str) -> None:
     """Replaces a file in one move, so that a reader always finds the whole old or new text."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
+    partial.write_text(secrets.mask(text))
     partial.replace(path)
 
 

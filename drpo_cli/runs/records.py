@@ -11,6 +11,8 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from drpo_cli import secrets
+
 _STRICT = json.JSONEncoder(allow_nan=False)
 _REMEMBERED = 256  # bytes before its position by which a follower recognises the file
 
@@ -38,7 +40,7 @@ class Records:
 
     def extend(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Appends all lines in one write, so that other processes' lines are never among them."""
-        text = "".join(_encode(record) + "\n" for record in records)
+        text = secrets.mask("".join(_encode(record) + "\n" for record in records))
         left = memoryview(text.encode())
         with self.path.open("ab", buffering=0) as file:
             while left:  # on a full disk a write takes less, and the next one raises

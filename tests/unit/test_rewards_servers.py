@@ -302,7 +302,9 @@ def test_a_key_that_no_header_can_hold(
     ],
 )
 def test_a_secret_in_an_address_is_refused(kind: str, url: str) -> None:
-    with pytest.raises(ValueError, match="name the environment variable with it instead"):
+    with pytest.raises(
+        ValueError, match=r"holds a password or a key.*environment variable with it instead"
+    ):
         ask(kind, url)
 
 

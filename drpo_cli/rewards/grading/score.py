@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from drpo_cli import secrets
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import where_it_broke
 from drpo_cli.rewards.grading import contract as _contract
@@ -163,5 +164,6 @@ def _explain(error: Exception) -> str:
 
 
 def short(text: str, most: int = 80) -> str:
-    """The text, cut for a message."""
+    """The text, cut for a message; masked before, or half a secret would be left."""
+    text = secrets.mask(text)
     return text if len(text) <= most else f"{text[: most - 1]}…"

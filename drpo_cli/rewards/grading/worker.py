@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 
+from drpo_cli import secrets
 from drpo_cli.errors import UserError
 from drpo_cli.rewards.grading.contract import Reward
 from drpo_cli.rewards.grading.messages import (
@@ -24,6 +25,7 @@ from drpo_cli.rewards.grading.score import ReadyReward, seed_generators
 
 def run(reward: Reward, connection: socket.socket) -> None:
     """Sets the reward up, then answers calls until the server closes the connection."""
+    secrets.guard_streams()
     seed_generators(0)
     try:
         ready = ReadyReward(reward)
