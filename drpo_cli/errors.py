@@ -11,6 +11,8 @@ import re
 from pathlib import Path
 from types import TracebackType
 
+from drpo_cli import secrets
+
 EXIT_RUN_FAILED = 1
 EXIT_USER_ERROR = 2
 
@@ -23,6 +25,7 @@ class UserError(Exception):
     """
 
     def __init__(self, what: str, fix: str = "") -> None:
+        what, fix = (secrets.mask_urls(secrets.mask(text)) for text in (what, fix))
         super().__init__(f"{what}; {fix}" if fix else what)
         self.what = what
         self.fix = fix

@@ -26,7 +26,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from drpo_cli import settings
+from drpo_cli import secrets, settings
 from drpo_cli.errors import UserError
 
 
@@ -266,7 +266,7 @@ def where_it_broke(error: BaseException, frames: int = 3, most: int = 2000) -> s
     stack = [f for f in traceback.extract_tb(error.__traceback__) if f.filename[:7] != "<frozen"]
     own = [f for f in stack if not f.filename.startswith(NOT_THE_USERS)] or stack
     trail = " → ".join(f"{f.filename}:{f.lineno} in {f.name}" for f in own[-frames:])
-    words = str(error)
+    words = secrets.mask(str(error))  # before it is cut, or half a secret would be left
     words = words if len(words) <= most else f"{words[: most - 1]}…"
     return f"{error.__class__.__name__}: {words} ({trail})"
 

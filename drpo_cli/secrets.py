@@ -11,8 +11,11 @@ import base64
 import binascii
 import os
 import re
+import sys
+import traceback
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from types import TracebackType
 from typing import Any, TextIO
 
 MASK = "***"
@@ -28,9 +31,10 @@ _names = {
 }
 _URL = re.compile(r"(?i)[a-z][a-z0-9+.-]*://\S+")
 _IN_URL = re.compile(
-    r"""(?ix) ( [a-z][a-z0-9+.-]*:// ) [^\s/?\#@"'<>]+ (?=@)
-      | ( [?&] (?: [\w.-]*(?:key|token|secret|passw(?:or)?d|signature) | pwd | sig | auth ) = )
-        [^\s&\#"'<>]+"""
+    r"""(?ix) (?<=://) [^\s/?\#@"'<>]+ (?=@)
+      | ( [?&] (?: [\w.-]* [_.-] )? (?: api | access | auth )?
+          (?: key | token | secret | password | passwd | pwd | signature | sig | auth ) = )
+        [^&\s\#"'<>]+"""
 )
 
 
@@ -49,9 +53,14 @@ def mask(text: str) -> str:
     return escaped.sub(MASK, text) if any(sign in text for sign in "\\%&") else text
 
 
-def mask_urls(text: str) -> str:
-    """The text with user, password and keys in its URLs replaced."""
-    return _IN_URL.sub(lambda found: f"{found[1] or found[2]}{MASK}", text)
+def mask_urls(text: str, whole: bool = False) -> str:
+    """The text with user, password and keys in its URLs replaced; `whole` keeps its length."""
+
+    def masked(found: re.Match[str]) -> str:
+        kept = found[1] or ""
+        return kept + ("*" * (len(found[0]) - len(kept)) if whole else MASK)
+
+    return _IN_URL.sub(masked, text)
 
 
 def in_url(text: str) -> bool:
@@ -59,7 +68,22 @@ def in_url(text: str) -> bool:
     return bool(_URL.fullmatch(text.strip()) and _IN_URL.search(text))
 
 
-class MaskedStream:
+def guard_streams() -> None:
+    """Masks what this process prints from now on, tracebacks included, if Python prints it."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None and not isinstance(stream, _MaskedStream):
+            setattr(sys, name, _MaskedStream(stream))
+
+
+def print_exception(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Prints a masked traceback: to be `sys.excepthook`."""
+    sys.stderr.write(mask("".join(traceback.format_exception(kind, error, trace))))
+
+
+class _MaskedStream:
     """A text stream that masks what is written to it; one write holds a secret whole."""
 
     def __init__(self, stream: TextIO) -> None:

@@ -11,7 +11,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
+
+from drpo_cli import secrets
 
 
 def _relative_to_spec(value: object, info: ValidationInfo) -> object:
@@ -43,6 +52,21 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    @field_validator("*")
+    @classmethod
+    def _holds_no_secret(cls, value: object) -> object:
+        if isinstance(value, str) and secrets.in_url(value):
+            raise ValueError(
+                "holds a password or a key, and the run folder keeps a copy of the spec; name the "
+                "environment variable with it instead: in an option `*_env`, or in the variable "
+                "that the server's client reads"
+            )
+        return value
+
+    def model_post_init(self, context: object) -> None:
+        """Has the values of the variables masked from now on."""
+        secrets.keep(self.needs_environment())
 
     def needs_environment(self) -> tuple[str, ...]:
         """Environment variables that must be set: those that options `*_env` name."""

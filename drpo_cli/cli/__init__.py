@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from drpo_cli import __version__
+from drpo_cli import __version__, secrets
 from drpo_cli.cli import after, before, during
 from drpo_cli.cli.common import app
 from drpo_cli.errors import EXIT_USER_ERROR, UserError, os_message
@@ -22,6 +22,7 @@ def main() -> None:
         try:
             app(prog_name="drpo")  # also as `python -m drpo_cli`
         finally:
+            sys.excepthook = secrets.print_exception  # typer has set its own
             sys.stdout.flush()
     except UserError as error:
         _report(error)

@@ -30,6 +30,10 @@ with one JSON object and nothing else, in this form:
 {form}"""
 
 
+LONGEST = 100_000
+"""Characters at the end of an answer in which a score is looked for."""
+
+
 class Unreadable(Exception):
     """A verdict without a score on the scale; says what is wrong with it."""
 
@@ -105,13 +109,13 @@ def make_response_format(
 
 def read_score(said: str, scale: tuple[int, int]) -> int:
     """Returns the score of the last JSON object that has one. Raises Unreadable."""
-    scores = [found["score"] for found in _objects(said) if "score" in found]
+    scores = [found["score"] for found in _objects(said[-LONGEST:]) if "score" in found]
     if not scores:
         raise Unreadable("it has no JSON object with a `score`")
     score, (low, high) = scores[-1], scale
     whole = isinstance(score, int | float) and not isinstance(score, bool) and score == score // 1
     if not whole or not low <= score <= high:
-        raise Unreadable(f"its score {score!r} is not a whole number from {low} to {high}")
+        raise Unreadable(f"its score {score!r:.40} is not a whole number from {low} to {high}")
     return int(score)
 
 

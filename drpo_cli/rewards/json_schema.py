@@ -2,9 +2,10 @@
 
 The schema is checked when the spec is read, and the JSON by the `jsonschema` library, as JSON
 Schema Draft 2020-12 unless the schema's own `$schema` says otherwise. `format` is ignored, and
-nothing is downloaded: a `$ref` must point into the schema. JSON is read strictly: `NaN` and
-`Infinity` are not JSON. Two kinds of 0 are counted separately: `no_json` (nothing that parses) and
-`too_deep` (too deeply nested to compare).
+nothing is downloaded: a `$ref` must point into the schema. JSON is read strictly: `NaN`, `Infinity`
+and numbers that a float does not hold (`1e999`) are not JSON. Some kinds of 0 are counted
+separately: `no_json` (nothing that parses), `too_deep` (too deeply nested to compare), `too_large`
+(numbers too large to compare) and `timed_out` (more than a second of CPU time).
 
 A schema that asks for little accepts little (`{}`): name the keys in `required`, and set
 `additionalProperties = false` and lengths.
@@ -13,6 +14,7 @@ A schema that asks for little accepts little (`{}`): name the keys in `required`
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
@@ -22,6 +24,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from drpo_cli.errors import UserError
+from drpo_cli.rewards._time import limited
 from drpo_cli.settings import ParserSettings, SpecPath
 
 IMPORTS = ("jsonschema",)
@@ -73,18 +76,22 @@ class reward:
         from referencing.exceptions import Unresolvable
 
         validator = self._shared or self._of_row(metadata)
+        reason = "no_json"
         try:
-            value = _READERS[self._config.read](completion)
+            with limited():
+                value = _READERS[self._config.read](completion)
+                reason = "too_deep"
+                return float(validator.is_valid(value))
+        except TimeoutError:
+            reason = "timed_out"
         except (ValueError, RecursionError):
-            self.counts["no_json"] += 1
-            return 0.0
-        try:
-            return float(validator.is_valid(value))
-        except RecursionError:
-            self.counts["too_deep"] += 1
-            return 0.0
+            pass
+        except ArithmeticError:  # such as a division of 400 digits by a float
+            reason = "too_large"
         except Unresolvable as error:
             raise UserError(f"the schema: {error}", "define it in the schema itself") from error
+        self.counts[reason] += 1
+        return 0.0
 
     def _of_row(self, metadata: Mapping[str, Any]) -> Any:
         column = self._config.schema_column
@@ -133,7 +140,14 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text} is larger than a float can be")
+    return number
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite)
 
 
 def _loads(text: str) -> Any:

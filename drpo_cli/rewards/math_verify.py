@@ -1,8 +1,11 @@
 r"""1 where the completion's final answer equals the reference mathematically, else 0.
 
-math-verify extracts the last LaTeX or plain expression of the completion and compares it with the
-reference answer by SymPy: `\frac{1}{2}`, `0.5` and `1/2` are equal. A reference without `$` or
-`\boxed` is read as LaTeX, as if it were in a box.
+The answer is what the last `\boxed{…}` holds (`_math_text.py`); a last box that is empty or never
+closed holds none. Without a box, math-verify extracts the last LaTeX or plain expression. It
+compares by SymPy: `\frac{1}{2}`, `0.5` and `1/2` are equal. A reference is read as if it were in a
+box. Words, letters of choices and numbers with a base (`204_5`) are compared as texts; currency
+signs are dropped, and so are units, except two known ones that differ. Pairs of answers, also those
+that it gets wrong, are in tests/corpus/math.
 
 math-verify turns every error into "not equal". Here each such 0 is counted: `no_answer` (it finds
 no answer in the completion), `timed_out` and `errors`. Its time-outs are signals, which work only
@@ -24,9 +27,11 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from drpo_cli.errors import UserError
+from drpo_cli.rewards import _math_text
 from drpo_cli.settings import Count, ParserSettings
 
 IMPORTS = ("math_verify",)
+_FORMULA = (("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
 
 
 class Config(ParserSettings):
@@ -59,8 +64,6 @@ class reward:
 
     def __call__(self, completion: str, answer: str | None) -> float:
         """1.0 or 0.0. Raises UserError for an answer that is missing or does not parse."""
-        from math_verify import parse, verify
-
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError(
                 "math_verify works on the main thread only: its time-outs use signals"
@@ -69,21 +72,47 @@ class reward:
             raise UserError(
                 "the problem has no answer to compare with", "check the source's fields"
             )
-        limit = self._config.timeout_seconds
-        gold = _parse_answer(answer, limit)
         counted = self.counts.total()
         with self._count_logs():
-            found = parse(completion, parsing_timeout=limit)
-            equal = verify(
-                gold,
-                found,
-                float_rounding=self._config.decimals,
-                strict=self._config.strict,
-                timeout_seconds=limit,
-            )
-        if not found and self.counts.total() == counted:
+            equal = self._is_equal(answer, completion)
+        if equal is None and self.counts.total() == counted:
             self.counts["no_answer"] += 1
-        return float(equal)
+        return float(equal or False)
+
+    def _is_equal(self, answer: str, completion: str) -> bool | None:
+        """Whether the completion has the answer; None where it has none."""
+        gold = _parse_answer(answer, self._config.timeout_seconds)
+        text = _math_text.plain(completion)
+        boxes = _math_text.find_boxes(text)
+        if not boxes:
+            return self._compare(gold, text)
+        last = boxes[-1].content
+        if last is None or not last.strip():
+            return None
+        known = _math_text.compare(_bare(answer), last, self._config.strict)
+        if known is not None:
+            return known
+        equal = self._compare(gold, _boxed(last))
+        several = _math_text.several_boxes(text, boxes)
+        if not equal and len(several) > 1 and _is_collection(gold):
+            return self._compare(gold, _boxed(", ".join(several)))
+        return equal
+
+    def _compare(self, gold: list[Any], text: str) -> bool | None:
+        from math_verify import parse, verify
+
+        limit = self._config.timeout_seconds
+        found = parse(text, parsing_timeout=limit)
+        equal: bool = verify(
+            gold,
+            found,
+            float_rounding=self._config.decimals,
+            strict=self._config.strict,
+            timeout_seconds=limit,
+        )
+        if not found:
+            return None
+        return equal and not _differ_in_size(gold[0], found[0], self._config.decimals)
 
     @contextmanager
     def _count_logs(self) -> Iterator[None]:
@@ -114,15 +143,40 @@ class _CountingHandler(logging.Handler):
 def _parse_answer(answer: str, timeout_seconds: int) -> list[Any]:
     from math_verify import parse
 
-    bare = "$" not in answer and "\\boxed" not in answer
-    text = f"\\boxed{{{answer}}}" if bare else answer
-    parsed: list[Any] = parse(text, parsing_timeout=timeout_seconds)
+    parsed: list[Any] = parse(_boxed(_bare(answer)), parsing_timeout=timeout_seconds)
     if not parsed:
         raise UserError(
             f"math-verify cannot parse the reference answer {answer!r}",
             "fix the row, or use exact_match or regex for answers that are not mathematics",
         )
     return list(parsed)
+
+
+def _bare(answer: str) -> str:
+    """The answer without its box, or the formula that it consists of."""
+    text = _math_text.plain(answer)
+    boxes = _math_text.find_boxes(text)
+    return (boxes[-1].content or "") if boxes else text
+
+
+def _boxed(answer: str) -> str:
+    text = _math_text.to_latex(answer)
+    marked = any(0 <= text.find(begin) < text.rfind(end) for begin, end in _FORMULA)
+    return text if marked else f"\\boxed{{{text}}}"
+
+
+def _is_collection(gold: list[Any]) -> bool:
+    return type(gold[0]).__name__ in ("FiniteSet", "Tuple")
+
+
+def _differ_in_size(gold: Any, found: Any, decimals: int) -> bool:
+    """Whether two numbers differ that are equal only because both are rounded to 0."""
+    if gold == found or not all(getattr(one, "is_number", False) for one in (gold, found)):
+        return False
+    size, other = (abs(one.evalf(decimals + 5)) for one in (gold, found))
+    if not (size.is_Float and other.is_Float and 0 < min(size, other) < 10**-decimals):
+        return False
+    return bool(abs(size - other) > min(size, other) * 10**-decimals)
 
 
 EXAMPLES = [

@@ -3,18 +3,23 @@ r"""1 where the completion matches a regular expression, or captures the answer,
 Without `group` a match anywhere in the completion scores 1. With it, the group of the *last*
 match is compared with the reference answer, white space around both ignored:
 `pattern = '<answer>(.*?)</answer>'`, `group = 1`. The syntax is that of Python's `re`; start the
-pattern with `(?s)` to let a dot match line breaks.
+pattern with `(?s)` to let a dot match line breaks. With a pattern such as `(a+)+$` some completions
+take for ever: a match of more than a second of CPU time scores 0 and is counted as `timed_out`.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter, deque
 from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
 from drpo_cli.errors import UserError
+from drpo_cli.rewards._time import limited
 from drpo_cli.settings import ParserSettings
+
+counts: Counter[str] = Counter()
 
 
 class Config(ParserSettings):
@@ -49,12 +54,24 @@ def needs_answer(config: Config) -> bool:
 
 def reward(completion: str, answer: str | None, config: Config) -> float:
     """1.0 or 0.0. Raises UserError when `group` is set and the problem has no answer."""
-    if config.group is None:
-        return float(re.search(config.pattern, completion) is not None)
-    if answer is None:
+    if config.group is not None and answer is None:
         raise UserError("the problem has no answer to compare with", "check the source's fields")
-    captured = [match[config.group] for match in re.finditer(config.pattern, completion)][-1:]
-    return float(captured != [] and (captured[0] or "").strip() == answer.strip())
+    try:
+        with limited():
+            return _score(completion, answer, config)
+    except TimeoutError:
+        counts["timed_out"] += 1
+        return 0.0
+
+
+reward.counts = counts  # type: ignore[attr-defined]
+
+
+def _score(completion: str, answer: str | None, config: Config) -> float:
+    if config.group is None or answer is None:
+        return float(re.search(config.pattern, completion) is not None)
+    last = deque(re.finditer(config.pattern, completion), maxlen=1)
+    return float(any((match[config.group] or "").strip() == answer.strip() for match in last))
 
 
 _BOXED = Config(pattern=r"\\boxed\{(.*?)\}", group=1)

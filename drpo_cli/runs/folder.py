@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from drpo_cli import secrets
 from drpo_cli.errors import UserError, writing
 from drpo_cli.runs import locks
 
@@ -116,7 +117,7 @@ def write_whole(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
     try:
         with writing(path):
-            partial.write_text(text)
+            partial.write_text(secrets.mask(text))
             partial.replace(path)
     except OSError:
         with suppress(OSError):

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar
 
+from drpo_cli import secrets
 from drpo_cli.errors import writing
 from drpo_cli.runs.metrics import Stepped
 from drpo_cli.runs.reader import (
@@ -65,7 +66,7 @@ class Records:
 
         Appends none if the disk refuses.
         """
-        text = "".join(_encode(record) + "\n" for record in records).encode()
+        text = secrets.mask("".join(_encode(record) + "\n" for record in records)).encode()
         with writing(self.path), self.path.open("ab", buffering=0) as file:
             size = file.seek(0, os.SEEK_END)
             written = 0

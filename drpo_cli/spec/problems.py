@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from drpo_cli import secrets
 from drpo_cli.errors import UserError
 from drpo_cli.spec.positions import KeyPath, Lines, Place, Span
 
@@ -154,7 +155,7 @@ class Source:
             "severity": severity,
             "file": self.name,
             "key": key_text(problem.key),
-            "message": problem.what,
+            "message": secrets.mask_urls(problem.what),
         }
         keys = [("preset",) if k in self.preset else k for k in (problem.key, *problem.also)]
         if problem.at is None:
@@ -169,7 +170,7 @@ class Source:
         line, column = self.lines.position(span.start)
         end_line, end_column = self.lines.position(span.end)
         common |= {"line": line, "column": column, "end_line": end_line, "end_column": end_column}
-        common["source"] = self.lines.line(line)
+        common["source"] = secrets.mask_urls(self.lines.line(line), whole=True)
         return (0, line, column), Diagnostic(**common, origin=origin)
 
     def _span(self, keys: list[KeyPath], on_key: bool) -> Span | None:
@@ -197,7 +198,7 @@ def _within(override: Override, key: KeyPath, on_key: bool) -> dict[str, Any]:
     return {
         "column": span.start + shift,
         "end_column": span.end + shift,
-        "source": f"{OVERRIDE}{override.text}",
+        "source": f"{OVERRIDE}{secrets.mask_urls(override.text, whole=True)}",
     }
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from drpo_cli import secrets
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected, short_name
 from drpo_cli.rewards.grading import hints as _hints
@@ -125,6 +126,7 @@ def prepare_all(selected: Sequence[Selected[RewardSettings]]) -> list[Reward]:
 def prepare(selected: Selected[RewardSettings]) -> Reward:
     """Reads a reward's signature; raises UserError for one that cannot be called."""
     config, entry = selected.config, selected.plugin.entry
+    secrets.keep(config.needs_environment())  # a config that was pickled did not say so here
     name = config.name or short_name(selected.type)
     if not callable(entry) or not callable(_find_callable(entry)):
         raise UserError(f"reward {name!r}: {selected.type!r} is not a function", "name one")

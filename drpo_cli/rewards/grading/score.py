@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from drpo_cli import secrets
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import where_it_broke
 from drpo_cli.rewards.grading import contract as _contract
@@ -161,7 +162,11 @@ def timeout_failure(limit: float) -> Failure:
 
 
 def short(text: str, most: int = 80) -> str:
-    """The text, cut for a message; half a surrogate pair, which cannot be sent, as its escape."""
+    """The text, cut for a message; half a surrogate pair, which cannot be sent, as its escape.
+
+    It is masked before it is cut, or half a secret would be left.
+    """
+    text = secrets.mask(text)
     text = text if len(text) <= most else f"{text[: most - 1]}…"
     return text.encode("utf-8", "backslashreplace").decode()
 

@@ -9,6 +9,7 @@ import asyncio
 import os
 import socket
 
+from drpo_cli import secrets
 from drpo_cli.errors import UserError
 from drpo_cli.rewards.grading.contract import Reward
 from drpo_cli.rewards.grading.messages import (
@@ -32,6 +33,7 @@ from drpo_cli.rewards.grading.score import (
 def run(reward: Reward, connection: socket.socket) -> None:
     """Sets the reward up, then answers calls until the server closes the connection."""
     me = os.getpid()
+    secrets.guard_streams()
     seed_generators(0)
     try:
         ready = ReadyReward(reward)
