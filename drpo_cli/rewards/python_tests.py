@@ -61,8 +61,8 @@ class Config(ParserSettings):
     processes: Count = 32
     """Processes of a program at a time, with itself."""
     backend: Literal["auto", "bubblewrap", "plain"] = "auto"
-    """The sandbox. `auto` is bubblewrap where it works, else `plain`, which stops less; name one to
-    make sure of it."""
+    """The sandbox. `auto` is bubblewrap where it works, else `plain`, which stops less, but never
+    `plain` for root; name one to make sure of it."""
     packages: bool = False
     """Let the code import the packages installed with drpo, not only the standard library."""
     operators: Literal["tests", "code"] = "tests"

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from drpo_cli.errors import UserError
+from drpo_cli.rewards.sandbox import cgroup, landlock
 from drpo_cli.rewards.sandbox import run as sandbox
-from drpo_cli.rewards.sandbox.plain import build_call_filter
+from drpo_cli.rewards.sandbox.calls import build_call_filter
 from support.sandboxes import HOSTILE, LIMITS, Machine, machine, until
 
 SHORT_S = 3.0
@@ -34,7 +35,7 @@ ENDS = {  # the program: how it may end
     "printer": {"output"},
     "reporter": {"output"},
     "kill_group": {"killed"},
-    "permission_taker": {"ok"},
+    "permission_taker": {"ok", "disk"},
     "output_closer": {"ok"},
     "trace_parent": {"failed"},
 }
@@ -215,6 +216,24 @@ def test_several_at_a_time(box: Machine) -> None:
     assert results == [f"{i}\n" for i in range(8)]
 
 
+def test_root_has_to_name_the_plain_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without bubblewrap; another user gets it by itself."""
+
+    def run(program: str, stdin: str, limits: object, backend: str, *rest: object) -> object:
+        if backend == "bubblewrap":
+            raise RuntimeError("not here")
+        return sandbox.Result("ok", 0, "ready\n", "", "")
+
+    monkeypatch.setattr(sandbox, "_supervise", run)
+    find = sandbox.find_backend.__wrapped__
+    monkeypatch.setattr(os, "getuid", lambda: 0)
+    with pytest.raises(UserError, match=r'bubblewrap: not here.*backend = "plain"'):
+        find("auto")
+    assert find("plain") == "plain"
+    monkeypatch.setattr(os, "getuid", lambda: 1000)
+    assert find("auto") == "plain"
+
+
 def test_auto_takes_the_first_backend_that_works() -> None:
     first = sandbox.find_backend("auto")
     for name in sandbox.BACKENDS[: sandbox.BACKENDS.index(first)]:
@@ -226,16 +245,18 @@ def test_auto_takes_the_first_backend_that_works() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="what is stopped elsewhere is not tested")
 def test_what_each_backend_stops() -> None:
     """The table of docs/sandbox.md; the tests above hold every line of it."""
-    root, filter = os.getuid() == 0, build_call_filter() is not None
+    root, locked = os.getuid() == 0, landlock.version()
+    assert build_call_filter() is not None, "pyseccomp or libseccomp.so.2 is missing"
     assert set(sandbox.stops("bubblewrap").values()) == {True}
     assert sandbox.stops("plain") == {
-        "network": filter,
-        "reading": False,
-        "writing": False,
-        "environments": root,
-        "other_processes": root,
+        "network": True,
+        "sockets": True,
+        "reading": locked > 0,
+        "writing": locked > 0,
+        "environments": root or locked > 0,
+        "other_processes": root or locked >= landlock.SIGNALS_FROM,
+        "memory": locked > 0 or cgroup.available(),
     }
-    assert filter, "pyseccomp or libseccomp.so.2 is missing"
 
 
 def test_installed_packages_are_there_when_asked_for() -> None:

@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-FOLDER = "/tmp"
+FOLDER, SHARED = "/tmp", "/dev/shm"
+DISKS = (FOLDER, SHARED)
 PROGRAM = "/sandbox/program.py"
 _LIMITS = "/sandbox/limits.py"
 _SYSTEM = ("/bin", "/lib", "/lib32", "/lib64", "/sbin")
@@ -22,6 +23,8 @@ def command(job: dict[str, Any], program: str, python: str, roots: list[str]) ->
     size = str(job["limits"]["folder_mib"] << 20)
     return [
         *("bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1"),
+        # The filter refuses namespaces too; without it, bubblewrap must be able to (0.8 and later).
+        *(() if job["call_filter"] else ("--unshare-user", "--disable-userns")),
         *("--cap-drop", "ALL", "--uid", "1000", "--gid", "1000", "--hostname", "sandbox"),
         *_bind_system(),
         # Before the interpreter's folders: one of them may be below it, and would be hidden.
@@ -29,8 +32,8 @@ def command(job: dict[str, Any], program: str, python: str, roots: list[str]) ->
         *(word for root in roots if not _is_in_usr(root) for word in ("--ro-bind", root, root)),
         *("--ro-bind", program, PROGRAM),
         *("--ro-bind", str(Path(__file__).with_name("limits.py")), _LIMITS),
-        *("--proc", "/proc", "--dev", "/dev", "--size", size, "--tmpfs", "/dev/shm"),
-        *("--remount-ro", "/dev", "--remount-ro", "/"),
+        *("--proc", "/proc", "--remount-ro", "/proc", *_make_devices()),
+        *("--size", size, "--tmpfs", SHARED, "--remount-ro", "/"),
         *("--", python, "-I", "-S", _LIMITS, json.dumps(job)),
     ]
 
@@ -42,6 +45,16 @@ def _bind_system() -> list[str]:
             words += ["--symlink", os.readlink(path), path]
         elif os.path.isdir(path):
             words += ["--ro-bind", path, path]
+    return words
+
+
+def _make_devices() -> list[str]:
+    """Not /dev/zero: its memory, when it is shared, no limit would count."""
+    words = ["--dir", "/dev"]
+    for name in ("null", "full", "random", "urandom"):
+        words += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
+    for name, link in (("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")):
+        words += ["--symlink", f"/proc/self/fd{link}", f"/dev/{name}"]
     return words
 
 

@@ -6,29 +6,41 @@ sandbox's processes, and a limit on processes counts only those.
 
 Standard library only and nothing from this package (so `prctl` is here too): bubblewrap runs this
 one file, `python limits.py JOB`, with the job as JSON.
+
+A job holds:
+
+    argv, environment, folder   of the program
+    limits                      `run.Limits` as a mapping, and `user_processes`
+    status_fd                   where to report
+    call_filter                 a seccomp filter in base64, or null
+    watched_folder              whose files to count, or null; `memory_disks` have a size
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import ctypes
 import json
 import os
 import resource
 import signal
+import struct
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn
 
 LINUX = sys.platform == "linux"
 REPORT_FD = 3  # of the program: what it reports apart from its output
 MIB = 1 << 20
-OPEN_FILES = 256
-SMALLEST_FILE = 4096  # bytes that a file of any size counts for
+OPEN_FILES = 64  # each may hold memory of the kernel, such as a socket's
+THREADS = 4  # per process that is allowed
+SMALLEST_FILE = 16384  # bytes that a file of any size counts for: many take long to remove
 LONGEST_WAIT_S = 0.02  # between two looks at what the program uses
 
+SET_SECCOMP, FILTER, INSTRUCTION_BYTES = 22, 2, 8
 SET_DEATH_SIGNAL, SET_DUMPABLE, SET_SUBREAPER, SET_NO_NEW_PRIVILEGES = 1, 4, 36, 38
 
 
@@ -59,11 +71,16 @@ def run(job: dict[str, Any], harden: Callable[[], None] | None = None) -> NoRetu
     prctl(SET_DUMPABLE, 0)  # or the program could trace this process
     os.closerange(0, REPORT_FD + 1)
     report(job["status_fd"], started=True)
-    limits, folder = job["limits"], job.get("watched_folder")
-    report(
-        job["status_fd"],
-        **_watch(program, lambda: processes.exceeded(limits) or _folder_exceeded(folder, limits)),
-    )
+
+    def exceeded() -> str | None:
+        limits = job["limits"]
+        return (
+            processes.exceeded(limits)
+            or _folder_exceeded(job.get("watched_folder"), limits)
+            or _disks_exceeded(job.get("memory_disks", ()), limits)
+        )
+
+    report(job["status_fd"], **_watch(program, exceeded))
     os._exit(0)
 
 
@@ -79,10 +96,21 @@ def _become_program(job: dict[str, Any], harden: Callable[[], None] | None) -> N
         os.set_inheritable(REPORT_FD, True)
         if harden is not None:
             harden()
+        if job["call_filter"] is not None:
+            _install_call_filter(base64.b64decode(job["call_filter"]))
         os.execve(job["argv"][0], job["argv"], job["environment"])
     except (OSError, ValueError) as error:
         report(job["status_fd"], error=f"the program did not start: {error}")
         os._exit(1)
+
+
+def _install_call_filter(program: bytes) -> None:
+    """Puts the filter on this process and all that it starts, for good. Raises OSError."""
+    kept = ctypes.create_string_buffer(program, len(program))
+    header = struct.pack("HxxxxxxP", len(program) // INSTRUCTION_BYTES, ctypes.addressof(kept))
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.prctl(SET_SECCOMP, FILTER, header, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl PR_SET_SECCOMP")
 
 
 def _set_limits(limits: dict[str, Any]) -> None:
@@ -128,12 +156,12 @@ class Processes:
         self._page = os.sysconf("SC_PAGE_SIZE")
 
     def below(self) -> dict[int, list[int]]:
-        """Each one's [parent, CPU ticks with those of its dead children, resident pages]."""
+        """Each one's [parent, CPU ticks with those of its dead children, pages, threads]."""
         if self._proc is None:
             return {}
         all_processes = dict(self._read_stats(self._proc))
         children = defaultdict(list)
-        for pid, (parent, _, _) in all_processes.items():
+        for pid, (parent, *_) in all_processes.items():
             children[parent].append(pid)
         todo, found = [os.getpid()], {}
         while todo:
@@ -144,14 +172,26 @@ class Processes:
 
     def exceeded(self, limits: dict[str, Any]) -> str | None:
         """The limit that all of them together exceed."""
-        found = self.below().values()
-        if len(found) > limits["processes"]:
+        found, most = self.below(), limits["processes"]
+        _, ticks, pages, threads = map(sum, zip(*found.values(), [0] * 4, strict=True))
+        if len(found) > most or threads > THREADS * most:
             return "processes"
-        if sum(pages for _, _, pages in found) * self._page > limits["memory_mib"] * MIB:
+        if pages * self._page > limits["memory_mib"] * MIB and (
+            sum(map(self._memory, found, found.values())) > limits["memory_mib"] * MIB
+        ):
             return "memory"
-        if sum(ticks for _, ticks, _ in found) / self._ticks > limits["cpu_s"]:
+        if ticks / self._ticks > limits["cpu_s"]:
             return "timeout"
         return None
+
+    def _memory(self, pid: int, stats: list[int]) -> int:
+        """Resident bytes, where pages that processes share count once in all."""
+        with contextlib.suppress(OSError, ValueError, StopIteration):
+            assert self._proc is not None
+            opened = os.open(f"{pid}/smaps_rollup", os.O_RDONLY, dir_fd=self._proc)
+            with open(opened) as file:
+                return int(next(line for line in file if line.startswith("Pss:")).split()[1]) << 10
+        return stats[2] * self._page
 
     def _read_stats(self, proc: int) -> Iterator[tuple[int, list[int]]]:
         for name in os.listdir(proc):
@@ -166,17 +206,35 @@ class Processes:
                     continue  # it ended meanwhile, or belongs to another user
                 # The name in brackets may hold anything, so the fields are counted from its end.
                 field = text.rpartition(b")")[2].split()
-                yield int(name), [int(field[1]), sum(map(int, field[11:15])), int(field[21])]
+                yield (
+                    int(name),
+                    [
+                        int(field[1]),
+                        sum(map(int, field[11:15])),
+                        int(field[21]),
+                        int(field[17]),
+                    ],
+                )
 
 
 def _folder_exceeded(folder: str | None, limits: dict[str, Any]) -> str | None:
-    """Whether the files in `folder` are too large; None for a memory disk, which has a size."""
+    """Whether the files in `folder` are too large, or hidden so that they cannot be counted."""
     size = 0
-    for path, folders, files in os.walk(folder) if folder else ():
+    hidden: list[OSError] = []
+    for path, folders, files in os.walk(folder, onerror=hidden.append) if folder else ():
         for name in (*folders, *files):
-            with contextlib.suppress(OSError):  # it is gone, or hidden from other users
+            with contextlib.suppress(OSError):  # it is gone
                 size += max(os.lstat(os.path.join(path, name)).st_blocks * 512, SMALLEST_FILE)
-        if size > limits["folder_mib"] * MIB:
+            if size > limits["folder_mib"] * MIB:
+                return "disk"
+    return "disk" if any(not isinstance(one, FileNotFoundError) for one in hidden) else None
+
+
+def _disks_exceeded(disks: Iterable[str], limits: dict[str, Any]) -> str | None:
+    """Whether disks in memory hold too many files; their size has a limit of its own."""
+    for disk in disks:
+        found = os.statvfs(disk)
+        if (found.f_files - found.f_ffree) * SMALLEST_FILE > limits["folder_mib"] * MIB:
             return "disk"
     return None
 

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from drpo_cli.errors import UserError
-from drpo_cli.rewards.sandbox.plain import build_call_filter
+from drpo_cli.rewards.sandbox import cgroup, landlock
+from drpo_cli.rewards.sandbox.calls import build_call_filter
 
 Reason = Literal["ok", "failed", "killed", "timeout", "memory", "processes", "disk", "output"]
 BACKENDS = ("bubblewrap", "plain")
@@ -103,10 +104,12 @@ def run_program(
 def find_backend(backend: str) -> str:
     """The first of BACKENDS that works here, or `backend` itself; tried by running a program.
 
-    Raises UserError, which says why, where none works.
+    Root has to name `plain`: `auto` does not take it. Raises UserError, which says why, where none
+    works.
     """
     refusals = []
-    for name in BACKENDS if backend == "auto" else (backend,):
+    automatic = BACKENDS if os.getuid() != 0 else ("bubblewrap",)
+    for name in automatic if backend == "auto" else (backend,):
         try:
             result = _supervise("print('ready')", "", DEFAULT, name, False, None)
         except RuntimeError as error:
@@ -115,9 +118,12 @@ def find_backend(backend: str) -> str:
         if result.stdout == "ready\n":
             return name
         refusals.append(f"{name}: {result.reason}, {result.stderr.strip()[-300:]}")
+    fix = "see docs/sandbox.md for what each one needs"
+    if backend == "auto" and os.getuid() == 0:
+        fix = f'install bubblewrap, or allow root the weaker sandbox: backend = "plain"; {fix}'
     raise UserError(
         f"no sandbox works here (backend {backend!r}; {'; '.join(refusals)})",
-        "see docs/sandbox.md for what each one needs",
+        fix,
     )
 
 
@@ -129,14 +135,19 @@ def stops(name: str) -> dict[str, bool]:
     writing          files outside its folder
     environments     reading those of other processes
     other_processes  signals to processes that are not its own
+    sockets          Unix sockets, such as Docker's
+    memory           memory outside its processes: shared, of files, of the kernel
     """
     boxed, other_user = name == "bubblewrap", os.getuid() == 0
+    filtered, locked = build_call_filter() is not None, landlock.version()
     return {
-        "network": boxed or build_call_filter() is not None,
-        "reading": boxed,
-        "writing": boxed,
-        "environments": boxed or other_user,
-        "other_processes": boxed or other_user,
+        "network": boxed or filtered,
+        "reading": boxed or locked > 0,
+        "writing": boxed or locked > 0,
+        "environments": boxed or other_user or locked > 0,
+        "other_processes": boxed or other_user or locked >= landlock.SIGNALS_FROM,
+        "sockets": boxed or filtered,
+        "memory": (filtered and (boxed or locked > 0)) or cgroup.available(),
     }
 
 
@@ -145,7 +156,7 @@ def _supervise(
 ) -> Result:
     if backend == "bubblewrap" and shutil.which("bwrap", path=os.defpath) is None:
         raise RuntimeError("`bwrap` is not installed; install bubblewrap")
-    call_filter = build_call_filter() if backend == "plain" else None
+    call_filter = build_call_filter(backend == "bubblewrap" or os.getuid() == 0)
     request = _interpreter(packages, python) | {
         "program": program,
         "stdin": stdin,

@@ -14,12 +14,11 @@ A request holds:
     environment     of the program
     parent          process id of the caller
     temporary       where to make the folder of this run
-    call_filter     for "plain": a seccomp filter in base64, or null
+    call_filter     a seccomp filter in base64, or null
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import fcntl
 import json
@@ -32,11 +31,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from drpo_cli.rewards.sandbox import bubblewrap, limits, plain
+from drpo_cli.rewards.sandbox import bubblewrap, cgroup, limits, plain
 
 _LONGEST_WAIT_S = 0.1
 _LONGEST_START_S = 30.0  # until the first process is inside; the program's time starts then
@@ -63,24 +61,31 @@ def main() -> None:
 
 def _run(request: dict[str, Any], stopped: list[int]) -> dict[str, Any]:
     base = Path(tempfile.mkdtemp(prefix="drpo-sandbox-", dir=request["temporary"]))
+    group = cgroup.make(request["limits"]["memory_mib"])
     child = 0
     try:
-        child, pipes = _Sandbox(request, base).start()
+        child, pipes = _Sandbox(request, base, group).start()
         reading = _Reading(pipes, request["limits"])
         reason = reading.read_until_end(stopped)
         _end_all(child)
         reading.drain()
+        if group is not None and group.exceeded():
+            reason = "memory"
         return reading.answer(reason)
     finally:
         _end_all(child)
+        if group is not None:
+            group.remove()
         _remove(base)
 
 
 class _Sandbox:
     """Starts one program; `base` is an empty folder for this run alone."""
 
-    def __init__(self, request: dict[str, Any], base: Path) -> None:
-        self._request = request
+    def __init__(
+        self, request: dict[str, Any], base: Path, group: cgroup.MemoryGroup | None
+    ) -> None:
+        self._request, self._group = request, group
         self._plain = request["backend"] == "plain"
         self._stdin, self._program = base / "stdin", base / "program.py"
         self._folder = base / "work"
@@ -120,6 +125,8 @@ class _Sandbox:
             if not limits.LINUX:
                 os.setsid()
             limits.prctl(limits.SET_DEATH_SIGNAL, signal.SIGKILL)
+            if self._group is not None:
+                self._group.join()
             if self._plain:
                 self._run_plain()
             else:
@@ -131,7 +138,7 @@ class _Sandbox:
 
     def _run_bubblewrap(self) -> NoReturn:
         words = bubblewrap.command(
-            self._job(bubblewrap.FOLDER, bubblewrap.PROGRAM),
+            self._job(bubblewrap.FOLDER, bubblewrap.PROGRAM) | {"memory_disks": bubblewrap.DISKS},
             str(self._program),
             self._request["python"][0],
             self._request["roots"],
@@ -148,9 +155,9 @@ class _Sandbox:
             )
         job = self._job(str(self._folder), str(self._program))
         job["watched_folder"] = str(self._folder)
-        encoded = self._request["call_filter"]
-        harden = partial(plain.install_call_filter, base64.b64decode(encoded)) if encoded else None
-        limits.run(job, harden)
+        python = self._request["python"][0]
+        readable = (*self._request["roots"], str(Path(python).parent), str(self._program))
+        limits.run(job, lambda: plain.confine(readable, str(self._folder)))
 
     def _job(self, folder: str, program: str) -> dict[str, Any]:
         own = {"HOME": folder, "TMPDIR": folder, "PWD": folder}
@@ -160,6 +167,7 @@ class _Sandbox:
             "folder": folder,
             "limits": self._request["limits"] | {"user_processes": self._user_processes()},
             "status_fd": _STATUS_FD,
+            "call_filter": self._request["call_filter"],
         }
 
     def _user_processes(self) -> int | None:

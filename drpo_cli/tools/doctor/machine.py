@@ -153,16 +153,20 @@ def check_sandbox(needed: str | None) -> Iterator[Finding]:
         yield wrong("sandbox", refusal, BUBBLEWRAP)
         return
     try:
-        find_backend("plain")
+        find_backend("auto" if needed == "auto" else "plain")
     except UserError as error:
         if needed == "none":
             yield ok("sandbox", "none works, but no reward of this spec runs code")
         else:
-            yield wrong("sandbox", f"{refusal}; {error.what}", BUBBLEWRAP)
+            yield wrong("sandbox", f"{refusal}; {error.what}", f"{BUBBLEWRAP}; {error.fix}")
         return
     if needed == "none":
         yield ok("sandbox", "plain works; no reward of this spec runs code")
         return
     allowed = ", ".join(name for name, stopped in stops("plain").items() if not stopped)
-    text = f"plain works, bubblewrap does not; plain does not stop: {allowed}"
+    text = "plain works, bubblewrap does not"
+    if allowed:
+        text += f"; plain does not stop: {allowed}"
+    if os.getuid() == 0:
+        text += '; as root it must be named: backend = "plain"'
     yield warning("sandbox", f"{text} ({refusal})", BUBBLEWRAP)

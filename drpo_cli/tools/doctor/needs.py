@@ -118,4 +118,4 @@ def sandbox_of(spec: Spec) -> str:
     """The sandbox that the rewards of this spec ask for; `none` where no reward runs code."""
     tests = [reward for reward in spec.reward if reward.type == "python_tests"]
     asked = {reward.config.model_dump()["backend"] for reward in tests}
-    return "bubblewrap" if "bubblewrap" in asked else "auto" if asked else "none"
+    return next((name for name in ("bubblewrap", "auto", "plain") if name in asked), "none")
