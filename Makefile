@@ -1,4 +1,4 @@
-# make demo | test | check | bench: each first installs what it needs into .venv, and only if that has
+# make demo | test | soak | check | bench: each first installs what it needs into .venv, and only if that has
 # changed. For make bench ROW=7 SIZE=smoke see benchmarks/README.md.
 PYTHON ?= python3
 # The CPU build of torch (on macOS it is the only one), and where to get it if the configured index
@@ -13,8 +13,10 @@ ROW ?=
 SIZE ?= full
 # Processes that run tests: more of them need more memory (about 4 GiB each, where both run vLLM).
 WORKERS ?= 2
+MINUTES ?= 10
+SEED ?= 0
 
-.PHONY: demo test check bench bench-env format docs pictures clean
+.PHONY: demo test soak check bench bench-env format docs pictures clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -25,6 +27,10 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+# Puts random faults into real runs, and compares their ends with an undisturbed one.
+soak: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python -m support.soak --minutes $(MINUTES) --seed $(SEED)
 
 check: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

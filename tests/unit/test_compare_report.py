@@ -58,11 +58,11 @@ def test_a_folder_says_how_far_its_run_is(tmp_path: Path) -> None:
     job.folder.path.mkdir(parents=True)
     job.folder.spec.write_text(dump(job.spec))
     assert read_state(job).status == "unfinished"
-    saved = job.folder.checkpoints / "step-000010"
-    saved.mkdir(parents=True)
-    (saved / "complete.json").write_text('{"step": 5}')
-    assert read_state(job).status == "unfinished"
-    (saved / "complete.json").write_text('{"step": 10}')
+    for step in (5, 10):
+        assert read_state(job).status == "unfinished"
+        saved = job.folder.checkpoints / f"step-{step:06d}"
+        saved.mkdir(parents=True)
+        (saved / "complete.json").write_text(f'{{"step": {step}}}')
     record(job, 0.1, 0.1)
     assert read_state(job).status == "failed" and "remove" in read_state(job).reason
     Records(job.folder.metrics).append({"step": 10, "held_out": 0.2})

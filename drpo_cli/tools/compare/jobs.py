@@ -55,7 +55,7 @@ def read_state(job: Job) -> State:
         return State("not started")
     steps = job.spec.run.steps
     whole = saved.complete(job.folder.checkpoints)
-    if not whole or saved.read(whole[-1])["step"] < steps:
+    if not whole or saved.step_of(whole[-1]) < steps:
         return State("unfinished")
     last = [r for r in read(job.folder.metrics, StepMetrics) if r["step"] == steps]
     if any(record.get("held_out") is not None for record in last):

@@ -1,0 +1,108 @@
+"""Faults of the machine change nothing: a run that is killed, frozen or starved equals another."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from drpo_cli.runs.folder import RunFolder
+from support import faults
+from support.models import tiny_model
+from support.soak import SPEC, WARM, Soak
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def soak(tmp_path: Path) -> Iterator[Soak]:
+    tiny_model(tmp_path / "model", hidden_size=32, intermediate_size=32, num_hidden_layers=1)
+    (tmp_path / "run.toml").write_text(SPEC)
+    with faults.jumping_clock(tmp_path / "clock"):
+        yield Soak(tmp_path, Random(14), own_disk=False)
+
+
+def test_five_kills_at_random_instants_change_nothing(soak: Soak) -> None:
+    """Metrics, samples and held-out scores are compared bit for bit."""
+    killed = 0
+    while killed < 5 and soak.started < 9:
+        soak.run(WARM, [faults.kill_rank] * 3)
+        killed = sum(n for (_, _, effect), n in soak.rows.items() if "resumed" in effect)
+    assert soak.problems == [] and killed >= 5
+
+
+def test_a_short_soak() -> None:
+    command = [sys.executable, "-m", "support.soak", "--quick", "--minutes", "0.2", "--seed", "3"]
+    path = os.pathsep.join([str(ROOT / "tests"), str(ROOT)])
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "every run equals the undisturbed one" in done.stdout
+
+
+RANKS = """
+import os, signal, sys, time
+from pathlib import Path
+from drpo_cli.launch import launch_log
+from drpo_cli.launch.failures import Failures
+from drpo_cli.launch.launcher import run_ranks
+from drpo_cli.launch.monitor import Monitor, divert_output
+from drpo_cli import processes
+from drpo_cli.runs.folder import RunFolder
+
+rank = '''
+import os, signal, sys, time
+from pathlib import Path
+if os.environ["RANK"] == "1":
+    Path(sys.argv[1], "pid").write_text(str(os.getpid()))
+    os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(60)
+while not Path(sys.argv[1], "fail").exists():
+    time.sleep(0.05)
+os.kill(os.getpid(), signal.SIGKILL)
+'''
+folder = RunFolder(Path(sys.argv[1]))
+processes.python = lambda module, path: [sys.executable, "-c", rank, str(path)]
+with divert_output(launch_log(folder)) as (out, err):
+    with Monitor(Failures(folder, 2), 0, out, err) as monitor:
+        code, message = run_ranks(Failures(folder, 2), 1)
+        monitor.show(message)
+sys.exit(code)
+"""
+
+
+def test_a_stopped_rank_is_named_and_does_not_outlive_a_failure(tmp_path: Path) -> None:
+    """Without this the launcher waits an hour for a rank that cannot act on its SIGTERM."""
+    run = RunFolder(tmp_path)
+    (tmp_path / "logs").mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", RANKS, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as launched:
+        try:
+            until = time.monotonic() + 60
+            while not run.events.is_file() and time.monotonic() < until:
+                time.sleep(0.1)
+            assert "rank 1 is stopped (SIGSTOP)" in run.events.read_text()
+            (tmp_path / "fail").touch()
+            out, err = launched.communicate(timeout=60)
+        finally:
+            launched.kill()
+            if (tmp_path / "pid").is_file():
+                with suppress(ProcessLookupError):
+                    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+    assert launched.returncode == 1
+    assert "rank 0 was killed (SIGKILL)" in err and "memory" in err
+    assert "kill -CONT" in out
