@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import sys
 from typing import Annotated
 
@@ -13,12 +12,21 @@ from drpo_cli import __version__
 from drpo_cli.cli import after, before, during
 from drpo_cli.cli.common import app
 from drpo_cli.errors import EXIT_USER_ERROR, UserError
+from drpo_cli.terminal import OutputError, guard_streams
+
+EXIT_PIPE_CLOSED = 141  # as of a program that SIGPIPE ended
+MACHINE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM,
+    errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.ESTALE,
+}  # fmt: skip
+"""What a machine or file system may answer to any call: no bug of ours, so without a traceback."""
 
 __all__ = ["after", "app", "before", "during", "main"]
 
 
 def main() -> None:
     """Runs the `drpo` command. Exits 2 on a user's mistake, 1 with a traceback on a bug."""
+    guard_streams()
     try:
         try:
             app(prog_name="drpo")  # also as `python -m drpo_cli`
@@ -28,11 +36,15 @@ def main() -> None:
         _report(error)
         sys.exit(EXIT_USER_ERROR)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        cause = error.cause if isinstance(error, OutputError) else error
+        if isinstance(error, OutputError) and cause.errno == errno.EPIPE:
+            sys.exit(EXIT_PIPE_CLOSED)
+        if not isinstance(error, OutputError) and cause.errno not in MACHINE:
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes stdout again when it exits
-        where = error.filename or "the output"
-        sys.stderr.write(f"error: {where}: the disk is full; free some space and try again\n")
+        where, what = cause.filename or "the output", cause.strerror
+        if cause.errno == errno.ENOSPC:
+            what = "the disk is full; free some space and try again"
+        sys.stderr.write(f"error: {where}: {what}\n")
         sys.exit(EXIT_USER_ERROR)
 
 
@@ -40,11 +52,10 @@ def _report(error: UserError) -> None:
     from drpo_cli.spec.problems import SpecError
 
     if isinstance(error, SpecError):
-        from rich.console import Console
-
+        from drpo_cli.console import open_console
         from drpo_cli.spec.excerpt import show
 
-        show(Console(stderr=True, markup=False, highlight=False), error)
+        show(open_console(sys.stderr), error)
         return
     text = str(error)
     sys.stderr.write(f"error: {text}\n" if "\n" not in text else f"error:\n{text}\n")

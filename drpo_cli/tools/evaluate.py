@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
-
+from drpo_cli.console import open_console
 from drpo_cli.errors import UserError
 from drpo_cli.evaluate import compare
 from drpo_cli.evaluate.metrics import Evaluation, summarise
@@ -28,7 +27,7 @@ def evaluate(
     targets: Sequence[str], spec_path: Path | None, samples: int | None, json_out: Path | None
 ) -> int:
     """Scores each target and prints the comparison; returns the exit code."""
-    console = Console()
+    console = open_console()
 
     def show(target: str) -> None:
         console.print(f"scoring {target} …", highlight=False)

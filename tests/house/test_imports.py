@@ -16,7 +16,8 @@ PACKAGE = Path(plugins.__file__).parent
 # folder imports freely within itself. A longer name is an exception within its folder.
 ORDER = (
     ("__init__",),
-    ("types", "errors", "settings", "processes"),
+    ("types", "errors", "settings", "processes", "terminal"),
+    ("console",),
     ("experience",),
     ("dist",),
     ("plugins",),
