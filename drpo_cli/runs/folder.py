@@ -119,7 +119,7 @@ class RunFolder:
 def write_whole(path: Path, text: str) -> None:
     """Replaces a file in one move, so that a reader always finds the whole old or new text."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
+    partial.write_text(text, encoding="utf-8")
     partial.replace(path)
 
 

@@ -39,7 +39,7 @@ def evaluate(
             text = f"{target}: {result.unscored} responses count as wrong: a reward failed on them"
             console.print(text, highlight=False)
     if json_out is not None:
-        json_out.write_text(json.dumps(compare.as_dict(found), indent=1))
+        json_out.write_text(json.dumps(compare.as_dict(found), indent=1), encoding="utf-8")
     for target in targets:
         if (page := RunFolder(Path(target)).report).is_file():
             console.print(f"report: {page}", highlight=False, soft_wrap=True)
