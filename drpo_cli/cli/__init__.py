@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import errno
 import sys
 from typing import Annotated
 
@@ -12,12 +12,16 @@ from drpo_cli import __version__, secrets
 from drpo_cli.cli import after, before, during
 from drpo_cli.cli.common import app
 from drpo_cli.errors import EXIT_USER_ERROR, UserError, os_message
+from drpo_cli.terminal import OutputError, guard_streams
+
+EXIT_PIPE_CLOSED = 141  # as of a program that SIGPIPE ended
 
 __all__ = ["after", "app", "before", "during", "main"]
 
 
 def main() -> None:
     """Runs the `drpo` command. Exits 2 on a user's mistake, 1 with a traceback on a bug."""
+    guard_streams()
     try:
         try:
             app(prog_name="drpo")  # also as `python -m drpo_cli`
@@ -28,9 +32,14 @@ def main() -> None:
         _report(error)
         sys.exit(EXIT_USER_ERROR)
     except OSError as error:
-        if (message := os_message(error, "the output", "try again")) is None:
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes stdout again when it exits
+        cause = error.cause if isinstance(error, OutputError) else error
+        if isinstance(error, OutputError) and cause.errno == errno.EPIPE:
+            sys.exit(EXIT_PIPE_CLOSED)
+        message = os_message(cause, "the output", "try again")
+        if message is None:
+            if cause is error:
+                raise
+            message = str(error)
         sys.stderr.write(f"error: {message}\n")
         sys.exit(EXIT_USER_ERROR)
 
@@ -39,11 +48,10 @@ def _report(error: UserError) -> None:
     from drpo_cli.spec.problems import SpecError
 
     if isinstance(error, SpecError):
-        from rich.console import Console
-
+        from drpo_cli.console import open_console
         from drpo_cli.spec.excerpt import show
 
-        show(Console(stderr=True, markup=False, highlight=False), error)
+        show(open_console(sys.stderr), error)
         return
     text = str(error)
     sys.stderr.write(f"error: {text}\n" if "\n" not in text else f"error:\n{text}\n")

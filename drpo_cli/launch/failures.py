@@ -29,7 +29,11 @@ def first_failure(folder: RunFolder, ranks: Iterable[int]) -> Failure | None:
     fail because a neighbour is gone.
     """
     recorded = [
-        (json.loads(folder.error(rank).read_text()), folder.error(rank).stat().st_mtime, rank)
+        (
+            json.loads(folder.error(rank).read_text(encoding="utf-8")),
+            folder.error(rank).stat().st_mtime,
+            rank,
+        )
         for rank in ranks
         if folder.error(rank).is_file()
     ]

@@ -194,7 +194,7 @@ def send(folder: RunFolder, table: Mapping[str, Any], end: socket.socket) -> Non
     name = table["name"]
     processes.print_to(folder.tracker_log(name))
     folder.tracker(name).mkdir(parents=True, exist_ok=True)
-    with (folder.tracker(name) / ".lock").open("w") as lock:
+    with (folder.tracker(name) / ".lock").open("wb") as lock:
         with suppress(OSError):  # a file system without locks
             # The trackers of the run that this one continues may still send
             fcntl.flock(lock, fcntl.LOCK_EX)

@@ -29,6 +29,7 @@ from drpo_cli.report.view.follow import Followed, Fresh
 from drpo_cli.report.view.screen import REFRESH_S, Lines, open_screen
 from drpo_cli.report.writer import PageWriter
 from drpo_cli.runs.events import say_if_room
+from drpo_cli.terminal import Printable
 
 PATIENCE_S = 5.0  # how long the launcher waits for a view that cannot write to its terminal
 
@@ -122,7 +123,7 @@ def divert_output(log: Path) -> Iterator[tuple[TextIO, TextIO]]:
     _point(streams, (handle, handle))
     os.close(handle)
     out, err = (
-        os.fdopen(fd, "w", encoding=stream.encoding, errors="replace")
+        Printable(fd, stream.encoding, lines=True, optional=stream is streams[1])
         for fd, stream in zip(kept, streams, strict=True)
     )
     try:

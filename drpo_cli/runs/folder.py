@@ -117,7 +117,7 @@ def write_whole(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
     try:
         with writing(path):
-            partial.write_text(secrets.mask(text))
+            partial.write_text(secrets.mask(text), encoding="utf-8")
             partial.replace(path)
     except OSError:
         with suppress(OSError):

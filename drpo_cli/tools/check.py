@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from drpo_cli.console import open_console
 from drpo_cli.errors import EXIT_USER_ERROR, UserError
 from drpo_cli.plan import Plan, describe, make_plan, regime, rules
 from drpo_cli.rewards.grading.contract import prepare
@@ -42,7 +43,7 @@ def check(path: Path, overrides: Sequence[str], world: int, diff: bool, as_json:
     if as_json:
         _write(spec.warnings, resolved(plan), "")
         return 0
-    console = Console(markup=False, highlight=False)
+    console = open_console()
     settings = settings_of(spec)
     _print_rows(console, describe(plan))
     if diff:
@@ -51,7 +52,7 @@ def check(path: Path, overrides: Sequence[str], world: int, diff: bool, as_json:
     more = "" if diff else "; --diff shows what differs"
     console.print(f"{changed} keys set, {len(settings) - changed} default{more}")
     sys.stdout.flush()  # before the warnings on stderr
-    show_all(Console(stderr=True, markup=False, highlight=False), spec.warnings)
+    show_all(open_console(sys.stderr), spec.warnings)
     doubts = f": {count((), spec.warnings, str(path))}" if spec.warnings else ""
     console.print(f"{path} is valid{doubts}", soft_wrap=True)
     return 0

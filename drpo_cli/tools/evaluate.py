@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
-
+from drpo_cli.console import open_console
 from drpo_cli.errors import UserError
 from drpo_cli.evaluate import compare
 from drpo_cli.evaluate.metrics import Evaluation, summarise
@@ -30,7 +29,7 @@ def evaluate(
     targets: Sequence[str], spec_path: Path | None, samples: int | None, json_out: Path | None
 ) -> int:
     """Scores each target and prints the comparison; returns the exit code."""
-    console = Console(markup=False, highlight=False)  # paths may hold brackets
+    console = open_console()
 
     def show(target: str) -> None:
         console.print(f"scoring {target} …")
@@ -42,7 +41,7 @@ def evaluate(
             text = f"{target}: {result.unscored} responses count as wrong: a reward failed on them"
             console.print(text)
     if json_out is not None:
-        json_out.write_text(json.dumps(compare.as_dict(found), indent=1))
+        json_out.write_text(json.dumps(compare.as_dict(found), indent=1), encoding="utf-8")
     for target in targets:
         if (page := RunFolder(Path(target)).report).is_file():
             console.print(f"report: {page}", soft_wrap=True)

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from drpo_cli.console import open_console
 from drpo_cli.errors import UserError
 from drpo_cli.report.view.text import format_duration
 from drpo_cli.runs.folder import find_runs
@@ -92,7 +93,7 @@ def show_difference(found: RunDifference, stream: TextIO) -> None:
 
 
 def _open_console(stream: TextIO) -> Console:
-    console = Console(file=stream, markup=False, highlight=False)
+    console = open_console(stream)
     if not console.is_terminal:
         console.width = UNBROKEN
     return console
@@ -135,7 +136,7 @@ def _cells(run: RunSummary, below: Path) -> tuple[str, ...]:
         _format_scores(run.held_out),
         run.objective,
         format_duration(run.seconds),
-        time.strftime("%Y-%m-%d %H:%M", time.localtime(run.written)),
+        format_time(run.written),
         _format_bytes(run.size),
     )
 
@@ -223,6 +224,14 @@ def _format_bytes(size: int) -> str:
     while amount >= 1024 and units:
         amount, unit = amount / 1024, units.pop(0)
     return f"{amount:.0f} {unit}" if unit == "B" or amount >= 100 else f"{amount:.1f} {unit}"
+
+
+def format_time(seconds: float) -> str:
+    """Unix seconds in local time; some file systems hold times that no calendar has."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+    except (OverflowError, ValueError, OSError):
+        return "?"
 
 
 def _format_value(value: Any) -> str:

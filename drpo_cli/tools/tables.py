@@ -9,10 +9,12 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 
+from drpo_cli.console import open_console
+
 
 def make_console(stream: TextIO | None = None, width: int | None = None) -> Console:
     """A console that prints text as it is: no markup, and no colours for numbers."""
-    return Console(file=stream, width=width, markup=False, highlight=False)
+    return open_console(stream, width)
 
 
 def make_table(*columns: Column | str, leading: int = 0) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -154,12 +155,23 @@ def test_figures_follow_the_theme_and_come_as_png_too(tmp_path: Path) -> None:
 def test_the_legend_fits_the_figure(labels: list[str], panels: int) -> None:
     axis = Axis("train.learning_rate", tuple(map(str, range(panels))))
     figure, drawn = figures._make_panels([axis], labels)
-    for label in labels:
-        next(iter(drawn.values())).plot([0, 1], [0, 1], label=label)
-    figures._add_legend(figure, drawn, labels)
+    for _ in labels:
+        next(iter(drawn.values())).plot([0, 1], [0, 1])
+    figures._add_legend(figure, labels)
     figure.draw_without_rendering()
     legend = figure.legends[0].get_window_extent()
     assert legend.x0 >= 0 and legend.x1 <= figure.bbox.width
+
+
+def test_names_of_others_are_plain_text_in_figures_and_page(tmp_path: Path) -> None:
+    vary = ("model.path=$x^$,_y,</script><b>z\x1bc,a\\b", "train.learning_rate=1e-3,5e-4")
+    command.write_report(report(finished(tmp_path, *vary), *vary), tmp_path)
+    for name in ("curves", "sensitivity"):
+        drawn = ElementTree.fromstring((tmp_path / f"{name}.svg").read_text(encoding="utf-8"))
+        texts = {element.text for element in drawn.iter() if element.tag.endswith("text")}
+    assert {"$x^$", "_y", "</script><b>z\\u001bc", "a\\b"} <= texts
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<b>z" not in page and "</script>" not in page
 
 
 def test_sensitivity_needs_a_second_key_of_numbers(tmp_path: Path) -> None:

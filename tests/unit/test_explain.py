@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
@@ -238,6 +239,14 @@ def test_a_file_of_the_user_is_explained(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(UserError, match=r"\./mine\.py:bare: its metrics have no 'weight'"):
         at("./mine.py:bare", 0.1, 0.2, 1)
     assert "\nhalf\n" in explain(["./mine.py:half"], None, False, None)
+
+
+def test_a_dollar_in_a_name_is_a_dollar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "$x^$\x1b[2J.py").write_text("from drpo_cli.objectives.none import Config, loss\n")
+    monkeypatch.chdir(tmp_path)
+    explain(["./$x^$\x1b[2J.py"], None, False, tmp_path / "names.png")
+    explain(["./$x^$\x1b[2J.py"], None, False, tmp_path / "names.svg")
+    ElementTree.fromstring((tmp_path / "names.svg").read_text(encoding="utf-8"))
 
 
 def test_the_command_draws_writes_and_refuses(tmp_path: Path) -> None:

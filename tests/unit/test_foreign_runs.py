@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import signal
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -218,3 +220,61 @@ def test_a_follower_reads_on_where_it_was(good: Path, tmp_path: Path) -> None:
         Records(run.metrics).append({"step": 14})
         assert followed.look().steps == [{"step": 14}]
         assert "1 line was skipped" in followed.notes[0]
+
+
+def test_nothing_in_a_run_folder_is_code_for_a_verb_that_reads(good: Path, tmp_path: Path) -> None:
+    """Bombs of each kind, in every file and beside them; the verbs run in the folder itself."""
+    run, ran = copy(good, tmp_path / "run"), tmp_path / "ran"
+    python = f"import pathlib; pathlib.Path({str(ran)!r}).touch()\n"
+    command = f"touch {ran}"
+
+    class Bomb:
+        def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+            return os.system, (command,)
+
+    for module in ("sitecustomize", "usercustomize", "json", "tomli", "msgspec", "jinja2", "numpy",
+                   "bokeh", "rich", "typer", "psutil", "drpo_cli", "rewards"):  # fmt: skip
+        (run / f"{module}.py").write_text(python)
+    (run / "x.pth").write_text(python)
+    (run / ".env").write_text(f"BASH_ENV={run}/rewards.py\n")
+    (run / "state.pkl").write_bytes(pickle.dumps(Bomb()))
+    (run / "page.html.jinja").write_text("{{ 7 * 7 }}")
+    (run / "checkpoints" / "step-000001").mkdir(parents=True)
+    (run / "checkpoints" / "step-000001" / ".metadata").write_bytes(pickle.dumps(Bomb()))
+    (run / "checkpoints" / "step-000001" / "complete.json").write_bytes(pickle.dumps(Bomb()))
+    texts = (
+        f"!!python/object/apply:os.system ['{command}']",
+        f"{{{{ cycler.__init__.__globals__.os.system('{command}') }}}}",
+        f"$({command}) `{command}` ; {command}",
+        f"__import__('os').system('{command}')",
+    )
+    for text in texts:
+        line = {"step": 3, "prompt": text, "completion": text, "time": 1.0, "text": text}
+        for file in ("metrics.jsonl", "samples.jsonl", "events.jsonl", "quarantine.jsonl"):
+            Records(run / file).append(line | {"reward": text, "reason": text, text: text})
+    objective = {"type": "./rewards.py:loss", "note": texts[1]}
+    (run / "spec.toml").write_text(tomli_w.dumps(SPEC | {"objective": objective}))
+    for at, command_line in enumerate(
+        (
+            ["report", "."],
+            ["watch", ".", "--once"],
+            ["watch", ".", "--out", "x.svg"],
+            ["runs", "."],
+            ["runs", "diff", ".", str(good)],
+        )
+    ):
+        script = Path(sys.executable).with_name("drpo")  # `python -m` looks in this folder
+        done = subprocess.run([script, *command_line], cwd=run, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert not ran.exists(), command_line
+        if at == 0:
+            page = (run / "report.html").read_text()
+            assert "cycler.__init__" in page
+    for file in ("metrics.jsonl", "samples.jsonl", "events.jsonl", "spec.toml", "versions.json"):
+        (run / file).write_bytes(pickle.dumps(Bomb()))
+    for verb in QUICK:
+        with ending_well("a pickle in every file"):
+            verb(run, good)
+    with ending_well("a pickle in every file"):
+        render_page([RunFolder(run)])
+    assert not ran.exists()

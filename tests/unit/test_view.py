@@ -179,7 +179,7 @@ def test_plain_lines_have_one_line_a_step_and_events_once(tmp_path: Path) -> Non
     assert said[2].endswith("length 4.000  10.0 s") and "gap 2.00e-07" in said[2]
     expected = "held-out 0.750  10.0 s  failures [red]judge 3 timeout 1 crash; 4 samples skipped"
     assert said[3].endswith(expected)
-    assert said[4:] == ["rank 0 failed: \\x1b[2Jno"]
+    assert said[4:] == ["rank 0 failed: \\u001b[2Jno"]
 
 
 def test_a_resumed_run_is_told_from_where_it_goes_on(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_a_curve_of_blocks(values: list[float | None], width: int, expected: str
 
 def test_text_is_cut_by_cells_and_has_nothing_a_terminal_obeys() -> None:
     assert make_visible("a\n\x1b[31m\u202e\u2028\x9b\t\ud800b") == (
-        "a↵\\x1b[31m\\u202e\\u2028\\x9b \\ud800b"
+        "a↵\\u001b[31m\\u202e\\u2028\\u009b \\ud800b"
     )
     source = random.Random(0)
     alphabet = string.ascii_letters + "漢字😀é"

@@ -14,6 +14,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from drpo_cli.console import open_console
 from drpo_cli.report.view.follow import Followed, Fresh
 from drpo_cli.report.view.frame import format_event, format_failures
 from drpo_cli.report.view.table import draw_runs
@@ -154,17 +155,17 @@ def show_once(runs: list[Followed], stream: TextIO) -> None:
     for run in runs if len(runs) == 1 else ():
         ended = [i for i, event in enumerate(run.events) if event.get("state") == run.state]
         for event in run.events[ended[-1] :] if run.state in ENDED and ended else ():
-            console.print(format_event(event), markup=False, highlight=False, soft_wrap=True)
+            console.print(format_event(event), soft_wrap=True)
 
 
 def write_svg(runs: list[Followed], path: Path) -> None:
     """Writes the view of the runs as an SVG picture. Raises OSError."""
     width, height = PICTURE
-    console = Console(
-        file=io.StringIO(), record=True, width=width, force_terminal=True, color_system="truecolor"
+    console = open_console(
+        io.StringIO(), width, record=True, force_terminal=True, color_system="truecolor"
     )
     console.print(Group(*draw_runs(runs, width, height)))
-    title = "drpo watch " + " ".join(run.name for run in runs)
+    title = make_visible("drpo watch " + " ".join(run.name for run in runs))
     drawn = console.export_svg(title=title)
     # rich's fonts would be fetched from the network
     write_whole(path, FONTS.sub("", drawn))
@@ -186,9 +187,7 @@ def format_step(metrics: StepMetrics, total: int) -> str:
 def _open_console(stream: TextIO) -> Console:
     """A console for the stream, coloured only on terminals, and not where NO_COLOR is set."""
     width, height = _measure(stream)
-    return Console(
-        file=stream, width=width, height=height, force_terminal=stream.isatty(), highlight=False
-    )
+    return open_console(stream, width, height=height, force_terminal=stream.isatty())
 
 
 def _measure(stream: TextIO) -> tuple[int, int]:

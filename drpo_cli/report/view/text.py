@@ -11,6 +11,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from drpo_cli.runs.metrics import StepMetrics
+from drpo_cli.terminal import escape
 
 _ESCAPED = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}  # move a cursor, or have an unknown width
 _SELECTORS = range(0xFE00, 0xFE10)  # change the width of the character in front
@@ -39,7 +40,7 @@ def _make_visible(character: str) -> str:
     if character == "\t":
         return " "
     if unicodedata.category(character) in _ESCAPED or ord(character) in _SELECTORS:
-        return character.encode("unicode_escape", "surrogatepass").decode()
+        return escape(character)
     return character
 
 

@@ -61,7 +61,9 @@ def compare(request: Request) -> int:
         sys.stderr.write(f"warning: {warning}\n")
 
     with _lock(out):
-        (out / "grid.json").write_text(json.dumps(asdict(request), indent=1, default=str))
+        (out / "grid.json").write_text(
+            json.dumps(asdict(request), indent=1, default=str), encoding="utf-8"
+        )
         states, signal = _run(request, all_jobs, out)
         if signal:
             sys.stdout.write("stopped; give the same command to continue\n")
@@ -80,10 +82,12 @@ def write_report(report: Report, out: Path) -> None:
     """Writes compare.json, table.md, the figures and report.html into the grid's folder."""
     from drpo_cli.tools.compare import figures, tables
 
-    (out / "compare.json").write_text(json.dumps(report.as_dict(), indent=1, allow_nan=False))
-    (out / "table.md").write_text(tables.to_markdown(report))
+    (out / "compare.json").write_text(
+        json.dumps(report.as_dict(), indent=1, allow_nan=False), encoding="utf-8"
+    )
+    (out / "table.md").write_text(tables.to_markdown(report), encoding="utf-8")
     partial = out / "report.partial"
-    partial.write_text(tables.to_page(report, figures.write(report, out)))
+    partial.write_text(tables.to_page(report, figures.write(report, out)), encoding="utf-8")
     partial.rename(out / "report.html")
 
 

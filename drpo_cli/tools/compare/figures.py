@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from drpo_cli.evaluate.metrics import Estimate
 from drpo_cli.spec.overrides import parse_value
+from drpo_cli.terminal import printable
 from drpo_cli.tools.compare.grid import Axis, Cell, short_keys
 from drpo_cli.tools.compare.summaries import Report, average_over_seeds
 
@@ -48,13 +49,14 @@ def write(report: Report, out: Path) -> list[str]:
             **{"axes.edgecolor": INK, "grid.color": INK, "grid.alpha": 0.15, "axes.grid": True},
             **{"axes.spines.top": False, "axes.spines.right": False, "font.size": 9.0},
             **{"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif"},
+            **{"text.parse_math": False},  # a $ in a value is a $
         }
         with matplotlib.rc_context(style):
             figure = draw(report)
             if figure is not None:
                 figure.savefig(out / f"{name}.png", dpi=PNG_DPI, facecolor="white")
                 drawings.append(_to_svg(figure))
-                (out / f"{name}.svg").write_text(drawings[-1])
+                (out / f"{name}.svg").write_text(drawings[-1], encoding="utf-8")
     return drawings
 
 
@@ -76,16 +78,16 @@ def _draw_curves(report: Report) -> Figure:
         axes.label_outer()
         for index, value in enumerate(first.values):
             cell = _find_cell(report, (value, *values))
-            _draw_curve(axes, report, cell, _line_style(index), value)
-    _add_legend(figure, panels, first.values)
+            _draw_curve(axes, report, cell, _line_style(index))
+    _add_legend(figure, first.values)
     return figure
 
 
-def _draw_curve(axes: Axes, report: Report, cell: Cell, style: dict[str, Any], label: str) -> None:
+def _draw_curve(axes: Axes, report: Report, cell: Cell, style: dict[str, Any]) -> None:
     runs = [dict(result.curve) for result in report.of_cell(cell)]
     steps = sorted(set.intersection(*(set(run) for run in runs))) if runs else []
     found = [average_over_seeds([run[step] for run in runs]) for step in steps]
-    axes.plot(steps, [100 * e.value for e in found], label=label, linewidth=1.6, **style)
+    axes.plot(steps, [100 * e.value for e in found], linewidth=1.6, **style)
     if len(runs) > 1:
         low, high = zip(*(_interval(e) for e in found), strict=True)
         axes.fill_between(steps, low, high, color=style["color"], alpha=0.18, linewidth=0)
@@ -100,7 +102,7 @@ def _draw_sensitivity(report: Report) -> Figure | None:
         return None
     figure, panels = _make_panels(others, first.values)
     for values, axes in panels.items():
-        axes.set(xlabel=second.key, ylabel="final held-out avg@k, %")
+        axes.set(xlabel=printable(second.key), ylabel="final held-out avg@k, %")
         axes.label_outer()
         if min(numbers) > 0 and max(numbers) > LOGARITHMIC * min(numbers):
             axes.set_xscale("log")
@@ -111,20 +113,18 @@ def _draw_sensitivity(report: Report) -> Figure | None:
                 x: [r.final for r in report.of_cell(_find_cell(report, (value, text, *values)))]
                 for x, text in zip(numbers, second.values, strict=True)
             }
-            _draw_points(axes, points, _line_style(index), value)
-    _add_legend(figure, panels, first.values)
+            _draw_points(axes, points, _line_style(index))
+    _add_legend(figure, first.values)
     return figure
 
 
-def _draw_points(
-    axes: Axes, points: dict[float, list[float]], style: dict[str, Any], label: str
-) -> None:
+def _draw_points(axes: Axes, points: dict[float, list[float]], style: dict[str, Any]) -> None:
     found = {x: average_over_seeds(finals) for x, finals in sorted(points.items()) if finals}
     heights = [100 * e.value for e in found.values()]
     ends = [_interval(e) for e in found.values()]
     below = [h - low for h, (low, _) in zip(heights, ends, strict=True)]
     above = [high - h for h, (_, high) in zip(heights, ends, strict=True)]
-    axes.errorbar(list(found), heights, yerr=[below, above], label=label, capsize=3, **style)
+    axes.errorbar(list(found), heights, yerr=[below, above], capsize=3, **style)
 
 
 def _make_panels(
@@ -146,13 +146,17 @@ def _make_panels(
     names = short_keys([axis.key for axis in varied]).values()
     for values, axes in zip(keys, grid, strict=False):
         title = ", ".join(f"{n} = {v}" for n, v in zip(names, values, strict=True))
-        axes.set_title(title, fontsize="medium")
+        axes.set_title(printable(title), fontsize="medium")
     return figure, dict(zip(keys, grid, strict=False))
 
 
-def _add_legend(figure: Figure, panels: dict[tuple[str, ...], Axes], labels: Sequence[str]) -> None:
-    handles, shown = next(iter(panels.values())).get_legend_handles_labels()
+def _add_legend(figure: Figure, labels: Sequence[str]) -> None:
+    from matplotlib.lines import Line2D
+
+    # From the labels: of an axis's own, matplotlib leaves out those that begin with _
+    handles = [Line2D([], [], **_line_style(index)) for index in range(len(labels))]
     columns = _count_legend_columns(labels, figure.get_figwidth())
+    shown = [printable(label) for label in labels]
     figure.legend(handles, shown, loc="outside lower center", ncols=columns, frameon=False)
 
 

@@ -11,10 +11,10 @@ from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from types import FrameType, TracebackType
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from drpo_cli import dist, processes
+from drpo_cli.console import open_console
 from drpo_cli.errors import UserError
 from drpo_cli.launch import launcher
 from drpo_cli.launch.failures import first_failure
@@ -130,7 +130,13 @@ class Screen:
         self.progress: Progress | None = None
         if sys.stdout.isatty():
             columns = (TextColumn("runs"), MofNCompleteColumn(), BarColumn(None))
-            self.progress = Progress(*columns, TimeElapsedColumn(), console=Console())
+            self.progress = Progress(
+                *columns,
+                TimeElapsedColumn(),
+                console=open_console(),
+                redirect_stdout=False,  # it would read the styles of others' text
+                redirect_stderr=False,
+            )
             self.task = self.progress.add_task("runs", total=total, completed=done)
 
     def __enter__(self) -> Screen:

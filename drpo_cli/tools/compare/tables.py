@@ -78,12 +78,13 @@ def to_page(report: Report, drawings: Sequence[str]) -> str:
 def print_tables(report: Report) -> None:
     """Prints the tables."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    wide = Console(highlight=False, markup=False)
-    console = wide if wide.is_terminal else Console(highlight=False, markup=False, width=WIDE)
+    from drpo_cli.console import open_console
+
+    wide = open_console()
+    console = wide if wide.is_terminal else open_console(width=WIDE)
     for table in make_tables(report):
         shown = RichTable(
             title=table.title,

@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy import linspace
 
 from drpo_cli.errors import UserError
+from drpo_cli.terminal import printable
 from drpo_cli.tools.explain.curves import Panel, limits
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ LIGHTEST = 0.72  # of the colour map: its yellow end is hard to see on a light b
 STYLE: Any = {
     "svg.hashsalt": "drpo",  # without it the ids differ from file to file
     "font.size": 8.5,
+    "text.parse_math": False,  # a $ in an option is a $
     "text.color": INK,
     "legend.frameon": False,
     "legend.handlelength": 1.6,
@@ -129,7 +131,8 @@ def _note_overflow(axes: Axes, panel: Panel, within: tuple[float, float]) -> Non
 
 def _title(axes: Axes, panel: Panel) -> None:
     options = textwrap.fill(panel.variant.options, 34)
-    axes.set_title(f"{panel.variant.name}\n{options}".strip(), fontsize=8.5, loc="left")
+    title = printable(f"{panel.variant.name}\n{options}".strip())
+    axes.set_title(title, fontsize=8.5, loc="left")
 
 
 def _legend(figure: Figure, panel: Panel) -> None:
