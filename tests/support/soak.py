@@ -24,7 +24,8 @@ from random import Random
 from drpo_cli.launch import launcher
 from drpo_cli.launch.failures import first_failure
 from drpo_cli.runs.folder import RunFolder
-from drpo_cli.runs.records import read
+from drpo_cli.runs.metrics import Stepped
+from drpo_cli.runs.reader import read
 from drpo_cli.spec import load
 from drpo_cli.tools.compare import server
 from support import faults
@@ -162,7 +163,7 @@ class Soak:
 
     def _wait_for_an_instant(self, kind: Kind, attempt: Attempt) -> None:
         """Until a random time, or until a random step is on record and a moment longer."""
-        began, steps = time.monotonic(), len(read(attempt.folder.metrics))
+        began, steps = time.monotonic(), len(read(attempt.folder.metrics, Stepped))
         until = began + self.random.uniform(0, self.seconds[kind])
         wanted = steps + self.random.randint(1, 3) if self.random.random() < 0.7 else 99
         moment = self.random.uniform(0, 0.3)
@@ -200,7 +201,7 @@ class Soak:
 
 def finished(folder: RunFolder) -> bool:
     """Whether the last step is on record and saved."""
-    done = any(record["step"] == STEPS for record in read(folder.metrics))
+    done = any(record["step"] == STEPS for record in read(folder.metrics, Stepped))
     return done and (folder.checkpoints / f"step-{STEPS:06d}" / "complete.json").is_file()
 
 
