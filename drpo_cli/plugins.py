@@ -19,7 +19,8 @@ import re
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -213,37 +214,44 @@ def _load_file(kind: str, type: str, path: Path) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # before it runs, because dataclasses look up their module
-    _put_on_path(path.resolve().parent)
     try:
-        spec.loader.exec_module(module)
+        with _neighbours(path.resolve().parent):
+            spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # the user's code may raise anything
         del sys.modules[name]
         raise UserError(f"{KINDS[kind].noun} {type!r}: {where_it_broke(error)}") from error
     return module
 
 
-def _put_on_path(folder: Path) -> None:
+@contextmanager
+def _neighbours(folder: Path) -> Iterator[None]:
     """Lets a user's file import its neighbours; what is installed comes before them.
 
-    Otherwise a user's `math_verify.py` would replace the library of that name for us too. The last
-    folder comes first of the users' folders, and names that it shares with another of them are
-    imported again: every file gets its own neighbours.
+    Otherwise a user's `math_verify.py` would replace the library of that name for us too. Inside,
+    names that the folder shares with those of other users' files are imported again: every file
+    gets its own neighbours. What a function imports later is searched in all these folders.
     """
     own = str(folder)
     if own in sys.path and own not in _user_folders:
-        return  # the user's own choice, with PYTHONPATH or by an installation
+        yield  # the user's own choice, with PYTHONPATH or by an installation
+        return
     sys.path[:] = [place for place in sys.path if place not in _user_folders]
     others = [other for other in _user_folders if other != own]
     for top in [name for name in sys.modules if "." not in name]:
-        file = Path(getattr(sys.modules[top], "__file__", None) or "")
-        home = file.parent.parent if file.name == "__init__.py" else file.parent
-        shared = (folder / f"{top}.py").is_file() or (folder / top).is_dir()
-        if shared and str(home) in others:
+        if not ((folder / f"{top}.py").is_file() or (folder / top).is_dir()):
+            continue
+        module = sys.modules[top]
+        places = [*getattr(module, "__path__", ()), getattr(module, "__file__", None) or ""]
+        if str(Path(places[0]).parent) in others:
             for name in [one for one in sys.modules if one.partition(".")[0] == top]:
                 del sys.modules[name]
     _user_folders[:] = [own, *others]
-    sys.path += _user_folders
+    sys.path.append(own)
     importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path += others
 
 
 def _load_module(kind: str, type: str, where: str) -> ModuleType:

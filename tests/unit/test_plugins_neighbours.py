@@ -37,16 +37,23 @@ def test_every_kind_of_plugin_imports_the_files_beside_it(tmp_path: Path, kind: 
     assert entry(*[None] * (kind in ("data", "rewards"))) == 0.5
 
 
-def test_files_of_two_folders_get_their_own_neighbours(tmp_path: Path) -> None:
+@pytest.mark.parametrize("start", ["from helper.inner import VALUE\n", None])
+def test_files_of_two_folders_get_their_own_neighbours(tmp_path: Path, start: str | None) -> None:
     one = write(tmp_path / "one", 0.25, ENTRIES["rewards"])
     package = tmp_path / "two" / "helper"
     two = write(tmp_path / "two", 9, ENTRIES["rewards"])
     (tmp_path / "two" / "helper.py").unlink()
     package.mkdir()
-    (package / "__init__.py").write_text("from helper.inner import VALUE\n")
+    if start is not None:
+        (package / "__init__.py").write_text(start)
     (package / "inner.py").write_text("VALUE = 0.75\n")
+    (tmp_path / "two" / "mine.py").write_text(
+        "from helper import inner as helper\n" + ENTRIES["rewards"]
+    )
+    three = write(tmp_path / "three", 0.125, ENTRIES["rewards"])
     assert plugins.load("rewards", one).entry("") == 0.25
     assert plugins.load("rewards", two).entry("") == 0.75
+    assert plugins.load("rewards", three).entry("") == 0.125
     assert plugins.load("rewards", one).entry("") == 0.25
     assert [sys.path.count(str(tmp_path / name)) for name in ("one", "two")] == [1, 1]
 
