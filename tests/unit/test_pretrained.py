@@ -39,6 +39,8 @@ from support.damaged import (
 from support.models import tiny_model, world
 from support.training import open_policy, open_trainer, weights
 
+EXPERT = "model.layers.0.mlp.experts.3.up_proj.weight"
+
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -62,6 +64,39 @@ def test_weights_that_are_not_the_models(
 ) -> None:
     new, said = STRANGE[case]
     folder = change(llama, tmp_path / "model", new)
+    with pytest.raises(UserError, match=rf"^model\.path: .*{said}"):
+        open_policy(folder, here)
+
+
+def test_one_weight_under_two_names(llama: Path, tmp_path: Path, here: World) -> None:
+    other = with_more(embed_tokens__weight=torch.ones(64, 128))
+    folder = change(llama, tmp_path / "model", other)
+    with pytest.raises(UserError, match=rf"has both embed_tokens\.weight and {EMBEDDING}, which"):
+        open_policy(folder, here)
+
+
+@pytest.mark.parametrize(
+    ("new", "said"),
+    [
+        (without(EXPERT), rf"lacks 1 of the 48 matrices of the model's experts: {EXPERT};"),
+        (
+            lambda tensors: {n.replace("experts.3", "experts.8"): t for n, t in tensors.items()},
+            rf"lacks 6 of .* experts: {EXPERT.replace('up', 'down')}, ",  # 8 there are all the same
+        ),
+        (
+            lambda tensors: {n: t for n, t in tensors.items() if ".experts.7." not in n},
+            r"experts\.down_proj is \[7, 128, 64\] in the file, \[8, ",
+        ),
+        (
+            with_more(**{EXPERT.replace(".", "__"): torch.ones(3, 128)}),
+            rf"{EXPERT} is \[3, 128\] in the file, \[64, 128\] by",
+        ),
+    ],
+)
+def test_experts_that_are_not_the_models(
+    tmp_path: Path, here: World, new: Callable[..., Any], said: str
+) -> None:
+    folder = change(tiny_model(tmp_path / "sound", "qwen3_moe"), tmp_path / "model", new)
     with pytest.raises(UserError, match=rf"^model\.path: .*{said}"):
         open_policy(folder, here)
 
