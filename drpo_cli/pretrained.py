@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 AGAIN = "download or save the model again"
-GENERATES = ("LMHeadModel", "ForCausalLM")
 KINDS = {"AutoConfig": "configuration", "AutoTokenizer": "tokenizer"}
 READING = (  # what transformers raises for files that it cannot use
     OSError,
@@ -211,8 +210,15 @@ def _is_quantised(config: Any) -> bool:
 
 
 def _find_encoder(model: Any) -> Finding | None:
-    name = type(model).__name__
-    if not name.endswith(GENERATES) or getattr(model.config, "is_decoder", True):
+    from transformers.models.auto import modeling_auto as known
+
+    name, config = type(model).__name__, model.config
+    both_ways = (
+        known.MODEL_FOR_MASKED_LM_MAPPING_NAMES.keys()
+    )  # by is_decoder; most others have none
+    if config.model_type not in both_ways or getattr(config, "is_decoder", True):
+        return None
+    if name not in known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
         return None
     return Finding(
         f"it is an encoder ({name} without is_decoder = true in config.json), whose tokens see the "

@@ -17,6 +17,8 @@ from transformers import (
     BertForMaskedLM,
     Glm4MoeConfig,
     Glm4MoeForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
     LlamaForSequenceClassification,
 )
 
@@ -174,6 +176,14 @@ def test_weights_that_transformers_declares_unimportant(tmp_path: Path) -> None:
     extra = with_more(model__layers__92__eh_proj__weight=torch.ones(2, 2))  # for several tokens
     folder = change(tmp_path / "sound", tmp_path / "model", extra)
     pretrained.load(AutoModelForCausalLM, str(folder), "model.path", trust_remote_code=False)
+
+
+def test_a_decoder_with_a_switch_that_has_no_effect(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2}
+    config = GPTNeoXConfig(vocab_size=64, num_hidden_layers=1, **sizes)
+    assert not config.is_decoder
+    GPTNeoXForCausalLM(config).save_pretrained(tmp_path)
+    pretrained.load(AutoModelForCausalLM, str(tmp_path), "model.path", trust_remote_code=False)
 
 
 def test_a_critic_may_start_from_a_classifier(llama: Path, tmp_path: Path, here: World) -> None:
