@@ -213,9 +213,8 @@ def _find_encoder(model: Any) -> Finding | None:
     from transformers.models.auto import modeling_auto as known
 
     name, config = type(model).__name__, model.config
-    both_ways = (
-        known.MODEL_FOR_MASKED_LM_MAPPING_NAMES.keys()
-    )  # by is_decoder; most others have none
+    # elsewhere is_decoder has no effect (GPT-NeoX has it as false)
+    both_ways = known.MODEL_FOR_MASKED_LM_MAPPING_NAMES.keys()
     if config.model_type not in both_ways or getattr(config, "is_decoder", True):
         return None
     if name not in known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
