@@ -34,6 +34,13 @@ class Finding(NamedTuple):
     fix: str
 
 
+class Header(NamedTuple):
+    """A tensor in a file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
 NAME_ONE = "give a Hugging Face model folder or a hub id"
 
 
@@ -96,13 +103,13 @@ def find_broken_weights(folder: Path) -> Finding | None:
     )
 
 
-def tensor_dtypes(folder: Path) -> dict[str, str]:
-    """Names and dtypes in the safetensors files of a folder whose weights are not broken."""
+def read_headers(folder: Path) -> dict[str, Header]:
+    """What the safetensors files of a folder hold, if its weights are not broken."""
     index = folder / INDEX
     shards = _read_index(index) if index.is_file() else {SINGLE: None}
     assert not isinstance(shards, Finding)
     paths = [folder / name for name in shards]
-    return {n: dtype for path in paths if path.is_file() for n, dtype in _read(path).items()}
+    return {n: header for path in paths if path.is_file() for n, header in _read(path).items()}
 
 
 def find_wrapper(names: Iterable[str], own: Iterable[str]) -> Finding | None:
@@ -222,12 +229,13 @@ class _UnreadableError(Exception):
     pass
 
 
-def _read(path: Path) -> dict[str, str]:
+def _read(path: Path) -> dict[str, Header]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="numpy") as file:  # reads the header, compares the size
-            return {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            return {n: Header(one.get_dtype(), tuple(one.get_shape())) for n, one in slices.items()}
     except (SafetensorError, OSError) as error:
         raise _UnreadableError(str(error)) from error
 

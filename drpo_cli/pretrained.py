@@ -10,18 +10,19 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drpo_cli.errors import UserError
 from drpo_cli.model_folder import (
     Finding,
+    Header,
     find_broken_weights,
     find_wrapper,
     find_wrong_kind,
     listed,
-    tensor_dtypes,
+    read_headers,
 )
 from drpo_cli.settings import ModelSettings
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 AGAIN = "download or save the model again"
-GENERATES = ("LMHeadModel", "ForCausalLM")
 KINDS = {"AutoConfig": "configuration", "AutoTokenizer": "tokenizer"}
 READING = (  # what transformers raises for files that it cannot use
     OSError,
@@ -62,21 +62,41 @@ def load(
     unimportant (old buffers, parts for other tasks). With `decoder_only` the heads may be missing
     or others: the caller does not use them.
     """
+    import torch
+    from transformers import AutoConfig
+
     folder = Path(path)
     _require_kind(folder, where, causal=auto.__name__ == "AutoModelForCausalLM")
     if folder.is_dir() and (finding := find_broken_weights(folder)):
         raise UserError(f"{where}: {finding.what}", finding.fix)
-    model, keys = read(
-        auto,
-        path,
-        where,
-        trust_remote_code=trust_remote_code,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # refused below, with their names
-        **options,
-    )
+    there = read_headers(folder) if folder.is_dir() else {}
+    try:
+        model, keys = read(
+            auto,
+            path,
+            where,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, with their names
+            **options,
+        )
+    except UserError as error:
+        if "conversion" not in error.what:
+            raise
+        # transformers names the tensors that it could not convert in its log only
+        config = read(AutoConfig, path, where, trust_remote_code=trust_remote_code)
+        with torch.device("meta"):
+            empty = auto.from_config(config, trust_remote_code=trust_remote_code)
+        if finding := _find_lost_parts(empty, there):
+            raise UserError(f"{where}: {path}: {finding.what}", finding.fix) from error
+        raise
     prefix = _decoder_prefix(model) if decoder_only else ""
-    finding = _find_encoder(model) or _find_strange(model, folder, keys, prefix)
+    finding = (
+        _find_encoder(model)
+        or _find_strange(model, there, keys, prefix)
+        or _find_twice(model, there)
+        or _find_lost_parts(model, there)
+    )
     if finding is None and not decoder_only:
         finding = _find_untied(model)
     if finding:
@@ -197,8 +217,14 @@ def _is_quantised(config: Any) -> bool:
 
 
 def _find_encoder(model: Any) -> Finding | None:
-    name = type(model).__name__
-    if not name.endswith(GENERATES) or getattr(model.config, "is_decoder", True):
+    from transformers.models.auto import modeling_auto as known
+
+    name, config = type(model).__name__, model.config
+    # elsewhere is_decoder has no effect (GPT-NeoX has it as false)
+    both_ways = known.MODEL_FOR_MASKED_LM_MAPPING_NAMES.keys()
+    if config.model_type not in both_ways or getattr(config, "is_decoder", True):
+        return None
+    if name not in known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
         return None
     return Finding(
         f"it is an encoder ({name} without is_decoder = true in config.json), whose tokens see the "
@@ -207,30 +233,26 @@ def _find_encoder(model: Any) -> Finding | None:
     )
 
 
-def _find_strange(model: Any, folder: Path, keys: Mapping[str, Any], prefix: str) -> Finding | None:
+def _find_strange(
+    model: Any, there: Mapping[str, Header], keys: Mapping[str, Any], prefix: str
+) -> Finding | None:
     """The tensors below `prefix` that the checkpoint lacks, or has in excess or in other shapes."""
     own = model.state_dict()
     missing = sorted(key for key in keys["missing_keys"] if key.startswith(prefix))
     excess = sorted(key for key in keys["unexpected_keys"] if key.startswith(prefix))
     others = sorted(item for item in keys["mismatched_keys"] if item[0].startswith(prefix))
-    there = tensor_dtypes(folder) if folder.is_dir() else {}
     if wrapper := find_wrapper([*there, *keys["unexpected_keys"]], own):
         return wrapper
     is_float = {name: tensor.is_floating_point() for name, tensor in own.items()}
-    whole = [n for n, dtype in there.items() if is_float.get(n) and dtype[0] in "IU"]
+    whole = [n for n, header in there.items() if is_float.get(n) and header.dtype[0] in "IU"]
     if whole and not _is_quantised(model.config):
         return Finding(
-            f"{len(whole)} of its {len(own)} weights are stored as {there[whole[0]]}, without a "
-            f"quantization_config that gives their scale: {listed(whole)}",
+            f"{len(whole)} of its {len(own)} weights are stored as {there[whole[0]].dtype}, "
+            f"without a quantization_config that gives their scale: {listed(whole)}",
             "name the model that it was made from",
         )
     if others:
-        name, saved, wanted = others[0]
-        shapes = f"{list(saved)} in the file, {list(wanted)} by config.json"
-        return Finding(
-            f"{len(others)} of its {len(own)} weights have another shape: {name} is {shapes}",
-            "correct config.json, or take the weights that belong to it",
-        )
+        return _misshapen(len(others), len(own), *others[0])
     if missing:
         there_is = f"; it has {listed(excess)}" if excess else ""
         fix = f"{AGAIN}; if it is made for another task, name a model that was trained for this one"
@@ -248,6 +270,53 @@ def _find_strange(model: Any, folder: Path, keys: Mapping[str, Any], prefix: str
             "correct config.json (layers, architecture), or remove them from the file",
         )
     return None
+
+
+def _find_twice(model: Any, there: Mapping[str, Header]) -> Finding | None:
+    """A weight under two names, with and without the decoder's prefix: the last one would count."""
+    prefix, own = f"{model.base_model_prefix}.", model.state_dict()
+    for name in there:
+        if (longer := prefix + name) in there and not (name in own and longer in own):
+            return Finding(
+                f"the checkpoint has both {name} and {longer}, which are one weight", "remove one"
+            )
+    return None
+
+
+def _find_lost_parts(model: Any, there: Mapping[str, Header]) -> Finding | None:
+    """Matrices of experts that lack or have another shape.
+
+    Files have them one by one. transformers joins those that it finds, in order.
+    """
+    from transformers.core_model_loading import revert_weight_conversion
+
+    own = {name: tensor.to("meta") for name, tensor in model.state_dict().items()}
+    plain = copy.copy(model)
+    plain._weight_conversions = None  # as for a new model, without prefixes that a file lacks
+    saved = revert_weight_conversion(plain, own)
+    parts = {n: tensor for n, tensor in saved.items() if n not in own and ".experts." in n}
+    if _is_quantised(model.config) or not parts.keys() & there.keys():
+        return None
+    if lost := sorted(parts.keys() - there.keys()):
+        return Finding(
+            f"the checkpoint lacks {len(lost)} of the {len(parts)} matrices of the model's "
+            f"experts: {listed(lost)}",
+            AGAIN,
+        )
+    for name, tensor in parts.items():
+        if (found := there[name].shape) != tuple(tensor.shape):
+            return _misshapen(1, len(parts), name, found, tensor.shape)
+    return None
+
+
+def _misshapen(
+    count: int, all_: int, name: str, saved: Sequence[int], wanted: Sequence[int]
+) -> Finding:
+    shapes = f"{list(saved)} in the file, {list(wanted)} by config.json"
+    return Finding(
+        f"{count} of its {all_} weights have another shape: {name} is {shapes}",
+        "correct config.json, or take the weights that belong to it",
+    )
 
 
 def _find_untied(model: Any) -> Finding | None:

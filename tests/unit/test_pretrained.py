@@ -17,6 +17,8 @@ from transformers import (
     BertForMaskedLM,
     Glm4MoeConfig,
     Glm4MoeForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
     LlamaForSequenceClassification,
 )
 
@@ -38,6 +40,8 @@ from support.damaged import (
 )
 from support.models import tiny_model, world
 from support.training import open_policy, open_trainer, weights
+
+EXPERT = "model.layers.0.mlp.experts.3.up_proj.weight"
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +66,39 @@ def test_weights_that_are_not_the_models(
 ) -> None:
     new, said = STRANGE[case]
     folder = change(llama, tmp_path / "model", new)
+    with pytest.raises(UserError, match=rf"^model\.path: .*{said}"):
+        open_policy(folder, here)
+
+
+def test_one_weight_under_two_names(llama: Path, tmp_path: Path, here: World) -> None:
+    other = with_more(embed_tokens__weight=torch.ones(64, 128))
+    folder = change(llama, tmp_path / "model", other)
+    with pytest.raises(UserError, match=rf"has both embed_tokens\.weight and {EMBEDDING}, which"):
+        open_policy(folder, here)
+
+
+@pytest.mark.parametrize(
+    ("new", "said"),
+    [
+        (without(EXPERT), rf"lacks 1 of the 48 matrices of the model's experts: {EXPERT};"),
+        (
+            lambda tensors: {n.replace("experts.3", "experts.8"): t for n, t in tensors.items()},
+            rf"lacks 6 of .* experts: {EXPERT.replace('up', 'down')}, ",  # 8 there are all the same
+        ),
+        (
+            lambda tensors: {n: t for n, t in tensors.items() if ".experts.7." not in n},
+            r"experts\.down_proj is \[7, 128, 64\] in the file, \[8, ",
+        ),
+        (
+            with_more(**{EXPERT.replace(".", "__"): torch.ones(3, 128)}),
+            rf"{EXPERT} is \[3, 128\] in the file, \[64, 128\] by",
+        ),
+    ],
+)
+def test_experts_that_are_not_the_models(
+    tmp_path: Path, here: World, new: Callable[..., Any], said: str
+) -> None:
+    folder = change(tiny_model(tmp_path / "sound", "qwen3_moe"), tmp_path / "model", new)
     with pytest.raises(UserError, match=rf"^model\.path: .*{said}"):
         open_policy(folder, here)
 
@@ -139,6 +176,14 @@ def test_weights_that_transformers_declares_unimportant(tmp_path: Path) -> None:
     extra = with_more(model__layers__92__eh_proj__weight=torch.ones(2, 2))  # for several tokens
     folder = change(tmp_path / "sound", tmp_path / "model", extra)
     pretrained.load(AutoModelForCausalLM, str(folder), "model.path", trust_remote_code=False)
+
+
+def test_a_decoder_with_a_switch_that_has_no_effect(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2}
+    config = GPTNeoXConfig(vocab_size=64, num_hidden_layers=1, **sizes)
+    assert not config.is_decoder
+    GPTNeoXForCausalLM(config).save_pretrained(tmp_path)
+    pretrained.load(AutoModelForCausalLM, str(tmp_path), "model.path", trust_remote_code=False)
 
 
 def test_a_critic_may_start_from_a_classifier(llama: Path, tmp_path: Path, here: World) -> None:
