@@ -49,6 +49,29 @@ class Liar(float):
 return Liar(1)
 """
 FDS = "for fd in map(int, os.listdir('/dev/fd')):"
+FORGE = f"""
+from drpo_cli.rewards.grading.messages import Answer, frame
+from drpo_cli.rewards.grading.score import Failure, Outcome
+caller = sys._getframe()
+while "request" not in caller.f_locals: caller = caller.f_back
+answer = Answer(caller.f_locals["request"].number, {{outcome}})
+{FDS}
+    try: fd > 2 and os.write(fd, frame(answer))
+    except OSError: pass
+time.sleep(9)
+"""
+FORGED = {
+    "nan": "Outcome((float('nan'),))",
+    "size": "Outcome((1e300,))",
+    "scores": "Outcome((1.0, 1.0))",
+    "nothing": "Outcome(())",
+    "seconds": "Outcome((1.0,), None, float('nan'))",
+    "counts": "Outcome((1.0,), None, 0.0, {'x': float('inf')})",
+    "kind": "Outcome((), Failure('x' * 10**6, 'y'))",
+    "message": "Outcome((), Failure('crash', 'y' * 10**5))",
+    "length": "Outcome((), Failure('crash', 'y' * 2**25))",
+    "absence": "None",
+}
 CASES = [
     # what it raises
     Case("KeyboardInterrupt", "raise KeyboardInterrupt", "exception", "KeyboardInterrupt"),
@@ -143,15 +166,8 @@ time.sleep(9)
     except OSError: pass
 time.sleep(9)
 """, "crash", "not an answer"),
-    Case("a forged answer with nan", """
-from drpo_cli.rewards.grading.messages import Answer, frame
-from drpo_cli.rewards.grading.score import Outcome
-for fd in map(int, os.listdir('/dev/fd')):
-    for number in range(1, 200):
-        try: os.write(fd, frame(Answer(number, Outcome((float('nan'),)))))
-        except OSError: break
-time.sleep(9)
-""", "crash", "not an answer"),
+    *(Case(f"forged {name}", FORGE.format(outcome=outcome), "crash", "not an answer")
+      for name, outcome in FORGED.items()),
     Case("patched msgspec", "msgspec.msgpack.encode = lambda _: b'no'\nreturn 1.0"),
     Case("patched frame", """
 from drpo_cli.rewards.grading import messages
@@ -197,7 +213,7 @@ BY_NAME = {case.name: number for number, case in enumerate(CASES)}
 ASYNC = [
     "KeyboardInterrupt", "SystemExit", "GeneratorExit", "CancelledError", "float subclass, nan",
     "exit", "kill its parent", "stop its parent", "close everything", "fork returns twice",
-    "garbage on every descriptor", "a forged answer with nan", "catches everything",
+    "garbage on every descriptor", "forged nan", "catches everything",
 ]  # fmt: skip
 TIMEOUT = 0.7
 

@@ -14,7 +14,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
+
+import msgspec
 
 from drpo_cli import secrets
 from drpo_cli.errors import UserError
@@ -29,11 +31,14 @@ LARGEST = 1e15
 """Largest score, and largest count, in size: their squares and sums stay finite in float32."""
 
 
+Kind = Literal["exception", "timeout", "crash", "not_finite", "wrong_type", "wrong_length"]
+
+
 class Failure(NamedTuple):
     """Why a call gave no scores: a kind to count by, and a message."""
 
-    kind: str
-    detail: str
+    kind: Kind
+    detail: Annotated[str, msgspec.Meta(max_length=16 * DETAIL)]
 
 
 class Outcome(NamedTuple):
@@ -116,7 +121,7 @@ class ReadyReward:
         size = len(call.samples)
         if values is None or len(values) != size:
             what = short(repr(value)) if values is None else f"{len(values)} scores"
-            kind = "wrong_type" if values is None else "wrong_length"
+            kind: Kind = "wrong_type" if values is None else "wrong_length"
             detail = f"returned {what} for {size} samples; return a list with one score per sample"
             return Outcome((), Failure(kind, detail), seconds, counts)
         scores = []
