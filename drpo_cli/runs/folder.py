@@ -93,6 +93,7 @@ class RunFolder:
 
     def record_error(self, rank: int, code: int, message: str) -> None:
         """Writes why a rank failed, for the launcher to read."""
+        message = secrets.mask(message)
         write_whole(self.error(rank), json.dumps({"code": code, "message": message}))
 
     @contextmanager
@@ -120,7 +121,7 @@ class RunFolder:
 def write_whole(path: Path, text: str) -> None:
     """Replaces a file in one move, so that a reader always finds the whole old or new text."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(secrets.mask(text))
+    partial.write_text(text)
     partial.replace(path)
 
 
