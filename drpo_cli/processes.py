@@ -22,6 +22,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from drpo_cli import secrets
+
 Child = subprocess.Popen[bytes]
 _Handler = Callable[[int, FrameType | None], object] | signal.Handlers
 LINUX = sys.platform == "linux"
@@ -220,7 +222,11 @@ def handle_signals(
 
 
 def print_to(log: Path) -> None:
-    """Appends to `log` all that this process and its children print from now on."""
+    """Appends to `log` all that this process and its children print from now on.
+
+    What Python prints in this process is masked.
+    """
+    secrets.guard_streams()
     log.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
     os.dup2(handle, 1)

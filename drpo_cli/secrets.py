@@ -63,6 +63,11 @@ def mask_urls(text: str, whole: bool = False) -> str:
     return _IN_URL.sub(masked, text)
 
 
+def is_secret(text: str) -> bool:
+    """Whether the text is a secret, whole."""
+    return mask(text) == MASK != text
+
+
 def in_url(text: str) -> bool:
     """Whether the text is a URL that holds a user, a password or a key."""
     return bool(_URL.fullmatch(text.strip()) and _IN_URL.search(text))

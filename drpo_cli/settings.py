@@ -56,7 +56,7 @@ class Settings(BaseModel):
     @field_validator("*")
     @classmethod
     def _holds_no_secret(cls, value: object) -> object:
-        if isinstance(value, str) and secrets.in_url(value):
+        if any(secrets.in_url(text) or secrets.is_secret(text) for text in _texts(value)):
             raise ValueError(
                 "holds a password or a key, and the run folder keeps a copy of the spec; name the "
                 "environment variable with it instead: in an option `*_env`, or in the variable "
@@ -83,11 +83,12 @@ class Settings(BaseModel):
 
 def _texts(value: object) -> Iterable[str]:
     """The texts of a value: itself, or those in it."""
-    if isinstance(value, str):
-        return (value,)
+    several: Iterable[object] = (value,)
     if isinstance(value, Mapping):
-        value = tuple(value.values())
-    return (one for one in value if isinstance(one, str)) if isinstance(value, Iterable) else ()
+        several = value.values()
+    elif isinstance(value, tuple | list):
+        several = value
+    return [one for one in several if isinstance(one, str)]
 
 
 class RunSettings(Settings):

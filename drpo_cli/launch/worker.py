@@ -13,7 +13,7 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
-from drpo_cli import processes, secrets
+from drpo_cli import processes
 from drpo_cli.errors import EXIT_RUN_FAILED, EXIT_USER_ERROR, UserError, os_message
 from drpo_cli.runs.events import one_line, say
 from drpo_cli.runs.folder import RunFolder
@@ -23,7 +23,6 @@ def main(folder: RunFolder) -> int:
     """Runs this rank's part and returns its exit code; records a failure for the launcher."""
     rank = int(os.environ["RANK"])
     processes.print_to(folder.log(rank))
-    secrets.guard_streams()
     processes.die_with_parent()  # or it would write to the run folder after its launcher is gone
     try:
         return _train(folder, rank)

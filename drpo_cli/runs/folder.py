@@ -92,6 +92,7 @@ class RunFolder:
 
     def record_error(self, rank: int, code: int, message: str) -> None:
         """Writes why a rank failed, for the launcher to read."""
+        message = secrets.mask(message)
         write_whole(self.error(rank), json.dumps({"code": code, "message": message}))
 
     @contextmanager
@@ -117,7 +118,7 @@ def write_whole(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
     try:
         with writing(path):
-            partial.write_text(secrets.mask(text), encoding="utf-8")
+            partial.write_text(text, encoding="utf-8")
             partial.replace(path)
     except OSError:
         with suppress(OSError):

@@ -13,10 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from drpo_cli import secrets
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected, load
+from drpo_cli.rewards import judge
 from drpo_cli.rewards.grading.grader import Grader
 from drpo_cli.runs.events import say
 from drpo_cli.runs.folder import RunFolder
@@ -201,6 +203,20 @@ def test_a_bug_of_ours_shows_no_secret() -> None:
     assert ran.returncode == 1 and "RuntimeError: ***" in ran.stderr and "c/d+" not in ran.stderr
 
 
+def test_a_log_shows_no_secret(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from drpo_cli import processes, secrets\n"
+        "processes.print_to(Path(sys.argv[1]))\n"
+        "secrets.keep(['THE_KEY'])\n"
+        "print('printed', os.environ['THE_KEY'])\n"
+        "raise RuntimeError(os.environ['THE_KEY'])\n"
+    )
+    log = tmp_path / "logs" / "log"
+    subprocess.run([sys.executable, "-c", code, log], check=False)
+    text = log.read_text()
+    assert "printed ***" in text and "RuntimeError: ***" in text and "c/d+" not in text
+
+
 SPEC = """
 [run]
 name  = "x"
@@ -213,6 +229,15 @@ type = "inline"
 type = "http"
 url  = "{url}"
 """
+
+
+def test_a_key_itself_in_a_spec_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-openai")
+    for extra in ({"api_key": "sk-of-openai"}, {"token": KEY}):
+        with pytest.raises(ValidationError, match="holds a password or a key") as caught:
+            judge.Config(model="m", rubric="r", extra=extra)
+        assert "name the environment variable" in caught.value.errors()[0]["msg"]
+    assert judge.Config(model="m", rubric="not sk-of-openai itself").model == "m"
 
 
 @pytest.mark.parametrize("where", ["file", "--set"])
