@@ -36,6 +36,7 @@ STEPS = 6
 HANG_S = 180.0
 NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount", "--propagation", "private")
 ATTEMPTS = 4  # with a fault, in one run
+KILLS = 5
 SPEC = f"""
 [run]
 name = "soak"
@@ -80,9 +81,11 @@ class Kind:
         return f"{self.engine}, {self.world} rank{'s' * (self.world > 1)}" + ", fork" * self.warm
 
 
-WARM = Kind("transformers", 1, warm=True)
-TWO_RANKS = Kind("transformers", 2, warm=False)
-VLLM = Kind("vllm", 1, warm=False)
+KINDS = {
+    "warm": Kind("transformers", 1, warm=True),
+    "two_ranks": Kind("transformers", 2, warm=False),
+    "vllm": Kind("vllm", 1, warm=False),
+}
 
 
 @dataclass
@@ -164,7 +167,7 @@ class Soak:
         """Until a random time, or until a random step is on record and a moment longer."""
         began, steps = time.monotonic(), len(read(attempt.folder.metrics))
         until = began + self.random.uniform(0, self.seconds[kind])
-        wanted = steps + self.random.randint(1, 3) if self.random.random() < 0.7 else 99
+        wanted = steps + self.random.randint(1, 2) if self.random.random() < 0.7 else 99
         moment = self.random.uniform(0, 0.3)
         while not attempt.is_over():
             if wanted == 99 and time.monotonic() > until:
@@ -255,19 +258,28 @@ def start_command(
 
 
 def soak(base: Path, seed: int, minutes: float, kinds: Sequence[Kind], own_disk: bool) -> Soak:
-    """Disturbs runs until the time is over; every fault once before any comes twice."""
+    """Kills runs five times, then disturbs others until the time is over.
+
+    Every fault comes once before any comes twice.
+    """
     tiny_model(base / "model", hidden_size=32, intermediate_size=32, num_hidden_layers=1)
     (base / "run.toml").write_text(SPEC)
     found, until = Soak(base, Random(seed), own_disk), time.monotonic() + 60 * minutes
     known = faults.ANYWHERE + (faults.ON_OWN_DISK if own_disk else ())
     left: dict[Kind, list[Fault]] = {kind: [] for kind in kinds}
     with faults.jumping_clock(base / "clock"):
+        while _count_kills(found) < KILLS and not found.problems:
+            found.run(kinds[0], [faults.kill_rank] * ATTEMPTS)
         while time.monotonic() < until and not found.problems:
             kind = kinds[found.started % len(kinds)]
             if len(left[kind]) < ATTEMPTS:
                 left[kind] += found.random.sample(known, len(known))
             found.run(kind, [left[kind].pop(0) for _ in range(ATTEMPTS)])
     return found
+
+
+def _count_kills(found: Soak) -> int:
+    return sum(times for (_, _, effect), times in found.rows.items() if "resumed" in effect)
 
 
 def show(found: Soak) -> str:
@@ -287,14 +299,14 @@ def main(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="forks with one rank only")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=[*KINDS])
     options = parser.parse_args(words)
     if "SOAK_DISK" not in os.environ:
         may_mount = not subprocess.run([*NAMESPACE, "true"], check=False).returncode
         os.environ["SOAK_DISK"] = "own" if may_mount else "shared"
         command = [*NAMESPACE * may_mount, sys.executable, "-m", "support.soak", *words]
         os.execvp(command[0], command)
-    kinds = [WARM] if options.quick else [WARM, TWO_RANKS, WARM, VLLM]
+    kinds = [KINDS[name] for name in options.kinds]
     own_disk = os.environ["SOAK_DISK"] == "own"
     with tempfile.TemporaryDirectory(prefix="drpo-soak-") as base:
         found = soak(Path(base), options.seed, options.minutes, kinds, own_disk)
