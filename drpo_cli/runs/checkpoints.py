@@ -9,8 +9,9 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import xxhash
 
 from drpo_cli.errors import UserError
@@ -21,6 +22,18 @@ MARKER = "complete.json"
 _BYTES_PER_WEIGHT = 12  # float32: the weight and AdamW's two moments
 _BYTES_BESIDES = 2**24  # configuration, tokenizer, and overhead of the format
 _BLOCK = 2**20
+
+
+class Record(msgspec.Struct):
+    """What a marker must hold, if it holds it; see `step.checkpoint` for the rest."""
+
+    step: int
+    updates: int = 0
+    gap_floor: float | None = None
+    score: float | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    data: dict[str, Any] = {}
+    files: dict[str, str] = {}
 
 
 def checkpoint_bytes(weights: int) -> int:
@@ -45,11 +58,14 @@ def read(checkpoint: Path) -> dict[str, Any]:
     if not marker.is_file():
         raise UserError(f"{checkpoint} is not a complete checkpoint: it has no {MARKER}")
     try:
-        record = json.loads(marker.read_bytes())
+        record: dict[str, Any] = json.loads(marker.read_bytes())
     except (ValueError, RecursionError) as error:
         raise UserError(f"{checkpoint} is damaged: {MARKER} is not JSON: {error}") from error
-    if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-        raise UserError(f"{checkpoint} is damaged: {MARKER} is not the record of a checkpoint")
+    try:
+        msgspec.convert(record, Record)
+    except msgspec.ValidationError as error:
+        what = f"{MARKER} is not the record of a checkpoint ({error})"
+        raise UserError(f"{checkpoint} is damaged: {what}") from error
     if ("files" in record or "checksum" in record) and record.pop("checksum", "") != _sum(record):
         raise UserError(f"{checkpoint} is damaged: the checksum of {MARKER} differs")
     return record

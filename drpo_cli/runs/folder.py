@@ -114,7 +114,14 @@ def _warn(text: str) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Replaces a file in one move, so that a reader always finds the whole old or new text."""
+    """Replaces a file in one move, so that a reader always finds the whole old or new text.
+
+    Writes into what cannot be replaced: a pipe, a terminal, the target of a link.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        with writing(path):
+            path.write_text(text, encoding="utf-8")
+        return
     partial = path.with_name(path.name + ".partial")
     try:
         with writing(path):

@@ -198,8 +198,9 @@ def restore(r: Run) -> None:
     found = r.checkpoints.newest_whole(r.say)
     if found:
         record = r.checkpoints.load(found, r.trainer)
-        r.data.stream.load_state_dict(record["data"])
-        r.sync.floor = record["gap_floor"]
+        with saved_state.reading(found / on_disk.MARKER):
+            r.data.stream.load_state_dict(record["data"])
+            r.sync.floor = record["gap_floor"]
         r.done = record["step"]
         r.say(f"resumed after step {r.done}", resumed=r.done)
     if r.world.rank == 0:

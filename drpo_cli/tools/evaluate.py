@@ -17,7 +17,7 @@ from drpo_cli.model_folder import NAME_ONE, find_wrong_kind
 from drpo_cli.plan import make_plan
 from drpo_cli.rewards.grading.grader import Grader
 from drpo_cli.runs.checkpoints import MARKER
-from drpo_cli.runs.folder import RunFolder
+from drpo_cli.runs.folder import RunFolder, write_whole
 from drpo_cli.spec import load
 from drpo_cli.step import build as assemble
 from drpo_cli.step import checkpoint
@@ -41,7 +41,7 @@ def evaluate(
             text = f"{target}: {result.unscored} responses count as wrong: a reward failed on them"
             console.print(text)
     if json_out is not None:
-        json_out.write_text(json.dumps(compare.as_dict(found), indent=1), encoding="utf-8")
+        write_whole(json_out, json.dumps(compare.as_dict(found), indent=1))
     for target in targets:
         if (page := RunFolder(Path(target)).report).is_file():
             console.print(f"report: {page}", soft_wrap=True)

@@ -3,50 +3,30 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from random import Random
-
-import pytest
 
 from drpo_cli.runs.folder import RunFolder
-from support import faults
-from support.models import tiny_model
-from support.soak import SPEC, WARM, Soak
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def soak(tmp_path: Path) -> Iterator[Soak]:
-    tiny_model(tmp_path / "model", hidden_size=32, intermediate_size=32, num_hidden_layers=1)
-    (tmp_path / "run.toml").write_text(SPEC)
-    with faults.jumping_clock(tmp_path / "clock"):
-        yield Soak(tmp_path, Random(14), own_disk=False)
-
-
-def test_five_kills_at_random_instants_change_nothing(soak: Soak) -> None:
-    """Metrics, samples and held-out scores are compared bit for bit."""
-    killed = 0
-    while killed < 5 and soak.started < 9:
-        soak.run(WARM, [faults.kill_rank] * 3)
-        killed = sum(n for (_, _, effect), n in soak.rows.items() if "resumed" in effect)
-    assert soak.problems == [] and killed >= 5
-
-
 def test_a_short_soak() -> None:
-    command = [sys.executable, "-m", "support.soak", "--quick", "--minutes", "0.2", "--seed", "3"]
+    """Five kills at random instants first, then other faults: the ends are equal bit for bit."""
+    command = [sys.executable, "-m", "support.soak", "--kinds", "warm", "--minutes", "0.5"]
     path = os.pathsep.join([str(ROOT / "tests"), str(ROOT)])
     done = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "every run equals the undisturbed one" in done.stdout
+    kills = re.findall(r"kill_rank +ended with -9, resumed +(\d+)", done.stdout)
+    assert int(kills[0]) >= 5, done.stdout
 
 
 RANKS = """

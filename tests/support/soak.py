@@ -37,6 +37,7 @@ STEPS = 6
 HANG_S = 180.0
 NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount", "--propagation", "private")
 ATTEMPTS = 4  # with a fault, in one run
+KILLS = 5
 SPEC = f"""
 [run]
 name = "soak"
@@ -81,21 +82,25 @@ class Kind:
         return f"{self.engine}, {self.world} rank{'s' * (self.world > 1)}" + ", fork" * self.warm
 
 
-WARM = Kind("transformers", 1, warm=True)
-TWO_RANKS = Kind("transformers", 2, warm=False)
-VLLM = Kind("vllm", 1, warm=False)
+KINDS = {
+    "warm": Kind("transformers", 1, warm=True),
+    "two_ranks": Kind("transformers", 2, warm=False),
+    "vllm": Kind("vllm", 1, warm=False),
+}
 
 
 @dataclass
 class Soak:
     """The faults so far, and what was wrong.
 
-    rows  kind of run, fault, its effect
+    until  when to put in no more faults, by the monotonic clock
+    rows   kind of run, fault, its effect
     """
 
     base: Path
     random: Random
     own_disk: bool
+    until: float
     rows: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     started: int = 0
@@ -108,18 +113,22 @@ class Soak:
             self._train_reference(kind)
         folder = self._new_folder()
         for fault in injected:
-            if finished(folder):
+            if finished(folder) or time.monotonic() > self.until:
                 break
             self._disturb(kind, folder, fault)
             flip = self.random.random() < 0.3 and not finished(folder)
             if flip and faults.flip_bit(folder, self.random):
-                self.rows[str(kind), "flip_bit", "the one before is used"] += 1
+                self._note(kind, "flip_bit", "the one before is used")
         for _ in range(2):
             if not finished(folder):
                 code, said = self._attempt(kind, folder, None)
                 self._require(code == 0, folder, f"undisturbed, it ended with {code}: {said}")
         self._require(finished(folder), folder, "it is not finished")
         self._compare(kind, folder)
+
+    def _note(self, kind: Kind, fault: str, effect: str) -> None:
+        self.rows[str(kind), fault, effect] += 1
+        sys.stderr.write(f"{kind}: {fault}: {effect}\n")
 
     def _train_reference(self, kind: Kind) -> None:
         folder, began = self._new_folder(), time.monotonic()
@@ -130,7 +139,7 @@ class Soak:
     def _disturb(self, kind: Kind, folder: RunFolder, fault: Fault) -> None:
         code, _ = self._attempt(kind, folder, fault)
         effect = "continued" if code == 0 else f"ended with {code}, resumed"
-        self.rows[str(kind), fault.__name__, effect] += 1
+        self._note(kind, fault.__name__, effect)
         faults.heal(folder)
 
     def _attempt(self, kind: Kind, folder: RunFolder, fault: Fault | None) -> tuple[int, str]:
@@ -165,7 +174,7 @@ class Soak:
         """Until a random time, or until a random step is on record and a moment longer."""
         began, steps = time.monotonic(), len(read(attempt.folder.metrics, Stepped))
         until = began + self.random.uniform(0, self.seconds[kind])
-        wanted = steps + self.random.randint(1, 3) if self.random.random() < 0.7 else 99
+        wanted = steps + self.random.randint(1, 2) if self.random.random() < 0.7 else 99
         moment = self.random.uniform(0, 0.3)
         while not attempt.is_over():
             if wanted == 99 and time.monotonic() > until:
@@ -255,20 +264,28 @@ def start_command(
         child.kill()
 
 
-def soak(base: Path, seed: int, minutes: float, kinds: Sequence[Kind], own_disk: bool) -> Soak:
-    """Disturbs runs until the time is over; every fault once before any comes twice."""
+def soak(found: Soak, kinds: Sequence[Kind], known: Sequence[Fault]) -> None:
+    """Kills runs five times, then disturbs others until the time is over.
+
+    Every fault comes once before any comes twice.
+    """
+    base = found.base
     tiny_model(base / "model", hidden_size=32, intermediate_size=32, num_hidden_layers=1)
     (base / "run.toml").write_text(SPEC)
-    found, until = Soak(base, Random(seed), own_disk), time.monotonic() + 60 * minutes
-    known = faults.ANYWHERE + (faults.ON_OWN_DISK if own_disk else ())
     left: dict[Kind, list[Fault]] = {kind: [] for kind in kinds}
     with faults.jumping_clock(base / "clock"):
-        while time.monotonic() < until and not found.problems:
+        while time.monotonic() < found.until and not found.problems:
+            if faults.kill_rank in known and _count_kills(found) < KILLS:
+                found.run(kinds[0], [faults.kill_rank] * ATTEMPTS)
+                continue
             kind = kinds[found.started % len(kinds)]
-            if len(left[kind]) < ATTEMPTS:
+            while len(left[kind]) < ATTEMPTS:
                 left[kind] += found.random.sample(known, len(known))
             found.run(kind, [left[kind].pop(0) for _ in range(ATTEMPTS)])
-    return found
+
+
+def _count_kills(found: Soak) -> int:
+    return sum(times for (_, _, effect), times in found.rows.items() if "resumed" in effect)
 
 
 def show(found: Soak) -> str:
@@ -288,17 +305,22 @@ def main(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="forks with one rank only")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=[*KINDS])
+    names = {fault.__name__: fault for fault in faults.ANYWHERE + faults.ON_OWN_DISK}
+    parser.add_argument("--faults", nargs="+", choices=names, default=[*names])
     options = parser.parse_args(words)
     if "SOAK_DISK" not in os.environ:
         may_mount = not subprocess.run([*NAMESPACE, "true"], check=False).returncode
         os.environ["SOAK_DISK"] = "own" if may_mount else "shared"
         command = [*NAMESPACE * may_mount, sys.executable, "-m", "support.soak", *words]
         os.execvp(command[0], command)
-    kinds = [WARM] if options.quick else [WARM, TWO_RANKS, WARM, VLLM]
+    kinds = [KINDS[name] for name in options.kinds]
     own_disk = os.environ["SOAK_DISK"] == "own"
     with tempfile.TemporaryDirectory(prefix="drpo-soak-") as base:
-        found = soak(Path(base), options.seed, options.minutes, kinds, own_disk)
+        until = time.monotonic() + 60 * options.minutes
+        found = Soak(Path(base), Random(options.seed), own_disk, until)
+        known = [names[name] for name in options.faults]
+        soak(found, kinds, [f for f in known if own_disk or f not in faults.ON_OWN_DISK])
         sys.stdout.write(show(found) + "\n")
         if own_disk:
             for place in Path(base).glob("disk*"):

@@ -150,6 +150,27 @@ def test_no_bomb_inside_a_valid_checkpoint_runs_code(
     assert all("cannot be read as a checkpoint" in line for line in refused)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": "2"}, {"step": None}, {"dtype": "load"}, {"dtype": 3}, {"updates": [1]},
+        {"files": ["x"]}, {"files": {"hf/config.json": 5}}, {"score": "high"}, {"data": []},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_record_of_other_types_is_refused(
+    run: Path, trainer: Trainer, here: World, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    saved = run / "checkpoints" / "step-000002"
+    without_checksums(saved)
+    record = {**json.loads((saved / on_disk.MARKER).read_text()), **change}
+    on_disk.write_marker(saved, record, {})
+    if "files" in change:
+        (saved / on_disk.MARKER).write_text(json.dumps(record))
+    refused = use(saved, trainer, here, tmp_path / "out")
+    assert len(refused) == 2 and all("damaged: complete.json" in line for line in refused)
+
+
 def test_a_checkpoint_of_an_older_version_is_used(
     run: Path, trainer: Trainer, here: World, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from drpo_cli.errors import EXIT_RUN_FAILED, UserError
-from drpo_cli.runs.folder import RunFolder
+from drpo_cli.runs.folder import RunFolder, write_whole
 from drpo_cli.tools.compare import grid, jobs
 from drpo_cli.tools.compare.jobs import Job, State
 from drpo_cli.tools.compare.summaries import Report, choose_baseline, make_report
@@ -61,9 +61,7 @@ def compare(request: Request) -> int:
         sys.stderr.write(f"warning: {warning}\n")
 
     with _lock(out):
-        (out / "grid.json").write_text(
-            json.dumps(asdict(request), indent=1, default=str), encoding="utf-8"
-        )
+        write_whole(out / "grid.json", json.dumps(asdict(request), indent=1, default=str))
         states, signal = _run(request, all_jobs, out)
         if signal:
             sys.stdout.write("stopped; give the same command to continue\n")
@@ -82,13 +80,9 @@ def write_report(report: Report, out: Path) -> None:
     """Writes compare.json, table.md, the figures and report.html into the grid's folder."""
     from drpo_cli.tools.compare import figures, tables
 
-    (out / "compare.json").write_text(
-        json.dumps(report.as_dict(), indent=1, allow_nan=False), encoding="utf-8"
-    )
-    (out / "table.md").write_text(tables.to_markdown(report), encoding="utf-8")
-    partial = out / "report.partial"
-    partial.write_text(tables.to_page(report, figures.write(report, out)), encoding="utf-8")
-    partial.rename(out / "report.html")
+    write_whole(out / "compare.json", json.dumps(report.as_dict(), indent=1, allow_nan=False))
+    write_whole(out / "table.md", tables.to_markdown(report))
+    write_whole(out / "report.html", tables.to_page(report, figures.write(report, out)))
 
 
 def _run(request: Request, all_jobs: Sequence[Job], out: Path) -> tuple[dict[Job, State], int]:

@@ -16,6 +16,7 @@ from rich.console import Console
 from drpo_cli.errors import EXIT_RUN_FAILED, UserError
 from drpo_cli.rewards.grading.contract import Reward, prepare_all
 from drpo_cli.rewards.grading.grader import Grader
+from drpo_cli.runs.folder import write_whole
 from drpo_cli.spec import Spec, load
 from drpo_cli.tools.preview import completions, reward_tables, scores
 from drpo_cli.tools.tables import make_console
@@ -60,7 +61,7 @@ def try_rewards(
     reward_tables.show(console, tried, graded, agreement, origin)
     if json_out is not None:
         found = {"completions": origin, **scores.as_dict(tried, graded, agreement)}
-        json_out.write_text(json.dumps(found, indent=1, default=str))
+        write_whole(json_out, json.dumps(found, indent=1, default=str))
         console.print(f"wrote {json_out}")
     return EXIT_RUN_FAILED if graded.quarantine else 0
 
