@@ -14,6 +14,7 @@ from drpo_cli.errors import UserError
 from drpo_cli.settings import ModelSettings
 from drpo_cli.step import checkpoint
 from drpo_cli.step.checkpoint import Checkpoints
+from drpo_cli.tools.memory.passes import count_parameters
 from support.custom_code import AUTO_MAP, FILES, custom_model
 from support.models import experience, samples, tiny_model, tokenizer, world
 from support.training import furthest, open_policy, open_trainer, weights
@@ -48,6 +49,12 @@ def test_code_goes_with_the_weights(model: Path, tmp_path: Path, dtype: str) -> 
     assert furthest(dict(lm.named_parameters()), expected) == 0
     settings = ModelSettings(path=str(target), trust_remote_code=True)
     pretrained.check(settings, "model.path")
+
+
+def test_the_memory_plan_counts_its_weights(model: Path) -> None:
+    lm = AutoModelForCausalLM.from_pretrained(model, trust_remote_code=True)
+    settings = ModelSettings(path=str(model), trust_remote_code=True)
+    assert count_parameters(settings) == sum(weight.numel() for weight in lm.parameters())
 
 
 def test_a_class_of_transformers_needs_no_code(tmp_path: Path) -> None:

@@ -39,8 +39,10 @@ def load_config(settings: ModelSettings, key: str) -> Any:
         ) from error
 
 
-def make_model(config: Any, layers: int | None = None) -> Any:
+def make_model(config: Any, code: bool, layers: int | None = None) -> Any:
     """The model, with only `layers` decoder layers if that is given. Call it in a fake mode.
+
+    `code` allows modelling code that comes with the model.
 
     A model with several kinds of attention keeps one layer of each kind, since each kind has a
     mask of its own.
@@ -52,7 +54,10 @@ def make_model(config: Any, layers: int | None = None) -> Any:
     from drpo_cli.trainer.attention import NAME
 
     lm = AutoModelForCausalLM.from_config(
-        copy.deepcopy(config), dtype=torch.float32, attn_implementation=NAME
+        copy.deepcopy(config),
+        dtype=torch.float32,
+        attn_implementation=NAME,
+        trust_remote_code=code,
     ).eval()
     if layers is not None:
         decoder = lm.get_decoder()

@@ -104,7 +104,7 @@ class Job:
 def count_parameters(model: ModelSettings) -> int:
     """The number of weights of a model; tied ones count once."""
     with FakeTensorMode():
-        lm = make_model(load_config(model, "model.path"))
+        lm = make_model(load_config(model, "model.path"), model.trust_remote_code)
         return sum(weight.numel() for weight in lm.parameters())
 
 
@@ -113,7 +113,7 @@ def measure(job: Job) -> Measured:
     """Measures the job: the parts at the peak of every stretch of its work."""
     config = load_config(job.model, "model.path")
     with _fake_world(job.ranks) as world:
-        whole = _count_layers(config)
+        whole = _count_layers(config, job.model.trust_remote_code)
         if whole is None or whole <= FEW[1]:
             return _measure(job, config, world, None)
         fewer, more = (_measure(job, config, world, layers) for layers in FEW)
@@ -124,10 +124,10 @@ def _extrapolate(fewer: Parts, more: Parts, times: int) -> Parts:
     return {part: more[part] + (more[part] - fewer[part]) * times for part in more}
 
 
-def _count_layers(config: Any) -> int | None:
+def _count_layers(config: Any, code: bool) -> int | None:
     """The number of decoder layers; None when they are not alike."""
     with FakeTensorMode():
-        layers = make_model(config).get_decoder().layers
+        layers = make_model(config, code).get_decoder().layers
         shapes = [[(n, w.shape) for n, w in layer.named_parameters()] for layer in layers]
     return len(shapes) if all(shape == shapes[0] for shape in shapes) else None
 
@@ -166,7 +166,7 @@ def _measure(job: Job, config: Any, world: World, layers: int | None) -> Measure
 
 
 def _model(job: Job, config: Any, world: World, layers: int | None) -> Any:
-    lm = make_model(config, layers)
+    lm = make_model(config, job.model.trust_remote_code, layers)
     if not job.train:
         lm.requires_grad_(False)
     elif job.settings.gradient_checkpointing:
