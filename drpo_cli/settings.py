@@ -7,6 +7,7 @@ The docstring under a field is its documentation: docs/spec.md is generated from
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -33,6 +34,9 @@ def _relative_to_spec(value: object, info: ValidationInfo) -> object:
 
 SpecPath = Annotated[Path, BeforeValidator(_relative_to_spec)]
 """A path in a spec; a relative one counts from the folder of the spec."""
+
+PLAIN_PATH = re.compile(r"[\w./ +@=,-]+")
+"""A path that no library takes for a pattern or an address; others are handed over by a link."""
 
 FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """A name that is valid for a file or a folder on every system."""
@@ -266,7 +270,7 @@ class RolloutSettings(Settings):
     """Top-k sampling; 0 is off. It must stay 0 in training, because truncation corrupts μ."""
     min_p: Fraction = 0.0
     """Min-p sampling; 0 is off. It must stay 0 in training, because truncation corrupts μ."""
-    stop: tuple[str, ...] = Field(default=(), strict=False)
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(default=(), strict=False)
     """Texts that end a response, in addition to the end-of-sequence tokens of the model. The text
     of a special token, such as `"<|im_end|>"`, stands for the token."""
     stop_token_ids: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(), strict=False)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from drpo_cli.errors import UserError
-from drpo_cli.rollout.engine.ends import find_ends
+from drpo_cli.rollout.engine.ends import Ends, find_ends
 from drpo_cli.rollout.engine.protocol import EngineContext, Sampling
 from drpo_cli.settings import Count, RolloutSettings
 from drpo_cli.types import Rollout
@@ -32,7 +32,8 @@ class Engine:
 
     @staticmethod
     def check(config: Config, context: EngineContext) -> None:
-        """See `EngineProtocol.check`: any model that loads can be sampled."""
+        """See `EngineProtocol.check`: any model can be sampled, but not to a text."""
+        _find_ends(config, context)
 
     def __init__(self, config: Config, context: EngineContext) -> None:
         """Loads the model and its tokenizer. Not a collective.
@@ -40,21 +41,11 @@ class Engine:
         Raises UserError for options that this engine does not support.
         """
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+        from transformers import AutoModelForCausalLM, GenerationConfig
 
         model = context.model
         self.config = config
-        self.tokenizer = AutoTokenizer.from_pretrained(
-            model.path, trust_remote_code=model.trust_remote_code
-        )
-        self.ends = find_ends(config, model, self.tokenizer)
-        if self.ends.texts:
-            raise UserError(
-                f"rollout.stop: the transformers engine does not search texts for "
-                f"{', '.join(map(repr, self.ends.texts))}",
-                "give the ids of single tokens in rollout.stop_token_ids instead, or use "
-                'rollout.engine = "vllm"',
-            )
+        self.tokenizer, self.ends = _find_ends(config, context)
         self.model = AutoModelForCausalLM.from_pretrained(
             model.path,
             dtype=getattr(torch, model.dtype),
@@ -144,3 +135,20 @@ class Engine:
             ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return Rollout(tuple(ids[:length]), tuple(logps[:length]), text, truncated=end is None)
+
+
+def _find_ends(config: Config, context: EngineContext) -> tuple[Any, Ends]:
+    """The tokenizer and the ends of responses, which are tokens: no text is searched."""
+    from transformers import AutoTokenizer
+
+    model = context.model
+    tokenizer = AutoTokenizer.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
+    ends = find_ends(config, model, tokenizer)
+    if ends.texts:
+        raise UserError(
+            "rollout.stop: the transformers engine does not search texts for "
+            f"{', '.join(map(repr, ends.texts))}",
+            "give the ids of single tokens in rollout.stop_token_ids instead, or use "
+            'rollout.engine = "vllm"',
+        )
+    return tokenizer, ends

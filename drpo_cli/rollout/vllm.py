@@ -6,7 +6,6 @@ The log-probabilities are taken after the temperature (`processed_logprobs`), so
 from __future__ import annotations
 
 import gc
-import glob
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +20,7 @@ from drpo_cli.rollout.engine.capacity import require_cache
 from drpo_cli.rollout.engine.ends import NEUTRAL, find_ends, load_config
 from drpo_cli.rollout.engine.protocol import EngineContext, Sampling
 from drpo_cli.rollout.engine.vllm_errors import Start, explain
-from drpo_cli.settings import Count, RolloutSettings
+from drpo_cli.settings import PLAIN_PATH, Count, RolloutSettings
 from drpo_cli.types import Rollout
 
 if TYPE_CHECKING:
@@ -168,8 +167,8 @@ def _start(config: Config, context: EngineContext) -> Any:
 
 @contextmanager
 def _plain_folder(path: str) -> Iterator[str]:
-    """A path to the model folder for vLLM, which takes some characters of a path for a pattern."""
-    if glob.escape(path) == path:
+    """A path to the model folder for vLLM, which expands patterns in it to find the weights."""
+    if PLAIN_PATH.fullmatch(path):
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="drpo-model-") as scratch:

@@ -138,7 +138,7 @@ class Gap(Rule):
 
     kind = "gap"
     suggestion = (
-        'set model.dtype = "float32" or rollout.engine = "transformers" and '
+        'set model.dtype = "float32" or rollout.engine = "transformers" (what is not set yet), and '
         "continue with --resume from an earlier checkpoint; the engine drifts from the "
         "trained weights"
     )

@@ -9,6 +9,7 @@ import pytest
 from drpo_cli.rollout.engine.protocol import Sampling
 from support.ends import PROMPTS, odd_model, open_engine, the_spec_alone_says_how_to_sample
 from support.models import CHARACTERS, SPECIAL
+from support.paths import NASTY
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("environment")]
 
@@ -16,8 +17,8 @@ SEVEN = len(SPECIAL) + CHARACTERS.index("7")
 
 
 def test_vllm_samples_by_the_spec_alone(tmp_path: Path) -> None:
-    """The folder's name holds a pattern, which vLLM would expand when it looks for weights."""
-    model = odd_model(tmp_path / "a [b] *" / "model")
+    """The folder's name holds patterns, which vLLM would expand when it looks for weights."""
+    model = odd_model(tmp_path / NASTY / "model")
     engine = open_engine("vllm", model)
     the_spec_alone_says_how_to_sample(engine, model)
     stops_at_texts(engine)

@@ -128,6 +128,17 @@ def test_advice_is_what_the_plan_says_of_the_changed_spec(spec: Path) -> None:
     assert changed["free"] - found["free"] == best["room"]
 
 
+def test_a_cache_on_a_cpu_that_cannot_hold_one_sequence(spec: Path) -> None:
+    """vLLM would not start; the advice makes it, or the plan, fit."""
+    small = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 64}
+    config = {**QWEN3_8B, **small, "max_position_embeddings": 2_000_000}
+    (spec.parent / "model" / "config.json").write_text(json.dumps(config))
+    spec.write_text(SPEC.replace("context_length = 5120\n", ""))
+    advice = planned(spec, "--gpu", "cpu-200g", fits=False)["advice"]
+    fitting = [one["set"] for one in advice if one["fits"]]
+    assert fitting == [["rollout.context_length=5120"], ["rollout.cpu_cache_gib=16"]]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from transformers import AutoTokenizer
 
 from drpo_cli.errors import UserError
+from drpo_cli.rollout import transformers
 from drpo_cli.rollout.engine.ends import find_ends, read_generation
+from drpo_cli.rollout.engine.protocol import EngineContext
 from drpo_cli.settings import ModelSettings, RolloutSettings
 from support.ends import ENDS, OPTIONS, odd_model, open_engine
 from support.ends import the_spec_alone_says_how_to_sample as check_sampling
@@ -75,8 +78,11 @@ def test_a_broken_generation_config_is_named(model: Path, tmp_path: Path, conten
 
 
 def test_the_transformers_engine_refuses_texts_and_says_what_helps(model: Path) -> None:
+    context = EngineContext(settings(model), 64, 1)
     with pytest.raises(UserError, match=r"rollout.stop: .* 'Q:'; .*stop_token_ids"):
-        open_engine("transformers", model, stop=("<unk>", "Q:"))
+        transformers.Engine.check(transformers.Config(stop=("<unk>", "Q:")), context)
+    with pytest.raises(ValidationError, match="at least 1 character"):
+        transformers.Config(stop=("",))
 
 
 def test_a_generation_config_without_ends_changes_none(tmp_path: Path) -> None:

@@ -8,11 +8,10 @@ that were copied into the cache are found there again.
 from __future__ import annotations
 
 import hashlib
-import re
 from contextlib import suppress
 from pathlib import Path
 
-PLAIN = re.compile(r"[\w./ +@=,-]+")
+from drpo_cli.settings import PLAIN_PATH
 
 
 def plain_path(path: Path) -> Path:
@@ -22,7 +21,7 @@ def plain_path(path: Path) -> Path:
     folder before it expands patterns.
     """
     path = path.absolute()
-    if PLAIN.fullmatch(str(path)):
+    if PLAIN_PATH.fullmatch(str(path)):
         return path
     from datasets import config
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from drpo_cli.errors import UserError
+from drpo_cli.rollout.engine.capacity import GIB
 from drpo_cli.tools.memory.estimate import Estimate
 
 LEAST_TOKENS = 1024
@@ -90,8 +92,13 @@ def _engine_candidates(current: Estimate) -> Iterator[str]:
             yield f"rollout.gpu_memory_fraction={smaller}"
         if not current.at_once[0] and fraction < 0.8:
             yield "rollout.gpu_memory_fraction=0.8"
+    too_small = not current.at_once[0]
+    if too_small and current.sequence <= current.engine.cache:  # what the run samples does fit
+        yield f"rollout.context_length={current.lengths.total}"
     cache = getattr(options, "cpu_cache_gib", 1)
-    if not current.device.cuda and cache > 1:
+    if too_small and not current.device.cuda:
+        yield f"rollout.cpu_cache_gib={math.ceil(current.longest / GIB)}"
+    elif not current.device.cuda and cache > 1:
         yield f"rollout.cpu_cache_gib={cache // 2}"
     sequences = getattr(options, "max_sequences", 0)
     if sequences >= 32:

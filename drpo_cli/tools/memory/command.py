@@ -163,7 +163,8 @@ def _verdict(found: Estimate, advice: Sequence[Advice]) -> list[str]:
     what = (
         f"{tight.name} needs {_gib(tight.total)} GiB of {_gib(found.device.bytes)}"
         if found.free < 0
-        else "the KV cache cannot hold one sequence of the engine's context"
+        else "the KV cache cannot hold one sequence of rollout.context_length"
+        + ("" if found.plan.spec.rollout.config.context_length else ", the model's limit")
     )
     lines = [f"does not fit: {what}"]
     for i, one in enumerate(advice):

@@ -77,6 +77,7 @@ class Estimate:
     """What a plan needs on each device.
 
     sequence        bytes of KV cache of a sequence of full length
+    longest         bytes of KV cache of the longest sequence that the engine takes
     at_once         sequences of full length that the cache holds, and sequences of half of it
     loading         main memory of a node while its processes load the model, bytes
     microbatches    passes per update, each of a largest micro-batch
@@ -90,6 +91,7 @@ class Estimate:
     engine: Engine
     lengths: Lengths
     sequence: int
+    longest: int
     at_once: tuple[int, int]
     parameters: int
     transfer: Transfer
@@ -130,7 +132,7 @@ def estimate(plan: Plan, device: Device, nodes: int) -> Estimate:
         engine.cache // cache_bytes(config, width, max(1, tokens))
         for tokens in (lengths.total, lengths.total // 2)
     ]
-    if device.cuda and spec.rollout.type == "vllm" and engine.cache < longest:
+    if spec.rollout.type == "vllm" and engine.cache < longest:
         at_once = [0, 0]  # vLLM starts only if its longest sequence fits
     return Estimate(
         plan=plan,
@@ -140,6 +142,7 @@ def estimate(plan: Plan, device: Device, nodes: int) -> Estimate:
         engine=engine,
         lengths=lengths,
         sequence=sequence,
+        longest=longest,
         at_once=(at_once[0], at_once[1]),
         parameters=count,
         transfer=estimate_transfer(count * width, plan.world, nodes),
