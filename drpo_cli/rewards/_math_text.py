@@ -15,16 +15,27 @@ from typing import NamedTuple
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
-_BETWEEN = re.compile(r"(?:\s|[$,;]|\\[()\[\]]|\band\b|\bor\b|\\text\{\s*(?:and|or)\s*\})*")
-_SIGNS = {
+_BETWEEN = re.compile(
+    r"(?:\s|[$,;]|\\[()\[\],;:! ]|\\q?quad\b|\band\b|\bor\b|\\text\{\s*(?:and|or)\s*\})*"
+)
+_LIST = re.compile(r"[,;]|\band\b|\bor\b")
+_CORRECTION = re.compile(
+    r"(?i)\b(?:no|not|nope|wait|but|actually|instead|rather|correct\w*|mistake\w*|wrong|sorry|hmm+|so)\b"
+)
+_MARKS = re.compile(r"(?<!\\)(?:\$|\\[()\[\]])")
+_FORMULA = re.compile(r"(?<!\\)\$[^$]*\$")
+_FINAL = re.compile(r"(?i)final answer[^.\n]{0,100}?(?:\bis\b|:)")
+_PLAIN: dict[int, int | str] = {
     **{code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)},  # letters of full width
-    **dict(zip(map(ord, "⁰¹²³⁴⁵⁶⁷⁸⁹"), (f"^{{{digit}}}" for digit in range(10)), strict=True)),
     ord("。"): ".",
     ord("、"): ",",
     ord("\u3000"): " ",
     ord("\u00a0"): " ",
     ord("−"): "-",
     ord("–"): "-",
+}
+_SIGNS: dict[int, int | str] = {
+    **dict(zip(map(ord, "⁰¹²³⁴⁵⁶⁷⁸⁹"), (f"^{{{digit}}}" for digit in range(10)), strict=True)),
     ord("×"): r"\times ",
     ord("·"): r"\cdot ",
     ord("÷"): "/",
@@ -39,9 +50,17 @@ _SIGNS = {
     ord("∩"): r"\cap ",
     ord("∅"): r"\emptyset ",
 }
+
+
+def _repeating(found: re.Match[str]) -> str:
+    whole, start, period = found.groups()
+    above = int(whole + start + period) - int(whole + start)
+    return rf"\frac{{{above}}}{{{10 ** len(start) * (10 ** len(period) - 1)}}}"
+
+
 _RULES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
-    # `\$18`, `€18`, `18 €`; a pair of plain dollars holds a formula
-    (re.compile(r"\\\$|[€£¥₹]|^\s*\$(?=[^$]*$)|(?<=\d)\s*\$\s*$"), ""),
+    # `\$18`, `€18`, `18 €`
+    (re.compile(r"\\\$|[€£¥₹]"), ""),
     # `32,\!348`, `10\,000`, `9{,}500`
     (re.compile(r"(?<=\d)(?:,?\s*\\[!,;: ]|\{,\}|~)+\s*(?=\d{3}(?!\d))"), ""),
     # `\text{70,000}`
@@ -52,6 +71,17 @@ _RULES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]
     (re.compile(r"^\s*(-?\d+)\s+(\d+)/(\d+)\s*$"), r"\1\\frac{\2}{\3}"),
     # `1.5e-3`
     (re.compile(r"^\s*(-?\d+(?:\.\d+)?)[eE]([+-]?\d{1,3})\s*$"), r"\1 \\cdot 10^{\2}"),
+    # `0.1\\overline{6}`
+    (re.compile(r"(\d{1,9})\.(\d{0,9})\\overline\{(\d{1,9})\}"), _repeating),
+    # `\\cos 60^\\circ`, whose degrees math-verify drops
+    (
+        re.compile(
+            r"(\\(?:sin|cos|tan|cot|sec|csc))\s*\(?(\d{1,9})\s*\^\s*(?:\{\\circ\}|\\circ)\)?"
+        ),
+        r"\1(\\frac{\2\\pi}{180})",
+    ),
+    # `\\text{The answer is } 4`
+    (re.compile(r"^\s*\\(?:text|textbf|mbox)\{[A-Za-z ,:']+\}\s*[:=]?\s*(?=-?\d)"), ""),
     # the full stop of the sentence
     (re.compile(r"(?<!\.)\.\s*$"), ""),
 )
@@ -97,15 +127,29 @@ class Box(NamedTuple):
 
 
 def plain(text: str) -> str:
-    """The text with signs of other scripts as LaTeX, and without Markdown's bold marks."""
-    return text.translate(_SIGNS).replace("**", " ")
+    """The text with its digits and punctuation in ASCII, and without Markdown's bold marks."""
+    return text.translate(_PLAIN).replace("**", " ")
 
 
 def to_latex(answer: str) -> str:
     """An answer that stands alone, as LaTeX that math-verify reads."""
+    answer = answer.translate(_SIGNS)
     for pattern, instead in _RULES:
         answer = pattern.sub(instead, answer)
     return answer
+
+
+def without_marks(text: str) -> str:
+    """The text without the marks of formulas, if only conjunctions are outside them."""
+    several = text.count("$") > 1
+    is_formula = not several or _BETWEEN.fullmatch(_FORMULA.sub("", text)) is not None
+    return _MARKS.sub(" ", text) if is_formula else text
+
+
+def final_answer(text: str) -> str | None:
+    """What follows the last `final answer is` or `final answer:`, with these words."""
+    found = [match.start() for match in _FINAL.finditer(text)][-1:]
+    return text[found[0] :] if found else None
 
 
 def find_boxes(text: str) -> list[Box]:
@@ -134,10 +178,12 @@ def _closing(text: str, at: int) -> int:
 
 
 def several_boxes(text: str, boxes: list[Box]) -> list[str]:
-    """What the last boxes hold, if only commas and conjunctions are between them."""
+    """What the last boxes hold that are one list: conjunctions between them, and no correction."""
     run = [boxes[-1]]
     for box in reversed(boxes[:-1]):
-        if not _BETWEEN.fullmatch(text, box.end, run[-1].start):
+        between = text[box.end : run[-1].start]
+        listed = len(between) < 70 and _LIST.search(between) and not _CORRECTION.search(between)
+        if not (listed or _BETWEEN.fullmatch(between)):
             break
         run.append(box)
     return [box.content or "" for box in reversed(run)]

@@ -31,7 +31,6 @@ from drpo_cli.rewards import _math_text
 from drpo_cli.settings import Count, ParserSettings
 
 IMPORTS = ("math_verify",)
-_FORMULA = (("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
 
 
 class Config(ParserSettings):
@@ -89,6 +88,11 @@ class reward:
         last = boxes[-1].content
         if last is None or not last.strip():
             return None
+        if (final := _math_text.final_answer(text[boxes[-1].end :])) is not None:
+            equal = self._compare(gold, final)
+            if equal is not None:
+                return equal
+        last = _math_text.without_marks(last)
         known = _math_text.compare(_bare(answer), last, self._config.strict)
         if known is not None:
             return known
@@ -143,7 +147,10 @@ class _CountingHandler(logging.Handler):
 def _parse_answer(answer: str, timeout_seconds: int) -> list[Any]:
     from math_verify import parse
 
-    parsed: list[Any] = parse(_boxed(_bare(answer)), parsing_timeout=timeout_seconds)
+    text = _bare(answer)
+    parsed: list[Any] = parse(
+        text if "$" in text.replace("\\$", "") else _boxed(text), parsing_timeout=timeout_seconds
+    )
     if not parsed:
         raise UserError(
             f"math-verify cannot parse the reference answer {answer!r}",
@@ -153,16 +160,16 @@ def _parse_answer(answer: str, timeout_seconds: int) -> list[Any]:
 
 
 def _bare(answer: str) -> str:
-    """The answer without its box, or the formula that it consists of."""
+    """What the reference's boxes hold, or the formula that it is; prose stays as it is."""
     text = _math_text.plain(answer)
     boxes = _math_text.find_boxes(text)
-    return (boxes[-1].content or "") if boxes else text
+    if boxes and boxes[-1].content is not None:
+        text = ", ".join(_math_text.several_boxes(text, boxes))
+    return _math_text.without_marks(text)
 
 
 def _boxed(answer: str) -> str:
-    text = _math_text.to_latex(answer)
-    marked = any(0 <= text.find(begin) < text.rfind(end) for begin, end in _FORMULA)
-    return text if marked else f"\\boxed{{{text}}}"
+    return f"\\boxed{{{_math_text.to_latex(answer)}}}"
 
 
 def _is_collection(gold: list[Any]) -> bool:
