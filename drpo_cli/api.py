@@ -65,7 +65,9 @@ def train(spec: Spec, *, resume: bool = False, nproc: int | None = None) -> RunR
     is in the result.
     """
     from drpo_cli.launch.launcher import train as launch
+    from drpo_cli.terminal import open_missing_streams
 
+    open_missing_streams()
     code = launch(spec, resume, nproc)
     run = open_run(spec.run.folder / spec.run.name)
     ended = [event["text"] for event in run.events if "state" in event]

@@ -109,10 +109,17 @@ def styled(stream: TextIO) -> TextIO:
 
 
 def guard_streams() -> None:
-    """Makes stdout and stderr printable, and opens the standard streams that are closed.
+    """Makes stdout and stderr printable, and opens the standard streams that are closed."""
+    open_missing_streams()
+    sys.stdout = _guard(sys.stdout, 1)
+    sys.stderr = _guard(sys.stderr, 2)
+
+
+def open_missing_streams() -> None:
+    """Opens the standard streams that are closed, on nothing.
 
     A service may start a program without them. Then the first file that it opens would be where
-    everything prints to.
+    everything prints to, and Python has None for the stream.
     """
     for number in range(3):
         try:
@@ -122,15 +129,15 @@ def guard_streams() -> None:
             os.set_inheritable(nothing, True)
     if sys.stdin is None:
         sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
-    sys.stdout = _guard(sys.stdout, 1)
-    sys.stderr = _guard(sys.stderr, 2)
+    if sys.stdout is None:
+        sys.stdout = Printable(1, "utf-8", lines=False)
+    if sys.stderr is None:
+        sys.stderr = Printable(2, "utf-8", lines=False, optional=True)
 
 
-def _guard(stream: TextIO | None, number: int) -> Printable:
+def _guard(stream: TextIO, number: int) -> Printable:
     if isinstance(stream, Printable):
         return stream
-    if stream is None:
-        return Printable(number, "utf-8", lines=False, optional=number == 2)
     stream.flush()
     lines = bool(getattr(stream, "line_buffering", False))
     return Printable(number, stream.encoding, lines, optional=number == 2)

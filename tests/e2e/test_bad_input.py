@@ -2,11 +2,14 @@
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from drpo_cli.runs.folder import RunFolder
+from drpo_cli.runs.saved import open_run
 from support.command import drpo, records
 from support.models import tiny_model
 
@@ -100,6 +103,14 @@ def test_a_full_disk_loses_nothing(small: Path) -> None:
     run.samples.unlink()
     assert drpo("train", small, "--resume").returncode == 0
     assert [line["step"] for line in records(run.metrics)] == [0, 1, 2]
+
+
+def test_a_service_may_start_a_run_without_standard_streams(small: Path) -> None:
+    command = [sys.executable, "-m", "drpo_cli", "train", str(small)]
+    closed = 'exec "$@" <&- >&- 2>&-'
+    assert subprocess.run(["sh", "-c", closed, "sh", *command]).returncode == 0
+    run = open_run(small.parent / "runs" / "small")
+    assert (run.state, run.notes) == ("finished", ()) and run.last_step == run.steps
 
 
 def test_a_checkpoint_of_another_model(small: Path) -> None:

@@ -169,7 +169,7 @@ def test_names_of_others_are_plain_text_in_figures_and_page(tmp_path: Path) -> N
     for name in ("curves", "sensitivity"):
         drawn = ElementTree.fromstring((tmp_path / f"{name}.svg").read_text(encoding="utf-8"))
         texts = {element.text for element in drawn.iter() if element.tag.endswith("text")}
-    assert {"$x^$", "_y", "</script><b>z\\u001bc", "a\\b"} <= texts
+        assert {"$x^$", "_y", "</script><b>z\\u001bc", "a\\b"} <= texts
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<b>z" not in page and "</script>" not in page
 

@@ -8,7 +8,9 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import combinations
 from pathlib import Path
 from xml.etree import ElementTree
@@ -116,6 +118,78 @@ def test_no_verb_passes_a_command_on_to_the_terminal(folder: Path, arguments: li
     assert code in (0, 1, 2) and b"Traceback" not in terminal.written, terminal.text
     assert not COMMANDS.search(terminal.written) and not harmful(terminal.written)
     assert re.search(rb"\\u001b|\\x1b", terminal.written) or code == 0
+
+
+REWARDS = """
+def quoting(completion):
+    raise ValueError(f"cannot read {completion!s}")
+"""
+SPEC = """
+[run]
+name = "test"
+steps = 1
+[model]
+path = "model"
+[[data]]
+type = "jsonl"
+path = "rows.jsonl"
+[rollout]
+engine = "transformers"
+prompts_per_step = 1
+[[reward]]
+type = "./rewards.py:quoting"
+on_error = "skip_sample"
+[[reward]]
+type = "http"
+url = "URL"
+on_error = "skip_sample"
+[eval]
+problems = 1
+"""
+
+
+class Replies(BaseHTTPRequestHandler):
+    """A scorer that answers with what commands a terminal."""
+
+    def do_POST(self) -> None:
+        body = HOSTILE.encode("utf-8", "replace")
+        self.send_response_only(400, "no \x1b[2J")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments: object) -> None:
+        """Prints nothing."""
+
+
+def test_samples_exceptions_and_replies_command_nothing(tmp_path: Path) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Replies)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    (tmp_path / "rewards.py").write_text(REWARDS)
+    url = f"http://127.0.0.1:{server.server_port}/"
+    (tmp_path / "run.toml").write_text(SPEC.replace("URL", url))
+    text = HOSTILE.replace("\ud800", "")
+    line = json.dumps({"prompt": text, "completion": text})
+    (tmp_path / "rows.jsonl").write_text(f"{line}\n" * 3)
+    (tmp_path / "samples.jsonl").write_text(line + "\n")
+    words = ("reward", "test", tmp_path / "run.toml", "--samples", tmp_path / "samples.jsonl")
+    with on_terminal(*words, size=(150, 50)) as terminal:
+        assert terminal.end() == 1, terminal.text
+    assert not COMMANDS.search(terminal.written) and not harmful(terminal.written)
+    assert "cannot read" in terminal.text and "answered 400" in terminal.text
+    assert terminal.text.count("\\u001b") > 2
+    server.shutdown()
+
+
+def test_what_the_launcher_relays_of_its_ranks_commands_nothing(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from drpo_cli.launch.monitor import divert_output\n"
+        f"with divert_output(Path('log')) as streams:\n"
+        f"    for stream in streams: stream.write({HOSTILE!r} + '\\n')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=tmp_path)
+    assert done.returncode == 0 and not harmful(done.stdout + done.stderr)
+    assert done.stdout == done.stderr and done.stdout.startswith(b"\\u001b[2J")
 
 
 def test_a_bug_shows_its_text_harmlessly() -> None:
