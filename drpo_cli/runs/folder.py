@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from drpo_cli import secrets
@@ -109,6 +110,7 @@ class RunFolder:
         return any(locks.holder(self.path / name) for name in (RUN_LOCK, LAUNCHER_LOCK))
 
 
+@cache
 def _warn(text: str) -> None:
     sys.stderr.write(f"warning: {text}\n")
 

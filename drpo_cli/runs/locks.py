@@ -14,7 +14,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,8 +59,8 @@ def hold(lock: Path, warn: Callable[[str], None]) -> Iterator[None]:
             yield
             return
         warn(
-            f"{lock.parent}: this file system has no locks; a file {_stand_in(lock).name} stands "
-            f"in, which another machine cannot check: start no second run there"
+            f"{lock.parent}: this file system has no locks; files *.holder stand in, which another "
+            f"machine cannot check: start no second run there"
         )
         with _held_by_file(lock):
             yield
@@ -106,22 +106,31 @@ def _retry(handle: int, lock: Path) -> bool:
 @contextmanager
 def _held_by_file(lock: Path) -> Iterator[None]:
     file = _stand_in(lock)
-    partial = file.with_name(f"{file.name}.{os.getpid()}")
+    _remove_dead(file)
+    try:
+        handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        raise _in_use(lock, _read(file), file) from None
     try:
         with writing(file):
-            partial.write_bytes(_own())
-        if (found := _read(file)) is not None and found.is_dead():
-            file.unlink(missing_ok=True)
-        try:
-            os.link(partial, file)  # with its content at once, and only if there is none
-        except FileExistsError:
-            raise _in_use(lock, _read(file), file) from None
-    finally:
-        partial.unlink(missing_ok=True)
-    try:
+            os.write(handle, _own())
+        os.close(handle)
         yield
     finally:
         file.unlink(missing_ok=True)
+
+
+def _remove_dead(file: Path) -> None:
+    found = _read(file)
+    if found is None or not found.is_dead():
+        return
+    aside = file.with_name(f"{file.name}.{os.getpid()}")
+    with suppress(FileNotFoundError):  # another process was faster
+        file.rename(aside)
+        if _read(aside) == found:
+            aside.unlink()
+        else:  # another process was faster, and holds it now
+            aside.rename(file)
 
 
 def _in_use(lock: Path, found: Holder | None, file: Path | None = None) -> UserError:
@@ -143,7 +152,7 @@ def _own() -> bytes:
 
 def _read(file: Path) -> Holder | None:
     try:
-        return msgspec.json.decode(file.read_bytes(), type=Holder)
+        return msgspec.json.decode(file.read_bytes(), type=Holder) if file.is_file() else None
     except (OSError, msgspec.DecodeError):
         return None
 

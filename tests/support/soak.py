@@ -9,6 +9,7 @@ an exit code that its fault does not explain, or does not say why.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import subprocess
 import sys
@@ -100,7 +101,7 @@ class Soak:
     base: Path
     random: Random
     own_disk: bool
-    until: float
+    until: float = math.inf
     rows: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     started: int = 0
@@ -264,8 +265,8 @@ def start_command(
         child.kill()
 
 
-def soak(found: Soak, kinds: Sequence[Kind], known: Sequence[Fault]) -> None:
-    """Kills runs five times, then disturbs others until the time is over.
+def soak(found: Soak, kinds: Sequence[Kind], known: Sequence[Fault], minutes: float) -> None:
+    """Kills runs five times, then disturbs others for so long.
 
     Every fault comes once before any comes twice.
     """
@@ -274,10 +275,10 @@ def soak(found: Soak, kinds: Sequence[Kind], known: Sequence[Fault]) -> None:
     (base / "run.toml").write_text(SPEC)
     left: dict[Kind, list[Fault]] = {kind: [] for kind in kinds}
     with faults.jumping_clock(base / "clock"):
+        while faults.kill_rank in known and _count_kills(found) < KILLS and not found.problems:
+            found.run(kinds[0], [faults.kill_rank] * ATTEMPTS)
+        found.until = time.monotonic() + 60 * minutes
         while time.monotonic() < found.until and not found.problems:
-            if faults.kill_rank in known and _count_kills(found) < KILLS:
-                found.run(kinds[0], [faults.kill_rank] * ATTEMPTS)
-                continue
             kind = kinds[found.started % len(kinds)]
             while len(left[kind]) < ATTEMPTS:
                 left[kind] += found.random.sample(known, len(known))
@@ -317,10 +318,10 @@ def main(words: Sequence[str]) -> int:
     kinds = [KINDS[name] for name in options.kinds]
     own_disk = os.environ["SOAK_DISK"] == "own"
     with tempfile.TemporaryDirectory(prefix="drpo-soak-") as base:
-        until = time.monotonic() + 60 * options.minutes
-        found = Soak(Path(base), Random(options.seed), own_disk, until)
+        found = Soak(Path(base), Random(options.seed), own_disk)
         known = [names[name] for name in options.faults]
-        soak(found, kinds, [f for f in known if own_disk or f not in faults.ON_OWN_DISK])
+        known = [fault for fault in known if own_disk or fault not in faults.ON_OWN_DISK]
+        soak(found, kinds, known, options.minutes)
         sys.stdout.write(show(found) + "\n")
         if own_disk:
             for place in Path(base).glob("disk*"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -240,3 +241,16 @@ def test_a_checkpoint_that_is_being_read_is_not_deleted(
         assert kept == ["step-000002", "step-000004"] and on_disk.damage(read) == ""
     store.save(5, trainer, tokenizer(), {"dtype": "float32"})
     assert [path.name for path in store.folder.iterdir()] == ["step-000005"]
+
+
+def test_without_locks_checkpoints_are_read_and_deleted(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with on_disk.open_latest(run) as read:
+        assert read.name == "step-000002"
+    on_disk.discard(read)
+    assert [path.name for path in read.parent.iterdir()] == ["step-000001"]
