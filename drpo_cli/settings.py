@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -224,6 +224,14 @@ class Shot(Settings):
     """A good response to it."""
 
 
+RESERVED = frozenset(
+    {"messages", "conversation", "add_generation_prompt", "continue_final_message", "tokenize"}
+    | {"chat_template", "padding", "truncation", "max_length", "return_tensors", "return_dict"}
+    | {"return_assistant_tokens_mask", "tokenizer_kwargs"}
+)
+"""Variables of a chat template, and arguments of its call, that `template_options` cannot set."""
+
+
 class SourceSettings(Settings):
     """Where prompts come from. Every source has these options, and may add its own."""
 
@@ -234,6 +242,21 @@ class SourceSettings(Settings):
     template: str = "{{ prompt }}"
     """A sandboxed Jinja template for every string prompt: `{{ prompt }}` is the prompt of the row,
     and any other column is available under its name."""
+    template_options: dict[str, Any] = Field(default={})
+    """Variables of the chat template, as `{ enable_thinking = false, date = "{{ day }}" }`. A text
+    is a Jinja template over the columns of the row."""
+    chat_template: Annotated[str, Field(min_length=1)] | None = None
+    """The chat template: the name of one that the tokenizer has, or a file that ends with `.jinja`
+    (a relative path counts from the spec's folder); the tokenizer's default if not set."""
+    add_special_tokens: bool | None = None
+    """Add the tokenizer's special tokens, such as a beginning of sequence, to the text of a prompt.
+    If not set, they are added to plain text, and not to chats, whose template writes them."""
+    continue_final_message: bool = False
+    """Let the model continue the last message of a chat that ends with one of the assistant; such
+    chats are refused otherwise."""
+    invalid_unicode: Literal["refuse", "replace"] = "refuse"
+    """What to do with text that is not valid Unicode: `refuse` names the row, and `replace` puts
+    U+FFFD in place of every lone surrogate or invalid byte."""
     few_shot: tuple[Shot, ...] = Field(default=(), strict=False)
     """Examples in front of every prompt, as `[{ prompt = "…", answer = "…" }, …]`. They become
     turns of a chat, or texts in the same template, each followed by its answer."""
@@ -251,6 +274,24 @@ class SourceSettings(Settings):
     whose responses were all right or all wrong (by `eval.threshold`), which gives no signal."""
     rewards: tuple[str, ...] | None = Field(default=None, strict=False)
     """Names of the rewards that score the prompts of this source; all rewards if not set."""
+
+    @field_validator("template_options")
+    @classmethod
+    def _check_names(cls, options: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted(options.keys() & RESERVED):
+            raise ValueError(f"{', '.join(taken)} is set by drpo itself; remove it")
+        return options
+
+    @field_validator("chat_template")
+    @classmethod
+    def _find_file(cls, name: str | None, info: ValidationInfo) -> str | None:
+        if name is None or not ("/" in name or name.endswith(".jinja")):
+            return name
+        path = Path(name).expanduser()
+        path = ((info.context or {}).get("folder") or Path()) / path
+        if not path.is_file():
+            raise ValueError(f"there is no file {path}; name a file with a Jinja template")
+        return str(path)
 
 
 class RolloutSettings(Settings):

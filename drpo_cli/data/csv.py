@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
-from drpo_cli.data.pipeline.columns import FileSettings, missing_column, to_problem
+from drpo_cli.data.pipeline.columns import FileSettings, decode, missing_column, to_problem
 from drpo_cli.errors import UserError
 from drpo_cli.types import Problem
 
@@ -46,7 +46,8 @@ def load(config: Config) -> Sequence[Problem]:
 
 def _read_records(config: Config) -> Iterator[tuple[int, list[str]]]:
     """Every record that is not blank, with the line it starts on."""
-    text = io.StringIO(_read_text(config.path), newline="")
+    text = io.StringIO(decode(config.path.read_bytes(), config), newline="")
+    csv.field_size_limit(sys.maxsize)  # Python's own is 131,072 characters
     reader = csv.reader(text, delimiter=config.delimiter, strict=True)
     line = 1
     try:
@@ -60,15 +61,6 @@ def _read_records(config: Config) -> Iterator[tuple[int, list[str]]]:
             f'put fields with a {config.delimiter!r}, a quote or a line end in "…", and write a '
             "quote in them twice",
         ) from error
-
-
-def _read_text(path: Path) -> str:
-    content = path.read_bytes()
-    try:
-        return content.decode().removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}:{line}: not UTF-8 text", "save the file as UTF-8") from error
 
 
 def _check_header(header: list[str], config: Config, where: str) -> None:
@@ -95,4 +87,4 @@ def _make_problem(header: list[str], cells: list[str], line: int, config: Config
     answer = config.fields.answer or "answer"
     if row.get(answer) == "":
         row[answer] = None
-    return to_problem(row, config.fields, where)
+    return to_problem(row, config, where)

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from drpo_cli.data.pipeline.columns import TableSettings, to_problem
+from drpo_cli.data.pipeline.columns import TableSettings, read_row, to_problem
 from drpo_cli.data.pipeline.plain import plain_path
 from drpo_cli.data.pipeline.rows import Lazy
 from drpo_cli.errors import UserError
@@ -76,10 +76,11 @@ class Config(TableSettings):
 
 def load(config: Config) -> Sequence[Problem]:
     """Opens the rows of the split. Raises UserError when they cannot be read or lack a column."""
-    where, rows = f"data set {config.path}", _read(config)
+    rows = _read(config)
 
     def make(index: int) -> Problem:
-        return to_problem(rows[index], config.fields, f"{where}, row {index}")
+        where = f"data set {config.path}, row {index}"
+        return to_problem(read_row(rows, index, where), config, where)
 
     if len(rows) > 0:
         make(0)  # reports a missing column before a run starts

@@ -9,10 +9,12 @@ anything is computed.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from drpo_cli.data.pipeline.columns import FileSettings, to_problem
+from drpo_cli.data.pipeline.columns import FileSettings, decode, to_problem
+from drpo_cli.data.pipeline.values import MOST_DIGITS, UnfitError, too_long
 from drpo_cli.errors import UserError
 from drpo_cli.types import Problem
 
@@ -27,19 +29,37 @@ def load(config: Config) -> Sequence[Problem]:
     with config.path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
-                where = f"{config.path}:{number}"
-                problems.append(to_problem(_parse(line, where), config.fields, where))
+                row = _parse(line, number, config)
+                problems.append(to_problem(row, config, f"{config.path}:{number}"))
     if not problems:
         raise UserError(f"{config.path}: the file has no rows", "put one JSON object on each line")
     return problems
 
 
-def _parse(line: bytes, where: str) -> dict[str, Any]:
-    fix = "put one JSON object on each line"
+def _parse(line: bytes, number: int, config: Config) -> dict[str, Any]:
+    where, fix = f"{config.path}:{number}", "put one JSON object on each line"
+    text = decode(line, config, number)
     try:
-        row = json.loads(line.decode("utf-8-sig"))
-    except ValueError as error:  # covers bad UTF-8 too
-        raise UserError(f"{where}: not JSON: {error}", fix) from error
+        row = json.loads(text, object_pairs_hook=_make_object, parse_int=_parse_int)
+    except (ValueError, RecursionError) as error:
+        what = "nested too deeply" if isinstance(error, RecursionError) else f"not JSON: {error}"
+        raise UserError(f"{where}: {what}", fix) from error
+    except UnfitError as error:
+        raise UserError(f"{where}: the line {error.what}", error.fix) from error
     if not isinstance(row, dict):
         raise UserError(f"{where}: a {type(row).__name__}, not an object", fix)
     return row
+
+
+def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = Counter(name for name, _ in pairs)
+        raise UnfitError(f"has the key {names.most_common(1)[0][0]!r} twice", "rename one")
+    return made
+
+
+def _parse_int(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise too_long()
+    return int(digits)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import field_validator
 
-from drpo_cli.data.pipeline.columns import TableSettings, missing_column, to_problem
+from drpo_cli.data.pipeline.columns import TableSettings, missing_column, read_row, to_problem
 from drpo_cli.data.pipeline.plain import plain_path
 from drpo_cli.data.pipeline.rows import Lazy
 from drpo_cli.errors import UserError
@@ -60,7 +60,8 @@ def load(config: Config) -> Sequence[Problem]:
     def make(index: int) -> Problem:
         at = bisect_right(ends, index)
         row = index - (ends[at - 1] if at else 0)
-        return to_problem(rows[index], config.fields, f"{files[at]}, row {row}")
+        where = f"{files[at]}, row {row}"
+        return to_problem(read_row(rows, index, where), config, where)
 
     if ends[-1] > 0:
         make(0)  # reports a missing nested column before a run starts

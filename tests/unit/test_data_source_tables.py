@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from drpo_cli import plugins
 from drpo_cli.data import csv, huggingface
-from drpo_cli.data.pipeline.rows import to_json
+from drpo_cli.data.pipeline.values import to_json
 from drpo_cli.errors import UserError
 from drpo_cli.types import Problem
 
@@ -80,7 +80,7 @@ def test_csv_takes_another_delimiter(tmp_path: Path) -> None:
             'prompt,answer\n"a\n\nb",1\n,2\n',
             r"a\.csv:5: the prompt is empty; write one, or remove the row",
         ),
-        (b"prompt,answer\na,1\n\xff,2\n", r"a\.csv:3: not UTF-8 text; save the file as UTF-8"),
+        (b"prompt,answer\na,1\n\xff,2\n", r"a\.csv:3: not UTF-8 text: .* save the file as UTF-8"),
     ],
 )
 def test_csv_mistakes_name_the_line(tmp_path: Path, text: str | bytes, message: str) -> None:
@@ -187,7 +187,7 @@ def test_metadata_can_be_recorded(tmp_path: Path) -> None:
     write_parquet(tmp_path / "a.parquet", prompt=["x"], when=[{"days": [day]}], raw=[b"\xff"])
     (row,) = load("parquet", tmp_path, path="a.parquet")
     assert json.loads(json.dumps(to_json(row.metadata))) == {
-        "when": {"days": ["2026-01-02 00:00:00"]},
+        "when": {"days": ["2026-01-02"]},
         "raw": "b'\\xff'",
     }
 

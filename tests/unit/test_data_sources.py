@@ -73,7 +73,7 @@ def test_jsonl_answer_is_optional_unless_named(tmp_path: Path) -> None:
         ('{"prompt": "a"}\n["b"]\n', r"a\.jsonl:2: a list, not an object; put one JSON object"),
         ('{"text": "a"}\n', r"a\.jsonl:1: .*no column 'prompt'.*the columns are text"),
         ('{"prompt": 3}\n', r"a\.jsonl:1: the prompt is neither"),
-        ('{"prompt": [{"role": "user"}]}\n', r"a\.jsonl:1: the prompt is neither"),
+        ('{"prompt": [{"role": "user"}]}\n', r"a\.jsonl:1: .* message 1 without 'content'"),
         ('{"prompt": "a", "answer": ["b"]}\n', r"a\.jsonl:1: the answer is a list"),
         ("\n", r"a\.jsonl: the file has no rows"),
     ],
@@ -89,7 +89,7 @@ def test_jsonl_reads_a_byte_order_mark_and_names_bad_bytes(tmp_path: Path) -> No
     file.write_bytes(b'\xef\xbb\xbf{"prompt": "a"}\n')
     assert load_jsonl(file)[0].prompt == "a"
     file.write_bytes(b'{"prompt": "\xff"}\n')
-    with pytest.raises(UserError, match=r"a\.jsonl:1: not JSON"):
+    with pytest.raises(UserError, match=r"a\.jsonl:1: not UTF-8"):
         load_jsonl(file)
 
 

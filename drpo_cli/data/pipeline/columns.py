@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import field_validator
 
+from drpo_cli.data.pipeline.problems import clean
 from drpo_cli.errors import UserError
 from drpo_cli.settings import Settings, SourceSettings, SpecPath
-from drpo_cli.types import Message, Problem
+from drpo_cli.types import Problem
 
 
 class Fields(Settings):
@@ -46,17 +48,53 @@ class FileSettings(TableSettings):
         return path
 
 
-def to_problem(row: Mapping[str, Any], fields: Fields, where: str) -> Problem:
+def decode(content: bytes, config: FileSettings, line: int = 1) -> str:
+    """The text of a file, or of its part from `line` on, without a byte order mark.
+
+    Raises UserError, naming file and line, for bytes that are not UTF-8, unless they are replaced.
+    """
+    encoding = json.detect_encoding(content[:4])
+    if line == 1 and "8" not in encoding:
+        raise UserError(f"{config.path}: the text is {encoding.upper()}", "save the file as UTF-8")
+    errors = "replace" if config.invalid_unicode == "replace" else "strict"
+    try:
+        return content.decode(errors=errors).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line += content.count(b"\n", 0, error.start)
+        raise UserError(
+            f"{config.path}:{line}: not UTF-8 text: byte 0x{content[error.start]:02x}",
+            'save the file as UTF-8, or set invalid_unicode = "replace" in this source',
+        ) from error
+
+
+def read_row(rows: Any, index: int, where: str) -> Mapping[str, Any]:
+    """A row of a data set of `datasets`. Raises UserError, naming `where`, for one that is broken.
+
+    Numbers of 32 bits or fewer are read as they were written: 0.1, not 0.10000000149011612.
+    """
+    import pyarrow
+
+    try:
+        row: dict[str, Any] = rows[index]
+    except (UnicodeDecodeError, pyarrow.ArrowException) as error:
+        raise UserError(f"{where}: cannot be read: {error}", "write the file again") from error
+    features = getattr(rows, "features", None) or {}
+    return {name: _narrow(value, features.get(name)) for name, value in row.items()}
+
+
+def to_problem(row: Mapping[str, Any], config: TableSettings, where: str) -> Problem:
     """Makes the problem of one row. Raises UserError, naming `where`, for columns that do not fit.
 
     Columns other than prompt and answer become metadata.
     """
+    fields = config.fields
     answer = fields.answer or ("answer" if "answer" in row else None)
-    return Problem(
-        prompt=_read_prompt(_find(row, fields.prompt, "prompt", where), where),
-        answer=_read_answer(_find(row, answer, "answer", where), where) if answer else None,
+    problem = Problem(
+        prompt=_find(row, fields.prompt, "prompt", where),
+        answer=_find(row, answer, "answer", where) if answer else None,
         metadata={k: v for k, v in row.items() if k not in (fields.prompt, answer)},
     )
+    return clean(problem, config, where)
 
 
 def missing_column(
@@ -71,6 +109,18 @@ def missing_column(
     )
 
 
+def _narrow(value: Any, feature: Any) -> Any:
+    if isinstance(value, float) and getattr(feature, "dtype", "") in ("float16", "float32"):
+        import numpy
+
+        return float(str(getattr(numpy, feature.dtype)(value)))
+    if isinstance(value, dict) and isinstance(feature, dict):
+        return {name: _narrow(inner, feature.get(name)) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_narrow(inner, getattr(feature, "feature", None)) for inner in value]
+    return value
+
+
 def _find(row: Mapping[str, Any], name: str, role: str, where: str) -> Any:
     value: Any = row
     parts = [name] if name in row else name.split(".")
@@ -80,32 +130,3 @@ def _find(row: Mapping[str, Any], name: str, role: str, where: str) -> Any:
             raise missing_column(name, role, columns, where, inside=".".join(parts[:depth]))
         value = value[part]
     return value
-
-
-def _read_answer(value: object, where: str) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, int | float):
-        return str(value)
-    raise UserError(
-        f"{where}: the answer is a {type(value).__name__}", "make it a string or number"
-    )
-
-
-def _read_prompt(value: object, where: str) -> str | tuple[Message, ...]:
-    if value == "":
-        raise UserError(f"{where}: the prompt is empty", "write one, or remove the row")
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list) and value and all(_is_message(turn) for turn in value):
-        return tuple({k: v for k, v in turn.items() if v is not None} for turn in value)
-    raise UserError(
-        f"{where}: the prompt is neither a string nor a list of chat messages "
-        f'({{"role": "user", "content": "…"}}) but {str(value)[:80]}'
-    )
-
-
-def _is_message(turn: object) -> bool:
-    return isinstance(turn, dict) and all(
-        isinstance(turn.get(key), str) for key in ("role", "content")
-    )

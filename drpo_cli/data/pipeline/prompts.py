@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal
 
+from drpo_cli.data.pipeline.chat import Chats
+from drpo_cli.data.pipeline.problems import INSTRUCTIONS
 from drpo_cli.data.pipeline.rows import Row
+from drpo_cli.data.pipeline.templates import naming, render
+from drpo_cli.data.pipeline.values import UnfitError, valid_text
 from drpo_cli.errors import UserError
 from drpo_cli.settings import SourceSettings
 from drpo_cli.types import Message, Prompt
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 Unfit = Literal["min_prompt_tokens", "max_prompt_tokens", "too_long"]
 """Why a row is skipped: the name of the option that decides it."""
 EXAMPLE_END = "\n\n"
 """Text after the answer of a plain-text example."""
-HIDDEN = "answer"
-"""The column that no template gets."""
+
+CHAT_OPTIONS = {
+    "system": "set chat = true",
+    "template_options": "set chat = true",
+    "chat_template": "set chat = true",
+    "continue_final_message": "remove it: only a list of messages can end with the assistant's",
+}
+"""Options of a source that plain text has no use for, and what to do about them."""
 
 
 class Prompts:
     """Makes prompts for one tokenizer.
 
     `max_tokens` is the longest prompt: the context less the longest response. Token ids must be
-    below `vocabulary`, the rows of the model's embedding, where there is a model.
-    `compared` names the rewards that compare with the reference answer.
+    below `vocabulary`, the rows of the model's embedding, where there is a model. `compared` names
+    the rewards that compare with the reference answer. `doubled_bos` has the sources of which a
+    prompt began with two beginnings of sequence.
     """
 
     def __init__(
@@ -38,6 +45,8 @@ class Prompts:
         compared: Sequence[str] = (),
     ) -> None:
         self._tokenizer = tokenizer
+        self._chats = Chats(tokenizer)
+        self.doubled_bos: set[str] = set()
         self._max_tokens = max_tokens
         self._vocabulary = vocabulary
         self._compared = compared
@@ -50,16 +59,18 @@ class Prompts:
         those.
         """
         problem, config, id = row
-        if config.chat or not isinstance(problem.prompt, str):
-            text = self._chat_text(row)
-            ids = list(self._tokenizer(text, add_special_tokens=False).input_ids)  # in text
-        else:
-            if config.system is not None:
-                raise UserError(f"data {id}: `system` needs a chat prompt", "set chat = true")
-            shots = _render_examples(config, id)
-            text = "".join(asked + answer + EXAMPLE_END for asked, answer in shots)
-            text += render(config.template, problem.prompt, problem.metadata, id)
-            ids = self._plain_ids(text)
+        chat = config.chat or not isinstance(problem.prompt, str)
+        text = self._chats.render(_make_messages(row), row) if chat else _plain_text(row)
+        try:
+            text = valid_text(text, config.invalid_unicode == "replace")
+        except UnfitError as error:
+            raise UserError(f"data {id}: the text {error.what}", error.fix) from error
+        with naming(f"data {id}: the tokenizer cannot read the text"):
+            special = not chat if config.add_special_tokens is None else config.add_special_tokens
+            ids = self._ids(text, special)
+        bos = self._tokenizer.bos_token_id
+        if bos is not None and ids[:2] == [bos, bos]:
+            self.doubled_bos.add(id.rpartition("/")[0])
         if not ids:
             raise UserError(f"data {id}: the prompt is empty", "write one, or remove the row")
         if unfit := self._check_length(len(ids), config, id):
@@ -105,86 +116,28 @@ class Prompts:
                 "and chat template, or give the model a row for it (resize_token_embeddings)",
             )
 
-    def _chat_text(self, row: Row) -> str:
-        from jinja2 import TemplateError
-
-        if self._tokenizer.chat_template is None:
-            raise UserError(
-                f"data {row.id}: a chat prompt needs a chat template, and the model's tokenizer "
-                "has none",
-                "use an instruction-tuned model, add chat_template.jinja to the model's folder, or "
-                "use plain text (string prompts, chat = false)",
-            )
-        messages = _make_messages(row)
-        try:
-            text: str = self._tokenizer.apply_chat_template(
-                [dict(turn) for turn in messages], add_generation_prompt=True, tokenize=False
-            )
-        except TemplateError as error:
-            raise UserError(
-                f"data {row.id}: the tokenizer's chat template refuses the messages "
-                f"({', '.join(turn['role'] for turn in messages)}): {error}"
-            ) from error
-        return text
-
-    def _plain_ids(self, text: str) -> list[int]:
-        """The text's ids with the tokenizer's special tokens, without an end of sequence it adds.
+    def _ids(self, text: str, special: bool) -> list[int]:
+        """The text's ids; with `special` tokens, but without an end of sequence that they add.
 
         A response cannot follow an end of sequence. One that is part of the text itself stays.
         """
-        ids = list(self._tokenizer(text).input_ids)
-        if ids and ids[-1] == self._tokenizer.eos_token_id:
+        ids = list(self._tokenizer(text, add_special_tokens=special).input_ids)
+        if special and len(ids) > 1 and ids[-1] == self._tokenizer.eos_token_id:
             bare = list(self._tokenizer(text, add_special_tokens=False).input_ids)
-            if len(ids) > 1 and bare[-1:] != ids[-1:]:
+            if bare[-1:] != ids[-1:]:
                 ids.pop()
         return ids
 
 
-def render(template: str, prompt: str, columns: Mapping[str, Any], where: str) -> str:
-    """Fills the template with `prompt` and the row's other columns.
-
-    Raises UserError, naming `where`, for a column that the row lacks and a template that fails.
-    """
-    from jinja2 import TemplateError, UndefinedError
-
-    compiled = _compile(template)
-    given = {name: value for name, value in columns.items() if name != HIDDEN}
-    given["prompt"] = prompt
-    try:
-        return compiled.template.render(given)
-    except UndefinedError as error:
-        missing = sorted(compiled.names - given.keys())
-        if HIDDEN in missing:
-            raise UserError(
-                f"data {where}: the template asks for the answer, which it never gets: the model "
-                "would read it in the prompt",
-                "remove it from the template",
-            ) from error
-        if missing:
-            raise UserError(
-                f"data {where}: the template asks for {', '.join(map(repr, missing))}, but the row "
-                f"has no such column; its columns are {', '.join(sorted(given))}"
-            ) from error
-        raise UserError(f"data {where}: the template fails: {error}") from error
-    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
-        raise UserError(f"data {where}: the template fails: {error}") from error
-
-
-class _Compiled(NamedTuple):
-    """A template, and the columns that it asks for."""
-
-    template: Template
-    names: frozenset[str]
-
-
-@lru_cache
-def _compile(template: str) -> _Compiled:
-    from jinja2 import StrictUndefined, meta
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    sandbox = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
-    names = meta.find_undeclared_variables(sandbox.parse(template)) - sandbox.globals.keys()
-    return _Compiled(sandbox.from_string(template), frozenset(names))
+def _plain_text(row: Row) -> str:
+    problem, config, id = row
+    assert isinstance(problem.prompt, str)
+    for name in CHAT_OPTIONS:
+        if getattr(config, name) not in (None, False, {}):
+            raise UserError(f"data {id}: `{name}` needs a chat prompt", CHAT_OPTIONS[name])
+    shots = _render_examples(config, id)
+    text = "".join(asked + answer + EXAMPLE_END for asked, answer in shots)
+    return text + render(config.template, problem.prompt, problem.metadata, id)
 
 
 def _render_examples(config: SourceSettings, id: str) -> Sequence[tuple[str, str]]:
@@ -200,11 +153,16 @@ def _make_messages(row: Row) -> list[Message]:
     """System messages, then the examples as turns, then what the row asks."""
     problem, config, id = row
     if isinstance(problem.prompt, str):
+        if config.continue_final_message:
+            fix = CHAT_OPTIONS["continue_final_message"]
+            raise UserError(f"data {id}: `continue_final_message` needs a chat prompt", fix)
         text = render(config.template, problem.prompt, problem.metadata, id)
         asked: list[Message] = [{"role": "user", "content": text}]
     else:
         asked = list(problem.prompt)
-    first = next((at for at, turn in enumerate(asked) if turn["role"] != "system"), len(asked))
+    first = next(
+        (at for at, turn in enumerate(asked) if turn["role"] not in INSTRUCTIONS), len(asked)
+    )
     system = [] if config.system is None else [{"role": "system", "content": config.system}]
     turns: list[Message] = []
     for prompt, answer in _render_examples(config, id):

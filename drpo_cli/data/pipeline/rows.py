@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import Any, Generic, NamedTuple, TypeVar, overload
+from typing import Generic, NamedTuple, TypeVar, overload
 
+from drpo_cli.data.pipeline.problems import clean
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected
 from drpo_cli.settings import SourceSettings
@@ -67,26 +66,7 @@ class Source(Lazy[Row]):
                 f"data {id}: the source returned {type(problem).__name__}",
                 "return drpo_cli.types.Problem(prompt, answer, metadata)",
             )
-        return Row(replace(problem, metadata=to_json(problem.metadata)), self.config, id)
-
-
-def to_json(value: Any) -> Any:
-    """The value as it is after it was written as JSON and read again.
-
-    Tuples become lists and keys become text; what JSON cannot hold (dates, fractions, bytes)
-    becomes its text. So a reward gets in training what it gets from samples.jsonl.
-    """
-    if isinstance(value, Mapping):
-        return {_to_key(key): to_json(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_json(inner) for inner in value]
-    return value if value is None or isinstance(value, str | int | float) else str(value)
-
-
-def _to_key(key: object) -> str:
-    if isinstance(key, str):
-        return key
-    return json.dumps(key) if key is None or isinstance(key, int | float) else str(key)
+        return Row(clean(problem, self.config, f"data {id}"), self.config, id)
 
 
 def is_endless(rows: Sequence[Row]) -> bool:
