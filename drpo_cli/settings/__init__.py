@@ -1,98 +1,24 @@
 """The options of every section of a spec, and the base options of every kind of plugin.
 
-This module imports nothing heavy, because `drpo check` and `drpo --help` read it.
+This package imports nothing heavy, because `drpo check` and `drpo --help` read it.
 The docstring under a field is its documentation: docs/spec.md is generated from it.
 """
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import Field, ValidationInfo, field_validator
 
-from drpo_cli import secrets
-
-
-def _relative_to_spec(value: object, info: ValidationInfo) -> object:
-    folder = (info.context or {}).get("folder")
-    if isinstance(value, str):
-        value = Path(os.path.expanduser(value))  # unlike Path's, it leaves an unknown ~name
-        return folder / value if folder is not None else value
-    return value
-
-
-SpecPath = Annotated[Path, BeforeValidator(_relative_to_spec)]
-"""A path in a spec; a relative one counts from the folder of the spec."""
-
-PLAIN_PATH = re.compile(r"[\w./ +@=,-]+")
-"""A path that no library takes for a pattern or an address; others are handed over by a link."""
-
-FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-"""A name that is valid for a file or a folder on every system."""
-
-Count = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Decay = Annotated[float, Field(ge=0, lt=1)]
-
-
-class AbsentKeyError(AttributeError):
-    """A key has no value, because it is wrong in the spec that is being checked."""
-
-
-class Settings(BaseModel):
-    """Options: strict (a string is not a number), closed (no unknown keys) and immutable."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-    @field_validator("*")
-    @classmethod
-    def _holds_no_secret(cls, value: object) -> object:
-        if any(secrets.in_url(text) or secrets.is_secret(text) for text in _texts(value)):
-            raise ValueError(
-                "holds a password or a key, and the run folder keeps a copy of the spec; name the "
-                "environment variable with it instead: in an option `*_env`, or in the variable "
-                "that the server's client reads"
-            )
-        return value
-
-    def model_post_init(self, context: object) -> None:
-        """Has the values of the variables masked from now on."""
-        secrets.keep(self.needs_environment())
-
-    def needs_environment(self) -> tuple[str, ...]:
-        """Environment variables that must be set: those that options `*_env` name."""
-        named = (value for name, value in self if name.endswith("_env"))
-        return tuple(one for value in named for one in _texts(value))
-
-    if not TYPE_CHECKING:  # for mypy, every field is there
-
-        def __getattr__(self, name):
-            if name in type(self).model_fields:
-                raise AbsentKeyError(name)
-            return super().__getattr__(name)
-
-
-def _texts(value: object) -> Iterable[str]:
-    """The texts of a value: itself, or those in it."""
-    several: Iterable[object] = (value,)
-    if isinstance(value, Mapping):
-        several = value.values()
-    elif isinstance(value, tuple | list):
-        several = value
-    return [one for one in several if isinstance(one, str)]
+from drpo_cli.settings.base import PLAIN_PATH as PLAIN_PATH
+from drpo_cli.settings.base import AbsentKeyError as AbsentKeyError
+from drpo_cli.settings.base import Count as Count
+from drpo_cli.settings.base import Decay as Decay
+from drpo_cli.settings.base import FolderName as FolderName
+from drpo_cli.settings.base import Fraction as Fraction
+from drpo_cli.settings.base import Settings as Settings
+from drpo_cli.settings.base import SpecPath as SpecPath
 
 
 class RunSettings(Settings):
