@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 AGAIN = "download or save the model again"
+OLD_BUFFERS = (".masked_bias", ".attn.attention.bias")
+"""Causal masks that GPT-2 and its kin saved; transformers declares only some as unimportant."""
 KINDS = {"AutoConfig": "configuration", "AutoTokenizer": "tokenizer"}
 READING = (  # what transformers raises for files that it cannot use
     OSError,
@@ -239,7 +241,11 @@ def _find_strange(
     """The tensors below `prefix` that the checkpoint lacks, or has in excess or in other shapes."""
     own = model.state_dict()
     missing = sorted(key for key in keys["missing_keys"] if key.startswith(prefix))
-    excess = sorted(key for key in keys["unexpected_keys"] if key.startswith(prefix))
+    excess = sorted(
+        key
+        for key in keys["unexpected_keys"]
+        if key.startswith(prefix) and not key.endswith(OLD_BUFFERS)
+    )
     others = sorted(item for item in keys["mismatched_keys"] if item[0].startswith(prefix))
     if wrapper := find_wrapper([*there, *keys["unexpected_keys"]], own):
         return wrapper

@@ -157,6 +157,9 @@ def test_a_head_that_is_tied_in_name_only(tied: Path, tmp_path: Path, here: Worl
             with_more(model__layers__0__self_attn__rotary_emb__inv_freq=torch.ones(16)),
             id="old buffer",
         ),
+        pytest.param(
+            with_more(model__layers__0__self_attn__masked_bias=torch.tensor(-1e4)), id="old mask"
+        ),
     ],
 )
 def test_what_loads_as_before(
