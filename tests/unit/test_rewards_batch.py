@@ -208,6 +208,14 @@ class fn:
     assert (usage.calls, usage.failures.total(), usage.counts["characters"]) == (4, 1, 6)
 
 
+@pytest.mark.parametrize("options", [{"weight": 1e300}, {"weight": -1e9}, {"gate": True}])
+def test_a_total_that_training_cannot_use_ends_the_run(own: Own, options: dict[str, Any]) -> None:
+    source = "def fn(completion): return 1e10"
+    found = graded([chosen(own, source, "a", **options), chosen(own, source, "b")], [group("x")])
+    assert found.fatal is not None
+    assert found.fatal.startswith("prompt own/3, sample 0: the total of its scores is ")
+
+
 def test_a_source_names_the_rewards_of_its_prompts(own: Own) -> None:
     selected = [chosen(own, LENGTH, "length"), chosen(own, "def fn(prompt): return 7", "seven")]
     groups_P = [group("aa", rewards=("seven",)), group("aa"), group("aa", rewards=("length",))]

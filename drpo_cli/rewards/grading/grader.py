@@ -19,7 +19,14 @@ from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected
 from drpo_cli.rewards.grading.contract import Call, Reward, prepare_all
 from drpo_cli.rewards.grading.pool import Pool
-from drpo_cli.rewards.grading.score import Failure, Outcome, ReadyReward, short
+from drpo_cli.rewards.grading.score import (
+    LARGEST,
+    Failure,
+    Outcome,
+    ReadyReward,
+    is_usable,
+    short,
+)
 from drpo_cli.settings import RewardSettings
 from drpo_cli.types import Group, Prompt, Rollout, Scores
 
@@ -202,12 +209,13 @@ class Batch:
             fatal = self._take(future)
             if fatal is not None:
                 break
+        scores_P = [self._scores(at) for at in range(len(self._prompts_P))]
         return Graded(
-            scores_P=[self._scores(at) for at in range(len(self._prompts_P))],
+            scores_P=scores_P,
             seconds_P=[{k: tuple(v) for k, v in by.items()} for by in self._seconds],
             usage=self._usage,
             quarantine=[self._record(*failed) for failed in self._failed],
-            fatal=fatal or self._none_worked(),
+            fatal=fatal or self._none_worked() or self._too_large(scores_P),
         )
 
     def _blank(self, at: int, value: Any) -> dict[str, list[Any]]:
@@ -249,6 +257,17 @@ class Batch:
         """Why the run must end when a reward failed in all of its calls."""
         found = (self._find_hopeless(reward) for reward in self._due if not self._forgiving)
         return next((message for message in found if message), None)
+
+    def _too_large(self, scores_P: Sequence[Scores]) -> str | None:
+        """Why the run must end when a total is beyond what training computes with."""
+        for prompt, scores in zip(self._prompts_P, scores_P, strict=True):
+            for i, total in enumerate(scores.total_G):
+                if not is_usable(total) and not self._forgiving:
+                    return (
+                        f"prompt {prompt.id}, sample {i}: the total of its scores is {total:g}, "
+                        f"beyond ±{LARGEST:g}; lower the weights, or the scores of gates"
+                    )
+        return None
 
     def _find_hopeless(self, reward: Reward) -> str | None:
         usage = self._usage[reward.name]

@@ -140,7 +140,9 @@ class Pool:
         poll.register(self._connection, select.POLLIN)
         while not poll.poll(1000 * WAKE_SECONDS):
             with suppress(ChildProcessError):  # it has been waited for
-                if os.waitid(os.P_PID, self._server.pid, os.WSTOPPED | os.WNOHANG):
+                if processes.LINUX and os.waitid(
+                    os.P_PID, self._server.pid, os.WSTOPPED | os.WNOHANG
+                ):
                     os.kill(self._server.pid, signal.SIGCONT)
         return receive(self._connection, kind)
 

@@ -53,7 +53,7 @@ class Outcome(NamedTuple):
         """Whether it is the result of a call for that many samples, in usable numbers."""
         expected = 0 if self.failure else samples
         values = (*self.scores, self.seconds, *self.counts.values())
-        return len(self.scores) == expected and all(map(_is_usable, values))
+        return len(self.scores) == expected and all(map(is_usable, values))
 
 
 class ReadyReward:
@@ -139,7 +139,7 @@ class ReadyReward:
             return {}
         real = {short(str(k)): n for k, n in counts.items() if isinstance(n, numbers.Real)}
         counts.clear()
-        taken = {k: float(n) for k, n in real.items() if _is_usable(n)}
+        taken = {k: float(n) for k, n in real.items() if is_usable(n)}
         return {k: int(n) if n.is_integer() else n for k, n in taken.items()}
 
 
@@ -205,12 +205,13 @@ def _as_score(value: Any) -> float | Failure:
         score = float(value)
     except OverflowError:
         score = float("inf")
-    if _is_usable(score):
+    if is_usable(score):
         return score
     return Failure("not_finite", f"returned {score}; return a finite number, up to {LARGEST:g}")
 
 
-def _is_usable(number: float) -> bool:
+def is_usable(number: float) -> bool:
+    """Whether a number is finite and within ±LARGEST."""
     return -LARGEST <= number <= LARGEST  # not `math`, which a reward may change; false for NaN
 
 
