@@ -34,8 +34,16 @@ _PLAIN: dict[int, int | str] = {
     ord("−"): "-",
     ord("–"): "-",
 }
+_TAGS = re.compile(r"\*\*|</?answer>")
+
+
+def _fraction(digits: str) -> str:
+    return rf"\frac{{{digits[0]}}}{{{digits[1]}}}"
+
+
 _SIGNS: dict[int, int | str] = {
     **dict(zip(map(ord, "⁰¹²³⁴⁵⁶⁷⁸⁹"), (f"^{{{digit}}}" for digit in range(10)), strict=True)),
+    **dict(zip(map(ord, "½⅓⅔¼¾"), map(_fraction, ("12", "13", "23", "14", "34")), strict=True)),
     ord("×"): r"\times ",
     ord("·"): r"\cdot ",
     ord("÷"): "/",
@@ -50,6 +58,10 @@ _SIGNS: dict[int, int | str] = {
     ord("∩"): r"\cap ",
     ord("∅"): r"\emptyset ",
 }
+
+
+def _without_unit(found: re.Match[str]) -> str:
+    return found[1] if found[2] in _UNITS else found[0]
 
 
 def _repeating(found: re.Match[str]) -> str:
@@ -67,6 +79,10 @@ _RULES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]
     (re.compile(r"\\(?:text|textbf|mathrm|mbox)\s*\{\s*(-?[\d.,]*\d)\s*\}"), r"\1"),
     # `sqrt(2)` and `\sqrt(2)`, of which math-verify reads `4\sqrt(2)` as 4
     (re.compile(r"\\?sqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
+    # `1 234 567`
+    (re.compile(r"^\s*-?\d{1,3}(?: \d{3})+\s*$"), lambda found: found[0].replace(" ", "")),
+    # `18 dollars`; one letter may be a variable
+    (re.compile(r"^(\s*-?[\d.,]*\d)\s+([A-Za-z]{2,})\s*$"), _without_unit),
     # `11 5/6`
     (re.compile(r"^\s*(-?\d+)\s+(\d+)/(\d+)\s*$"), r"\1\\frac{\2}{\3}"),
     # `1.5e-3`
@@ -91,6 +107,8 @@ _CHOICE = re.compile(r"\s*\(?([A-Z])(?:\s*|[).:].*)", re.DOTALL)
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 _DOTS = re.compile(r"\\(?:l|c|d)?dots\b|\.\.\.|…")
 _SPACES = re.compile(r"\\(?:left|right|displaystyle)\b|\\[!,;: ]|\s|~")
+_BRACKETS = re.compile(r"\\[{}]|[()\[\]]")
+_OPEN = ("\\{", "(", "[")
 _UNIT = re.compile(r"\d(?:\\[,; ]|~|\s)*([A-Za-z]+)(?:\s*\^\s*\{?\d\}?)?\s*\.?\s*")
 _UNITS = {
     spelling: group[0]
@@ -127,8 +145,8 @@ class Box(NamedTuple):
 
 
 def plain(text: str) -> str:
-    """The text with its digits and punctuation in ASCII, and without Markdown's bold marks."""
-    return text.translate(_PLAIN).replace("**", " ")
+    """The text with its digits and punctuation in ASCII, without bold and answer marks."""
+    return _TAGS.sub(" ", text.translate(_PLAIN))
 
 
 def to_latex(answer: str) -> str:
@@ -236,8 +254,12 @@ def _unit(answer: str) -> str | None:
 
 
 def _brackets(answer: str) -> str | None:
-    """Whether the whole answer is in braces, as a set is, or in other brackets."""
-    text = _SPACES.sub("", answer)
-    if text.startswith(r"\{") and text.endswith(r"\}"):
-        return "braces"
-    return "other" if text[:1] in ("(", "[") and text[-1:] in (")", "]") else None
+    """Whether one pair of braces, as of a set, or of other brackets is around the whole answer."""
+    text, depth = _SPACES.sub("", answer), 0
+    for sign in _BRACKETS.finditer(text):
+        depth += 1 if sign[0] in _OPEN else -1
+        if depth == 0 and sign.end() < len(text):
+            return None
+    if not text.startswith(_OPEN) or depth:
+        return None
+    return "braces" if text.startswith("\\{") else "other"

@@ -112,6 +112,7 @@ class reward:
             found,
             float_rounding=self._config.decimals,
             strict=self._config.strict,
+            allow_set_relation_comp=True,
             timeout_seconds=limit,
         )
         if not found:

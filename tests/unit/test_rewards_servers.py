@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 import itertools
 import json
@@ -19,8 +20,11 @@ import brotli  # type: ignore[import-untyped]
 import pytest
 
 from drpo_cli.errors import UserError
+from drpo_cli.plugins import Selected
 from drpo_cli.rewards import http, judge
-from support.servers import Reply, in_turn, says, sending, serving
+from drpo_cli.rewards.grading.grader import Grader
+from drpo_cli.types import Group, Prompt, Rollout
+from support.servers import Asked, Reply, in_turn, says, sending, serving
 
 MIB = 2**20
 KINDS = ("http", "judge")
@@ -314,3 +318,33 @@ def test_the_request_asks_for_a_plain_body_and_holds_the_key(kind: str) -> None:
     (asked,) = server.asked
     assert asked.headers["Accept-Encoding"] == "identity"
     assert KEY in json.dumps(dict(asked.headers))
+
+
+@pytest.mark.parametrize("before", ["", "x" * 170])
+@pytest.mark.parametrize("status", [200, 401, 500])
+def test_a_key_that_the_server_repeats_is_masked(kind: str, status: int, before: str) -> None:
+    def answer(asked: Asked) -> Reply:
+        key = asked.headers.get("X-Key") or asked.headers["Authorization"]
+        return Reply({"error": f"{before}{key}, {base64.b64encode(key.encode()).decode()}"}, status)
+
+    with serving(answer) as server:
+        message = said(kind, server.url, retries=0)
+    assert KEY[:8] not in message and "c2stYS12ZXJ5" not in message and "***" in message
+
+
+def test_a_key_is_masked_in_a_run(kind: str) -> None:
+    def answer(asked: Asked) -> Reply:
+        return Reply({"wrong": dict(asked.headers)}, 401)
+
+    options: dict[str, Any] = {"workers": 1}
+    group = Group(Prompt("p/1", "1+1=", (), "2", {}), (Rollout((1,), (-0.1,), "2", False),))
+    with serving(answer) as server:
+        if kind == "http":
+            config: Any = http.Config(url=server.url, headers_env={"X-Key": "THE_KEY"}, **options)
+        else:
+            own: dict[str, Any] = {"model": "m", "rubric": "Is it?", "base_url": server.url}
+            config = judge.Config(**own, **options, api_key_env="THE_KEY")
+        with Grader([Selected("rewards", kind, config)]) as grader:
+            graded = grader.score([group])
+    shown = f"{graded.fatal} {graded.quarantine}"
+    assert "answered 401" in shown and "***" in shown and KEY not in shown
