@@ -172,6 +172,11 @@ HONEST: dict[str, tuple[str, str, bool]] = {
         "assert f(1)[0] == C.A and f(1)[0].name == 'A' and f(1)[1] == 1 and f(1)[1] + 1 == 2",
         True,
     ),
+    "methods of derived classes": (
+        "class T(str):\n    def twice(self): return self * 2\nclass S(set): pass\ndef f(x): return T(x), S([x])",
+        "t, s = f('a')\nassert t.startswith('a') and t.twice() == 'aa' and t.upper() == 'A' and s.issubset({'a'})\ns.add(1)\nassert s == {'a', 1}",
+        True,
+    ),
     "a range and views": (
         "def f(x): return range(x), {x: 1}.keys(), {x: 1}.items()",
         "assert f(2) == (range(2), {2}, {(2, 1)})",

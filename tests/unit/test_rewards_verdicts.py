@@ -10,7 +10,8 @@ import pytest
 from drpo_cli.rewards import python_tests
 from drpo_cli.rewards.python_tests import Config, reward
 from drpo_cli.rewards.sandbox import run as sandbox
-from support.cheats import CHEATS, FORMS, OTHERS, PRELUDE
+from support.cheats import CHEATS, FORMS, PRELUDE
+from support.cheats_of_tests import OTHERS
 from support.sandboxes import machine, open_temporary
 from support.verdicts import HONEST
 

@@ -89,11 +89,19 @@ def _remove_old(parent: Path) -> None:
 
 
 def available() -> bool:
-    """Whether `make` works here."""
+    """Whether a process can be moved into what `make` gives; tried with one."""
     group = make(64)
-    if group is not None:
-        group.remove()
-    return group is not None
+    if group is None:
+        return False
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(OSError):
+            group.join()
+            os._exit(0)
+        os._exit(1)
+    status = os.waitpid(child, 0)[1]
+    group.remove()
+    return status == 0
 
 
 def _parents() -> Iterator[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import operator
 from collections.abc import Callable
@@ -12,6 +11,18 @@ from drpo_cli.rewards.sandbox.values import CLASSES, base_of
 
 _CHANGING = ("list", "set", "dict", "deque", "bytearray")
 _NAMES = ("__name__", "__qualname__", "__doc__", "__dict__", "__module__")  # the rest is Python's
+
+
+async def wait(what: Any) -> Any:
+    """Waits for what the code made to be awaited."""
+    return await what
+
+
+def _run_coroutine(what: Any) -> Any:
+    import asyncio  # slow to import, and seldom needed
+
+    return asyncio.run(wait(what))
+
 
 COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 _ARITHMETIC = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or")
@@ -27,7 +38,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "delitem": operator.delitem,
     "contains": operator.contains,
     "isinstance": isinstance,
-    "await": lambda what: asyncio.run(wait(what)),
+    "await": _run_coroutine,
     "enter": lambda what: what.__enter__(),
     "exit": lambda what, *why: what.__exit__(*why),
     "copy": copy.copy,
@@ -41,13 +52,17 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
 }
 
 
+_ANSWERS = frozenset(
+    name
+    for kind in (str, bytes, set)
+    for name in vars(kind)
+    if name.startswith("is") or name in ("startswith", "endswith")
+)
+"""Methods of built-in values that answer yes or no: an object of the code would answer yes."""
+
+
 class Undecided(TypeError):
     """An operator between an object of the code's own class and a value of the test."""
-
-
-async def wait(what: Any) -> Any:
-    """Waits for what the code made to be awaited."""
-    return await what
 
 
 class Remote:
@@ -72,7 +87,24 @@ class Remote:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name not in _NAMES:
             raise AttributeError(name)
+        if not self._peer.decides:
+            kind = self.__class__
+            if (
+                kind is not Remote
+                and hasattr(kind, name)
+                and (name in _ANSWERS or self._kind not in _CHANGING)
+            ):
+                return getattr(self._base(), name)
+            if name in _ANSWERS:
+                self._peer.undecided = True
+                raise AttributeError(f"{name} is a method of built-in values here")
         return self._peer.ask("get", self, name)
+
+    def _base(self) -> Any:
+        """The built-in value that it holds: one and the same, if it is of a kind that is."""
+        if self._kind in _CHANGING or not self._bases:
+            self._bases[:] = [self._peer.ask("base", self)]
+        return self._bases[0]
 
     def __setattr__(self, name: str, value: Any) -> None:
         self._peer.ask("set", self, name, value)
@@ -109,11 +141,7 @@ def _decide(operation: str, swapped: bool = False) -> Callable[..., Any]:
         if type(other) is Remote or self._peer.decides:
             return self._peer.ask(operation, left, right)
         if self._kind is not None and self._kind != "coroutine":
-            if not self._bases:
-                self._bases.append(self._peer.ask("base", self))
-            base = self._bases[0]
-            if self._kind in _CHANGING:
-                self._bases.clear()
+            base = self._base()
             return OPERATIONS[operation](*((other, base) if swapped else (base, other)))
         self._peer.undecided = True
         if operation in ("eq", "ne"):

@@ -126,7 +126,8 @@ class _Sandbox:
                 os.setsid()
             limits.prctl(limits.SET_DEATH_SIGNAL, signal.SIGKILL)
             if self._group is not None:
-                self._group.join()
+                with contextlib.suppress(OSError):  # `cgroup.available` says so
+                    self._group.join()
             if self._plain:
                 self._run_plain()
             else:
