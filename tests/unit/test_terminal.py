@@ -275,8 +275,8 @@ def test_output_without_room(folder: Path, broken: str) -> None:
         text=True,
     )
     assert done.returncode == 2
-    said = "error: the output: the disk is full; free some space and try again\n"
-    assert done.stderr == (said if broken == "1" else "")
+    assert done.stderr.count("\n") == (broken == "1")
+    assert broken != "1" or done.stderr.startswith("error: the output: the disk is full; free some")
 
 
 def test_a_machine_that_says_no_gets_one_message(tmp_path: Path) -> None:
@@ -284,5 +284,5 @@ def test_a_machine_that_says_no_gets_one_message(tmp_path: Path) -> None:
         [sys.executable, "-m", "drpo_cli", "runs", "x" * 300], capture_output=True, text=True
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert done.stderr.startswith("error: xxx") and "File name too long" in done.stderr
+    assert done.stderr.startswith("error: xxx") and "too long" in done.stderr
     assert RunFolder(tmp_path).exists() is False
