@@ -106,8 +106,7 @@ def _run_asserts(code: str, tests: list[str], config: Config) -> int:
     stdin = json.dumps([code, tests, config.operators == "code"]) + "\n"
     seconds = min(config.seconds, config.total_seconds)
     result = _run(_harness(), stdin, seconds, config)
-    reports = [json.loads(line) for line in result.report.splitlines()]
-    return len({report["passed"] for report in reports if "passed" in report})
+    return len({json.loads(line)["passed"] for line in result.report.splitlines()})
 
 
 def _run_cases(code: str, cases: list[_Case], config: Config) -> int:

@@ -62,8 +62,6 @@ def judge() -> None:
             peer.send("test")
             if passes(test, peer, names, imports):
                 os.write(3, json.dumps({"passed": index}).encode() + b"\n")
-            elif peer.undecided:
-                os.write(3, json.dumps({"undecided": index}).encode() + b"\n")
             if not peer.ended:
                 peer.send("end")
                 while peer.receive() != ["gone"]:
@@ -163,11 +161,10 @@ def _serves(operation: str, given: list[Any]) -> bool:
 def candidate(connection: socket.socket) -> NoReturn:
     """Loads the code, then runs the calls of each test in a copy of this process."""
     module = types.ModuleType(NAME)
-    kept, fork, wait, leave = dict(vars(builtins)), os.fork, os.waitpid, os._exit
+    fork, wait, leave = os.fork, os.waitpid, os._exit
     code = Peer(connection, None, True).receive()[1]
     sys.modules[NAME] = module
     exec(compile(code, f"<{NAME}>", "exec", dont_inherit=True), vars(module))
-    vars(builtins).update(kept)
     names = list(map(str, vars(module)))
     with contextlib.suppress(Gone):
         while True:

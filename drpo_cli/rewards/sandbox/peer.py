@@ -58,13 +58,13 @@ class Peer:
         self._places: dict[int, int] = {}  # of those, by id
         self._remotes: dict[int, Remote] = {}
         self._errors: dict[int, type[BaseException]] = {}
-        self.broken = self.ended = self.undecided = False
+        self.broken = self.ended = False
 
     def renew(self) -> Peer:
         """The same end without the handles, for the next test."""
         fresh = copy.copy(self)
         fresh._kept, fresh._places, fresh._remotes, fresh._errors = [], {}, {}, {}
-        fresh.broken = fresh.ended = fresh.undecided = False
+        fresh.broken = fresh.ended = False
         return fresh
 
     def send(self, *message: Any) -> None:

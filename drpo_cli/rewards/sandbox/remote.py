@@ -96,7 +96,6 @@ class Remote:
             ):
                 return getattr(self._base(), name)
             if name in _ANSWERS:
-                self._peer.undecided = True
                 raise AttributeError(f"{name} is a method of built-in values here")
         return self._peer.ask("get", self, name)
 
@@ -143,7 +142,6 @@ def _decide(operation: str, swapped: bool = False) -> Callable[..., Any]:
         if self._kind is not None and self._kind != "coroutine":
             base = self._base()
             return OPERATIONS[operation](*((other, base) if swapped else (base, other)))
-        self._peer.undecided = True
         if operation in ("eq", "ne"):
             return operation == "ne"
         raise Undecided(f"{operation} between an object of the code's class and {type(other)}")
