@@ -38,7 +38,6 @@ DEEP = {"$defs": {"t": {"items": {"$ref": "#/$defs/t"}}}, "$ref": "#/$defs/t"}
 GRADERS: dict[str, tuple[str, dict[str, Any]]] = {
     "exact_match": ("exact_match", {}),
     "regex": ("regex", {"pattern": r"(\d+)$", "group": 1}),
-    "regex for ever": ("regex", {"pattern": r"(a+)+$"}),
     "format": ("format", {}),
     "format in part": ("format", {"partial": True}),
     "length": ("length", {"soft_limit": 1, "limit": 2}),
@@ -46,7 +45,6 @@ GRADERS: dict[str, tuple[str, dict[str, Any]]] = {
     "json_schema": ("json_schema", {"inline_schema": {"multipleOf": 0.1, "maximum": 5}}),
     "json_schema in a row": ("json_schema", {"schema_column": "schema", "read": "last_object"}),
     "json_schema in a fence": ("json_schema", {"inline_schema": DEEP, "read": "fenced"}),
-    "json_schema for ever": ("json_schema", {"inline_schema": {"pattern": "^(a+)+$"}}),
     "json_schema of integers": (
         "json_schema",
         {"inline_schema": {"multipleOf": 3, "type": "integer"}},
@@ -67,9 +65,8 @@ def ready(name: str) -> tuple[Any, ReadyReward]:
 def test_no_completion_breaks_a_grader(name: str) -> None:
     reward, grader = ready(name)
     prompt = Prompt("p/1", "1+1=", (), "2", {"schema": SCHEMA})
-    slow = name.endswith("for ever")
     for text in (
-        *(TEXTS if slow else NASTY),
+        *NASTY,
         *([f'"{SLOW}"'] if "schema" in name else ()),
         f"```json\n{'[' * 900}{']' * 900}\n```",
     ):
