@@ -210,9 +210,13 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 def _explain(failures: Failures, failed: ChildFailedError) -> tuple[int, str]:
     """The run's exit code, and why it ended if that was not shown yet."""
-    if (final := failures.final()) is not None:
-        return final
+    final = failures.final()
     rank, failure = failed.get_first_failure()
+    killed = [r for r, f in failed.failures.items() if _was_killed(failures.folder, r, f.exitcode)]
+    if killed and (final is None or final[0] == EXIT_RUN_FAILED):
+        rank, failure = killed[0], failed.failures[killed[0]]  # other ranks then fail without it
+    elif final is not None:
+        return final
     if failure.exitcode in (130, 143):
         return failure.exitcode, ""
     text = _describe_death(rank, failure.exitcode, failures.folder)
@@ -222,6 +226,11 @@ def _explain(failures: Failures, failed: ChildFailedError) -> tuple[int, str]:
         found = os_message(error, failures.folder.path, "continue with --resume")
         return (EXIT_USER_ERROR, f"error: {found}\n") if found else (1, f"error: {text}\n")
     return EXIT_RUN_FAILED, f"error: {text}\n"
+
+
+def _was_killed(folder: RunFolder, rank: int, code: int) -> bool:
+    """Whether a signal ended the rank, other than the one with which elastic ends the rest."""
+    return code < 0 and code != -signal.SIGTERM and not folder.error(rank).is_file()
 
 
 def _describe_death(rank: int, code: int, folder: RunFolder) -> str:

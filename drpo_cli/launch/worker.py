@@ -62,8 +62,9 @@ def _is_out_of_memory(error: Exception) -> bool:
     """Whether Python, torch's allocator on a CPU or that of a GPU found no room."""
     names = {type_.__name__ for type_ in type(error).__mro__}
     text = str(error)
-    return bool(names & {"MemoryError", "OutOfMemoryError"}) or (
-        "DefaultCPUAllocator" in text and "memory" in text
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or any(
+        words in text
+        for words in ("can't allocate memory", "not enough memory", "can't start new thread")
     )
 
 

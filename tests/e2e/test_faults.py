@@ -41,11 +41,18 @@ rank = '''
 import os, signal, sys, time
 from pathlib import Path
 from drpo_cli import processes
+from drpo_cli.runs.folder import RunFolder
 processes.die_with_parent()
-if os.environ["RANK"] == "1":
+folder, mode = RunFolder(Path(sys.argv[1])), Path(sys.argv[1], "mode").read_text()
+if os.environ["RANK"] == "1" and mode == "stopped":
     os.kill(os.getpid(), signal.SIGSTOP)
     time.sleep(60)
-while not Path(sys.argv[1], "fail").exists():
+if os.environ["RANK"] == "1":
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.pause()  # until its neighbour is dead
+    folder.record_error(1, 1, "Traceback: Connection closed by peer")
+    sys.exit(1)
+while not (folder.path / "fail").exists():
     time.sleep(0.05)
 os.kill(os.getpid(), signal.SIGKILL)
 '''
@@ -59,17 +66,22 @@ sys.exit(code)
 """
 
 
-def test_a_stopped_rank_is_named_and_does_not_outlive_a_failure(tmp_path: Path) -> None:
-    """Without this the launcher waits an hour for a rank that cannot act on its SIGTERM."""
-    run = RunFolder(tmp_path)
-    (tmp_path / "logs").mkdir()
-    with subprocess.Popen(
-        [sys.executable, "-c", RANKS, str(tmp_path)],
+def launch(folder: Path, mode: str) -> subprocess.Popen[str]:
+    (folder / "logs").mkdir()
+    (folder / "mode").write_text(mode)
+    return subprocess.Popen(
+        [sys.executable, "-c", RANKS, str(folder)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-    ) as launched:
+    )
+
+
+def test_a_stopped_rank_is_named_and_does_not_outlive_a_failure(tmp_path: Path) -> None:
+    """Without this the launcher waits an hour for a rank that cannot act on its SIGTERM."""
+    run = RunFolder(tmp_path)
+    with launch(tmp_path, "stopped") as launched:
         try:
             until = time.monotonic() + 60
             while not run.events.is_file() and time.monotonic() < until:
@@ -82,3 +94,14 @@ def test_a_stopped_rank_is_named_and_does_not_outlive_a_failure(tmp_path: Path) 
     assert launched.returncode == 1
     assert "rank 0 was killed (SIGKILL)" in err and "memory" in err
     assert "kill -CONT" in out
+
+
+def test_a_killed_rank_is_the_reason_and_not_what_its_neighbour_met(tmp_path: Path) -> None:
+    (tmp_path / "fail").touch()
+    with launch(tmp_path, "waiting") as launched:
+        try:
+            _, err = launched.communicate(timeout=60)
+        finally:
+            launched.kill()
+    assert launched.returncode == 1
+    assert "rank 0 was killed (SIGKILL)" in err.splitlines()[-1]
