@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
+from pydantic_core import to_jsonable_python
 
 from drpo_cli.settings.base import PLAIN_PATH as PLAIN_PATH
 from drpo_cli.settings.base import AbsentKeyError as AbsentKeyError
@@ -206,7 +207,8 @@ class SourceSettings(Settings):
     def _check_names(cls, options: dict[str, Any]) -> dict[str, Any]:
         if taken := sorted(options.keys() & RESERVED):
             raise ValueError(f"{', '.join(taken)} is set by drpo itself; remove it")
-        return options
+        plain: dict[str, Any] = to_jsonable_python(options)  # dates as text
+        return plain
 
     @field_validator("chat_template")
     @classmethod

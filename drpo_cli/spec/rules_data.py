@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from importlib import util
+from pathlib import Path
+from typing import Any
 
 from drpo_cli.plugins import Selected
 from drpo_cli.settings import RewardSettings, SourceSettings, TrackerSettings
@@ -97,6 +100,48 @@ def evaluation_draws_uniformly(spec: Spec) -> Iterator[Problem]:
                 yield Problem((*key, "weight"), what, on_key=True)
             if source.sampling != "uniform":
                 yield Problem((*key, "sampling"), what, on_key=True)
+
+
+def bos_is_written_once(spec: Spec) -> Iterator[Problem]:
+    """Where a template begins with the text of the BOS token that the tokenizer adds as well."""
+    folder = Path(spec.model.path)  # a hub id is not a folder
+    tokenizer = _read_json(folder / "tokenizer_config.json") if folder.is_absolute() else {}
+    bos = tokenizer.get("bos_token")
+    bos = bos.get("content") if isinstance(bos, dict) else bos
+    if not isinstance(bos, str) or not bos:
+        return
+    for key, source in _sources(spec):
+        plain = not source.chat and source.add_special_tokens is not False
+        if plain and source.template.startswith(bos) and _adds(folder, tokenizer, bos):
+            yield Problem(
+                (*key, "template"),
+                f"begins with {bos!r}, which the tokenizer adds by itself, so text prompts begin "
+                "with two; remove it, or set add_special_tokens = false",
+            )
+        if source.chat and source.add_special_tokens and _adds(folder, tokenizer, bos):
+            yield Problem(
+                (*key, "add_special_tokens"),
+                f"is true: the tokenizer adds {bos!r} to what the chat template writes, and most "
+                "chat templates write one; remove it unless `drpo data show` shows only one",
+            )
+
+
+def _adds(folder: Path, tokenizer: dict[str, Any], bos: str) -> bool:
+    """Whether the tokenizer puts the BOS token before text."""
+    stated = tokenizer.get("add_bos_token")
+    if isinstance(stated, bool):
+        return stated
+    after = _read_json(folder / "tokenizer.json").get("post_processor")
+    return json.dumps(bos) in json.dumps(after)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in a file; empty where there is none, which others report."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def overlap_is_used(spec: Spec) -> Iterator[Problem]:
@@ -251,4 +296,4 @@ ERRORS = (
     gates_have_no_weight,
     only_metrics_pause,
 )
-WARNINGS = (every_reward_is_used, clients_are_installed)
+WARNINGS = (every_reward_is_used, clients_are_installed, bos_is_written_once)

@@ -121,6 +121,13 @@ def test_what_would_stop_the_run_is_said_with_the_row(spec: Path) -> None:
     assert (done.returncode, "the prompt has" in done.stderr) == (2, True)
 
 
+def test_two_beginnings_of_sequence_are_said(spec: Path) -> None:
+    spec.write_text(SPEC.replace('chat = true\nsystem = "be brief"\n', ""))
+    done = show(spec, "-n", 0, "--set", "data[1].template=<bos><bos>{{ prompt }}")
+    assert "warning: prompts of jsonl begin with two <bos>" in done.stderr
+    assert "prompts of arithmetic" not in done.stderr
+
+
 def test_the_model_folder_is_made_first_where_it_is_missing(tmp_path: Path, model: Path) -> None:
     (tmp_path / "make.py").write_text(
         f"import shutil, sys\nshutil.copytree({str(model)!r}, sys.argv[1])\n"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -208,3 +210,28 @@ def test_rewards_that_make_a_total(tmp_path: Path, first: str, second: str) -> N
 )
 def test_rewards_that_make_no_total(tmp_path: Path, first: str, second: str, expected: str) -> None:
     assert expected in problem(plugin_folder(tmp_path), spec(first, second))
+
+
+@pytest.mark.parametrize(
+    ("data", "tokenizer", "expected"),
+    [
+        ("template = '<s>{{ prompt }}'", {"add_bos_token": True}, "begins with '<s>', which"),
+        ("template = '<s>{{ prompt }}'", {"bos_token": {"content": "<s>"}}, "begins with '<s>'"),
+        ("chat = true\nadd_special_tokens = true", {"add_bos_token": True}, "is true: the token"),
+        ("template = '<s>{{ prompt }}'", {"add_bos_token": False}, None),
+        ("template = '<s>{{ prompt }}'\nadd_special_tokens = false", {}, None),
+        ("template = '<s>{{ prompt }}'", {"bos_token": None}, None),
+        ("template = 'Q: {{ prompt }}'", {}, None),
+    ],
+)
+def test_a_template_with_the_bos_that_the_tokenizer_adds(
+    tmp_path: Path, data: str, tokenizer: dict[str, Any], expected: str | None
+) -> None:
+    (tmp_path / "model").mkdir()
+    config = {"bos_token": "<s>", **tokenizer}
+    (tmp_path / "model" / "tokenizer_config.json").write_text(json.dumps(config))
+    (tmp_path / "model" / "tokenizer.json").write_text('{"post_processor": {"single": ["<s>"]}}')
+    head = HEAD.replace("some-org/some-model", "./model")
+    found = warnings(tmp_path, head + DATA + data + "\n" + TAIL)
+    assert len(found) == (expected is not None)
+    assert all(str(expected) in line for line in found)

@@ -68,8 +68,7 @@ class Prompts:
         with naming(f"data {id}: the tokenizer cannot read the text"):
             special = not chat if config.add_special_tokens is None else config.add_special_tokens
             ids = self._ids(text, special)
-        bos = self._tokenizer.bos_token_id
-        if bos is not None and ids[:2] == [bos, bos]:
+        if has_doubled_bos(ids, self._tokenizer):
             self.doubled_bos.add(id.rpartition("/")[0])
         if not ids:
             raise UserError(f"data {id}: the prompt is empty", "write one, or remove the row")
@@ -127,6 +126,12 @@ class Prompts:
             if bare[-1:] != ids[-1:]:
                 ids.pop()
         return ids
+
+
+def has_doubled_bos(ids: Sequence[int], tokenizer: Any) -> bool:
+    """Whether the ids begin with two BOS tokens, which no model was trained on."""
+    bos = tokenizer.bos_token_id
+    return bos is not None and list(ids[:2]) == [bos, bos]
 
 
 def _plain_text(row: Row) -> str:

@@ -59,12 +59,13 @@ class _Compiled(NamedTuple):
 
 
 def _fill(compiled: _Compiled, columns: Mapping[str, Any], where: str) -> Any:
-    from jinja2 import UndefinedError
+    from jinja2 import Undefined, UndefinedError
 
     given = {name: _column(name, value) for name, value in columns.items() if name != HIDDEN}
     try:
         with naming(f"data {where}: the template fails"):
-            return compiled.fill(given)
+            filled = compiled.fill(given)
+            return str(filled) if isinstance(filled, Undefined) else filled  # str() raises
     except UserError as error:
         if isinstance(error.__cause__, UndefinedError):
             _explain(compiled.names, columns, given, where)
