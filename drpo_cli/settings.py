@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import to_jsonable_python
 
 
 def _relative_to_spec(value: object, info: ValidationInfo) -> object:
@@ -250,7 +251,8 @@ class SourceSettings(Settings):
     def _check_names(cls, options: dict[str, Any]) -> dict[str, Any]:
         if taken := sorted(options.keys() & RESERVED):
             raise ValueError(f"{', '.join(taken)} is set by drpo itself; remove it")
-        return options
+        plain: dict[str, Any] = to_jsonable_python(options)  # dates as text
+        return plain
 
     @field_validator("chat_template")
     @classmethod

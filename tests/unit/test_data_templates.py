@@ -1,5 +1,6 @@
 """Chat templates with options, by name and from files; what they and tokenizers raise; BOS."""
 
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,9 @@ def test_an_option_that_the_template_does_not_use_is_refused() -> None:
         prompt_of(chat, template_options={"thinkng": False})
     own_syntax = make_tokenizer(chat="{% generation %}{{ day }}{% endgeneration %}")
     assert prompt_of(own_syntax, template_options={"day": "x"}).text == "x"
+    assert SourceSettings(template_options={"day": date(2024, 1, 2)}).template_options == {
+        "day": "2024-01-02"
+    }
     for name in ("messages", "add_generation_prompt", "chat_template", "tokenize"):
         with pytest.raises(ValidationError, match=f"{name} is set by drpo itself"):
             SourceSettings(template_options={name: 1})
