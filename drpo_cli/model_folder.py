@@ -117,8 +117,8 @@ def find_wrapper(names: Iterable[str], own: Iterable[str]) -> Finding | None:
     names, own = list(names), list(own)
     for mark, who in WRAPPERS.items():
         if any(_has(mark, name) for name in names) and not any(_has(mark, name) for name in own):
-            outer = "model." if mark == "model.model." else mark
-            fix = f"save the model inside the wrapper, or remove `{outer}` from where it is added"
+            outer = "the first `model.`" if mark == "model.model." else f"`{mark}`"
+            fix = f"save the model inside the wrapper, or rename its tensors without {outer}"
             if mark == "base_model.model.":
                 fix = "merge the adapter (merge_and_unload), then save the model"
             return Finding(f"the names of its tensors have `{mark}`, which {who} adds", fix)

@@ -60,10 +60,10 @@ def with_value(name: str, value: float) -> Callable[[Tensors], Tensors]:
 
 
 STRANGE: Mapping[str, tuple[Callable[[Tensors], Tensors], str]] = {
-    "compiled": (prefixed("_orig_mod."), r"`_orig_mod\.`, which torch\.compile adds; .* remove"),
+    "compiled": (prefixed("_orig_mod."), r"`_orig_mod\.`, which torch\.compile adds; .* rename"),
     "parallel": (prefixed("module."), r"`module\.`, which Distributed"),
     "adapted": (prefixed("base_model.model."), r"`base_model\.model\.`, which PEFT .* merge"),
-    "held": (prefixed("model."), r"`model\.model\.`, which a module .* remove `model\.`"),
+    "held": (prefixed("model."), r"`model\.model\.`, which a module .* the first `model\.`"),
     "sharded": (
         lambda tensors: {
             name.replace("self_attn", "_fsdp_wrapped_module.self_attn"): tensor
