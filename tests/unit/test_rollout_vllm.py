@@ -124,6 +124,15 @@ def test_other_errors_of_vllm_keep_their_traceback() -> None:
     assert explain(ValueError("not enough values to unpack"), start) is None
 
 
+def test_weights_under_names_that_vllm_does_not_know() -> None:
+    from vllm.model_executor.models import utils
+
+    words = "There is no module or parameter named "
+    assert words in inspect.getsource(utils)  # its loader's, after half a minute's start
+    message = said(ValueError(f"{words}'layers' in LlamaForCausalLM."))
+    assert message.startswith("model.path: the-model has a weight 'layers' under a name that vLLM")
+
+
 def test_a_cache_that_cannot_hold_one_sequence_is_refused_before_vllm_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

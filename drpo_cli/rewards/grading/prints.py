@@ -6,6 +6,9 @@ import asyncio
 import os
 from contextlib import suppress
 
+from drpo_cli import secrets
+from drpo_cli.terminal import printable
+
 OF_CALL = 1 << 12
 """Most bytes of one call that are passed on."""
 IN_ALL = 1 << 20
@@ -74,9 +77,9 @@ class Prints:
 
 
 def _printable(data: bytes) -> str:
-    """The text without what would steer a terminal: a reward may print a completion."""
+    """The text without secrets, and without what would steer a terminal: it may be a completion."""
     text = data.decode(errors="replace").replace("\r\n", "\n").replace("\r", "\n")
-    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+    return printable(secrets.mask(text))
 
 
 def _write(text: str) -> None:

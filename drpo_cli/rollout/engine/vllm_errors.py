@@ -113,6 +113,14 @@ def _no_weights(found: re.Match[str], start: Start) -> UserError:
     return UserError(what, "put its safetensors files there")
 
 
+def _other_names(found: re.Match[str], start: Start) -> UserError:
+    return UserError(
+        f"model.path: {start.path} has a weight {found[1]!r} under a name that vLLM does not know",
+        "load and save it once with transformers (from_pretrained, save_pretrained), or set "
+        'rollout.engine = "transformers"',
+    )
+
+
 def _out_of_memory(found: re.Match[str], start: Start) -> UserError:
     return UserError(
         f"{start.memory_is}, and the device ran out of memory while the engine started: the "
@@ -137,5 +145,6 @@ _KNOWN: tuple[tuple[str, _Maker], ...] = (
     (r"max_model_len \((\d+)\) is greater.*?max_model_len \((\w+)=([\d.]+)", _too_long_for_model),
     (r"Model architectures \[(.*?)\] are not supported", _unknown_architecture),
     (r"Cannot find any model weights", _no_weights),
+    (r"There is no module or parameter named '([^']*)'", _other_names),
     (r"CUDA out of memory", _out_of_memory),
 )
