@@ -6,14 +6,14 @@ for each place and verb, the exit code, what stderr got, and what was left behin
 
 from __future__ import annotations
 
-import io
 import json
+import os
 import resource
 import subprocess
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,16 +86,39 @@ def _make(kind: str, folder: Path) -> Path:
 def drpo(*words: object) -> tuple[int, str]:
     """Runs the command in this process; its exit code, and what it wrote to stderr."""
     sys.argv = ["drpo", *map(str, words)]
-    said, code = io.StringIO(), 0
-    with redirect_stdout(io.StringIO()), redirect_stderr(said):
+    code = 0
+    with _stderr() as said:  # of the descriptor, which the command's own streams write to
         try:
             drpo_cli.cli.main()
         except SystemExit as end:
             code = int(end.code or 0)
         except BaseException:
-            said.write(traceback.format_exc())
+            sys.stderr.write(traceback.format_exc())
             code = 1
-    return code, said.getvalue()
+    return code, "".join(said)
+
+
+@contextmanager
+def _stderr() -> Iterator[list[str]]:
+    """Collects what this process writes to stderr, and drops its stdout."""
+    said: list[str] = []
+    source, sink = os.pipe()  # a file would fall under the limit on files
+    os.set_blocking(source, False)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    kept = os.dup(1), os.dup(2)
+    os.dup2(nothing, 1)
+    os.dup2(sink, 2)
+    try:
+        yield said
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, before in enumerate(kept, start=1):
+            os.dup2(before, number)
+        with suppress(BlockingIOError):
+            said.append(os.read(source, 1 << 16).decode())
+        for handle in (source, sink, nothing, *kept):
+            os.close(handle)
 
 
 def names(folder: Path) -> list[str]:

@@ -188,5 +188,5 @@ def test_init_knows_its_templates(source: Path, tmp_path: Path) -> None:
 
 def test_init_where_nothing_can_be_written(source: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="something else is there already; move it away"):
         scaffold.init(tmp_path / "file" / "run", "maths", source)
