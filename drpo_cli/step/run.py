@@ -119,7 +119,7 @@ def open_run(folder: RunFolder) -> Iterator[Run]:
         tokenizer = build.tokenizer(spec.model)
         build.check_engine(plan, tokenizer)
         data = build.data(plan, tokenizer, world.rank)
-        for text in data.unchecked if world.rank == 0 else ():
+        for text in data.remarks if world.rank == 0 else ():
             say(folder, text)
         trainer = build.trainer(plan, world)
         if world.rank == 0:

@@ -12,7 +12,7 @@ from drpo_cli.data.pipeline.stream import Batching, open_data
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected
 from drpo_cli.settings import EvalSettings, SourceSettings
-from support.data import PLAIN, SUMS, endless, flat, open_stream, rows_of, steps
+from support.data import PLAIN, SUMS, endless, flat, make_tokenizer, open_stream, rows_of, steps
 
 LONG = "9" * 70  # of 64 tokens
 
@@ -33,7 +33,7 @@ def test_what_the_check_reads_changes_no_state(tmp_path: Path) -> None:
     opened = open_stream(rows_of(tmp_path / "a.jsonl", *prompts, too_long="skip"), problems=2)
     assert opened.stream.skipped == {}
     assert opened.stream.state_dict()["cursors"] == [[0, 0]]
-    assert opened.unchecked == []
+    assert opened.remarks == []
 
 
 def test_rows_of_long_sources_are_checked_to_a_limit_which_is_stated(
@@ -43,11 +43,11 @@ def test_rows_of_long_sources_are_checked_to_a_limit_which_is_stated(
     held_out = rows_of(tmp_path / "e.jsonl", "a", "b")
     late = rows_of(tmp_path / "a.jsonl", *(LONG if i == 31 else f"{i:02d}" for i in range(40)))
     opened = open_stream(late, held_out=(held_out,))
-    assert opened.unchecked == [
+    assert opened.remarks == [
         "data jsonl: from row 30 on, rows are checked only when they are read"
     ]
     opened = open_stream(endless(tmp_path, "n"), held_out=(held_out,))
-    assert opened.unchecked == ["data n.py: all rows are checked only when they are read"]
+    assert opened.remarks == ["data n.py: all rows are checked only when they are read"]
 
 
 def test_a_row_without_an_answer_is_found_where_a_reward_compares_with_it(tmp_path: Path) -> None:
@@ -83,3 +83,13 @@ def test_after_a_row_that_cannot_be_used_the_stream_is_where_the_last_step_ended
     with pytest.raises(UserError, match=r"bad.py/21: the prompt has 70"):
         opened.stream.next()
     assert opened.stream.state_dict() == end
+
+
+def test_prompts_that_begin_with_two_beginnings_of_sequence_are_stated(tmp_path: Path) -> None:
+    def remarks(**options: object) -> list[str]:
+        source = rows_of(tmp_path / "a.jsonl", "^a", "^b", "c", **options)
+        prompts, held_out = Prompts(make_tokenizer("^~"), 64), EvalSettings(problems=1)
+        return list(open_data([source], (), held_out, prompts, Batching(2, 0)).remarks)
+
+    assert [text[:44] for text in remarks()] == ["data jsonl: prompts begin with two ^: the to"]
+    assert remarks(add_special_tokens=False) == []

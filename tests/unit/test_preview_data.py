@@ -124,7 +124,7 @@ def test_what_would_stop_the_run_is_said_with_the_row(spec: Path) -> None:
 def test_two_beginnings_of_sequence_are_said(spec: Path) -> None:
     spec.write_text(SPEC.replace('chat = true\nsystem = "be brief"\n', ""))
     done = show(spec, "-n", 0, "--set", "data[1].template=<bos><bos>{{ prompt }}")
-    assert "warning: prompts of jsonl begin with two <bos>" in done.stderr
+    assert "note: data jsonl: prompts begin with two <bos>: " in done.stderr
     assert "prompts of arithmetic" not in done.stderr
 
 

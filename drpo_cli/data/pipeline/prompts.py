@@ -51,6 +51,12 @@ class Prompts:
         self._vocabulary = vocabulary
         self._compared = compared
 
+    @property
+    def bos(self) -> str | None:
+        """The beginning of a sequence, as text."""
+        text: str | None = self._tokenizer.bos_token
+        return text
+
     def make(self, row: Row) -> Prompt | Unfit:
         """Makes the prompt of a row, or returns the option that skips it.
 
@@ -68,7 +74,8 @@ class Prompts:
         with naming(f"data {id}: the tokenizer cannot read the text"):
             special = not chat if config.add_special_tokens is None else config.add_special_tokens
             ids = self._ids(text, special)
-        if has_doubled_bos(ids, self._tokenizer):
+        bos = self._tokenizer.bos_token_id
+        if bos is not None and ids[:2] == [bos, bos]:  # which no model was trained on
             self.doubled_bos.add(id.rpartition("/")[0])
         if not ids:
             raise UserError(f"data {id}: the prompt is empty", "write one, or remove the row")
@@ -126,12 +133,6 @@ class Prompts:
             if bare[-1:] != ids[-1:]:
                 ids.pop()
         return ids
-
-
-def has_doubled_bos(ids: Sequence[int], tokenizer: Any) -> bool:
-    """Whether the ids begin with two BOS tokens, which no model was trained on."""
-    bos = tokenizer.bos_token_id
-    return bos is not None and list(ids[:2]) == [bos, bos]
 
 
 def _plain_text(row: Row) -> str:

@@ -299,14 +299,14 @@ class Data:
     train_rows        rows of the training sources, including held-out ones: these are skipped when
                       their turn comes, so that nothing needs to be read at the start
     held_out_skipped  held-out rows left out for their length, by the option that decides it
-    unchecked         which rows are checked only when they are read, one sentence per source
+    remarks           what to know of the prompts before the first step, one sentence each
     """
 
     stream: PromptStream
     held_out: list[Prompt]
     train_rows: int
     held_out_skipped: Mapping[str, int]
-    unchecked: Sequence[str] = ()
+    remarks: Sequence[str] = ()
 
 
 def open_data(
@@ -334,7 +334,7 @@ def open_data(
         )
     stream = PromptStream(data, prompts, batching)
     _check_rows(data, prompts, batching)
-    return Data(stream, held_out, len(data.rows), skipped, _list_unchecked(data.sources))
+    return Data(stream, held_out, len(data.rows), skipped, _list_remarks(data.sources, prompts))
 
 
 def _check_rows(data: Split, prompts: Prompts, batching: Batching) -> None:
@@ -356,12 +356,17 @@ def _check_rows(data: Split, prompts: Prompts, batching: Batching) -> None:
         raise UserError(f"{refused[0].what}{more}", refused[0].fix)
 
 
-def _list_unchecked(sources: Sequence[Source]) -> list[str]:
-    return [
+def _list_remarks(sources: Sequence[Source], prompts: Prompts) -> list[str]:
+    unchecked = [
         f"data {source.name}: {'all' if is_endless(source) else f'from row {MOST_CHECKED:,} on,'} "
         f"rows are checked only when they are read"
         for source in sources
         if len(source) > MOST_CHECKED
+    ]
+    return unchecked + [
+        f"data {name}: prompts begin with two {prompts.bos}: the tokenizer adds one, and template "
+        "or prompt writes one; remove that, or set add_special_tokens = false in this source"
+        for name in sorted(prompts.doubled_bos)
     ]
 
 

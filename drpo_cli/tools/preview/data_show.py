@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from drpo_cli.data.pipeline.prompts import has_doubled_bos
 from drpo_cli.data.pipeline.stream import Data, PromptStream
 from drpo_cli.plan import Plan, make_plan
 from drpo_cli.rewards.grading.contract import prepare_all
@@ -52,10 +51,9 @@ def show(spec_path: Path, overrides: Sequence[str], shown: int) -> None:
     if shown:
         console.print(f"{END} is where the response begins.\n", style="dim")
     _print_sources(console, data, prompts)
-    _warn_of_doubled_bos(prompts, encoder)
+    for text in data.remarks:
+        sys.stderr.write(f"note: {text}\n")
     console.print(_sizes(spec, plan, data, len(prompts)))
-    for text in data.unchecked:
-        console.print(text, style="dim")
     _print_lengths(console, np.array([len(prompt.token_ids) for prompt in prompts]))
 
 
@@ -101,16 +99,6 @@ def _print_sources(console: Console, data: Data, prompts: Sequence[Prompt]) -> N
             f"{min(lengths)}–{max(lengths)}" if own else "–",
         )
     console.print(table)
-
-
-def _warn_of_doubled_bos(prompts: Sequence[Prompt], encoder: Any) -> None:
-    doubled = (prompt for prompt in prompts if has_doubled_bos(prompt.token_ids, encoder))
-    for source in sorted({prompt.id.rpartition("/")[0] for prompt in doubled}):
-        sys.stderr.write(
-            f"warning: prompts of {source} begin with two {encoder.bos_token}: the tokenizer adds "
-            "one, and template or prompt writes one; remove that, or set add_special_tokens = "
-            "false in this source\n"
-        )
 
 
 def _sizes(spec: Spec, plan: Plan, data: Data, counted: int) -> Table:
