@@ -71,7 +71,7 @@ class Place:
             build_call_filter(own_files)
         command = [self.python, "-c", "import time; time.sleep(600)"]
         self.victim = subprocess.Popen(command, env={"KEY": "hunter2"}, user=uid, group=uid)
-        self.stops = as_user(uid, lambda: sandbox.stops(backend))
+        self.stops = as_user(uid, self._stops)
 
     def run(self, program: str, **limits: Any) -> sandbox.Result:
         given = {
@@ -82,6 +82,10 @@ class Place:
         asked = sandbox.Limits(**{"wall_s": 60.0, "cpu_s": 60.0} | limits)
         found = as_user(self.uid, lambda: self._run(program, json.dumps(given), asked))
         return sandbox.Result(**found)
+
+    def _stops(self) -> Any:
+        tempfile.tempdir = str(self.temporary)  # the session's may be closed to this user
+        return sandbox.stops(self.backend)
 
     def _run(self, program: str, stdin: str, limits: sandbox.Limits) -> dict[str, Any]:
         tempfile.tempdir = str(self.temporary)
