@@ -20,6 +20,9 @@ from drpo_cli.settings.base import FolderName as FolderName
 from drpo_cli.settings.base import Fraction as Fraction
 from drpo_cli.settings.base import Settings as Settings
 from drpo_cli.settings.base import SpecPath as SpecPath
+from drpo_cli.settings.train import CriticSettings as CriticSettings
+from drpo_cli.settings.train import ReferenceSettings as ReferenceSettings
+from drpo_cli.settings.train import TrainSettings as TrainSettings
 
 
 class RunSettings(Settings):
@@ -51,95 +54,6 @@ class ModelSettings(Settings):
     exist."""
     trust_remote_code: bool = False
     """Allow modelling code that comes with the model folder or hub repository to run."""
-
-
-class TrainSettings(Settings):
-    """The loss, the optimizer and the batches of training."""
-
-    updates_per_rollout: Count = 4
-    """Optimizer updates per step, each on its own mini-batch of the samples."""
-    minibatches: Literal["spread", "groups"] = "spread"
-    """How samples are divided into mini-batches: `spread` gives each the same number of every
-    group; `groups` keeps groups whole where equal mini-batches allow it, so that a prompt is
-    computed once per step instead of once per update."""
-    tokens_per_microbatch: Count = 16384
-    """Most tokens in one packed forward and backward pass, per device."""
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-6
-    """Peak learning rate of AdamW."""
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How the learning rate falls from its peak to `final_learning_rate` during the run."""
-    final_learning_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Learning rate of the last update, for the linear and cosine schedules."""
-    warmup_updates: Annotated[int, Field(ge=0)] = 0
-    """Updates in which the learning rate rises linearly from zero to its peak."""
-    betas: tuple[Decay, Decay] = Field(default=(0.9, 0.999), strict=False)
-    """AdamW's decay rates of the first and second moments of the gradient."""
-    epsilon: Annotated[float, Field(gt=0)] = 1e-8
-    """AdamW's offset in the denominator."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    """AdamW's decoupled weight decay."""
-    max_gradient_norm: Annotated[float, Field(gt=0)] = 1.0
-    """Largest global norm of the gradient; a larger gradient is scaled down to it."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
-    logits_mib: Count = 8
-    """Size of one block of float32 logits, in MiB. Two or three blocks exist at a time, never the
-    whole array `[tokens, vocabulary]`."""
-    reduction: Literal["token_mean", "sequence_mean", "fixed_horizon"] = "token_mean"
-    """How the losses of tokens are reduced to one: `token_mean` is the mean over all tokens of an
-    update; `sequence_mean` the mean over responses of the mean over their tokens; `fixed_horizon`
-    the mean over responses of the sum over their tokens divided by `horizon`."""
-    horizon: Count | None = None
-    """The divisor of `fixed_horizon`, in tokens; `rollout.max_new_tokens` if not set."""
-    anchor: Literal["engine", "trainer"] = "engine"
-    """Whose log-probs are the denominator of the ratio: `engine` takes μ of the engine; `trainer`
-    recomputes them at the start of each step, so that the gap between engine and trainer does not
-    count in the trust region."""
-    importance_cap: Annotated[float, Field(gt=0)] | None = None
-    """Truncated importance sampling for `anchor = "trainer"`: the loss of each token is multiplied
-    by min(π_old / μ, this value); off if not set."""
-    entropy_bonus: Annotated[float, Field(ge=0)] = 0.0
-    """Coefficient of an entropy term (nats) in the loss; it raises the entropy of the policy."""
-    overlong: Literal["keep", "zero", "soft", "mask"] = "keep"
-    """What to do with truncated responses: `keep` scores them like others; `zero` gives them the
-    score 0; `mask` leaves them out of the loss; `soft` takes a penalty off every response that
-    reaches the last `overlong_buffer` tokens, linearly up to 1."""
-    overlong_buffer: Count | None = None
-    """Tokens over which the penalty of `overlong = "soft"` grows; a fifth of `max_new_tokens` if
-    not set."""
-
-    @property
-    def logits_in_a_block(self) -> int:
-        """Number of float32 values in a block of `logits_mib`."""
-        return self.logits_mib * 2**20 // 4
-
-
-class ReferenceSettings(Settings):
-    """A frozen policy; a KL(π ‖ π_ref) term keeps the trained policy near it."""
-
-    path: Annotated[str, Field(min_length=1)] | None = None
-    """Model folder or hub id of the reference; `model.path` if not set."""
-    kl: Literal["k1", "k2", "k3"] = "k3"
-    """Estimator of the divergence: `k2` and `k3` are added to the loss; `k1` is subtracted from the
-    advantage (in the loss, its gradient would be zero on average)."""
-    coefficient: Annotated[float, Field(gt=0)] = 0.001
-    """Factor β of the divergence term."""
-
-
-class CriticSettings(Settings):
-    """A separate value model V(s), for advantages that need one (`gae`)."""
-
-    path: Annotated[str, Field(min_length=1)] | None = None
-    """Model folder or hub id of the decoder that it starts from; `model.path` if not set."""
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-5
-    """Learning rate of its AdamW; the other options of the optimizer are those of `[train]`."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """First steps, in which only the critic is trained and not the policy."""
-    value_clip: Annotated[float, Field(ge=0)] = 0.2
-    """Largest change of a value in one step, in units of the reward: beyond it, the value gets no
-    gradient that increases the change; 0 is off."""
-    whiten: bool = True
-    """Shift and scale the token advantages of a step to mean 0 and standard deviation 1."""
 
 
 class Shot(Settings):
