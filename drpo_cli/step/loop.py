@@ -8,10 +8,10 @@ from drpo_cli.step.advantage import with_advantages
 from drpo_cli.step.checkpoint import save_if_due
 from drpo_cli.step.evaluate import evaluate, is_due
 from drpo_cli.step.overlong import with_overlong
+from drpo_cli.step.proof import check_sync, prove_sync, push
 from drpo_cli.step.record import record, record_base
 from drpo_cli.step.run import Run, open_run
 from drpo_cli.step.sample import Draws, sample, score
-from drpo_cli.step.sync import check_sync, prove_sync, push
 
 
 def run(folder: RunFolder) -> int:

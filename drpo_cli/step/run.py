@@ -28,6 +28,7 @@ from drpo_cli.runs.records import Records
 from drpo_cli.spec import Spec, load
 from drpo_cli.step import build
 from drpo_cli.step.checkpoint import Checkpoints, restore
+from drpo_cli.step.proof import Proof
 from drpo_cli.step.stop import StopRequest
 from drpo_cli.step.sync import WeightSync
 from drpo_cli.trainer.trainer import Trainer
@@ -53,6 +54,7 @@ class Run:
     engine: EngineProtocol
     trainer: Trainer
     sync: WeightSync
+    proof: Proof
     checkpoints: Checkpoints
     stop: StopRequest
     done: int = 0
@@ -126,6 +128,7 @@ def open_run(folder: RunFolder) -> Iterator[Run]:
             say(folder, f"starting the {spec.rollout.type} engine …")
         engine = build.engine(plan)
         stack.callback(engine.close)
+        sync = WeightSync(trainer, engine, build.precision(spec))
         run = Run(
             plan=plan,
             folder=folder,
@@ -136,7 +139,8 @@ def open_run(folder: RunFolder) -> Iterator[Run]:
             quarantine=Records(folder.quarantine),
             engine=engine,
             trainer=trainer,
-            sync=WeightSync(trainer, engine, build.precision(spec)),
+            sync=sync,
+            proof=Proof(sync),
             checkpoints=Checkpoints(folder.checkpoints, spec.checkpoint.keep, world),
             stop=StopRequest(partial(_acknowledge, folder, world.rank)),
         )
