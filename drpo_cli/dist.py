@@ -26,12 +26,19 @@ from drpo_cli.processes import cores
 V = TypeVar("V")
 
 # glibc gives large blocks back to the system when they are freed. The next block then costs a page
-# fault per 4 KiB, which takes longer than most operations on it on a CPU.
+# fault per 4 KiB, which takes longer than most operations on it on a CPU. On a GPU nothing large is
+# in main memory for long.
 KEEP_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
     "MALLOC_TOP_PAD_": str(2**26),
 }
+# On a GPU, segments that grow leave fewer free blocks that are too small to use. vLLM's pool for
+# sleeping cannot be made of them (github.com/pytorch/pytorch/issues/147851): vLLM turns them off
+# around the pool, but not while it captures graphs into it.
+EXPANDABLE = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+# The names under which torch reads settings of its allocator.
+ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 
 
 @dataclass(frozen=True)
@@ -168,12 +175,17 @@ def threads_per_rank(ranks: int) -> int:
     return int(asked) if asked.isdecimal() and int(asked) else max(1, cores() // ranks)
 
 
-def environment(threads: int) -> dict[str, str]:
+def environment(threads: int, pool: bool = True) -> dict[str, str]:
     """The environment variables that a process with this many threads needs before it starts.
 
-    Settings of the C library's allocator that the user made are not overwritten.
+    `pool`: the engine takes device memory from a pool of its own, as vLLM does to sleep. What the
+    user set of an allocator, the C library's or torch's, is not overwritten.
     """
-    memory = {name: value for name, value in KEEP_MEMORY.items() if name not in os.environ}
+    allocator = KEEP_MEMORY
+    if device_type() == "cuda":
+        own = any(name in os.environ for name in ALLOCATOR_SETTINGS)
+        allocator = {} if pool or own else EXPANDABLE
+    memory = {name: value for name, value in allocator.items() if name not in os.environ}
     return {"OMP_NUM_THREADS": str(threads), **memory}
 
 

@@ -65,7 +65,8 @@ def train(spec: Spec, resume: bool, nproc: int | None) -> int:
             ):
                 text = f"starting {world} process{'' if world == 1 else 'es'} …"
                 say(folder, text, "starting")
-                code, message = run_ranks(failures, dist.threads_per_rank(world))
+                pool = spec.rollout.config.pools_device_memory()
+                code, message = run_ranks(failures, dist.threads_per_rank(world), pool)
                 monitor.show(message)
         except SignalException as stopped:  # before the ranks started, or after they ended
             return 128 + int(stopped.sigval)
@@ -162,16 +163,17 @@ def _require_usable(folder: RunFolder, spec: Spec, resume: bool) -> None:
         )
 
 
-def run_ranks(failures: Failures, threads: int) -> tuple[int, str]:
+def run_ranks(failures: Failures, threads: int, pool: bool = True) -> tuple[int, str]:
     """Trains in a prepared folder until all ranks have ended, with `threads` threads per rank.
 
-    Returns the exit code, and why a rank failed if that was not shown yet.
+    `pool` is that of `dist.environment`. Returns the exit code, and why a rank failed if that was
+    not shown yet.
     """
     folder, world = failures.folder, failures.world
     command = processes.python("drpo_cli.launch.worker", folder.path)
     try:
         with processes.handle_signals(STOPS):  # elastic sets its own and leaves them
-            launch(folder.path.name, world, dist.environment(threads), command)
+            launch(folder.path.name, world, dist.environment(threads, pool), command)
     except SignalException as stopped:
         name = signal.Signals(stopped.sigval).name
         if state(folder) in ENDED:

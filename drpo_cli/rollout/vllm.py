@@ -41,6 +41,10 @@ class Config(RolloutSettings):
     sleep: bool = True
     """Give GPU memory to the trainer between rollouts; no effect on a CPU."""
 
+    def pools_device_memory(self) -> bool:
+        """See `RolloutSettings`: what sleeps is in a pool."""
+        return self.sleep
+
 
 class Engine:
     """An in-process `vllm.LLM`."""

@@ -38,6 +38,11 @@ class TrainSettings(Settings):
     """Largest global norm of the gradient; a larger gradient is scaled down to it."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
+    reduce_gradients: Literal["per_microbatch", "per_update"] = "per_microbatch"
+    """When gradients are reduced over the devices: after every micro-batch, so that a device keeps
+    only its shard of their sum; or once per update, which moves less data and keeps 4 bytes per
+    weight of the whole model on every device meanwhile. With several devices the order of the sum
+    differs, and so do its last bits."""
     logits_mib: Count = 8
     """Size of one block of float32 logits, in MiB. Two or three blocks exist at a time, never the
     whole array `[tokens, vocabulary]`."""

@@ -10,7 +10,7 @@ import torch
 import torch.distributed
 from torch.distributed.tensor import Shard, distribute_tensor
 
-from drpo_cli import dist
+from drpo_cli import dist, plugins
 from support.models import world
 
 
@@ -84,6 +84,33 @@ def test_processes_keep_their_memory_unless_the_user_says_otherwise(
     assert dist.environment(3) == {"OMP_NUM_THREADS": "3", **dist.KEEP_MEMORY}
     monkeypatch.setenv("MALLOC_MMAP_MAX_", "65536")
     assert "MALLOC_MMAP_MAX_" not in dist.environment(3)
+
+
+@pytest.mark.parametrize(
+    ("engine", "options", "own", "given"),
+    [
+        ("transformers", {}, None, "expandable_segments:True"),
+        ("vllm", {"sleep": False}, None, "expandable_segments:True"),
+        ("vllm", {}, None, None),  # it sleeps: its pool cannot be made of such segments
+        ("transformers", {}, "PYTORCH_CUDA_ALLOC_CONF", None),
+        ("transformers", {}, "PYTORCH_ALLOC_CONF", None),
+    ],
+)
+def test_processes_on_a_gpu_get_the_settings_of_its_allocator(
+    monkeypatch: pytest.MonkeyPatch,
+    engine: str,
+    options: dict[str, bool],
+    own: str | None,
+    given: str | None,
+) -> None:
+    for name in (*dist.KEEP_MEMORY, *dist.ALLOCATOR_SETTINGS):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    if own:
+        monkeypatch.setenv(own, "max_split_size_mb:512")
+    pool = plugins.load("rollout", engine).Config(**options).pools_device_memory()
+    expected = {"OMP_NUM_THREADS": "3", **({"PYTORCH_ALLOC_CONF": given} if given else {})}
+    assert dist.environment(3, pool) == expected
 
 
 def test_peak_memory_is_what_the_kernel_says() -> None:

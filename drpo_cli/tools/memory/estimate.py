@@ -215,7 +215,9 @@ def _work(plan: Plan, lengths: Lengths, weights: int, microbatches: int) -> Work
         passes=passes,
         replays=1 + (passes if train.anchor == "trainer" else 0),  # 1 checks the last sync
         updates=train.updates_per_rollout,
-        reductions=train.updates_per_rollout,
+        reductions=passes
+        if train.reduce_gradients == "per_microbatch"
+        else train.updates_per_rollout,
         tokens=train.updates_per_rollout * _update_tokens(plan, lengths),
     )
 
