@@ -16,8 +16,10 @@ import platform
 import signal
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -188,6 +190,8 @@ def launch(name: str, world: int, environment: dict[str, str], command: Sequence
     so `env` sets them, for a shell that becomes the command: `env` takes one with `=` in its path
     for a variable. Raises ChildFailedError, and SignalException for a signal to this process.
     """
+    # torch before 2.12 has no such argument, and ends ranks 30 s after the signal
+    patience: dict[str, Any] = {"shutdown_timeout": STOP_SECONDS} if _has_shutdown_timeout() else {}
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -197,10 +201,14 @@ def launch(name: str, world: int, environment: dict[str, str], command: Sequence
         rdzv_endpoint="localhost:0",
         local_addr="localhost",  # the machine's own name may not resolve, and ranks would hang
         max_restarts=0,
-        shutdown_timeout=STOP_SECONDS,
+        **patience,
     )
     variables = [f"{key}={value}" for key, value in environment.items()]
     elastic_launch(config, "env")(*variables, "sh", "-c", 'exec "$@"', "sh", *command)
+
+
+def _has_shutdown_timeout() -> bool:
+    return any(field.name == "shutdown_timeout" for field in fields(LaunchConfig))
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

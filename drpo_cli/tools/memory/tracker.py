@@ -75,10 +75,11 @@ class Peaks(FSDPMemTracker):
         for module in self._root_mod.modules():
             if not isinstance(module, FSDPModule):
                 continue
-            for group in module._get_fsdp_state()._fsdp_param_groups:
-                for parameter in group.fsdp_params:
-                    for gradient in _gradients(parameter):
-                        self._update_and_maybe_create_winfos(gradient, _FSDPRefType.UNSHARDED_GRAD)
+            # a unit has one group of parameters; torch before 2.13 has no list of them
+            group = module._get_fsdp_state()._fsdp_param_group
+            for parameter in [] if group is None else group.fsdp_params:
+                for gradient in _gradients(parameter):
+                    self._update_and_maybe_create_winfos(gradient, _FSDPRefType.UNSHARDED_GRAD)
 
     @staticmethod
     def _parts(snapshot: Any) -> Parts:
