@@ -18,7 +18,7 @@ ORDER = (
     ("__init__",),
     ("secrets",),
     ("types", "errors", "settings", "processes", "terminal"),
-    ("console", "experience", "model_folder"),
+    ("console", "devices", "experience", "model_folder"),
     ("dist", "pretrained"),
     ("plugins",),
     ("spec",),

@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from drpo_cli.devices import describe
 from drpo_cli.errors import EXIT_RUN_FAILED
 from drpo_cli.launch.launcher import prepare_model
 from drpo_cli.plan import make_plan
@@ -142,7 +143,7 @@ def _facts(found: Estimate, links: Links) -> Iterator[tuple[str, str]]:
     yield (
         "micro-batch",
         f"{found.batch_tokens:,} tokens, {found.microbatches:,} per update of full-length "
-        f"sequences",
+        f"sequences; {describe(plan.spec.train, found.device.kind)}",
     )
     yield (
         "KV cache",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from drpo_cli.devices import resolve
 from drpo_cli.plan import Plan
 from drpo_cli.rollout.engine.capacity import GIB, WIDTH, cache_bytes
 from drpo_cli.step.build import context_length, precision
@@ -230,7 +231,7 @@ def _policy_job(plan: Plan, lengths: Lengths, device: Device, config: Any) -> Jo
     job = Job(
         model=spec.model,
         precision=precision(spec),
-        settings=spec.train,
+        settings=resolve(spec.train, device.kind),
         ranks=plan.world,
         batch=batch,
         probe=probe,
