@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from drpo_cli import progress
 from drpo_cli.errors import UserError
 from drpo_cli.rollout.engine.capacity import require_cache
 from drpo_cli.rollout.engine.ends import NEUTRAL, find_ends, load_config
@@ -103,6 +104,7 @@ class Engine:
             prompt = {"prompt_token_ids": list(prompt_ids[row // samples])}
             engine.add_request(str(row), prompt, params)
         while engine.has_unfinished_requests():
+            progress.tick()
             for output in engine.step():
                 yield *divmod(int(output.request_id), samples), _make_rollout(output.outputs[0])
 

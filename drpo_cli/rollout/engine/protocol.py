@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from drpo_cli import progress
 from drpo_cli.settings import ModelSettings
 from drpo_cli.types import Group, Prompt, Rollout
 
@@ -112,6 +113,7 @@ def sample_groups(
         return []
     rollouts_PG: list[dict[int, Rollout]] = [{} for _ in prompts_P]
     for at, sample, rollout in engine.generate([p.token_ids for p in prompts_P], sampling):
+        progress.tick()
         rollouts_PG[at][sample] = rollout
         finished(at, sample, rollout)
     return [
