@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from drpo_cli import progress
 from drpo_cli.errors import UserError
 from drpo_cli.rollout.engine.capacity import require_cache
 from drpo_cli.rollout.engine.ends import NEUTRAL, Ends, find_ends, load_config
@@ -98,6 +99,7 @@ class Engine:
                 prompt = {"prompt_token_ids": list(ids)}
                 engine.add_request(str(at * samples + sample), prompt, params)
         while engine.has_unfinished_requests():
+            progress.tick()
             for output in engine.step():
                 at, sample = divmod(int(output.request_id), samples)
                 yield at, sample, self._make_rollout(prompt_ids[at], output.outputs[0])

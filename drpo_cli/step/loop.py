@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from drpo_cli import progress
 from drpo_cli.experience import Experience
 from drpo_cli.runs.folder import RunFolder
 from drpo_cli.step.advantage import with_advantages
@@ -20,6 +21,7 @@ def run(folder: RunFolder) -> int:
         prove_sync(r)
         if r.done == 0:
             r.say("scoring the untrained model …")
+            progress.enter("evaluate")
             record_base(r, evaluate(r, step=0))
         for step in r.steps():
             take(r, step)
