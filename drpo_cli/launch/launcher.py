@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -25,16 +26,18 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from drpo_cli import dist, processes
 from drpo_cli.errors import EXIT_RUN_FAILED, EXIT_USER_ERROR, UserError, os_message
-from drpo_cli.launch import launch_log
+from drpo_cli.launch import launch_log, nodes
 from drpo_cli.launch.failures import Failures
+from drpo_cli.launch.meeting import Meeting
 from drpo_cli.launch.monitor import Monitor, divert_output
+from drpo_cli.launch.place import Place
 from drpo_cli.launch.tracking import follow_run
 from drpo_cli.plan import Plan, check_plan, make_plan
 from drpo_cli.plugins import Selected
 from drpo_cli.runs import checkpoints as saved
 from drpo_cli.runs import versions as installed
 from drpo_cli.runs.events import ENDED, say, say_if_room, state
-from drpo_cli.runs.folder import LAUNCHER_LOCK, RunFolder, write_whole
+from drpo_cli.runs.folder import LAUNCHER_LOCK, RunFolder, launcher_lock, write_whole
 from drpo_cli.runs.records import Records
 from drpo_cli.runs.versions import require_engine
 from drpo_cli.settings import ModelSettings, TrackerSettings
@@ -42,32 +45,68 @@ from drpo_cli.spec import Spec, dump
 from drpo_cli.spec.rules_data import missing_client
 
 STOP_SECONDS = 3600  # a run that was asked to stop finishes its step and saves
+ALONE: dict[str, Any] = {
+    "min_nodes": 1,
+    "max_nodes": 1,
+    "rdzv_backend": "c10d",
+    "rdzv_endpoint": "localhost:0",
+    "local_addr": "localhost",  # the machine's own name may not resolve, and ranks would hang
+}
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
-def train(spec: Spec, resume: bool, nproc: int | None) -> int:
-    """Runs the spec to its end; returns the exit code. Raises UserError before anything starts."""
+def train(spec: Spec, resume: bool, nproc: int | None, place: Place | None = None) -> int:
+    """Runs the spec to its end; returns the exit code. Raises UserError before anything starts.
+
+    With a place, this machine is one of several nodes, each with `nproc` processes.
+    """
     for warning in spec.warnings:
         sys.stderr.write(f"warning: {warning}\n")
     require_engine(spec.rollout.type)
-    world = choose_world_size(nproc)
-    folder = prepare(spec, resume, world)
-    failures = Failures(folder, world)
-    with follow_run(folder):
+    local = choose_world_size(nproc)
+    with nodes.gather(place, dump(spec), local) as meeting:
+        world = local * (place.size if place else 1)
+        folder = RunFolder(spec.run.folder / spec.run.name)
+        nodes.prepare_together(meeting, folder, lambda: prepare(spec, resume, world))
+        failures = Failures(folder, world)
         try:
-            with (
-                folder.lock(LAUNCHER_LOCK),
-                divert_output(launch_log(folder)) as (out, err),
-                processes.handle_signals(STOPS, _stop),
-                Monitor(failures, spec.run.report_every, out, err) as monitor,
-            ):
-                text = f"starting {world} process{'' if world == 1 else 'es'} …"
-                say(folder, text, "starting")
-                code, message = run_ranks(failures, dist.threads_per_rank(world))
-                monitor.show(message)
+            if meeting is not None and not meeting.is_first:
+                return _train_beside(failures, local, meeting)
+            with follow_run(folder):
+                return _train(failures, local, meeting, spec.run.report_every)
         except SignalException as stopped:  # before the ranks started, or after they ended
             return 128 + int(stopped.sigval)
-        return code
+
+
+def _train(failures: Failures, local: int, meeting: Meeting | None, report_every: int) -> int:
+    """Trains and shows the whole run: on its only machine, or on the first of several."""
+    folder, world = failures.folder, failures.world
+    with (
+        folder.lock(LAUNCHER_LOCK),
+        divert_output(launch_log(folder)) as (out, err),
+        processes.handle_signals(STOPS, _stop),
+        Monitor(failures, report_every, out, err) as monitor,
+    ):
+        on = f" on {meeting.place.size} nodes" if meeting else ""
+        text = f"starting {world} process{'' if world == 1 else 'es'}{on} …"
+        say(folder, text, "starting")
+        code, message = run_ranks(failures, dist.threads_per_rank(local), meeting)
+        monitor.show(message)
+    return code
+
+
+def _train_beside(failures: Failures, local: int, meeting: Meeting) -> int:
+    """Trains on a machine that is not the first; shows the run's states and why it failed."""
+    folder, rank = failures.folder, meeting.place.rank
+    with (
+        folder.lock(launcher_lock(rank)),
+        divert_output(launch_log(folder, rank)) as (out, err),
+        processes.handle_signals(STOPS, _stop),
+        nodes.States(failures, meeting, out, err) as states,
+    ):
+        code, message = run_ranks(failures, dist.threads_per_rank(local), meeting)
+        states.show(message)
+    return code
 
 
 def prepare(spec: Spec, resume: bool, world: int) -> RunFolder:
@@ -82,7 +121,7 @@ def prepare(spec: Spec, resume: bool, world: int) -> RunFolder:
     prepare_model(spec.model)
     plan = make_plan(spec, world)
     (folder.path / "logs").mkdir(parents=True, exist_ok=True)
-    with folder.lock(LAUNCHER_LOCK), folder.lock():
+    with folder.lock_all():
         for stale in folder.path.glob("logs/*.error"):
             stale.unlink()
         Records(folder.events).end_line()
@@ -145,7 +184,7 @@ def choose_world_size(nproc: int | None) -> int:
 def _require_usable(folder: RunFolder, spec: Spec, resume: bool) -> None:
     if not folder.exists():
         return
-    with folder.lock(LAUNCHER_LOCK), folder.lock():
+    with folder.lock_all():
         found = saved.complete(folder.checkpoints)
     last = found[-1] if found else None
     if last and saved.step_of(last) >= spec.run.steps and not saved.damage(last):
@@ -160,16 +199,17 @@ def _require_usable(folder: RunFolder, spec: Spec, resume: bool) -> None:
         )
 
 
-def run_ranks(failures: Failures, threads: int) -> tuple[int, str]:
+def run_ranks(failures: Failures, threads: int, meeting: Meeting | None = None) -> tuple[int, str]:
     """Trains in a prepared folder until all ranks have ended, with `threads` threads per rank.
 
-    Returns the exit code, and why a rank failed if that was not shown yet.
+    With a meeting, this machine runs its share of them. Returns the exit code, and why a rank
+    failed if that was not shown yet.
     """
-    folder, world = failures.folder, failures.world
+    folder, local = failures.folder, failures.world // (meeting.place.size if meeting else 1)
     command = processes.python("drpo_cli.launch.worker", folder.path)
     try:
         with processes.handle_signals(STOPS):  # elastic sets its own and leaves them
-            launch(folder.path.name, world, dist.environment(threads), command)
+            launch(folder.path.name, local, dist.environment(threads), command, meeting)
     except SignalException as stopped:
         name = signal.Signals(stopped.sigval).name
         if state(folder) in ENDED:
@@ -177,29 +217,34 @@ def run_ranks(failures: Failures, threads: int) -> tuple[int, str]:
         text = f"stopped by {name} before it could save; continue with --resume"
         return 128 + int(stopped.sigval), say_if_room(folder, text, "stopped")
     except ChildFailedError as failed:
-        return _explain(failures, failed)
+        code, message = _explain(failures, failed)
+        return code, message + nodes.report_lost(failures, meeting)
     return 0, ""
 
 
-def launch(name: str, world: int, environment: dict[str, str], command: Sequence[str]) -> None:
-    """Runs a command on `world` ranks of this machine, and waits for all of them.
+def launch(
+    name: str,
+    local: int,
+    environment: dict[str, str],
+    command: Sequence[str],
+    meeting: Meeting | None = None,
+) -> None:
+    """Runs a command on `local` ranks of this machine, and waits for all of them.
 
-    The variables of `environment` are added for the ranks only: elastic has no argument for them,
-    so `env` sets them, for a shell that becomes the command: `env` takes one with `=` in its path
-    for a variable. Raises ChildFailedError, and SignalException for a signal to this process.
+    With a meeting, they are part of the ranks of all its nodes. The variables of `environment` are
+    added for the ranks only: elastic has no argument for them, so `env` sets them, for a shell that
+    becomes the command: `env` takes one with `=` in its path for a variable. Raises
+    ChildFailedError, and SignalException for a signal to this process.
     """
+    rendezvous, more = (ALONE, {}) if meeting is None else meeting.begin()
     config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=world,
+        nproc_per_node=local,
         run_id=name,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        local_addr="localhost",  # the machine's own name may not resolve, and ranks would hang
         max_restarts=0,
         shutdown_timeout=STOP_SECONDS,
+        **rendezvous,
     )
-    variables = [f"{key}={value}" for key, value in environment.items()]
+    variables = [f"{key}={value}" for key, value in (environment | more).items()]
     elastic_launch(config, "env")(*variables, "sh", "-c", 'exec "$@"', "sh", *command)
 
 
