@@ -170,6 +170,10 @@ class RolloutSettings(Settings):
     """Most additional batches of prompts that a step samples to replace groups with equal rewards,
     which give no signal (DAPO, arXiv 2503.14476); 0 is off."""
 
+    def describe(self) -> str:
+        """What an engine chooses by the device, in words; empty if nothing."""
+        return ""
+
 
 class RewardSettings(Settings):
     """How responses are scored. Every reward has these options, and may add its own."""
