@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from drpo_cli import progress
 from drpo_cli.errors import UserError
 from drpo_cli.rollout.engine.ends import Ends, find_ends
 from drpo_cli.rollout.engine.protocol import EngineContext, Sampling
@@ -57,6 +58,7 @@ class Engine:
             generation_config=GenerationConfig(),  # else `generate` fills in the model folder's
         ).to("cuda" if torch.cuda.is_available() else "cpu")
         self.model.eval()
+        self.model.register_forward_hook(lambda *_: progress.tick())
         pad, rows = self.tokenizer.pad_token_id, self.model.get_input_embeddings().num_embeddings
         self.pad_id = pad if pad is not None and pad < rows else 0  # it is masked
 

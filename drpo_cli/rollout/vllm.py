@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from drpo_cli import progress
 from drpo_cli.errors import UserError
 from drpo_cli.rollout.engine.capacity import require_cache
 from drpo_cli.rollout.engine.ends import NEUTRAL, Ends, find_ends, load_config
@@ -55,6 +56,10 @@ class Config(RolloutSettings):
     def skips_graphs(self, cuda: bool) -> bool:
         """Whether the engine runs without compilation and graphs on such a device."""
         return not cuda if self.eager is None else self.eager
+
+    def pools_device_memory(self) -> bool:
+        """See `RolloutSettings`: what sleeps is in a pool."""
+        return self.sleep
 
 
 class Engine:
@@ -108,6 +113,7 @@ class Engine:
                 prompt = {"prompt_token_ids": list(ids)}
                 engine.add_request(str(at * samples + sample), prompt, params)
         while engine.has_unfinished_requests():
+            progress.tick()
             for output in engine.step():
                 at, sample = divmod(int(output.request_id), samples)
                 yield at, sample, self._make_rollout(prompt_ids[at], output.outputs[0])

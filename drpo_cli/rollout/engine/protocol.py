@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from drpo_cli import progress
 from drpo_cli.settings import ModelSettings
 from drpo_cli.types import Group, Prompt, Rollout
 
@@ -129,6 +130,7 @@ def sample_groups(
     seeds_PG = derive_seeds(sampling, ((prompt.id, prompt.epoch) for prompt in prompts_P))
     ids_P = [prompt.token_ids for prompt in prompts_P]
     for at, sample, rollout in engine.generate(ids_P, sampling, seeds_PG):
+        progress.tick()
         rollouts_PG[at][sample] = rollout
         finished(at, sample, rollout)
     return [
