@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from drpo_cli import pretrained
@@ -53,16 +54,20 @@ def precision(spec: Spec) -> Precision:
 
 
 def engine(plan: Plan) -> EngineProtocol:
-    """Starts the rollout engine on the plan's model."""
-    options = plan.spec.rollout
-    started: EngineProtocol = options.plugin.entry(options.config, _engine_context(plan))
-    return started
+    """Starts the rollout engine for a trainer that pushes weights before anything is sampled."""
+    return _start(plan, replace(_engine_context(plan), awaits_weights=True))
 
 
 def lone_engine(plan: Plan) -> EngineProtocol:
     """Checks the model, as a trainer does when it loads one, then starts the engine without one."""
     pretrained.check(plan.spec.model, "model.path")
-    return engine(plan)
+    return _start(plan, _engine_context(plan))
+
+
+def _start(plan: Plan, context: EngineContext) -> EngineProtocol:
+    options = plan.spec.rollout
+    started: EngineProtocol = options.plugin.entry(options.config, context)
+    return started
 
 
 def check_engine(plan: Plan, tokenizer: Any) -> None:
