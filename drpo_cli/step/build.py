@@ -14,7 +14,7 @@ from drpo_cli.rewards.grading.contract import prepare_all
 from drpo_cli.rollout.engine.ends import find_ends, load_config
 from drpo_cli.rollout.engine.precision import Precision
 from drpo_cli.rollout.engine.protocol import EngineContext, EngineProtocol
-from drpo_cli.settings import ModelSettings
+from drpo_cli.settings import ModelSettings, TrainSettings
 from drpo_cli.spec import Spec
 
 
@@ -106,6 +106,31 @@ def _rewards_with_answer(spec: Spec) -> list[str]:
     ]
 
 
+GPU_ONLY = {
+    ("offload", "optimizer"): "none",
+    ("checkpointing_keeps", "offloaded_inputs"): "inputs",
+}
+"""Options of `[train]` that move something into main memory, and what a CPU has instead."""
+
+
+def idle_options(spec: Spec, world: World) -> list[str]:
+    """Says which options have no effect on this device."""
+    return [
+        f"train.{name} = {getattr(spec.train, name)!r} has no effect on a CPU: everything is in "
+        f"main memory"
+        for name in _idle(spec.train, world)
+    ]
+
+
+def _idle(train: TrainSettings, world: World) -> dict[str, str]:
+    """What takes the place of the options that have no effect on this device."""
+    return {
+        name: instead
+        for (name, value), instead in GPU_ONLY.items()
+        if world.device.type == "cpu" and getattr(train, name) == value
+    }
+
+
 def trainer(plan: Plan, world: World) -> Any:
     """Builds the trainer: sharded policy, optimizer, objective; reference and critic if asked."""
     from drpo_cli.trainer import optim
@@ -114,12 +139,12 @@ def trainer(plan: Plan, world: World) -> Any:
 
     spec, rollout = plan.spec, plan.spec.rollout.config
     horizon = spec.train.horizon or rollout.max_new_tokens
-    train = spec.train.model_copy(update={"horizon": horizon})
+    train = spec.train.model_copy(update={"horizon": horizon, **_idle(spec.train, world)})
     policy = load_policy(
         spec.model,
         rollout.temperature,
         train.logits_in_a_block,
-        train.gradient_checkpointing,
+        train.checkpointing,
         world,
     )
     return Trainer(
@@ -129,7 +154,7 @@ def trainer(plan: Plan, world: World) -> Any:
         train,
         world,
         reference=_reference(spec, world),
-        critic=_critic(spec, world),
+        critic=_critic(spec, train, world),
     )
 
 
@@ -144,7 +169,7 @@ def _reference(spec: Spec, world: World) -> Any:
     return Reference(load_reference(model, temperature, block, world), spec.reference)
 
 
-def _critic(spec: Spec, world: World) -> Any:
+def _critic(spec: Spec, train: TrainSettings, world: World) -> Any:
     from drpo_cli.trainer import optim
     from drpo_cli.trainer.critic import Critic
     from drpo_cli.trainer.model import load_value_model
@@ -152,6 +177,6 @@ def _critic(spec: Spec, world: World) -> Any:
     if spec.critic is None:
         return None
     source = spec.model.model_copy(update={"path": spec.critic.path or spec.model.path})
-    model = load_value_model(source, spec.train.gradient_checkpointing, world)
-    optimizer = optim.adamw(model, spec.train, spec.critic.learning_rate)
-    return Critic(model, optimizer, spec.critic, spec.train, world)
+    model = load_value_model(source, train.checkpointing, world)
+    optimizer = optim.adamw(model, train, spec.critic.learning_rate)
+    return Critic(model, optimizer, spec.critic, train, world)

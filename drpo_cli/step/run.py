@@ -121,6 +121,8 @@ def open_run(folder: RunFolder) -> Iterator[Run]:
         data = build.data(plan, tokenizer, world.rank)
         for text in data.remarks if world.rank == 0 else ():
             say(folder, text)
+        for text in build.idle_options(spec, world) if world.rank == 0 else ():
+            say(folder, text)
         trainer = build.trainer(plan, world)
         if world.rank == 0:
             say(folder, f"starting the {spec.rollout.type} engine …")
@@ -140,6 +142,7 @@ def open_run(folder: RunFolder) -> Iterator[Run]:
             checkpoints=Checkpoints(folder.checkpoints, spec.checkpoint.keep, world),
             stop=StopRequest(partial(_acknowledge, folder, world.rank)),
         )
+        engine.sleep()  # until the first sync, its memory is for what a checkpoint brings
         restore(run)
         yield run
 

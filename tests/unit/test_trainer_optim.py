@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from drpo_cli.settings import TrainSettings
+from drpo_cli.step import build
 from drpo_cli.trainer import optim
 
 
@@ -74,3 +76,19 @@ def test_adamw_takes_the_settings() -> None:
     assert [group[key] for key in keys] == [(0.8, 0.9), 1e-6, 0.3, 0.01]
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 2
     assert isinstance(optimizer, torch.optim.AdamW)
+
+
+def test_what_goes_to_main_memory_stays_where_it_is_on_a_cpu() -> None:
+    train = TrainSettings(
+        offload="optimizer", gradient_checkpointing=True, checkpointing_keeps="offloaded_inputs"
+    )
+    spec: Any = SimpleNamespace(train=train)
+    on: dict[str, Any] = {
+        kind: SimpleNamespace(device=torch.device(kind)) for kind in ("cpu", "cuda")
+    }
+    said = build.idle_options(spec, on["cpu"])
+    assert [text.split(" ")[0] for text in said] == ["train.offload", "train.checkpointing_keeps"]
+    assert all("has no effect on a CPU" in text for text in said)
+    assert build.idle_options(spec, on["cuda"]) == []
+    plain: Any = SimpleNamespace(train=TrainSettings())
+    assert build.idle_options(plain, on["cpu"]) == []

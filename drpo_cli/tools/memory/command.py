@@ -151,7 +151,8 @@ def _facts(found: Estimate) -> Iterator[tuple[str, str]]:
         f"each device, {_gib(move.links)} GiB over all links{between}",
     )
     if found.device.cuda:
-        yield "main", f"{_gib(found.loading)} GiB of a node's main memory to load the model"
+        moments = f"; {_gib(found.offloaded)} GiB for moments" if found.offloaded else ""
+        yield "main", f"{_gib(found.loading)} GiB of a node's to load the model{moments}"
     yield from (("note", note) for note in found.notes)
 
 
@@ -208,6 +209,7 @@ def as_dict(found: Estimate, advice: Sequence[Advice]) -> dict[str, Any]:
         },
         "sync": vars(found.transfer),
         "loading_bytes_per_node": found.loading,
+        "offloaded_bytes_per_node": found.offloaded,
         "notes": list(found.notes),
         "advice": [
             {"set": list(one.overrides), "room": one.room, "fits": one.estimate.fits}
