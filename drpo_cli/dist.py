@@ -4,7 +4,7 @@ Device-specific choices of the trainer live here, those of an engine in its own 
 
 Every method of `World` that communicates is a collective: all ranks must call it, in the same order
 as their other collectives, and each waits until all have called it. A rank that does not call hangs
-the others until the group times out after two hours. With one rank, nothing is sent.
+the others until `run.hang_s` is over. With one rank, nothing is sent.
 """
 
 from __future__ import annotations
@@ -190,12 +190,16 @@ def environment(threads: int, pool: bool = True) -> dict[str, str]:
 
 
 @contextmanager
-def join() -> Iterator[World]:
+def join(patience_s: float = 0.0) -> Iterator[World]:
     """Joins the process group that the launcher's environment describes; leaves it at the end.
+
+    patience_s  after so many seconds a launcher ends ranks that hang: collectives wait twice as
+                long, and two hours at least
 
     Consumes: RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
     Waits for: all ranks of the run to join.
-    Produces: this process's `World`. The group is destroyed when the block ends.
+    Produces: this process's `World`. The group is destroyed when the block ends without an error:
+        after one, other ranks may be in a collective, and to destroy it would wait for them.
     """
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     local_rank, kind = int(os.environ["LOCAL_RANK"]), device_type()
@@ -203,12 +207,12 @@ def join() -> Iterator[World]:
     if kind == "cuda":
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(hours=2))
-    try:
-        yield World(rank, size, device, init_device_mesh(kind, (size,)))
-    finally:
-        if dist.is_initialized():  # an in-process engine may have destroyed it
-            dist.destroy_process_group()
+    dist.init_process_group(
+        backend, timeout=max(timedelta(hours=2), timedelta(seconds=2 * patience_s))
+    )
+    yield World(rank, size, device, init_device_mesh(kind, (size,)))
+    if dist.is_initialized():  # an in-process engine may have destroyed it
+        dist.destroy_process_group()
 
 
 def full(tensor: Tensor) -> Tensor:

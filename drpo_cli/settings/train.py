@@ -51,9 +51,9 @@ class TrainSettings(Settings):
     """What is kept in main memory, pinned, while there are no updates: with `optimizer`, the
     moments of AdamW, 8 bytes per weight, divided by the number of devices. The rollout engine can
     have their room on the device; to move them there and back takes time in every step."""
-    logits_mib: Count = 8
-    """Size of one block of float32 logits, in MiB. Two or three blocks exist at a time, never the
-    whole array `[tokens, vocabulary]`."""
+    logits_mib: Count | None = None
+    """Size of one block of float32 logits, in MiB; by device if not set: 8 on a CPU, 512 on a GPU.
+    Two or three blocks exist at a time, never the whole array `[tokens, vocabulary]`."""
     reduction: Literal["token_mean", "sequence_mean", "fixed_horizon"] = "token_mean"
     """How the losses of tokens are reduced to one: `token_mean` is the mean over all tokens of an
     update; `sequence_mean` the mean over responses of the mean over their tokens; `fixed_horizon`
@@ -84,7 +84,8 @@ class TrainSettings(Settings):
 
     @property
     def logits_in_a_block(self) -> int:
-        """Number of float32 values in a block of `logits_mib`."""
+        """Number of float32 values in a block of `logits_mib`, which `devices.resolve` sets."""
+        assert self.logits_mib is not None
         return self.logits_mib * 2**20 // 4
 
 

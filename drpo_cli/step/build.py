@@ -7,6 +7,7 @@ from typing import Any
 from drpo_cli import pretrained
 from drpo_cli.data.pipeline.prompts import Prompts
 from drpo_cli.data.pipeline.stream import Batching, Data, open_data
+from drpo_cli.devices import resolve
 from drpo_cli.dist import World
 from drpo_cli.errors import UserError
 from drpo_cli.plan import ContextLimit, Plan, context_fits, context_limit
@@ -106,31 +107,6 @@ def _rewards_with_answer(spec: Spec) -> list[str]:
     ]
 
 
-GPU_ONLY = {
-    ("offload", "optimizer"): "none",
-    ("checkpointing_keeps", "offloaded_inputs"): "inputs",
-}
-"""Options of `[train]` that move something into main memory, and what a CPU has instead."""
-
-
-def idle_options(spec: Spec, world: World) -> list[str]:
-    """Says which options have no effect on this device."""
-    return [
-        f"train.{name} = {getattr(spec.train, name)!r} has no effect on a CPU: everything is in "
-        f"main memory"
-        for name in _idle(spec.train, world)
-    ]
-
-
-def _idle(train: TrainSettings, world: World) -> dict[str, str]:
-    """What takes the place of the options that have no effect on this device."""
-    return {
-        name: instead
-        for (name, value), instead in GPU_ONLY.items()
-        if world.device.type == "cpu" and getattr(train, name) == value
-    }
-
-
 def trainer(plan: Plan, world: World) -> Any:
     """Builds the trainer: sharded policy, optimizer, objective; reference and critic if asked."""
     from drpo_cli.trainer import optim
@@ -139,7 +115,7 @@ def trainer(plan: Plan, world: World) -> Any:
 
     spec, rollout = plan.spec, plan.spec.rollout.config
     horizon = spec.train.horizon or rollout.max_new_tokens
-    train = spec.train.model_copy(update={"horizon": horizon, **_idle(spec.train, world)})
+    train = resolve(spec.train, world.device.type).model_copy(update={"horizon": horizon})
     policy = load_policy(
         spec.model,
         rollout.temperature,
@@ -153,19 +129,19 @@ def trainer(plan: Plan, world: World) -> Any:
         Objective(spec.objective.plugin.entry, spec.objective.config),
         train,
         world,
-        reference=_reference(spec, world),
+        reference=_reference(spec, train, world),
         critic=_critic(spec, train, world),
     )
 
 
-def _reference(spec: Spec, world: World) -> Any:
+def _reference(spec: Spec, train: TrainSettings, world: World) -> Any:
     from drpo_cli.trainer.model import load_reference
     from drpo_cli.trainer.terms import Reference
 
     if spec.reference is None:
         return None
     model = spec.model.model_copy(update={"path": spec.reference.path or spec.model.path})
-    temperature, block = spec.rollout.config.temperature, spec.train.logits_in_a_block
+    temperature, block = spec.rollout.config.temperature, train.logits_in_a_block
     return Reference(load_reference(model, temperature, block, world), spec.reference)
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
 import torch
 from torch import nn
 
+from drpo_cli import devices
 from drpo_cli.settings import TrainSettings
-from drpo_cli.step import build
 from drpo_cli.trainer import optim
 
 
@@ -82,13 +81,10 @@ def test_what_goes_to_main_memory_stays_where_it_is_on_a_cpu() -> None:
     train = TrainSettings(
         offload="optimizer", gradient_checkpointing=True, checkpointing_keeps="offloaded_inputs"
     )
-    spec: Any = SimpleNamespace(train=train)
-    on: dict[str, Any] = {
-        kind: SimpleNamespace(device=torch.device(kind)) for kind in ("cpu", "cuda")
-    }
-    said = build.idle_options(spec, on["cpu"])
+    said = devices.idle_options(train, "cpu")
     assert [text.split(" ")[0] for text in said] == ["train.offload", "train.checkpointing_keeps"]
     assert all("has no effect on a CPU" in text for text in said)
-    assert build.idle_options(spec, on["cuda"]) == []
-    plain: Any = SimpleNamespace(train=TrainSettings())
-    assert build.idle_options(plain, on["cpu"]) == []
+    here, there = (devices.resolve(train, device) for device in ("cpu", "cuda"))
+    assert (here.offload, here.checkpointing) == ("none", "inputs")
+    assert (there.offload, there.checkpointing) == ("optimizer", "offloaded_inputs")
+    assert devices.idle_options(train, "cuda") == devices.idle_options(TrainSettings(), "cpu") == []

@@ -233,7 +233,9 @@ def test_updates_take_disjoint_samples_in_turn(folder: Path) -> None:
 class Work(TorchDispatchMode):
     """Counts the matrix products that really run."""
 
-    products = 0
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.products = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.products += func is torch.ops.aten.mm.default

@@ -86,11 +86,12 @@ class Peaks(FSDPMemTracker):
 
 def find_gradients(model: nn.Module) -> list[Tensor]:
     """All gradients that a sharded model holds: of shards, and of whole weights."""
+    # a unit has one group of parameters; torch before 2.13 has no list of them
     groups = [
         group
         for module in model.modules()
         if isinstance(module, FSDPModule)
-        for group in module._get_fsdp_state()._fsdp_param_groups
+        and (group := module._get_fsdp_state()._fsdp_param_group) is not None
     ]
     found: list[Tensor | None] = []
     for parameter in (parameter for group in groups for parameter in group.fsdp_params):
