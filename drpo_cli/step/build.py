@@ -125,7 +125,7 @@ def trainer(plan: Plan, world: World) -> Any:
         spec.model,
         rollout.temperature,
         train.logits_in_a_block,
-        train.gradient_checkpointing,
+        train.checkpointing,
         world,
     )
     return Trainer(
@@ -135,7 +135,7 @@ def trainer(plan: Plan, world: World) -> Any:
         train,
         world,
         reference=_reference(spec, train, world),
-        critic=_critic(spec, world),
+        critic=_critic(spec, train, world),
     )
 
 
@@ -150,7 +150,7 @@ def _reference(spec: Spec, train: TrainSettings, world: World) -> Any:
     return Reference(load_reference(model, temperature, block, world), spec.reference)
 
 
-def _critic(spec: Spec, world: World) -> Any:
+def _critic(spec: Spec, train: TrainSettings, world: World) -> Any:
     from drpo_cli.trainer import optim
     from drpo_cli.trainer.critic import Critic
     from drpo_cli.trainer.model import load_value_model
@@ -158,6 +158,6 @@ def _critic(spec: Spec, world: World) -> Any:
     if spec.critic is None:
         return None
     source = spec.model.model_copy(update={"path": spec.critic.path or spec.model.path})
-    model = load_value_model(source, spec.train.gradient_checkpointing, world)
-    optimizer = optim.adamw(model, spec.train, spec.critic.learning_rate)
-    return Critic(model, optimizer, spec.critic, spec.train, world)
+    model = load_value_model(source, train.checkpointing, world)
+    optimizer = optim.adamw(model, train, spec.critic.learning_rate)
+    return Critic(model, optimizer, spec.critic, train, world)

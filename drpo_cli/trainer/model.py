@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
     FSDPModule,
@@ -14,6 +17,7 @@ from torch.distributed.fsdp import (
     OffloadPolicy,
     fully_shard,
 )
+from torch.utils.checkpoint import create_selective_checkpoint_contexts
 from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -27,7 +31,19 @@ from drpo_cli.trainer.pack import Packed
 from drpo_cli.trainer.rows import take
 from drpo_cli.trainer.sharing import token_cost
 
+aten = torch.ops.aten
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# Operations whose results are worth their memory: matrix products and attention kernels.
+PRODUCTS = [
+    aten.mm.default,
+    aten.addmm.default,
+    aten.bmm.default,
+    aten._grouped_mm.default,
+    aten._scaled_dot_product_flash_attention.default,
+    aten._scaled_dot_product_flash_attention_for_cpu.default,
+    aten._scaled_dot_product_efficient_attention.default,
+    aten._scaled_dot_product_cudnn_attention.default,
+]
 PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
 
 
@@ -105,16 +121,17 @@ def _hidden(decoder: Any, packed: Packed) -> Tensor:
 
 
 def load_policy(
-    settings: ModelSettings, temperature: float, block: int, checkpointing: bool, world: World
+    settings: ModelSettings, temperature: float, block: int, keep: str | None, world: World
 ) -> Policy:
     """Loads the model in float32 and shards it over all ranks.
+
+    `keep` is `TrainSettings.checkpointing`.
 
     Raises UserError for a folder without a loadable model, or with one that cannot be packed.
     """
     where = "model.path"
     lm = _load(settings, torch.float32, where)
-    if checkpointing:
-        _recompute_activations(lm)
+    _recompute_activations(lm, keep)
     policy = shard(Policy(lm, temperature, block), DTYPES[settings.dtype], world)
     return _require_finite(policy, settings.path, where, world)
 
@@ -127,12 +144,11 @@ def load_reference(settings: ModelSettings, temperature: float, block: int, worl
     return _require_finite(policy, settings.path, where, world)
 
 
-def load_value_model(settings: ModelSettings, checkpointing: bool, world: World) -> ValueModel:
+def load_value_model(settings: ModelSettings, keep: str | None, world: World) -> ValueModel:
     """Loads a value model on the decoder of a language model, in float32, and shards it."""
     where = "critic.path"
     lm = _load(settings, torch.float32, where, decoder_only=True)
-    if checkpointing:
-        _recompute_activations(lm)
+    _recompute_activations(lm, keep)
     critic = shard(ValueModel(lm), DTYPES[settings.dtype], world)
     return _require_finite(critic, settings.path, where, world)
 
@@ -210,13 +226,26 @@ def _logit_multiplier(config: Any) -> float:
     return 1.0 / float(getattr(config, "logits_scaling", None) or 1.0)
 
 
-def _recompute_activations(lm: Any) -> None:
-    lm.gradient_checkpointing_enable({"use_reentrant": False})
+def _recompute_activations(lm: Any, keep: str | None) -> None:
+    """Makes each layer keep only what `TrainSettings.checkpointing` says for the backward pass."""
+    if keep is None:
+        return
+    options: dict[str, Any] = {"use_reentrant": False}
+    if keep == "products":
+        options["context_fn"] = partial(create_selective_checkpoint_contexts, PRODUCTS)
+    lm.gradient_checkpointing_enable(options)
     for module in lm.modules():
         if isinstance(module, GradientCheckpointingLayer):
-            module.training = (
-                True  # it recomputes only in training mode; its children stay in eval mode
-            )
+            # it recomputes only in training mode; its children stay in eval mode
+            module.training = True
+            if keep == "offloaded_inputs":
+                offloaded = partial(_offloaded, module._gradient_checkpointing_func)
+                module._gradient_checkpointing_func = offloaded
+
+
+def _offloaded(checkpoint: Callable[..., Any], *arguments: Any) -> Any:
+    with save_on_cpu(pin_memory=True):
+        return checkpoint(*arguments)
 
 
 def _refuse_unpackable(lm: Any, key: str, name: str) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from drpo_cli.devices import resolve
+from drpo_cli.devices import idle_options, resolve
 from drpo_cli.plan import Plan
 from drpo_cli.rollout.engine.capacity import GIB, WIDTH, cache_bytes
 from drpo_cli.step.build import context_length, precision
@@ -82,6 +82,7 @@ class Estimate:
     longest         bytes of KV cache of the longest sequence that the engine takes
     at_once         sequences of full length that the cache holds, and sequences of half of it
     loading         main memory of a node while its processes load the model, bytes
+    offloaded       main memory of a node for what is offloaded between updates, bytes
     work, layout    what a step does, and where ranks and shards are
     microbatches    passes per update, each of a largest micro-batch
     notes           what is assumed, and what the code cannot do
@@ -99,6 +100,7 @@ class Estimate:
     parameters: int
     transfer: Transfer
     loading: int
+    offloaded: int
     work: Work
     layout: Layout
     batch_tokens: int
@@ -153,11 +155,12 @@ def estimate(plan: Plan, device: Device, nodes: int) -> Estimate:
         parameters=count,
         transfer=estimate_transfer(count * width, plan.world, nodes),
         loading=count * WIDTH["float32"] * (plan.world // nodes),
+        offloaded=_offloaded(phases) * (plan.world // nodes),
         work=_work(plan, lengths, count, microbatches),
         layout=Layout(plan.world, plan.world, nodes),
         batch_tokens=policy.batch.tokens,
         microbatches=microbatches,
-        notes=tuple(_notes(policy, lengths)),
+        notes=(*idle_options(spec.train, device.kind), *_notes(policy, lengths)),
     )
 
 
@@ -255,6 +258,7 @@ def _phases(
 ) -> tuple[Phase, ...]:
     """Every phase of a step, in order."""
     trained = _weights_and_moments(passes)
+    offloads = job.settings.offload == "optimizer"
     awake = {
         "engine weights": engine.weights,
         "KV cache": engine.cache,
@@ -265,7 +269,8 @@ def _phases(
         asleep = {"engine asleep": engine.asleep}
         syncing = {"engine weights": engine.weights, **asleep, GATHERED: engine.reload}
     start: Parts = {WEIGHTS: trained[WEIGHTS]}
-    critic: Parts = {}  # what the critic holds during the other passes
+    critic: Parts = {}  # what the critic holds while there are updates
+    resting: Parts = {}  # and otherwise
     frozen: Parts = {}  # what the reference holds during the other passes
     reference, learn = [], []  # the phases of these two, where the spec has them
     if plan.spec.reference is not None:
@@ -278,22 +283,35 @@ def _phases(
         values = measure(job.of_critic(plan.spec.critic.path))
         critic = {"critic": sum(_weights_and_moments(values).values())}
         start["critic"] = values["optimizer", "all"][WEIGHTS]
+        resting = {"critic": start["critic"]} if offloads else critic
         trains = highest(values, ["train"])
         own = {"critic": trains.pop(WEIGHTS) + trains.pop(OPTIMIZER)}
         gradients = {GRADIENTS: passes["optimizer", "all"][GRADIENTS]}
         learn = [_add(trains, own, gradients)]
+
+    def outside(parts: Parts) -> Parts:
+        """The parts that are there although no update needs the moments."""
+        return {part: n for part, n in parts.items() if part != OPTIMIZER or not offloads}
+
     phases = [
         ("start", [start, awake]),
-        ("rollout", [trained, critic, frozen, awake]),
-        ("replay", [highest(passes, ["replay"]), critic, frozen, asleep]),
-        *(("reference", [trained, one, critic, frozen, asleep]) for one in reference),
+        ("rollout", [outside(trained), resting, frozen, awake]),
+        ("replay", [outside(highest(passes, ["replay"])), resting, frozen, asleep]),
+        *(("reference", [outside(trained), one, resting, frozen, asleep]) for one in reference),
         ("train", [highest(passes, ["train"]), critic, frozen, asleep]),
         *(("critic", [trained, one, frozen, asleep]) for one in learn),
         ("optimizer", [passes["optimizer", "all"], critic, frozen, asleep]),
-        ("sync", [_as_gathered(passes["sync", "all"]), critic, frozen, syncing]),
-        ("proof", [highest(passes, ["probe"]), critic, frozen, awake]),
+        ("sync", [outside(_as_gathered(passes["sync", "all"])), resting, frozen, syncing]),
+        ("proof", [outside(highest(passes, ["probe"])), resting, frozen, awake]),
     ]
     return tuple(Phase(name, _with_allowance(_add(*parts), plan, device)) for name, parts in phases)
+
+
+def _offloaded(phases: Sequence[Phase]) -> int:
+    """Bytes of each device that are in main memory while there are no updates."""
+    parts = {phase.name: phase.parts for phase in phases}
+    working, resting = parts["optimizer"], parts["rollout"]
+    return sum(working.get(part, 0) - resting.get(part, 0) for part in (OPTIMIZER, "critic"))
 
 
 def _weights_and_moments(passes: Measured) -> Parts:

@@ -169,8 +169,8 @@ def _model(job: Job, config: Any, world: World, layers: int | None) -> Any:
     lm = make_model(config, job.model.trust_remote_code, layers)
     if not job.train:
         lm.requires_grad_(False)
-    elif job.settings.gradient_checkpointing:
-        _recompute_activations(lm)
+    else:
+        _recompute_activations(lm, job.settings.checkpointing)
     dtype = DTYPES[job.precision.train]
     if job.critic:
         return shard(ValueModel(lm), dtype, world)
