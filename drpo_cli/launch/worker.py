@@ -12,6 +12,7 @@ import sys
 import traceback
 from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 from drpo_cli import processes
 from drpo_cli.errors import EXIT_RUN_FAILED, EXIT_USER_ERROR, UserError, os_message
@@ -19,21 +20,27 @@ from drpo_cli.runs.events import one_line, say
 from drpo_cli.runs.folder import RunFolder
 
 
-def main(folder: RunFolder) -> int:
-    """Runs this rank's part and returns its exit code; records a failure for the launcher."""
+def main(folder: RunFolder, terminal: TextIO | None = None) -> int:
+    """Runs this rank's part and returns its exit code; records a failure for the launcher.
+
+    terminal  where a failure is shown too: no launcher of ours shows it
+    """
     rank = int(os.environ["RANK"])
     processes.print_to(folder.log(rank))
-    processes.die_with_parent()  # or it would write to the run folder after its launcher is gone
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        # Or it would write to the run folder after its launcher is gone. What starts a task of
+        # SLURM may end before the task does; there the job's end is the end of all its processes
+        processes.die_with_parent()
     try:
-        return _train(folder, rank)
+        return _train(folder, rank, terminal)
     except BaseException:  # at the end of the process: recorded and shown whole, as Python would
         message = traceback.format_exc()
         _print(message)
-        _record_failure(folder, rank, EXIT_RUN_FAILED, message)
+        _record_failure(folder, rank, EXIT_RUN_FAILED, message, terminal)
         return EXIT_RUN_FAILED
 
 
-def _train(folder: RunFolder, rank: int) -> int:
+def _train(folder: RunFolder, rank: int, terminal: TextIO | None) -> int:
     try:
         from drpo_cli.step.loop import run
 
@@ -54,7 +61,7 @@ def _train(folder: RunFolder, rank: int) -> int:
         message = f"{what}; {fix} --resume"
         _print(traceback.format_exc())
     _print(message + "\n")
-    _record_failure(folder, rank, EXIT_USER_ERROR, message)
+    _record_failure(folder, rank, EXIT_USER_ERROR, message, terminal)
     return EXIT_USER_ERROR
 
 
@@ -68,7 +75,13 @@ def _is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def _record_failure(folder: RunFolder, rank: int, code: int, message: str) -> None:
+def _record_failure(
+    folder: RunFolder, rank: int, code: int, message: str, terminal: TextIO | None
+) -> None:
+    if terminal is not None:
+        with suppress(OSError):  # nobody reads it
+            terminal.write(f"error: rank {rank}: {message}\n")
+            terminal.flush()
     with suppress(OSError):  # a full disk may be its cause: the launcher will say that
         folder.record_error(rank, code, message)
         say(folder, f"rank {rank} failed: {one_line(message)}", "failed", rank=rank)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -186,3 +188,41 @@ def test_a_rendezvous_that_nobody_answers_ends_in_time(
     assert "node 0 of 2: 10.77.0.1 is not an address of this machine" in elsewhere
     ((code, _, err),) = wait([machines[0].start("train", spec, *where, "--node-rank", 0)])
     assert code == 2 and "node 1 of 2 did not come to 10.77.0.1:29507 within 3 s" in err
+
+
+DOCTOR = """
+import json, sys
+from dataclasses import asdict
+from pathlib import Path
+from drpo_cli.launch.place import read_place
+from drpo_cli.tools.doctor.across import check_nodes
+place = read_place(2, int(sys.argv[1]), sys.argv[2], 20)
+print(json.dumps([asdict(found) for found in check_nodes(place, Path(sys.argv[3]))]))
+"""
+
+
+def test_the_doctor_measures_the_way_between_nodes(
+    machines: tuple[Machine, Machine], tmp_path: Path
+) -> None:
+    where, hidden = "10.77.0.1:29508", [None, tmp_path]
+    ended = wait(
+        [
+            machine.python("-c", DOCTOR, rank, where, tmp_path / "runs", hidden=hidden[rank])
+            for rank, machine in enumerate(machines)
+        ]
+    )
+    for rank, (code, out, err) in enumerate(ended):
+        assert code == 0, err
+        findings = {each["check"]: each for each in json.loads(out.splitlines()[-1])}
+        assert findings["rendezvous"]["found"] == f"node {rank} of 2 met the others at {where}"
+        assert findings["shared folder"]["status"] == "wrong"
+        assert "node 1 (" in findings["shared folder"]["found"]
+        assert findings["same software"]["status"] == findings["node 0"]["status"] == "ok"
+        assert findings["all-reduce"]["found"].startswith("64 MiB over gloo in ")
+        way = re.search(
+            r"\(10.77.0.2\), \d+ cores; (\S+) ms round trip to node 0, \S+ GB/s over gloo, "
+            r"clock (\S+) s",
+            findings["node 1"]["found"],
+        )
+        assert way and float(way[1]) > 0 and abs(float(way[2])) < 1
+    assert not (tmp_path / "runs").exists() and list(tmp_path.iterdir()) == []
