@@ -15,7 +15,9 @@ import json
 import platform
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -31,7 +33,9 @@ from drpo_cli.launch.failures import Failures
 from drpo_cli.launch.meeting import Meeting
 from drpo_cli.launch.monitor import Monitor, divert_output
 from drpo_cli.launch.place import Place
+from drpo_cli.launch.restarts import follow_restarts, run_with_restarts
 from drpo_cli.launch.tracking import follow_run
+from drpo_cli.launch.watchdog import WATCHED, Watchdog, hang_limit
 from drpo_cli.plan import Plan, check_plan, make_plan
 from drpo_cli.plugins import Selected
 from drpo_cli.runs import checkpoints as saved
@@ -71,31 +75,40 @@ def train(spec: Spec, resume: bool, nproc: int | None, place: Place | None = Non
         failures = Failures(folder, world)
         try:
             if meeting is not None and not meeting.is_first:
-                return _train_beside(failures, local, meeting)
+                return _train_beside(spec, failures, local, meeting)
             with follow_run(folder):
-                return _train(failures, local, meeting, spec.run.report_every)
+                return _train(spec, failures, local, meeting)
         except SignalException as stopped:  # before the ranks started, or after they ended
             return 128 + int(stopped.sigval)
 
 
-def _train(failures: Failures, local: int, meeting: Meeting | None, report_every: int) -> int:
+def _train(spec: Spec, failures: Failures, local: int, meeting: Meeting | None) -> int:
     """Trains and shows the whole run: on its only machine, or on the first of several."""
     folder, world = failures.folder, failures.world
     with (
         folder.lock(LAUNCHER_LOCK),
         divert_output(launch_log(folder)) as (out, err),
         processes.handle_signals(STOPS, _stop),
-        Monitor(failures, report_every, out, err) as monitor,
+        Monitor(failures, spec.run.report_every, out, err) as monitor,
     ):
         on = f" on {meeting.place.size} nodes" if meeting else ""
         text = f"starting {world} process{'' if world == 1 else 'es'}{on} …"
         say(folder, text, "starting")
-        code, message = run_ranks(failures, dist.threads_per_rank(local), meeting)
+        ranks = _ranks(spec, failures, local, meeting)
+        code, message = run_with_restarts(failures, spec.run.restarts, ranks, meeting)
         monitor.show(message)
     return code
 
 
-def _train_beside(failures: Failures, local: int, meeting: Meeting) -> int:
+def _ranks(
+    spec: Spec, failures: Failures, local: int, meeting: Meeting | None
+) -> Callable[[], tuple[int, str]]:
+    """One start of this machine's ranks."""
+    threads, pool = dist.threads_per_rank(local), spec.rollout.config.pools_device_memory()
+    return partial(run_ranks, failures, threads, pool, meeting)
+
+
+def _train_beside(spec: Spec, failures: Failures, local: int, meeting: Meeting) -> int:
     """Trains on a machine that is not the first; shows the run's states and why it failed."""
     folder, rank = failures.folder, meeting.place.rank
     with (
@@ -104,7 +117,8 @@ def _train_beside(failures: Failures, local: int, meeting: Meeting) -> int:
         processes.handle_signals(STOPS, _stop),
         nodes.States(failures, meeting, out, err) as states,
     ):
-        code, message = run_ranks(failures, dist.threads_per_rank(local), meeting)
+        ranks = _ranks(spec, failures, local, meeting)
+        code, message = follow_restarts(spec.run.restarts, ranks, meeting)
         states.show(message)
     return code
 
@@ -122,8 +136,7 @@ def prepare(spec: Spec, resume: bool, world: int) -> RunFolder:
     plan = make_plan(spec, world)
     (folder.path / "logs").mkdir(parents=True, exist_ok=True)
     with folder.lock_all():
-        for stale in folder.path.glob("logs/*.error"):
-            stale.unlink()
+        folder.forget_failures()
         Records(folder.events).end_line()
         write_whole(folder.spec, dump(spec))
         write_whole(folder.versions, json.dumps(versions(plan), indent=1))
@@ -199,17 +212,23 @@ def _require_usable(folder: RunFolder, spec: Spec, resume: bool) -> None:
         )
 
 
-def run_ranks(failures: Failures, threads: int, meeting: Meeting | None = None) -> tuple[int, str]:
+def run_ranks(
+    failures: Failures, threads: int, pool: bool = True, meeting: Meeting | None = None
+) -> tuple[int, str]:
     """Trains in a prepared folder until all ranks have ended, with `threads` threads per rank.
 
-    With a meeting, this machine runs its share of them. Returns the exit code, and why a rank
-    failed if that was not shown yet.
+    `pool` is that of `dist.environment`. With a meeting, this machine runs its share of the ranks.
+    Returns the exit code, and why a rank failed if that was not shown yet.
     """
     folder, local = failures.folder, failures.world // (meeting.place.size if meeting else 1)
     command = processes.python("drpo_cli.launch.worker", folder.path)
+    environment = {**dist.environment(threads, pool), WATCHED: "1"}
     try:
-        with processes.handle_signals(STOPS):  # elastic sets its own and leaves them
-            launch(folder.path.name, local, dist.environment(threads), command, meeting)
+        with (
+            Watchdog(folder, failures.world, hang_limit(folder)),
+            processes.handle_signals(STOPS),  # elastic sets its own and leaves them
+        ):
+            launch(folder.path.name, local, environment, command, meeting)
     except SignalException as stopped:
         name = signal.Signals(stopped.sigval).name
         if state(folder) in ENDED:
@@ -236,16 +255,22 @@ def launch(
     becomes the command: `env` takes one with `=` in its path for a variable. Raises
     ChildFailedError, and SignalException for a signal to this process.
     """
+    # torch before 2.12 has no such argument, and ends ranks 30 s after the signal
+    patience: dict[str, Any] = {"shutdown_timeout": STOP_SECONDS} if _has_shutdown_timeout() else {}
     rendezvous, more = (ALONE, {}) if meeting is None else meeting.begin()
     config = LaunchConfig(
         nproc_per_node=local,
         run_id=name,
         max_restarts=0,
-        shutdown_timeout=STOP_SECONDS,
+        **patience,
         **rendezvous,
     )
     variables = [f"{key}={value}" for key, value in (environment | more).items()]
     elastic_launch(config, "env")(*variables, "sh", "-c", 'exec "$@"', "sh", *command)
+
+
+def _has_shutdown_timeout() -> bool:
+    return any(field.name == "shutdown_timeout" for field in fields(LaunchConfig))
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -266,11 +291,12 @@ def _explain(failures: Failures, failed: ChildFailedError) -> tuple[int, str]:
         return failure.exitcode, ""
     text = _describe_death(rank, failure.exitcode, failures.folder)
     try:
+        message = failures.settle(rank, text)
         say(failures.folder, text, "failed", rank=rank)
     except OSError as error:  # then the rank could not record its failure either
         found = os_message(error, failures.folder.path, "continue with --resume")
         return (EXIT_USER_ERROR, f"error: {found}\n") if found else (1, f"error: {text}\n")
-    return EXIT_RUN_FAILED, f"error: {text}\n"
+    return EXIT_RUN_FAILED, message
 
 
 def _was_killed(folder: RunFolder, rank: int, code: int) -> bool:
