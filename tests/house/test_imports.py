@@ -29,7 +29,7 @@ ORDER = (
     ("report",),
     ("launch",),
     ("tools",),
-    ("api",),
+    ("api", "worker"),
     ("cli",),
     ("__main__",),
 )
