@@ -151,7 +151,7 @@ def _facts(found: Estimate) -> Iterator[tuple[str, str]]:
         f"each device, {_gib(move.links)} GiB over all links{between}",
     )
     if found.device.cuda:
-        yield "main", f"{_gib(found.loading)} GiB of a node's main memory to load the model"
+        yield "main", f"{_gib(found.loading)} GiB of a node's main memory while the model is read"
     yield from (("note", note) for note in found.notes)
 
 
