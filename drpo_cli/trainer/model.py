@@ -21,7 +21,7 @@ from torch.utils.checkpoint import create_selective_checkpoint_contexts
 from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from drpo_cli import pretrained
+from drpo_cli import deferred, pretrained
 from drpo_cli.dist import World, local
 from drpo_cli.errors import UserError
 from drpo_cli.settings import ModelSettings, TrainSettings
@@ -123,7 +123,7 @@ def _hidden(decoder: Any, packed: Packed) -> Tensor:
 def load_policy(
     settings: ModelSettings, temperature: float, block: int, keep: str | None, world: World
 ) -> Policy:
-    """Loads the model in float32 and shards it over all ranks.
+    """Loads the model in float32, sharded over all ranks: each reads the rows of its shards.
 
     `keep` is `TrainSettings.checkpointing`.
 
@@ -132,16 +132,14 @@ def load_policy(
     where = "model.path"
     lm = _load(settings, torch.float32, where)
     _recompute_activations(lm, keep)
-    policy = shard(Policy(lm, temperature, block), DTYPES[settings.dtype], world)
-    return _require_finite(policy, settings.path, where, world)
+    return _shard(Policy(lm, temperature, block), settings, where, world)
 
 
 def load_reference(settings: ModelSettings, temperature: float, block: int, world: World) -> Policy:
     """Loads a frozen, sharded policy; its weights leave the device between forward passes."""
     where = "reference.path"
     lm = _load(settings, DTYPES[settings.dtype], where).requires_grad_(False)
-    policy = shard(Policy(lm, temperature, block), DTYPES[settings.dtype], world, offload=True)
-    return _require_finite(policy, settings.path, where, world)
+    return _shard(Policy(lm, temperature, block), settings, where, world, offload=True)
 
 
 def load_value_model(settings: ModelSettings, keep: str | None, world: World) -> ValueModel:
@@ -149,14 +147,13 @@ def load_value_model(settings: ModelSettings, keep: str | None, world: World) ->
     where = "critic.path"
     lm = _load(settings, torch.float32, where, decoder_only=True)
     _recompute_activations(lm, keep)
-    critic = shard(ValueModel(lm), DTYPES[settings.dtype], world)
-    return _require_finite(critic, settings.path, where, world)
+    return _shard(ValueModel(lm), settings, where, world)
 
 
 def _load(settings: ModelSettings, dtype: torch.dtype, key: str, decoder_only: bool = False) -> Any:
     pretrained.refuse_quantised(settings, key)
     # in evaluation mode: no dropout, no router noise, so that π is a function of the weights alone
-    lm = pretrained.load(
+    lm = pretrained.load_deferred(
         AutoModelForCausalLM,
         settings.path,
         key,
@@ -175,13 +172,19 @@ def _load(settings: ModelSettings, dtype: torch.dtype, key: str, decoder_only: b
 M = TypeVar("M", Policy, ValueModel)
 
 
-def _require_finite(model: M, path: str, where: str, world: World) -> M:
-    """The model, unless a shard of it has NaN or infinite values. Collective."""
-    shards = ((name, local(tensor)) for name, tensor in model.state_dict().items())
+def _shard(model: M, settings: ModelSettings, where: str, world: World, offload: bool = False) -> M:
+    """Shards a model whose weights are deferred, then reads this rank's rows of them.
+
+    Raises UserError if any rank's shard has NaN or infinite values. Collective.
+    """
+    weights = deferred.take_weights(model)
+    sharded = shard(model, DTYPES[settings.dtype], world, offload)
+    deferred.fill_shards(sharded, weights, torch.device("cpu") if offload else world.device)
+    shards = ((name, local(tensor)) for name, tensor in sharded.state_dict().items())
     found = world.gather_objects(pretrained.find_not_finite(shards))
     names = (name.removeprefix("lm.") for names in found for name in names)
-    pretrained.refuse_not_finite(names, path, where)
-    return model
+    pretrained.refuse_not_finite(names, settings.path, where)
+    return sharded
 
 
 def shard(model: M, dtype: torch.dtype, world: World, offload: bool = False) -> M:

@@ -13,7 +13,14 @@ from drpo_cli.rollout.engine.capacity import GIB, WIDTH, cache_bytes
 from drpo_cli.step.build import context_length, precision
 from drpo_cli.tools.memory.engine import Device, Engine, estimate_transformers, estimate_vllm
 from drpo_cli.tools.memory.inputs import Batch, Lengths, load_config
-from drpo_cli.tools.memory.passes import Job, Measured, count_parameters, highest, measure
+from drpo_cli.tools.memory.passes import (
+    Job,
+    Measured,
+    count_parameters,
+    highest,
+    largest_weight,
+    measure,
+)
 from drpo_cli.tools.memory.tracker import GATHERED, GRADIENTS, OPTIMIZER, WEIGHTS, Parts
 from drpo_cli.tools.memory.traffic import Layout, Work
 
@@ -32,6 +39,9 @@ FRAGMENTS = 0.05
 # and what the C library's allocator keeps beyond the tensors, with the settings of a run.
 PROCESS = {"vllm": int(0.75 * GIB), "transformers": int(0.5 * GIB)}
 HEAP = 0.35
+# Copies of its rows of a weight that a rank holds at most while it reads them, in float32: experts
+# are read one by one, then stacked. The ranks of a node hold the rows of one weight between them.
+LOADED = 2
 ENGINE_PARTS = ("engine weights", "KV cache", "engine's work", "engine asleep")
 
 
@@ -81,7 +91,8 @@ class Estimate:
     sequence        bytes of KV cache of a sequence of full length
     longest         bytes of KV cache of the longest sequence that the engine takes
     at_once         sequences of full length that the cache holds, and sequences of half of it
-    loading         main memory of a node while its processes load the model, bytes
+    loading         main memory of a node while its processes read the weights of the model beside
+                    their shards, bytes; files that the system caches are not counted
     offloaded       main memory of a node for what is offloaded between updates, bytes
     work, layout    what a step does, and where ranks and shards are
     microbatches    passes per update, each of a largest micro-batch
@@ -154,7 +165,7 @@ def estimate(plan: Plan, device: Device, nodes: int) -> Estimate:
         at_once=(at_once[0], at_once[1]),
         parameters=count,
         transfer=estimate_transfer(count * width, plan.world, nodes),
-        loading=count * WIDTH["float32"] * (plan.world // nodes),
+        loading=LOADED * largest_weight(spec.model) * WIDTH["float32"] // nodes,
         offloaded=_offloaded(phases) * (plan.world // nodes),
         work=_work(plan, lengths, count, microbatches),
         layout=Layout(plan.world, plan.world, nodes),

@@ -109,6 +109,14 @@ def count_parameters(model: ModelSettings) -> int:
 
 
 @lru_cache
+def largest_weight(model: ModelSettings) -> int:
+    """The numbers in the largest weight of a model."""
+    with FakeTensorMode():
+        lm = make_model(load_config(model, "model.path"), model.trust_remote_code)
+        return max(int(weight.numel()) for weight in lm.parameters())
+
+
+@lru_cache
 def measure(job: Job) -> Measured:
     """Measures the job: the parts at the peak of every stretch of its work."""
     config = load_config(job.model, "model.path")
