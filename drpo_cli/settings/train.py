@@ -38,6 +38,10 @@ class TrainSettings(Settings):
     """Largest global norm of the gradient; a larger gradient is scaled down to it."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
+    attention: Literal["varlen", "buckets"] | None = None
+    """How attention over packed rows is computed; by device if not set. `varlen`: by the kernel of
+    FlashAttention for sequences of any lengths, for bfloat16 on GPUs since Ampere. `buckets`: in
+    padded batches of similar lengths, on any device; the default on a CPU and for float32."""
     logits_mib: Count | None = None
     """Size of one block of float32 logits, in MiB; by device if not set: 8 on a CPU, 512 on a GPU.
     Two or three blocks exist at a time, never the whole array `[tokens, vocabulary]`."""

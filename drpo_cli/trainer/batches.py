@@ -11,15 +11,16 @@ from drpo_cli.dist import World
 from drpo_cli.experience import Experience
 from drpo_cli.trainer.model import reshard
 from drpo_cli.trainer.pack import bins, bundles, pack, packed_length
+from drpo_cli.trainer.sharing import Costs
 
 
-def microbatches(exp: Experience, budget: int, world: World, token_cost: float) -> list[list[int]]:
+def microbatches(exp: Experience, budget: int, world: World, costs: Costs) -> list[list[int]]:
     """The rows of each forward pass, at most `budget` tokens each.
 
-    `token_cost` is the model's own (`sharing.token_cost`). Every rank gets the same number of
+    `costs` are the model's own. Every rank gets the same number of
     passes, as FSDP's collectives require. Collective.
     """
-    bundled = bundles(exp, budget, token_cost)
+    bundled = bundles(exp, budget, costs)
     responses = exp.lengths_S.tolist()
     lengths = [
         packed_length(len(exp.prompt_ids_S[bundle[0]]), [responses[row] for row in bundle])
@@ -39,9 +40,9 @@ def replay(model: Any, exp: Experience, budget: int, world: World) -> Tensor:
     """
     everything = exp.unmasked()
     found_T = torch.empty(len(exp.token_T))
-    for rows in microbatches(everything, budget, world, model.token_cost):
+    for rows in microbatches(everything, budget, world, model.costs):
         part = everything.take(rows)
-        output = model(pack(part, world.device, token_cost=model.token_cost))
+        output = model(pack(part, world.device, costs=model.costs))
         value_T = (output[0] if isinstance(output, tuple) else output).cpu()
         places = [slice(*exp.offsets[row : row + 2].tolist()) for row in rows]
         for place, own_T in zip(places, part.split(value_T) if rows else (), strict=True):

@@ -122,6 +122,10 @@ def test_a_changed_line_breaks_a_rule(folder: Path, old: str, new: str, expected
             PLAIN + "importance_cap = 2.0",
             "20:1: train.importance_cap: has no effect with anchor 'engine'",
         ),
+        (
+            PLAIN.replace("[[data]]", 'dtype = "float32"\n[[data]]') + 'attention = "varlen"',
+            "21:13: train.attention: is 'varlen', whose kernel computes in bfloat16 only",
+        ),
         (PLAIN + "horizon = 9", "20:1: train.horizon: has no effect with reduction 'token_mean'"),
         (
             PLAIN + 'reduction = "sequence_mean"\nhorizon = 9',
