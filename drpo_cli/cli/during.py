@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from drpo_cli.cli import completion
-from drpo_cli.cli.common import DURING, Overrides, Processes, SpecFile, app, examples
+from drpo_cli.cli.common import (
+    DURING,
+    JoinTimeout,
+    NodeRank,
+    Nodes,
+    Overrides,
+    Processes,
+    Rendezvous,
+    SpecFile,
+    app,
+    examples,
+)
 
 
 @app.command(
@@ -17,6 +28,7 @@ from drpo_cli.cli.common import DURING, Overrides, Processes, SpecFile, app, exa
         "drpo train demo/run.toml",
         "drpo train demo/run.toml --set train.learning_rate=2e-4 --set run.name=slower --nproc 2",
         "drpo train demo/run.toml --resume",
+        "drpo train demo/run.toml --nodes 2 --node-rank 0 --rendezvous 10.0.0.1:29500",
     ),
 )
 def train(
@@ -26,21 +38,31 @@ def train(
         bool, typer.Option("--resume", help="Continue from the newest checkpoint, if there is one.")
     ] = False,
     nproc: Processes = None,
+    nodes: Nodes = None,
+    node_rank: NodeRank = None,
+    rendezvous: Rendezvous = None,
+    join_timeout: JoinTimeout = None,
 ) -> None:
-    """Train on this machine, with one process per device.
+    """Train with one process per device, on this machine or on several.
 
     Writes to the folder `<run.folder>/<run.name>`. Refuses a folder that is in use or whose run is
     finished, and one with an unfinished run unless `--resume` is given. By default it starts one
     process per visible GPU, or one process on a CPU. `--nproc` changes the number, up to the number
     of GPUs or, on a CPU, of cores. On SIGINT or SIGTERM it finishes the step and saves a
     checkpoint.
+
+    On several machines, give the command on each with `--nodes`, `--node-rank` and `--rendezvous`;
+    `--nproc` is then the number per machine. All need the same packages, the same spec and a run
+    folder that they share. Node 0 shows the run (docs/scaling.md).
     """
+    from drpo_cli.launch.place import read_place
     from drpo_cli.spec import load
 
+    place = read_place(nodes, node_rank, rendezvous, join_timeout)
     loaded = load(spec, set_ or [])  # report a wrong spec before importing torch
     from drpo_cli.launch.launcher import train as launch
 
-    raise typer.Exit(launch(loaded, resume, nproc))
+    raise typer.Exit(launch(loaded, resume, nproc, place))
 
 
 @app.command(

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from drpo_cli.runs import locks
 
 RUN_LOCK = ".lock"  # held by rank 0, and by the command that prepares the folder
 LAUNCHER_LOCK = ".launcher.lock"  # held by the launcher, also while workers start and end
+LAUNCHER_LOCKS = ".launcher*.lock"  # of the launchers of all nodes
 DEEPEST = 8  # levels of folders that are searched for runs
 
 
@@ -87,6 +88,10 @@ class RunFolder:
         """Why a rank ended, if it did not end well: JSON with `code` and `message`."""
         return self.path / "logs" / f"rank{rank}.error"
 
+    def beat(self, rank: int) -> Path:
+        """Where a rank was a few seconds ago: JSON, replaced in place while the rank runs."""
+        return self.path / "logs" / f"rank{rank}.alive"
+
     def exists(self) -> bool:
         """Whether a run was ever started here."""
         return self.spec.is_file()
@@ -95,6 +100,12 @@ class RunFolder:
         """Writes why a rank failed, for the launcher to read."""
         message = secrets.mask(message)
         write_whole(self.error(rank), json.dumps({"code": code, "message": message}))
+
+    def forget_failures(self) -> None:
+        """Removes what ranks of an earlier start left about themselves."""
+        for kind in ("error", "alive"):
+            for stale in self.path.glob(f"logs/rank*.{kind}"):
+                stale.unlink()
 
     @contextmanager
     def lock(self, name: str = RUN_LOCK) -> Iterator[None]:
@@ -105,9 +116,24 @@ class RunFolder:
         with locks.hold(self.path / name, _warn):
             yield
 
+    @contextmanager
+    def lock_all(self) -> Iterator[None]:
+        """Holds the locks of the run and of the launchers of all nodes that it ever had."""
+        launchers = {LAUNCHER_LOCK, *(path.name for path in self.path.glob(LAUNCHER_LOCKS))}
+        with ExitStack() as stack:
+            for name in (*sorted(launchers), RUN_LOCK):
+                stack.enter_context(self.lock(name))
+            yield
+
     def in_use(self) -> bool:
         """Whether a run, or the command that launched it, holds the folder. Writes nothing."""
-        return any(locks.holder(self.path / name) for name in (RUN_LOCK, LAUNCHER_LOCK))
+        found = [self.path / RUN_LOCK, *self.path.glob(LAUNCHER_LOCKS)]
+        return any(locks.holder(lock) for lock in found)
+
+
+def launcher_lock(node: int) -> str:
+    """The lock of a node's launcher; that of the first is `LAUNCHER_LOCK`."""
+    return f".launcher-{node}.lock" if node else LAUNCHER_LOCK
 
 
 @cache

@@ -42,6 +42,11 @@ class TrainSettings(Settings):
     """How attention over packed rows is computed; by device if not set. `varlen`: by the kernel of
     FlashAttention for sequences of any lengths, for bfloat16 on GPUs since Ampere. `buckets`: in
     padded batches of similar lengths, on any device; the default on a CPU and for float32."""
+    reduce_gradients: Literal["per_microbatch", "per_update"] = "per_microbatch"
+    """When gradients are reduced over the devices: after every micro-batch, so that a device keeps
+    only its shard of their sum; or once per update, which moves less data and keeps 4 bytes per
+    weight of the whole model on every device meanwhile. With several devices the order of the sum
+    differs, and so do its last bits."""
     logits_mib: Count | None = None
     """Size of one block of float32 logits, in MiB; by device if not set: 8 on a CPU, 512 on a GPU.
     Two or three blocks exist at a time, never the whole array `[tokens, vocabulary]`."""

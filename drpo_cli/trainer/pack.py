@@ -14,6 +14,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from drpo_cli import progress
 from drpo_cli.experience import Experience
 from drpo_cli.trainer.layout import Layout, Span
 from drpo_cli.trainer.sharing import ALWAYS, Costs
@@ -150,6 +151,7 @@ def pack(
     `scale_S` is a factor for the token losses of each row, 1 if not given. `costs` must be
     those that `bundles` was given.
     """
+    progress.tick()  # every micro-batch of every model passes here
     row = _Row([], [], [], [])
     responses = [ids_T.tolist() for ids_T in exp.split(exp.token_T)] if len(exp) else []
     kinds = zip(exp.prompt_ids_S, _sharing(exp, costs), responses, strict=True)

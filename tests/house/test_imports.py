@@ -17,7 +17,7 @@ PACKAGE = Path(plugins.__file__).parent
 ORDER = (
     ("__init__",),
     ("secrets",),
-    ("types", "errors", "settings", "processes", "terminal"),
+    ("types", "errors", "settings", "processes", "terminal", "progress"),
     ("console", "devices", "experience", "model_folder"),
     ("dist", "pretrained"),
     ("plugins",),
