@@ -18,6 +18,7 @@ from pydantic import Field
 from drpo_cli.errors import UserError
 from drpo_cli.rollout.engine.capacity import require_cache
 from drpo_cli.rollout.engine.ends import NEUTRAL, find_ends, load_config
+from drpo_cli.rollout.engine.pooling import pool
 from drpo_cli.rollout.engine.protocol import EngineContext, Sampling
 from drpo_cli.rollout.engine.vllm_errors import Start, explain
 from drpo_cli.settings import PLAIN_PATH, Count, RolloutSettings
@@ -35,7 +36,11 @@ class Config(RolloutSettings):
     cpu_cache_gib: Count = 1
     """Size of the KV cache on a CPU, in whole GiB per rank."""
     max_sequences: Count = 256
-    """Responses sampled at the same time, per rank."""
+    """Responses sampled at the same time, per engine."""
+    tensor_parallel: Count = 1
+    """Neighbouring ranks that share one engine, each with a part of every weight matrix and of the
+    KV cache: for a model that does not fit into one device beside the trainer. It must divide the
+    ranks and the attention heads; the devices should be of one node."""
     eager: bool = True
     """Skip compilation and graph capture: a faster start, slower sampling on a GPU."""
     sleep: bool = True
@@ -66,6 +71,7 @@ class Engine:
         self.check(config, context)
         _set_environment(config)
         self.llm = _start(config, context)
+        self.sharers = _find_sharers(config, context)
         self.ends = find_ends(config, context.model, self.llm.get_tokenizer())
         from vllm.platforms import current_platform
 
@@ -80,6 +86,7 @@ class Engine:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
+        prompt_ids, sampling, own = pool(prompt_ids, sampling, self.sharers)
         # The sampler draws from the global generator: one seed per batch. A seed per request would
         # make vLLM keep one generator per sequence.
         torch.manual_seed(sampling.seed)
@@ -104,7 +111,9 @@ class Engine:
             engine.add_request(str(row), prompt, params)
         while engine.has_unfinished_requests():
             for output in engine.step():
-                yield *divmod(int(output.request_id), samples), _make_rollout(output.outputs[0])
+                at, sample = divmod(int(output.request_id), samples)
+                if at in own:
+                    yield at - own.start, sample, _make_rollout(output.outputs[0])
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """See `EngineProtocol.load_weights`. Takes names as in a Hugging Face checkpoint."""
@@ -154,6 +163,8 @@ def _start(config: Config, context: EngineContext) -> Any:
             "install it with pip install 'drpo[cpu]' or 'drpo[gpu]', or set engine = "
             '"transformers"',
         ) from error
+    if config.tensor_parallel > 1:
+        _keep_from_shared_memory()
     with _plain_folder(context.model.path) as path:
         try:
             return LLM(**(engine_arguments(config, context) | {"model": path}))
@@ -163,6 +174,17 @@ def _start(config: Config, context: EngineContext) -> Any:
             if (known := explain(error, start)) is None:
                 raise
             raise known from error
+
+
+def _keep_from_shared_memory() -> None:
+    """Has ranks that share an engine on CPUs use the process group, not vLLM's shared memory.
+
+    vLLM names that memory by the ranks alone. Two runs on one machine would get the same, and after
+    a run that was killed no other could start: the memory stays, and vLLM refuses it.
+    """
+    from vllm.distributed.device_communicators.cpu_communicator import CpuCommunicator
+
+    CpuCommunicator._all_group_ranks_share_shm_group_name = lambda self: False
 
 
 @contextmanager
@@ -189,6 +211,7 @@ def engine_arguments(config: Config, context: EngineContext) -> dict[str, Any]:
         "generation_config": str(NEUTRAL),
         "max_model_len": context.context_length,
         "max_num_seqs": config.max_sequences,
+        "tensor_parallel_size": config.tensor_parallel,
         "enforce_eager": config.eager,
         "logprobs_mode": "processed_logprobs",
         "disable_log_stats": True,
@@ -200,6 +223,19 @@ def engine_arguments(config: Config, context: EngineContext) -> dict[str, Any]:
     if context.ranks > 1:
         arguments["distributed_executor_backend"] = "external_launcher"
     return arguments
+
+
+def _find_sharers(config: Config, context: EngineContext) -> Any:
+    """The process group, on CPUs, of the ranks that share this one's engine; None if it is alone.
+
+    vLLM makes an engine of each `tensor_parallel` neighbouring ranks of the process group. With one
+    rank, as in `drpo eval`, it starts the processes for the other devices itself.
+    """
+    if config.tensor_parallel == 1 or context.ranks == 1:
+        return None
+    from vllm.distributed import get_tp_group
+
+    return get_tp_group().cpu_group
 
 
 def _make_rollout(sample: Any) -> Rollout:

@@ -115,6 +115,7 @@ def open_run(folder: RunFolder) -> Iterator[Run]:
             stack.enter_context(folder.lock())
             say(folder, "loading the model …", "starting")
         plan = make_plan(spec, world.size)
+        world = world.in_shards(plan.shard)
         grader = stack.enter_context(Grader(spec.reward))
         tokenizer = build.tokenizer(spec.model)
         build.check_engine(plan, tokenizer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,11 @@ from support.training import (
     open_trainer,
     weights,
 )
+
+
+def in_mesh(here: World, shard: int, work: Callable[..., Any], **arguments: Any) -> Any:
+    """A job on a mesh in which `shard` neighbouring ranks share one copy of the weights."""
+    return work(here.in_shards(shard), **arguments)
 
 
 def refusal(here: World, model: Path) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from drpo_cli.plan import Plan
 from drpo_cli.rollout.engine.capacity import GIB, WIDTH, cache_bytes
+from drpo_cli.spec.rules_parallel import tensor_parallel
 from drpo_cli.step.build import context_length, precision
 from drpo_cli.tools.memory.engine import Device, Engine, estimate_transformers, estimate_vllm
 from drpo_cli.tools.memory.inputs import Batch, Lengths, load_config
@@ -49,13 +50,17 @@ class Transfer:
     nodes: int
 
 
-def estimate_transfer(weights: int, devices: int, nodes: int) -> Transfer:
-    """A sync of `weights` bytes: each device sends its rows of every weight to all others."""
+def estimate_transfer(weights: int, devices: int, nodes: int, copies: int = 1) -> Transfer:
+    """A sync of `weights` bytes: each device sends its rows to all others of its copy.
+
+    `devices` and `nodes` are all of the run, over which the copies are spread evenly.
+    """
+    shard = devices // copies
     return Transfer(
         weights=weights,
-        received=weights * (devices - 1) // devices,
-        links=weights * (devices - 1),
-        nodes=weights * (nodes - 1),
+        received=weights * (shard - 1) // shard,
+        links=weights * (shard - 1) * copies,
+        nodes=weights * (math.ceil(nodes / copies) - 1) * copies,
     )
 
 
@@ -125,11 +130,12 @@ def estimate(plan: Plan, device: Device, nodes: int) -> Estimate:
     passes, count = measure(policy), count_parameters(spec.model)
     width = WIDTH[precision(spec).rollout]
     engine = _engine(plan, config, count * width, lengths, device)
-    sequence = cache_bytes(config, width, lengths.total)
-    longest = cache_bytes(config, width, context_length(plan))
+    ranks = tensor_parallel(spec)
+    sequence = cache_bytes(config, width, lengths.total, ranks)
+    longest = cache_bytes(config, width, context_length(plan), ranks)
     phases = _phases(plan, passes, policy, engine, device)
     at_once = [
-        engine.cache // cache_bytes(config, width, max(1, tokens))
+        engine.cache // cache_bytes(config, width, max(1, tokens), ranks)
         for tokens in (lengths.total, lengths.total // 2)
     ]
     if spec.rollout.type == "vllm" and engine.cache < longest:
@@ -145,7 +151,7 @@ def estimate(plan: Plan, device: Device, nodes: int) -> Estimate:
         longest=longest,
         at_once=(at_once[0], at_once[1]),
         parameters=count,
-        transfer=estimate_transfer(count * width, plan.world, nodes),
+        transfer=estimate_transfer(count * width, plan.world, nodes, plan.replicate),
         loading=count * WIDTH["float32"] * (plan.world // nodes),
         batch_tokens=policy.batch.tokens,
         microbatches=math.ceil(_update_tokens(plan, lengths) / policy.batch.tokens),
@@ -217,6 +223,7 @@ def _policy_job(plan: Plan, lengths: Lengths, device: Device, config: Any) -> Jo
         probe=probe,
         temperature=spec.rollout.config.temperature,
         accumulate=_update_tokens(plan, lengths) > batch.budget,
+        copies=plan.replicate,
     )
     return job.on_device(device, config)
 
@@ -227,7 +234,9 @@ def _engine(plan: Plan, config: Any, weights: int, lengths: Lengths, device: Dev
         rows = plan.sequences_per_step // plan.world
         tokens = lengths.total, lengths.response
         return estimate_transformers(spec.rollout.config, config, weights, width, tokens, rows)
-    return estimate_vllm(spec.rollout.config, config, weights, width, device)
+    return estimate_vllm(
+        spec.rollout.config, config, weights // tensor_parallel(spec), width, device
+    )
 
 
 def _phases(
