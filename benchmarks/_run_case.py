@@ -10,8 +10,8 @@ from pathlib import Path
 from drpo_cli.runs.folder import RunFolder
 from drpo_cli.runs.records import read
 from drpo_cli.step.loop import take
+from drpo_cli.step.proof import prove_sync
 from drpo_cli.step.run import Run, open_run
-from drpo_cli.step.sync import prove_sync
 
 
 class RunCase:

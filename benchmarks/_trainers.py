@@ -91,12 +91,14 @@ def open_trainer(folder: Path, world: World, dtype: DType = "float32", **train: 
     One update per step unless `train` says otherwise; all else has the defaults of a spec.
     """
     from drpo_cli import plugins
+    from drpo_cli.devices import resolve
     from drpo_cli.settings import ModelSettings, TrainSettings
     from drpo_cli.trainer import optim
     from drpo_cli.trainer.model import load_policy
     from drpo_cli.trainer.trainer import Objective, Trainer
 
-    settings = TrainSettings(**{"updates_per_rollout": 1, "learning_rate": LEARNING_RATE, **train})
+    given = {"updates_per_rollout": 1, "learning_rate": LEARNING_RATE, **train}
+    settings = resolve(TrainSettings(**given), world.device.type)
     policy = load_policy(
         ModelSettings(path=str(folder), dtype=dtype),
         1.0,

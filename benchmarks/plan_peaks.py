@@ -158,6 +158,7 @@ def measure(case: Case, model: Path) -> dict[str, int]:
 
 def predict(case: Case, model: Path) -> dict[str, int]:
     """Predicts the peaks of a rank as `drpo plan` does, without its allowances."""
+    from drpo_cli.devices import resolve
     from drpo_cli.rollout.engine.precision import Precision
     from drpo_cli.settings import ModelSettings, TrainSettings
     from drpo_cli.tools.memory.inputs import Batch, Lengths
@@ -169,7 +170,7 @@ def predict(case: Case, model: Path) -> dict[str, int]:
     job = Job(
         model=ModelSettings(path=str(model), dtype=case.dtype),
         precision=Precision(case.dtype, case.dtype),
-        settings=TrainSettings(gradient_checkpointing=case.checkpointing),
+        settings=resolve(TrainSettings(gradient_checkpointing=case.checkpointing), "cpu"),
         ranks=case.ranks,
         batch=batch,
         probe=Batch(lengths, 1, 1, case.budget),

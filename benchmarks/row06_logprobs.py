@@ -89,10 +89,11 @@ LogProbs = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 def blockwise(hidden_TD: Tensor, weight_VD: Tensor, target_T: Tensor) -> tuple[Tensor, Tensor]:
     """The package's function, called as a policy calls it."""
+    from drpo_cli.devices import resolve
     from drpo_cli.settings import TrainSettings
     from drpo_cli.trainer.logprobs import Head, blockwise_logprobs
 
-    block = TrainSettings().logits_in_a_block
+    block = resolve(TrainSettings(), "cpu").logits_in_a_block
     return blockwise_logprobs(hidden_TD, weight_VD, None, target_T, Head(1.0), block)
 
 

@@ -4,7 +4,7 @@ Device-specific choices of the trainer live here, those of an engine in its own 
 
 Every method of `World` that communicates is a collective: all ranks must call it, in the same order
 as their other collectives, and each waits until all have called it. A rank that does not call hangs
-the others until the group times out after two hours. With one rank, nothing is sent.
+the others until `run.hang_s` is over. With one rank, nothing is sent.
 """
 
 from __future__ import annotations
@@ -26,12 +26,19 @@ from drpo_cli.processes import cores
 V = TypeVar("V")
 
 # glibc gives large blocks back to the system when they are freed. The next block then costs a page
-# fault per 4 KiB, which takes longer than most operations on it on a CPU.
+# fault per 4 KiB, which takes longer than most operations on it on a CPU. On a GPU nothing large is
+# in main memory for long.
 KEEP_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
     "MALLOC_TOP_PAD_": str(2**26),
 }
+# On a GPU, segments that grow leave fewer free blocks that are too small to use. vLLM's pool for
+# sleeping cannot be made of them (github.com/pytorch/pytorch/issues/147851): vLLM turns them off
+# around the pool, but not while it captures graphs into it.
+EXPANDABLE = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+# The names under which torch reads settings of its allocator.
+ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 
 
 @dataclass(frozen=True)
@@ -199,22 +206,31 @@ def threads_per_rank(ranks: int) -> int:
     return int(asked) if asked.isdecimal() and int(asked) else max(1, cores() // ranks)
 
 
-def environment(threads: int) -> dict[str, str]:
+def environment(threads: int, pool: bool = True) -> dict[str, str]:
     """The environment variables that a process with this many threads needs before it starts.
 
-    Settings of the C library's allocator that the user made are not overwritten.
+    `pool`: the engine takes device memory from a pool of its own, as vLLM does to sleep. What the
+    user set of an allocator, the C library's or torch's, is not overwritten.
     """
-    memory = {name: value for name, value in KEEP_MEMORY.items() if name not in os.environ}
+    allocator = KEEP_MEMORY
+    if device_type() == "cuda":
+        own = any(name in os.environ for name in ALLOCATOR_SETTINGS)
+        allocator = {} if pool or own else EXPANDABLE
+    memory = {name: value for name, value in allocator.items() if name not in os.environ}
     return {"OMP_NUM_THREADS": str(threads), **memory}
 
 
 @contextmanager
-def join() -> Iterator[World]:
+def join(patience_s: float = 0.0) -> Iterator[World]:
     """Joins the process group that the launcher's environment describes; leaves it at the end.
+
+    patience_s  after so many seconds a launcher ends ranks that hang: collectives wait twice as
+                long, and two hours at least
 
     Consumes: RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
     Waits for: all ranks of the run to join.
-    Produces: this process's `World`. The group is destroyed when the block ends.
+    Produces: this process's `World`. The group is destroyed when the block ends without an error:
+        after one, other ranks may be in a collective, and to destroy it would wait for them.
     """
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     local_rank, kind = int(os.environ["LOCAL_RANK"]), device_type()
@@ -222,12 +238,12 @@ def join() -> Iterator[World]:
     if kind == "cuda":
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(hours=2))
-    try:
-        yield World(rank, size, device, init_device_mesh(kind, (size,)))
-    finally:
-        if dist.is_initialized():  # an in-process engine may have destroyed it
-            dist.destroy_process_group()
+    dist.init_process_group(
+        backend, timeout=max(timedelta(hours=2), timedelta(seconds=2 * patience_s))
+    )
+    yield World(rank, size, device, init_device_mesh(kind, (size,)))
+    if dist.is_initialized():  # an in-process engine may have destroyed it
+        dist.destroy_process_group()
 
 
 def full(tensor: Tensor) -> Tensor:

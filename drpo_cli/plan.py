@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from drpo_cli import devices
 from drpo_cli.model_folder import find_wrong_kind
 from drpo_cli.plugins import Selected, short_name
 from drpo_cli.settings import RewardSettings, TrackerSettings
@@ -177,6 +178,10 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
             f"{plan.sequences_per_update * rollout.max_new_tokens:,} response tokens",
         ),
         ("micro-batches per update", _microbatches(plan)),
+        *(
+            (f"trainer on a {name}", devices.describe(spec.train, kind))
+            for kind, name in devices.NAMES.items()
+        ),
         (
             "longest sequence",
             f"{rollout.max_new_tokens:,} new tokens after the prompt, "

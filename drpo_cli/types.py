@@ -56,7 +56,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A problem as the model sees it; `rewards` are the names of its rewards, None means all."""
+    """A problem as the model sees it; `rewards` are the names of its rewards, None means all.
+
+    `epoch` counts how often the data was served before: the same row comes once in each.
+    """
 
     id: str
     text: str
@@ -64,6 +67,7 @@ class Prompt:
     answer: str | None
     metadata: Mapping[str, Any]
     rewards: tuple[str, ...] | None = None
+    epoch: int = 0
 
 
 @dataclass(frozen=True)

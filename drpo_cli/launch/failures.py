@@ -28,6 +28,7 @@ def first_failure(folder: RunFolder, ranks: Iterable[int]) -> Failure | None:
     A user's mistake comes before a crash, and of several the earliest counts: the other ranks then
     fail because a neighbour is gone.
     """
+    there = {path.name for path in folder.path.glob("logs/rank*.error")}
     recorded = [
         (
             json.loads(folder.error(rank).read_text(encoding="utf-8")),
@@ -35,7 +36,7 @@ def first_failure(folder: RunFolder, ranks: Iterable[int]) -> Failure | None:
             rank,
         )
         for rank in ranks
-        if folder.error(rank).is_file()
+        if folder.error(rank).name in there
     ]
     if not recorded:
         return None
@@ -78,6 +79,27 @@ class Failures:
             if failure is None:
                 return None
             return failure.code, "" if self._shown else self._describe(failure)
+
+    def reason(self) -> str:
+        """Why the run failed, whether that was shown or not; empty when no rank recorded it."""
+        failure = first_failure(self.folder, range(self.world))
+        return failure.message if failure else ""
+
+    def settle(self, rank: int, text: str) -> str:
+        """Records why a rank failed that could not do so itself; returns the message to show.
+
+        Ranks on other machines learn of the failure by the record.
+        """
+        with self._lock:
+            self._shown = True
+            self.folder.record_error(rank, EXIT_RUN_FAILED, text)
+        return f"error: {text}\n"
+
+    def forget(self) -> None:
+        """Before the ranks start again: forgets the failures, on disk too."""
+        with self._lock:
+            self.folder.forget_failures()
+            self._shown, self._crashed_at = False, None
 
     def _describe(self, failure: Failure) -> str:
         self._shown = True

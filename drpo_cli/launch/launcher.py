@@ -16,8 +16,11 @@ import platform
 import signal
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -28,7 +31,9 @@ from drpo_cli.errors import EXIT_RUN_FAILED, EXIT_USER_ERROR, UserError, os_mess
 from drpo_cli.launch import launch_log
 from drpo_cli.launch.failures import Failures
 from drpo_cli.launch.monitor import Monitor, divert_output
+from drpo_cli.launch.restarts import run_with_restarts
 from drpo_cli.launch.tracking import follow_run
+from drpo_cli.launch.watchdog import WATCHED, Watchdog, hang_limit
 from drpo_cli.plan import Plan, check_plan, make_plan
 from drpo_cli.plugins import Selected
 from drpo_cli.runs import checkpoints as saved
@@ -63,7 +68,9 @@ def train(spec: Spec, resume: bool, nproc: int | None) -> int:
             ):
                 text = f"starting {world} process{'' if world == 1 else 'es'} …"
                 say(folder, text, "starting")
-                code, message = run_ranks(failures, dist.threads_per_rank(world))
+                pool = spec.rollout.config.pools_device_memory()
+                ranks = partial(run_ranks, failures, dist.threads_per_rank(world), pool)
+                code, message = run_with_restarts(failures, spec.run.restarts, ranks)
                 monitor.show(message)
         except SignalException as stopped:  # before the ranks started, or after they ended
             return 128 + int(stopped.sigval)
@@ -83,8 +90,7 @@ def prepare(spec: Spec, resume: bool, world: int) -> RunFolder:
     plan = make_plan(spec, world)
     (folder.path / "logs").mkdir(parents=True, exist_ok=True)
     with folder.lock(LAUNCHER_LOCK), folder.lock():
-        for stale in folder.path.glob("logs/*.error"):
-            stale.unlink()
+        folder.forget_failures()
         Records(folder.events).end_line()
         write_whole(folder.spec, dump(spec))
         write_whole(folder.versions, json.dumps(versions(plan), indent=1))
@@ -160,16 +166,21 @@ def _require_usable(folder: RunFolder, spec: Spec, resume: bool) -> None:
         )
 
 
-def run_ranks(failures: Failures, threads: int) -> tuple[int, str]:
+def run_ranks(failures: Failures, threads: int, pool: bool = True) -> tuple[int, str]:
     """Trains in a prepared folder until all ranks have ended, with `threads` threads per rank.
 
-    Returns the exit code, and why a rank failed if that was not shown yet.
+    `pool` is that of `dist.environment`. Returns the exit code, and why a rank failed if that was
+    not shown yet.
     """
     folder, world = failures.folder, failures.world
     command = processes.python("drpo_cli.launch.worker", folder.path)
+    environment = {**dist.environment(threads, pool), WATCHED: "1"}
     try:
-        with processes.handle_signals(STOPS):  # elastic sets its own and leaves them
-            launch(folder.path.name, world, dist.environment(threads), command)
+        with (
+            Watchdog(folder, world, hang_limit(folder)),
+            processes.handle_signals(STOPS),  # elastic sets its own and leaves them
+        ):
+            launch(folder.path.name, world, environment, command)
     except SignalException as stopped:
         name = signal.Signals(stopped.sigval).name
         if state(folder) in ENDED:
@@ -188,6 +199,8 @@ def launch(name: str, world: int, environment: dict[str, str], command: Sequence
     so `env` sets them, for a shell that becomes the command: `env` takes one with `=` in its path
     for a variable. Raises ChildFailedError, and SignalException for a signal to this process.
     """
+    # torch before 2.12 has no such argument, and ends ranks 30 s after the signal
+    patience: dict[str, Any] = {"shutdown_timeout": STOP_SECONDS} if _has_shutdown_timeout() else {}
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -197,10 +210,14 @@ def launch(name: str, world: int, environment: dict[str, str], command: Sequence
         rdzv_endpoint="localhost:0",
         local_addr="localhost",  # the machine's own name may not resolve, and ranks would hang
         max_restarts=0,
-        shutdown_timeout=STOP_SECONDS,
+        **patience,
     )
     variables = [f"{key}={value}" for key, value in environment.items()]
     elastic_launch(config, "env")(*variables, "sh", "-c", 'exec "$@"', "sh", *command)
+
+
+def _has_shutdown_timeout() -> bool:
+    return any(field.name == "shutdown_timeout" for field in fields(LaunchConfig))
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -221,11 +238,12 @@ def _explain(failures: Failures, failed: ChildFailedError) -> tuple[int, str]:
         return failure.exitcode, ""
     text = _describe_death(rank, failure.exitcode, failures.folder)
     try:
+        message = failures.settle(rank, text)
         say(failures.folder, text, "failed", rank=rank)
     except OSError as error:  # then the rank could not record its failure either
         found = os_message(error, failures.folder.path, "continue with --resume")
         return (EXIT_USER_ERROR, f"error: {found}\n") if found else (1, f"error: {text}\n")
-    return EXIT_RUN_FAILED, f"error: {text}\n"
+    return EXIT_RUN_FAILED, message
 
 
 def _was_killed(folder: RunFolder, rank: int, code: int) -> bool:

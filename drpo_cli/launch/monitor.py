@@ -24,7 +24,6 @@ from torch.distributed.elastic.multiprocessing import SignalException
 
 from drpo_cli.launch import launch_log
 from drpo_cli.launch.failures import Failures
-from drpo_cli.launch.stopped import StoppedRanks
 from drpo_cli.report.view.follow import Followed, Fresh
 from drpo_cli.report.view.screen import REFRESH_S, Lines, open_screen
 from drpo_cli.report.writer import PageWriter
@@ -46,7 +45,6 @@ class Monitor:
         self.run.look()  # what a resumed run did before is not news
         self.screen = open_screen(out, errors_elsewhere=True)
         self._messages: list[str] = []
-        self._stopped = StoppedRanks()
         self._over = threading.Event()
         self._done = False
         self._thread = threading.Thread(target=self._loop, daemon=True)
@@ -90,8 +88,6 @@ class Monitor:
                 self.screen.close([self.run])
 
     def _look(self) -> None:
-        for news in self._stopped.look():
-            self._record(news)
         fresh = self.run.look()
         messages = [self.failures.new_message(), *self._messages]
         self._messages = []

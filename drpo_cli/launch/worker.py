@@ -15,47 +15,60 @@ from pathlib import Path
 
 from drpo_cli import processes
 from drpo_cli.errors import EXIT_RUN_FAILED, EXIT_USER_ERROR, UserError, os_message
+from drpo_cli.launch.heartbeat import Heartbeat
+from drpo_cli.launch.watchdog import WATCHED, Watchdog, hang_limit
 from drpo_cli.runs.events import one_line, say
 from drpo_cli.runs.folder import RunFolder
 
 
 def main(folder: RunFolder) -> int:
-    """Runs this rank's part and returns its exit code; records a failure for the launcher."""
-    rank = int(os.environ["RANK"])
+    """Runs this rank's part and returns its exit code; records a failure for the launcher.
+
+    A rank that has neighbours does not return from a failure but ends at once: to unwind would stop
+    the engine and free the process group, and both may wait for neighbours, which wait for it.
+    """
+    rank, world = int(os.environ["RANK"]), int(os.environ.get("WORLD_SIZE", 1))
     processes.print_to(folder.log(rank))
     processes.die_with_parent()  # or it would write to the run folder after its launcher is gone
-    try:
-        return _train(folder, rank)
-    except BaseException:  # at the end of the process: recorded and shown whole, as Python would
-        message = traceback.format_exc()
-        _print(message)
-        _record_failure(folder, rank, EXIT_RUN_FAILED, message)
-        return EXIT_RUN_FAILED
+    watch = Watchdog(folder, world, hang_limit(folder)).look if _watches() else lambda: None
+    with Heartbeat(folder, rank, world, watch):
+        try:
+            from drpo_cli.step.loop import run
+
+            return run(folder)
+        except BaseException as error:  # at the end of the process: recorded, as Python would do
+            code, message = _explain(error, folder)
+            _record_failure(folder, rank, code, message)
+            if world > 1:
+                processes.exit_now(code)
+            return code
 
 
-def _train(folder: RunFolder, rank: int) -> int:
-    try:
-        from drpo_cli.step.loop import run
+def _watches() -> bool:
+    """Whether this rank has to look for hanging ranks, because no launcher does."""
+    return WATCHED not in os.environ and int(os.environ.get("LOCAL_RANK", 0)) == 0
 
-        return run(folder)
-    except UserError as error:
+
+def _explain(error: BaseException, folder: RunFolder) -> tuple[int, str]:
+    """The exit code and the message for what a rank raised, which is printed too."""
+    trace = "".join(traceback.format_exception(error))
+    if isinstance(error, UserError):
         message = str(error)
-    except OSError as error:
+        _print(message + "\n")
+        return EXIT_USER_ERROR, message
+    _print(trace)
+    if isinstance(error, OSError):
         found = os_message(error, folder.path, "continue with --resume")
-        if found is None:
-            raise
-        message = found
-        _print(traceback.format_exc())
-    except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
-            raise
+    elif isinstance(error, MemoryError | RuntimeError) and _is_out_of_memory(error):
         what = f"memory ran out ({one_line(str(error)) or type(error).__name__})"
         fix = f"`drpo plan {folder.spec}` shows which settings need less, then continue with"
-        message = f"{what}; {fix} --resume"
-        _print(traceback.format_exc())
-    _print(message + "\n")
-    _record_failure(folder, rank, EXIT_USER_ERROR, message)
-    return EXIT_USER_ERROR
+        found = f"{what}; {fix} --resume"
+    else:
+        found = None
+    if found is None:
+        return EXIT_RUN_FAILED, trace
+    _print(found + "\n")
+    return EXIT_USER_ERROR, found
 
 
 def _is_out_of_memory(error: Exception) -> bool:

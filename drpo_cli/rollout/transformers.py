@@ -8,21 +8,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from drpo_cli import progress
 from drpo_cli.errors import UserError
 from drpo_cli.rollout.engine.ends import Ends, find_ends
 from drpo_cli.rollout.engine.protocol import EngineContext, Sampling
+from drpo_cli.rollout.engine.text import decode_response
 from drpo_cli.settings import Count, RolloutSettings
 from drpo_cli.types import Rollout
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+
+LEAST_NOISE = 2.0**-25  # half of the smallest step of a uniform float32 generator
 
 
 class Config(RolloutSettings):
     """Options of the transformers engine."""
 
     max_sequences: Count = 128
-    """Responses sampled at the same time, per rank; each keeps its logits at every token."""
+    """Responses sampled at the same time, per rank."""
 
 
 class Engine:
@@ -53,17 +58,22 @@ class Engine:
             generation_config=GenerationConfig(),  # else `generate` fills in the model folder's
         ).to("cuda" if torch.cuda.is_available() else "cpu")
         self.model.eval()
+        self.model.register_forward_hook(lambda *_: progress.tick())
         pad, rows = self.tokenizer.pad_token_id, self.model.get_input_embeddings().num_embeddings
         self.pad_id = pad if pad is not None and pad < rows else 0  # it is masked
 
     def generate(
-        self, prompt_ids: Sequence[tuple[int, ...]], sampling: Sampling
+        self,
+        prompt_ids: Sequence[tuple[int, ...]],
+        sampling: Sampling,
+        seeds_PG: Sequence[Sequence[int]],
     ) -> Iterator[tuple[int, int, Rollout]]:
         """See `EngineProtocol.generate`. All rollouts of a batch finish at the same time."""
-        import torch
-
-        torch.manual_seed(sampling.seed)
-        rows = [ids for ids in prompt_ids for _ in range(sampling.samples)]
+        rows = [
+            (ids, seed)
+            for ids, seeds_G in zip(prompt_ids, seeds_PG, strict=True)
+            for seed in seeds_G
+        ]
         size = self.config.max_sequences
         for first in range(0, len(rows), size):
             batch = self._sample_batch(rows[first : first + size], sampling)
@@ -91,14 +101,19 @@ class Engine:
         """Frees the copy of the model."""
         del self.model
 
-    def _sample_batch(self, rows: Sequence[tuple[int, ...]], sampling: Sampling) -> list[Rollout]:
+    def _sample_batch(
+        self, rows: Sequence[tuple[tuple[int, ...], int]], sampling: Sampling
+    ) -> list[Rollout]:
+        """A rollout of each prompt with its seed."""
         import torch
-        from transformers import GenerationConfig, GenerationMixin
+        from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList
 
-        longest = max(len(row) for row in rows)
-        padded = [[self.pad_id] * (longest - len(row)) + list(row) for row in rows]
-        seen = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
+        prompts, seeds = zip(*rows, strict=True)
+        longest = max(map(len, prompts))
+        padded = [[self.pad_id] * (longest - len(ids)) + list(ids) for ids in prompts]
+        seen = [[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts]
         device = self.model.device
+        draw = _Draw(sampling, seeds, device)
         with torch.no_grad():
             # not `self.model.generate`, which code in the model folder may replace
             out = GenerationMixin.generate(
@@ -106,35 +121,59 @@ class Engine:
                 input_ids=torch.tensor(padded, device=device),
                 attention_mask=torch.tensor(seen, device=device),
                 generation_config=GenerationConfig(
-                    do_sample=True,
-                    temperature=sampling.temperature,
-                    top_p=sampling.top_p,
-                    top_k=sampling.top_k,
-                    min_p=sampling.min_p or None,
+                    do_sample=False,  # `draw` has drawn: the highest score is its token
                     max_new_tokens=sampling.max_new_tokens,
                     eos_token_id=sorted(self.ends.ids) or None,
                     pad_token_id=self.pad_id,
-                    output_scores=True,
-                    return_dict_in_generate=True,
                 ),
+                logits_processor=LogitsProcessorList([draw]),
             )
-        responses = out.sequences[:, longest:]
-        # scores are the logits after temperature and truncation, so their softmax is μ
-        logps = [
-            score.float().log_softmax(-1).gather(-1, responses[:, t, None])[:, 0]
-            for t, score in enumerate(out.scores)
-        ]
-        logp_rows = torch.stack(logps, dim=1).tolist()
-        return [self._make_rollout(*row) for row in zip(responses.tolist(), logp_rows, strict=True)]
+        responses = out[:, longest:].tolist()
+        logp_rows = torch.stack(draw.logps, dim=1).tolist()
+        return [self._make_rollout(*row) for row in zip(prompts, responses, logp_rows, strict=True)]
 
-    def _make_rollout(self, ids: list[int], logps: list[float]) -> Rollout:
+    def _make_rollout(
+        self, prompt_ids: tuple[int, ...], ids: list[int], logps: list[float]
+    ) -> Rollout:
         end = next((t for t, token in enumerate(ids) if token in self.ends.ids), None)
         length = len(ids) if end is None else end + 1
-        # text as vLLM gives it: without the token that ends it, and with every space
-        text: Any = self.tokenizer.decode(
-            ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        text = decode_response(self.tokenizer, prompt_ids, ids[:end])
         return Rollout(tuple(ids[:length]), tuple(logps[:length]), text, truncated=end is None)
+
+
+class _Draw:
+    """A logits processor that draws the next token of each row with a generator of its own.
+
+    Of the probabilities after temperature and truncation, each divided by exponential noise, the
+    sampled token's is the largest (Gumbel-max). `logps` has log μ of the drawn tokens, per step.
+    """
+
+    def __init__(self, sampling: Sampling, seeds: Sequence[int], device: torch.device) -> None:
+        import torch
+        from transformers import LogitsProcessorList
+        from transformers.generation import logits_process as change
+
+        self.logps: list[Tensor] = []
+        self._generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+        self._truncate = LogitsProcessorList([change.TemperatureLogitsWarper(sampling.temperature)])
+        if sampling.top_k:
+            self._truncate.append(change.TopKLogitsWarper(sampling.top_k))
+        if sampling.top_p < 1:
+            self._truncate.append(change.TopPLogitsWarper(sampling.top_p))
+        if sampling.min_p:
+            self._truncate.append(change.MinPLogitsWarper(sampling.min_p))
+
+    def __call__(self, ids: Any, scores: Tensor) -> Tensor:
+        """The divided probabilities of each row; the arguments are those of every processor."""
+        logp_SV: Tensor = self._truncate(ids, scores.float()).log_softmax(-1)
+        noise_SV = logp_SV.new_empty(logp_SV.shape)
+        for noise_V, generator in zip(noise_SV, self._generators, strict=True):
+            noise_V.exponential_(generator=generator)
+        # a float32 generator can give 0, which would let a token without probability win
+        drawn_SV: Tensor = logp_SV.exp() / noise_SV.clamp_(min=LEAST_NOISE)
+        token_S1 = drawn_SV.argmax(-1, keepdim=True)
+        self.logps.append(logp_SV.gather(-1, token_S1)[:, 0])
+        return drawn_SV
 
 
 def _find_ends(config: Config, context: EngineContext) -> tuple[Any, Ends]:

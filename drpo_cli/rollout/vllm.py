@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from drpo_cli import progress
 from drpo_cli.errors import UserError
 from drpo_cli.rollout.engine.capacity import require_cache
-from drpo_cli.rollout.engine.ends import NEUTRAL, find_ends, load_config
+from drpo_cli.rollout.engine.ends import NEUTRAL, Ends, find_ends, load_config
 from drpo_cli.rollout.engine.pooling import pool
 from drpo_cli.rollout.engine.protocol import EngineContext, Sampling
+from drpo_cli.rollout.engine.text import decode_response
 from drpo_cli.rollout.engine.vllm_errors import Start, explain
 from drpo_cli.settings import PLAIN_PATH, Count, RolloutSettings
 from drpo_cli.types import Rollout
@@ -45,6 +47,10 @@ class Config(RolloutSettings):
     """Skip compilation and graph capture: a faster start, slower sampling on a GPU."""
     sleep: bool = True
     """Give GPU memory to the trainer between rollouts; no effect on a CPU."""
+
+    def pools_device_memory(self) -> bool:
+        """See `RolloutSettings`: what sleeps is in a pool."""
+        return self.sleep
 
 
 class Engine:
@@ -72,59 +78,52 @@ class Engine:
         _set_environment(config)
         self.llm = _start(config, context)
         self.sharers = _find_sharers(config, context)
-        self.ends = find_ends(config, context.model, self.llm.get_tokenizer())
+        self.tokenizer = self.llm.get_tokenizer()
+        self.ends = find_ends(config, context.model, self.tokenizer)
         from vllm.platforms import current_platform
 
         self.can_sleep = config.sleep and current_platform.is_cuda_alike()
         self.asleep: set[str] = set()
 
     def generate(
-        self, prompt_ids: Sequence[tuple[int, ...]], sampling: Sampling
+        self,
+        prompt_ids: Sequence[tuple[int, ...]],
+        sampling: Sampling,
+        seeds_PG: Sequence[Sequence[int]],
     ) -> Iterator[tuple[int, int, Rollout]]:
         """See `EngineProtocol.generate`."""
-        import torch
         from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
 
-        prompt_ids, sampling, own = pool(prompt_ids, sampling, self.sharers)
-        # The sampler draws from the global generator: one seed per batch. A seed per request would
-        # make vLLM keep one generator per sequence.
-        torch.manual_seed(sampling.seed)
-        params = SamplingParams(
-            max_tokens=sampling.max_new_tokens,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            min_p=sampling.min_p,
-            stop=list(self.ends.texts),
-            stop_token_ids=sorted(self.ends.ids),
-            ignore_eos=True,  # the ends above are all, with every engine
-            logprobs=0,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
+        prompt_ids, seeds_PG, own = pool(prompt_ids, seeds_PG, self.sharers)
+        options = sampling_options(sampling, self.ends)
         # A cached prefix would make a resumed run's first batch differ from an uninterrupted run's.
-        self.llm.reset_prefix_cache()
+        self._drop_prefix_cache()
         # One request per sample: with `n`, the first of a group would wait for its last.
         engine, samples = self.llm.llm_engine, sampling.samples
-        for row in range(len(prompt_ids) * samples):
-            prompt = {"prompt_token_ids": list(prompt_ids[row // samples])}
-            engine.add_request(str(row), prompt, params)
+        for at, (ids, seeds_G) in enumerate(zip(prompt_ids, seeds_PG, strict=True)):
+            for sample, seed in enumerate(seeds_G):
+                params = SamplingParams(**options, seed=seed)
+                prompt = {"prompt_token_ids": list(ids)}
+                engine.add_request(str(at * samples + sample), prompt, params)
         while engine.has_unfinished_requests():
+            progress.tick()
             for output in engine.step():
                 at, sample = divmod(int(output.request_id), samples)
                 if at in own:
-                    yield at - own.start, sample, _make_rollout(output.outputs[0])
+                    rollout = self._make_rollout(prompt_ids[at], output.outputs[0])
+                    yield at - own.start, sample, rollout
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """See `EngineProtocol.load_weights`. Takes names as in a Hugging Face checkpoint."""
-        runner = self.llm.llm_engine.model_executor.driver_worker.worker.model_runner
-        model = runner.get_model()
+        worker = self.llm.llm_engine.model_executor.driver_worker.worker
+        model = worker.model_runner.get_model()
         _unpack_experts(model)
         # found before the reload, which removes the weights from the model while it runs
         embedding = _find_embedding(model)
-        runner.reload_weights(weights_iterator=_copy_in_place(embedding, weights))
+        # the worker's method, which gives vLLM's code its configuration, and not the runner's
+        worker.reload_weights(weights_iterator=_copy_in_place(embedding, weights))
         _repack_tied_head(model)
-        self.llm.reset_prefix_cache()
+        self._drop_prefix_cache()
 
     def sleep(self) -> None:
         """See `EngineProtocol.sleep`. Level 2 drops the weights; the next sync sends them again."""
@@ -142,6 +141,25 @@ class Engine:
         """See `EngineProtocol.close`."""
         del self.llm
         gc.collect()
+
+    def _drop_prefix_cache(self) -> None:
+        """Drops what earlier weights left in the KV cache. Raises where vLLM refuses to."""
+        # With asynchronous scheduling the last batch may still hold blocks, for no request
+        if not self.llm.reset_prefix_cache(reset_running_requests=True):
+            raise RuntimeError("vLLM did not drop its prefix cache")
+
+    def _make_rollout(self, prompt_ids: Sequence[int], sample: Any) -> Rollout:
+        ids, flat = tuple(sample.token_ids), sample.logprobs
+        # per token, the first entry is that of the sampled token: `logprobs = 0` asks for no other
+        firsts = flat.start_indices
+        if [flat.token_ids[first] for first in firsts] != list(ids):
+            raise RuntimeError("vLLM's log-probs are not those of its tokens")
+        text = sample.text
+        if not isinstance(sample.stop_reason, str):  # not cut at a text
+            ended = sample.finish_reason == "stop"
+            text = decode_response(self.tokenizer, prompt_ids, ids[:-1] if ended else ids)
+        logps = tuple(flat.logprobs[first] for first in firsts)
+        return Rollout(ids, logps, text, truncated=sample.finish_reason == "length")
 
 
 def _set_environment(config: Config) -> None:
@@ -238,16 +256,27 @@ def _find_sharers(config: Config, context: EngineContext) -> Any:
     return get_tp_group().cpu_group
 
 
-def _make_rollout(sample: Any) -> Rollout:
-    ids = tuple(sample.token_ids)
-    return Rollout(
-        token_ids=ids,
-        logps=tuple(
-            place[token].logprob for place, token in zip(sample.logprobs, ids, strict=True)
-        ),
-        text=sample.text,
-        truncated=sample.finish_reason == "length",
-    )
+def sampling_options(sampling: Sampling, ends: Ends) -> dict[str, Any]:
+    """What all requests of a batch have in common, as `vllm.SamplingParams` takes it.
+
+    vLLM decodes a text token by token only where it must search it for the texts that end it.
+    """
+    from vllm.sampling_params import RequestOutputKind
+
+    return {
+        "max_tokens": sampling.max_new_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+        "stop": list(ends.texts),
+        "stop_token_ids": sorted(ends.ids),
+        "ignore_eos": True,  # the ends above are all, with every engine
+        "logprobs": 0,
+        "flat_logprobs": True,
+        "detokenize": bool(ends.texts),
+        "output_kind": RequestOutputKind.FINAL_ONLY,
+    }
 
 
 def _unpack_experts(model: Any) -> None:

@@ -87,6 +87,10 @@ class RunFolder:
         """Why a rank ended, if it did not end well: JSON with `code` and `message`."""
         return self.path / "logs" / f"rank{rank}.error"
 
+    def beat(self, rank: int) -> Path:
+        """Where a rank was a few seconds ago: JSON, replaced in place while the rank runs."""
+        return self.path / "logs" / f"rank{rank}.alive"
+
     def exists(self) -> bool:
         """Whether a run was ever started here."""
         return self.spec.is_file()
@@ -95,6 +99,12 @@ class RunFolder:
         """Writes why a rank failed, for the launcher to read."""
         message = secrets.mask(message)
         write_whole(self.error(rank), json.dumps({"code": code, "message": message}))
+
+    def forget_failures(self) -> None:
+        """Removes what ranks of an earlier start left about themselves."""
+        for kind in ("error", "alive"):
+            for stale in self.path.glob(f"logs/rank*.{kind}"):
+                stale.unlink()
 
     @contextmanager
     def lock(self, name: str = RUN_LOCK) -> Iterator[None]:

@@ -41,6 +41,12 @@ class RunSettings(Settings):
     """Steps between updates of report.html during the run; 0 writes it only at the end."""
     recorded_prompts: Count | None = None
     """Prompts per step whose samples are written to samples.jsonl; all if not set."""
+    hang_s: Annotated[float, Field(ge=0)] = 1800.0
+    """Seconds without progress of any process after which the run is ended, with the stack of every
+    process in its log. A call of a reward may take its `timeout_s` in addition. 0 never ends it."""
+    restarts: Annotated[int, Field(ge=0)] = 0
+    """How often the run is started again from its last checkpoint after a process crashed, was
+    killed or hung. Not after a mistake that you can fix, nor when you stop the run."""
 
 
 class ModelSettings(Settings):
@@ -170,6 +176,10 @@ class RolloutSettings(Settings):
     dynamic_sampling_rounds: Annotated[int, Field(ge=0)] = 0
     """Most additional batches of prompts that a step samples to replace groups with equal rewards,
     which give no signal (DAPO, arXiv 2503.14476); 0 is off."""
+
+    def pools_device_memory(self) -> bool:
+        """Whether the engine takes device memory from a pool of its own, apart from torch's."""
+        return False
 
 
 class RewardSettings(Settings):

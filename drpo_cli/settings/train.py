@@ -38,9 +38,14 @@ class TrainSettings(Settings):
     """Largest global norm of the gradient; a larger gradient is scaled down to it."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
-    logits_mib: Count = 8
-    """Size of one block of float32 logits, in MiB. Two or three blocks exist at a time, never the
-    whole array `[tokens, vocabulary]`."""
+    reduce_gradients: Literal["per_microbatch", "per_update"] = "per_microbatch"
+    """When gradients are reduced over the devices: after every micro-batch, so that a device keeps
+    only its shard of their sum; or once per update, which moves less data and keeps 4 bytes per
+    weight of the whole model on every device meanwhile. With several devices the order of the sum
+    differs, and so do its last bits."""
+    logits_mib: Count | None = None
+    """Size of one block of float32 logits, in MiB; by device if not set: 8 on a CPU, 512 on a GPU.
+    Two or three blocks exist at a time, never the whole array `[tokens, vocabulary]`."""
     reduction: Literal["token_mean", "sequence_mean", "fixed_horizon"] = "token_mean"
     """How the losses of tokens are reduced to one: `token_mean` is the mean over all tokens of an
     update; `sequence_mean` the mean over responses of the mean over their tokens; `fixed_horizon`
@@ -66,7 +71,8 @@ class TrainSettings(Settings):
 
     @property
     def logits_in_a_block(self) -> int:
-        """Number of float32 values in a block of `logits_mib`."""
+        """Number of float32 values in a block of `logits_mib`, which `devices.resolve` sets."""
+        assert self.logits_mib is not None
         return self.logits_mib * 2**20 // 4
 
 

@@ -6,13 +6,13 @@ import difflib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+import drpo_cli
 from drpo_cli.plugins import KINDS
 from drpo_cli.spec.model import CHOICES, LISTS, SECTIONS
 from drpo_cli.spec.positions import KeyPath
@@ -212,6 +212,6 @@ def version_note(path: Path) -> str:
         wrote = "of unknown version"
     return (
         f"{path.parent} is a run folder that drpo {wrote} wrote, and this is drpo "
-        f"{metadata.version('drpo')}: correct the keys above in its spec.toml; the other files of "
+        f"{drpo_cli.__version__}: correct the keys above in its spec.toml; the other files of "
         "the folder stay as they are"
     )

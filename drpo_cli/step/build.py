@@ -7,6 +7,7 @@ from typing import Any
 from drpo_cli import pretrained
 from drpo_cli.data.pipeline.prompts import Prompts
 from drpo_cli.data.pipeline.stream import Batching, Data, open_data
+from drpo_cli.devices import resolve
 from drpo_cli.dist import World
 from drpo_cli.errors import UserError
 from drpo_cli.plan import ContextLimit, Plan, context_fits, context_limit
@@ -14,7 +15,7 @@ from drpo_cli.rewards.grading.contract import prepare_all
 from drpo_cli.rollout.engine.ends import find_ends, load_config
 from drpo_cli.rollout.engine.precision import Precision
 from drpo_cli.rollout.engine.protocol import EngineContext, EngineProtocol
-from drpo_cli.settings import ModelSettings
+from drpo_cli.settings import ModelSettings, TrainSettings
 from drpo_cli.spec import Spec
 
 
@@ -114,7 +115,7 @@ def trainer(plan: Plan, world: World) -> Any:
 
     spec, rollout = plan.spec, plan.spec.rollout.config
     horizon = spec.train.horizon or rollout.max_new_tokens
-    train = spec.train.model_copy(update={"horizon": horizon})
+    train = resolve(spec.train, world.device.type).model_copy(update={"horizon": horizon})
     policy = load_policy(
         spec.model,
         rollout.temperature,
@@ -128,19 +129,19 @@ def trainer(plan: Plan, world: World) -> Any:
         Objective(spec.objective.plugin.entry, spec.objective.config),
         train,
         world,
-        reference=_reference(spec, world),
+        reference=_reference(spec, train, world),
         critic=_critic(spec, world),
     )
 
 
-def _reference(spec: Spec, world: World) -> Any:
+def _reference(spec: Spec, train: TrainSettings, world: World) -> Any:
     from drpo_cli.trainer.model import load_reference
     from drpo_cli.trainer.terms import Reference
 
     if spec.reference is None:
         return None
     model = spec.model.model_copy(update={"path": spec.reference.path or spec.model.path})
-    temperature, block = spec.rollout.config.temperature, spec.train.logits_in_a_block
+    temperature, block = spec.rollout.config.temperature, train.logits_in_a_block
     return Reference(load_reference(model, temperature, block, world), spec.reference)
 
 

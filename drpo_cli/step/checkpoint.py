@@ -187,7 +187,7 @@ def _save(r: Run, step: int, held_out: HeldOut | None) -> None:
     state = {
         "score": held_out.score.value if held_out else None,
         "data": r.data.stream.state_dict(),
-        "gap_floor": r.sync.floor,
+        "gap_floor": r.proof.floor,
         "dtype": r.spec.model.dtype,
     }
     r.checkpoints.save(step, r.trainer, r.tokenizer, state)
@@ -200,7 +200,7 @@ def restore(r: Run) -> None:
         record = r.checkpoints.load(found, r.trainer)
         with saved_state.reading(found / on_disk.MARKER):
             r.data.stream.load_state_dict(record["data"])
-            r.sync.floor = record["gap_floor"]
+            r.proof.floor = record["gap_floor"]
         r.done = record["step"]
         r.say(f"resumed after step {r.done}", resumed=r.done)
     if r.world.rank == 0:

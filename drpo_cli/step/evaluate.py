@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def evaluate(r: Run, step: int) -> HeldOut:
     """The held-out avg@k: every rank scores its share of the problems. Collective."""
     mine = r.data.held_out[r.world.rank :: r.world.size]
-    sampling, threshold = eval_sampling(r.spec, r.world.rank), r.spec.eval.threshold
+    sampling, threshold = eval_sampling(r.spec), r.spec.eval.threshold
     results, unscored = held_out_results(
         r.engine, r.grader, mine, sampling, r.quarantine, step=step
     )
@@ -67,12 +67,12 @@ def problems_id(r: Run) -> str:
     return held_out_id(r.data.held_out, conditions)
 
 
-def eval_sampling(spec: Spec, *key: object, samples: int | None = None) -> Sampling:
-    """Evaluation's sampling; its seed does not depend on the run's, so that scores compare."""
+def eval_sampling(spec: Spec, samples: int | None = None) -> Sampling:
+    """Evaluation's sampling; its seed depends neither on run nor step, so that scores compare."""
     rollout = spec.rollout.config
     return Sampling(
         samples=samples or spec.eval.samples_per_prompt,
         max_new_tokens=spec.eval.max_new_tokens or rollout.max_new_tokens,
         temperature=spec.eval.temperature or rollout.temperature,
-        seed=derive_seed("eval", *key),
+        seed=derive_seed("eval"),
     )

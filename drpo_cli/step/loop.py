@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from drpo_cli import progress
 from drpo_cli.experience import Experience
 from drpo_cli.runs.folder import RunFolder
 from drpo_cli.step.advantage import with_advantages
 from drpo_cli.step.checkpoint import save_if_due
 from drpo_cli.step.evaluate import evaluate, is_due
 from drpo_cli.step.overlong import with_overlong
+from drpo_cli.step.proof import check_sync, prove_sync, push
 from drpo_cli.step.record import record, record_base
 from drpo_cli.step.run import Run, open_run
 from drpo_cli.step.sample import Draws, sample, score
-from drpo_cli.step.sync import check_sync, prove_sync, push
 
 
 def run(folder: RunFolder) -> int:
@@ -20,6 +21,7 @@ def run(folder: RunFolder) -> int:
         prove_sync(r)
         if r.done == 0:
             r.say("scoring the untrained model …")
+            progress.enter("evaluate")
             record_base(r, evaluate(r, step=0))
         for step in r.steps():
             take(r, step)

@@ -48,7 +48,7 @@ def record(
         **r.data.stream.metrics(),
         **trained,
         "gap": r.gap,
-        "gap_floor": r.sync.floor,
+        "gap_floor": r.proof.floor,
         **(held_out.metrics() if held_out else {}),
         "tokens_per_second": {
             "rollout": tokens / seconds["rollout"],

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from drpo_cli import dist
+from drpo_cli import dist, progress
 from drpo_cli.data.pipeline.stream import Data
 from drpo_cli.plan import Plan, make_plan
 from drpo_cli.rewards.grading.grader import Grader
@@ -28,6 +28,7 @@ from drpo_cli.runs.records import Records
 from drpo_cli.spec import Spec, load
 from drpo_cli.step import build
 from drpo_cli.step.checkpoint import Checkpoints, restore
+from drpo_cli.step.proof import Proof
 from drpo_cli.step.stop import StopRequest
 from drpo_cli.step.sync import WeightSync
 from drpo_cli.trainer.trainer import Trainer
@@ -53,6 +54,7 @@ class Run:
     engine: EngineProtocol
     trainer: Trainer
     sync: WeightSync
+    proof: Proof
     checkpoints: Checkpoints
     stop: StopRequest
     done: int = 0
@@ -79,6 +81,7 @@ class Run:
             random.seed(seed)
             np.random.seed(seed)
             torch.manual_seed(seed)
+            progress.enter("rollout", step)
             yield step
             self.done = step
 
@@ -86,6 +89,7 @@ class Run:
     def phase(self, name: str) -> Iterator[None]:
         """Times a part of the step."""
         began = time.perf_counter()
+        progress.enter(name)
         yield
         self.seconds[name] += time.perf_counter() - began
 
@@ -107,42 +111,54 @@ class Run:
 
 @contextmanager
 def open_run(folder: RunFolder) -> Iterator[Run]:
-    """Joins the processes, builds every part, restores a checkpoint; closes all in reverse."""
+    """Joins the processes, builds every part, restores a checkpoint; closes all in reverse.
+
+    After an error nothing is closed, since that may wait for other ranks: the process must end.
+    """
     spec = load(folder.spec)
-    with ExitStack() as stack:
-        world = stack.enter_context(dist.join())
-        if world.rank == 0:
-            stack.enter_context(folder.lock())
-            say(folder, "loading the model …", "starting")
-        plan = make_plan(spec, world.size)
-        world = world.in_shards(plan.shard)
-        grader = stack.enter_context(Grader(spec.reward))
-        tokenizer = build.tokenizer(spec.model)
-        build.check_engine(plan, tokenizer)
-        data = build.data(plan, tokenizer, world.rank)
-        for text in data.remarks if world.rank == 0 else ():
-            say(folder, text)
-        trainer = build.trainer(plan, world)
-        if world.rank == 0:
-            say(folder, f"starting the {spec.rollout.type} engine …")
-        engine = build.engine(plan)
-        stack.callback(engine.close)
-        run = Run(
-            plan=plan,
-            folder=folder,
-            world=world,
-            tokenizer=tokenizer,
-            data=data,
-            grader=grader,
-            quarantine=Records(folder.quarantine),
-            engine=engine,
-            trainer=trainer,
-            sync=WeightSync(trainer, engine, build.precision(spec)),
-            checkpoints=Checkpoints(folder.checkpoints, spec.checkpoint.keep, world),
-            stop=StopRequest(partial(_acknowledge, folder, world.rank)),
-        )
-        restore(run)
-        yield run
+    parts = ExitStack()
+    progress.enter("join")
+    world = parts.enter_context(dist.join(spec.run.hang_s))
+    if world.rank == 0:
+        parts.enter_context(folder.lock())
+        say(folder, "loading the model …", "starting")
+    progress.enter("load")
+    plan = make_plan(spec, world.size)
+    world = world.in_shards(plan.shard)
+    grader = parts.enter_context(Grader(spec.reward))
+    tokenizer = build.tokenizer(spec.model)
+    build.check_engine(plan, tokenizer)
+    data = build.data(plan, tokenizer, world.rank)
+    for text in data.remarks if world.rank == 0 else ():
+        say(folder, text)
+    trainer = build.trainer(plan, world)
+    progress.enter("engine start")
+    if world.rank == 0:
+        say(folder, f"starting the {spec.rollout.type} engine …")
+    engine = build.engine(plan)
+    parts.callback(engine.close)
+    sync = WeightSync(trainer, engine, build.precision(spec))
+    run = Run(
+        plan=plan,
+        folder=folder,
+        world=world,
+        tokenizer=tokenizer,
+        data=data,
+        grader=grader,
+        quarantine=Records(folder.quarantine),
+        engine=engine,
+        trainer=trainer,
+        sync=sync,
+        proof=Proof(sync),
+        checkpoints=Checkpoints(folder.checkpoints, spec.checkpoint.keep, world),
+        stop=StopRequest(partial(_acknowledge, folder, world.rank)),
+    )
+    progress.enter("resume")
+    restore(run)
+    progress.enter("first sync")
+    yield run
+    progress.enter("close")
+    parts.close()
 
 
 def _acknowledge(folder: RunFolder, rank: int, name: str) -> None:

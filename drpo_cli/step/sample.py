@@ -29,10 +29,10 @@ def sample(r: Run, step: int, round_: int) -> tuple[list[Group], Batch]:
     """Samples a group of responses to each of this rank's next prompts, with log μ per token.
 
     Every response goes to the rewards as soon as it ends; the batch collects their scores.
-    `round_` counts the batches of one step from 0 (dynamic sampling).
+    `round_` counts the batches of one step from 0 (dynamic sampling). What is sampled depends on
+    (run seed, step, round, prompt), not on the rank that samples it.
     """
-    key = (step, r.world.rank, *([round_] if round_ else []))
-    sampling = train_sampling(r.spec, *key)
+    sampling = train_sampling(r.spec, step, round_)
     try:
         prompts_P = r.data.stream.next()
     except UserError:  # on every rank: they read the same rows
@@ -137,7 +137,7 @@ def teaches(scores: Scores) -> bool:
 
 
 def train_sampling(spec: Spec, *key: object) -> Sampling:
-    """Training's sampling, seeded by the run's seed and `key`."""
+    """Training's sampling, seeded by the run's seed and `key`, such as (step, round)."""
     rollout = spec.rollout.config
     return Sampling(
         samples=rollout.samples_per_prompt,
@@ -151,7 +151,10 @@ def train_sampling(spec: Spec, *key: object) -> Sampling:
 
 
 def probe_sampling(spec: Spec, rank: int) -> Sampling:
-    """One short response per prompt, to measure the gap between engine and trainer on."""
+    """One short response per prompt, to measure the gap between engine and trainer on.
+
+    Every rank has the same prompts and a seed of its own, so that more tokens are compared.
+    """
     sampling = train_sampling(spec, "probe", rank)
     length = min(PROBE_TOKENS, sampling.max_new_tokens)
     return replace(sampling, samples=1, max_new_tokens=length)

@@ -78,7 +78,7 @@ def score(spec_path: Path, model: Path, samples: int | None) -> Evaluation:
     spec = replace(spec, model=spec.model.model_copy(update={"path": str(model)}))
     plan = lone_plan(spec)
     held_out = assemble.data(plan, assemble.tokenizer(spec.model), rank=0).held_out
-    sampling = eval_sampling(spec, 0, samples=samples)
+    sampling = eval_sampling(spec, samples)
     with Grader(spec.reward) as grader:
         engine = assemble.lone_engine(plan)
         results, unscored = held_out_results(engine, grader, held_out, sampling, None, step=0)

@@ -61,7 +61,7 @@ class Critic:
         parts = microbatches(exp, budget, self.world, token_cost)
         total = 0.0
         for i, rows in enumerate(parts):
-            sync_gradients(self.model, i == len(parts) - 1)
+            sync_gradients(self.model, self.train, last=i == len(parts) - 1)
             scale_S = [1 / tokens] * len(rows)
             packed = pack(exp.take(rows), self.world.device, scale_S, token_cost)
             assert packed.value_T is not None and packed.return_T is not None

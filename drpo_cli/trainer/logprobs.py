@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 TALL = 1024  # tokens of a block; more if a block holds the whole vocabulary
+WIDE = 4096  # words of a block that is as tall as the micro-batch; fewer make poor products
 LOWEST = torch.finfo(torch.float32).min  # below every logit, yet finite: −∞ − −∞ is NaN
 
 
@@ -193,8 +194,15 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
 
 
 def _shape(tokens: int, vocabulary: int, block: int) -> tuple[int, int]:
-    """Tokens and words of a block."""
-    tall = max(1, min(tokens, max(TALL, block // vocabulary)))
+    """Tokens and words of a block.
+
+    A large block has all tokens: the float32 gradient of its words is then small, and each weight
+    is read once.
+    """
+    if block >= tokens * min(vocabulary, WIDE):
+        tall = max(1, tokens)
+    else:
+        tall = min(tokens, max(TALL, block // vocabulary))
     return tall, max(1, block // tall)
 
 

@@ -20,7 +20,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from drpo_cli import pretrained
 from drpo_cli.dist import World, local
 from drpo_cli.errors import UserError
-from drpo_cli.settings import ModelSettings
+from drpo_cli.settings import ModelSettings, TrainSettings
 from drpo_cli.trainer.attention import NAME as PACKED_ATTENTION
 from drpo_cli.trainer.logprobs import Head, blockwise_logprobs
 from drpo_cli.trainer.pack import Packed
@@ -182,10 +182,16 @@ def shard(model: M, dtype: torch.dtype, world: World, offload: bool = False) -> 
     return model
 
 
-def sync_gradients(model: nn.Module, last: bool) -> None:
-    """Reduces gradients over ranks only after the last micro-batch of an update."""
+def sync_gradients(model: nn.Module, settings: TrainSettings, last: bool) -> None:
+    """Says how the next backward pass reduces gradients; `last`: it is the last of its update.
+
+    By default each pass reduces to shards, whose sum is kept: 4 bytes per weight, divided by the
+    ranks that share it. Replicas of a shard are summed only after the last pass. With `per_update`,
+    passes before the last reduce nothing, and each rank keeps the gradient of every weight.
+    """
     assert isinstance(model, FSDPModule)
-    model.set_requires_gradient_sync(last)
+    model.set_requires_gradient_sync(last or settings.reduce_gradients == "per_microbatch")
+    model.set_requires_all_reduce(last)
 
 
 def reshard(model: nn.Module) -> None:

@@ -15,6 +15,7 @@ from math import inf
 import torch
 from torch import Tensor
 
+from drpo_cli import progress
 from drpo_cli.experience import Experience
 from drpo_cli.trainer.layout import Layout, Span, layout
 from drpo_cli.trainer.sharing import shares
@@ -151,6 +152,7 @@ def pack(
     `scale_S` is a factor for the token losses of each row, 1 if not given. `token_cost` must be
     the one that `bundles` was given.
     """
+    progress.tick()  # every micro-batch of every model passes here
     row = _Row([], [], [], [])
     responses = [ids_T.tolist() for ids_T in exp.split(exp.token_T)] if len(exp) else []
     kinds = zip(exp.prompt_ids_S, _sharing(exp, token_cost), responses, strict=True)

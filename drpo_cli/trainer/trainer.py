@@ -129,7 +129,7 @@ class Trainer:
         parts = microbatches(exp, budget, self.world, token_cost)
         loss = 0.0
         for i, rows in enumerate(parts):
-            sync_gradients(self.policy, i == len(parts) - 1)
+            sync_gradients(self.policy, self.settings, last=i == len(parts) - 1)
             scale_S = [factors[row] for row in rows]
             packed = pack(exp.take(rows), self.world.device, scale_S, token_cost)
             loss += self._backward(packed, stats)

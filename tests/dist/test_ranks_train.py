@@ -52,12 +52,31 @@ def test_two_ranks_of_four_are_one_of_eight(two: Ranks, tmp_path: Path, kind: st
     assert furthest(first, last) > 1e-3
 
 
-def test_several_updates_are_cut_alike(two: Ranks, model: Path) -> None:
+@pytest.mark.parametrize("reduce", ["per_microbatch", "per_update"])
+def test_several_updates_are_cut_alike(two: Ranks, model: Path, reduce: str) -> None:
     batch = samples(LENGTHS)
-    settings = {"updates_per_rollout": 3, **TINY_BUDGET}  # not a divisor of a rank's share
+    # the updates do not divide a rank's share
+    settings = {"updates_per_rollout": 3, "reduce_gradients": reduce, **TINY_BUDGET}
     found = two.run(jobs.train, model=model, shares=[halves(batch)], **settings)
     require_same(found[0], alone(model, [batch], **settings))
     assert len(found[0].gradients) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "between"),
+    [
+        pytest.param({}, 2, id="by default a rank keeps its shard of the sum"),
+        pytest.param({"reduce_gradients": "per_update"}, 1, id="or all of them"),
+    ],
+)
+def test_gradients_that_a_rank_keeps_between_micro_batches(
+    two: Ranks, model: Path, settings: dict[str, Any], between: int
+) -> None:
+    share = halves(samples(LENGTHS))
+    ranks = two.run(jobs.kept_gradients, model=model, share=share, **TINY_BUDGET, **settings)
+    for kept, weights in ranks:
+        assert len(kept) > 2
+        assert kept == [weights // between] * (len(kept) - 1) + [weights // 2]
 
 
 @pytest.mark.parametrize(

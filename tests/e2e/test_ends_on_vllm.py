@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from drpo_cli.rollout.engine.protocol import Sampling
+from drpo_cli.rollout.engine.protocol import Sampling, derive_seeds
 from support.ends import PROMPTS, odd_model, open_engine, the_spec_alone_says_how_to_sample
 from support.models import CHARACTERS, SPECIAL
 from support.paths import NASTY
+from support.seeds import rollouts_belong_to_their_prompts
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("environment")]
 
@@ -21,6 +22,7 @@ def test_vllm_samples_by_the_spec_alone(tmp_path: Path) -> None:
     model = odd_model(tmp_path / NASTY / "model")
     engine = open_engine("vllm", model)
     the_spec_alone_says_how_to_sample(engine, model)
+    rollouts_belong_to_their_prompts(engine)
     stops_at_texts(engine)
     engine.close()
 
@@ -28,7 +30,7 @@ def test_vllm_samples_by_the_spec_alone(tmp_path: Path) -> None:
 def stops_at_texts(engine: Any) -> None:
     engine.ends = replace(engine.ends, texts=("ab", "7"))
     sampling, found = Sampling(samples=200, max_new_tokens=12, temperature=1.0, seed=1), 0
-    for _, _, rollout in engine.generate(PROMPTS, sampling):
+    for _, _, rollout in engine.generate(PROMPTS, sampling, derive_seeds(sampling, PROMPTS)):
         assert "7" not in rollout.text
         if rollout.token_ids[-1] == SEVEN:
             found += 1

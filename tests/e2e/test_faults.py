@@ -7,11 +7,15 @@ import re
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from drpo_cli.runs.folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
+HANG_S = 8  # of ranks that do nothing which could take long
 
 
 def test_a_short_soak() -> None:
@@ -28,7 +32,7 @@ def test_a_short_soak() -> None:
 
 
 RANKS = """
-import os, signal, sys, time
+import sys
 from pathlib import Path
 from drpo_cli.launch import launch_log
 from drpo_cli.launch.failures import Failures
@@ -38,39 +42,53 @@ from drpo_cli import processes
 from drpo_cli.runs.folder import RunFolder
 
 rank = '''
-import os, signal, sys, time
+import ctypes, os, signal, sys, time, types
 from pathlib import Path
-from drpo_cli import processes
+from drpo_cli import progress
+from drpo_cli.launch import worker
 from drpo_cli.runs.folder import RunFolder
-processes.die_with_parent()
-folder, mode = RunFolder(Path(sys.argv[1])), Path(sys.argv[1], "mode").read_text()
-if os.environ["RANK"] == "1" and mode == "stopped":
-    os.kill(os.getpid(), signal.SIGSTOP)
-    time.sleep(60)
-if os.environ["RANK"] == "1":
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    signal.pause()  # until its neighbour is dead
-    folder.record_error(1, 1, "Traceback: Connection closed by peer")
-    sys.exit(1)
-while not (folder.path / "fail").exists():
-    time.sleep(0.05)
-os.kill(os.getpid(), signal.SIGKILL)
+mode, rank = Path(sys.argv[1], "mode").read_text(), os.environ["RANK"]
+def run(folder):
+    progress.enter("reward", 12)
+    if mode == "hanging" and rank == "1":
+        time.sleep(3600)
+    while b"reward" not in folder.beat(int(rank)).read_bytes():
+        time.sleep(0.1)
+    while mode == "hanging" and rank == "2":
+        ctypes.PyDLL(None).sleep(3600)  # keeps the interpreter, so that no other thread runs
+    progress.enter("train")
+    if mode == "hanging":
+        time.sleep(3600)
+    if mode == "stopped" and rank == "1":
+        os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(60)
+    if rank == "1":
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        signal.pause()  # until its neighbour is dead
+        raise RuntimeError("Connection closed by peer")
+    while not (folder.path / "fail").exists():
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGKILL)
+sys.modules["drpo_cli.step.loop"] = types.SimpleNamespace(run=run)
+sys.exit(worker.main(RunFolder(Path(sys.argv[1]))))
 '''
-folder = RunFolder(Path(sys.argv[1]))
+folder, world = RunFolder(Path(sys.argv[1])), int(sys.argv[2])
 processes.python = lambda module, path: [sys.executable, "-c", rank, str(path)]
+failures = Failures(folder, world)
 with divert_output(launch_log(folder)) as (out, err):
-    with Monitor(Failures(folder, 2), 0, out, err) as monitor:
-        code, message = run_ranks(Failures(folder, 2), 1)
+    with Monitor(failures, 0, out, err) as monitor:
+        code, message = run_ranks(failures, 1)
         monitor.show(message)
 sys.exit(code)
 """
 
 
-def launch(folder: Path, mode: str) -> subprocess.Popen[str]:
+def launch(folder: Path, mode: str, ranks: int = 2) -> subprocess.Popen[str]:
     (folder / "logs").mkdir()
     (folder / "mode").write_text(mode)
+    (folder / "spec.toml").write_text(f"[run]\nname = 'x'\nhang_s = {HANG_S}\n")
     return subprocess.Popen(
-        [sys.executable, "-c", RANKS, str(folder)],
+        [sys.executable, "-c", RANKS, str(folder), str(ranks)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -94,6 +112,31 @@ def test_a_stopped_rank_is_named_and_does_not_outlive_a_failure(tmp_path: Path) 
     assert launched.returncode == 1
     assert "rank 0 was killed (SIGKILL)" in err and "memory" in err
     assert "kill -CONT" in out
+
+
+def test_ranks_that_hang_are_named_and_ended_with_their_stacks(tmp_path: Path) -> None:
+    """One sleeps, one keeps the interpreter for itself, and the third waits for both."""
+    run = RunFolder(tmp_path)
+    with launch(tmp_path, "hanging", 3) as launched:
+        try:
+            out, err = launched.communicate(timeout=120)
+        finally:
+            launched.kill()
+    assert launched.returncode == 1
+    assert re.search(
+        r"error: the run hangs: rank 0 waits in train \(step 12, .*\) since \d+ s for "
+        r"ranks 1 and 2, which are in reward \(step 12, .*the stack of every rank is in its log",
+        err,
+    )
+    assert "no progress: rank 0 waits in train" in out  # at half the time
+    assert all("in run\n" in run.log(rank).read_text() for rank in range(3))
+    assert not [one for one in psutil.process_iter() if str(tmp_path) in " ".join(words(one))]
+
+
+def words(process: psutil.Process) -> list[str]:
+    with suppress(psutil.Error):
+        return list(process.cmdline())
+    return []
 
 
 def test_a_killed_rank_is_the_reason_and_not_what_its_neighbour_met(tmp_path: Path) -> None:

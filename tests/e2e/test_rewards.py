@@ -13,7 +13,13 @@ import pytest
 
 from drpo_cli import plugins
 from drpo_cli.rewards.grading.grader import Grader
-from drpo_cli.rollout.engine.protocol import EngineContext, EngineProtocol, Sampling, sample_groups
+from drpo_cli.rollout.engine.protocol import (
+    EngineContext,
+    EngineProtocol,
+    Sampling,
+    derive_seeds,
+    sample_groups,
+)
 from drpo_cli.runs.folder import RunFolder
 from drpo_cli.settings import ModelSettings
 from drpo_cli.types import Prompt, Rollout
@@ -171,7 +177,8 @@ def graded_meanwhile(engine: EngineProtocol, folder: Path, busy: Callable[[], bo
 
         groups_P = sample_groups(engine, PROMPTS, SAMPLING, finished)
         assert batch.wait().usage["fn"].calls == 16
-    assert list(engine.generate([p.token_ids for p in PROMPTS], SAMPLING)) == order
+    seeds_PG = derive_seeds(SAMPLING, ((prompt.id, prompt.epoch) for prompt in PROMPTS))
+    assert list(engine.generate([p.token_ids for p in PROMPTS], SAMPLING, seeds_PG)) == order
     assert {(at, sample): rollout for at, sample, rollout in order} == {
         (at, sample): rollout
         for at, group in enumerate(groups_P)
@@ -191,7 +198,8 @@ def test_vllm_hands_samples_out_as_they_finish(tmp_path: Path) -> None:
     engine = engine_of("vllm", tmp_path)
     try:
         graded_meanwhile(engine, tmp_path, engine.llm.llm_engine.has_unfinished_requests)
-        lengths = [len(r.token_ids) for _, _, r in engine.generate([(4, 5, 6)] * 4, SAMPLING)]
+        ids_P, seeds_PG = [(4, 5, 6)] * 4, derive_seeds(SAMPLING, range(4))
+        lengths = [len(r.token_ids) for _, _, r in engine.generate(ids_P, SAMPLING, seeds_PG)]
         assert lengths == sorted(lengths)  # all began together: the shortest is there first
     finally:
         engine.close()

@@ -17,8 +17,8 @@ PACKAGE = Path(plugins.__file__).parent
 ORDER = (
     ("__init__",),
     ("secrets",),
-    ("types", "errors", "settings", "processes", "terminal"),
-    ("console", "experience", "model_folder"),
+    ("types", "errors", "settings", "processes", "terminal", "progress"),
+    ("console", "devices", "experience", "model_folder"),
     ("dist", "pretrained"),
     ("plugins",),
     ("spec",),

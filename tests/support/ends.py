@@ -10,7 +10,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from drpo_cli import plugins
-from drpo_cli.rollout.engine.protocol import EngineContext, EngineProtocol, Sampling
+from drpo_cli.rollout.engine.protocol import (
+    EngineContext,
+    EngineProtocol,
+    Sampling,
+    derive_seeds,
+)
 from drpo_cli.settings import ModelSettings
 from support.models import tiny_model
 
@@ -76,7 +81,8 @@ def the_spec_alone_says_how_to_sample(engine: EngineProtocol, model: Path) -> No
     last, sampled = set(), set()
     for length in (1, 40):
         sampling = Sampling(samples=48, max_new_tokens=length, temperature=1.0, seed=1)
-        for at, _, rollout in engine.generate(PROMPTS, sampling):
+        seeds_PG = derive_seeds(sampling, PROMPTS)
+        for at, _, rollout in engine.generate(PROMPTS, sampling, seeds_PG):
             ids = rollout.token_ids
             ends = ids[-1] in ENDS
             assert not ENDS & set(ids[:-1])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from drpo_cli import plugins
-from drpo_cli.dist import World
+from drpo_cli.dist import World, local
 from drpo_cli.errors import UserError
 from drpo_cli.experience import Experience
 from drpo_cli.rewards.grading.grader import Graded, Usage
@@ -22,7 +22,11 @@ from drpo_cli.step.advantage import with_advantages
 from drpo_cli.step.checkpoint import Checkpoints
 from drpo_cli.step.sample import Draws
 from drpo_cli.step.sync import trainer_weights
+from drpo_cli.tools.memory.tracker import find_gradients
 from drpo_cli.trainer.critic import whiten
+from drpo_cli.trainer.model import Policy
+from drpo_cli.trainer.pack import Packed
+from drpo_cli.trainer.stats import TokenStats
 from drpo_cli.types import Group, Scores
 from support.models import Row, experience, tokenizer
 from support.training import (
@@ -82,6 +86,28 @@ def train(
     return Trained(
         gradients, weights(trainer.policy), moments(trainer), metrics, critic_state(trainer)
     )
+
+
+def kept_gradients(
+    here: World, model: Path, share: Sequence[Sequence[Row]], **settings: Any
+) -> tuple[list[int], int]:
+    """Values of gradients that this rank keeps after each backward pass; the model's weights."""
+    trainer, kept = open_trainer(model, here, **settings), []
+    backward = trainer._backward
+
+    def counted(packed: Packed, stats: TokenStats) -> float:
+        loss = backward(packed, stats)
+        kept.append(_count_gradients(trainer.policy))
+        return loss
+
+    trainer._backward = counted  # type: ignore[method-assign]
+    trainer.step(experience(share[here.rank]))
+    return kept, sum(weight.numel() for weight in trainer.policy.parameters())
+
+
+def _count_gradients(policy: Policy) -> int:
+    """Values in the gradients of shards, and in those of whole weights, which FSDP keeps apart."""
+    return sum(local(gradient).numel() for gradient in find_gradients(policy))
 
 
 def replay(here: World, model: Path, share: Sequence[Sequence[Row]], **settings: Any) -> Tensor:

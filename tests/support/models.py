@@ -200,5 +200,9 @@ def world(rank: int = 0, size: int = 1, port: int | None = None) -> Iterator[dis
     with pytest.MonkeyPatch.context() as environment:
         for name, value in place.items():
             environment.setenv(name, value)
-        with dist.join() as joined:
-            yield joined
+        try:
+            with dist.join() as joined:
+                yield joined
+        finally:
+            if torch.distributed.is_initialized():  # after an error, `join` leaves it
+                torch.distributed.destroy_process_group()

@@ -22,6 +22,7 @@ from drpo_cli.rollout.engine.precision import Precision
 from drpo_cli.rollout.engine.protocol import EngineContext, Sampling, sample_groups
 from drpo_cli.settings import ModelSettings, TrainSettings
 from drpo_cli.step import sync
+from drpo_cli.step.proof import Proof
 from drpo_cli.trainer import optim
 from drpo_cli.trainer.model import load_policy
 from drpo_cli.trainer.trainer import Objective, Trainer
@@ -61,15 +62,16 @@ def main(folder: Path, fault: str) -> dict[str, Any]:
         trainer = Trainer(policy, optim.build(policy, settings, 2), objective, settings, here)
         engine = vllm.Engine(config, EngineContext(model, 64, 1))
         pushed = sync.WeightSync(trainer, engine, Precision(model.dtype, model.dtype))
+        proof = Proof(pushed)
         before = [local(weight).clone() for weight in policy.parameters()]
         try:
-            pushed.prove(0, prompts, sampling)
+            proof.prove(0, prompts, sampling)
             kept = all(map(torch.equal, before, map(local, policy.parameters())))
             trainer.step(experience(samples([(4, 8)] * 4)))
             groups = vllm_groups(engine, prompts, sampling)
-            stale, later = pushed.gap(groups), said(lambda: pushed.check(groups, "after sync 1"))
+            stale, later = proof.gap(groups), said(lambda: proof.check(groups, "after sync 1"))
             pushed.push(1)
-            fresh = pushed.gap(vllm_groups(engine, prompts, sampling))
+            fresh = proof.gap(vllm_groups(engine, prompts, sampling))
             return {"caught": None, "kept": kept, "stale": stale, "later": later, "fresh": fresh}
         except UserError as error:
             return {"caught": str(error)}

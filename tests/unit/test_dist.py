@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 import torch.distributed
 from torch.distributed.tensor import Shard, distribute_tensor
 
-from drpo_cli import dist
+from drpo_cli import dist, plugins
 from support.models import world
 
 
@@ -46,11 +47,18 @@ def test_a_plain_tensor_passes_through_without_its_gradient() -> None:
     assert dist.local(plain).data_ptr() == plain.data_ptr()
 
 
-def test_the_group_is_left_even_after_an_error() -> None:
-    with pytest.raises(KeyError), world():
+def test_the_group_is_destroyed_on_success_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an error, destroying it may wait for ranks that are in a collective."""
+    with world():
         assert torch.distributed.is_initialized()
-        raise KeyError
     assert not torch.distributed.is_initialized()
+    for name, value in {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_PORT": 0}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    with suppress(KeyError), dist.join():
+        raise KeyError
+    assert torch.distributed.is_initialized()
+    torch.distributed.destroy_process_group()
 
 
 def test_a_group_that_an_engine_destroyed_is_not_an_error() -> None:
@@ -84,6 +92,33 @@ def test_processes_keep_their_memory_unless_the_user_says_otherwise(
     assert dist.environment(3) == {"OMP_NUM_THREADS": "3", **dist.KEEP_MEMORY}
     monkeypatch.setenv("MALLOC_MMAP_MAX_", "65536")
     assert "MALLOC_MMAP_MAX_" not in dist.environment(3)
+
+
+@pytest.mark.parametrize(
+    ("engine", "options", "own", "given"),
+    [
+        ("transformers", {}, None, "expandable_segments:True"),
+        ("vllm", {"sleep": False}, None, "expandable_segments:True"),
+        ("vllm", {}, None, None),  # it sleeps: its pool cannot be made of such segments
+        ("transformers", {}, "PYTORCH_CUDA_ALLOC_CONF", None),
+        ("transformers", {}, "PYTORCH_ALLOC_CONF", None),
+    ],
+)
+def test_processes_on_a_gpu_get_the_settings_of_its_allocator(
+    monkeypatch: pytest.MonkeyPatch,
+    engine: str,
+    options: dict[str, bool],
+    own: str | None,
+    given: str | None,
+) -> None:
+    for name in (*dist.KEEP_MEMORY, *dist.ALLOCATOR_SETTINGS):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    if own:
+        monkeypatch.setenv(own, "max_split_size_mb:512")
+    pool = plugins.load("rollout", engine).Config(**options).pools_device_memory()
+    expected = {"OMP_NUM_THREADS": "3", **({"PYTORCH_ALLOC_CONF": given} if given else {})}
+    assert dist.environment(3, pool) == expected
 
 
 def test_peak_memory_is_what_the_kernel_says() -> None:

@@ -19,6 +19,7 @@ GROWTH = """
 import sys, tempfile
 from pathlib import Path
 from support.models import tiny_model
+from drpo_cli.devices import resolve
 from drpo_cli.rollout.engine.precision import Precision
 from drpo_cli.settings import ModelSettings, TrainSettings
 from drpo_cli.tools.memory import passes
@@ -30,7 +31,7 @@ with tempfile.TemporaryDirectory() as folder:
     batch = Batch(Lengths(8, 25), 4, 8, 104)
     job = passes.Job(
         ModelSettings(path=str(model)), Precision("bfloat16", "bfloat16"),
-        TrainSettings(gradient_checkpointing=checkpointing), 2, batch, batch,
+        resolve(TrainSettings(gradient_checkpointing=checkpointing), "cpu"), 2, batch, batch,
         critic=critic, accumulate=True,
     )
     grown = passes.measure(job)

@@ -15,6 +15,7 @@ from drpo_cli.rollout import transformers
 from drpo_cli.rollout.engine.precision import Precision, round_weight
 from drpo_cli.rollout.engine.protocol import EngineContext, Sampling, sample_groups
 from drpo_cli.settings import ModelSettings
+from drpo_cli.step.proof import Proof
 from drpo_cli.step.sync import WeightSync
 from drpo_cli.types import Group, Prompt
 from support.models import experience, samples, tiny_model, tokenizer, world
@@ -134,15 +135,16 @@ class LosingEngine(transformers.Engine):
         )
 
 
-def opened(folder: Path, here: Any, precision: Precision, lost: str = "") -> WeightSync:
+def opened(folder: Path, here: Any, precision: Precision, lost: str = "") -> Proof:
     model = ModelSettings(path=str(folder), dtype=precision.rollout)  # type: ignore[arg-type]
     engine = LosingEngine(transformers.Config(), EngineContext(model, 64, 1))
     engine.lost = lost
-    return WeightSync(open_trainer(folder, here, learning_rate=1e-2), engine, precision)
+    trainer = open_trainer(folder, here, learning_rate=1e-2)
+    return Proof(WeightSync(trainer, engine, precision))
 
 
-def sampled(sync: WeightSync) -> list[Group]:
-    return sample_groups(sync.engine, prompts(), SAMPLING)
+def sampled(proof: Proof) -> list[Group]:
+    return sample_groups(proof.engine, prompts(), SAMPLING)
 
 
 @each
@@ -152,18 +154,18 @@ def test_the_sync_is_proven_with_rounded_weights(
 ) -> None:
     folder = tiny_model(tmp_path, architecture)
     with world() as here:
-        sync = opened(folder, here, Precision("float32", "float32", kind))
-        before = weights(sync.trainer.policy)
-        sync.prove(0, prompts(), SAMPLING)
-        assert furthest(before, weights(sync.trainer.policy)) == 0
-        assert sync.floor < 1e-5  # against equally rounded weights
-        sync.trainer.step(experience(samples([(4, 8)] * 4)))
+        proof = opened(folder, here, Precision("float32", "float32", kind))
+        before = weights(proof.trainer.policy)
+        proof.prove(0, prompts(), SAMPLING)
+        assert furthest(before, weights(proof.trainer.policy)) == 0
+        assert proof.floor < 1e-5  # against equally rounded weights
+        proof.trainer.step(experience(samples([(4, 8)] * 4)))
         with pytest.raises(UserError, match="after sync 0 the engine samples from other weights"):
-            sync.check(sampled(sync), "after sync 0")
-        sync.push(1)
-        before = weights(sync.trainer.policy)
-        assert sync.check(sampled(sync), "after sync 1") > 1e-3  # includes the rounding
-        assert furthest(before, weights(sync.trainer.policy)) == 0
+            proof.check(sampled(proof), "after sync 0")
+        proof.sync.push(1)
+        before = weights(proof.trainer.policy)
+        assert proof.check(sampled(proof), "after sync 1") > 1e-3  # includes the rounding
+        assert furthest(before, weights(proof.trainer.policy)) == 0
 
 
 @each
@@ -171,9 +173,9 @@ def test_a_lost_weight_is_not_rounded_and_shows(tmp_path: Path, kind: str) -> No
     folder = tiny_model(tmp_path)
     with world() as here:
         lost = "model.layers.1.mlp.down_proj.weight"
-        sync = opened(folder, here, Precision("float32", "float32", kind), lost)
+        proof = opened(folder, here, Precision("float32", "float32", kind), lost)
         with pytest.raises(UserError, match="before any training the engine and the trainer"):
-            sync.prove(0, prompts(), SAMPLING)
+            proof.prove(0, prompts(), SAMPLING)
 
 
 def test_an_engine_with_other_rounding_is_caught(tmp_path: Path) -> None:
@@ -181,19 +183,19 @@ def test_an_engine_with_other_rounding_is_caught(tmp_path: Path) -> None:
     plain, int8 = Precision("float32", "float32"), Precision("float32", "float32", "int8")
     with world() as here:
         for asked, done in ((int8, plain), (plain, int8)):
-            sync = opened(folder, here, asked)
-            sync.prove(0, prompts(), SAMPLING)
-            sync.precision = done
-            sync.push(1)
-            sync.precision = asked
+            proof = opened(folder, here, asked)
+            proof.prove(0, prompts(), SAMPLING)
+            proof.sync.precision = done
+            proof.sync.push(1)
+            proof.sync.precision = asked
             with pytest.raises(UserError, match="after sync 1"):
-                sync.check(sampled(sync), "after sync 1")
+                proof.check(sampled(proof), "after sync 1")
 
 
 def test_a_sync_error_advises_no_engine_that_is_in_use(tmp_path: Path) -> None:
     with world() as here:
-        sync = opened(tiny_model(tmp_path), here, Precision("float32", "float32"))
+        proof = opened(tiny_model(tmp_path), here, Precision("float32", "float32"))
         with pytest.raises(UserError) as caught:
-            sync._set_floor(1.0)
+            proof._set_floor(1.0)
         assert "already disagree" in str(caught.value)
         assert "transformers" not in str(caught.value)

@@ -11,8 +11,11 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from drpo_cli.devices import resolve
+from drpo_cli.settings import TrainSettings
 from drpo_cli.trainer import logprobs
 from drpo_cli.trainer.logprobs import Head, blockwise_logprobs
+from support.kernels import counted_kernels
 
 TOKENS, HIDDEN, VOCABULARY = 37, 16, 23
 HEADS = {
@@ -150,17 +153,20 @@ def test_entropy_has_the_gradient_of_the_plain_formula(name: str, block: int) ->
 
 
 class Sizes(TorchDispatchMode):
-    """Records the element count of the largest tensor that any operation produced."""
+    """Records the element counts of the largest tensors that any operation produced."""
 
     largest = 0
+    float32 = 0
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         produced = result if isinstance(result, (tuple, list)) else [result]
-        sizes = [part.numel() for part in produced if isinstance(part, Tensor)]
-        self.largest = max([self.largest, *sizes])
+        tensors = [part for part in produced if isinstance(part, Tensor)]
+        self.largest = max([self.largest, *(t.numel() for t in tensors)])
+        wide = [t.numel() for t in tensors if t.dtype == torch.float32]
+        self.float32 = max([self.float32, *wide])
         return result
 
 
@@ -189,3 +195,20 @@ def test_tokens_times_vocabulary_is_never_held() -> None:
     assert largest == 6000
     assert kept <= 500 * 8 + 300 * 8 + 4 * 500
     assert largest_and_saved(block=500 * 300)[0] == 500 * 300  # the recorder sees what it must
+
+
+@pytest.mark.parametrize(("vocabulary", "hidden"), [(151_936, 4096), (262_144, 2560)])
+def test_a_gpu_is_given_few_kernels_and_no_whole_gradient_in_float32(
+    vocabulary: int, hidden: int
+) -> None:
+    """The heads of Qwen3-8B and Gemma 3 4B; a CPU's blocks would take 58,000 and 99,000 kernels."""
+    train = resolve(TrainSettings(), "cuda")
+    tokens, block = train.tokens_per_microbatch, train.logits_in_a_block
+    with counted_kernels() as kernels, Sizes() as sizes:  # type: ignore[no-untyped-call]
+        hidden_TD = torch.empty(tokens, hidden, dtype=torch.bfloat16, requires_grad=True)
+        weight_VD = torch.empty(vocabulary, hidden, dtype=torch.bfloat16, requires_grad=True)
+        target_T = torch.empty(tokens, dtype=torch.long)
+        logp_T, _ = blockwise_logprobs(hidden_TD, weight_VD, None, target_T, HEADS["plain"], block)
+        logp_T.sum().backward()
+    assert kernels.total() < 1_700
+    assert sizes.float32 <= max(block, tokens * hidden)

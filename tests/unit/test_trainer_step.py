@@ -63,6 +63,14 @@ def test_one_microbatch_of_eight_is_eight_of_one(folder: Path) -> None:
     assert furthest(before, whole) > 1e-4
 
 
+def test_on_one_rank_it_is_all_the_same_when_gradients_are_reduced(folder: Path) -> None:
+    batch, budget = samples(LENGTHS), {"tokens_per_microbatch": 20}
+    with world() as here:
+        often, _, _ = stepped(folder, here, batch, **budget)
+        once, _, _ = stepped(folder, here, batch, reduce_gradients="per_update", **budget)
+    assert furthest(often, once) == 0
+
+
 def test_samples_that_share_a_prompt_learn_what_they_learn_apart(folder: Path) -> None:
     batch = group(20, [9, 3, 12, 1]) + group(6, [5, 8, 2, 7], seed=1)
     with world() as here:

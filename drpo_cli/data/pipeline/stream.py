@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -284,7 +284,7 @@ class PromptStream:
             else:
                 made = self._prompts.make(row)
                 if isinstance(made, Prompt):
-                    return made
+                    return replace(made, epoch=cursor.epoch)
                 self._skipped[made] += 1
                 reasons.add(f"skipped by {made}")
         return reasons

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from drpo_cli import progress
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected
 from drpo_cli.rewards.grading.contract import Call, Reward, prepare_all
@@ -237,6 +238,7 @@ class Batch:
         reward, at, call = asked
         usage = self._usage[reward.name]
         usage.add(outcome)
+        progress.tick()
         for i, sample in enumerate(call.samples):
             self._seconds[at][reward.name][sample] = outcome.seconds / len(call.samples)
             if outcome.failure is None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from drpo_cli import progress
 from drpo_cli.settings import ModelSettings
 from drpo_cli.types import Group, Prompt, Rollout
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How one batch of requests is sampled."""
+    """How one batch of requests is sampled; each rollout has a seed of its own (`derive_seeds`)."""
 
     samples: int
     max_new_tokens: int
@@ -54,16 +55,20 @@ class EngineProtocol(Protocol):
         """
 
     def generate(
-        self, prompt_ids: Sequence[tuple[int, ...]], sampling: Sampling
+        self,
+        prompt_ids: Sequence[tuple[int, ...]],
+        sampling: Sampling,
+        seeds_PG: Sequence[Sequence[int]],
     ) -> Iterable[tuple[int, int, Rollout]]:
         """Samples `sampling.samples` rollouts of each prompt, with the engine's own log μ.
 
-        Consumes: token ids of this rank's prompts, of which there may be none. Other ranks sample
-            theirs on their own.
+        Consumes: token ids of this rank's prompts, of which there may be none, and the seed of each
+            rollout. Other ranks sample theirs on their own.
         Waits for: the ranks that share this engine, if any; no other rank.
         Produces: (index of the prompt, index among its samples, rollout) as soon as a rollout is
-            finished, in any order. μ is taken at the sampling temperature. The same seed, prompts
-            and weights give the same rollouts.
+            finished, in any order. μ is taken at the sampling temperature. A rollout is a function
+            of its seed, its prompt and the weights: what else is sampled with it changes no more
+            than rounding.
         """
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
@@ -97,6 +102,11 @@ def derive_seed(*parts: object) -> int:
     return int.from_bytes(digest[:4], "big")
 
 
+def derive_seeds(sampling: Sampling, keys_P: Iterable[object]) -> list[list[int]]:
+    """A seed for each rollout of a batch, from the batch's, a key of the prompt, and its number."""
+    return [[derive_seed(sampling.seed, key, i) for i in range(sampling.samples)] for key in keys_P]
+
+
 def sample_groups(
     engine: EngineProtocol,
     prompts_P: Sequence[Prompt],
@@ -108,10 +118,14 @@ def sample_groups(
     Consumes: this rank's prompts, of which there may be none: few held-out problems do not reach
         every rank, which may share its engine with one that has some.
     Waits for: this rank's engine, and the ranks that share it.
-    Produces: the groups in the order of the prompts.
+    Produces: the groups in the order of the prompts. A prompt's are the same whatever is sampled
+        beside it, and on whichever rank.
     """
     rollouts_PG: list[dict[int, Rollout]] = [{} for _ in prompts_P]
-    for at, sample, rollout in engine.generate([p.token_ids for p in prompts_P], sampling):
+    seeds_PG = derive_seeds(sampling, ((prompt.id, prompt.epoch) for prompt in prompts_P))
+    ids_P = [prompt.token_ids for prompt in prompts_P]
+    for at, sample, rollout in engine.generate(ids_P, sampling, seeds_PG):
+        progress.tick()
         rollouts_PG[at][sample] = rollout
         finished(at, sample, rollout)
     return [

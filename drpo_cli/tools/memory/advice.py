@@ -70,8 +70,8 @@ def _candidates(current: Estimate) -> Iterator[str]:
     half = current.batch_tokens // 2
     if half >= LEAST_TOKENS:
         yield f"train.tokens_per_microbatch={half}"
-    if 1 < current.microbatches <= 4:  # with one pass per update, no whole gradients are kept
-        yield f"train.tokens_per_microbatch={current.batch_tokens * current.microbatches}"
+    if train.reduce_gradients == "per_update":
+        yield 'train.reduce_gradients="per_microbatch"'
     if rollout.samples_per_prompt > 1 and train.minibatches == "spread":
         yield 'train.minibatches="groups"'
     if spec.model.dtype == "float32":

@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from drpo_cli.devices import describe
 from drpo_cli.errors import EXIT_RUN_FAILED
 from drpo_cli.launch.launcher import prepare_model
 from drpo_cli.plan import make_plan
@@ -21,6 +22,7 @@ from drpo_cli.spec import load
 from drpo_cli.tools.memory.advice import Advice, advise
 from drpo_cli.tools.memory.engine import parse_device
 from drpo_cli.tools.memory.estimate import Estimate, Phase, estimate
+from drpo_cli.tools.memory.traffic import Flow, Links, flows, training_seconds
 from drpo_cli.tools.tables import make_console
 
 WIDTH = 80
@@ -48,7 +50,13 @@ PARTS = {
 
 
 def plan(
-    path: Path, overrides: Sequence[str], devices: int, gpu: str, nodes: int, json_out: bool
+    path: Path,
+    overrides: Sequence[str],
+    devices: int,
+    gpu: str,
+    nodes: int,
+    links: Links,
+    json_out: bool,
 ) -> int:
     """Prints the estimate for `nodes` with `devices` each; returns 0 when it fits, else 1."""
     device = parse_device(gpu, devices)
@@ -62,13 +70,13 @@ def plan(
     found = estimate_with(())
     advice = [] if found.fits else advise(found, estimate_with)
     if json_out:
-        sys.stdout.write(json.dumps(as_dict(found, advice), indent=1) + "\n")
+        sys.stdout.write(json.dumps(as_dict(found, links, advice), indent=1) + "\n")
     else:
-        show(found, advice, make_console(width=None if sys.stdout.isatty() else WIDTH))
+        show(found, links, advice, make_console(width=None if sys.stdout.isatty() else WIDTH))
     return 0 if found.fits else EXIT_RUN_FAILED
 
 
-def show(found: Estimate, advice: Sequence[Advice], console: Console) -> None:
+def show(found: Estimate, links: Links, advice: Sequence[Advice], console: Console) -> None:
     """Prints a bar per phase, the capacity of the engine, what a sync moves, and the verdict."""
     console.print(_title(found))
     console.print()
@@ -76,7 +84,7 @@ def show(found: Estimate, advice: Sequence[Advice], console: Console) -> None:
         console.print(_bar(found, phase))
         console.print(_legend(phase))
     console.print()
-    for label, text in _facts(found):
+    for label, text in _facts(found, links):
         lines = wrap(text, WIDTH - 1 - LABEL)
         for first, line in zip((label, *[""] * len(lines)), lines, strict=False):
             console.print(Text(f"{first:<{LABEL}} ", style="bold").append(line, style="not bold"))
@@ -124,7 +132,7 @@ def _parts(phase: Phase) -> list[tuple[str, int]]:
     return [(part, phase.parts[part]) for part in PARTS if phase.parts.get(part)]
 
 
-def _facts(found: Estimate) -> Iterator[tuple[str, str]]:
+def _facts(found: Estimate, links: Links) -> Iterator[tuple[str, str]]:
     """Rows of label and text: the batch, the cache, the sync, main memory, the notes."""
     plan, rollout = found.plan, found.plan.spec.rollout.config
     per_device = plan.sequences_per_step // plan.world
@@ -135,7 +143,7 @@ def _facts(found: Estimate) -> Iterator[tuple[str, str]]:
     yield (
         "micro-batch",
         f"{found.batch_tokens:,} tokens, {found.microbatches:,} per update of full-length "
-        f"sequences",
+        f"sequences; {describe(plan.spec.train, found.device.kind)}",
     )
     yield (
         "KV cache",
@@ -150,9 +158,36 @@ def _facts(found: Estimate) -> Iterator[tuple[str, str]]:
         f"{_gib(move.weights)} GiB into each engine; {_gib(move.received)} GiB received by "
         f"each device, {_gib(move.links)} GiB over all links{between}",
     )
+    yield from _traffic(found, links)
     if found.device.cuda:
         yield "main", f"{_gib(found.loading)} GiB of a node's main memory to load the model"
     yield from (("note", note) for note in found.notes)
+
+
+def _traffic(found: Estimate, links: Links) -> Iterator[tuple[str, str]]:
+    """Rows of what a step moves between devices, how long that takes, and its share."""
+    moved = flows(found.work, found.layout)
+    for label, flow in zip(("traffic", *[""] * len(moved)), moved, strict=False):
+        yield label, _flow(flow, links)
+    times = [flow.seconds(links) for flow in moved]
+    known = sum(one for one in times if one is not None)
+    if not moved or known == 0 or None in times:
+        return
+    text = f"at least {known:,.1f} s of communication per step"
+    if computing := training_seconds(found.work, links):
+        share = known / (known + computing)
+        text += (
+            f" beside {computing:,.1f} s of training's matrix products: {share:.0%} of their sum "
+            f"if nothing overlaps"
+        )
+    yield "", text
+
+
+def _flow(flow: Flow, links: Links) -> str:
+    between = f", {_gib(flow.network)} GiB into each node" if flow.network else ""
+    taken = flow.seconds(links)
+    time = f": {taken:,.1f} s" if taken is not None else ""
+    return f"{flow.name}: {_gib(flow.device)} GiB into each device{between} per step{time}"
 
 
 def _verdict(found: Estimate, advice: Sequence[Advice]) -> list[str]:
@@ -183,7 +218,7 @@ def _gib(size: int) -> str:
     return f"{value:,.1f}" if abs(value) >= 0.95 else f"{value:.2f}"
 
 
-def as_dict(found: Estimate, advice: Sequence[Advice]) -> dict[str, Any]:
+def as_dict(found: Estimate, links: Links, advice: Sequence[Advice]) -> dict[str, Any]:
     """Everything that is shown, as JSON values; sizes in bytes."""
     return {
         "fits": found.fits,
@@ -207,6 +242,11 @@ def as_dict(found: Estimate, advice: Sequence[Advice]) -> dict[str, Any]:
             "sequences_of_half_the_length": found.at_once[1],
         },
         "sync": vars(found.transfer),
+        "traffic_per_step": [
+            {**vars(flow), "seconds": flow.seconds(links)}
+            for flow in flows(found.work, found.layout)
+        ],
+        "training_seconds_per_step": training_seconds(found.work, links),
         "loading_bytes_per_node": found.loading,
         "notes": list(found.notes),
         "advice": [

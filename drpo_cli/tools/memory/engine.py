@@ -49,6 +49,11 @@ class Device:
     cuda: bool
     masked_groups: bool
 
+    @property
+    def kind(self) -> str:
+        """Its name in torch, without a number."""
+        return "cuda" if self.cuda else "cpu"
+
 
 def parse_device(text: str, processes: int) -> Device:
     """Reads `--gpu`: a name in the table, `48g`, `cpu-24g`, or `cpu` for this machine.

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from drpo_cli.devices import resolve
 from drpo_cli.plan import Plan
 from drpo_cli.rollout.engine.capacity import GIB, WIDTH, cache_bytes
 from drpo_cli.spec.rules_parallel import tensor_parallel
@@ -15,6 +16,7 @@ from drpo_cli.tools.memory.engine import Device, Engine, estimate_transformers, 
 from drpo_cli.tools.memory.inputs import Batch, Lengths, load_config
 from drpo_cli.tools.memory.passes import Job, Measured, count_parameters, highest, measure
 from drpo_cli.tools.memory.tracker import GATHERED, GRADIENTS, OPTIMIZER, WEIGHTS, Parts
+from drpo_cli.tools.memory.traffic import Layout, Work
 
 ASSUMED_PROMPT = 1024
 """Tokens of a prompt, where neither the spec nor its sources limit them."""
@@ -85,6 +87,7 @@ class Estimate:
     longest         bytes of KV cache of the longest sequence that the engine takes
     at_once         sequences of full length that the cache holds, and sequences of half of it
     loading         main memory of a node while its processes load the model, bytes
+    work, layout    what a step does, and where ranks and shards are
     microbatches    passes per update, each of a largest micro-batch
     notes           what is assumed, and what the code cannot do
     """
@@ -101,6 +104,8 @@ class Estimate:
     parameters: int
     transfer: Transfer
     loading: int
+    work: Work
+    layout: Layout
     batch_tokens: int
     microbatches: int
     notes: tuple[str, ...]
@@ -123,7 +128,7 @@ class Estimate:
 
 def estimate(plan: Plan, device: Device, nodes: int) -> Estimate:
     """Estimates a plan. Raises UserError where the configuration of a model does not load."""
-    spec, rollout = plan.spec, plan.spec.rollout.config
+    spec = plan.spec
     config = load_config(spec.model, "model.path")
     lengths = _lengths(plan)
     policy = _policy_job(plan, lengths, device, config)
@@ -140,6 +145,7 @@ def estimate(plan: Plan, device: Device, nodes: int) -> Estimate:
     ]
     if spec.rollout.type == "vllm" and engine.cache < longest:
         at_once = [0, 0]  # vLLM starts only if its longest sequence fits
+    microbatches = math.ceil(_update_tokens(plan, lengths) / policy.batch.tokens)
     return Estimate(
         plan=plan,
         device=device,
@@ -153,13 +159,15 @@ def estimate(plan: Plan, device: Device, nodes: int) -> Estimate:
         parameters=count,
         transfer=estimate_transfer(count * width, plan.world, nodes, plan.replicate),
         loading=count * WIDTH["float32"] * (plan.world // nodes),
+        work=_work(plan, lengths, count, microbatches),
+        layout=Layout(plan.world, plan.shard, nodes),
         batch_tokens=policy.batch.tokens,
-        microbatches=math.ceil(_update_tokens(plan, lengths) / policy.batch.tokens),
-        notes=tuple(_notes(plan, policy, lengths, nodes, rollout)),
+        microbatches=microbatches,
+        notes=tuple(_notes(policy, lengths)),
     )
 
 
-def _notes(plan: Plan, job: Job, lengths: Lengths, nodes: int, rollout: Any) -> list[str]:
+def _notes(job: Job, lengths: Lengths) -> list[str]:
     notes = []
     if not lengths.known:
         notes.append(
@@ -171,11 +179,6 @@ def _notes(plan: Plan, job: Job, lengths: Lengths, nodes: int, rollout: Any) -> 
             "attention: this device may have no fused kernel for "
             + ("shared prompts" if job.precision.train != "float32" else "float32")
             + " with shared key heads, and then holds all scores; the estimate counts them"
-        )
-    if nodes > 1:
-        notes.append(
-            f"drpo train runs on one node today; this estimate is for {nodes} nodes, sharded over "
-            f"all of their devices"
         )
     return notes
 
@@ -209,6 +212,23 @@ def _update_tokens(plan: Plan, lengths: Lengths) -> int:
     return prompts * lengths.prompt + sequences * (lengths.response - 1)
 
 
+def _work(plan: Plan, lengths: Lengths, weights: int, microbatches: int) -> Work:
+    train, kinds = plan.spec.train, precision(plan.spec)
+    passes = train.updates_per_rollout * microbatches
+    return Work(
+        weights=weights,
+        width=WIDTH[kinds.train],
+        engine=WIDTH[kinds.rollout],
+        passes=passes,
+        replays=1 + (passes if train.anchor == "trainer" else 0),  # 1 checks the last sync
+        updates=train.updates_per_rollout,
+        reductions=passes
+        if train.reduce_gradients == "per_microbatch"
+        else train.updates_per_rollout,
+        tokens=train.updates_per_rollout * _update_tokens(plan, lengths),
+    )
+
+
 def _policy_job(plan: Plan, lengths: Lengths, device: Device, config: Any) -> Job:
     spec = plan.spec
     sequences = plan.sequences_per_update_per_rank
@@ -217,7 +237,7 @@ def _policy_job(plan: Plan, lengths: Lengths, device: Device, config: Any) -> Jo
     job = Job(
         model=spec.model,
         precision=precision(spec),
-        settings=spec.train,
+        settings=resolve(spec.train, device.kind),
         ranks=plan.world,
         batch=batch,
         probe=probe,

@@ -204,7 +204,7 @@ def _replay(model: Any, peaks: Peaks, batch: Any, work: str) -> None:
 def _update(job: Job, model: Any, optimizer: torch.optim.AdamW, peaks: Peaks, batch: Any) -> None:
     """Trains on one micro-batch as the trainer does, or on two, which stand for any number."""
     for last in (False, True) if job.accumulate else (True,):
-        sync_gradients(model, last)
+        sync_gradients(model, job.settings, last)
         peaks.begin("train" if last else "train, an earlier micro-batch")
         found = model(batch)
         value_T = found[0] if isinstance(found, tuple) else found

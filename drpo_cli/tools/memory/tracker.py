@@ -72,13 +72,8 @@ class Peaks(FSDPMemTracker):
 
     def _mark_gradients(self) -> None:
         """Counts gradients as gradients; the tracker counts them as temporary until a step ends."""
-        for module in self._root_mod.modules():
-            if not isinstance(module, FSDPModule):
-                continue
-            for group in module._get_fsdp_state()._fsdp_param_groups:
-                for parameter in group.fsdp_params:
-                    for gradient in _gradients(parameter):
-                        self._update_and_maybe_create_winfos(gradient, _FSDPRefType.UNSHARDED_GRAD)
+        for gradient in find_gradients(self._root_mod):
+            self._update_and_maybe_create_winfos(gradient, _FSDPRefType.UNSHARDED_GRAD)
 
     @staticmethod
     def _parts(snapshot: Any) -> Parts:
@@ -89,13 +84,23 @@ class Peaks(FSDPMemTracker):
         return parts
 
 
-def _gradients(parameter: Any) -> list[Tensor]:
-    unsharded = getattr(parameter, "_unsharded_param", None)
-    found = (
-        parameter.sharded_param.grad,
-        parameter.unsharded_accumulated_grad,
-        None if unsharded is None else unsharded.grad,
-    )
+def find_gradients(model: nn.Module) -> list[Tensor]:
+    """All gradients that a sharded model holds: of shards, and of whole weights."""
+    # a unit has one group of parameters; torch before 2.13 has no list of them
+    groups = [
+        group
+        for module in model.modules()
+        if isinstance(module, FSDPModule)
+        and (group := module._get_fsdp_state()._fsdp_param_group) is not None
+    ]
+    found: list[Tensor | None] = []
+    for parameter in (parameter for group in groups for parameter in group.fsdp_params):
+        unsharded = getattr(parameter, "_unsharded_param", None)
+        found += (
+            parameter.sharded_param.grad,
+            parameter.unsharded_accumulated_grad,
+            None if unsharded is None else unsharded.grad,
+        )
     return [gradient for gradient in found if gradient is not None]
 
 

@@ -195,7 +195,7 @@ def sample(spec_path: Path, overrides: Sequence[str], prompts: int) -> list[Grou
     while len(prompts_P) < prompts:
         prompts_P += stream.next()
     engine = build.lone_engine(plan)
-    groups_P = sample_groups(engine, prompts_P[:prompts], train_sampling(spec, 1))
+    groups_P = sample_groups(engine, prompts_P[:prompts], train_sampling(spec, 1, 0))
     engine.close()
     return groups_P
 
