@@ -103,3 +103,12 @@ def test_a_mesh_sends_what_one_process_sends(four: Ranks, tmp_path: Path, kind: 
     for found in on_mesh(four, 2, jobs.streamed, model=model, rollout="bfloat16"):
         assert list(found) == list(expected)
         assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+
+
+def test_a_rehearsal_disturbs_all_copies_alike(four: Ranks, model: Path) -> None:
+    """An engine over several ranks takes its parts from all of their copies."""
+    pushes = on_mesh(four, 2, jobs.rehearsed, model=model)
+    for rehearsal, exact in pushes:
+        assert furthest(rehearsal, pushes[0][0]) == 0
+        assert furthest(exact, pushes[0][1]) == 0
+        assert furthest(rehearsal, exact) > 1e-3
