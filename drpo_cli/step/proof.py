@@ -175,7 +175,7 @@ class Proof:
         looks: list[Look] = []
         while len(looks) < REHEARSALS and (not looks or self._is_unclear(looks)):
             again = more(sampling, len(looks)) if looks else sampling
-            looks.append(self._rehearse(version, prompts, again))
+            looks.append(self._rehearse(version, prompts, again, number=len(looks)))
         self.sync.push(version)
         self._set_floor(self._look(sample_groups(self.engine, prompts, sampling)))
         self._require(looks[-1], "in the rehearsal", SUSPECT, Stalest.of(looks))
@@ -214,8 +214,11 @@ class Proof:
         total, count = self.trainer.world.sum([float(masked_T.sum()), len(masked_T)])
         return total / max(1.0, count)
 
-    def _rehearse(self, version: int, prompts: Sequence[Prompt], sampling: Sampling) -> Look:
-        with Disturbed(self.trainer.policy, sampling.seed) as disturbed:
+    def _rehearse(
+        self, version: int, prompts: Sequence[Prompt], sampling: Sampling, number: int
+    ) -> Look:
+        # not the seed of sampling, which differs by rank: copies of the weights must stay equal
+        with Disturbed(self.trainer.policy, derive_seed("rehearsal", number)) as disturbed:
             self.sync.push(version)
             groups_P = sample_groups(self.engine, prompts, sampling)
             self.engine.sleep()  # gradients need the room

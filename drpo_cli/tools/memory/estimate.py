@@ -10,6 +10,7 @@ from typing import Any
 from drpo_cli.devices import idle_options, resolve
 from drpo_cli.plan import Plan
 from drpo_cli.rollout.engine.capacity import GIB, WIDTH, cache_bytes
+from drpo_cli.spec.rules_parallel import tensor_parallel
 from drpo_cli.step.build import context_length, precision
 from drpo_cli.tools.memory.engine import Device, Engine, estimate_transformers, estimate_vllm
 from drpo_cli.tools.memory.inputs import Batch, Lengths, load_config
@@ -61,13 +62,17 @@ class Transfer:
     nodes: int
 
 
-def estimate_transfer(weights: int, devices: int, nodes: int) -> Transfer:
-    """A sync of `weights` bytes: each device sends its rows of every weight to all others."""
+def estimate_transfer(weights: int, devices: int, nodes: int, copies: int = 1) -> Transfer:
+    """A sync of `weights` bytes: each device sends its rows to all others of its copy.
+
+    `devices` and `nodes` are all of the run, over which the copies are spread evenly.
+    """
+    shard = devices // copies
     return Transfer(
         weights=weights,
-        received=weights * (devices - 1) // devices,
-        links=weights * (devices - 1),
-        nodes=weights * (nodes - 1),
+        received=weights * (shard - 1) // shard,
+        links=weights * (shard - 1) * copies,
+        nodes=weights * (math.ceil(nodes / copies) - 1) * copies,
     )
 
 
@@ -143,11 +148,12 @@ def estimate(plan: Plan, device: Device, nodes: int) -> Estimate:
     passes, count = measure(policy), count_parameters(spec.model)
     width = WIDTH[precision(spec).rollout]
     engine = _engine(plan, config, count * width, lengths, device)
-    sequence = cache_bytes(config, width, lengths.total)
-    longest = cache_bytes(config, width, context_length(plan))
+    ranks = tensor_parallel(spec)
+    sequence = cache_bytes(config, width, lengths.total, ranks)
+    longest = cache_bytes(config, width, context_length(plan), ranks)
     phases = _phases(plan, passes, policy, engine, device)
     at_once = [
-        engine.cache // cache_bytes(config, width, max(1, tokens))
+        engine.cache // cache_bytes(config, width, max(1, tokens), ranks)
         for tokens in (lengths.total, lengths.total // 2)
     ]
     if spec.rollout.type == "vllm" and engine.cache < longest:
@@ -164,11 +170,15 @@ def estimate(plan: Plan, device: Device, nodes: int) -> Estimate:
         longest=longest,
         at_once=(at_once[0], at_once[1]),
         parameters=count,
-        transfer=estimate_transfer(count * width, plan.world, nodes),
-        loading=LOADED * largest_weight(spec.model) * WIDTH["float32"] // nodes,
+        transfer=estimate_transfer(count * width, plan.world, nodes, plan.replicate),
+        loading=LOADED
+        * largest_weight(spec.model)
+        * WIDTH["float32"]
+        * (plan.world // nodes)
+        // plan.shard,
         offloaded=_offloaded(phases) * (plan.world // nodes),
         work=_work(plan, lengths, count, microbatches),
-        layout=Layout(plan.world, plan.world, nodes),
+        layout=Layout(plan.world, plan.shard, nodes),
         batch_tokens=policy.batch.tokens,
         microbatches=microbatches,
         notes=(*idle_options(spec.train, device.kind), *_notes(lengths)),
@@ -246,6 +256,7 @@ def _policy_job(plan: Plan, lengths: Lengths, device: Device) -> Job:
         temperature=spec.rollout.config.temperature,
         accumulate=_update_tokens(plan, lengths) > batch.budget,
         device=device.kind,
+        copies=plan.replicate,
     )
 
 
@@ -255,7 +266,9 @@ def _engine(plan: Plan, config: Any, weights: int, lengths: Lengths, device: Dev
         rows = plan.sequences_per_step // plan.world
         tokens = lengths.total, lengths.response
         return estimate_transformers(spec.rollout.config, config, weights, width, tokens, rows)
-    return estimate_vllm(spec.rollout.config, config, weights, width, device)
+    return estimate_vllm(
+        spec.rollout.config, config, weights // tensor_parallel(spec), width, device
+    )
 
 
 def _phases(

@@ -61,6 +61,7 @@ class Job:
     train         whether it is trained, or only replayed
     accumulate    whether an update has several micro-batches
     device        the kind of device that it is planned for, by its name in torch
+    copies        copies of the weights, over which the ranks are spread
     """
 
     model: ModelSettings
@@ -74,6 +75,7 @@ class Job:
     train: bool = True
     accumulate: bool = False
     device: str = "cpu"
+    copies: int = 1
 
     def of_critic(self, path: str | None) -> Job:
         """The same work for a value model on the decoder in `path`, or on the policy's."""
@@ -107,7 +109,7 @@ def largest_weight(model: ModelSettings) -> int:
 def measure(job: Job) -> Measured:
     """Measures the job: the parts at the peak of every stretch of its work."""
     config = load_config(job.model, "model.path")
-    with _fake_world(job.ranks) as world:
+    with _fake_world(job.ranks, job.copies) as world:
         whole = _count_layers(config, job.model.trust_remote_code)
         if whole is None or whole <= FEW[1]:
             return _measure(job, config, world, None)
@@ -128,10 +130,11 @@ def _count_layers(config: Any, code: bool) -> int | None:
 
 
 @contextmanager
-def _fake_world(ranks: int) -> Iterator[World]:
+def _fake_world(ranks: int, copies: int) -> Iterator[World]:
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
     try:
-        yield World(0, ranks, torch.device("cpu"), init_device_mesh("cpu", (ranks,)))
+        world = World(0, ranks, torch.device("cpu"), init_device_mesh("cpu", (ranks,)))
+        yield world.in_shards(ranks // copies)
     finally:
         dist.destroy_process_group()
 
