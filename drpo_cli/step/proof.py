@@ -219,7 +219,8 @@ class Proof:
         return total / max(1.0, count)
 
     def _rehearse(self, version: int, prompts: Sequence[Prompt], sampling: Sampling) -> Look:
-        with Disturbed(self.trainer.policy, sampling.seed) as disturbed:
+        seed = int(self.trainer.world.max([sampling.seed])[0])  # the same on every rank
+        with Disturbed(self.trainer.policy, seed) as disturbed:
             self.sync.push(version)
             groups_P = sample_groups(self.engine, prompts, sampling)
             self.engine.sleep()  # gradients need the room
