@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from drpo_cli import plugins
-from drpo_cli.dist import World, local
+from drpo_cli.dist import World, copies, local
 from drpo_cli.errors import UserError
 from drpo_cli.experience import Experience
 from drpo_cli.rewards.grading.grader import Graded, Usage
@@ -32,6 +32,7 @@ from drpo_cli.trainer.pack import Packed
 from drpo_cli.trainer.stats import TokenStats
 from drpo_cli.types import Group, Prompt, Scores
 from support.models import Row, experience, tokenizer
+from support.proofs import SAMPLING, opened, prompts
 from support.training import (
     STEADY,
     caught_gradients,
@@ -136,6 +137,28 @@ def streamed(here: World, model: Path, rollout: str) -> dict[str, Tensor]:
     trainer = open_trainer(model, here)
     stream = trainer_weights(trainer.policy, Precision("float32", rollout), here)
     return {name: weight.clone() for name, weight in stream}
+
+
+@dataclass(frozen=True)
+class Proven:
+    """What a proof of a sync came to on one rank."""
+
+    refusal: str
+    floor: float
+    place: tuple[int, ...]
+    copies: int
+    staleness: dict[str, float]
+
+
+def prove(here: World, model: Path, rounding: str | None, lost: str = "") -> Proven:
+    """Proves a sync; each rank samples with a seed of its own, as in a run."""
+    proof, refusal = opened(model, here, Precision("float32", "float32", rounding), lost), ""
+    try:
+        proof.prove(0, prompts(), replace(SAMPLING, seed=here.rank))
+    except UserError as error:
+        refusal = str(error)
+    place, count = copies(next(proof.trainer.policy.parameters()))
+    return Proven(refusal, proof.floor, place, count, dict(proof.looks[0].staleness))
 
 
 def gathered(here: World, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
