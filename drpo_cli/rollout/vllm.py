@@ -92,6 +92,7 @@ class Engine:
 
         self.can_sleep = config.sleep and current_platform.is_cuda_alike()
         self.asleep: set[str] = set()
+        self.requests = 0  # sent so far: no two have the same name
 
     def generate(
         self,
@@ -106,16 +107,17 @@ class Engine:
         # A cached prefix would make a resumed run's first batch differ from an uninterrupted run's.
         self._drop_prefix_cache()
         # One request per sample: with `n`, the first of a group would wait for its last.
-        engine, samples = self.llm.llm_engine, sampling.samples
+        engine, samples, first = self.llm.llm_engine, sampling.samples, self.requests
+        self.requests += len(prompt_ids) * samples
         for at, (ids, seeds_G) in enumerate(zip(prompt_ids, seeds_PG, strict=True)):
             for sample, seed in enumerate(seeds_G):
                 params = SamplingParams(**options, seed=seed)
                 prompt = {"prompt_token_ids": list(ids)}
-                engine.add_request(str(at * samples + sample), prompt, params)
+                engine.add_request(str(first + at * samples + sample), prompt, params)
         while engine.has_unfinished_requests():
             progress.tick()
             for output in engine.step():
-                at, sample = divmod(int(output.request_id), samples)
+                at, sample = divmod(int(output.request_id) - first, samples)
                 yield at, sample, self._make_rollout(prompt_ids[at], output.outputs[0])
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:

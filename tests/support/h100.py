@@ -108,7 +108,7 @@ def requested(sampling: Sampling, prompts: list[int]) -> list[Any]:
     """The requests that our engine sends for these prompts, in order."""
     requests, engine = Requests(), rollout.Engine.__new__(rollout.Engine)
     engine.llm = SimpleNamespace(llm_engine=requests, reset_prefix_cache=lambda **more: True)
-    engine.ends = Ends(frozenset({2}))
+    engine.ends, engine.requests = Ends(frozenset({2})), 0
     ids_P = [(5, prompt) for prompt in prompts]
     assert not list(engine.generate(ids_P, sampling, derive_seeds(sampling, prompts)))
     return list(requests.params.values())
