@@ -55,7 +55,7 @@ def main(folder: Path, fault: str) -> dict[str, Any]:
     prompts = [Prompt(text, text, tuple(tokenizer()(text).input_ids), None, {}) for text in PROMPTS]
     sampling = Sampling(samples=4, max_new_tokens=16, temperature=0.8, seed=1)
     with world() as here:
-        policy = load_policy(model, sampling.temperature, 64, False, here)
+        policy = load_policy(model, sampling.temperature, 64, None, here)
         settings = TrainSettings(updates_per_rollout=1, learning_rate=1e-2)
         plugin = plugins.load("objectives", "none")
         objective = Objective(plugin.entry, plugin.Config())
