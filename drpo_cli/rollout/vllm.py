@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -90,6 +91,7 @@ class Engine:
         """
         self.check(config, context)
         _set_environment(config)
+        self.explained = partial(_explained, config, context)
         self.llm = _start(config, context)
         self.sharers = _find_sharers(config, context)
         self.tokenizer = self.llm.get_tokenizer()
@@ -137,7 +139,8 @@ class Engine:
         # found before the reload, which removes the weights from the model while it runs
         embedding = _find_embedding(model)
         # the worker's method, which gives vLLM's code its configuration, and not the runner's
-        worker.reload_weights(weights_iterator=_copy_in_place(embedding, weights))
+        with self.explained():
+            worker.reload_weights(weights_iterator=_copy_in_place(embedding, weights))
         _repack_tied_head(model)
         self._drop_prefix_cache()
 
@@ -187,8 +190,6 @@ def _set_environment(config: Config) -> None:
 
 
 def _start(config: Config, context: EngineContext) -> Any:
-    import torch
-
     try:
         from vllm import LLM
     except ImportError as error:
@@ -204,15 +205,23 @@ def _start(config: Config, context: EngineContext) -> Any:
     register_model_loader(PUSHED)(PushLoader)
     if config.tensor_parallel > 1:
         _keep_from_shared_memory()
-    with _plain_folder(context.model.path) as path:
-        try:
-            return LLM(**(engine_arguments(config, context) | {"model": path}))
-        except (ValueError, RuntimeError) as error:
-            cuda = torch.cuda.is_available()
-            start = Start(config, context.model.path, context.context_length, cuda)
-            if (known := explain(error, start)) is None:
-                raise
-            raise known from error
+    with _plain_folder(context.model.path) as path, _explained(config, context):
+        return LLM(**(engine_arguments(config, context) | {"model": path}))
+
+
+@contextmanager
+def _explained(config: Config, context: EngineContext) -> Iterator[None]:
+    """Raises UserError for those of vLLM's errors that are a user's mistake."""
+    import torch
+
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        cuda = torch.cuda.is_available()
+        start = Start(config, context.model.path, context.context_length, cuda)
+        if (known := explain(error, start)) is None:
+            raise
+        raise known from error
 
 
 def _keep_from_shared_memory() -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import json
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -77,6 +78,8 @@ class Sleeper:
 def test_a_push_wakes_the_weights_first(tmp_path: Path) -> None:
     waiting, asleep = engine.Engine.__new__(engine.Engine), Sleeper()
     waiting.llm, waiting.can_sleep, waiting.asleep = asleep, True, set()
+    context = EngineContext(ModelSettings(path="the-model"), 64, 1)
+    waiting.explained = partial(engine._explained, engine.Config(), context)
     with world() as here:
         trainer = open_trainer(tiny_model(tmp_path), here)
         push = WeightSync(trainer, waiting, Precision("float32", "float32")).push
@@ -92,6 +95,13 @@ def test_a_push_wakes_the_weights_first(tmp_path: Path) -> None:
         asleep.calls.append("refuse")
         with pytest.raises(RuntimeError, match="prefix cache"):
             push(2)
+
+        def refuse(weights_iterator: object) -> None:
+            raise ValueError("There is no module or parameter named 'layers' in X.")
+
+        asleep.llm_engine.model_executor.driver_worker.worker.reload_weights = refuse
+        with pytest.raises(UserError, match="the-model has a weight 'layers' under a name"):
+            push(3)
 
 
 def test_held_weights_are_overwritten_and_the_others_yielded() -> None:
