@@ -264,8 +264,8 @@ def _engine(plan: Plan, config: Any, weights: int, lengths: Lengths, device: Dev
     spec, width = plan.spec, WIDTH[precision(plan.spec).rollout]
     if spec.rollout.type == "transformers":
         rows = plan.sequences_per_step // plan.world
-        tokens = lengths.total, lengths.response
-        return estimate_transformers(spec.rollout.config, config, weights, width, tokens, rows)
+        options = spec.rollout.config
+        return estimate_transformers(options, config, weights, width, lengths.total, rows)
     return estimate_vllm(
         spec.rollout.config, config, weights // tensor_parallel(spec), width, device
     )
