@@ -31,11 +31,38 @@ DEFAULTS = {
 }
 
 
+GPU_ONLY = {
+    ("offload", "optimizer"): "none",
+    ("checkpointing_keeps", "offloaded_inputs"): "inputs",
+}
+"""Values of `[train]` that move something into main memory, and what a CPU has instead."""
+
+
 def resolve(train: TrainSettings, device: str) -> TrainSettings:
-    """The settings with a value for every key that has one default per device."""
+    """The settings with a value for every key that has one default per device.
+
+    Values without an effect on the device are replaced.
+    """
     defaults = asdict(DEFAULTS[device])
     unset = {key: value for key, value in defaults.items() if getattr(train, key) is None}
-    return train.model_copy(update=unset)
+    return train.model_copy(update=unset | _idle(train, device))
+
+
+def idle_options(train: TrainSettings, device: str) -> list[str]:
+    """Says which values have no effect on the device."""
+    return [
+        f"train.{key} = {getattr(train, key)!r} has no effect on a {NAMES[device]}: everything is "
+        f"in main memory"
+        for key in _idle(train, device)
+    ]
+
+
+def _idle(train: TrainSettings, device: str) -> dict[str, str]:
+    return {
+        key: instead
+        for (key, value), instead in GPU_ONLY.items()
+        if device == "cpu" and getattr(train, key) == value
+    }
 
 
 def describe(train: TrainSettings, device: str) -> str:

@@ -268,6 +268,24 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def copies(tensor: Tensor) -> tuple[tuple[int, ...], int]:
+    """Which shard of a parameter this rank has, and how many ranks have the same one.
+
+    The shard is its place along each cut, the same on all ranks that have it; () if it is whole.
+    """
+    from torch.distributed.tensor import DTensor, Replicate
+
+    if not isinstance(tensor, DTensor):
+        return (), dist.get_world_size()
+    mesh, place, count = tensor.device_mesh, [], 1
+    for dim, placement in enumerate(tensor.placements):
+        if isinstance(placement, Replicate):
+            count *= mesh.size(dim)
+        else:
+            place.append(mesh.get_local_rank(dim))
+    return tuple(place), count
+
+
 def peak_memory_gib(device: torch.device) -> float:
     """Peak memory so far in GiB: of the device on a GPU, of this process on a CPU."""
     if device.type == "cuda":

@@ -251,6 +251,8 @@ def _chosen(plugin: Selected[Any]) -> str:
 def _engine(spec: Spec) -> str:
     rollout = spec.rollout.config
     parts = [spec.rollout.type, f"temperature {rollout.temperature:g}"]
+    if chosen := rollout.describe():
+        parts.append(chosen)
     if rollout.dtype and rollout.dtype != spec.model.dtype:
         parts.append(f"computing in {rollout.dtype}")
     if rollout.weight_rounding:

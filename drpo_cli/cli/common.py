@@ -108,3 +108,23 @@ Processes = Annotated[
     int | None,
     typer.Option("--nproc", min=1, metavar="N", help="Number of processes, one per device."),
 ]
+Nodes = Annotated[
+    int | None,
+    typer.Option("--nodes", min=1, metavar="N", help="Number of machines, each with a launcher."),
+]
+NodeRank = Annotated[
+    int | None,
+    typer.Option("--node-rank", min=0, metavar="K", help="The number of this machine, from 0."),
+]
+Rendezvous = Annotated[
+    str | None,
+    typer.Option(
+        "--rendezvous", metavar="HOST:PORT", help="An address of node 0, and a free port there."
+    ),
+]
+JoinTimeout = Annotated[
+    float | None,
+    typer.Option(
+        "--join-timeout", min=1, metavar="SECONDS", help="How long to wait for the other machines."
+    ),
+]

@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from drpo_cli.cli import completion
-from drpo_cli.cli.common import DURING, Overrides, Processes, SpecFile, app, examples
+from drpo_cli.cli.common import (
+    DURING,
+    JoinTimeout,
+    NodeRank,
+    Nodes,
+    Overrides,
+    Processes,
+    Rendezvous,
+    SpecFile,
+    app,
+    examples,
+)
 
 
 @app.command(
@@ -17,6 +28,7 @@ from drpo_cli.cli.common import DURING, Overrides, Processes, SpecFile, app, exa
         "drpo train demo/run.toml",
         "drpo train demo/run.toml --set train.learning_rate=2e-4 --set run.name=slower --nproc 2",
         "drpo train demo/run.toml --resume",
+        "drpo train demo/run.toml --nodes 2 --node-rank 0 --rendezvous 10.0.0.1:29500",
     ),
 )
 def train(
@@ -26,21 +38,50 @@ def train(
         bool, typer.Option("--resume", help="Continue from the newest checkpoint, if there is one.")
     ] = False,
     nproc: Processes = None,
+    nodes: Nodes = None,
+    node_rank: NodeRank = None,
+    rendezvous: Rendezvous = None,
+    join_timeout: JoinTimeout = None,
+    external: Annotated[
+        bool,
+        typer.Option(
+            "--external",
+            help="Be one rank of a job of torchrun, SLURM or others: give this in every task.",
+        ),
+    ] = False,
 ) -> None:
-    """Train on this machine, with one process per device.
+    """Train with one process per device, on this machine or on several.
 
     Writes to the folder `<run.folder>/<run.name>`. Refuses a folder that is in use or whose run is
     finished, and one with an unfinished run unless `--resume` is given. By default it starts one
     process per visible GPU, or one process on a CPU. `--nproc` changes the number, up to the number
     of GPUs or, on a CPU, of cores. On SIGINT or SIGTERM it finishes the step and saves a
     checkpoint.
+
+    On several machines, give the command on each with `--nodes`, `--node-rank` and `--rendezvous`;
+    `--nproc` is then the number per machine. All need the same packages, the same spec and a run
+    folder that they share. Node 0 shows the run (docs/scaling.md).
+
+    With `--external` another launcher starts one process per device, each with this
+    command: `torchrun --nproc-per-node 8 -m drpo_cli train RUN.toml --external`. Rank 0 prepares
+    the run folder, then each becomes one rank of the run. RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR
+    and MASTER_PORT tell its place; where they are not set, those of SLURM do.
     """
+    from drpo_cli.launch.place import read_place
     from drpo_cli.spec import load
 
+    place = read_place(nodes, node_rank, rendezvous, join_timeout)
+    if external and (nproc or place):
+        option = "--nproc" if nproc else "--nodes"
+        raise typer.BadParameter(f"the job itself says what {option} does", param_hint="--external")
     loaded = load(spec, set_ or [])  # report a wrong spec before importing torch
+    if external:
+        from drpo_cli.launch.external import train as join
+
+        join(loaded, resume)
     from drpo_cli.launch.launcher import train as launch
 
-    raise typer.Exit(launch(loaded, resume, nproc))
+    raise typer.Exit(launch(loaded, resume, nproc, place))
 
 
 @app.command(

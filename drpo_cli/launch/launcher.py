@@ -15,7 +15,7 @@ import json
 import platform
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -28,10 +28,12 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from drpo_cli import dist, processes
 from drpo_cli.errors import EXIT_RUN_FAILED, EXIT_USER_ERROR, UserError, os_message
-from drpo_cli.launch import launch_log
+from drpo_cli.launch import launch_log, nodes
 from drpo_cli.launch.failures import Failures
+from drpo_cli.launch.meeting import Meeting
 from drpo_cli.launch.monitor import Monitor, divert_output
-from drpo_cli.launch.restarts import run_with_restarts
+from drpo_cli.launch.place import Place
+from drpo_cli.launch.restarts import follow_restarts, run_with_restarts
 from drpo_cli.launch.tracking import follow_run
 from drpo_cli.launch.watchdog import WATCHED, Watchdog, hang_limit
 from drpo_cli.plan import Plan, check_plan, make_plan
@@ -39,7 +41,7 @@ from drpo_cli.plugins import Selected
 from drpo_cli.runs import checkpoints as saved
 from drpo_cli.runs import versions as installed
 from drpo_cli.runs.events import ENDED, say, say_if_room, state
-from drpo_cli.runs.folder import LAUNCHER_LOCK, RunFolder, write_whole
+from drpo_cli.runs.folder import LAUNCHER_LOCK, RunFolder, launcher_lock, write_whole
 from drpo_cli.runs.records import Records
 from drpo_cli.runs.versions import require_engine
 from drpo_cli.settings import ModelSettings, TrackerSettings
@@ -47,34 +49,78 @@ from drpo_cli.spec import Spec, dump
 from drpo_cli.spec.rules_data import missing_client
 
 STOP_SECONDS = 3600  # a run that was asked to stop finishes its step and saves
+ALONE: dict[str, Any] = {
+    "min_nodes": 1,
+    "max_nodes": 1,
+    "rdzv_backend": "c10d",
+    "rdzv_endpoint": "localhost:0",
+    "local_addr": "localhost",  # the machine's own name may not resolve, and ranks would hang
+}
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
-def train(spec: Spec, resume: bool, nproc: int | None) -> int:
-    """Runs the spec to its end; returns the exit code. Raises UserError before anything starts."""
+def train(spec: Spec, resume: bool, nproc: int | None, place: Place | None = None) -> int:
+    """Runs the spec to its end; returns the exit code. Raises UserError before anything starts.
+
+    With a place, this machine is one of several nodes, each with `nproc` processes.
+    """
     for warning in spec.warnings:
         sys.stderr.write(f"warning: {warning}\n")
     require_engine(spec.rollout.type)
-    world = choose_world_size(nproc)
-    folder = prepare(spec, resume, world)
-    failures = Failures(folder, world)
-    with follow_run(folder):
+    local = choose_world_size(nproc)
+    with nodes.gather(place, dump(spec), local) as meeting:
+        world = local * (place.size if place else 1)
+        folder = RunFolder(spec.run.folder / spec.run.name)
+        nodes.prepare_together(meeting, folder, lambda: prepare(spec, resume, world))
+        failures = Failures(folder, world)
         try:
-            with (
-                folder.lock(LAUNCHER_LOCK),
-                divert_output(launch_log(folder)) as (out, err),
-                processes.handle_signals(STOPS, _stop),
-                Monitor(failures, spec.run.report_every, out, err) as monitor,
-            ):
-                text = f"starting {world} process{'' if world == 1 else 'es'} …"
-                say(folder, text, "starting")
-                pool = spec.rollout.config.pools_device_memory()
-                ranks = partial(run_ranks, failures, dist.threads_per_rank(world), pool)
-                code, message = run_with_restarts(failures, spec.run.restarts, ranks)
-                monitor.show(message)
+            if meeting is not None and not meeting.is_first:
+                return _train_beside(spec, failures, local, meeting)
+            with follow_run(folder):
+                return _train(spec, failures, local, meeting)
         except SignalException as stopped:  # before the ranks started, or after they ended
             return 128 + int(stopped.sigval)
-        return code
+
+
+def _train(spec: Spec, failures: Failures, local: int, meeting: Meeting | None) -> int:
+    """Trains and shows the whole run: on its only machine, or on the first of several."""
+    folder, world = failures.folder, failures.world
+    with (
+        folder.lock(LAUNCHER_LOCK),
+        divert_output(launch_log(folder)) as (out, err),
+        processes.handle_signals(STOPS, _stop),
+        Monitor(failures, spec.run.report_every, out, err) as monitor,
+    ):
+        on = f" on {meeting.place.size} nodes" if meeting else ""
+        text = f"starting {world} process{'' if world == 1 else 'es'}{on} …"
+        say(folder, text, "starting")
+        ranks = _ranks(spec, failures, local, meeting)
+        code, message = run_with_restarts(failures, spec.run.restarts, ranks, meeting)
+        monitor.show(message)
+    return code
+
+
+def _ranks(
+    spec: Spec, failures: Failures, local: int, meeting: Meeting | None
+) -> Callable[[], tuple[int, str]]:
+    """One start of this machine's ranks."""
+    threads, pool = dist.threads_per_rank(local), spec.rollout.config.pools_device_memory()
+    return partial(run_ranks, failures, threads, pool, meeting)
+
+
+def _train_beside(spec: Spec, failures: Failures, local: int, meeting: Meeting) -> int:
+    """Trains on a machine that is not the first; shows the run's states and why it failed."""
+    folder, rank = failures.folder, meeting.place.rank
+    with (
+        folder.lock(launcher_lock(rank)),
+        divert_output(launch_log(folder, rank)) as (out, err),
+        processes.handle_signals(STOPS, _stop),
+        nodes.States(failures, meeting, out, err) as states,
+    ):
+        ranks = _ranks(spec, failures, local, meeting)
+        code, message = follow_restarts(spec.run.restarts, ranks, meeting)
+        states.show(message)
+    return code
 
 
 def prepare(spec: Spec, resume: bool, world: int) -> RunFolder:
@@ -89,7 +135,7 @@ def prepare(spec: Spec, resume: bool, world: int) -> RunFolder:
     prepare_model(spec.model)
     plan = make_plan(spec, world)
     (folder.path / "logs").mkdir(parents=True, exist_ok=True)
-    with folder.lock(LAUNCHER_LOCK), folder.lock():
+    with folder.lock_all():
         folder.forget_failures()
         Records(folder.events).end_line()
         write_whole(folder.spec, dump(spec))
@@ -151,7 +197,7 @@ def choose_world_size(nproc: int | None) -> int:
 def _require_usable(folder: RunFolder, spec: Spec, resume: bool) -> None:
     if not folder.exists():
         return
-    with folder.lock(LAUNCHER_LOCK), folder.lock():
+    with folder.lock_all():
         found = saved.complete(folder.checkpoints)
     last = found[-1] if found else None
     if last and saved.step_of(last) >= spec.run.steps and not saved.damage(last):
@@ -166,21 +212,23 @@ def _require_usable(folder: RunFolder, spec: Spec, resume: bool) -> None:
         )
 
 
-def run_ranks(failures: Failures, threads: int, pool: bool = True) -> tuple[int, str]:
+def run_ranks(
+    failures: Failures, threads: int, pool: bool = True, meeting: Meeting | None = None
+) -> tuple[int, str]:
     """Trains in a prepared folder until all ranks have ended, with `threads` threads per rank.
 
-    `pool` is that of `dist.environment`. Returns the exit code, and why a rank failed if that was
-    not shown yet.
+    `pool` is that of `dist.environment`. With a meeting, this machine runs its share of the ranks.
+    Returns the exit code, and why a rank failed if that was not shown yet.
     """
-    folder, world = failures.folder, failures.world
+    folder, local = failures.folder, failures.world // (meeting.place.size if meeting else 1)
     command = processes.python("drpo_cli.launch.worker", folder.path)
     environment = {**dist.environment(threads, pool), WATCHED: "1"}
     try:
         with (
-            Watchdog(folder, world, hang_limit(folder)),
+            Watchdog(folder, failures.world, hang_limit(folder)),
             processes.handle_signals(STOPS),  # elastic sets its own and leaves them
         ):
-            launch(folder.path.name, world, environment, command)
+            launch(folder.path.name, local, environment, command, meeting)
     except SignalException as stopped:
         name = signal.Signals(stopped.sigval).name
         if state(folder) in ENDED:
@@ -188,31 +236,36 @@ def run_ranks(failures: Failures, threads: int, pool: bool = True) -> tuple[int,
         text = f"stopped by {name} before it could save; continue with --resume"
         return 128 + int(stopped.sigval), say_if_room(folder, text, "stopped")
     except ChildFailedError as failed:
-        return _explain(failures, failed)
+        code, message = _explain(failures, failed)
+        return code, message + nodes.report_lost(failures, meeting)
     return 0, ""
 
 
-def launch(name: str, world: int, environment: dict[str, str], command: Sequence[str]) -> None:
-    """Runs a command on `world` ranks of this machine, and waits for all of them.
+def launch(
+    name: str,
+    local: int,
+    environment: dict[str, str],
+    command: Sequence[str],
+    meeting: Meeting | None = None,
+) -> None:
+    """Runs a command on `local` ranks of this machine, and waits for all of them.
 
-    The variables of `environment` are added for the ranks only: elastic has no argument for them,
-    so `env` sets them, for a shell that becomes the command: `env` takes one with `=` in its path
-    for a variable. Raises ChildFailedError, and SignalException for a signal to this process.
+    With a meeting, they are part of the ranks of all its nodes. The variables of `environment` are
+    added for the ranks only: elastic has no argument for them, so `env` sets them, for a shell that
+    becomes the command: `env` takes one with `=` in its path for a variable. Raises
+    ChildFailedError, and SignalException for a signal to this process.
     """
     # torch before 2.12 has no such argument, and ends ranks 30 s after the signal
     patience: dict[str, Any] = {"shutdown_timeout": STOP_SECONDS} if _has_shutdown_timeout() else {}
+    rendezvous, more = (ALONE, {}) if meeting is None else meeting.begin()
     config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=world,
+        nproc_per_node=local,
         run_id=name,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        local_addr="localhost",  # the machine's own name may not resolve, and ranks would hang
         max_restarts=0,
         **patience,
+        **rendezvous,
     )
-    variables = [f"{key}={value}" for key, value in environment.items()]
+    variables = [f"{key}={value}" for key, value in (environment | more).items()]
     elastic_launch(config, "env")(*variables, "sh", "-c", 'exec "$@"', "sh", *command)
 
 

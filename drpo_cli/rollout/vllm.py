@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+PUSHED = "drpo_push"  # our load format: no file is read
+
+
 class Config(RolloutSettings):
     """Options of the vLLM engine."""
 
@@ -43,10 +46,21 @@ class Config(RolloutSettings):
     """Neighbouring ranks that share one engine, each with a part of every weight matrix and of the
     KV cache: for a model that does not fit into one device beside the trainer. It must divide the
     ranks and the attention heads; the devices should be of one node."""
-    eager: bool = True
-    """Skip compilation and graph capture: a faster start, slower sampling on a GPU."""
+    eager: bool | None = None
+    """Skip compilation and the capture of CUDA graphs: a faster start, slower sampling on a GPU.
+    If not set, a GPU samples with graphs and a CPU without."""
     sleep: bool = True
     """Give GPU memory to the trainer between rollouts; no effect on a CPU."""
+
+    def describe(self) -> str:
+        """See `RolloutSettings.describe`."""
+        if self.eager is None:
+            return "CUDA graphs on a GPU, eager on a CPU"
+        return "eager" if self.eager else "compiled, with CUDA graphs on a GPU"
+
+    def skips_graphs(self, cuda: bool) -> bool:
+        """Whether the engine runs without compilation and graphs on such a device."""
+        return not cuda if self.eager is None else self.eager
 
     def pools_device_memory(self) -> bool:
         """See `RolloutSettings`: what sleeps is in a pool."""
@@ -183,6 +197,11 @@ def _start(config: Config, context: EngineContext) -> Any:
         ) from error
     if config.tensor_parallel > 1:
         _keep_from_shared_memory()
+    from vllm.model_executor.model_loader import register_model_loader
+
+    from drpo_cli.rollout.engine.vllm_loader import PushLoader
+
+    register_model_loader(PUSHED)(PushLoader)
     with _plain_folder(context.model.path) as path:
         try:
             return LLM(**(engine_arguments(config, context) | {"model": path}))
@@ -221,6 +240,7 @@ def engine_arguments(config: Config, context: EngineContext) -> dict[str, Any]:
     """The arguments of `vllm.LLM`: those of every device, then those of GPUs and several ranks."""
     import torch
 
+    cuda = torch.cuda.is_available()
     arguments: dict[str, Any] = {
         "model": context.model.path,
         "dtype": context.model.dtype,
@@ -230,12 +250,14 @@ def engine_arguments(config: Config, context: EngineContext) -> dict[str, Any]:
         "max_model_len": context.context_length,
         "max_num_seqs": config.max_sequences,
         "tensor_parallel_size": config.tensor_parallel,
-        "enforce_eager": config.eager,
+        "enforce_eager": config.skips_graphs(cuda),
         "logprobs_mode": "processed_logprobs",
         "disable_log_stats": True,
-        "seed": 0,
+        "seed": 0,  # every request has its own
+        "tokenizer_mode": "hf",  # as the trainer reads it, whatever other files the folder has
+        "load_format": PUSHED if context.awaits_weights else "auto",
     }
-    if torch.cuda.is_available():
+    if cuda:
         arguments["gpu_memory_utilization"] = config.gpu_memory_fraction
         arguments["enable_sleep_mode"] = config.sleep
     if context.ranks > 1:

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from drpo_cli.runs import locks
 
 RUN_LOCK = ".lock"  # held by rank 0, and by the command that prepares the folder
 LAUNCHER_LOCK = ".launcher.lock"  # held by the launcher, also while workers start and end
+LAUNCHER_LOCKS = ".launcher*.lock"  # of the launchers of all nodes
 DEEPEST = 8  # levels of folders that are searched for runs
 
 
@@ -115,9 +116,24 @@ class RunFolder:
         with locks.hold(self.path / name, _warn):
             yield
 
+    @contextmanager
+    def lock_all(self) -> Iterator[None]:
+        """Holds the locks of the run and of the launchers of all nodes that it ever had."""
+        launchers = {LAUNCHER_LOCK, *(path.name for path in self.path.glob(LAUNCHER_LOCKS))}
+        with ExitStack() as stack:
+            for name in (*sorted(launchers), RUN_LOCK):
+                stack.enter_context(self.lock(name))
+            yield
+
     def in_use(self) -> bool:
         """Whether a run, or the command that launched it, holds the folder. Writes nothing."""
-        return any(locks.holder(self.path / name) for name in (RUN_LOCK, LAUNCHER_LOCK))
+        found = [self.path / RUN_LOCK, *self.path.glob(LAUNCHER_LOCKS)]
+        return any(locks.holder(lock) for lock in found)
+
+
+def launcher_lock(node: int) -> str:
+    """The lock of a node's launcher; that of the first is `LAUNCHER_LOCK`."""
+    return f".launcher-{node}.lock" if node else LAUNCHER_LOCK
 
 
 @cache

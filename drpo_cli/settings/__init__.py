@@ -177,6 +177,10 @@ class RolloutSettings(Settings):
     """Most additional batches of prompts that a step samples to replace groups with equal rewards,
     which give no signal (DAPO, arXiv 2503.14476); 0 is off."""
 
+    def describe(self) -> str:
+        """What an engine chooses by the device, in words; empty if nothing."""
+        return ""
+
     def pools_device_memory(self) -> bool:
         """Whether the engine takes device memory from a pool of its own, apart from torch's."""
         return False

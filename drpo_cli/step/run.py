@@ -17,6 +17,7 @@ import torch
 
 from drpo_cli import dist, progress
 from drpo_cli.data.pipeline.stream import Data
+from drpo_cli.devices import idle_options
 from drpo_cli.plan import Plan, make_plan
 from drpo_cli.rewards.grading.grader import Grader
 from drpo_cli.rollout.engine.protocol import EngineProtocol, derive_seed
@@ -131,6 +132,8 @@ def open_run(folder: RunFolder) -> Iterator[Run]:
     data = build.data(plan, tokenizer, world.rank)
     for text in data.remarks if world.rank == 0 else ():
         say(folder, text)
+    for text in idle_options(spec.train, world.device.type) if world.rank == 0 else ():
+        say(folder, text)
     trainer = build.trainer(plan, world)
     progress.enter("engine start")
     if world.rank == 0:
@@ -154,6 +157,7 @@ def open_run(folder: RunFolder) -> Iterator[Run]:
         stop=StopRequest(partial(_acknowledge, folder, world.rank)),
     )
     progress.enter("resume")
+    engine.sleep()  # until the first sync, its memory is for what a checkpoint brings
     restore(run)
     progress.enter("first sync")
     yield run

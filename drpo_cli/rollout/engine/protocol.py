@@ -30,11 +30,15 @@ class Sampling:
 
 @dataclass(frozen=True)
 class EngineContext:
-    """What an engine needs to start, besides its own options."""
+    """What an engine needs to start, besides its own options.
+
+    awaits_weights  a trainer pushes weights before the first sample: the engine need not read any
+    """
 
     model: ModelSettings
     context_length: int
     ranks: int
+    awaits_weights: bool = False
 
 
 class EngineProtocol(Protocol):

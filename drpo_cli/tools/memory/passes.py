@@ -111,6 +111,14 @@ def count_parameters(model: ModelSettings) -> int:
 
 
 @lru_cache
+def largest_weight(model: ModelSettings) -> int:
+    """The numbers in the largest weight of a model."""
+    with FakeTensorMode():
+        lm = make_model(load_config(model, "model.path"), model.trust_remote_code)
+        return max(int(weight.numel()) for weight in lm.parameters())
+
+
+@lru_cache
 def measure(job: Job) -> Measured:
     """Measures the job: the parts at the peak of every stretch of its work."""
     config = load_config(job.model, "model.path")
@@ -172,8 +180,8 @@ def _model(job: Job, config: Any, world: World, layers: int | None) -> Any:
     lm = make_model(config, job.model.trust_remote_code, layers)
     if not job.train:
         lm.requires_grad_(False)
-    elif job.settings.gradient_checkpointing:
-        _recompute_activations(lm)
+    else:
+        _recompute_activations(lm, job.settings.checkpointing)
     dtype = DTYPES[job.precision.train]
     if job.critic:
         return shard(ValueModel(lm), dtype, world)
