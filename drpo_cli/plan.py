@@ -179,7 +179,7 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
         ),
         ("micro-batches per update", _microbatches(plan)),
         *(
-            (f"trainer on a {name}", devices.describe(spec.train, kind))
+            (f"trainer on a {name}", devices.describe(spec.train, kind, spec.model.dtype))
             for kind, name in devices.NAMES.items()
         ),
         (

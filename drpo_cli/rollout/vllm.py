@@ -195,13 +195,13 @@ def _start(config: Config, context: EngineContext) -> Any:
             "install it with pip install 'drpo[cpu]' or 'drpo[gpu]', or set engine = "
             '"transformers"',
         ) from error
-    if config.tensor_parallel > 1:
-        _keep_from_shared_memory()
     from vllm.model_executor.model_loader import register_model_loader
 
     from drpo_cli.rollout.engine.vllm_loader import PushLoader
 
     register_model_loader(PUSHED)(PushLoader)
+    if config.tensor_parallel > 1:
+        _keep_from_shared_memory()
     with _plain_folder(context.model.path) as path:
         try:
             return LLM(**(engine_arguments(config, context) | {"model": path}))

@@ -115,18 +115,22 @@ def _rewards_with_answer(spec: Spec) -> list[str]:
 def trainer(plan: Plan, world: World) -> Any:
     """Builds the trainer: sharded policy, optimizer, objective; reference and critic if asked."""
     from drpo_cli.trainer import optim
+    from drpo_cli.trainer.attention import name_for
     from drpo_cli.trainer.model import load_policy
     from drpo_cli.trainer.trainer import Objective, Trainer
 
     spec, rollout = plan.spec, plan.spec.rollout.config
     horizon = spec.train.horizon or rollout.max_new_tokens
-    train = resolve(spec.train, world.device.type).model_copy(update={"horizon": horizon})
+    train = resolve(spec.train, world.device.type, spec.model.dtype)
+    train = train.model_copy(update={"horizon": horizon})
+    attention = name_for(str(train.attention), world.device.type)
     policy = load_policy(
         spec.model,
         rollout.temperature,
         train.logits_in_a_block,
         train.checkpointing,
         world,
+        attention,
     )
     return Trainer(
         policy,
@@ -134,12 +138,12 @@ def trainer(plan: Plan, world: World) -> Any:
         Objective(spec.objective.plugin.entry, spec.objective.config),
         train,
         world,
-        reference=_reference(spec, train, world),
-        critic=_critic(spec, train, world),
+        reference=_reference(spec, train, attention, world),
+        critic=_critic(spec, train, attention, world),
     )
 
 
-def _reference(spec: Spec, train: TrainSettings, world: World) -> Any:
+def _reference(spec: Spec, train: TrainSettings, attention: str, world: World) -> Any:
     from drpo_cli.trainer.model import load_reference
     from drpo_cli.trainer.terms import Reference
 
@@ -147,10 +151,10 @@ def _reference(spec: Spec, train: TrainSettings, world: World) -> Any:
         return None
     model = spec.model.model_copy(update={"path": spec.reference.path or spec.model.path})
     temperature, block = spec.rollout.config.temperature, train.logits_in_a_block
-    return Reference(load_reference(model, temperature, block, world), spec.reference)
+    return Reference(load_reference(model, temperature, block, world, attention), spec.reference)
 
 
-def _critic(spec: Spec, train: TrainSettings, world: World) -> Any:
+def _critic(spec: Spec, train: TrainSettings, attention: str, world: World) -> Any:
     from drpo_cli.trainer import optim
     from drpo_cli.trainer.critic import Critic
     from drpo_cli.trainer.model import load_value_model
@@ -158,6 +162,6 @@ def _critic(spec: Spec, train: TrainSettings, world: World) -> Any:
     if spec.critic is None:
         return None
     source = spec.model.model_copy(update={"path": spec.critic.path or spec.model.path})
-    model = load_value_model(source, train.checkpointing, world)
+    model = load_value_model(source, train.checkpointing, world, attention)
     optimizer = optim.adamw(model, train, spec.critic.learning_rate)
     return Critic(model, optimizer, spec.critic, train, world)

@@ -175,7 +175,7 @@ class Proof:
         looks: list[Look] = []
         while len(looks) < REHEARSALS and (not looks or self._is_unclear(looks)):
             again = more(sampling, len(looks)) if looks else sampling
-            looks.append(self._rehearse(version, prompts, again, len(looks)))
+            looks.append(self._rehearse(version, prompts, again, number=len(looks)))
         self.sync.push(version)
         self._set_floor(self._look(sample_groups(self.engine, prompts, sampling)))
         self._require(looks[-1], "in the rehearsal", SUSPECT, Stalest.of(looks))
@@ -217,8 +217,8 @@ class Proof:
     def _rehearse(
         self, version: int, prompts: Sequence[Prompt], sampling: Sampling, number: int
     ) -> Look:
-        # not by the seed of the sampling, which each rank has its own of: copies must be alike
-        with Disturbed(self.trainer.policy, number) as disturbed:
+        # not the seed of sampling, which differs by rank: copies of the weights must stay equal
+        with Disturbed(self.trainer.policy, derive_seed("rehearsal", number)) as disturbed:
             self.sync.push(version)
             groups_P = sample_groups(self.engine, prompts, sampling)
             self.engine.sleep()  # gradients need the room

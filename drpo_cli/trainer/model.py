@@ -25,11 +25,11 @@ from drpo_cli import deferred, pretrained
 from drpo_cli.dist import World, local
 from drpo_cli.errors import UserError
 from drpo_cli.settings import ModelSettings, TrainSettings
-from drpo_cli.trainer.attention import NAME as PACKED_ATTENTION
+from drpo_cli.trainer.attention import BUCKETS, VARLEN
 from drpo_cli.trainer.logprobs import Head, blockwise_logprobs
 from drpo_cli.trainer.pack import Packed
 from drpo_cli.trainer.rows import take
-from drpo_cli.trainer.sharing import token_cost
+from drpo_cli.trainer.sharing import Costs, costs
 
 aten = torch.ops.aten
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -43,6 +43,7 @@ PRODUCTS = [
     aten._scaled_dot_product_flash_attention_for_cpu.default,
     aten._scaled_dot_product_efficient_attention.default,
     aten._scaled_dot_product_cudnn_attention.default,
+    torch.ops.torch_attn._varlen_attn.default,
 ]
 PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
 
@@ -55,7 +56,7 @@ class Policy(nn.Module):
         self.lm = lm
         self.block = block
         config = lm.config.get_text_config()
-        self.token_cost = token_cost(self.layers, config)
+        self.costs = _costs(self.layers, lm)
         self.head = Head(
             temperature,
             softcap=getattr(config, "final_logit_softcapping", None),
@@ -90,7 +91,7 @@ class ValueModel(nn.Module):
     def __init__(self, lm: Any):
         super().__init__()
         self.decoder: Any = lm.get_decoder()
-        self.token_cost = token_cost(self.layers, lm.config.get_text_config())
+        self.costs = _costs(self.layers, lm)
         weight = next(self.decoder.parameters())
         self.head = nn.Linear(lm.config.get_text_config().hidden_size, 1, dtype=weight.dtype)
         nn.init.zeros_(self.head.weight)  # every state starts with the value 0
@@ -120,37 +121,62 @@ def _hidden(decoder: Any, packed: Packed) -> Tensor:
     return take(hidden_ID, packed.predict_T)
 
 
+def _costs(layers: list[nn.Module], lm: Any) -> Costs:
+    config = lm.config.get_text_config()
+    return costs(layers, config, masked=config._attn_implementation != VARLEN)
+
+
 def load_policy(
-    settings: ModelSettings, temperature: float, block: int, keep: str | None, world: World
+    settings: ModelSettings,
+    temperature: float,
+    block: int,
+    keep: str | None,
+    world: World,
+    attention: str = BUCKETS,
 ) -> Policy:
     """Loads the model in float32, sharded over all ranks: each reads the rows of its shards.
 
     `keep` is `TrainSettings.checkpointing`.
 
+    `attention` is a name of `trainer.attention`.
     Raises UserError for a folder without a loadable model, or with one that cannot be packed.
     """
     where = "model.path"
-    lm = _load(settings, torch.float32, where)
+    lm = _load(settings, torch.float32, where, attention)
     _recompute_activations(lm, keep)
     return _shard(Policy(lm, temperature, block), settings, where, world)
 
 
-def load_reference(settings: ModelSettings, temperature: float, block: int, world: World) -> Policy:
+def load_reference(
+    settings: ModelSettings,
+    temperature: float,
+    block: int,
+    world: World,
+    attention: str = BUCKETS,
+) -> Policy:
     """Loads a frozen, sharded policy; its weights leave the device between forward passes."""
     where = "reference.path"
-    lm = _load(settings, DTYPES[settings.dtype], where).requires_grad_(False)
+    lm = _load(settings, DTYPES[settings.dtype], where, attention).requires_grad_(False)
     return _shard(Policy(lm, temperature, block), settings, where, world, offload=True)
 
 
-def load_value_model(settings: ModelSettings, keep: str | None, world: World) -> ValueModel:
+def load_value_model(
+    settings: ModelSettings, keep: str | None, world: World, attention: str = BUCKETS
+) -> ValueModel:
     """Loads a value model on the decoder of a language model, in float32, and shards it."""
     where = "critic.path"
-    lm = _load(settings, torch.float32, where, decoder_only=True)
+    lm = _load(settings, torch.float32, where, attention, decoder_only=True)
     _recompute_activations(lm, keep)
     return _shard(ValueModel(lm), settings, where, world)
 
 
-def _load(settings: ModelSettings, dtype: torch.dtype, key: str, decoder_only: bool = False) -> Any:
+def _load(
+    settings: ModelSettings,
+    dtype: torch.dtype,
+    key: str,
+    attention: str,
+    decoder_only: bool = False,
+) -> Any:
     pretrained.refuse_quantised(settings, key)
     # in evaluation mode: no dropout, no router noise, so that π is a function of the weights alone
     lm = pretrained.load_deferred(
@@ -160,7 +186,7 @@ def _load(settings: ModelSettings, dtype: torch.dtype, key: str, decoder_only: b
         trust_remote_code=settings.trust_remote_code,
         decoder_only=decoder_only,
         dtype=dtype,
-        attn_implementation=PACKED_ATTENTION,
+        attn_implementation=attention,
         generation_config=GenerationConfig(),  # the trainer needs none, and the file may be odd
     )
     _refuse_unpackable(lm, key, Path(settings.path).name)

@@ -143,7 +143,7 @@ def _facts(found: Estimate, links: Links) -> Iterator[tuple[str, str]]:
     yield (
         "micro-batch",
         f"{found.batch_tokens:,} tokens, {found.microbatches:,} per update of full-length "
-        f"sequences; {describe(plan.spec.train, found.device.kind)}",
+        f"sequences; {describe(plan.spec.train, found.device.kind, plan.spec.model.dtype)}",
     )
     yield (
         "KV cache",

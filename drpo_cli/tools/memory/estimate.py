@@ -144,7 +144,7 @@ def estimate(plan: Plan, device: Device, nodes: int) -> Estimate:
     spec = plan.spec
     config = load_config(spec.model, "model.path")
     lengths = _lengths(plan)
-    policy = _policy_job(plan, lengths, device, config)
+    policy = _policy_job(plan, lengths, device)
     passes, count = measure(policy), count_parameters(spec.model)
     width = WIDTH[precision(spec).rollout]
     engine = _engine(plan, config, count * width, lengths, device)
@@ -171,28 +171,26 @@ def estimate(plan: Plan, device: Device, nodes: int) -> Estimate:
         at_once=(at_once[0], at_once[1]),
         parameters=count,
         transfer=estimate_transfer(count * width, plan.world, nodes, plan.replicate),
-        loading=LOADED * largest_weight(spec.model) * WIDTH["float32"] // nodes,
+        loading=LOADED
+        * largest_weight(spec.model)
+        * WIDTH["float32"]
+        * (plan.world // nodes)
+        // plan.shard,
         offloaded=_offloaded(phases) * (plan.world // nodes),
         work=_work(plan, lengths, count, microbatches),
         layout=Layout(plan.world, plan.shard, nodes),
         batch_tokens=policy.batch.tokens,
         microbatches=microbatches,
-        notes=(*idle_options(spec.train, device.kind), *_notes(policy, lengths)),
+        notes=(*idle_options(spec.train, device.kind), *_notes(lengths)),
     )
 
 
-def _notes(job: Job, lengths: Lengths) -> list[str]:
+def _notes(lengths: Lengths) -> list[str]:
     notes = []
     if not lengths.known:
         notes.append(
             f"assumes prompts of {lengths.prompt:,} tokens: set rollout.context_length, or "
             f"max_prompt_tokens of every source, to use their real length"
-        )
-    if job.all_scores:
-        notes.append(
-            "attention: this device may have no fused kernel for "
-            + ("shared prompts" if job.precision.train != "float32" else "float32")
-            + " with shared key heads, and then holds all scores; the estimate counts them"
         )
     return notes
 
@@ -243,23 +241,23 @@ def _work(plan: Plan, lengths: Lengths, weights: int, microbatches: int) -> Work
     )
 
 
-def _policy_job(plan: Plan, lengths: Lengths, device: Device, config: Any) -> Job:
+def _policy_job(plan: Plan, lengths: Lengths, device: Device) -> Job:
     spec = plan.spec
     sequences = plan.sequences_per_update_per_rank
     batch = Batch(lengths, _group(plan), sequences, spec.train.tokens_per_microbatch)
     probe = Batch(Lengths(lengths.prompt, PROBE_TOKENS), 1, PROBE, batch.budget)
-    job = Job(
+    return Job(
         model=spec.model,
         precision=precision(spec),
-        settings=resolve(spec.train, device.kind),
+        settings=resolve(spec.train, device.kind, spec.model.dtype),
         ranks=plan.world,
         batch=batch,
         probe=probe,
         temperature=spec.rollout.config.temperature,
         accumulate=_update_tokens(plan, lengths) > batch.budget,
+        device=device.kind,
         copies=plan.replicate,
     )
-    return job.on_device(device, config)
 
 
 def _engine(plan: Plan, config: Any, weights: int, lengths: Lengths, device: Device) -> Engine:

@@ -22,17 +22,17 @@ import torch.distributed as dist
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.device_mesh import init_device_mesh
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from drpo_cli.dist import World
 from drpo_cli.rollout.engine.precision import Precision
 from drpo_cli.settings import ModelSettings, TrainSettings
 from drpo_cli.step.sync import trainer_weights
-from drpo_cli.tools.memory.engine import Device
 from drpo_cli.tools.memory.inputs import Batch, load_config, make_model
 from drpo_cli.tools.memory.tracker import Parts, Peaks, mark_layers
+from drpo_cli.tools.memory.workspace import Workspace
 from drpo_cli.trainer import optim
+from drpo_cli.trainer.attention import name_for
 from drpo_cli.trainer.logprobs import cut
 from drpo_cli.trainer.model import (
     DTYPES,
@@ -48,8 +48,6 @@ Measured = dict[tuple[str, str], Parts]
 """The parts at the peak of each stretch, by (work, stretch)."""
 FEW = (3, 4)
 """Layers to measure: the difference is what one more layer adds."""
-FUSED_HEAD = 128
-"""The largest head for which cuDNN's attention accepts a mask, forward and backward."""
 BLOCKS = 3
 """Blocks of log-probs to measure: they are alike, and the first ones show what each leaves."""
 
@@ -62,7 +60,7 @@ class Job:
     critic        a value model on the decoder, in place of the policy
     train         whether it is trained, or only replayed
     accumulate    whether an update has several micro-batches
-    all_scores    whether attention holds all scores, since no fused kernel fits
+    device        the kind of device that it is planned for, by its name in torch
     copies        copies of the weights, over which the ranks are spread
     """
 
@@ -76,19 +74,8 @@ class Job:
     critic: bool = False
     train: bool = True
     accumulate: bool = False
-    all_scores: bool = False
+    device: str = "cpu"
     copies: int = 1
-
-    def on_device(self, device: Device, config: Any) -> Job:
-        """The job with the attention kernel that a device has for it."""
-        text = config.get_text_config()
-        queries = text.num_attention_heads
-        shared_keys = (getattr(text, "num_key_value_heads", None) or queries) != queries
-        size = getattr(text, "head_dim", None) or text.hidden_size // queries
-        half = self.precision.train == "bfloat16"
-        masked = self.batch.shares_prompts or getattr(text, "sliding_window", None) is not None
-        fused = half and (not masked or (device.masked_groups and size <= FUSED_HEAD))
-        return replace(self, all_scores=device.cuda and shared_keys and not fused)
 
     def of_critic(self, path: str | None) -> Job:
         """The same work for a value model on the decoder in `path`, or on the policy's."""
@@ -157,13 +144,11 @@ def _measure(job: Job, config: Any, world: World, layers: int | None) -> Measure
     assert batch.packed and probe.packed  # packed here: in the fake mode the tensors would be fake
     with ExitStack() as stack:
         mode = stack.enter_context(FakeTensorMode())
-        if job.all_scores:
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         model = _model(job, config, world, layers)
         optimizer = _optimizer(model, job.settings) if job.train else None
         peaks = Peaks(model, optimizer)
         mark_layers(model.layers, peaks)
-        with peaks:
+        with peaks, Workspace():
             _replay(model, peaks, probe.make_fake(mode), "probe")
             _replay(model, peaks, batch.make_fake(mode), "replay")
             if optimizer is not None:
@@ -177,7 +162,8 @@ def _measure(job: Job, config: Any, world: World, layers: int | None) -> Measure
 
 
 def _model(job: Job, config: Any, world: World, layers: int | None) -> Any:
-    lm = make_model(config, job.model.trust_remote_code, layers)
+    attention = name_for(str(job.settings.attention), job.device)
+    lm = make_model(config, job.model.trust_remote_code, layers, attention)
     if not job.train:
         lm.requires_grad_(False)
     else:
