@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from drpo_cli import plugins
@@ -17,6 +18,7 @@ from drpo_cli.errors import UserError
 from drpo_cli.experience import Experience
 from drpo_cli.rewards.grading.grader import Graded, Usage
 from drpo_cli.rollout import transformers
+from drpo_cli.rollout.engine.pooling import Pooled, pool
 from drpo_cli.rollout.engine.precision import Precision
 from drpo_cli.rollout.engine.protocol import EngineContext, Sampling
 from drpo_cli.settings import CriticSettings, ModelSettings
@@ -274,3 +276,13 @@ class RecordingEngine(transformers.Engine):
         kept = {name: weight.clone() for name, weight in weights}
         self.loaded.append(kept)
         super().load_weights(kept.items())
+
+
+def pooled(here: World, size: int) -> Pooled:
+    """What each `size` neighbours ask their engine for; this rank has `rank % 3` prompts."""
+    firsts = range(0, here.size, size)
+    groups = [dist.new_group(range(first, first + size)) for first in firsts]
+    count = here.rank % 3
+    prompt_ids = [(here.rank, place) for place in range(count)]
+    seeds_PG = [[10 * here.rank + place] for place in range(count)]
+    return pool(prompt_ids, seeds_PG, groups[here.rank // size])
