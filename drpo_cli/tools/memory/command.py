@@ -161,7 +161,8 @@ def _facts(found: Estimate, links: Links) -> Iterator[tuple[str, str]]:
     yield from _traffic(found, links)
     if found.device.cuda:
         moments = f"; {_gib(found.offloaded)} GiB for moments" if found.offloaded else ""
-        yield "main", f"{_gib(found.loading)} GiB of a node's to load the model{moments}"
+        text = f"{_gib(found.loading)} GiB of a node's main memory to load the model{moments}"
+        yield "main", text
     yield from (("note", note) for note in found.notes)
 
 
