@@ -42,6 +42,10 @@ class TrainSettings(Settings):
     """What `gradient_checkpointing` keeps of each layer: its `inputs`; `offloaded_inputs`, which
     wait in pinned main memory, for very long sequences; or `products`, the results of matrix
     products and attention, so that only cheap operations run again: more memory, less time."""
+    attention: Literal["varlen", "buckets"] | None = None
+    """How attention over packed rows is computed; by device if not set. `varlen`: by the kernel of
+    FlashAttention for sequences of any lengths, for bfloat16 on GPUs since Ampere. `buckets`: in
+    padded batches of similar lengths, on any device; the default on a CPU and for float32."""
     reduce_gradients: Literal["per_microbatch", "per_update"] = "per_microbatch"
     """When gradients are reduced over the devices: after every micro-batch, so that a device keeps
     only its shard of their sum; or once per update, which moves less data and keeps 4 bytes per

@@ -168,6 +168,16 @@ def anchor_options(spec: Spec) -> Iterator[Problem]:
         )
 
 
+def varlen_has_a_kernel(spec: Spec) -> Iterator[Problem]:
+    if spec.train.attention == "varlen" and spec.model.dtype != "bfloat16":
+        yield Problem(
+            ("train", "attention"),
+            f"is 'varlen', whose kernel computes in bfloat16 only, and model.dtype is "
+            f"{spec.model.dtype!r}; remove it, or set model.dtype to 'bfloat16'",
+            also=(("model", "dtype"),),
+        )
+
+
 def reduction_options(spec: Spec) -> Iterator[Problem]:
     if spec.train.horizon is not None and spec.train.reduction != "fixed_horizon":
         yield Problem(
@@ -286,6 +296,7 @@ ERRORS: tuple[Rule, ...] = (
     critic_where_needed,
     checkpointing_options,
     anchor_options,
+    varlen_has_a_kernel,
     reduction_options,
     overlong_options,
     dynamic_sampling_has_groups,

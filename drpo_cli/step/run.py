@@ -125,6 +125,7 @@ def open_run(folder: RunFolder) -> Iterator[Run]:
         say(folder, "loading the model …", "starting")
     progress.enter("load")
     plan = make_plan(spec, world.size)
+    world = world.in_shards(plan.shard)
     grader = parts.enter_context(Grader(spec.reward))
     tokenizer = build.tokenizer(spec.model)
     build.check_engine(plan, tokenizer)

@@ -130,13 +130,13 @@ class Trainer:
     def _descend(
         self, exp: Experience, factors: Sequence[float], stats: TokenStats
     ) -> dict[str, float] | None:
-        budget, token_cost = self.settings.tokens_per_microbatch, self.policy.token_cost
-        parts = microbatches(exp, budget, self.world, token_cost)
+        budget, costs = self.settings.tokens_per_microbatch, self.policy.costs
+        parts = microbatches(exp, budget, self.world, costs)
         loss = 0.0
         for i, rows in enumerate(parts):
             sync_gradients(self.policy, self.settings, last=i == len(parts) - 1)
             scale_S = [factors[row] for row in rows]
-            packed = pack(exp.take(rows), self.world.device, scale_S, token_cost)
+            packed = pack(exp.take(rows), self.world.device, scale_S, costs)
             loss += self._backward(packed, stats)
         loss = self.world.sum([loss])[0]
         norm = clip_gradients(self.policy.parameters(), self.settings.max_gradient_norm)

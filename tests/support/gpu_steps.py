@@ -24,6 +24,7 @@ from drpo_cli.tools.memory import passes
 from drpo_cli.tools.memory.inputs import Batch, Lengths, make_model
 from drpo_cli.tools.memory.tracker import find_gradients
 from drpo_cli.trainer import optim
+from drpo_cli.trainer.attention import name_for
 from drpo_cli.trainer.model import DTYPES, Policy, _recompute_activations, shard
 from drpo_cli.trainer.trainer import Objective, Trainer
 from support.fake_gpu import DEVICE, FakeGpu, fake_gpu
@@ -65,7 +66,7 @@ def configuration(name: str, layers: int | None = None) -> Any:
 def open_trainer(config: Any, world: World, settings: TrainSettings) -> Trainer:
     """A trainer as a run builds it, of a model without values."""
     with DEVICE:
-        lm = make_model(config, code=False)
+        lm = make_model(config, False, None, name_for(str(settings.attention), "cuda"))
     _recompute_activations(lm, settings.checkpointing)
     policy = shard(Policy(lm, 1.0, settings.logits_in_a_block), DTYPES["bfloat16"], world)
     plugin = plugins.load("objectives", "drpo")
@@ -75,7 +76,7 @@ def open_trainer(config: Any, world: World, settings: TrainSettings) -> Trainer:
 
 def take_step(config: Any, batch: Batch, **train: Any) -> dict[str, Any]:
     """What the second step of a trainer needs; the first one makes the moments."""
-    settings = devices.resolve(TrainSettings(updates_per_rollout=1, **train), "cuda")
+    settings = devices.resolve(TrainSettings(updates_per_rollout=1, **train), "cuda", "bfloat16")
     with fake_gpu(RANKS) as (world, gpu):
         trainer = open_trainer(config, world, settings)
         found: dict[str, Any] = {"weights": gpu.held}
@@ -131,7 +132,10 @@ def plan() -> dict[str, Any]:
     cases: dict[str, dict[str, Any]] = {
         "plain": {},
         "per update": {"reduce_gradients": "per_update"},
-        "offload": {"offload": "optimizer", "gradient_checkpointing": True},
+        "offload": {
+            **{"offload": "optimizer", "gradient_checkpointing": True},
+            "checkpointing_keeps": "offloaded_inputs",
+        },
     }
     for name, train in cases.items():
         taken = take_step(config, step, tokens_per_microbatch=4096, **train)
@@ -151,11 +155,12 @@ def _planned(config: Any, batch: Batch, **train: Any) -> dict[str, Any]:
         job = passes.Job(
             ModelSettings(path=folder),
             Precision("bfloat16", "bfloat16"),
-            devices.resolve(TrainSettings(**train), "cuda"),
+            devices.resolve(TrainSettings(**train), "cuda", "bfloat16"),
             RANKS,
             batch,
             batch,
             accumulate=True,
+            device="cuda",
         )
         measured = passes.measure(job)
     return {

@@ -60,7 +60,7 @@ def main(folder: Path, fault: str) -> dict[str, Any]:
         plugin = plugins.load("objectives", "none")
         objective = Objective(plugin.entry, plugin.Config())
         trainer = Trainer(policy, optim.build(policy, settings, 2), objective, settings, here)
-        engine = vllm.Engine(config, EngineContext(model, 64, 1))
+        engine = vllm.Engine(config, EngineContext(model, 64, 1, awaits_weights=True))
         pushed = sync.WeightSync(trainer, engine, Precision(model.dtype, model.dtype))
         proof = Proof(pushed)
         before = [local(weight).clone() for weight in policy.parameters()]

@@ -17,6 +17,7 @@ from drpo_cli import plugins
 from drpo_cli.dist import World, full
 from drpo_cli.settings import CriticSettings, ModelSettings, ReferenceSettings, TrainSettings
 from drpo_cli.trainer import optim
+from drpo_cli.trainer.attention import BUCKETS
 from drpo_cli.trainer.critic import Critic
 from drpo_cli.trainer.model import Policy, load_policy, load_reference, load_value_model
 from drpo_cli.trainer.terms import Reference
@@ -38,10 +39,11 @@ def open_policy(
     temperature: float = 1.0,
     keep: str | None = None,
     trust: bool = False,
+    attention: str = BUCKETS,
 ) -> Policy:
     """The sharded policy of a model folder, in float32; `trust` allows code that it brings."""
     model = ModelSettings(path=str(folder), dtype="float32", trust_remote_code=trust)
-    return load_policy(model, temperature, CHUNK, keep, world)
+    return load_policy(model, temperature, CHUNK, keep, world, attention)
 
 
 def open_trainer(

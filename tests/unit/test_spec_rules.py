@@ -129,6 +129,10 @@ def test_a_changed_line_breaks_a_rule(folder: Path, old: str, new: str, expected
             PLAIN + 'checkpointing_keeps = "products"',
             "20:1: train.checkpointing_keeps: has no effect without gradient checkpointing",
         ),
+        (
+            PLAIN.replace("[[data]]", 'dtype = "float32"\n[[data]]') + 'attention = "varlen"',
+            "21:13: train.attention: is 'varlen', whose kernel computes in bfloat16 only",
+        ),
         (PLAIN + "horizon = 9", "20:1: train.horizon: has no effect with reduction 'token_mean'"),
         (
             PLAIN + 'reduction = "sequence_mean"\nhorizon = 9',

@@ -84,7 +84,7 @@ def test_what_goes_to_main_memory_stays_where_it_is_on_a_cpu() -> None:
     said = devices.idle_options(train, "cpu")
     assert [text.split(" ")[0] for text in said] == ["train.offload", "train.checkpointing_keeps"]
     assert all("has no effect on a CPU" in text for text in said)
-    here, there = (devices.resolve(train, device) for device in ("cpu", "cuda"))
+    here, there = (devices.resolve(train, device, "bfloat16") for device in ("cpu", "cuda"))
     assert (here.offload, here.checkpointing) == ("none", "inputs")
     assert (there.offload, there.checkpointing) == ("optimizer", "offloaded_inputs")
     assert devices.idle_options(train, "cuda") == devices.idle_options(TrainSettings(), "cpu") == []

@@ -143,7 +143,7 @@ def _facts(found: Estimate, links: Links) -> Iterator[tuple[str, str]]:
     yield (
         "micro-batch",
         f"{found.batch_tokens:,} tokens, {found.microbatches:,} per update of full-length "
-        f"sequences; {describe(plan.spec.train, found.device.kind)}",
+        f"sequences; {describe(plan.spec.train, found.device.kind, plan.spec.model.dtype)}",
     )
     yield (
         "KV cache",
@@ -161,7 +161,7 @@ def _facts(found: Estimate, links: Links) -> Iterator[tuple[str, str]]:
     yield from _traffic(found, links)
     if found.device.cuda:
         moments = f"; {_gib(found.offloaded)} GiB for moments" if found.offloaded else ""
-        text = f"{_gib(found.loading)} GiB of a node's main memory to load the model{moments}"
+        text = f"{_gib(found.loading)} GiB of a node's main memory while the model is read{moments}"
         yield "main", text
     yield from (("note", note) for note in found.notes)
 
