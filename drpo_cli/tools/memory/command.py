@@ -161,7 +161,8 @@ def _facts(found: Estimate, links: Links) -> Iterator[tuple[str, str]]:
     yield from _traffic(found, links)
     if found.device.cuda:
         moments = f"; {_gib(found.offloaded)} GiB for moments" if found.offloaded else ""
-        yield "main", f"{_gib(found.loading)} GiB of a node's while the model is read{moments}"
+        text = f"{_gib(found.loading)} GiB of a node's main memory while the model is read{moments}"
+        yield "main", text
     yield from (("note", note) for note in found.notes)
 
 
