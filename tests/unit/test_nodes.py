@@ -206,6 +206,21 @@ def test_two_with_one_number_and_one_that_never_comes() -> None:
         first.forget(1)
 
 
+def test_a_new_launcher_takes_the_place_of_one_that_was_lost() -> None:
+    port = free_port()
+    zero, one = (Place("node", rank, 2, "127.0.0.1", port, 10, rank == 0) for rank in (0, 1))
+    with ThreadPoolExecutor(2) as pool, meet(zero) as first:
+        lost = Meeting(one)
+        for start in (pool.submit(first.begin), pool.submit(lost.begin)):
+            assert start.result()[1]["TORCHELASTIC_RESTART_COUNT"] == "1"
+        again = pool.submit(first.begin)  # after a failure, and before the new one is there
+        with meet(one) as new:
+            assert new.begun == 1
+            config, more = new.begin()
+            assert again.result()[1] == more and more["TORCHELASTIC_RESTART_COUNT"] == "2"
+            assert config["rdzv_configs"]["rank"] == 1 and first.addresses == ["127.0.0.1"] * 2
+
+
 def test_nobody_or_somebody_else_answers() -> None:
     lone = Place("node", 1, 2, "127.0.0.1", free_port(), 0.3)
     with pytest.raises(
