@@ -20,7 +20,7 @@ from typing import NoReturn
 from drpo_cli import dist, processes
 from drpo_cli.launch import nodes
 from drpo_cli.launch.launcher import prepare
-from drpo_cli.launch.place import PREPARED, place_of_task, read_task
+from drpo_cli.launch.place import PREPARED, choose_device, place_of_task, read_task
 from drpo_cli.runs.folder import RunFolder, open_folder
 from drpo_cli.runs.versions import require_engine
 from drpo_cli.spec import Spec, dump, load
@@ -33,6 +33,8 @@ def train(spec: Spec, resume: bool) -> NoReturn:
     cannot be prepared.
     """
     task = read_task(os.environ)
+    if dist.device_type() == "cuda":
+        task = choose_device(task, dist.device_count())
     place = place_of_task(task, os.environ)
     for warning in spec.warnings if place.rank == 0 else ():
         sys.stderr.write(f"warning: {warning}\n")

@@ -116,11 +116,15 @@ class Meeting:
         self._came.discard(other)
 
     def leave(self) -> None:
-        """Ends the meeting; the one that keeps the store waits a moment for those that came."""
+        """Ends the meeting, together with those that came, but waits only a moment for them.
+
+        The first reads what the others say before the store ends with it. The others stay for it,
+        since a scheduler may end it when one of them ends.
+        """
         until = time.monotonic() + LEAVE_S
         with suppress(UserError):
             self._call("set", f"left/{self.place.rank}", "")
-            for other in self._came if self.place.hosts else ():
+            for other in self._came if self.place.hosts else self._came & {0}:
                 self._wait(f"left/{other}", until)
 
     def _wait(self, key: str, until: float) -> bool:

@@ -51,7 +51,7 @@ class Place:
 def read_place(
     nodes: int | None, node_rank: int | None, rendezvous: str | None, join_s: float | None
 ) -> Place | None:
-    """The place that the options of a command name; None without any of them.
+    """The place that the options of a command name; None for one machine.
 
     Raises UserError when one is missing or does not fit.
     """
@@ -62,7 +62,7 @@ def read_place(
         "--join-timeout": join_s,
     }
     missing = [name for name in list(given)[:3] if given[name] is None]
-    if len(missing) == 3 and join_s is None:
+    if (len(missing) == 3 and join_s is None) or (nodes == 1 and len(missing) == 2):
         return None
     if missing:
         have = next(name for name, value in given.items() if value is not None)
@@ -165,6 +165,14 @@ def read_task(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: environment[name] for name in needed} | {
         "LOCAL_RANK": environment.get("LOCAL_RANK", "0")
     }
+
+
+def choose_device(task: dict[str, str], devices: int) -> dict[str, str]:
+    """The task with the index of its own GPU as LOCAL_RANK.
+
+    SLURM may let each task see its own GPU only, which then is the first of one.
+    """
+    return task | {"LOCAL_RANK": str(int(task["LOCAL_RANK"]) % devices)}
 
 
 def _of_slurm(environment: Mapping[str, str]) -> dict[str, str]:
