@@ -96,7 +96,7 @@ class Meeting:
                     f"start it with the same --rendezvous, look at what it printed, and see that "
                     f"no firewall closes port {place.port}; --join-timeout waits longer"
                     if place.noun == "node"
-                    else "see what it printed",
+                    else "see what it printed; --join-timeout waits longer",
                 )
             self._came.add(other)
             found.append(json.loads(self._call("get", f"{key}/{other}")))

@@ -17,6 +17,7 @@ from typing import Literal
 from drpo_cli.errors import UserError
 
 JOIN_S = 45.0  # with the imports before it, a rendezvous that nobody answers ends within a minute
+TASKS_JOIN_S = 300.0  # tasks of a job import torch from one disk, and end with their job
 PREPARED = "DRPO_PREPARED"  # set where the ranks of a job have prepared the run
 INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
@@ -194,7 +195,9 @@ def first_host(nodes: str) -> str:
     return "".join(part or "" for part in found.groups())
 
 
-def place_of_task(task: Mapping[str, str], environment: Mapping[str, str]) -> Place:
+def place_of_task(
+    task: Mapping[str, str], environment: Mapping[str, str], join_s: float = TASKS_JOIN_S
+) -> Place:
     """The place of a task among all tasks of its job."""
     kept = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun keeps a store there
     return Place(
@@ -203,6 +206,7 @@ def place_of_task(task: Mapping[str, str], environment: Mapping[str, str]) -> Pl
         int(task["WORLD_SIZE"]),
         task["MASTER_ADDR"],
         int(task["MASTER_PORT"]),
+        join_s,
         hosts=task["RANK"] == "0" and not kept,
         attempt=environment.get("TORCHELASTIC_RESTART_COUNT", "0"),
     )

@@ -102,10 +102,10 @@ def start(
     machines: tuple[Machine, Machine], spec: Path, *arguments: object, port: int, **more: Any
 ) -> list[subprocess.Popen[str]]:
     """Starts node 0 and node 1 of a run."""
-    where = f"{machines[0].address}:{port}"
+    where = ("--rendezvous", f"{machines[0].address}:{port}", "--join-timeout", 120)
     return [
         machine.start(
-            *("train", spec, "--nodes", 2, "--node-rank", rank, "--rendezvous", where),
+            *("train", spec, "--nodes", 2, "--node-rank", rank, *where),
             *arguments,
             *more.get(f"of_{rank}", ()),
             hidden=more.get("hidden") if rank else None,
@@ -203,7 +203,7 @@ from dataclasses import asdict
 from pathlib import Path
 from drpo_cli.launch.place import read_place
 from drpo_cli.tools.doctor.across import check_nodes
-place = read_place(2, int(sys.argv[1]), sys.argv[2], 20)
+place = read_place(2, int(sys.argv[1]), sys.argv[2], 120)
 print(json.dumps([asdict(found) for found in check_nodes(place, Path(sys.argv[3]))]))
 """
 

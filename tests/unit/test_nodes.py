@@ -89,7 +89,7 @@ def test_the_place_of_a_task() -> None:
         "RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1", "MASTER_ADDR": "gpu3",
         "MASTER_PORT": "21007",
     }  # fmt: skip
-    assert place.place_of_task(task, slurm) == Place("rank", 9, 16, "gpu3", 21007)
+    assert place.place_of_task(task, slurm) == Place("rank", 9, 16, "gpu3", 21007, 300)
     torchrun = {**task, "RANK": "0", "TORCHELASTIC_RESTART_COUNT": "2"}
     assert place.place_of_task(place.read_task(torchrun), torchrun).hosts
     kept = {**torchrun, "TORCHELASTIC_USE_AGENT_STORE": "True"}
