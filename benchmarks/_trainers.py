@@ -94,17 +94,19 @@ def open_trainer(folder: Path, world: World, dtype: DType = "float32", **train: 
     from drpo_cli.devices import resolve
     from drpo_cli.settings import ModelSettings, TrainSettings
     from drpo_cli.trainer import optim
+    from drpo_cli.trainer.attention import name_for
     from drpo_cli.trainer.model import load_policy
     from drpo_cli.trainer.trainer import Objective, Trainer
 
     given = {"updates_per_rollout": 1, "learning_rate": LEARNING_RATE, **train}
-    settings = resolve(TrainSettings(**given), world.device.type)
+    settings = resolve(TrainSettings(**given), world.device.type, dtype)
     policy = load_policy(
         ModelSettings(path=str(folder), dtype=dtype),
         1.0,
         settings.logits_in_a_block,
-        settings.gradient_checkpointing,
+        settings.checkpointing,
         world,
+        name_for(str(settings.attention), world.device.type),
     )
     plugin = plugins.load("objectives", "drpo")
     objective = Objective(plugin.entry, plugin.Config())

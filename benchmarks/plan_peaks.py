@@ -167,10 +167,11 @@ def predict(case: Case, model: Path) -> dict[str, int]:
 
     lengths = Lengths(case.prompt, case.response)
     batch = Batch(lengths, case.group, case.group * case.microbatches, case.budget)
+    settings = TrainSettings(gradient_checkpointing=case.checkpointing)
     job = Job(
         model=ModelSettings(path=str(model), dtype=case.dtype),
         precision=Precision(case.dtype, case.dtype),
-        settings=resolve(TrainSettings(gradient_checkpointing=case.checkpointing), "cpu"),
+        settings=resolve(settings, "cpu", case.dtype),
         ranks=case.ranks,
         batch=batch,
         probe=Batch(lengths, 1, 1, case.budget),

@@ -93,7 +93,7 @@ def blockwise(hidden_TD: Tensor, weight_VD: Tensor, target_T: Tensor) -> tuple[T
     from drpo_cli.settings import TrainSettings
     from drpo_cli.trainer.logprobs import Head, blockwise_logprobs
 
-    block = resolve(TrainSettings(), "cpu").logits_in_a_block
+    block = resolve(TrainSettings(), "cpu", "float32").logits_in_a_block
     return blockwise_logprobs(hidden_TD, weight_VD, None, target_T, Head(1.0), block)
 
 

@@ -6,7 +6,7 @@ imports no torch. An engine's defaults are in its own file.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 from drpo_cli.settings import TrainSettings
 
@@ -18,26 +18,60 @@ NAMES = {"cpu": "CPU", "cuda": "GPU"}
 class Defaults:
     """Values of the keys of `[train]` whose default depends on the device.
 
-    logits_mib  on a CPU, a block that stays in the cache; on a GPU, one that is large enough for
-                the time of its products to hide the launches of its 50 kernels
+    attention   `varlen` is the fastest on a GPU, but computes in bfloat16 only
+    logits_mib  on a CPU, a block that stays in the cache; on a GPU, one whose products take longer
+                than the launches of its 50 kernels
     """
 
+    attention: str
     logits_mib: int
 
 
-DEFAULTS = {
-    "cpu": Defaults(logits_mib=8),
-    "cuda": Defaults(logits_mib=512),
+BY_DEVICE = {field.name for field in fields(Defaults)}
+
+
+def defaults(device: str, dtype: str) -> Defaults:
+    """The defaults of a kind of device for a model of this dtype."""
+    if device == "cpu":
+        return Defaults("buckets", 8)
+    return Defaults("varlen" if dtype == "bfloat16" else "buckets", 512)
+
+
+GPU_ONLY = {
+    ("offload", "optimizer"): "none",
+    ("checkpointing_keeps", "offloaded_inputs"): "inputs",
 }
+"""Values of `[train]` that move something into main memory, and what a CPU has instead."""
 
 
-def resolve(train: TrainSettings, device: str) -> TrainSettings:
-    """The settings with a value for every key that has one default per device."""
-    defaults = asdict(DEFAULTS[device])
-    unset = {key: value for key, value in defaults.items() if getattr(train, key) is None}
-    return train.model_copy(update=unset)
+def resolve(train: TrainSettings, device: str, dtype: str) -> TrainSettings:
+    """The settings with a value for every key whose default depends on the device.
+
+    Values without an effect on the device are replaced.
+    """
+    values = asdict(defaults(device, dtype))
+    unset = {key: value for key, value in values.items() if getattr(train, key) is None}
+    return train.model_copy(update=unset | _idle(train, device))
 
 
-def describe(train: TrainSettings, device: str) -> str:
+def idle_options(train: TrainSettings, device: str) -> list[str]:
+    """Says which values have no effect on the device."""
+    return [
+        f"train.{key} = {getattr(train, key)!r} has no effect on a {NAMES[device]}: everything is "
+        f"in main memory"
+        for key in _idle(train, device)
+    ]
+
+
+def _idle(train: TrainSettings, device: str) -> dict[str, str]:
+    return {
+        key: instead
+        for (key, value), instead in GPU_ONLY.items()
+        if device == "cpu" and getattr(train, key) == value
+    }
+
+
+def describe(train: TrainSettings, device: str, dtype: str) -> str:
     """What `resolve` gives, in words."""
-    return f"log-probs in blocks of {resolve(train, device).logits_mib} MiB"
+    chosen = resolve(train, device, dtype)
+    return f"attention {chosen.attention}, log-probs in blocks of {chosen.logits_mib} MiB"

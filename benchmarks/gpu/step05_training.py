@@ -82,20 +82,24 @@ def predict(folder: Path, size: Size, group: int, rows: int) -> int:
 
     In a process without a process group, since it makes a fake one.
     """
+    from drpo_cli.devices import resolve
+    from drpo_cli.dist import device_type
     from drpo_cli.rollout.engine.precision import Precision
     from drpo_cli.settings import ModelSettings, TrainSettings
     from drpo_cli.tools.memory.inputs import Batch, Lengths
     from drpo_cli.tools.memory.passes import Job, highest
     from drpo_cli.tools.memory.passes import measure as passes
 
-    lengths = Lengths(PROMPT[size], RESPONSE[size])
+    lengths, device = Lengths(PROMPT[size], RESPONSE[size]), device_type()
+    settings = TrainSettings(tokens_per_microbatch=BUDGET[size])
     job = Job(
         model=ModelSettings(path=str(folder), dtype="bfloat16"),
         precision=Precision("bfloat16", "bfloat16"),
-        settings=TrainSettings(tokens_per_microbatch=BUDGET[size]),
+        settings=resolve(settings, device, "bfloat16"),
         ranks=1,
         batch=Batch(lengths, group, rows, BUDGET[size]),
         probe=Batch(lengths, 1, 1, BUDGET[size]),
         accumulate=False,
+        device=device,
     )
     return sum(highest(passes(job), ["train", "optimizer"]).values())

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from drpo_cli.console import open_console
-from drpo_cli.devices import DEFAULTS, resolve
+from drpo_cli.devices import BY_DEVICE, NAMES, resolve
 from drpo_cli.errors import EXIT_USER_ERROR, UserError
 from drpo_cli.plan import Plan, describe, make_plan, regime, rules
 from drpo_cli.rewards.grading.contract import prepare
@@ -95,8 +95,8 @@ def resolved(plan: Plan) -> dict[str, Any]:
         "preset": spec.preset,
         "trust_region": regime(spec),
         "by_device": {
-            kind: {key: getattr(resolve(spec.train, kind), key) for key in asdict(defaults)}
-            for kind, defaults in DEFAULTS.items()
+            kind: resolve(spec.train, kind, spec.model.dtype).model_dump(include=BY_DEVICE)
+            for kind in NAMES
         },
         "changed": changed,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,17 +10,19 @@ from torch import Tensor
 
 from drpo_cli.dist import World
 from drpo_cli.experience import Experience
-from drpo_cli.trainer.model import reshard
+from drpo_cli.settings import TrainSettings
+from drpo_cli.trainer.model import reshard, sync_gradients
 from drpo_cli.trainer.pack import bins, bundles, pack, packed_length
+from drpo_cli.trainer.sharing import Costs
 
 
-def microbatches(exp: Experience, budget: int, world: World, token_cost: float) -> list[list[int]]:
+def microbatches(exp: Experience, budget: int, world: World, costs: Costs) -> list[list[int]]:
     """The rows of each forward pass, at most `budget` tokens each.
 
-    `token_cost` is the model's own (`sharing.token_cost`). Every rank gets the same number of
+    `costs` are the model's own. Every rank gets the same number of
     passes, as FSDP's collectives require. Collective.
     """
-    bundled = bundles(exp, budget, token_cost)
+    bundled = bundles(exp, budget, costs)
     responses = exp.lengths_S.tolist()
     lengths = [
         packed_length(len(exp.prompt_ids_S[bundle[0]]), [responses[row] for row in bundle])
@@ -39,12 +42,30 @@ def replay(model: Any, exp: Experience, budget: int, world: World) -> Tensor:
     """
     everything = exp.unmasked()
     found_T = torch.empty(len(exp.token_T))
-    for rows in microbatches(everything, budget, world, model.token_cost):
+    for rows in microbatches(everything, budget, world, model.costs):
         part = everything.take(rows)
-        output = model(pack(part, world.device, token_cost=model.token_cost))
+        output = model(pack(part, world.device, costs=model.costs))
         value_T = (output[0] if isinstance(output, tuple) else output).cpu()
         places = [slice(*exp.offsets[row : row + 2].tolist()) for row in rows]
         for place, own_T in zip(places, part.split(value_T) if rows else (), strict=True):
             found_T[place] = own_T
     reshard(model)
     return found_T
+
+
+def add_gradient(
+    model: Any, exp: Experience, weight_T: Tensor, settings: TrainSettings, world: World
+) -> None:
+    """Adds the gradient of Σ weight_T · (the model's output), over all ranks' tokens, to `.grad`.
+
+    The output is that of `replay`. FSDP divides the sum by the number of ranks. Collective.
+    """
+    weighted = replace(exp.unmasked(), advantage_T=weight_T.double())
+    budget = settings.tokens_per_microbatch
+    parts = microbatches(weighted, budget, world, model.costs)
+    for i, rows in enumerate(parts):
+        sync_gradients(model, settings, last=i == len(parts) - 1)
+        packed = pack(weighted.take(rows), world.device, costs=model.costs)
+        output = model(packed)
+        value_T = output[0] if isinstance(output, tuple) else output
+        torch.autograd.backward((value_T * packed.adv_T).sum())

@@ -57,13 +57,13 @@ class Critic:
         tokens = self.world.sum([int(exp.loss_mask_T.sum())])[0]
         if not tokens:
             return None
-        budget, token_cost = self.train.tokens_per_microbatch, self.model.token_cost
-        parts = microbatches(exp, budget, self.world, token_cost)
+        budget, costs = self.train.tokens_per_microbatch, self.model.costs
+        parts = microbatches(exp, budget, self.world, costs)
         total = 0.0
         for i, rows in enumerate(parts):
             sync_gradients(self.model, self.train, last=i == len(parts) - 1)
             scale_S = [1 / tokens] * len(rows)
-            packed = pack(exp.take(rows), self.world.device, scale_S, token_cost)
+            packed = pack(exp.take(rows), self.world.device, scale_S, costs)
             assert packed.value_T is not None and packed.return_T is not None
             value_T = self.model(packed)
             clip = self.settings.value_clip

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -66,8 +68,8 @@ class Bucket:
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Maps packed tokens to attention's batches of spans of similar length, and back.
+class Padded:
+    """Maps packed tokens to batches of spans of similar length, and back.
 
     query_N    the packed token of every query of every bucket, end to end
     key_M      the same for every key
@@ -87,8 +89,63 @@ class Layout:
         return self._masks[bucket, window]
 
 
-def layout(spans: Sequence[Span], device: torch.device) -> Layout:
-    """Lays out these spans, which fill the packed row."""
+@dataclass(frozen=True)
+class Ragged:
+    """The spans end to end, for a kernel that takes sequences of any lengths.
+
+    The queries are the tokens of the packed row, in order. The keys of a span are its context and
+    its own tokens. So its last query is at its last key, and query i of a span with `seen` tokens
+    of context sees the keys up to seen + i: causality, aligned at the end.
+
+    key_M               the packed token of every key; None if these are the row's, in order
+    query_ends, key_ends  int32: 0, then where each span's queries or keys end
+    longest_query, longest_key  of any span
+    """
+
+    key_M: Tensor | None
+    query_ends: Tensor
+    key_ends: Tensor
+    longest_query: int
+    longest_key: int
+
+
+class Layout:
+    """Where the spans of a packed row lie, in the form that a kernel needs: made when asked for."""
+
+    def __init__(self, spans: Sequence[Span], device: torch.device):
+        self.spans = spans
+        self.device = device
+
+    @cached_property
+    def padded(self) -> Padded:
+        """The spans as padded batches."""
+        return _pad(self.spans, self.device)
+
+    @cached_property
+    def ragged(self) -> Ragged:
+        """The spans end to end."""
+        seen = [span.length + span.seen for span in self.spans]
+        keys = [
+            torch.arange(part.start, part.start + part.length)
+            for span in self.spans
+            for part in (span.context, span)
+            if part is not None
+        ]
+        shared = any(span.seen for span in self.spans)
+        return Ragged(
+            key_M=torch.cat(keys).to(self.device) if shared else None,
+            query_ends=_ends([span.length for span in self.spans], self.device),
+            key_ends=_ends(seen, self.device),
+            longest_query=max(span.length for span in self.spans),
+            longest_key=max(seen),
+        )
+
+
+def _ends(lengths: Sequence[int], device: torch.device) -> Tensor:
+    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32).to(device)
+
+
+def _pad(spans: Sequence[Span], device: torch.device) -> Padded:
     buckets, queries, keys, places = [], [], [], []
     left, offset = sorted(spans, key=lambda span: -span.length), 0
     while left:
@@ -107,7 +164,7 @@ def layout(spans: Sequence[Span], device: torch.device) -> Layout:
     query_N, place_I = torch.cat(queries), torch.cat(places)
     inverse_I = torch.empty_like(place_I)
     inverse_I[query_N[place_I]] = place_I
-    return Layout(
+    return Padded(
         tuple(buckets), query_N.to(device), torch.cat(keys).to(device), inverse_I.to(device)
     )
 
@@ -130,6 +187,7 @@ def _bucket(members: Sequence[Span], device: torch.device) -> tuple[Bucket, Tens
     seen_B1 = torch.tensor([span.seen for span in members])[:, None]
     end_B1 = seen_B1 + torch.tensor([[s.context.start if s.context else 0] for s in members])
     front_BK = end_B1 - torch.minimum(torch.arange(context, 0, -1), seen_B1)
-    first_B = None if bool((seen_B1 == context).all()) else (context - seen_B1[:, 0]).to(device)
+    alike = all(span.seen == context for span in members)
+    first_B = None if alike else (context - seen_B1[:, 0]).to(device)
     bucket = Bucket(len(members), queries, context, first_B)
     return bucket, query_BL, torch.cat([front_BK, query_BL], dim=1)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
     FSDPModule,
@@ -14,20 +17,34 @@ from torch.distributed.fsdp import (
     OffloadPolicy,
     fully_shard,
 )
+from torch.utils.checkpoint import create_selective_checkpoint_contexts
 from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from drpo_cli import pretrained
+from drpo_cli import deferred, pretrained
 from drpo_cli.dist import World, local
 from drpo_cli.errors import UserError
 from drpo_cli.settings import ModelSettings, TrainSettings
-from drpo_cli.trainer.attention import NAME as PACKED_ATTENTION
+from drpo_cli.trainer.attention import BUCKETS, VARLEN
 from drpo_cli.trainer.logprobs import Head, blockwise_logprobs
 from drpo_cli.trainer.pack import Packed
 from drpo_cli.trainer.rows import take
-from drpo_cli.trainer.sharing import token_cost
+from drpo_cli.trainer.sharing import Costs, costs
 
+aten = torch.ops.aten
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# Operations whose results are worth their memory: matrix products and attention kernels.
+PRODUCTS = [
+    aten.mm.default,
+    aten.addmm.default,
+    aten.bmm.default,
+    aten._grouped_mm.default,
+    aten._scaled_dot_product_flash_attention.default,
+    aten._scaled_dot_product_flash_attention_for_cpu.default,
+    aten._scaled_dot_product_efficient_attention.default,
+    aten._scaled_dot_product_cudnn_attention.default,
+    torch.ops.torch_attn._varlen_attn.default,
+]
 PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
 
 
@@ -39,7 +56,7 @@ class Policy(nn.Module):
         self.lm = lm
         self.block = block
         config = lm.config.get_text_config()
-        self.token_cost = token_cost(self.layers, config)
+        self.costs = _costs(self.layers, lm)
         self.head = Head(
             temperature,
             softcap=getattr(config, "final_logit_softcapping", None),
@@ -74,7 +91,7 @@ class ValueModel(nn.Module):
     def __init__(self, lm: Any):
         super().__init__()
         self.decoder: Any = lm.get_decoder()
-        self.token_cost = token_cost(self.layers, lm.config.get_text_config())
+        self.costs = _costs(self.layers, lm)
         weight = next(self.decoder.parameters())
         self.head = nn.Linear(lm.config.get_text_config().hidden_size, 1, dtype=weight.dtype)
         nn.init.zeros_(self.head.weight)  # every state starts with the value 0
@@ -104,50 +121,72 @@ def _hidden(decoder: Any, packed: Packed) -> Tensor:
     return take(hidden_ID, packed.predict_T)
 
 
-def load_policy(
-    settings: ModelSettings, temperature: float, block: int, checkpointing: bool, world: World
-) -> Policy:
-    """Loads the model in float32 and shards it over all ranks.
+def _costs(layers: list[nn.Module], lm: Any) -> Costs:
+    config = lm.config.get_text_config()
+    return costs(layers, config, masked=config._attn_implementation != VARLEN)
 
+
+def load_policy(
+    settings: ModelSettings,
+    temperature: float,
+    block: int,
+    keep: str | None,
+    world: World,
+    attention: str = BUCKETS,
+) -> Policy:
+    """Loads the model in float32, sharded over all ranks: each reads the rows of its shards.
+
+    `keep` is `TrainSettings.checkpointing`.
+
+    `attention` is a name of `trainer.attention`.
     Raises UserError for a folder without a loadable model, or with one that cannot be packed.
     """
     where = "model.path"
-    lm = _load(settings, torch.float32, where)
-    if checkpointing:
-        _recompute_activations(lm)
-    policy = shard(Policy(lm, temperature, block), DTYPES[settings.dtype], world)
-    return _require_finite(policy, settings.path, where, world)
+    lm = _load(settings, torch.float32, where, attention)
+    _recompute_activations(lm, keep)
+    return _shard(Policy(lm, temperature, block), settings, where, world)
 
 
-def load_reference(settings: ModelSettings, temperature: float, block: int, world: World) -> Policy:
+def load_reference(
+    settings: ModelSettings,
+    temperature: float,
+    block: int,
+    world: World,
+    attention: str = BUCKETS,
+) -> Policy:
     """Loads a frozen, sharded policy; its weights leave the device between forward passes."""
     where = "reference.path"
-    lm = _load(settings, DTYPES[settings.dtype], where).requires_grad_(False)
-    policy = shard(Policy(lm, temperature, block), DTYPES[settings.dtype], world, offload=True)
-    return _require_finite(policy, settings.path, where, world)
+    lm = _load(settings, DTYPES[settings.dtype], where, attention).requires_grad_(False)
+    return _shard(Policy(lm, temperature, block), settings, where, world, offload=True)
 
 
-def load_value_model(settings: ModelSettings, checkpointing: bool, world: World) -> ValueModel:
+def load_value_model(
+    settings: ModelSettings, keep: str | None, world: World, attention: str = BUCKETS
+) -> ValueModel:
     """Loads a value model on the decoder of a language model, in float32, and shards it."""
     where = "critic.path"
-    lm = _load(settings, torch.float32, where, decoder_only=True)
-    if checkpointing:
-        _recompute_activations(lm)
-    critic = shard(ValueModel(lm), DTYPES[settings.dtype], world)
-    return _require_finite(critic, settings.path, where, world)
+    lm = _load(settings, torch.float32, where, attention, decoder_only=True)
+    _recompute_activations(lm, keep)
+    return _shard(ValueModel(lm), settings, where, world)
 
 
-def _load(settings: ModelSettings, dtype: torch.dtype, key: str, decoder_only: bool = False) -> Any:
+def _load(
+    settings: ModelSettings,
+    dtype: torch.dtype,
+    key: str,
+    attention: str,
+    decoder_only: bool = False,
+) -> Any:
     pretrained.refuse_quantised(settings, key)
     # in evaluation mode: no dropout, no router noise, so that π is a function of the weights alone
-    lm = pretrained.load(
+    lm = pretrained.load_deferred(
         AutoModelForCausalLM,
         settings.path,
         key,
         trust_remote_code=settings.trust_remote_code,
         decoder_only=decoder_only,
         dtype=dtype,
-        attn_implementation=PACKED_ATTENTION,
+        attn_implementation=attention,
         generation_config=GenerationConfig(),  # the trainer needs none, and the file may be odd
     )
     _refuse_unpackable(lm, key, Path(settings.path).name)
@@ -159,13 +198,19 @@ def _load(settings: ModelSettings, dtype: torch.dtype, key: str, decoder_only: b
 M = TypeVar("M", Policy, ValueModel)
 
 
-def _require_finite(model: M, path: str, where: str, world: World) -> M:
-    """The model, unless a shard of it has NaN or infinite values. Collective."""
-    shards = ((name, local(tensor)) for name, tensor in model.state_dict().items())
+def _shard(model: M, settings: ModelSettings, where: str, world: World, offload: bool = False) -> M:
+    """Shards a model whose weights are deferred, then reads this rank's rows of them.
+
+    Raises UserError if any rank's shard has NaN or infinite values. Collective.
+    """
+    weights = deferred.take_weights(model)
+    sharded = shard(model, DTYPES[settings.dtype], world, offload)
+    deferred.fill_shards(sharded, weights, torch.device("cpu") if offload else world.device)
+    shards = ((name, local(tensor)) for name, tensor in sharded.state_dict().items())
     found = world.gather_objects(pretrained.find_not_finite(shards))
     names = (name.removeprefix("lm.") for names in found for name in names)
-    pretrained.refuse_not_finite(names, path, where)
-    return model
+    pretrained.refuse_not_finite(names, settings.path, where)
+    return sharded
 
 
 def shard(model: M, dtype: torch.dtype, world: World, offload: bool = False) -> M:
@@ -210,13 +255,26 @@ def _logit_multiplier(config: Any) -> float:
     return 1.0 / float(getattr(config, "logits_scaling", None) or 1.0)
 
 
-def _recompute_activations(lm: Any) -> None:
-    lm.gradient_checkpointing_enable({"use_reentrant": False})
+def _recompute_activations(lm: Any, keep: str | None) -> None:
+    """Makes each layer keep only what `TrainSettings.checkpointing` says for the backward pass."""
+    if keep is None:
+        return
+    options: dict[str, Any] = {"use_reentrant": False}
+    if keep == "products":
+        options["context_fn"] = partial(create_selective_checkpoint_contexts, PRODUCTS)
+    lm.gradient_checkpointing_enable(options)
     for module in lm.modules():
         if isinstance(module, GradientCheckpointingLayer):
-            module.training = (
-                True  # it recomputes only in training mode; its children stay in eval mode
-            )
+            # it recomputes only in training mode; its children stay in eval mode
+            module.training = True
+            if keep == "offloaded_inputs":
+                offloaded = partial(_offloaded, module._gradient_checkpointing_func)
+                module._gradient_checkpointing_func = offloaded
+
+
+def _offloaded(checkpoint: Callable[..., Any], *arguments: Any) -> Any:
+    with save_on_cpu(pin_memory=True):
+        return checkpoint(*arguments)
 
 
 def _refuse_unpackable(lm: Any, key: str, name: str) -> None:

@@ -10,15 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from math import inf
 
 import torch
 from torch import Tensor
 
 from drpo_cli import progress
 from drpo_cli.experience import Experience
-from drpo_cli.trainer.layout import Layout, Span, layout
-from drpo_cli.trainer.sharing import shares
+from drpo_cli.trainer.layout import Layout, Span
+from drpo_cli.trainer.sharing import ALWAYS, Costs
 
 
 @dataclass(frozen=True)
@@ -71,16 +70,16 @@ def bins(lengths: Sequence[int], budget: int, at_least: int = 1) -> list[list[in
     return groups
 
 
-def bundles(exp: Experience, budget: int, token_cost: float = inf) -> list[list[int]]:
+def bundles(exp: Experience, budget: int, costs: Costs = ALWAYS) -> list[list[int]]:
     """Rows that must be in one micro-batch because they share their prompt in it.
 
     A prompt with more responses than fit `budget` tokens gives several bundles. A row that is
-    cheaper by itself is alone; `token_cost` is that of `sharing.shares`.
+    cheaper by itself is alone, by the model's `costs`.
     """
     lengths = exp.lengths_S.tolist()
     by_prompt: dict[tuple[int, ...], list[int]] = {}
     found = []
-    for row, share in enumerate(_sharing(exp, token_cost)):
+    for row, share in enumerate(_sharing(exp, costs)):
         if share:
             by_prompt.setdefault(exp.prompt_ids_S[row], []).append(row)
         else:
@@ -103,10 +102,10 @@ def packed_length(prompt: int, responses: Iterable[int]) -> int:
     return prompt + sum(response - 1 for response in responses)
 
 
-def _sharing(exp: Experience, token_cost: float) -> list[bool]:
+def _sharing(exp: Experience, costs: Costs) -> list[bool]:
     """Whether each row would share its prompt with another that has the same."""
     lengths = zip(exp.prompt_ids_S, exp.lengths_S.tolist(), strict=True)
-    return [shares(len(prompt), response - 1, token_cost) for prompt, response in lengths]
+    return [costs.shares(len(prompt), response - 1) for prompt, response in lengths]
 
 
 @dataclass
@@ -145,17 +144,17 @@ def pack(
     exp: Experience,
     device: torch.device,
     scale_S: Sequence[float] | None = None,
-    token_cost: float = inf,
+    costs: Costs = ALWAYS,
 ) -> Packed:
     """Packs all rows into one micro-batch; no rows give one input token and no loss.
 
-    `scale_S` is a factor for the token losses of each row, 1 if not given. `token_cost` must be
-    the one that `bundles` was given.
+    `scale_S` is a factor for the token losses of each row, 1 if not given. `costs` must be
+    those that `bundles` was given.
     """
     progress.tick()  # every micro-batch of every model passes here
     row = _Row([], [], [], [])
     responses = [ids_T.tolist() for ids_T in exp.split(exp.token_T)] if len(exp) else []
-    kinds = zip(exp.prompt_ids_S, _sharing(exp, token_cost), responses, strict=True)
+    kinds = zip(exp.prompt_ids_S, _sharing(exp, costs), responses, strict=True)
     for (prompt_ids, share), neighbours in groupby(kinds, lambda kind: kind[:2]):
         together = [response for _, _, response in neighbours]
         for part in [together] if share else [[response] for response in together]:
@@ -174,7 +173,7 @@ def pack(
     return Packed(
         input_ids_I=torch.tensor(row.ids, device=device),
         position_ids_I=torch.tensor(row.positions, device=device),
-        layout=layout(row.spans, device),
+        layout=Layout(row.spans, device),
         predict_T=chosen(torch.tensor(row.predict, dtype=torch.long)),
         target_T=chosen(exp.token_T),
         response_T=chosen(exp.repeat(torch.arange(len(exp)))),

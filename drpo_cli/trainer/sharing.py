@@ -1,15 +1,17 @@
-"""Decides whether samples share their prompt: it runs once for all, but attention needs a mask.
+"""What tokens cost in a layer, and whether samples share their prompt: it then runs once for all.
 
 Costs are those of one layer, forward and backward, in pairs of a query and a key that a kernel
 computes. For n tokens, plain causality computes n²/2 pairs, and half a tile per token on the
-diagonal. Under a mask, the kernel also computes the pairs that the mask hides. The other cost of a
-token is the products with the layer's weight matrices. The constants were fitted on one CPU core to
-the times of these kernels at 256 to 4,096 tokens.
+diagonal. Under a mask, the kernel also computes the pairs that the mask hides; a kernel for
+sequences of any lengths computes none of them, so sharing always saves. The other cost of a token
+is the products with the layer's weight matrices. The constants were fitted on one CPU core to the
+times of its kernels at 256 to 4,096 tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -23,24 +25,51 @@ WEIGHTS_PER_PAIR = 2.6
 two multiplications per dimension, in a slower kernel than that of the weight matrices."""
 
 
-def shares(prompt: int, response: int, token_cost: float) -> bool:
-    """Whether two samples with so many input tokens cost less if they share their prompt.
+@dataclass(frozen=True)
+class Costs:
+    """What the tokens of a micro-batch cost, in pairs.
 
-    `token_cost` is the cost of a token in the weight matrices of a layer, in pairs. If two samples
-    should share, so should more samples, and samples with shorter responses.
+    token   the work of a token in the weight matrices of a layer
+    masked  whether responses see a shared prompt through a mask, whose hidden pairs cost too
     """
-    whole = prompt + response
-    masked = MASKED * response * whole
-    more_attention = _causal(prompt) + 2 * masked - 2 * _causal(whole)
-    return more_attention <= token_cost * prompt  # one of the two prompts is saved
+
+    token: float
+    masked: bool = True
+
+    def shares(self, prompt: int, response: int) -> bool:
+        """Whether two samples with so many input tokens cost less if they share their prompt.
+
+        If two samples should share, so should more samples, and samples with shorter responses.
+        """
+        if not self.masked:
+            return True
+        whole = prompt + response
+        masked = MASKED * response * whole
+        more_attention = _causal(prompt) + 2 * masked - 2 * _causal(whole)
+        return more_attention <= self.token * prompt  # one of the two prompts is saved
+
+    def of(self, prompt: int, responses: Sequence[int]) -> float:
+        """The cost of a prompt with its responses, by their input tokens; several share it."""
+        if len(responses) == 1:
+            whole = prompt + responses[0]
+            return self.token * whole + _causal(whole)
+        seeing = sum(
+            MASKED * own * (prompt + own) if self.masked else _causal(own) + own * prompt
+            for own in responses
+        )
+        return self.token * (prompt + sum(responses)) + _causal(prompt) + seeing
+
+
+ALWAYS = Costs(0, masked=False)
+"""Costs with which every prompt is shared."""
 
 
 def _causal(tokens: int) -> float:
     return tokens * (tokens / 2 + HALF_TILE)
 
 
-def token_cost(layers: Iterable[nn.Module], config: Any) -> float:
-    """The cost of a token in a layer's weight matrices, in pairs, averaged over the layers.
+def costs(layers: Iterable[nn.Module], config: Any, masked: bool) -> Costs:
+    """The costs of a model with these layers, on average over them.
 
     Only the experts that a token goes through count.
     """
@@ -53,4 +82,4 @@ def token_cost(layers: Iterable[nn.Module], config: Any) -> float:
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     dimensions = float(config.num_hidden_layers * heads * head_dim)
-    return float(sum(weights)) / (dimensions * WEIGHTS_PER_PAIR)
+    return Costs(float(sum(weights)) / (dimensions * WEIGHTS_PER_PAIR), masked)

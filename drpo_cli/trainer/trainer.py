@@ -23,6 +23,7 @@ from drpo_cli.trainer import terms
 from drpo_cli.trainer.batches import microbatches, replay
 from drpo_cli.trainer.critic import Critic
 from drpo_cli.trainer.model import Policy, sync_gradients
+from drpo_cli.trainer.offload import Offload
 from drpo_cli.trainer.pack import Packed, pack
 from drpo_cli.trainer.reduction import scales
 from drpo_cli.trainer.stats import TokenStats
@@ -58,6 +59,9 @@ class Trainer:
         self.world = world
         self.reference = reference
         self.critic = critic
+        optimizers = [self.optimizer, *([critic.optimizer] if critic else [])]
+        offloads = settings.offload == "optimizer"
+        self.moments = Offload(optimizers if offloads else [], world.device)
 
     def step(self, exp: Experience) -> dict[str, float]:
         """All updates over this rank's rows; returns metrics, equal on every rank. Collective.
@@ -66,7 +70,8 @@ class Trainer:
         """
         exp, metrics = self._replay_once(exp)
         stats = TokenStats(self.world)
-        reports = [self._update(exp.take(rows), stats) for rows in self._rows_of_updates(exp)]
+        with self.moments:  # on the device while there are updates
+            reports = [self._update(exp.take(rows), stats) for rows in self._rows_of_updates(exp)]
         done = [report for report in reports if report is not None]
         keys = ("loss", "grad_norm", *(("value_loss",) if self.critic else ()))
         return {
@@ -125,13 +130,13 @@ class Trainer:
     def _descend(
         self, exp: Experience, factors: Sequence[float], stats: TokenStats
     ) -> dict[str, float] | None:
-        budget, token_cost = self.settings.tokens_per_microbatch, self.policy.token_cost
-        parts = microbatches(exp, budget, self.world, token_cost)
+        budget, costs = self.settings.tokens_per_microbatch, self.policy.costs
+        parts = microbatches(exp, budget, self.world, costs)
         loss = 0.0
         for i, rows in enumerate(parts):
             sync_gradients(self.policy, self.settings, last=i == len(parts) - 1)
             scale_S = [factors[row] for row in rows]
-            packed = pack(exp.take(rows), self.world.device, scale_S, token_cost)
+            packed = pack(exp.take(rows), self.world.device, scale_S, costs)
             loss += self._backward(packed, stats)
         loss = self.world.sum([loss])[0]
         norm = full(clip_grad_norm_(self.policy.parameters(), self.settings.max_gradient_norm))

@@ -25,14 +25,16 @@ from drpo_cli.settings import ModelSettings, TrainSettings
 from drpo_cli.tools.memory import passes
 from drpo_cli.tools.memory.inputs import Batch, Lengths
 
-kind, critic, checkpointing = sys.argv[1], sys.argv[2] == "critic", sys.argv[2] == "checkpointing"
+kind, what, device = sys.argv[1:]
+critic, checkpointing = what == "critic", what == "checkpointing"
 with tempfile.TemporaryDirectory() as folder:
     model = tiny_model(Path(folder) / "m", kind, num_hidden_layers=6, layer_types=None)
     batch = Batch(Lengths(8, 25), 4, 8, 104)
+    settings = TrainSettings(gradient_checkpointing=checkpointing)
     job = passes.Job(
         ModelSettings(path=str(model)), Precision("bfloat16", "bfloat16"),
-        resolve(TrainSettings(gradient_checkpointing=checkpointing), "cpu"), 2, batch, batch,
-        critic=critic, accumulate=True,
+        resolve(settings, device, "bfloat16"), 2, batch, batch,
+        critic=critic, accumulate=True, device=device,
     )
     grown = passes.measure(job)
     passes.measure.cache_clear()
@@ -48,12 +50,16 @@ with tempfile.TemporaryDirectory() as folder:
 
 
 @pytest.mark.parametrize(
-    ("kind", "what"),
-    [("qwen3", "policy"), ("llama", "critic"), ("gemma3", "checkpointing")],
+    ("kind", "what", "device"),
+    [
+        ("qwen3", "policy", "cuda"),
+        ("llama", "critic", "cpu"),
+        ("gemma3", "checkpointing", "cpu"),
+    ],
 )
-def test_a_few_layers_show_what_all_need(kind: str, what: str) -> None:
+def test_a_few_layers_show_what_all_need(kind: str, what: str, device: str) -> None:
     ran = subprocess.run(
-        [sys.executable, "-c", GROWTH, kind, what],
+        [sys.executable, "-c", GROWTH, kind, what, device],
         env={"PYTHONPATH": "tests:."},
         capture_output=True,
         text=True,
@@ -106,7 +112,6 @@ def test_a_sequence_of_160_tokens_in_the_cache(config: SimpleNamespace, numbers:
 
 def test_devices_by_name_and_by_size() -> None:
     assert parse_device("H100-80G", 8).bytes == int(79.1 * GIB) and parse_device("h100-80g", 8).cuda
-    assert not parse_device("a100-40g", 1).masked_groups
     assert parse_device("48g", 1).bytes == 48 * GIB and parse_device("48gib", 1).cuda
     assert parse_device("cpu-24g", 4).bytes == 24 * GIB and not parse_device("cpu-24g", 4).cuda
     assert parse_device("cpu", 2).bytes == parse_device("cpu", 1).bytes // 2

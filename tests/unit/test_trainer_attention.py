@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from transformers import MambaForCausalLM as Mamba
 
 from drpo_cli.dist import full
 from drpo_cli.errors import UserError
+from drpo_cli.trainer.attention import BUCKETS, NAMES
 from drpo_cli.trainer.pack import pack
 from support.models import Row, experience, group, samples, tiny_model, tokenizer, world
 from support.training import open_policy
+from support.varlen import use_on_cpu
 
 TEMPERATURE = 0.7
 # gemma3's window is 8: most of these are longer; buckets of one and of several sequences
@@ -37,10 +40,16 @@ def alone(lm: Any, sample: Row) -> Tensor:
     return logp_T
 
 
+ON_A_GPU = [NAMES["buckets", "cuda"], NAMES["varlen", "cuda"]]
+KINDS = ["qwen3", "llama", "qwen2", "gemma3", "mistral", "phi3", "qwen3_moe"]
+
+
 @pytest.mark.parametrize(
-    "kind", ["qwen3", "llama", "qwen2", "gemma3", "mistral", "phi3", "qwen3_moe"]
+    ("kind", "attention"),
+    [*((kind, BUCKETS) for kind in KINDS), *product(["qwen3", "gemma3"], ON_A_GPU)],
 )
-def test_packed_is_unpacked(tmp_path: Path, kind: str) -> None:
+def test_packed_is_unpacked(tmp_path: Path, kind: str, attention: str) -> None:
+    use_on_cpu()
     folder = tiny_model(tmp_path, kind)
     plain = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
@@ -52,7 +61,7 @@ def test_packed_is_unpacked(tmp_path: Path, kind: str) -> None:
     push_T = torch.randn(len(expected_T), generator=torch.Generator().manual_seed(1))
     (expected_T * push_T).sum().backward()
     with world() as here:
-        policy = open_policy(folder, here, TEMPERATURE)
+        policy = open_policy(folder, here, TEMPERATURE, attention=attention)
         logp_T, _ = policy(pack(experience(batch), here.device))
         (logp_T * push_T).sum().backward()
         gradients = {n: full(w.grad) for n, w in policy.named_weights() if w.grad is not None}

@@ -6,8 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drpo_cli.trainer.layout import SAME_LENGTH, Layout, Span, layout
+from drpo_cli.trainer.layout import SAME_LENGTH, Layout, Padded, Span
 
+CPU = torch.device("cpu")
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=30)
 RESPONSES = st.lists(st.integers(1, 9), max_size=5)
 FAMILIES = st.lists(st.tuples(st.integers(1, 9), RESPONSES), max_size=6)
@@ -30,9 +31,9 @@ def families(sizes: list[tuple[int, list[int]]]) -> list[Span]:
     return spans
 
 
-def laid_out(spans: list[Span]) -> tuple[Layout, list[list[int]], list[list[int]]]:
+def laid_out(spans: list[Span]) -> tuple[Padded, list[list[int]], list[list[int]]]:
     """The layout; the packed tokens of each span's queries, and of each span's keys."""
-    shape = layout(spans, torch.device("cpu"))
+    shape = Layout(spans, CPU).padded
     queries, keys, at, key_at = [], [], 0, 0
     for bucket in shape.buckets:
         for _ in range(bucket.spans):
@@ -42,7 +43,7 @@ def laid_out(spans: list[Span]) -> tuple[Layout, list[list[int]], list[list[int]
     return shape, queries, keys
 
 
-def seen(shape: Layout, keys: list[list[int]], window: int | None = None) -> list[list[set[int]]]:
+def seen(shape: Padded, keys: list[list[int]], window: int | None = None) -> list[list[set[int]]]:
     """The packed tokens that each query of each span sees."""
     found, rows = [], iter(keys)
     for number, bucket in enumerate(shape.buckets):
@@ -104,3 +105,25 @@ def test_a_mask_is_made_once_for_all_layers() -> None:
     shape, _, _ = laid_out(families([(9, [4, 4])]))
     number = next(i for i, bucket in enumerate(shape.buckets) if bucket.context)
     assert shape.mask(number, None, torch.zeros(1)) is shape.mask(number, None, torch.zeros(1))
+
+
+@given(sizes=FAMILIES)
+def test_end_to_end_every_query_is_at_the_end_of_the_keys_that_it_sees(
+    sizes: list[tuple[int, list[int]]],
+) -> None:
+    spans = families(sizes)
+    ragged = Layout(spans, CPU).ragged
+    total = sum(span.length for span in spans)
+    keys = list(range(total)) if ragged.key_M is None else ragged.key_M.tolist()
+    assert (ragged.key_M is None) == (not any(span.seen for span in spans))
+    assert ragged.query_ends.dtype == ragged.key_ends.dtype == torch.int32
+    query_ends, key_ends = ragged.query_ends.tolist(), ragged.key_ends.tolist()
+    assert (query_ends[-1], key_ends[-1]) == (total, len(keys))
+    assert ragged.longest_query == max(span.length for span in spans)
+    assert ragged.longest_key == max(span.seen + span.length for span in spans)
+    for place, span in enumerate(spans):
+        assert query_ends[place] == span.start
+        parent = span.context or Span(0, 0)
+        before = range(parent.start, parent.start + parent.length)
+        own = range(span.start, span.start + span.length)
+        assert keys[key_ends[place] : key_ends[place + 1]] == [*before, *own]

@@ -202,7 +202,7 @@ def test_a_gpu_is_given_few_kernels_and_no_whole_gradient_in_float32(
     vocabulary: int, hidden: int
 ) -> None:
     """The heads of Qwen3-8B and Gemma 3 4B; a CPU's blocks would take 58,000 and 99,000 kernels."""
-    train = resolve(TrainSettings(), "cuda")
+    train = resolve(TrainSettings(), "cuda", "bfloat16")
     tokens, block = train.tokens_per_microbatch, train.logits_in_a_block
     with counted_kernels() as kernels, Sizes() as sizes:  # type: ignore[no-untyped-call]
         hidden_TD = torch.empty(tokens, hidden, dtype=torch.bfloat16, requires_grad=True)

@@ -11,7 +11,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from drpo_cli.trainer.pack import bins, bundles, pack, packed_length
-from drpo_cli.trainer.sharing import shares, token_cost
+from drpo_cli.trainer.sharing import Costs, costs
 from support.models import Row, experience, group, samples, tiny_model, world
 from support.training import open_policy
 
@@ -86,7 +86,8 @@ def test_the_last_response_token_is_no_input() -> None:
 def test_no_samples_give_one_token_without_a_loss() -> None:
     packed = pack(experience([]), CPU)
     assert packed.input_ids_I.tolist() == packed.position_ids_I.tolist() == [0]
-    assert packed.layout.query_N.tolist() == packed.layout.key_M.tolist() == [0]
+    spans = packed.layout.padded
+    assert spans.query_N.tolist() == spans.key_M.tolist() == [0]
     assert packed.predict_T.dtype == packed.target_T.dtype == torch.long
     assert len(packed.predict_T) == len(packed.target_T) == len(packed.adv_T) == 0
 
@@ -133,24 +134,34 @@ def test_a_sample_that_shares_costs_less_in_any_company(
     prompt: int, response: int, cost: float
 ) -> None:
     saved = pairs(prompt + response, cost) - cost * response - 1.05 * response * (prompt + response)
-    if shares(prompt, response, cost):
+    shares = Costs(cost).shares
+    if shares(prompt, response):
         assert all(n * saved >= pairs(prompt, cost) * (1 - 1e-9) for n in (2, 3, 16))
-        assert shares(prompt, response // 2, cost) and shares(prompt, response, 2 * cost)
+        assert shares(prompt, response // 2) and Costs(2 * cost).shares(prompt, response)
     else:
         assert 2 * saved <= pairs(prompt, cost)
 
 
+@given(prompt=st.integers(1, 4000), response=st.integers(0, 9000), cost=st.floats(0, 1e5))
+def test_without_a_mask_a_sample_that_shares_never_costs_more(
+    prompt: int, response: int, cost: float
+) -> None:
+    free = Costs(cost, masked=False)
+    assert free.shares(prompt, response)
+    for together in (2, 16):
+        apart = together * free.of(prompt, [response])
+        assert free.of(prompt, [response] * together) <= apart * (1 + 1e-9)
+
+
 def test_long_responses_run_apart_and_short_ones_of_the_same_prompt_share() -> None:
-    cost = 1000.0  # the models of the benchmarks: see docs/internals.md for what they measured
-    assert [shares(64, tokens, cost) for tokens in (256, 512, 1024, 2048)] == [True] * 2 + [
-        False
-    ] * 2
-    assert [shares(256, tokens, cost) for tokens in (512, 800, 2048)] == [True, True, False]
+    cost = Costs(1000)  # the models of the benchmarks: see docs/internals.md for what they measured
+    assert [cost.shares(64, n) for n in (256, 512, 1024, 2048)] == [True] * 2 + [False] * 2
+    assert [cost.shares(256, n) for n in (512, 800, 2048)] == [True, True, False]
     batch = group(64, [2000, 40, 2000, 30])
     found = bundles(experience(batch), 10**6, cost)
     assert sorted(found) == [[0], [1, 3], [2]]
     order = [i for bundle in found for i in bundle]
-    packed = pack(experience([batch[i] for i in order]), CPU, token_cost=cost)
+    packed = pack(experience([batch[i] for i in order]), CPU, costs=cost)
     assert len(packed.input_ids_I) == sum(length_of([batch[i] for i in b]) for b in found)
     assert len(pack(experience([batch[i] for i in order]), CPU).input_ids_I) == length_of(batch)
     assert packed.target_T.tolist() == [t for i in order for t in batch[i].response_ids]
@@ -165,11 +176,11 @@ def test_a_token_costs_what_its_layer_has_weights(tmp_path: Path) -> None:
 
     dense, experts = torch.nn.Linear(64, 26, bias=False), torch.nn.Module()
     experts.weight = torch.nn.Parameter(torch.zeros(8, 26, 64))
-    assert token_cost([dense], Config) == pytest.approx(10)
-    assert token_cost([experts], Experts) == pytest.approx(20)
+    assert costs([dense], Config, masked=True).token == pytest.approx(10)
+    assert costs([experts], Experts, masked=True).token == pytest.approx(20)
     with world() as here:
         policy = open_policy(tiny_model(tmp_path), here)
         layer = sum(p.numel() for p in policy.layers[0].parameters())
         config = policy.lm.config
         heads = config.num_attention_heads * config.head_dim
-        assert policy.token_cost == pytest.approx(layer / (2.6 * heads))
+        assert policy.costs.token == pytest.approx(layer / (2.6 * heads))

@@ -27,27 +27,19 @@ GPUS = {
     "rtx4090-24g": 23.5,
     "mi300x-192g": 191.7,
 }
-# GPUs on which torch tries cuDNN first, whose attention accepts a mask together with shared key
-# heads (`check_prefer_cudnn_attention` in torch's aten/src/ATen/native/transformers/cuda/
-# sdp_utils.cpp: compute capability 9.0 and 10.0). On other GPUs such a call can end in the kernel
-# that holds all scores: flash attention accepts no mask, and the memory-efficient kernel no shared
-# key heads before torch 2.14.
-MASKED_GROUPS = ("h100", "h200", "b200")
 
 
 @dataclass(frozen=True)
 class Device:
     """What one process of the run has for itself.
 
-    bytes           its memory
-    cuda            true for a GPU, false for a process on a CPU
-    masked_groups   whether a fused attention kernel accepts a mask together with shared key heads
+    bytes  its memory
+    cuda   true for a GPU, false for a process on a CPU
     """
 
     name: str
     bytes: int
     cuda: bool
-    masked_groups: bool
 
     @property
     def kind(self) -> str:
@@ -62,11 +54,11 @@ def parse_device(text: str, processes: int) -> Device:
     """
     name = text.lower()
     if name in GPUS:
-        return Device(name, int(GPUS[name] * GIB), True, name.startswith(MASKED_GROUPS))
+        return Device(name, int(GPUS[name] * GIB), True)
     if name == "cpu":
         import psutil
 
-        return Device(name, int(psutil.virtual_memory().total) // processes, False, True)
+        return Device(name, int(psutil.virtual_memory().total) // processes, False)
     found = re.fullmatch(r"(cpu-)?(\d+(?:\.\d+)?)g(?:i?b)?", name)
     if found is None or not float(found[2]):
         raise UserError(
@@ -74,7 +66,7 @@ def parse_device(text: str, processes: int) -> Device:
             f"give one of {', '.join(GPUS)}; or a size such as 48g; or cpu-24g for processes of "
             f"that many GiB; or cpu for this machine",
         )
-    return Device(name, int(float(found[2]) * GIB), found[1] is None, found[1] is not None)
+    return Device(name, int(float(found[2]) * GIB), found[1] is None)
 
 
 @dataclass(frozen=True)
@@ -106,7 +98,7 @@ def estimate_vllm(options: Any, config: Any, weights: int, width: int, device: D
         # a tied head is packed separately from the embedding; the sampler's buffers are small
         head = text.vocab_size * text.hidden_size * width if config.tie_word_embeddings else 0
         return Engine(weights + head, 3 * logits, options.cpu_cache_gib * GIB, None, 0)
-    graphs = 0 if options.eager else GRAPHS
+    graphs = 0 if options.skips_graphs(cuda=True) else GRAPHS
     working = _batch_tokens(device) * _widest(text) * width + 3 * logits + graphs
     cache = int(options.gpu_memory_fraction * device.bytes) - weights - working
     # by vLLM's own test of sleep mode, the buffer of the logits stays allocated, and graphs do too

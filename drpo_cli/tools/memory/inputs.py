@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from drpo_cli.errors import UserError
 from drpo_cli.experience import Experience
 from drpo_cli.settings import ModelSettings
+from drpo_cli.trainer.attention import BUCKETS
+from drpo_cli.trainer.layout import Layout
 from drpo_cli.trainer.pack import Packed, pack
 from drpo_cli.types import Group, Prompt, Rollout
 
@@ -39,10 +41,11 @@ def load_config(settings: ModelSettings, key: str) -> Any:
         ) from error
 
 
-def make_model(config: Any, code: bool, layers: int | None = None) -> Any:
+def make_model(config: Any, code: bool, layers: int | None = None, attention: str = BUCKETS) -> Any:
     """The model, with only `layers` decoder layers if that is given. Call it in a fake mode.
 
-    `code` allows modelling code that comes with the model.
+    `code` allows modelling code that comes with the model; `attention` is a name of
+    `trainer.attention`.
 
     A model with several kinds of attention keeps one layer of each kind, since each kind has a
     mask of its own.
@@ -51,12 +54,10 @@ def make_model(config: Any, code: bool, layers: int | None = None) -> Any:
     from torch import nn
     from transformers import AutoModelForCausalLM
 
-    from drpo_cli.trainer.attention import NAME
-
     lm = AutoModelForCausalLM.from_config(
         copy.deepcopy(config),
         dtype=torch.float32,
-        attn_implementation=NAME,
+        attn_implementation=attention,
         trust_remote_code=code,
     ).eval()
     if layers is not None:
@@ -141,7 +142,7 @@ class Batch:
     @property
     def shares_prompts(self) -> bool:
         """Whether samples share a prompt, so that attention needs a mask."""
-        return any(bucket.context for bucket in self.packed.layout.buckets)
+        return any(span.seen for span in self.packed.layout.spans)
 
     def make_fake(self, mode: FakeTensorMode) -> Packed:
         """The packed micro-batch with fake tensors in place of real ones."""
@@ -150,24 +151,13 @@ class Batch:
         def fake(value: Any) -> Any:
             return mode.from_tensor(value) if isinstance(value, torch.Tensor) else value
 
-        real, layout = self.packed, self.packed.layout
-        buckets = tuple(
-            dataclasses.replace(bucket, first_B=fake(bucket.first_B)) for bucket in layout.buckets
-        )
-        fake_layout = dataclasses.replace(
-            layout,
-            buckets=buckets,
-            query_N=fake(layout.query_N),
-            key_M=fake(layout.key_M),
-            inverse_I=fake(layout.inverse_I),
-            _masks={},
-        )
+        real = self.packed
         columns = {
             field.name: fake(getattr(real, field.name))
             for field in dataclasses.fields(real)
             if field.name != "layout"
         }
-        return Packed(**columns, layout=fake_layout)
+        return Packed(**columns, layout=Layout(real.layout.spans, real.layout.device))
 
 
 def _make_group(number: int, prompt: int, responses_G: Sequence[int]) -> Group:

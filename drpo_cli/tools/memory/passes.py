@@ -22,17 +22,17 @@ import torch.distributed as dist
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.device_mesh import init_device_mesh
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from drpo_cli.dist import World
 from drpo_cli.rollout.engine.precision import Precision
 from drpo_cli.settings import ModelSettings, TrainSettings
 from drpo_cli.step.sync import trainer_weights
-from drpo_cli.tools.memory.engine import Device
 from drpo_cli.tools.memory.inputs import Batch, load_config, make_model
 from drpo_cli.tools.memory.tracker import Parts, Peaks, mark_layers
+from drpo_cli.tools.memory.workspace import Workspace
 from drpo_cli.trainer import optim
+from drpo_cli.trainer.attention import name_for
 from drpo_cli.trainer.logprobs import cut
 from drpo_cli.trainer.model import (
     DTYPES,
@@ -48,8 +48,6 @@ Measured = dict[tuple[str, str], Parts]
 """The parts at the peak of each stretch, by (work, stretch)."""
 FEW = (3, 4)
 """Layers to measure: the difference is what one more layer adds."""
-FUSED_HEAD = 128
-"""The largest head for which cuDNN's attention accepts a mask, forward and backward."""
 BLOCKS = 3
 """Blocks of log-probs to measure: they are alike, and the first ones show what each leaves."""
 
@@ -62,7 +60,8 @@ class Job:
     critic        a value model on the decoder, in place of the policy
     train         whether it is trained, or only replayed
     accumulate    whether an update has several micro-batches
-    all_scores    whether attention holds all scores, since no fused kernel fits
+    device        the kind of device that it is planned for, by its name in torch
+    copies        copies of the weights, over which the ranks are spread
     """
 
     model: ModelSettings
@@ -75,18 +74,8 @@ class Job:
     critic: bool = False
     train: bool = True
     accumulate: bool = False
-    all_scores: bool = False
-
-    def on_device(self, device: Device, config: Any) -> Job:
-        """The job with the attention kernel that a device has for it."""
-        text = config.get_text_config()
-        queries = text.num_attention_heads
-        shared_keys = (getattr(text, "num_key_value_heads", None) or queries) != queries
-        size = getattr(text, "head_dim", None) or text.hidden_size // queries
-        half = self.precision.train == "bfloat16"
-        masked = self.batch.shares_prompts or getattr(text, "sliding_window", None) is not None
-        fused = half and (not masked or (device.masked_groups and size <= FUSED_HEAD))
-        return replace(self, all_scores=device.cuda and shared_keys and not fused)
+    device: str = "cpu"
+    copies: int = 1
 
     def of_critic(self, path: str | None) -> Job:
         """The same work for a value model on the decoder in `path`, or on the policy's."""
@@ -109,10 +98,18 @@ def count_parameters(model: ModelSettings) -> int:
 
 
 @lru_cache
+def largest_weight(model: ModelSettings) -> int:
+    """The numbers in the largest weight of a model."""
+    with FakeTensorMode():
+        lm = make_model(load_config(model, "model.path"), model.trust_remote_code)
+        return max(int(weight.numel()) for weight in lm.parameters())
+
+
+@lru_cache
 def measure(job: Job) -> Measured:
     """Measures the job: the parts at the peak of every stretch of its work."""
     config = load_config(job.model, "model.path")
-    with _fake_world(job.ranks) as world:
+    with _fake_world(job.ranks, job.copies) as world:
         whole = _count_layers(config, job.model.trust_remote_code)
         if whole is None or whole <= FEW[1]:
             return _measure(job, config, world, None)
@@ -133,10 +130,11 @@ def _count_layers(config: Any, code: bool) -> int | None:
 
 
 @contextmanager
-def _fake_world(ranks: int) -> Iterator[World]:
+def _fake_world(ranks: int, copies: int) -> Iterator[World]:
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
     try:
-        yield World(0, ranks, torch.device("cpu"), init_device_mesh("cpu", (ranks,)))
+        world = World(0, ranks, torch.device("cpu"), init_device_mesh("cpu", (ranks,)))
+        yield world.in_shards(ranks // copies)
     finally:
         dist.destroy_process_group()
 
@@ -146,13 +144,11 @@ def _measure(job: Job, config: Any, world: World, layers: int | None) -> Measure
     assert batch.packed and probe.packed  # packed here: in the fake mode the tensors would be fake
     with ExitStack() as stack:
         mode = stack.enter_context(FakeTensorMode())
-        if job.all_scores:
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         model = _model(job, config, world, layers)
         optimizer = _optimizer(model, job.settings) if job.train else None
         peaks = Peaks(model, optimizer)
         mark_layers(model.layers, peaks)
-        with peaks:
+        with peaks, Workspace():
             _replay(model, peaks, probe.make_fake(mode), "probe")
             _replay(model, peaks, batch.make_fake(mode), "replay")
             if optimizer is not None:
@@ -166,11 +162,12 @@ def _measure(job: Job, config: Any, world: World, layers: int | None) -> Measure
 
 
 def _model(job: Job, config: Any, world: World, layers: int | None) -> Any:
-    lm = make_model(config, job.model.trust_remote_code, layers)
+    attention = name_for(str(job.settings.attention), job.device)
+    lm = make_model(config, job.model.trust_remote_code, layers, attention)
     if not job.train:
         lm.requires_grad_(False)
-    elif job.settings.gradient_checkpointing:
-        _recompute_activations(lm)
+    else:
+        _recompute_activations(lm, job.settings.checkpointing)
     dtype = DTYPES[job.precision.train]
     if job.critic:
         return shard(ValueModel(lm), dtype, world)
