@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from drpo_cli.settings import TrainSettings
+from drpo_cli.settings import CheckpointSettings, TrainSettings
 
 NAMES = {"cpu": "CPU", "cuda": "GPU"}
 """The kinds of device, by their names in torch."""
@@ -36,6 +36,11 @@ def resolve(train: TrainSettings, device: str) -> TrainSettings:
     defaults = asdict(DEFAULTS[device])
     unset = {key: value for key, value in defaults.items() if getattr(train, key) is None}
     return train.model_copy(update=unset)
+
+
+def saves_asynchronously(checkpoint: CheckpointSettings, device: str) -> bool:
+    """Whether a run goes on while a checkpoint is written; on a CPU both need the cores."""
+    return device == "cuda" if checkpoint.asynchronous is None else checkpoint.asynchronous
 
 
 def describe(train: TrainSettings, device: str) -> str:

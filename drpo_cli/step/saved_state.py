@@ -53,12 +53,15 @@ _ADMITTED = {
 }
 
 
-def save(state: dict[str, Any], folder: Path) -> None:
-    """Writes a state dict. Collective. Raises OSError, on all ranks, if the disk refuses."""
+def save(state: dict[str, Any], folder: Path, group: Any = None) -> None:
+    """Writes a state dict. Raises OSError, on all ranks, if the disk refuses.
+
+    A collective of the group, or of all ranks.
+    """
     writer = FileSystemWriter(folder)
     writer.fs = _Disk()
     try:
-        save_distributed(state, storage_writer=writer)
+        save_distributed(state, storage_writer=writer, process_group=group)
     except CheckpointException as failed:
         _raise_first(failed)
 

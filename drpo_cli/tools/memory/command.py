@@ -36,6 +36,7 @@ PARTS = {
     "optimizer": ("O", "cyan"),
     "critic": ("C", "dark_cyan"),
     "reference": ("R", "steel_blue"),
+    "checkpoint": ("c", "sky_blue3"),
     "gradients": ("G", "magenta"),
     "gathered": ("g", "purple"),
     "activations": ("A", "green"),
@@ -160,7 +161,11 @@ def _facts(found: Estimate, links: Links) -> Iterator[tuple[str, str]]:
     )
     yield from _traffic(found, links)
     if found.device.cuda:
-        yield "main", f"{_gib(found.loading)} GiB of a node's main memory while the model is read"
+        copied = f", {_gib(found.copied)} GiB while a checkpoint is written" if found.copied else ""
+        yield (
+            "main",
+            f"{_gib(found.loading)} GiB of a node's main memory while the model is read{copied}",
+        )
     yield from (("note", note) for note in found.notes)
 
 
@@ -248,6 +253,7 @@ def as_dict(found: Estimate, links: Links, advice: Sequence[Advice]) -> dict[str
         ],
         "training_seconds_per_step": training_seconds(found.work, links),
         "loading_bytes_per_node": found.loading,
+        "checkpoint_bytes_per_node": found.copied,
         "notes": list(found.notes),
         "advice": [
             {"set": list(one.overrides), "room": one.room, "fits": one.estimate.fits}

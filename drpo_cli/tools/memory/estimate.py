@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from drpo_cli.devices import resolve
+from drpo_cli.devices import resolve, saves_asynchronously
 from drpo_cli.plan import Plan
 from drpo_cli.rollout.engine.capacity import GIB, WIDTH, cache_bytes
 from drpo_cli.step.build import context_length, precision
@@ -93,6 +93,8 @@ class Estimate:
     at_once         sequences of full length that the cache holds, and sequences of half of it
     loading         main memory of a node while its processes read the weights of the model beside
                     their shards, bytes; files that the system caches are not counted
+    copied          bytes of a node's copies of weights and moments, from which checkpoints are
+                    written; 0 where the run waits for them
     work, layout    what a step does, and where ranks and shards are
     microbatches    passes per update, each of a largest micro-batch
     notes           what is assumed, and what the code cannot do
@@ -110,6 +112,7 @@ class Estimate:
     parameters: int
     transfer: Transfer
     loading: int
+    copied: int
     work: Work
     layout: Layout
     batch_tokens: int
@@ -163,6 +166,7 @@ def estimate(plan: Plan, device: Device, nodes: int) -> Estimate:
         at_once=(at_once[0], at_once[1]),
         parameters=count,
         transfer=estimate_transfer(count * width, plan.world, nodes),
+        copied=_copied(plan, passes, policy, device) * (plan.world // nodes),
         loading=LOADED * largest_weight(spec.model) * WIDTH["float32"] // nodes,
         work=_work(plan, lengths, count, microbatches),
         layout=Layout(plan.world, plan.world, nodes),
@@ -277,13 +281,15 @@ def _phases(
         syncing = {"engine weights": engine.weights, **asleep, GATHERED: engine.reload}
     start: Parts = {WEIGHTS: trained[WEIGHTS]}
     critic: Parts = {}  # what the critic holds during the other passes
-    frozen: Parts = {}  # what the reference holds during the other passes
+    frozen: Parts = {}  # what the reference, and the copy for a checkpoint, hold during the others
+    if not device.cuda and (copied := _copied(plan, passes, job, device)):
+        frozen["checkpoint"] = copied
     reference, learn = [], []  # the phases of these two, where the spec has them
     if plan.spec.reference is not None:
         replayed = highest(measure(job.of_reference(plan.spec.reference.path)), ["replay"])
         shards = replayed.pop(WEIGHTS)
         if not device.cuda:  # on a GPU the shards stay in main memory
-            frozen = {"reference": shards}
+            frozen["reference"] = shards
         reference = [replayed]
     if plan.spec.critic is not None:
         values = measure(job.of_critic(plan.spec.critic.path))
@@ -305,6 +311,16 @@ def _phases(
         ("proof", [highest(passes, ["probe"]), critic, frozen, awake]),
     ]
     return tuple(Phase(name, _with_allowance(_add(*parts), plan, device)) for name, parts in phases)
+
+
+def _copied(plan: Plan, passes: Measured, job: Job, device: Device) -> int:
+    """Bytes of a rank's copy of weights and moments; 0 if no checkpoint is written from one."""
+    if not saves_asynchronously(plan.spec.checkpoint, "cuda" if device.cuda else "cpu"):
+        return 0
+    trained = [passes]
+    if plan.spec.critic is not None:
+        trained.append(measure(job.of_critic(plan.spec.critic.path)))
+    return sum(sum(_weights_and_moments(each).values()) for each in trained)
 
 
 def _weights_and_moments(passes: Measured) -> Parts:
