@@ -360,7 +360,7 @@ def _require_same_critic(checkpoint: Path, trainer: Trainer) -> None:
 
 
 def _saved_shapes(checkpoint: Path, prefix: str) -> dict[str, Any]:
-    found = saved_state.saved_tensors(checkpoint / "state", prefix)
+    found = saved_state.Tensors(checkpoint / "state", prefix).entries
     return {name: list(entry.size) for name, entry in found.items()}
 
 
