@@ -104,7 +104,7 @@ def open_trainer(folder: Path, world: World, dtype: DType = "float32", **train: 
         ModelSettings(path=str(folder), dtype=dtype),
         1.0,
         settings.logits_in_a_block,
-        settings.gradient_checkpointing,
+        settings.checkpointing,
         world,
         name_for(str(settings.attention), world.device.type),
     )

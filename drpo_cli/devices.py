@@ -37,11 +37,38 @@ def defaults(device: str, dtype: str) -> Defaults:
     return Defaults("varlen" if dtype == "bfloat16" else "buckets", 512)
 
 
+GPU_ONLY = {
+    ("offload", "optimizer"): "none",
+    ("checkpointing_keeps", "offloaded_inputs"): "inputs",
+}
+"""Values of `[train]` that move something into main memory, and what a CPU has instead."""
+
+
 def resolve(train: TrainSettings, device: str, dtype: str) -> TrainSettings:
-    """The settings with a value for every key whose default depends on the device."""
+    """The settings with a value for every key whose default depends on the device.
+
+    Values without an effect on the device are replaced.
+    """
     values = asdict(defaults(device, dtype))
     unset = {key: value for key, value in values.items() if getattr(train, key) is None}
-    return train.model_copy(update=unset)
+    return train.model_copy(update=unset | _idle(train, device))
+
+
+def idle_options(train: TrainSettings, device: str) -> list[str]:
+    """Says which values have no effect on the device."""
+    return [
+        f"train.{key} = {getattr(train, key)!r} has no effect on a {NAMES[device]}: everything is "
+        f"in main memory"
+        for key in _idle(train, device)
+    ]
+
+
+def _idle(train: TrainSettings, device: str) -> dict[str, str]:
+    return {
+        key: instead
+        for (key, value), instead in GPU_ONLY.items()
+        if device == "cpu" and getattr(train, key) == value
+    }
 
 
 def describe(train: TrainSettings, device: str, dtype: str) -> str:

@@ -13,7 +13,7 @@ import os
 import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TypeVar
 
@@ -44,12 +44,39 @@ ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_
 
 @dataclass(frozen=True)
 class World:
-    """This process's place among all processes of the run."""
+    """This process's place among all processes of the run.
+
+    `mesh` has the ranks that share one copy of the weights as its last dimension; a dimension
+    before it counts the copies, where there are several.
+    """
 
     rank: int
     size: int
     device: torch.device
     mesh: DeviceMesh
+
+    def in_shards(self, shard: int) -> World:
+        """The same ranks, of which each `shard` neighbours share one copy of the weights.
+
+        Consumes: a divisor of the number of ranks, the same on every rank.
+        Waits for: all ranks, if there will be several copies: they make process groups.
+        Produces: a world whose mesh is copies × shards.
+        """
+        if shard == self.size:
+            return self
+        names = ("replicate", "shard")
+        sizes = (self.size // shard, shard)
+        return replace(self, mesh=init_device_mesh(self.device.type, sizes, mesh_dim_names=names))
+
+    @property
+    def shards(self) -> int:
+        """How many ranks share one copy of the weights."""
+        return self.mesh.size(self.mesh.ndim - 1)
+
+    @property
+    def shard(self) -> int:
+        """This rank's place among those that share its copy of the weights."""
+        return self.mesh.get_local_rank(self.mesh.ndim - 1)
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Sums each value over all ranks, in float64.
@@ -114,25 +141,29 @@ class World:
         return [pickle.loads(part.numpy().tobytes()) for part in received.split(coming.tolist())]
 
     def gather_rows(self, shards: Sequence[Tensor], shapes: Sequence[torch.Size]) -> list[Tensor]:
-        """Assembles whole tensors from the rows that each rank holds.
+        """Assembles whole tensors from the rows that the ranks of one copy hold.
 
         Consumes: this rank's shard of each tensor, cut as FSDP cuts them, all of one dtype; the
             whole shapes, the same on every rank.
-        Waits for: the shards of all ranks.
+        Waits for: the shards of the ranks that share this copy of the weights.
         Produces: on every rank all whole tensors. A single tensor needs no memory beyond its own.
         """
-        if self.size == 1:
+        count = self.shards
+        if count == 1:
             return list(shards)
-        sizes_RS = [
-            [_count_numbers(s, rank, self.size) for s in shapes] for rank in range(self.size)
-        ]
+        sizes_RS = [[_count_numbers(s, shard, count) for s in shapes] for shard in range(count)]
         everyone = shards[0].new_empty(sum(shape.numel() for shape in shapes))
         parts_R = torch.split(everyone, [sum(sizes_S) for sizes_S in sizes_RS])
-        own = torch.split(parts_R[self.rank], sizes_RS[self.rank])
+        own = torch.split(parts_R[self.shard], sizes_RS[self.shard])
         for place, shard in zip(own, shards, strict=True):
             place.copy_(shard.reshape(-1))
         # gloo's own all-gather makes two more copies and takes three times as long
-        for transfer in [dist.broadcast(p, r, async_op=True) for r, p in enumerate(parts_R)]:
+        group = self.mesh.get_group(self.mesh.ndim - 1)
+        transfers = [
+            dist.broadcast(part, group=group, group_src=source, async_op=True)
+            for source, part in enumerate(parts_R)
+        ]
+        for transfer in transfers:
             transfer.wait()
         if len(shapes) == 1:
             return [everyone.view(shapes[0])]
@@ -236,8 +267,9 @@ def join(patience_s: float = 0.0) -> Iterator[World]:
 def full(tensor: Tensor) -> Tensor:
     """A parameter as one whole, detached tensor.
 
-    Consumes: the parameter. When it is sharded, this is a collective of all ranks.
-    Waits for: the shards of all ranks.
+    Consumes: the parameter. When it is sharded, this is a collective.
+    Waits for: the shards of the ranks that share this copy of the weights; for a norm, which is
+        still to be summed, all ranks.
     Produces: the whole tensor on every rank; for a plain tensor, a view of it.
     """
     from torch.distributed.tensor import DTensor
@@ -252,6 +284,24 @@ def local(tensor: Tensor) -> Tensor:
 
     tensor = tensor.detach()
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def copies(tensor: Tensor) -> tuple[tuple[int, ...], int]:
+    """Which shard of a parameter this rank has, and how many ranks have the same one.
+
+    The shard is its place along each cut, the same on all ranks that have it; () if it is whole.
+    """
+    from torch.distributed.tensor import DTensor, Replicate
+
+    if not isinstance(tensor, DTensor):
+        return (), dist.get_world_size()
+    mesh, place, count = tensor.device_mesh, [], 1
+    for dim, placement in enumerate(tensor.placements):
+        if isinstance(placement, Replicate):
+            count *= mesh.size(dim)
+        else:
+            place.append(mesh.get_local_rank(dim))
+    return tuple(place), count
 
 
 def peak_memory_gib(device: torch.device) -> float:

@@ -103,13 +103,22 @@ def find_broken_weights(folder: Path) -> Finding | None:
     )
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The files with the weights of a folder that is not broken, which transformers reads too."""
+    for single, index in ((SINGLE, INDEX), (BIN, BIN_INDEX)):
+        if (folder / single).is_file():
+            return [folder / single]
+        if (folder / index).is_file():
+            shards = _read_index(folder / index)
+            assert not isinstance(shards, Finding)
+            return [folder / name for name in sorted(shards)]
+    return []
+
+
 def read_headers(folder: Path) -> dict[str, Header]:
     """What the safetensors files of a folder hold, if its weights are not broken."""
-    index = folder / INDEX
-    shards = _read_index(index) if index.is_file() else {SINGLE: None}
-    assert not isinstance(shards, Finding)
-    paths = [folder / name for name in shards]
-    return {n: header for path in paths if path.is_file() for n, header in _read(path).items()}
+    paths = [path for path in weight_files(folder) if path.suffix == ".safetensors"]
+    return {n: header for path in paths for n, header in _read(path).items()}
 
 
 def find_wrapper(names: Iterable[str], own: Iterable[str]) -> Finding | None:

@@ -17,12 +17,19 @@ from drpo_cli.spec import Spec
 from drpo_cli.spec.presets import summary
 from drpo_cli.spec.problems import Problem
 from drpo_cli.spec.rules import Rule
+from drpo_cli.spec.rules_parallel import (
+    engines_fit,
+    heads_divide,
+    mesh_fits,
+    tensor_parallel,
+)
 
 
 @dataclass(frozen=True)
 class Plan:
     """A spec on `world` processes, one per device.
 
+    `replicate` × `shard` is the mesh of the weights: copies, and the processes that share one.
     A sequence is one prompt with one sampled response. `context` is the longest sequence in
     tokens: `rollout.context_length`, or the limit of the model, or None if neither is known yet
     (a hub id, or a model folder that is still to be prepared).
@@ -30,6 +37,8 @@ class Plan:
 
     spec: Spec
     world: int
+    replicate: int
+    shard: int
     run_folder: Path
     prompts_per_rank: int
     sequences_per_step: int
@@ -89,25 +98,45 @@ def context_limit(config: Mapping[str, Any]) -> ContextLimit | None:
 def check_plan(spec: Spec, world: int) -> int | None:
     """Checks that `spec` can run on `world` processes; returns the model's longest sequence.
 
-    That is None where it is not known yet. Raises SpecError when the work does not divide over the
-    processes, or when the model folder is missing, is not a model, or has too short a context.
+    That is None where it is not known yet. Raises SpecError when the work, the mesh or the engines
+    do not divide over the processes, or when the model folder is missing, is not a model, or has
+    too short a context.
     """
-    limit, wrong = _read_context_limit(spec)
-    others = _other_models_fit(spec)
-    if found := [*_divides(spec, world), *wrong, *others, *context_fits(spec, limit)]:
+    over = [*_divides(spec, world), *mesh_fits(spec, world), *engines_fit(spec, world)]
+    return _check(spec, over)
+
+
+def _check(spec: Spec, problems: list[Problem]) -> int | None:
+    config, wrong = _read_config(spec)
+    limit = None if config is None else context_limit(config)
+    others, engines = _other_models_fit(spec), heads_divide(spec, config)
+    if found := [*problems, *wrong, *others, *engines, *context_fits(spec, limit)]:
         raise spec.source.error(found)
     return limit.tokens if limit else None
 
 
 def make_plan(spec: Spec, world: int) -> Plan:
     """Works out the plan of `spec` on `world` processes. Raises SpecError as `check_plan` does."""
-    limit = check_plan(spec, world)
+    return _plan(spec, world, spec.parallel.mesh(world), check_plan(spec, world))
+
+
+def lone_plan(spec: Spec) -> Plan:
+    """The plan of one process that samples without training; the mesh of a run does not matter.
+
+    Raises SpecError for a model folder that is missing, is not a model, or has too short a context.
+    """
+    return _plan(spec, 1, (1, 1), _check(spec, []))
+
+
+def _plan(spec: Spec, world: int, mesh: tuple[int, int], limit: int | None) -> Plan:
     rollout, updates = spec.rollout.config, spec.train.updates_per_rollout
     prompts, samples = rollout.prompts_per_step, rollout.samples_per_prompt
     per_rank = prompts // world * samples
     return Plan(
         spec=spec,
         world=world,
+        replicate=mesh[0],
+        shard=mesh[1],
         run_folder=spec.run.folder / spec.run.name,
         prompts_per_rank=prompts // world,
         sequences_per_step=prompts * samples,
@@ -137,6 +166,7 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
         ("rollout", _engine(spec)),
         *([("trackers", ", ".join(_tracker(one) for one in spec.tracker))] if spec.tracker else []),
         ("processes", processes),
+        *_over_processes(plan),
         (
             "one step",
             f"{rollout.prompts_per_step:,} prompts × {rollout.samples_per_prompt:,} samples = "
@@ -167,6 +197,14 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
             f"{sampled:,} sequences, {rounds} times",
         ),
     ]
+
+
+def _over_processes(plan: Plan) -> Iterator[tuple[str, str]]:
+    """Rows on copies of the weights and on engines, where a spec asks for more than the default."""
+    if plan.replicate > 1:
+        yield "weights", f"{plan.replicate} copies, each over {plan.shard} processes"
+    if (size := tensor_parallel(plan.spec)) > 1:
+        yield "engines", f"{max(1, plan.world // size)}, each over {size} processes"
 
 
 def regime(spec: Spec) -> str:
@@ -213,6 +251,8 @@ def _chosen(plugin: Selected[Any]) -> str:
 def _engine(spec: Spec) -> str:
     rollout = spec.rollout.config
     parts = [spec.rollout.type, f"temperature {rollout.temperature:g}"]
+    if chosen := rollout.describe():
+        parts.append(chosen)
     if rollout.dtype and rollout.dtype != spec.model.dtype:
         parts.append(f"computing in {rollout.dtype}")
     if rollout.weight_rounding:
@@ -245,7 +285,12 @@ def _loss(spec: Spec) -> str:
 
 def rules(world: int) -> tuple[Rule, ...]:
     """The rules for running a spec on `world` processes with the model folder as it is now."""
-    return (lambda spec: _divides(spec, world), _model_fits)
+    return (
+        lambda spec: _divides(spec, world),
+        lambda spec: mesh_fits(spec, world),
+        lambda spec: engines_fit(spec, world),
+        _model_fits,
+    )
 
 
 def _divides(spec: Spec, world: int) -> Iterator[Problem]:
@@ -267,16 +312,17 @@ def _divides(spec: Spec, world: int) -> Iterator[Problem]:
 
 
 def _model_fits(spec: Spec) -> Iterator[Problem]:
-    limit, wrong = _read_context_limit(spec)
+    config, wrong = _read_config(spec)
     yield from wrong
-    yield from context_fits(spec, limit)
+    yield from heads_divide(spec, config)
+    yield from context_fits(spec, None if config is None else context_limit(config))
     yield from _other_models_fit(spec)
 
 
-def _read_context_limit(spec: Spec) -> tuple[ContextLimit | None, list[Problem]]:
-    """The longest sequence of the model folder, and what is wrong with the folder.
+def _read_config(spec: Spec) -> tuple[Mapping[str, Any] | None, list[Problem]]:
+    """The config.json of the model folder, and what is wrong with the folder.
 
-    The limit is None for a hub id, and for a folder that is not there yet.
+    None for a hub id, and for a folder that is not there yet.
     """
     folder, prepare = Path(spec.model.path), spec.model.prepare
     if not folder.is_absolute():
@@ -290,7 +336,8 @@ def _read_context_limit(spec: Spec) -> tuple[ContextLimit | None, list[Problem]]
         absent = not folder.exists()
         more = ", or set model.prepare to a script that makes the folder" if absent else ""
         return None, [Problem(("model", "path"), f"{finding.what}; {finding.fix}{more}")]
-    return context_limit(json.loads((folder / "config.json").read_text(encoding="utf-8"))), []
+    config: Mapping[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return config, []
 
 
 def _other_models_fit(spec: Spec) -> Iterator[Problem]:

@@ -10,8 +10,12 @@ import typer
 from drpo_cli.cli import completion
 from drpo_cli.cli.common import (
     BEFORE,
+    JoinTimeout,
+    NodeRank,
+    Nodes,
     Overrides,
     Processes,
+    Rendezvous,
     SpecFile,
     app,
     as_typed,
@@ -21,7 +25,9 @@ from drpo_cli.cli.common import (
 
 @app.command(
     rich_help_panel=BEFORE,
-    epilog=examples("drpo init --list", "drpo init demo --template quickstart"),
+    epilog=examples(
+        "drpo init --list", "drpo init demo --template quickstart", "drpo init demo --slurm"
+    ),
 )
 def init(
     folder: Annotated[
@@ -33,6 +39,12 @@ def init(
             metavar="T", help="The template to copy.", autocompletion=completion.templates
         ),
     ] = "quickstart",
+    slurm: Annotated[
+        bool, typer.Option("--slurm", help="Also write train.sbatch, a job for SLURM.")
+    ] = False,
+    kubernetes: Annotated[
+        bool, typer.Option("--kubernetes", help="Also write job.yaml, a job for Kubernetes.")
+    ] = False,
     list_: Annotated[bool, typer.Option("--list", help="List the templates and exit.")] = False,
 ) -> None:
     """Create a run folder from a template.
@@ -40,6 +52,9 @@ def init(
     Writes run.toml, a README, the other files of the template, and `run.schema.json`, which is the
     output of `drpo schema`: with it an editor completes and checks run.toml. Writes either all
     files or none, and refuses a folder that is not empty.
+
+    `--slurm` and `--kubernetes` add the file of a job that trains run.toml on several machines. In
+    a folder that has a run.toml already, they write only that file (docs/scaling.md).
     """
     from drpo_cli.tools import init as scaffold
 
@@ -50,8 +65,14 @@ def init(
         return
     if folder is None:
         raise typer.BadParameter("name the folder to create, or use --list", param_hint="DIR")
+    jobs = [name for name, wanted in (("slurm", slurm), ("kubernetes", kubernetes)) if wanted]
+    if jobs and (folder / "run.toml").is_file():
+        for path in scaffold.add_jobs(folder, jobs, source):
+            typer.echo(f"wrote {path}")
+        return
     for warning in scaffold.init(folder, template, source):
         typer.echo(f"warning: {warning}", err=True)
+    scaffold.add_jobs(folder, jobs, source)
     spec = as_typed(folder / "run.toml")
     typer.echo(f"wrote {folder}\nnext:\n  drpo check {spec}\n  drpo train {spec}")
 
@@ -190,12 +211,23 @@ def plan(
     raise typer.Exit(planned(spec, set_ or [], gpus, gpu, nodes, links, json_))
 
 
-@app.command(rich_help_panel=BEFORE, epilog=examples("drpo doctor", "drpo doctor demo/run.toml"))
+@app.command(
+    rich_help_panel=BEFORE,
+    epilog=examples(
+        "drpo doctor",
+        "drpo doctor demo/run.toml",
+        "drpo doctor demo/run.toml --nodes 2 --node-rank 0 --rendezvous 10.0.0.1:29500",
+    ),
+)
 def doctor(
     spec: Annotated[
         Path | None,
         typer.Argument(metavar="RUN.toml", help="Also check what this run needs."),
     ] = None,
+    nodes: Nodes = None,
+    node_rank: NodeRank = None,
+    rendezvous: Rendezvous = None,
+    join_timeout: JoinTimeout = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Check this machine: versions, devices, limits, folders.
@@ -206,7 +238,14 @@ def doctor(
     not work), with what was found and how to fix it. Imports torch, transformers and vLLM in
     separate processes, so that a broken package does not stop the other checks. Starts two
     processes that add two numbers, connected as the processes of a run are.
+
+    With `--nodes`, give the command on every machine, as `drpo train`. It also tries the
+    rendezvous, whether versions differ and `run.folder` is shared, and measures round trips,
+    bandwidth and clocks.
     """
+    from drpo_cli.launch.place import read_place
+
+    place = read_place(nodes, node_rank, rendezvous, join_timeout)
     from drpo_cli.tools.doctor.command import doctor as examined
 
-    raise typer.Exit(examined(spec, json_))
+    raise typer.Exit(examined(spec, json_, place))

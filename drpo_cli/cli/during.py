@@ -42,6 +42,13 @@ def train(
     node_rank: NodeRank = None,
     rendezvous: Rendezvous = None,
     join_timeout: JoinTimeout = None,
+    external: Annotated[
+        bool,
+        typer.Option(
+            "--external",
+            help="Be one rank of a job of torchrun, SLURM or others: give this in every task.",
+        ),
+    ] = False,
 ) -> None:
     """Train with one process per device, on this machine or on several.
 
@@ -54,12 +61,24 @@ def train(
     On several machines, give the command on each with `--nodes`, `--node-rank` and `--rendezvous`;
     `--nproc` is then the number per machine. All need the same packages, the same spec and a run
     folder that they share. Node 0 shows the run (docs/scaling.md).
+
+    With `--external` another launcher starts one process per device, each with this
+    command: `torchrun --nproc-per-node 8 -m drpo_cli train RUN.toml --external`. Rank 0 prepares
+    the run folder, then each becomes one rank of the run. RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR
+    and MASTER_PORT tell its place; where they are not set, those of SLURM do.
     """
     from drpo_cli.launch.place import read_place
     from drpo_cli.spec import load
 
     place = read_place(nodes, node_rank, rendezvous, join_timeout)
+    if external and (nproc or place):
+        option = "--nproc" if nproc else "--nodes"
+        raise typer.BadParameter(f"the job itself says what {option} does", param_hint="--external")
     loaded = load(spec, set_ or [])  # report a wrong spec before importing torch
+    if external:
+        from drpo_cli.launch.external import train as join
+
+        join(loaded, resume)
     from drpo_cli.launch.launcher import train as launch
 
     raise typer.Exit(launch(loaded, resume, nproc, place))

@@ -31,7 +31,7 @@ class Meeting:
 
     def __init__(self, place: Place):
         self.place = place
-        self.address = own_address(place)
+        self.address = _find_address(place)
         self._came = {place.rank}
         self._begun = 0
         self.addresses: list[str] = []
@@ -142,6 +142,18 @@ def meet(place: Place) -> Iterator[Meeting]:
         yield meeting
     finally:
         meeting.leave()
+
+
+def _find_address(place: Place) -> str:
+    """The own address; waits for the name of the rendezvous, which may be only just coming up."""
+    until = time.monotonic() + place.join_s
+    while True:
+        try:
+            return own_address(place)
+        except UserError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(1)
 
 
 def _open(place: Place) -> Store:

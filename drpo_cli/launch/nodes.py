@@ -74,9 +74,8 @@ def require_agreement(facts: Sequence[Mapping[str, Any]], noun: str) -> None:
         name, origin = f"{noun} {rank} ({other['host']})", f"{noun} 0 ({first['host']})"
         if other["size"] != first["size"]:
             raise UserError(
-                f"{name} was started with --nodes {other['size']}, {origin} with --nodes "
-                f"{first['size']}",
-                "give the same number everywhere",
+                f"{name} expects {other['size']} {noun}s, {origin} expects {first['size']}",
+                "give the same --nodes everywhere",
             )
         if other["processes"] != first["processes"]:
             raise UserError(

@@ -17,6 +17,7 @@ from typing import Literal
 from drpo_cli.errors import UserError
 
 JOIN_S = 45.0  # with the imports before it, a rendezvous that nobody answers ends within a minute
+PREPARED = "DRPO_PREPARED"  # set where the ranks of a job have prepared the run
 INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
@@ -159,7 +160,7 @@ def read_task(environment: Mapping[str, str]) -> dict[str, str]:
         raise UserError(
             f"this process is not a task of a job: {', '.join(missing)} not set",
             "start it with torchrun or srun, once per device: "
-            "`torchrun --no-python --nproc-per-node 8 drpo train RUN.toml --external`",
+            "`torchrun --nproc-per-node 8 -m drpo_cli train RUN.toml --external`",
         )
     return {name: environment[name] for name in needed} | {
         "LOCAL_RANK": environment.get("LOCAL_RANK", "0")

@@ -12,6 +12,7 @@ import sys
 import traceback
 from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 from drpo_cli import processes
 from drpo_cli.errors import EXIT_RUN_FAILED, EXIT_USER_ERROR, UserError, os_message
@@ -21,15 +22,20 @@ from drpo_cli.runs.events import one_line, say
 from drpo_cli.runs.folder import RunFolder
 
 
-def main(folder: RunFolder) -> int:
+def main(folder: RunFolder, terminal: TextIO | None = None) -> int:
     """Runs this rank's part and returns its exit code; records a failure for the launcher.
+
+    terminal  where a failure is shown too: no launcher of ours shows it
 
     A rank that has neighbours does not return from a failure but ends at once: to unwind would stop
     the engine and free the process group, and both may wait for neighbours, which wait for it.
     """
     rank, world = int(os.environ["RANK"]), int(os.environ.get("WORLD_SIZE", 1))
     processes.print_to(folder.log(rank))
-    processes.die_with_parent()  # or it would write to the run folder after its launcher is gone
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        # Or it would write to the run folder after its launcher is gone. What starts a task of
+        # SLURM may end before the task does; there the job's end is the end of all its processes
+        processes.die_with_parent()
     watch = Watchdog(folder, world, hang_limit(folder)).look if _watches() else lambda: None
     with Heartbeat(folder, rank, world, watch):
         try:
@@ -38,7 +44,7 @@ def main(folder: RunFolder) -> int:
             return run(folder)
         except BaseException as error:  # at the end of the process: recorded, as Python would do
             code, message = _explain(error, folder)
-            _record_failure(folder, rank, code, message)
+            _record_failure(folder, rank, code, message, terminal)
             if world > 1:
                 processes.exit_now(code)
             return code
@@ -81,10 +87,16 @@ def _is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def _record_failure(folder: RunFolder, rank: int, code: int, message: str) -> None:
+def _record_failure(
+    folder: RunFolder, rank: int, code: int, message: str, terminal: TextIO | None
+) -> None:
     with suppress(OSError):  # a full disk may be its cause: the launcher will say that
         folder.record_error(rank, code, message)
         say(folder, f"rank {rank} failed: {one_line(message)}", "failed", rank=rank)
+    if terminal is not None:
+        with suppress(OSError):  # nobody reads it
+            terminal.write(f"error: rank {rank}: {message}\n")
+            terminal.flush()
 
 
 def _print(text: str) -> None:

@@ -19,6 +19,7 @@ from drpo_cli import progress
 from drpo_cli.errors import UserError
 from drpo_cli.rollout.engine.capacity import require_cache
 from drpo_cli.rollout.engine.ends import NEUTRAL, Ends, find_ends, load_config
+from drpo_cli.rollout.engine.pooling import pool
 from drpo_cli.rollout.engine.protocol import EngineContext, Sampling
 from drpo_cli.rollout.engine.text import decode_response
 from drpo_cli.rollout.engine.vllm_errors import Start, explain
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+PUSHED = "drpo_push"  # our load format: no file is read
+
+
 class Config(RolloutSettings):
     """Options of the vLLM engine."""
 
@@ -37,11 +41,26 @@ class Config(RolloutSettings):
     cpu_cache_gib: Count = 1
     """Size of the KV cache on a CPU, in whole GiB per rank."""
     max_sequences: Count = 256
-    """Responses sampled at the same time, per rank."""
-    eager: bool = True
-    """Skip compilation and graph capture: a faster start, slower sampling on a GPU."""
+    """Responses sampled at the same time, per engine."""
+    tensor_parallel: Count = 1
+    """Neighbouring ranks that share one engine, each with a part of every weight matrix and of the
+    KV cache: for a model that does not fit into one device beside the trainer. It must divide the
+    ranks and the attention heads; the devices should be of one node."""
+    eager: bool | None = None
+    """Skip compilation and the capture of CUDA graphs: a faster start, slower sampling on a GPU.
+    If not set, a GPU samples with graphs and a CPU without."""
     sleep: bool = True
     """Give GPU memory to the trainer between rollouts; no effect on a CPU."""
+
+    def describe(self) -> str:
+        """See `RolloutSettings.describe`."""
+        if self.eager is None:
+            return "CUDA graphs on a GPU, eager on a CPU"
+        return "eager" if self.eager else "compiled, with CUDA graphs on a GPU"
+
+    def skips_graphs(self, cuda: bool) -> bool:
+        """Whether the engine runs without compilation and graphs on such a device."""
+        return not cuda if self.eager is None else self.eager
 
     def pools_device_memory(self) -> bool:
         """See `RolloutSettings`: what sleeps is in a pool."""
@@ -72,6 +91,7 @@ class Engine:
         self.check(config, context)
         _set_environment(config)
         self.llm = _start(config, context)
+        self.sharers = _find_sharers(config, context)
         self.tokenizer = self.llm.get_tokenizer()
         self.ends = find_ends(config, context.model, self.tokenizer)
         from vllm.platforms import current_platform
@@ -88,6 +108,7 @@ class Engine:
         """See `EngineProtocol.generate`."""
         from vllm import SamplingParams
 
+        prompt_ids, seeds_PG, own = pool(prompt_ids, seeds_PG, self.sharers)
         options = sampling_options(sampling, self.ends)
         # A cached prefix would make a resumed run's first batch differ from an uninterrupted run's.
         self._drop_prefix_cache()
@@ -102,7 +123,9 @@ class Engine:
             progress.tick()
             for output in engine.step():
                 at, sample = divmod(int(output.request_id), samples)
-                yield at, sample, self._make_rollout(prompt_ids[at], output.outputs[0])
+                if at in own:
+                    rollout = self._make_rollout(prompt_ids[at], output.outputs[0])
+                    yield at - own.start, sample, rollout
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """See `EngineProtocol.load_weights`. Takes names as in a Hugging Face checkpoint."""
@@ -172,6 +195,13 @@ def _start(config: Config, context: EngineContext) -> Any:
             "install it with pip install 'drpo[cpu]' or 'drpo[gpu]', or set engine = "
             '"transformers"',
         ) from error
+    from vllm.model_executor.model_loader import register_model_loader
+
+    from drpo_cli.rollout.engine.vllm_loader import PushLoader
+
+    register_model_loader(PUSHED)(PushLoader)
+    if config.tensor_parallel > 1:
+        _keep_from_shared_memory()
     with _plain_folder(context.model.path) as path:
         try:
             return LLM(**(engine_arguments(config, context) | {"model": path}))
@@ -181,6 +211,17 @@ def _start(config: Config, context: EngineContext) -> Any:
             if (known := explain(error, start)) is None:
                 raise
             raise known from error
+
+
+def _keep_from_shared_memory() -> None:
+    """Has ranks that share an engine on CPUs use the process group, not vLLM's shared memory.
+
+    vLLM names that memory by the ranks alone. Two runs on one machine would get the same, and after
+    a run that was killed no other could start: the memory stays, and vLLM refuses it.
+    """
+    from vllm.distributed.device_communicators.cpu_communicator import CpuCommunicator
+
+    CpuCommunicator._all_group_ranks_share_shm_group_name = lambda self: False
 
 
 @contextmanager
@@ -199,6 +240,7 @@ def engine_arguments(config: Config, context: EngineContext) -> dict[str, Any]:
     """The arguments of `vllm.LLM`: those of every device, then those of GPUs and several ranks."""
     import torch
 
+    cuda = torch.cuda.is_available()
     arguments: dict[str, Any] = {
         "model": context.model.path,
         "dtype": context.model.dtype,
@@ -207,17 +249,33 @@ def engine_arguments(config: Config, context: EngineContext) -> dict[str, Any]:
         "generation_config": str(NEUTRAL),
         "max_model_len": context.context_length,
         "max_num_seqs": config.max_sequences,
-        "enforce_eager": config.eager,
+        "tensor_parallel_size": config.tensor_parallel,
+        "enforce_eager": config.skips_graphs(cuda),
         "logprobs_mode": "processed_logprobs",
         "disable_log_stats": True,
-        "seed": 0,
+        "seed": 0,  # every request has its own
+        "tokenizer_mode": "hf",  # as the trainer reads it, whatever other files the folder has
+        "load_format": PUSHED if context.awaits_weights else "auto",
     }
-    if torch.cuda.is_available():
+    if cuda:
         arguments["gpu_memory_utilization"] = config.gpu_memory_fraction
         arguments["enable_sleep_mode"] = config.sleep
     if context.ranks > 1:
         arguments["distributed_executor_backend"] = "external_launcher"
     return arguments
+
+
+def _find_sharers(config: Config, context: EngineContext) -> Any:
+    """The process group, on CPUs, of the ranks that share this one's engine; None if it is alone.
+
+    vLLM makes an engine of each `tensor_parallel` neighbouring ranks of the process group. With one
+    rank, as in `drpo eval`, it starts the processes for the other devices itself.
+    """
+    if config.tensor_parallel == 1 or context.ranks == 1:
+        return None
+    from vllm.distributed import get_tp_group
+
+    return get_tp_group().cpu_group
 
 
 def sampling_options(sampling: Sampling, ends: Ends) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from drpo_cli.settings.base import FolderName as FolderName
 from drpo_cli.settings.base import Fraction as Fraction
 from drpo_cli.settings.base import Settings as Settings
 from drpo_cli.settings.base import SpecPath as SpecPath
+from drpo_cli.settings.parallel import ParallelSettings as ParallelSettings
 from drpo_cli.settings.train import CriticSettings as CriticSettings
 from drpo_cli.settings.train import ReferenceSettings as ReferenceSettings
 from drpo_cli.settings.train import TrainSettings as TrainSettings
@@ -175,6 +176,10 @@ class RolloutSettings(Settings):
     dynamic_sampling_rounds: Annotated[int, Field(ge=0)] = 0
     """Most additional batches of prompts that a step samples to replace groups with equal rewards,
     which give no signal (DAPO, arXiv 2503.14476); 0 is off."""
+
+    def describe(self) -> str:
+        """What an engine chooses by the device, in words; empty if nothing."""
+        return ""
 
     def pools_device_memory(self) -> bool:
         """Whether the engine takes device memory from a pool of its own, apart from torch's."""

@@ -38,6 +38,10 @@ class TrainSettings(Settings):
     """Largest global norm of the gradient; a larger gradient is scaled down to it."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
+    checkpointing_keeps: Literal["inputs", "offloaded_inputs", "products"] = "inputs"
+    """What `gradient_checkpointing` keeps of each layer: its `inputs`; `offloaded_inputs`, which
+    wait in pinned main memory, for very long sequences; or `products`, the results of matrix
+    products and attention, so that only cheap operations run again: more memory, less time."""
     attention: Literal["varlen", "buckets"] | None = None
     """How attention over packed rows is computed; by device if not set. `varlen`: by the kernel of
     FlashAttention for sequences of any lengths, for bfloat16 on GPUs since Ampere. `buckets`: in
@@ -47,6 +51,10 @@ class TrainSettings(Settings):
     only its shard of their sum; or once per update, which moves less data and keeps 4 bytes per
     weight of the whole model on every device meanwhile. With several devices the order of the sum
     differs, and so do its last bits."""
+    offload: Literal["none", "optimizer"] = "none"
+    """What is kept in main memory, pinned, while there are no updates: with `optimizer`, the
+    moments of AdamW, 8 bytes per weight, divided by the number of devices. The rollout engine can
+    have their room on the device; to move them there and back takes time in every step."""
     logits_mib: Count | None = None
     """Size of one block of float32 logits, in MiB; by device if not set: 8 on a CPU, 512 on a GPU.
     Two or three blocks exist at a time, never the whole array `[tokens, vocabulary]`."""
@@ -72,6 +80,11 @@ class TrainSettings(Settings):
     overlong_buffer: Count | None = None
     """Tokens over which the penalty of `overlong = "soft"` grows; a fifth of `max_new_tokens` if
     not set."""
+
+    @property
+    def checkpointing(self) -> str | None:
+        """What is kept of each layer for the backward pass; None for everything."""
+        return self.checkpointing_keeps if self.gradient_checkpointing else None
 
     @property
     def logits_in_a_block(self) -> int:

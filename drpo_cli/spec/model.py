@@ -15,6 +15,7 @@ from drpo_cli.settings import (
     EvalSettings,
     ModelSettings,
     ObjectiveSettings,
+    ParallelSettings,
     ReferenceSettings,
     RewardSettings,
     RolloutSettings,
@@ -32,6 +33,7 @@ SECTIONS: dict[str, type[Settings]] = {
     "train": TrainSettings,
     "reference": ReferenceSettings,
     "critic": CriticSettings,
+    "parallel": ParallelSettings,
     "eval": EvalSettings,
     "checkpoint": CheckpointSettings,
 }
@@ -70,6 +72,7 @@ ORDER = (
     "train",
     "reference",
     "critic",
+    "parallel",
     "eval",
     "checkpoint",
     "tracker",
@@ -92,6 +95,7 @@ class Spec:
     train: TrainSettings
     reference: ReferenceSettings | None
     critic: CriticSettings | None
+    parallel: ParallelSettings
     eval: EvalSettings
     eval_data: tuple[Selected[SourceSettings], ...]
     checkpoint: CheckpointSettings

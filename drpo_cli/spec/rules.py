@@ -146,6 +146,17 @@ def final_rate_is_used(spec: Spec) -> Iterator[Problem]:
         )
 
 
+def checkpointing_options(spec: Spec) -> Iterator[Problem]:
+    if spec.train.checkpointing_keeps != "inputs" and not spec.train.gradient_checkpointing:
+        yield Problem(
+            ("train", "checkpointing_keeps"),
+            "has no effect without gradient checkpointing; remove it, or set "
+            "train.gradient_checkpointing to true",
+            also=(("train", "gradient_checkpointing"),),
+            on_key=True,
+        )
+
+
 def anchor_options(spec: Spec) -> Iterator[Problem]:
     if spec.train.importance_cap is not None and spec.train.anchor == "engine":
         yield Problem(
@@ -283,6 +294,7 @@ ERRORS: tuple[Rule, ...] = (
     *rules_data.ERRORS,
     one_advantage_per_response,
     critic_where_needed,
+    checkpointing_options,
     anchor_options,
     varlen_has_a_kernel,
     reduction_options,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from drpo_cli import pretrained
@@ -53,16 +54,20 @@ def precision(spec: Spec) -> Precision:
 
 
 def engine(plan: Plan) -> EngineProtocol:
-    """Starts the rollout engine on the plan's model."""
-    options = plan.spec.rollout
-    started: EngineProtocol = options.plugin.entry(options.config, _engine_context(plan))
-    return started
+    """Starts the rollout engine for a trainer that pushes weights before anything is sampled."""
+    return _start(plan, replace(_engine_context(plan), awaits_weights=True))
 
 
 def lone_engine(plan: Plan) -> EngineProtocol:
     """Checks the model, as a trainer does when it loads one, then starts the engine without one."""
     pretrained.check(plan.spec.model, "model.path")
-    return engine(plan)
+    return _start(plan, _engine_context(plan))
+
+
+def _start(plan: Plan, context: EngineContext) -> EngineProtocol:
+    options = plan.spec.rollout
+    started: EngineProtocol = options.plugin.entry(options.config, context)
+    return started
 
 
 def check_engine(plan: Plan, tokenizer: Any) -> None:
@@ -123,7 +128,7 @@ def trainer(plan: Plan, world: World) -> Any:
         spec.model,
         rollout.temperature,
         train.logits_in_a_block,
-        train.gradient_checkpointing,
+        train.checkpointing,
         world,
         attention,
     )
@@ -134,7 +139,7 @@ def trainer(plan: Plan, world: World) -> Any:
         train,
         world,
         reference=_reference(spec, train, attention, world),
-        critic=_critic(spec, attention, world),
+        critic=_critic(spec, train, attention, world),
     )
 
 
@@ -149,7 +154,7 @@ def _reference(spec: Spec, train: TrainSettings, attention: str, world: World) -
     return Reference(load_reference(model, temperature, block, world, attention), spec.reference)
 
 
-def _critic(spec: Spec, attention: str, world: World) -> Any:
+def _critic(spec: Spec, train: TrainSettings, attention: str, world: World) -> Any:
     from drpo_cli.trainer import optim
     from drpo_cli.trainer.critic import Critic
     from drpo_cli.trainer.model import load_value_model
@@ -157,6 +162,6 @@ def _critic(spec: Spec, attention: str, world: World) -> Any:
     if spec.critic is None:
         return None
     source = spec.model.model_copy(update={"path": spec.critic.path or spec.model.path})
-    model = load_value_model(source, spec.train.gradient_checkpointing, world, attention)
-    optimizer = optim.adamw(model, spec.train, spec.critic.learning_rate)
-    return Critic(model, optimizer, spec.critic, spec.train, world)
+    model = load_value_model(source, train.checkpointing, world, attention)
+    optimizer = optim.adamw(model, train, spec.critic.learning_rate)
+    return Critic(model, optimizer, spec.critic, train, world)

@@ -133,6 +133,7 @@ class Checkpoints:
                 model_state_dict=state[name],
                 optim_state_dict=state[OPTIMIZER_OF[name]],
             )
+        trainer.moments.put_away()  # torch puts what it loads on the device
         optim.resume(trainer.optimizer, trainer.schedule, record["updates"], settings[0])
         for (_, optimizer), own in list(zip(pairs.values(), settings, strict=True))[1:]:
             optim.restore(optimizer, own)
@@ -254,6 +255,7 @@ def _state(trainer: Trainer) -> dict[str, Any]:
         if untouched:  # torch made the moments by a step of zeros, which must not count
             for moments in optimizer.state.values():
                 moments["step"].zero_()
+    trainer.moments.put_away()  # those that torch has just made
     return state
 
 

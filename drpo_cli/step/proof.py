@@ -2,48 +2,112 @@
 
 A sync can go wrong without an error: a tied head keeps its old copy, experts are not packed again,
 a tensor is lost. The engine then samples from another policy than the one that is trained, and
-only the log-probs show it. So the *gap*, mean |log π − log μ|, is measured:
+only the log-probs show it, as differences log π − log μ. Rounding gives differences too, and how
+large they are depends on the text, so no fixed limit can tell the two apart. Two things can:
 
-- At the start, a *rehearsal*: every weight is disturbed and pushed, and the engine's log μ of what
-  it then samples is compared with the trainer's log π. A tensor that does not arrive shows at once.
-- Then the real weights are pushed, and the gap measured again. That is the noise floor of this
-  engine, model and dtype.
-- After every later push, a group of the next rollouts is replayed before the step learns from it;
-  after the last push, a few responses that are sampled for the purpose.
+- *Noise*: the trainer replays the same tokens with weights that are rounded anew. The *gap*, mean
+  |log π − log μ|, must be within a small multiple of what that changes.
+- *Staleness*: in a rehearsal before the start, every weight is disturbed at random and pushed. If
+  the engine has a tensor's disturbance, the differences do not depend on its signs; if not, their
+  gradient points back to the undisturbed tensor (`Disturbed.staleness`), whose name is then known.
+
+The exact weights are pushed after the rehearsal. After every later push, a group of the next
+rollouts is replayed before the step learns from it; after the last push, a few responses that are
+sampled for the purpose. Whatever looks wrong is looked at again with more text before it counts.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from drpo_cli.dist import local
 from drpo_cli.errors import UserError
 from drpo_cli.experience import Experience
 from drpo_cli.rollout import transformers
-from drpo_cli.rollout.engine.precision import Precision, round_weight
-from drpo_cli.rollout.engine.protocol import Sampling, sample_groups
+from drpo_cli.rollout.engine.protocol import Sampling, derive_seed, sample_groups
+from drpo_cli.step.changed import Disturbed, Jittered, Rounded
 from drpo_cli.step.sample import PROBE_PROMPTS, probe_sampling
 from drpo_cli.step.sync import WeightSync
-from drpo_cli.trainer.model import Policy
+from drpo_cli.trainer.batches import add_gradient
 from drpo_cli.types import Group, Prompt
 
 if TYPE_CHECKING:
     from drpo_cli.step.run import Run
 
-REHEARSAL_SCALE = 0.1  # the relative change of each weight
-CEILING = {
-    "float32": 1e-3,
-    "bfloat16": 0.15,
-}  # the gap of a sound pair is smaller
-FLOOR_FACTOR = 10.0  # a later gap may be this many times the floor: sampling noise
-# The rehearsal's limit is tighter: in bfloat16 a lost matrix may give only 4 times the floor.
-REHEARSAL_FACTOR = 3.0
+
+@dataclass(frozen=True)
+class Limits:
+    """What is sound on one kind of device in one dtype; all but `unit` in nats per token.
+
+    unit     the rounding of the format in which products are computed, relative to a number
+    least    a gap that is never suspicious
+    ceiling  the gap of a sound pair is smaller, on any text of the model itself
+    """
+
+    unit: float
+    least: float
+    ceiling: float
+
+
+# Measured on CPUs (docs/internals.md). Assumed on GPUs, where vLLM multiplies float32 in TF32,
+# which has 10 bits of mantissa: that alone moved a 270 M model by 4.6e-4 nats.
+LIMITS = {
+    ("cpu", "float32"): Limits(unit=2.0**-24, least=1e-5, ceiling=1e-3),
+    ("cpu", "bfloat16"): Limits(unit=2.0**-8, least=5e-3, ceiling=0.15),
+    ("cuda", "float32"): Limits(unit=2.0**-11, least=1e-4, ceiling=1e-2),
+    ("cuda", "bfloat16"): Limits(unit=2.0**-8, least=5e-3, ceiling=0.15),
+}
 LEAST_FLOOR = {"float32": 2e-6, "bfloat16": 5e-3}
+SUSPECT, STOP = 3.0, 5.0  # a gap in units of what is usual: look again; stop the run
+LEAST_USUAL = 0.2  # the usual gap of a pair in units of the noise; measured: 0.1 to 1
+CHEAP = 2.0  # up to this many times the floor, the noise of a step's text is not measured
+AGAIN = 4  # times as many responses in a further look
+REHEARSALS = 4  # at most; more than one only where something looks wrong
+SUSPECT_CHANCE, STALE_CHANCE = 0.1, 1e-6  # that a sound push has a tensor as stale as this
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one replay of sampled text shows.
+
+    gap        mean |log π − log μ| to weights that are rounded as the engine's are
+    noise      mean |Δ log π| of the same tokens when weights are rounded anew; 0 if not measured
+    staleness  of each weight, in a rehearsal: see `Disturbed.staleness`
+    """
+
+    gap: float
+    noise: float = 0.0
+    staleness: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stalest:
+    """The weight that looks most as if it had not arrived, by all rehearsals so far.
+
+    times   its staleness, in standard deviations
+    chance  that any of so many weights is as stale although all arrived
+    """
+
+    name: str = ""
+    times: float = 0.0
+    chance: float = 1.0
+
+    @classmethod
+    def of(cls, looks: Sequence[Look]) -> Stalest:
+        """Adds up independent rehearsals: a sum of normal variables, over its deviation."""
+        found = looks[0].staleness
+        total = {name: sum(look.staleness[name] for look in looks) for name in found}
+        if not total:
+            return cls()
+        name = max(total, key=lambda name: total[name])
+        times = total[name] / math.sqrt(len(looks))
+        return cls(name, times, len(total) * NormalDist().cdf(-times))
 
 
 def prove_sync(r: Run) -> None:
@@ -54,8 +118,11 @@ def prove_sync(r: Run) -> None:
 
 
 def check_sync(r: Run, groups_P: Sequence[Group]) -> float:
-    """Replays one group: did the weights of the last push really sample it? The gap it leaves."""
-    return r.proof.check(groups_P[:1], f"after sync {r.sync.version}")
+    """Replays one group: did the weights of the last push really sample it? The gap it leaves.
+
+    If it looks wrong, that is put on record, and all groups are replayed before the run is stopped.
+    """
+    return r.proof.check(groups_P[:1], f"after sync {r.sync.version}", lambda: groups_P, r.say)
 
 
 def push(r: Run, step: int) -> None:
@@ -66,19 +133,38 @@ def push(r: Run, step: int) -> None:
     r.sync.push(version=step)
     if step == r.spec.run.steps:
         prompts_P = r.data.held_out[:PROBE_PROMPTS]
-        groups_P = sample_groups(r.engine, prompts_P, probe_sampling(r.spec, r.world.rank))
-        r.proof.check(groups_P, f"after sync {step}")
+        sampling = probe_sampling(r.spec, r.world.rank)
+        r.proof.check(
+            sample_groups(r.engine, prompts_P, sampling),
+            f"after sync {step}",
+            lambda: sample_groups(r.engine, prompts_P, more(sampling)),
+            r.say,
+        )
+
+
+def more(sampling: Sampling, look: int = 1) -> Sampling:
+    """The sampling of a further look, the first of which is 1."""
+    return replace(
+        sampling, samples=AGAIN * sampling.samples, seed=derive_seed(sampling.seed, "look", look)
+    )
 
 
 class Proof:
-    """Measures the gap that a sync leaves, and refuses one that is too large."""
+    """Judges by log-probs whether an engine has the weights that were pushed.
+
+    floor  the gap at the start of the run, and at least `LEAST_FLOOR`
+    noise  the rounding noise of the newest text that it was measured on
+    """
 
     def __init__(self, sync: WeightSync):
         self.sync = sync
         self.trainer = sync.trainer
         self.engine = sync.engine
         self.precision = sync.precision
+        self.limits = LIMITS[sync.trainer.world.device.type, sync.precision.coarsest]
         self.floor = math.nan
+        self.noise: float | None = None
+        self._usual = 1.0  # the gap of this pair in units of the noise
 
     def prove(self, version: int, prompts: Sequence[Prompt], sampling: Sampling) -> None:
         """Rehearses the sync, then pushes `version` and measures its noise floor. Collective.
@@ -86,18 +172,34 @@ class Proof:
         Raises UserError if the engine computes another model than the trainer, or if a weight does
         not reach it.
         """
-        with Disturbed(self.trainer.policy, seed=sampling.seed):
-            self.sync.push(version)
-            rehearsed = self._beyond_rounding(sample_groups(self.engine, prompts, sampling))
+        looks: list[Look] = []
+        while len(looks) < REHEARSALS and (not looks or self._is_unclear(looks)):
+            again = more(sampling, len(looks)) if looks else sampling
+            looks.append(self._rehearse(version, prompts, again, number=len(looks)))
         self.sync.push(version)
-        self._set_floor(self._beyond_rounding(sample_groups(self.engine, prompts, sampling)))
-        self._require(rehearsed, "in the rehearsal", REHEARSAL_FACTOR)
+        self._set_floor(self._look(sample_groups(self.engine, prompts, sampling)))
+        self._require(looks[-1], "in the rehearsal", SUSPECT, Stalest.of(looks))
 
-    def check(self, groups_P: Sequence[Group], occasion: str) -> float:
-        """The gap over groups sampled since the last push; UserError if a weight is missing."""
-        beyond = self._beyond_rounding(groups_P)
-        self._require(beyond, occasion, FLOOR_FACTOR)
-        return beyond if self.precision.rounding is None else self.gap(groups_P)
+    def check(
+        self,
+        groups_P: Sequence[Group],
+        occasion: str,
+        more: Callable[[], Sequence[Group]] | None = None,
+        say: Callable[[str], object] = lambda text: None,
+    ) -> float:
+        """The gap over groups sampled since the last push; UserError if a weight is missing.
+
+        `say` hears of a gap that rounding hardly explains. Then that of `more` groups counts, and
+        ends the run if rounding does not explain it at all. Collective.
+        """
+        look = self._look(groups_P, cheap=CHEAP * self.floor)
+        if self._exceeds(look, SUSPECT):
+            say(f"{self._describe(look, occasion)}; looking at more responses")
+            groups_P = groups_P if more is None else more()
+            look = self._look(groups_P)
+            self._require(look, occasion, STOP)
+        self.noise = look.noise or None
+        return look.gap if self.precision.rounding is None else self.gap(groups_P)
 
     def gap(self, groups_P: Sequence[Group]) -> float:
         """Mean |log π − log μ| over the sampled tokens of all ranks, log π replayed now.
@@ -105,96 +207,105 @@ class Proof:
         Collective.
         """
         exp = Experience.of(groups_P)
-        logp_T = self.trainer.replay(exp).double()
-        difference_T = (logp_T - exp.logp_mu_T).abs()[exp.loss_mask_T]
-        total, count = self.trainer.world.sum([float(difference_T.sum()), len(difference_T)])
+        return self._mean(self.trainer.replay(exp) - exp.logp_mu_T, exp)
+
+    def _mean(self, difference_T: Tensor, exp: Experience) -> float:
+        masked_T = difference_T.double().abs()[exp.loss_mask_T]
+        total, count = self.trainer.world.sum([float(masked_T.sum()), len(masked_T)])
         return total / max(1.0, count)
 
-    def _beyond_rounding(self, groups_P: Sequence[Group]) -> float:
-        """The gap to the weights as the engine holds them, with the same rounding.
+    def _rehearse(
+        self, version: int, prompts: Sequence[Prompt], sampling: Sampling, number: int
+    ) -> Look:
+        # not the seed of sampling, which differs by rank: copies of the weights must stay equal
+        with Disturbed(self.trainer.policy, derive_seed("rehearsal", number)) as disturbed:
+            self.sync.push(version)
+            groups_P = sample_groups(self.engine, prompts, sampling)
+            self.engine.sleep()  # gradients need the room
+            return self._look(groups_P, disturbed=disturbed)
 
-        The gap that rounding causes depends on the weights, and grows in training by more than a
-        lost weight causes. Against equally round_weight weights it does not count.
+    def _is_unclear(self, looks: Sequence[Look]) -> bool:
+        """Whether something looks wrong, but not beyond doubt."""
+        chance = Stalest.of(looks).chance
+        return chance > STALE_CHANCE and (
+            chance < SUSPECT_CHANCE or self._exceeds(looks[-1], SUSPECT)
+        )
+
+    def _look(
+        self, groups_P: Sequence[Group], cheap: float = -1.0, disturbed: Disturbed | None = None
+    ) -> Look:
+        """Replays groups; no more than that if the gap is at most `cheap`.
+
+        The gap that the engine's own rounding of weights causes depends on the weights, and grows
+        in training by more than a lost weight causes. Against equally rounded weights it does not
+        count.
         """
-        with Rounded(self.trainer.policy, self.precision):
-            return self.gap(groups_P)
+        exp, trainer = Experience.of(groups_P), self.trainer
+        with Rounded(trainer.policy, self.precision):
+            logp_T = trainer.replay(exp)
+            difference_T = logp_T - exp.logp_mu_T
+            look = Look(self._mean(difference_T, exp))
+            if look.gap <= cheap:
+                return look
+            if disturbed is not None:
+                look = replace(look, staleness=self._staleness(exp, difference_T, disturbed))
+            with Jittered(trainer.policy, derive_seed("jitter"), self.limits.unit):
+                return replace(look, noise=self._mean(trainer.replay(exp) - logp_T, exp))
 
-    def _require(self, gap: float, occasion: str, factor: float) -> None:
-        limit = min(factor * self.floor, CEILING[self.precision.coarsest])
-        if not gap <= limit:
+    def _staleness(
+        self, exp: Experience, difference_T: Tensor, disturbed: Disturbed
+    ) -> dict[str, float]:
+        policy, world = self.trainer.policy, self.trainer.world
+        weight_T = difference_T.where(exp.loss_mask_T, torch.zeros_like(difference_T))
+        add_gradient(policy, exp, weight_T, self.trainer.settings, world)
+        found = disturbed.staleness(world)
+        self.trainer.optimizer.zero_grad(set_to_none=True)
+        return found
+
+    def _limit(self, look: Look, factor: float) -> float:
+        return factor * self._usual * look.noise + self.limits.least
+
+    def _exceeds(self, look: Look, factor: float) -> bool:
+        return look.noise > 0 and not look.gap <= self._limit(look, factor)
+
+    def _require(
+        self, look: Look, occasion: str, factor: float, stalest: Stalest | None = None
+    ) -> None:
+        is_stale = stalest is not None and stalest.chance < STALE_CHANCE
+        if not is_stale and not self._exceeds(look, factor):
+            return
+        which = stalest.name if stalest is not None and is_stale else "some weight"
+        raise UserError(
+            f"{self._describe(look, occasion)}; {which} did not reach the engine. The last "
+            f"checkpoint is sound. Please report the model's architecture",
+            self._other_engine(),
+        )
+
+    def _describe(self, look: Look, occasion: str) -> str:
+        return (
+            f"sync: {occasion} the engine samples from other weights than the trainer holds: "
+            f"mean |log π − log μ| is {look.gap:.2g}, of which rounding explains about "
+            f"{self._usual * look.noise:.2g}"
+        )
+
+    def _set_floor(self, look: Look) -> None:
+        kind, device = self.precision.coarsest, self.trainer.world.device.type
+        if not look.gap <= self.limits.ceiling:
             raise UserError(
-                f"sync: {occasion} the engine samples from other weights than the trainer holds: "
-                f"mean |log π − log μ| is {gap:.2g}, the noise floor {self.floor:.2g}; some weight "
-                f"did not reach the engine. The last checkpoint is sound. Please report the "
+                f"sync: before any training the engine and the trainer already disagree: mean "
+                f"|log π − log μ| is {look.gap:.2g}, in {kind} on a {device} at most "
+                f"{self.limits.ceiling:.2g} is sound; either the sync damages a weight, or the "
+                f"engine does not compute this model as the trainer does. Please report the "
                 f"model's architecture",
                 self._other_engine(),
             )
-
-    def _set_floor(self, gap: float) -> None:
-        kind = self.precision.coarsest
-        if not gap <= CEILING[kind]:
-            raise UserError(
-                f"sync: before any training the engine and the trainer already disagree: mean "
-                f"|log π − log μ| is {gap:.2g}, in {kind} at most {CEILING[kind]:.2g} "
-                f"is sound; either the sync damages a weight, or the engine does not compute this "
-                f"model as the trainer does. Please report the model's architecture",
-                self._other_engine(),
-            )
+        if look.noise > 0:
+            self._usual = max(LEAST_USUAL, look.gap / look.noise)
         if math.isnan(self.floor):  # a resumed run keeps the floor it started with
-            self.floor = max(gap, LEAST_FLOOR[kind])
+            self.floor = max(look.gap, LEAST_FLOOR[kind])
 
     def _other_engine(self) -> str:
         """Advice to use the engine that computes as the trainer does, if it is not in use."""
         if isinstance(self.engine, transformers.Engine):
             return ""
         return 'rollout.engine = "transformers" avoids this engine'
-
-
-class Changed:
-    """Changes every weight of a policy in place while open; restores the exact originals."""
-
-    def __init__(self, policy: Policy):
-        self.shards = [(name, local(weight)) for name, weight in policy.named_weights()]
-        self.originals: list[Tensor] = []
-
-    def new(self, name: str, shard: Tensor, index: int) -> Tensor:
-        """The changed shard."""
-        raise NotImplementedError
-
-    def __enter__(self) -> None:
-        self.originals = [shard.to("cpu", copy=True) for _, shard in self.shards]
-        for i, (name, shard) in enumerate(self.shards):
-            shard.copy_(self.new(name, shard, i))
-
-    def __exit__(self, *failure: object) -> None:
-        for (_, shard), original in zip(self.shards, self.originals, strict=True):
-            shard.copy_(original)
-
-
-class Disturbed(Changed):
-    """Scales every weight by 1 ± `REHEARSAL_SCALE` · noise."""
-
-    def __init__(self, policy: Policy, seed: int):
-        super().__init__(policy)
-        self.seed = seed
-
-    def new(self, name: str, shard: Tensor, index: int) -> Tensor:
-        """See `Changed.new`."""
-        noise = torch.Generator(shard.device).manual_seed(self.seed + index)
-        random = torch.randn(shard.shape, generator=noise, device=shard.device)
-        return shard * (1 + REHEARSAL_SCALE * random)
-
-
-class Rounded(Changed):
-    """Rounds every weight as the engine has it: FSDP cuts rows, and each row has its own scale."""
-
-    def __init__(self, policy: Policy, precision: Precision):
-        super().__init__(policy)
-        self.rounding = precision.rounding
-        if self.rounding is None:
-            self.shards = []
-
-    def new(self, name: str, shard: Tensor, index: int) -> Tensor:
-        """See `Changed.new`."""
-        assert self.rounding is not None
-        return round_weight(name, shard, self.rounding)

@@ -17,6 +17,7 @@ import torch
 
 from drpo_cli import dist, progress
 from drpo_cli.data.pipeline.stream import Data
+from drpo_cli.devices import idle_options
 from drpo_cli.plan import Plan, make_plan
 from drpo_cli.rewards.grading.grader import Grader
 from drpo_cli.rollout.engine.protocol import EngineProtocol, derive_seed
@@ -124,11 +125,14 @@ def open_run(folder: RunFolder) -> Iterator[Run]:
         say(folder, "loading the model …", "starting")
     progress.enter("load")
     plan = make_plan(spec, world.size)
+    world = world.in_shards(plan.shard)
     grader = parts.enter_context(Grader(spec.reward))
     tokenizer = build.tokenizer(spec.model)
     build.check_engine(plan, tokenizer)
     data = build.data(plan, tokenizer, world.rank)
     for text in data.remarks if world.rank == 0 else ():
+        say(folder, text)
+    for text in idle_options(spec.train, world.device.type) if world.rank == 0 else ():
         say(folder, text)
     trainer = build.trainer(plan, world)
     progress.enter("engine start")
@@ -153,6 +157,7 @@ def open_run(folder: RunFolder) -> Iterator[Run]:
         stop=StopRequest(partial(_acknowledge, folder, world.rank)),
     )
     progress.enter("resume")
+    engine.sleep()  # until the first sync, its memory is for what a checkpoint brings
     restore(run)
     progress.enter("first sync")
     yield run

@@ -14,7 +14,7 @@ from drpo_cli.errors import UserError
 from drpo_cli.evaluate import compare
 from drpo_cli.evaluate.metrics import Evaluation, summarise
 from drpo_cli.model_folder import NAME_ONE, find_wrong_kind
-from drpo_cli.plan import make_plan
+from drpo_cli.plan import lone_plan
 from drpo_cli.rewards.grading.grader import Grader
 from drpo_cli.runs.checkpoints import MARKER
 from drpo_cli.runs.folder import RunFolder, write_whole
@@ -76,7 +76,7 @@ def score(spec_path: Path, model: Path, samples: int | None) -> Evaluation:
     """Samples and scores the spec's held-out problems with the model in a folder."""
     spec = load(spec_path)
     spec = replace(spec, model=spec.model.model_copy(update={"path": str(model)}))
-    plan = make_plan(spec, world=1)
+    plan = lone_plan(spec)
     held_out = assemble.data(plan, assemble.tokenizer(spec.model), rank=0).held_out
     sampling = eval_sampling(spec, samples)
     with Grader(spec.reward) as grader:

@@ -1,4 +1,4 @@
-"""`drpo init`: creates a run folder from a template."""
+"""`drpo init`: creates a run folder from a template, and the job files of schedulers."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import difflib
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from drpo_cli.errors import UserError, os_message
 from drpo_cli.spec import schema
 
+JOBS = {"slurm": ("slurm.sbatch", "train.sbatch"), "kubernetes": ("kubernetes.yaml", "job.yaml")}
+"""For each scheduler the file of a job in the folder of templates, and its name in a run folder."""
 NOT_COPIED = ("__pycache__", "runs", "model", "models", schema.FILE)
 """What runs and editors may have left in a template."""
 
@@ -26,6 +29,25 @@ def templates(source: Path) -> dict[str, str]:
     """Each template's name and the first line of its README."""
     folders = sorted(path.parent for path in source.glob("*/run.toml"))
     return {folder.name: _summary(folder / "README.md") for folder in folders}
+
+
+def add_jobs(folder: Path, schedulers: Sequence[str], source: Path) -> list[Path]:
+    """Copies the job file of each scheduler into a folder that has a run.toml.
+
+    Raises UserError when one of the files is there already, and then writes none.
+    """
+    copies = {folder / JOBS[name][1]: source / JOBS[name][0] for name in schedulers}
+    for path in copies:
+        if path.exists() or path.is_symlink():
+            raise UserError(f"{path} exists", "remove it, or move it away")
+    try:
+        for path, original in copies.items():
+            shutil.copyfile(original, path)
+    except OSError as error:
+        raise UserError(
+            os_message(error, folder, "try again") or f"{folder}: cannot be written: {error}"
+        ) from error
+    return list(copies)
 
 
 def init(folder: Path, template: str, source: Path) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor
 
 from drpo_cli.dist import World
 from drpo_cli.experience import Experience
-from drpo_cli.trainer.model import reshard
+from drpo_cli.settings import TrainSettings
+from drpo_cli.trainer.model import reshard, sync_gradients
 from drpo_cli.trainer.pack import bins, bundles, pack, packed_length
 from drpo_cli.trainer.sharing import Costs
 
@@ -49,3 +51,21 @@ def replay(model: Any, exp: Experience, budget: int, world: World) -> Tensor:
             found_T[place] = own_T
     reshard(model)
     return found_T
+
+
+def add_gradient(
+    model: Any, exp: Experience, weight_T: Tensor, settings: TrainSettings, world: World
+) -> None:
+    """Adds the gradient of Σ weight_T · (the model's output), over all ranks' tokens, to `.grad`.
+
+    The output is that of `replay`. FSDP divides the sum by the number of ranks. Collective.
+    """
+    weighted = replace(exp.unmasked(), advantage_T=weight_T.double())
+    budget = settings.tokens_per_microbatch
+    parts = microbatches(weighted, budget, world, model.costs)
+    for i, rows in enumerate(parts):
+        sync_gradients(model, settings, last=i == len(parts) - 1)
+        packed = pack(weighted.take(rows), world.device, costs=model.costs)
+        output = model(packed)
+        value_T = output[0] if isinstance(output, tuple) else output
+        torch.autograd.backward((value_T * packed.adv_T).sum())

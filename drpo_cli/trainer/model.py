@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
     FSDPModule,
@@ -14,10 +17,11 @@ from torch.distributed.fsdp import (
     OffloadPolicy,
     fully_shard,
 )
+from torch.utils.checkpoint import create_selective_checkpoint_contexts
 from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from drpo_cli import pretrained
+from drpo_cli import deferred, pretrained
 from drpo_cli.dist import World, local
 from drpo_cli.errors import UserError
 from drpo_cli.settings import ModelSettings, TrainSettings
@@ -27,7 +31,20 @@ from drpo_cli.trainer.pack import Packed
 from drpo_cli.trainer.rows import take
 from drpo_cli.trainer.sharing import Costs, costs
 
+aten = torch.ops.aten
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# Operations whose results are worth their memory: matrix products and attention kernels.
+PRODUCTS = [
+    aten.mm.default,
+    aten.addmm.default,
+    aten.bmm.default,
+    aten._grouped_mm.default,
+    aten._scaled_dot_product_flash_attention.default,
+    aten._scaled_dot_product_flash_attention_for_cpu.default,
+    aten._scaled_dot_product_efficient_attention.default,
+    aten._scaled_dot_product_cudnn_attention.default,
+    torch.ops.torch_attn._varlen_attn.default,
+]
 PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
 
 
@@ -113,21 +130,21 @@ def load_policy(
     settings: ModelSettings,
     temperature: float,
     block: int,
-    checkpointing: bool,
+    keep: str | None,
     world: World,
     attention: str = BUCKETS,
 ) -> Policy:
-    """Loads the model in float32 and shards it over all ranks.
+    """Loads the model in float32, sharded over all ranks: each reads the rows of its shards.
+
+    `keep` is `TrainSettings.checkpointing`.
 
     `attention` is a name of `trainer.attention`.
     Raises UserError for a folder without a loadable model, or with one that cannot be packed.
     """
     where = "model.path"
     lm = _load(settings, torch.float32, where, attention)
-    if checkpointing:
-        _recompute_activations(lm)
-    policy = shard(Policy(lm, temperature, block), DTYPES[settings.dtype], world)
-    return _require_finite(policy, settings.path, where, world)
+    _recompute_activations(lm, keep)
+    return _shard(Policy(lm, temperature, block), settings, where, world)
 
 
 def load_reference(
@@ -140,20 +157,17 @@ def load_reference(
     """Loads a frozen, sharded policy; its weights leave the device between forward passes."""
     where = "reference.path"
     lm = _load(settings, DTYPES[settings.dtype], where, attention).requires_grad_(False)
-    policy = shard(Policy(lm, temperature, block), DTYPES[settings.dtype], world, offload=True)
-    return _require_finite(policy, settings.path, where, world)
+    return _shard(Policy(lm, temperature, block), settings, where, world, offload=True)
 
 
 def load_value_model(
-    settings: ModelSettings, checkpointing: bool, world: World, attention: str = BUCKETS
+    settings: ModelSettings, keep: str | None, world: World, attention: str = BUCKETS
 ) -> ValueModel:
     """Loads a value model on the decoder of a language model, in float32, and shards it."""
     where = "critic.path"
     lm = _load(settings, torch.float32, where, attention, decoder_only=True)
-    if checkpointing:
-        _recompute_activations(lm)
-    critic = shard(ValueModel(lm), DTYPES[settings.dtype], world)
-    return _require_finite(critic, settings.path, where, world)
+    _recompute_activations(lm, keep)
+    return _shard(ValueModel(lm), settings, where, world)
 
 
 def _load(
@@ -165,7 +179,7 @@ def _load(
 ) -> Any:
     pretrained.refuse_quantised(settings, key)
     # in evaluation mode: no dropout, no router noise, so that π is a function of the weights alone
-    lm = pretrained.load(
+    lm = pretrained.load_deferred(
         AutoModelForCausalLM,
         settings.path,
         key,
@@ -184,13 +198,19 @@ def _load(
 M = TypeVar("M", Policy, ValueModel)
 
 
-def _require_finite(model: M, path: str, where: str, world: World) -> M:
-    """The model, unless a shard of it has NaN or infinite values. Collective."""
-    shards = ((name, local(tensor)) for name, tensor in model.state_dict().items())
+def _shard(model: M, settings: ModelSettings, where: str, world: World, offload: bool = False) -> M:
+    """Shards a model whose weights are deferred, then reads this rank's rows of them.
+
+    Raises UserError if any rank's shard has NaN or infinite values. Collective.
+    """
+    weights = deferred.take_weights(model)
+    sharded = shard(model, DTYPES[settings.dtype], world, offload)
+    deferred.fill_shards(sharded, weights, torch.device("cpu") if offload else world.device)
+    shards = ((name, local(tensor)) for name, tensor in sharded.state_dict().items())
     found = world.gather_objects(pretrained.find_not_finite(shards))
     names = (name.removeprefix("lm.") for names in found for name in names)
-    pretrained.refuse_not_finite(names, path, where)
-    return model
+    pretrained.refuse_not_finite(names, settings.path, where)
+    return sharded
 
 
 def shard(model: M, dtype: torch.dtype, world: World, offload: bool = False) -> M:
@@ -235,13 +255,26 @@ def _logit_multiplier(config: Any) -> float:
     return 1.0 / float(getattr(config, "logits_scaling", None) or 1.0)
 
 
-def _recompute_activations(lm: Any) -> None:
-    lm.gradient_checkpointing_enable({"use_reentrant": False})
+def _recompute_activations(lm: Any, keep: str | None) -> None:
+    """Makes each layer keep only what `TrainSettings.checkpointing` says for the backward pass."""
+    if keep is None:
+        return
+    options: dict[str, Any] = {"use_reentrant": False}
+    if keep == "products":
+        options["context_fn"] = partial(create_selective_checkpoint_contexts, PRODUCTS)
+    lm.gradient_checkpointing_enable(options)
     for module in lm.modules():
         if isinstance(module, GradientCheckpointingLayer):
-            module.training = (
-                True  # it recomputes only in training mode; its children stay in eval mode
-            )
+            # it recomputes only in training mode; its children stay in eval mode
+            module.training = True
+            if keep == "offloaded_inputs":
+                offloaded = partial(_offloaded, module._gradient_checkpointing_func)
+                module._gradient_checkpointing_func = offloaded
+
+
+def _offloaded(checkpoint: Callable[..., Any], *arguments: Any) -> Any:
+    with save_on_cpu(pin_memory=True):
+        return checkpoint(*arguments)
 
 
 def _refuse_unpackable(lm: Any, key: str, name: str) -> None:

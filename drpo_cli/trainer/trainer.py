@@ -24,6 +24,7 @@ from drpo_cli.trainer.balance import balance
 from drpo_cli.trainer.batches import microbatches, replay
 from drpo_cli.trainer.critic import Critic
 from drpo_cli.trainer.model import Policy, sync_gradients
+from drpo_cli.trainer.offload import Offload
 from drpo_cli.trainer.pack import Packed, pack
 from drpo_cli.trainer.reduction import scales
 from drpo_cli.trainer.stats import TokenStats
@@ -59,6 +60,9 @@ class Trainer:
         self.world = world
         self.reference = reference
         self.critic = critic
+        optimizers = [self.optimizer, *([critic.optimizer] if critic else [])]
+        offloads = settings.offload == "optimizer"
+        self.moments = Offload(optimizers if offloads else [], world.device)
 
     def step(self, exp: Experience) -> dict[str, float]:
         """All updates over all ranks' rows; returns metrics, equal on every rank. Collective.
@@ -70,7 +74,8 @@ class Trainer:
         exp = balance(self._divide(exp), budget, costs, self.world)
         exp, metrics = self._replay_once(exp)
         stats = TokenStats(self.world)
-        reports = [self._update(exp.take(rows), stats) for rows in self._rows_of_updates(exp)]
+        with self.moments:  # on the device while there are updates
+            reports = [self._update(exp.take(rows), stats) for rows in self._rows_of_updates(exp)]
         done = [report for report in reports if report is not None]
         keys = ("loss", "grad_norm", *(("value_loss",) if self.critic else ()))
         return {

@@ -1,8 +1,12 @@
-"""`drpo train` on two machines: the run is that of one machine, and survives the loss of a node."""
+"""`drpo train` on two machines, and in jobs of other launchers: the run is that of one machine."""
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from drpo_cli.runs.events import state
 from drpo_cli.runs.folder import RunFolder
 from support import namespaces
 from support.command import drpo, records, reproducible
@@ -17,7 +22,7 @@ from support.models import tiny_model
 from support.namespaces import Machine, wait
 
 WHY_NOT = namespaces.refusal()
-pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
+two = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 
 SPEC = """
 [run]
@@ -98,6 +103,15 @@ def start(
     ]
 
 
+def await_step(run: RunFolder, process: subprocess.Popen[str]) -> None:
+    """Waits until the run has recorded a step."""
+    until = time.monotonic() + namespaces.PATIENCE_S
+    while not any(record["step"] >= 1 for record in records(run.metrics)):
+        assert time.monotonic() < until and process.poll() is None
+        time.sleep(0.02)
+
+
+@two
 def test_two_machines_train_as_one_does(
     machines: tuple[Machine, Machine], spec: Path, expected: list[dict[str, Any]]
 ) -> None:
@@ -114,15 +128,13 @@ def test_two_machines_train_as_one_does(
     assert not run.in_use()
 
 
+@two
 def test_a_lost_node_is_named_and_the_run_continues_without_it(
     machines: tuple[Machine, Machine], spec: Path, expected: list[dict[str, Any]]
 ) -> None:
     run = folder_of(spec, "lost")
     nodes = start(machines, spec, *named("lost"), port=29502)
-    until = time.monotonic() + namespaces.PATIENCE_S
-    while not any(record["step"] >= 1 for record in records(run.metrics)):
-        assert time.monotonic() < until and nodes[0].poll() is None
-        time.sleep(0.02)
+    await_step(run, nodes[0])
     machines[1].kill()
     (zero, _, said), (one, _, _) = wait(nodes)
     assert (zero, one) == (1, -9)
@@ -133,6 +145,7 @@ def test_a_lost_node_is_named_and_the_run_continues_without_it(
     assert reproducible(run.metrics) == expected
 
 
+@two
 @pytest.mark.parametrize(
     ("options", "port", "said"),
     [
@@ -162,6 +175,7 @@ def test_nodes_that_disagree_are_told_in_one_message(
     assert not folder_of(spec, "other").exists()
 
 
+@two
 def test_a_run_folder_that_is_not_shared_is_refused(
     machines: tuple[Machine, Machine], spec: Path
 ) -> None:
@@ -172,6 +186,7 @@ def test_a_run_folder_that_is_not_shared_is_refused(
         assert "node 1 (" in err and "does not see" in err and "set run.folder to a folder" in err
 
 
+@two
 def test_a_rendezvous_that_nobody_answers_ends_in_time(
     machines: tuple[Machine, Machine], spec: Path
 ) -> None:
@@ -186,3 +201,93 @@ def test_a_rendezvous_that_nobody_answers_ends_in_time(
     assert "node 0 of 2: 10.77.0.1 is not an address of this machine" in elsewhere
     ((code, _, err),) = wait([machines[0].start("train", spec, *where, "--node-rank", 0)])
     assert code == 2 and "node 1 of 2 did not come to 10.77.0.1:29507 within 3 s" in err
+
+
+DOCTOR = """
+import json, sys
+from dataclasses import asdict
+from pathlib import Path
+from drpo_cli.launch.place import read_place
+from drpo_cli.tools.doctor.across import check_nodes
+place = read_place(2, int(sys.argv[1]), sys.argv[2], 20)
+print(json.dumps([asdict(found) for found in check_nodes(place, Path(sys.argv[3]))]))
+"""
+
+
+@two
+def test_the_doctor_measures_the_way_between_nodes(
+    machines: tuple[Machine, Machine], tmp_path: Path
+) -> None:
+    where, hidden = "10.77.0.1:29508", [None, tmp_path]
+    ended = wait(
+        [
+            machine.python("-c", DOCTOR, rank, where, tmp_path / "runs", hidden=hidden[rank])
+            for rank, machine in enumerate(machines)
+        ]
+    )
+    for rank, (code, out, err) in enumerate(ended):
+        assert code == 0, err
+        findings = {each["check"]: each for each in json.loads(out.splitlines()[-1])}
+        assert findings["rendezvous"]["found"] == f"node {rank} of 2 met the others at {where}"
+        assert findings["shared folder"]["status"] == "wrong"
+        assert "node 1 (" in findings["shared folder"]["found"]
+        assert findings["same software"]["status"] == findings["node 0"]["status"] == "ok"
+        assert findings["all-reduce"]["found"].startswith("64 MiB over gloo in ")
+        way = re.search(
+            r"\(10.77.0.2\), \d+ cores; (\S+) ms round trip to node 0, \S+ GB/s over gloo, "
+            r"clock (\S+) s",
+            findings["node 1"]["found"],
+        )
+        assert way and float(way[1]) > 0 and abs(float(way[2])) < 1
+    assert not (tmp_path / "runs").exists() and list(tmp_path.iterdir()) == []
+
+
+def torchrun(*arguments: object) -> subprocess.Popen[str]:
+    """Starts two tasks with the launcher of torch."""
+    options = ("--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0")
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", *options, "--local-addr", "localhost"),
+            *("-m", *map(str, arguments)),
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_job_of_torchrun_trains_saves_and_continues(
+    spec: Path, expected: list[dict[str, Any]]
+) -> None:
+    run = folder_of(spec, "task")
+    job = torchrun("drpo_cli", "train", spec, "--external", *named("task"))
+    await_step(run, job)
+    assert run.in_use()
+    job.terminate()
+    ((code, _, said),) = wait([job])
+    assert code != 0 and f"run folder: {run.path}; show it with `drpo watch" in said
+    assert state(run) == "stopped" and not run.in_use()
+    ((code, _, said),) = wait([torchrun("drpo_cli.worker", run.path)])
+    assert code == 0, said
+    assert reproducible(run.metrics) == expected
+    assert state(run) == "finished"
+
+
+def test_the_tasks_of_a_job_are_refused_together(spec: Path) -> None:
+    tasks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "drpo_cli", "train", spec, "--external", *ODD, *named("odd")],
+            env={
+                **os.environ, "SLURM_PROCID": str(rank), "SLURM_NTASKS": "2",
+                "SLURM_JOB_NODELIST": "localhost", "MASTER_PORT": "29510",
+            },
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    (zero, _, said), (one, _, heard) = wait(tasks)
+    assert (zero, one) == (2, 2) and "Traceback" not in said + heard
+    assert "which 2 processes cannot share evenly" in said
+    assert heard.startswith("error: rank 0 could not prepare the run: ")
+    assert not folder_of(spec, "odd").exists()

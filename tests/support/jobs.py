@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,21 @@ from drpo_cli.dist import World, local
 from drpo_cli.errors import UserError
 from drpo_cli.experience import Experience
 from drpo_cli.rewards.grading.grader import Graded, Usage
+from drpo_cli.rollout import transformers
 from drpo_cli.rollout.engine.precision import Precision
-from drpo_cli.settings import CriticSettings
+from drpo_cli.rollout.engine.protocol import EngineContext, Sampling
+from drpo_cli.settings import CriticSettings, ModelSettings
 from drpo_cli.step.advantage import with_advantages
 from drpo_cli.step.checkpoint import Checkpoints
+from drpo_cli.step.proof import Proof
 from drpo_cli.step.sample import Draws
-from drpo_cli.step.sync import trainer_weights
+from drpo_cli.step.sync import WeightSync, trainer_weights
 from drpo_cli.tools.memory.tracker import find_gradients
 from drpo_cli.trainer.critic import whiten
 from drpo_cli.trainer.model import Policy
 from drpo_cli.trainer.pack import Packed
 from drpo_cli.trainer.stats import TokenStats
-from drpo_cli.types import Group, Scores
+from drpo_cli.types import Group, Prompt, Scores
 from support.models import Row, experience, tokenizer
 from support.training import (
     STEADY,
@@ -38,6 +41,11 @@ from support.training import (
     open_trainer,
     weights,
 )
+
+
+def in_mesh(here: World, shard: int, work: Callable[..., Any], **arguments: Any) -> Any:
+    """A job on a mesh in which `shard` neighbouring ranks share one copy of the weights."""
+    return work(here.in_shards(shard), **arguments)
 
 
 def refusal(here: World, model: Path) -> str:
@@ -216,3 +224,31 @@ def judged(
         "explained": critic.explained_variance(exp),
         "whitened": whiten(exp.advantage_T, here).tolist(),
     }
+
+
+def rehearsed(here: World, model: Path) -> list[dict[str, Tensor]]:
+    """The weights of each push of a proof, in order, as this rank's engine got them.
+
+    Each rank samples a prompt of its own, the second half of the ranks none, with its own seed.
+    """
+    engine = RecordingEngine(model)
+    trainer = open_trainer(model, here)
+    proof = Proof(WeightSync(trainer, engine, Precision("float32", "float32")))
+    prompt = Prompt(f"{here.rank}", "", tuple(range(5, 9 + here.rank)), None, {})
+    sampling = Sampling(samples=2, max_new_tokens=8, temperature=1.0, seed=here.rank)
+    proof.prove(0, [prompt] if here.rank < here.size // 2 else [], sampling)
+    return engine.loaded
+
+
+class RecordingEngine(transformers.Engine):
+    """The transformers engine, which keeps a copy of whatever it loads."""
+
+    def __init__(self, model: Path) -> None:
+        settings = ModelSettings(path=str(model), dtype="float32")
+        super().__init__(transformers.Config(), EngineContext(settings, 64, 1))
+        self.loaded: list[dict[str, Tensor]] = []
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        kept = {name: weight.clone() for name, weight in weights}
+        self.loaded.append(kept)
+        super().load_weights(kept.items())

@@ -23,7 +23,11 @@ class Machine:
 
     def start(self, *arguments: object, hidden: Path | None = None) -> subprocess.Popen[str]:
         """Starts `drpo` there; over a `hidden` folder it sees an empty one."""
-        command = [sys.executable, "-m", "drpo_cli", *map(str, arguments)]
+        return self.python("-m", "drpo_cli", *arguments, hidden=hidden)
+
+    def python(self, *arguments: object, hidden: Path | None = None) -> subprocess.Popen[str]:
+        """Starts Python there."""
+        command = [sys.executable, *map(str, arguments)]
         if hidden is not None:
             mount = 'mount -t tmpfs tmpfs "$0" && exec "$@"'
             command = ["sh", "-c", mount, str(hidden), *command]

@@ -55,12 +55,12 @@ def main(folder: Path, fault: str) -> dict[str, Any]:
     prompts = [Prompt(text, text, tuple(tokenizer()(text).input_ids), None, {}) for text in PROMPTS]
     sampling = Sampling(samples=4, max_new_tokens=16, temperature=0.8, seed=1)
     with world() as here:
-        policy = load_policy(model, sampling.temperature, 64, False, here)
+        policy = load_policy(model, sampling.temperature, 64, None, here)
         settings = TrainSettings(updates_per_rollout=1, learning_rate=1e-2)
         plugin = plugins.load("objectives", "none")
         objective = Objective(plugin.entry, plugin.Config())
         trainer = Trainer(policy, optim.build(policy, settings, 2), objective, settings, here)
-        engine = vllm.Engine(config, EngineContext(model, 64, 1))
+        engine = vllm.Engine(config, EngineContext(model, 64, 1, awaits_weights=True))
         pushed = sync.WeightSync(trainer, engine, Precision(model.dtype, model.dtype))
         proof = Proof(pushed)
         before = [local(weight).clone() for weight in policy.parameters()]

@@ -37,13 +37,13 @@ def open_policy(
     folder: Path,
     world: World,
     temperature: float = 1.0,
-    checkpointing: bool = False,
+    keep: str | None = None,
     trust: bool = False,
     attention: str = BUCKETS,
 ) -> Policy:
     """The sharded policy of a model folder, in float32; `trust` allows code that it brings."""
     model = ModelSettings(path=str(folder), dtype="float32", trust_remote_code=trust)
-    return load_policy(model, temperature, CHUNK, checkpointing, world, attention)
+    return load_policy(model, temperature, CHUNK, keep, world, attention)
 
 
 def open_trainer(
@@ -58,8 +58,7 @@ def open_trainer(
 ) -> Trainer:
     """A trainer of a model folder; `train` are keys of `[train]`, `options` of the objective."""
     settings = TrainSettings(**{"updates_per_rollout": 1, "learning_rate": 1e-3, **train})
-    recompute = settings.gradient_checkpointing
-    policy = open_policy(folder, world, checkpointing=recompute, trust=trust)
+    policy = open_policy(folder, world, keep=settings.checkpointing, trust=trust)
     plugin = plugins.load("objectives", objective)
     return Trainer(
         policy,
@@ -79,7 +78,7 @@ def _reference(folder: Path, world: World, settings: ReferenceSettings) -> Refer
 
 def _critic(folder: Path, world: World, settings: CriticSettings, train: TrainSettings) -> Critic:
     model = ModelSettings(path=settings.path or str(folder), dtype="float32")
-    values = load_value_model(model, train.gradient_checkpointing, world)
+    values = load_value_model(model, train.checkpointing, world)
     optimizer = optim.adamw(values, train, settings.learning_rate)
     return Critic(values, optimizer, settings, train, world)
 

@@ -37,15 +37,25 @@ def saved(store: Checkpoints, trainer: Trainer, step: int, **state: Any) -> Path
     return store.save(step, trainer, tokenizer(), {"dtype": "float32", **state})
 
 
-@pytest.mark.parametrize("kind", ["qwen3", "llama", "gemma3", "qwen3_moe"])
-def test_a_resumed_trainer_goes_on_bit_for_bit(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "offload"),
+    [
+        *((kind, ("none", "none")) for kind in ("qwen3", "llama", "gemma3", "qwen3_moe")),
+        ("qwen3", ("optimizer", "none")),
+        ("qwen3", ("none", "optimizer")),
+    ],
+)
+def test_a_resumed_trainer_goes_on_bit_for_bit(
+    tmp_path: Path, kind: str, offload: tuple[str, str]
+) -> None:
     model = tiny_model(tmp_path / "model", kind)
     with world() as here:
-        straight, store = open_trainer(model, here, **TRAIN), Checkpoints(tmp_path, 3, here)
+        straight = open_trainer(model, here, offload=offload[0], **TRAIN)
+        store = Checkpoints(tmp_path, 3, here)
         steps(straight, 1, 2)
         folder = saved(store, straight, 2, cursor=[1, 2])
         expected = steps(straight, 3, 4)
-        resumed = open_trainer(model, here, **TRAIN)
+        resumed = open_trainer(model, here, offload=offload[1], **TRAIN)
         record = Checkpoints(tmp_path, 3, here).load(folder, resumed)
         assert steps(resumed, 3, 4) == expected
         for read in (lambda trainer: weights(trainer.policy), moments):

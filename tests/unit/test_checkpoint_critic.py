@@ -36,12 +36,14 @@ def saved(folder: Path, trainer: Trainer, step: int) -> Path:
     return store.save(step, trainer, tokenizer(), {"dtype": "float32"})
 
 
-@pytest.mark.parametrize("warmup", [0, 3])
-def test_a_resumed_trainer_goes_on_bit_for_bit(folder: Path, tmp_path: Path, warmup: int) -> None:
+@pytest.mark.parametrize(("warmup", "offload"), [(0, "none"), (0, "optimizer"), (3, "optimizer")])
+def test_a_resumed_trainer_goes_on_bit_for_bit(
+    folder: Path, tmp_path: Path, warmup: int, offload: str
+) -> None:
     """With a warm-up of 3, the checkpoint falls into it: the policy has no moments yet."""
     settings = CriticSettings(learning_rate=1e-3, warmup_steps=warmup)
     with world() as here:
-        straight = open_trainer(folder, here, critic=settings, **TRAIN)
+        straight = open_trainer(folder, here, critic=settings, offload=offload, **TRAIN)
         steps(straight, 1, 2)
         checkpoint = saved(tmp_path, straight, 2)
         then = critic_state(straight)

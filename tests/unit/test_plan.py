@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from drpo_cli.errors import UserError
-from drpo_cli.plan import describe, make_plan
+from drpo_cli.plan import describe, lone_plan, make_plan
 from drpo_cli.spec import Spec, load
 from support.specs import HEAD
 
@@ -184,3 +184,78 @@ def test_a_folder_that_is_not_a_model(path: Path) -> None:
         (path.parent / "model" / "config.json").write_text(text)
         with pytest.raises(UserError, match=r"is not the config\.json of a model"):
             make_plan(load(path, ["model.path=model"]), 1)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "world", "mesh"),
+    [
+        ([], 4, (1, 4)),
+        (["parallel.shard=2"], 4, (2, 2)),
+        (["parallel.shard=2"], 8, (4, 2)),
+        (["parallel.replicate=4"], 8, (4, 2)),
+        (["parallel.shard=4", "parallel.replicate=1"], 4, (1, 4)),
+    ],
+)
+def test_the_mesh(path: Path, overrides: list[str], world: int, mesh: tuple[int, int]) -> None:
+    plan = make_plan(load(path, ["train.updates_per_rollout=2", *overrides]), world)
+    assert (plan.replicate, plan.shard) == mesh
+    shown = f"{mesh[0]} copies, each over {mesh[1]} processes"
+    assert dict(describe(plan)).get("weights") == (shown if mesh[0] > 1 else None)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["parallel.shard=3"], r"parallel\.shard: is 3; must divide the 4 processes of the run;"),
+        (["parallel.shard=8"], r"parallel\.shard: is 8; must divide the 4 processes"),
+        (["parallel.replicate=3"], r"parallel\.replicate: is 3; must divide the 4 processes"),
+        (["parallel.replicate=8"], r"parallel\.replicate: is 8; must divide the 4 processes"),
+        (
+            ["parallel.shard=2", "parallel.replicate=4"],
+            r"parallel\.shard: is 2; 4 × 2 are 8 processes, and the run has 4; leave one of",
+        ),
+        (
+            ["rollout.tensor_parallel=3"],
+            r"rollout\.tensor_parallel: is 3; must divide the 4 processes of the run",
+        ),
+    ],
+)
+def test_a_mesh_that_does_not_match_the_processes(
+    path: Path, overrides: list[str], message: str
+) -> None:
+    spec = load(path, overrides)
+    with pytest.raises(UserError, match=message):
+        make_plan(spec, 4)
+    assert lone_plan(spec).world == 1  # sampling alone needs no mesh
+
+
+SIXTEEN = {"num_attention_heads": 16, "intermediate_size": 64, "max_position_embeddings": 400}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"num_key_value_heads": 2}, None),  # two ranks share each
+        ({"num_key_value_heads": 6}, "6 key heads"),
+        ({"num_attention_heads": 6}, "6 attention heads"),
+        ({"intermediate_size": 30}, "30 numbers per token in an MLP"),
+        ({"moe_intermediate_size": 30}, "30 numbers per token in an expert"),
+        ({"text_config": {"num_attention_heads": 6}}, "6 attention heads"),
+    ],
+)
+def test_tensor_parallelism_cuts_the_model_evenly(
+    path: Path, config: dict[str, object], message: str | None
+) -> None:
+    spec = with_model(path, {**SIXTEEN, **config}, "rollout.tensor_parallel=4")
+    if message is None:
+        assert dict(describe(make_plan(spec, 4)))["engines"] == "1, each over 4 processes"
+        return
+    with pytest.raises(UserError) as caught:
+        make_plan(spec, 4)
+    assert "rollout.tensor_parallel: is 4; cannot cut the model in" in str(caught.value)
+    assert f"it has {message}; choose" in str(caught.value)
+
+
+def test_an_engine_without_tensor_parallelism_refuses_it(path: Path) -> None:
+    with pytest.raises(UserError, match=r"rollout\.tensor_parallel: is not a known key"):
+        load(path, ["rollout.engine=transformers", "rollout.tensor_parallel=2"])

@@ -15,7 +15,7 @@ from drpo_cli.rollout import transformers
 from drpo_cli.rollout.engine.precision import Precision, round_weight
 from drpo_cli.rollout.engine.protocol import EngineContext, Sampling, sample_groups
 from drpo_cli.settings import ModelSettings
-from drpo_cli.step.proof import Proof
+from drpo_cli.step.proof import Look, Proof
 from drpo_cli.step.sync import WeightSync
 from drpo_cli.types import Group, Prompt
 from support.models import experience, samples, tiny_model, tokenizer, world
@@ -196,6 +196,6 @@ def test_a_sync_error_advises_no_engine_that_is_in_use(tmp_path: Path) -> None:
     with world() as here:
         proof = opened(tiny_model(tmp_path), here, Precision("float32", "float32"))
         with pytest.raises(UserError) as caught:
-            proof._set_floor(1.0)
+            proof._set_floor(Look(gap=1.0))
         assert "already disagree" in str(caught.value)
         assert "transformers" not in str(caught.value)

@@ -36,6 +36,7 @@ def test_vllm_knows_the_arguments(
     assert arguments["logprobs_mode"] == "processed_logprobs"
     assert arguments.get("gpu_memory_utilization") == (0.4 if cuda else None)
     assert arguments.get("enable_sleep_mode") == (True if cuda else None)
+    assert arguments["enforce_eager"] is not cuda  # graphs on a GPU
     assert ("distributed_executor_backend" in arguments) == (ranks > 1)
 
 

@@ -65,6 +65,9 @@ def folder(tmp_path: Path) -> Path:
         pytest.param(GSPO + '[reference]\nkl = "k3"', id="gspo near a reference"),
         pytest.param(PLAIN + '[reference]\nkl = "k1"', id="k1"),
         pytest.param(PLAIN + 'anchor = "trainer"\nimportance_cap = 2.0', id="a cap"),
+        pytest.param(
+            PLAIN + 'gradient_checkpointing = true\ncheckpointing_keeps = "products"', id="products"
+        ),
         pytest.param(PLAIN + 'reduction = "fixed_horizon"\nhorizon = 99', id="a horizon"),
         pytest.param(PLAIN + 'reduction = "fixed_horizon"', id="the default horizon"),
         pytest.param(PLAIN + 'overlong = "soft"\noverlong_buffer = 16', id="a buffer"),
@@ -121,6 +124,10 @@ def test_a_changed_line_breaks_a_rule(folder: Path, old: str, new: str, expected
         (
             PLAIN + "importance_cap = 2.0",
             "20:1: train.importance_cap: has no effect with anchor 'engine'",
+        ),
+        (
+            PLAIN + 'checkpointing_keeps = "products"',
+            "20:1: train.checkpointing_keeps: has no effect without gradient checkpointing",
         ),
         (
             PLAIN.replace("[[data]]", 'dtype = "float32"\n[[data]]') + 'attention = "varlen"',

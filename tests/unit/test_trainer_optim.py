@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from drpo_cli import devices
 from drpo_cli.settings import TrainSettings
 from drpo_cli.trainer import optim
 
@@ -74,3 +75,16 @@ def test_adamw_takes_the_settings() -> None:
     assert [group[key] for key in keys] == [(0.8, 0.9), 1e-6, 0.3, 0.01]
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 2
     assert isinstance(optimizer, torch.optim.AdamW)
+
+
+def test_what_goes_to_main_memory_stays_where_it_is_on_a_cpu() -> None:
+    train = TrainSettings(
+        offload="optimizer", gradient_checkpointing=True, checkpointing_keeps="offloaded_inputs"
+    )
+    said = devices.idle_options(train, "cpu")
+    assert [text.split(" ")[0] for text in said] == ["train.offload", "train.checkpointing_keeps"]
+    assert all("has no effect on a CPU" in text for text in said)
+    here, there = (devices.resolve(train, device, "bfloat16") for device in ("cpu", "cuda"))
+    assert (here.offload, here.checkpointing) == ("none", "inputs")
+    assert (there.offload, there.checkpointing) == ("optimizer", "offloaded_inputs")
+    assert devices.idle_options(train, "cuda") == devices.idle_options(TrainSettings(), "cpu") == []

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd.graph import save_on_cpu
 from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
 from drpo_cli.dist import World, local
@@ -228,15 +230,70 @@ def test_updates_take_disjoint_samples_in_turn(folder: Path) -> None:
     assert metrics["shift_max"] == pytest.approx(max(report["shift_max"] for report in reports))
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_gradient_checkpointing_runs_a_layer_again(folder: Path, checkpointing: bool) -> None:
-    runs = []
-    with world() as here:
-        trainer = open_trainer(folder, here, gradient_checkpointing=checkpointing)
-        layer = trainer.policy.lm.get_decoder().layers[0]
-        layer.mlp.register_forward_pre_hook(lambda *_: runs.append(1))
+class Work(TorchDispatchMode):
+    """Counts the matrix products that really run."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.products = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.products += func is torch.ops.aten.mm.default
+        return func(*args, **(kwargs or {}))
+
+
+def worked(folder: Path, here: World, keep: str | None) -> tuple[dict[str, Tensor], int, int]:
+    """An update's gradients, how often a layer ran, and how many matrix products did."""
+    options: dict[str, Any] = {}
+    if keep:
+        options = {"gradient_checkpointing": True, "checkpointing_keeps": keep}
+    trainer = open_trainer(folder, here, options={"delta": DELTA}, **options)
+    runs: list[int] = []
+    layer: Any = trainer.policy.layers[0]
+    layer.mlp.register_forward_pre_hook(lambda *_: runs.append(1))
+    with caught_gradients(trainer) as gradients, Work() as work:
         trainer.step(experience(samples(LENGTHS)))
-    assert len(runs) == 1 + checkpointing
+    return gradients[0], len(runs), work.products
+
+
+def test_what_checkpointing_keeps_runs_once_and_no_bit_differs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with world() as here:
+        whole, runs, products = worked(folder, here, None)
+        found = {keep: worked(folder, here, keep) for keep in ("inputs", "products")}
+        with monkeypatch.context() as patch:
+            moved = watch_main_memory(patch)
+            found["offloaded_inputs"] = worked(folder, here, "offloaded_inputs")
+    assert runs == 1 and all(found[keep][1] == 2 for keep in found)
+    assert all(furthest(found[keep][0], whole) == 0 for keep in found)
+    again = 6 * 2  # of two layers q, k, v, o, gate and up: no gradient needs what down gave
+    assert {keep: found[keep][2] - products for keep in found} == {
+        "inputs": again,
+        "products": 0,
+        "offloaded_inputs": again,
+    }
+    tokens = sum(prompt + response - 1 for prompt, response in LENGTHS)
+    assert moved == [(1, tokens, 128)] * 2
+
+
+def watch_main_memory(patch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes of the tensors that `save_on_cpu` moves from now on."""
+    moved: list[tuple[int, ...]] = []
+    make = save_on_cpu.__init__
+
+    def noting(self: Any, *args: Any, **options: Any) -> None:
+        make(self, *args, **options)
+        move = self.pack_hook
+
+        def noted(tensor: Tensor) -> Any:
+            moved.append(tuple(tensor.shape))
+            return move(tensor)
+
+        self.pack_hook = noted
+
+    patch.setattr(save_on_cpu, "__init__", noting)
+    return moved
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "gemma3", "phi3", "qwen3_moe"])

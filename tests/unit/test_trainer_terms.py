@@ -198,7 +198,7 @@ def test_a_reference_held_in_bfloat16_is_the_policy_computed_in_it(
     settings = ModelSettings(path=str(tiny_model(tmp_path, kind)), dtype="bfloat16")
     batch = samples([*LENGTHS, (40, 30)])
     with world() as here:
-        policy = model.load_policy(settings, 1.0, 5, False, here)
+        policy = model.load_policy(settings, 1.0, 5, None, here)
         reference = model.load_reference(settings, 1.0, 5, here)
         assert {weight.dtype for weight in reference.parameters()} == {torch.bfloat16}
         ours, frozen = (replay(each, experience(batch), 50, here) for each in (policy, reference))

@@ -33,7 +33,8 @@ for name, code in json.loads(sys.argv[2]).items():
     def run(folder):
         exec(code)
     sys.modules["drpo_cli.step.loop"] = types.SimpleNamespace(run=run)
-    worker.main(folder)
+    with open(folder.path.with_suffix(".shown"), "w") as terminal:
+        worker.main(folder, terminal)
 """
 
 
@@ -62,5 +63,7 @@ def test_a_rank_says_why_it_ended(runs: Path, name: str, code: int, said: str) -
     recorded = json.loads(run.error(0).read_text())
     assert recorded["code"] == code
     assert recorded["message"].startswith(said.replace("{run}", str(run.path)))
+    shown = run.path.with_suffix(".shown").read_text()
+    assert shown == f"error: rank 0: {recorded['message']}\n"
     assert ("\n" in recorded["message"]) == (code == 1)
     assert "Traceback" in run.log(0).read_text()  # for whoever looks deeper

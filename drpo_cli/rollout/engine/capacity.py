@@ -14,10 +14,12 @@ BLOCK, CPU_BLOCK = 16, 128  # tokens per block of vLLM's KV cache
 WIDTH = {"float32": 4, "bfloat16": 2}
 
 
-def cache_bytes(config: Any, width: int, tokens: int) -> int:
-    """KV cache of one sequence, at `width` bytes per number; a window limits its layers' tokens.
+def cache_bytes(config: Any, width: int, tokens: int, ranks: int = 1) -> int:
+    """KV cache of one sequence on one rank, at `width` bytes per number.
 
-    Only layers of attention count: the state of others does not grow with the sequence.
+    A window limits the tokens of its layers. `ranks` share one engine: each has a part of the key
+    heads, and repeats one where there are fewer heads than ranks. Only layers of attention count:
+    the state of others does not grow with the sequence.
     """
     text = config.get_text_config()
     window = getattr(text, "sliding_window", None)
@@ -29,25 +31,25 @@ def cache_bytes(config: Any, width: int, tokens: int) -> int:
         if "attention" in kind and "linear" not in kind:
             kept = min(tokens, window) if kind == "sliding_attention" and window else tokens
             total += math.ceil(kept / BLOCK) * BLOCK
-    return total * width * _numbers_per_token(text)
+    return total * width * _numbers_per_token(text, ranks)
 
 
-def _numbers_per_token(text: Any) -> int:
-    """Numbers that the cache of one layer stores per token."""
+def _numbers_per_token(text: Any, ranks: int) -> int:
+    """Numbers that the cache of one layer stores per token on one rank."""
     if getattr(text, "kv_lora_rank", None):  # latent attention stores one vector for all heads
         return int(text.kv_lora_rank + text.qk_rope_head_dim)
     heads, queries = getattr(text, "num_key_value_heads", None), text.num_attention_heads
     size = getattr(text, "head_dim", None) or text.hidden_size // queries
-    return int(2 * (heads or queries) * size)
+    return int(2 * max(1, (heads or queries) // ranks) * size)
 
 
-def longest_sequence(config: Any, width: int, cache: int, most: int) -> int:
+def longest_sequence(config: Any, width: int, cache: int, most: int, ranks: int = 1) -> int:
     """The longest sequence, of at most `most` tokens, that a cache of so many bytes holds.
 
     In whole blocks of vLLM on a CPU, which are the largest.
     """
     tokens = range(1, most + 1)
-    fit = bisect_right(tokens, cache, key=lambda count: cache_bytes(config, width, count))
+    fit = bisect_right(tokens, cache, key=lambda count: cache_bytes(config, width, count, ranks))
     return fit // CPU_BLOCK * CPU_BLOCK
 
 
@@ -57,7 +59,8 @@ def require_cache(options: Any, config: Any, dtype: str, context: int, ranks: in
     An engine that manages its cache in blocks does not start then.
     """
     width, cache = WIDTH[dtype], options.cpu_cache_gib * GIB
-    needed = cache_bytes(config, width, context)
+    shared = options.tensor_parallel
+    needed = cache_bytes(config, width, context, shared)
     if needed <= cache:
         return
     text = config.get_text_config()
@@ -67,9 +70,9 @@ def require_cache(options: Any, config: Any, dtype: str, context: int, ranks: in
         options,
         context,
         f"{needed / GIB:,.1f} GiB ({text.num_hidden_layers} layers, "
-        f"{_numbers_per_token(text):,} numbers of {width} bytes per token in each)",
+        f"{_numbers_per_token(text, shared):,} numbers of {width} bytes per token in each)",
         f"rollout.cpu_cache_gib is {options.cpu_cache_gib}",
-        longest_sequence(config, width, cache, context),
+        longest_sequence(config, width, cache, context, shared),
         f"rollout.cpu_cache_gib = {raised}" if raised * GIB * ranks < memory else None,
     )
 

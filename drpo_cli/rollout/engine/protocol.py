@@ -30,18 +30,22 @@ class Sampling:
 
 @dataclass(frozen=True)
 class EngineContext:
-    """What an engine needs to start, besides its own options."""
+    """What an engine needs to start, besides its own options.
+
+    awaits_weights  a trainer pushes weights before the first sample: the engine need not read any
+    """
 
     model: ModelSettings
     context_length: int
     ranks: int
+    awaits_weights: bool = False
 
 
 class EngineProtocol(Protocol):
     """The class `Engine(config, context)` that each file in `rollout/` defines.
 
-    Each rank has an engine of its own with a copy of the whole model. Starting it may be a
-    collective: all ranks start theirs at the same time.
+    Each rank has an engine of its own with a copy of the whole model, or neighbouring ranks share
+    one. Starting it may be a collective: all ranks start theirs at the same time.
     """
 
     checkpoint_names: bool
@@ -62,9 +66,9 @@ class EngineProtocol(Protocol):
     ) -> Iterable[tuple[int, int, Rollout]]:
         """Samples `sampling.samples` rollouts of each prompt, with the engine's own log μ.
 
-        Consumes: token ids of this rank's prompts, and the seed of each rollout. Other ranks sample
-            theirs on their own.
-        Waits for: no other rank.
+        Consumes: token ids of this rank's prompts, of which there may be none, and the seed of each
+            rollout. Other ranks sample theirs on their own.
+        Waits for: the ranks that share this engine, if any; no other rank.
         Produces: (index of the prompt, index among its samples, rollout) as soon as a rollout is
             finished, in any order. μ is taken at the sampling temperature. A rollout is a function
             of its seed, its prompt and the weights: what else is sampled with it changes no more
@@ -115,13 +119,12 @@ def sample_groups(
 ) -> list[Group]:
     """Samples a group of rollouts for each prompt; calls `finished` on each rollout at once.
 
-    Consumes: this rank's prompts, of which there may be none.
-    Waits for: this rank's engine alone.
+    Consumes: this rank's prompts, of which there may be none: few held-out problems do not reach
+        every rank, which may share its engine with one that has some.
+    Waits for: this rank's engine, and the ranks that share it.
     Produces: the groups in the order of the prompts. A prompt's are the same whatever is sampled
         beside it, and on whichever rank.
     """
-    if not prompts_P:  # few held-out problems do not reach every rank
-        return []
     rollouts_PG: list[dict[int, Rollout]] = [{} for _ in prompts_P]
     seeds_PG = derive_seeds(sampling, ((prompt.id, prompt.epoch) for prompt in prompts_P))
     ids_P = [prompt.token_ids for prompt in prompts_P]

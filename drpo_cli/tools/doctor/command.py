@@ -9,8 +9,10 @@ from importlib import util
 from pathlib import Path
 
 from drpo_cli.errors import EXIT_RUN_FAILED, UserError
+from drpo_cli.launch.place import Place
 from drpo_cli.spec import Spec, load
 from drpo_cli.tools.doctor import devices, machine, needs, software
+from drpo_cli.tools.doctor.across import check_nodes
 from drpo_cli.tools.doctor.findings import Finding, as_json, ok, run_check, show, wrong
 from drpo_cli.tools.doctor.probe import ask
 
@@ -18,9 +20,9 @@ TORCH_S, IMPORT_S, ALL_REDUCE_S = 60.0, 120.0, 45.0
 """Time limits of the processes."""
 
 
-def doctor(path: Path | None, json_out: bool) -> int:
+def doctor(path: Path | None, json_out: bool, place: Place | None = None) -> int:
     """Prints every finding; returns 1 when something is wrong, else 0."""
-    findings = examine(path)
+    findings = examine(path, place)
     if json_out:
         sys.stdout.write(as_json(findings) + "\n")
     else:
@@ -28,9 +30,14 @@ def doctor(path: Path | None, json_out: bool) -> int:
     return EXIT_RUN_FAILED if any(each.status == "wrong" for each in findings) else 0
 
 
-def examine(path: Path | None) -> list[Finding]:
-    """All findings in the order in which they are shown; with a spec, also its own."""
+def examine(path: Path | None, place: Place | None = None) -> list[Finding]:
+    """All findings in the order in which they are shown; with a spec, also its own.
+
+    With a place, those of all nodes come last. They are found first, while the others wait.
+    """
     spec, of_spec = _load(path)
+    runs = spec.run.folder if spec else Path("runs").absolute()
+    across = run_check("nodes", lambda: check_nodes(place, runs)) if place else []
     engine = spec.rollout.type if spec else None
     vllm = engine == "vllm" or (engine is None and software.has_vllm())
     names = [*software.MODELS, *([software.VLLM] if vllm else [])]
@@ -56,6 +63,7 @@ def examine(path: Path | None) -> list[Finding]:
             *run_check("all-reduce", lambda: devices.check_all_reduce(adding.result())),
             *of_spec,
             *(_check_needs(spec, gpus) if spec else ()),
+            *across,
         ]
 
 

@@ -66,7 +66,8 @@ def ask(program: str, *arguments: str, seconds: float) -> Answer:
     return Answer(said, done.err, done.code)
 
 
-def _say(**found: Any) -> None:
+def say(**found: Any) -> None:
+    """Prints what a program found, for `ask`."""
     sys.stdout.write(json.dumps(found) + "\n")
     sys.stdout.flush()
 
@@ -78,14 +79,14 @@ def import_names(*names: str) -> None:
         found = importlib.import_module(module)
         if name:
             getattr(found, name)  # a library may import its parts only when they are used
-        _say(**{wanted: getattr(found, "__version__", None)})
+        say(**{wanted: getattr(found, "__version__", None)})
 
 
 def describe_torch() -> None:
     """Says which torch this is, and which GPUs it can use, or why none."""
     import torch
 
-    _say(torch=torch.__version__, cuda=torch.version.cuda)
+    say(torch=torch.__version__, cuda=torch.version.cuda)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -93,7 +94,7 @@ def describe_torch() -> None:
     for index in range(count):
         free, total = torch.cuda.mem_get_info(index)
         gpus.append({"name": torch.cuda.get_device_name(index), "free": free, "total": total})
-    _say(gpus=gpus, why_none=[str(each.message) for each in caught])
+    say(gpus=gpus, why_none=[str(each.message) for each in caught])
 
 
 def add_up() -> None:
@@ -104,7 +105,7 @@ def add_up() -> None:
     over_gpus = dist.device_type() == "cuda" and dist.device_count() >= RANKS
     if not over_gpus:  # each rank needs a GPU of its own
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    _say(backend="NCCL" if over_gpus else "gloo")
+    say(backend="NCCL" if over_gpus else "gloo")
     launch("doctor", RANKS, dist.environment(1), processes.python(MODULE, "add_rank"))
 
 
@@ -114,16 +115,33 @@ def add_rank() -> None:
 
     processes.die_with_parent()
     own = os.environ["RANK"]
-    _say(**{own: "started"})
+    say(**{own: "started"})
     with dist.join() as world:
-        _say(**{own: "joined"})
+        say(**{own: "joined"})
         world.barrier()
         began = time.perf_counter()
         total = world.sum([world.rank + 1.0])[0]
-        _say(**{own: "added up", "total": total, "seconds": time.perf_counter() - began})
+        say(**{own: "added up", "total": total, "seconds": time.perf_counter() - began})
 
 
-PROGRAMS = {each.__name__: each for each in (import_names, describe_torch, add_up, add_rank)}
+def meet_nodes(place: str, folder: str) -> None:
+    """See `across`."""
+    from drpo_cli.tools.doctor import across
+
+    across.meet_nodes(place, folder)
+
+
+def measure_ways() -> None:
+    """See `across`."""
+    from drpo_cli.tools.doctor import across
+
+    across.measure_ways()
+
+
+PROGRAMS = {
+    each.__name__: each
+    for each in (import_names, describe_torch, add_up, add_rank, meet_nodes, measure_ways)
+}
 
 if __name__ == "__main__":
     PROGRAMS[sys.argv[1]](*sys.argv[2:])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from drpo_cli.errors import UserError
 from drpo_cli.rollout.engine.capacity import GIB
+from drpo_cli.settings import TrainSettings
 from drpo_cli.tools.memory.estimate import Estimate
 
 LEAST_TOKENS = 1024
@@ -70,13 +71,24 @@ def _candidates(current: Estimate) -> Iterator[str]:
     half = current.batch_tokens // 2
     if half >= LEAST_TOKENS:
         yield f"train.tokens_per_microbatch={half}"
+    if train.checkpointing_keeps == "products":
+        yield 'train.checkpointing_keeps="inputs"'
     if train.reduce_gradients == "per_update":
         yield 'train.reduce_gradients="per_microbatch"'
+    if current.device.cuda:
+        yield from _offloading_candidates(train)
     if rollout.samples_per_prompt > 1 and train.minibatches == "spread":
         yield 'train.minibatches="groups"'
     if spec.model.dtype == "float32":
         yield 'model.dtype="bfloat16"'
     yield from _engine_candidates(current)
+
+
+def _offloading_candidates(train: TrainSettings) -> Iterator[str]:
+    if train.gradient_checkpointing and train.checkpointing_keeps == "inputs":
+        yield 'train.checkpointing_keeps="offloaded_inputs"'
+    if train.offload == "none":
+        yield 'train.offload="optimizer"'
 
 
 def _engine_candidates(current: Estimate) -> Iterator[str]:

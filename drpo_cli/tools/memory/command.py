@@ -160,7 +160,8 @@ def _facts(found: Estimate, links: Links) -> Iterator[tuple[str, str]]:
     )
     yield from _traffic(found, links)
     if found.device.cuda:
-        yield "main", f"{_gib(found.loading)} GiB of a node's main memory to load the model"
+        moments = f"; {_gib(found.offloaded)} GiB for moments" if found.offloaded else ""
+        yield "main", f"{_gib(found.loading)} GiB of a node's while the model is read{moments}"
     yield from (("note", note) for note in found.notes)
 
 
@@ -248,6 +249,7 @@ def as_dict(found: Estimate, links: Links, advice: Sequence[Advice]) -> dict[str
         ],
         "training_seconds_per_step": training_seconds(found.work, links),
         "loading_bytes_per_node": found.loading,
+        "offloaded_bytes_per_node": found.offloaded,
         "notes": list(found.notes),
         "advice": [
             {"set": list(one.overrides), "room": one.room, "fits": one.estimate.fits}

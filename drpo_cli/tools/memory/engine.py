@@ -98,7 +98,7 @@ def estimate_vllm(options: Any, config: Any, weights: int, width: int, device: D
         # a tied head is packed separately from the embedding; the sampler's buffers are small
         head = text.vocab_size * text.hidden_size * width if config.tie_word_embeddings else 0
         return Engine(weights + head, 3 * logits, options.cpu_cache_gib * GIB, None, 0)
-    graphs = 0 if options.eager else GRAPHS
+    graphs = 0 if options.skips_graphs(cuda=True) else GRAPHS
     working = _batch_tokens(device) * _widest(text) * width + 3 * logits + graphs
     cache = int(options.gpu_memory_fraction * device.bytes) - weights - working
     # by vLLM's own test of sleep mode, the buffer of the logits stays allocated, and graphs do too

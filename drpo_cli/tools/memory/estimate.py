@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from drpo_cli.devices import resolve
+from drpo_cli.devices import idle_options, resolve
 from drpo_cli.plan import Plan
 from drpo_cli.rollout.engine.capacity import GIB, WIDTH, cache_bytes
+from drpo_cli.spec.rules_parallel import tensor_parallel
 from drpo_cli.step.build import context_length, precision
 from drpo_cli.tools.memory.engine import Device, Engine, estimate_transformers, estimate_vllm
 from drpo_cli.tools.memory.inputs import Batch, Lengths, load_config
-from drpo_cli.tools.memory.passes import Job, Measured, count_parameters, highest, measure
+from drpo_cli.tools.memory.passes import (
+    Job,
+    Measured,
+    count_parameters,
+    highest,
+    largest_weight,
+    measure,
+)
 from drpo_cli.tools.memory.tracker import GATHERED, GRADIENTS, OPTIMIZER, WEIGHTS, Parts
 from drpo_cli.tools.memory.traffic import Layout, Work
 
@@ -32,6 +40,9 @@ FRAGMENTS = 0.05
 # and what the C library's allocator keeps beyond the tensors, with the settings of a run.
 PROCESS = {"vllm": int(0.75 * GIB), "transformers": int(0.5 * GIB)}
 HEAP = 0.35
+# Copies of its rows of a weight that a rank holds at most while it reads them, in float32: experts
+# are read one by one, then stacked. The ranks of a node hold the rows of one weight between them.
+LOADED = 2
 ENGINE_PARTS = ("engine weights", "KV cache", "engine's work", "engine asleep")
 
 
@@ -51,13 +62,17 @@ class Transfer:
     nodes: int
 
 
-def estimate_transfer(weights: int, devices: int, nodes: int) -> Transfer:
-    """A sync of `weights` bytes: each device sends its rows of every weight to all others."""
+def estimate_transfer(weights: int, devices: int, nodes: int, copies: int = 1) -> Transfer:
+    """A sync of `weights` bytes: each device sends its rows to all others of its copy.
+
+    `devices` and `nodes` are all of the run, over which the copies are spread evenly.
+    """
+    shard = devices // copies
     return Transfer(
         weights=weights,
-        received=weights * (devices - 1) // devices,
-        links=weights * (devices - 1),
-        nodes=weights * (nodes - 1),
+        received=weights * (shard - 1) // shard,
+        links=weights * (shard - 1) * copies,
+        nodes=weights * (math.ceil(nodes / copies) - 1) * copies,
     )
 
 
@@ -81,7 +96,9 @@ class Estimate:
     sequence        bytes of KV cache of a sequence of full length
     longest         bytes of KV cache of the longest sequence that the engine takes
     at_once         sequences of full length that the cache holds, and sequences of half of it
-    loading         main memory of a node while its processes load the model, bytes
+    loading         main memory of a node while its processes read the weights of the model beside
+                    their shards, bytes; files that the system caches are not counted
+    offloaded       main memory of a node for what is offloaded between updates, bytes
     work, layout    what a step does, and where ranks and shards are
     microbatches    passes per update, each of a largest micro-batch
     notes           what is assumed, and what the code cannot do
@@ -99,6 +116,7 @@ class Estimate:
     parameters: int
     transfer: Transfer
     loading: int
+    offloaded: int
     work: Work
     layout: Layout
     batch_tokens: int
@@ -130,11 +148,12 @@ def estimate(plan: Plan, device: Device, nodes: int) -> Estimate:
     passes, count = measure(policy), count_parameters(spec.model)
     width = WIDTH[precision(spec).rollout]
     engine = _engine(plan, config, count * width, lengths, device)
-    sequence = cache_bytes(config, width, lengths.total)
-    longest = cache_bytes(config, width, context_length(plan))
+    ranks = tensor_parallel(spec)
+    sequence = cache_bytes(config, width, lengths.total, ranks)
+    longest = cache_bytes(config, width, context_length(plan), ranks)
     phases = _phases(plan, passes, policy, engine, device)
     at_once = [
-        engine.cache // cache_bytes(config, width, max(1, tokens))
+        engine.cache // cache_bytes(config, width, max(1, tokens), ranks)
         for tokens in (lengths.total, lengths.total // 2)
     ]
     if spec.rollout.type == "vllm" and engine.cache < longest:
@@ -151,13 +170,18 @@ def estimate(plan: Plan, device: Device, nodes: int) -> Estimate:
         longest=longest,
         at_once=(at_once[0], at_once[1]),
         parameters=count,
-        transfer=estimate_transfer(count * width, plan.world, nodes),
-        loading=count * WIDTH["float32"] * (plan.world // nodes),
+        transfer=estimate_transfer(count * width, plan.world, nodes, plan.replicate),
+        loading=LOADED
+        * largest_weight(spec.model)
+        * WIDTH["float32"]
+        * (plan.world // nodes)
+        // plan.shard,
+        offloaded=_offloaded(phases) * (plan.world // nodes),
         work=_work(plan, lengths, count, microbatches),
-        layout=Layout(plan.world, plan.world, nodes),
+        layout=Layout(plan.world, plan.shard, nodes),
         batch_tokens=policy.batch.tokens,
         microbatches=microbatches,
-        notes=tuple(_notes(lengths)),
+        notes=(*idle_options(spec.train, device.kind), *_notes(lengths)),
     )
 
 
@@ -232,6 +256,7 @@ def _policy_job(plan: Plan, lengths: Lengths, device: Device) -> Job:
         temperature=spec.rollout.config.temperature,
         accumulate=_update_tokens(plan, lengths) > batch.budget,
         device=device.kind,
+        copies=plan.replicate,
     )
 
 
@@ -241,7 +266,9 @@ def _engine(plan: Plan, config: Any, weights: int, lengths: Lengths, device: Dev
         rows = plan.sequences_per_step // plan.world
         tokens = lengths.total, lengths.response
         return estimate_transformers(spec.rollout.config, config, weights, width, tokens, rows)
-    return estimate_vllm(spec.rollout.config, config, weights, width, device)
+    return estimate_vllm(
+        spec.rollout.config, config, weights // tensor_parallel(spec), width, device
+    )
 
 
 def _phases(
@@ -249,6 +276,7 @@ def _phases(
 ) -> tuple[Phase, ...]:
     """Every phase of a step, in order."""
     trained = _weights_and_moments(passes)
+    offloads = job.settings.offload == "optimizer"
     awake = {
         "engine weights": engine.weights,
         "KV cache": engine.cache,
@@ -259,7 +287,8 @@ def _phases(
         asleep = {"engine asleep": engine.asleep}
         syncing = {"engine weights": engine.weights, **asleep, GATHERED: engine.reload}
     start: Parts = {WEIGHTS: trained[WEIGHTS]}
-    critic: Parts = {}  # what the critic holds during the other passes
+    critic: Parts = {}  # what the critic holds while there are updates
+    resting: Parts = {}  # and otherwise
     frozen: Parts = {}  # what the reference holds during the other passes
     reference, learn = [], []  # the phases of these two, where the spec has them
     if plan.spec.reference is not None:
@@ -272,22 +301,35 @@ def _phases(
         values = measure(job.of_critic(plan.spec.critic.path))
         critic = {"critic": sum(_weights_and_moments(values).values())}
         start["critic"] = values["optimizer", "all"][WEIGHTS]
+        resting = {"critic": start["critic"]} if offloads else critic
         trains = highest(values, ["train"])
         own = {"critic": trains.pop(WEIGHTS) + trains.pop(OPTIMIZER)}
         gradients = {GRADIENTS: passes["optimizer", "all"][GRADIENTS]}
         learn = [_add(trains, own, gradients)]
+
+    def outside(parts: Parts) -> Parts:
+        """The parts that are there although no update needs the moments."""
+        return {part: n for part, n in parts.items() if part != OPTIMIZER or not offloads}
+
     phases = [
         ("start", [start, awake]),
-        ("rollout", [trained, critic, frozen, awake]),
-        ("replay", [highest(passes, ["replay"]), critic, frozen, asleep]),
-        *(("reference", [trained, one, critic, frozen, asleep]) for one in reference),
+        ("rollout", [outside(trained), resting, frozen, awake]),
+        ("replay", [outside(highest(passes, ["replay"])), resting, frozen, asleep]),
+        *(("reference", [outside(trained), one, resting, frozen, asleep]) for one in reference),
         ("train", [highest(passes, ["train"]), critic, frozen, asleep]),
         *(("critic", [trained, one, frozen, asleep]) for one in learn),
         ("optimizer", [passes["optimizer", "all"], critic, frozen, asleep]),
-        ("sync", [_as_gathered(passes["sync", "all"]), critic, frozen, syncing]),
-        ("proof", [highest(passes, ["probe"]), critic, frozen, awake]),
+        ("sync", [outside(_as_gathered(passes["sync", "all"])), resting, frozen, syncing]),
+        ("proof", [outside(highest(passes, ["probe"])), resting, frozen, awake]),
     ]
     return tuple(Phase(name, _with_allowance(_add(*parts), plan, device)) for name, parts in phases)
+
+
+def _offloaded(phases: Sequence[Phase]) -> int:
+    """Bytes of each device that are in main memory while there are no updates."""
+    parts = {phase.name: phase.parts for phase in phases}
+    working, resting = parts["optimizer"], parts["rollout"]
+    return sum(working.get(part, 0) - resting.get(part, 0) for part in (OPTIMIZER, "critic"))
 
 
 def _weights_and_moments(passes: Measured) -> Parts:

@@ -61,6 +61,7 @@ class Job:
     train         whether it is trained, or only replayed
     accumulate    whether an update has several micro-batches
     device        the kind of device that it is planned for, by its name in torch
+    copies        copies of the weights, over which the ranks are spread
     """
 
     model: ModelSettings
@@ -74,6 +75,7 @@ class Job:
     train: bool = True
     accumulate: bool = False
     device: str = "cpu"
+    copies: int = 1
 
     def of_critic(self, path: str | None) -> Job:
         """The same work for a value model on the decoder in `path`, or on the policy's."""
@@ -96,10 +98,18 @@ def count_parameters(model: ModelSettings) -> int:
 
 
 @lru_cache
+def largest_weight(model: ModelSettings) -> int:
+    """The numbers in the largest weight of a model."""
+    with FakeTensorMode():
+        lm = make_model(load_config(model, "model.path"), model.trust_remote_code)
+        return max(int(weight.numel()) for weight in lm.parameters())
+
+
+@lru_cache
 def measure(job: Job) -> Measured:
     """Measures the job: the parts at the peak of every stretch of its work."""
     config = load_config(job.model, "model.path")
-    with _fake_world(job.ranks) as world:
+    with _fake_world(job.ranks, job.copies) as world:
         whole = _count_layers(config, job.model.trust_remote_code)
         if whole is None or whole <= FEW[1]:
             return _measure(job, config, world, None)
@@ -120,10 +130,11 @@ def _count_layers(config: Any, code: bool) -> int | None:
 
 
 @contextmanager
-def _fake_world(ranks: int) -> Iterator[World]:
+def _fake_world(ranks: int, copies: int) -> Iterator[World]:
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
     try:
-        yield World(0, ranks, torch.device("cpu"), init_device_mesh("cpu", (ranks,)))
+        world = World(0, ranks, torch.device("cpu"), init_device_mesh("cpu", (ranks,)))
+        yield world.in_shards(ranks // copies)
     finally:
         dist.destroy_process_group()
 
@@ -155,8 +166,8 @@ def _model(job: Job, config: Any, world: World, layers: int | None) -> Any:
     lm = make_model(config, job.model.trust_remote_code, layers, attention)
     if not job.train:
         lm.requires_grad_(False)
-    elif job.settings.gradient_checkpointing:
-        _recompute_activations(lm)
+    else:
+        _recompute_activations(lm, job.settings.checkpointing)
     dtype = DTYPES[job.precision.train]
     if job.critic:
         return shard(ValueModel(lm), dtype, world)

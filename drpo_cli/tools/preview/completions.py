@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from drpo_cli.data.pipeline.prompts import Prompts
 from drpo_cli.data.pipeline.rows import Row, Source, name_sources, open_sources
 from drpo_cli.errors import UserError
-from drpo_cli.plan import make_plan
+from drpo_cli.plan import lone_plan
 from drpo_cli.rewards.grading.contract import Reward
 from drpo_cli.rollout.engine.protocol import sample_groups
 from drpo_cli.settings import ModelSettings, SourceSettings
@@ -189,7 +189,7 @@ def sample(spec_path: Path, overrides: Sequence[str], prompts: int) -> list[Grou
     They are sampled as in the first step of the run, from the model that it starts from.
     """
     spec = load(spec_path, overrides)
-    plan = make_plan(spec, world=1)
+    plan = lone_plan(spec)
     stream = build.data(plan, build.tokenizer(spec.model), rank=0).stream
     prompts_P = stream.next()
     while len(prompts_P) < prompts:

@@ -14,7 +14,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from drpo_cli.data.pipeline.stream import Data, PromptStream
-from drpo_cli.plan import Plan, make_plan
+from drpo_cli.plan import Plan, lone_plan
 from drpo_cli.rewards.grading.contract import prepare_all
 from drpo_cli.spec import Spec, load
 from drpo_cli.step import build
@@ -42,7 +42,7 @@ def show(spec_path: Path, overrides: Sequence[str], shown: int) -> None:
         sys.stderr.write(f"warning: {warning}\n")
     names = [reward.name for reward in prepare_all(spec.reward)]
     encoder = load_tokenizer(spec.model)
-    plan = make_plan(spec, world=1)  # reads the context length from the model folder
+    plan = lone_plan(spec)  # reads the context length from the model folder
     data = build.data(plan, encoder, rank=0)
     prompts = list(_first(data.stream, max(shown, min(COUNTED, data.train_rows))))
     console = make_console()

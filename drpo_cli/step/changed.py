@@ -1,0 +1,130 @@
+"""Weights that are changed for a while: disturbed, rounded, or moved within their rounding."""
+
+from __future__ import annotations
+
+import math
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from drpo_cli.dist import World, copies, local
+from drpo_cli.rollout.engine.precision import Precision, round_weight
+from drpo_cli.rollout.engine.protocol import derive_seed
+from drpo_cli.trainer.model import Policy
+
+DISTURBANCE = 0.1  # the relative change of each weight, as a standard deviation
+
+
+class Changed:
+    """Changes every weight of a policy in place while open; restores the exact originals."""
+
+    def __init__(self, policy: Policy):
+        self.policy = policy
+        self.shards = [(name, local(weight)) for name, weight in policy.named_weights()]
+        self.originals: list[Tensor] = []
+
+    def new(self, name: str, shard: Tensor) -> Tensor:
+        """The changed shard."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        self.originals = [shard.to("cpu", copy=True) for _, shard in self.shards]
+        for name, shard in self.shards:
+            shard.copy_(self.new(name, shard))
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        for (_, shard), original in zip(self.shards, self.originals, strict=True):
+            shard.copy_(original)
+
+
+class _Random(Changed):
+    """Adds noise of mean 0 and standard deviation 1, times `size`, to every weight.
+
+    Shards differ in their noise, and copies of one shard have the same: see `dist.copies`.
+    """
+
+    def __init__(self, policy: Policy, seed: int):
+        super().__init__(policy)
+        self.seed = seed
+        self.places = {name: copies(weight)[0] for name, weight in policy.named_weights()}
+
+    def new(self, name: str, shard: Tensor) -> Tensor:
+        """See `Changed.new`."""
+        seed = derive_seed(self.seed, name, self.places[name])
+        noise = torch.Generator(shard.device).manual_seed(seed)
+        random = torch.randn(shard.shape, generator=noise, device=shard.device)
+        return shard + self.size(shard) * random
+
+    def size(self, shard: Tensor) -> Tensor:
+        """The standard deviation of each weight's change."""
+        raise NotImplementedError
+
+
+class Disturbed(_Random):
+    """Weights that no engine can have but by a push of them.
+
+    A vector's zeros (Gemma's norms, biases that were not trained) are disturbed as if they were 1.
+    """
+
+    def size(self, shard: Tensor) -> Tensor:
+        """See `_Random.size`."""
+        scale = shard.abs()
+        if shard.ndim == 1:
+            scale = scale.where(shard != 0, torch.ones_like(scale))
+        return DISTURBANCE * scale
+
+    def staleness(self, world: World) -> dict[str, float]:
+        """By how many standard deviations the gradient points to the undisturbed weights.
+
+        Consumes: in `.grad`, the gradient of Σ (log π − log μ) log π, up to a factor.
+        Waits for: all ranks.
+        Produces: for each weight −Σ g d / √Σ (g d)², with g its gradient and d its disturbance,
+            reversed. An engine without this disturbance gives a large positive number. If the
+            engine has it, g does not depend on the signs of d, which are random: for any g, the
+            chance of more than z is at most exp(−z²/2).
+        """
+        sums: list[float] = []
+        for (_, weight), (_, shard), original in zip(
+            self.policy.named_weights(), self.shards, self.originals, strict=True
+        ):
+            if weight.grad is None:
+                sums += (0.0, 0.0)
+                continue
+            change = original.to(shard.device) - shard
+            product = local(weight.grad).float() * change
+            count = copies(weight)[1]
+            sums += (float(product.sum()) / count, float(product.square().sum()) / count)
+        totals = world.sum(sums)
+        return {
+            name: -total / math.sqrt(square) if square > 0 else 0.0
+            for (name, _), total, square in zip(self.shards, totals[::2], totals[1::2], strict=True)
+        }
+
+
+class Jittered(_Random):
+    """Moves every weight by the distance of neighbouring numbers of the compute format."""
+
+    def __init__(self, policy: Policy, seed: int, unit: float):
+        super().__init__(policy, seed)
+        self.unit = unit
+
+    def size(self, shard: Tensor) -> Tensor:
+        """See `_Random.size`."""
+        return self.unit * shard.abs()
+
+
+class Rounded(Changed):
+    """Rounds every weight as the engine has it: FSDP cuts rows, and each row has its own scale."""
+
+    def __init__(self, policy: Policy, precision: Precision):
+        super().__init__(policy)
+        self.rounding = precision.rounding
+        if self.rounding is None:
+            self.shards = []
+
+    def new(self, name: str, shard: Tensor) -> Tensor:
+        """See `Changed.new`."""
+        assert self.rounding is not None
+        return round_weight(name, shard, self.rounding)

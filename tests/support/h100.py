@@ -1,0 +1,164 @@
+"""What vLLM would do on a machine with eight H100s, asked on one without a GPU.
+
+`python -m support.h100 FOLDER` prints it as one line of JSON. vLLM's own CUDA platform answers, of
+which only the questions to the driver are replaced; its configuration, and the sampler's table of
+seeds, are the real ones. Nothing runs on a device, so no kernel is tried.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from drpo_cli.rollout import vllm as rollout
+from drpo_cli.rollout.engine.ends import Ends
+from drpo_cli.rollout.engine.protocol import EngineContext, Sampling, derive_seeds
+from drpo_cli.settings import ModelSettings
+
+GIB = 2**30
+
+
+def pretend() -> None:
+    """Makes vLLM, and our choices by device, believe in eight H100s."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # else vLLM's Triton asks for a driver
+    os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    sys.modules["vllm._C_stable_libtorch"] = ModuleType("vllm._C_stable_libtorch")  # its kernels
+    import vllm.platforms as platforms
+
+    platforms.vllm_version_matches_substr = lambda part: False  # a CUDA wheel is no "cpu" one
+    from vllm.platforms import cuda
+    from vllm.platforms.interface import DeviceCapability
+
+    facts = {
+        "get_device_capability": DeviceCapability(9, 0),
+        "get_device_name": "NVIDIA H100 80GB HBM3",
+        "get_device_total_memory": 80 * GIB,
+        "device_count": 8,
+        "import_kernels": None,
+        "is_cumem_allocator_available": True,
+        "is_pin_memory_available": False,
+        "num_compute_units": 132,
+        "check_if_supports_dtype": None,
+        "get_cuda_runtime_major": 12,
+    }
+
+    def answer(value: Any) -> Any:
+        return classmethod(lambda cls, *args, **more: value)
+
+    faked = type("FakedH100", (cuda.NonNvmlCudaPlatform,), {n: answer(v) for n, v in facts.items()})
+    platforms._current_platform = faked()
+    torch.cuda.is_available = lambda: True
+
+
+def resolved(folder: str, ranks: int, **options: Any) -> dict[str, Any]:
+    """What vLLM makes of our arguments for a run of `ranks` processes."""
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.usage.usage_lib import UsageContext
+
+    model = ModelSettings(path=folder, dtype="bfloat16")
+    context = EngineContext(model, 256, ranks, awaits_weights=True)
+    arguments = rollout.engine_arguments(rollout.Config(**options), context)
+    config = EngineArgs(**arguments).create_engine_config(UsageContext.LLM_CLASS)
+    return {
+        "runner": "V2" if config.use_v2_model_runner else "V1",
+        "worker": config.parallel_config.worker_cls,
+        "graphs": config.compilation_config.cudagraph_mode.name,
+        "compiled": config.compilation_config.mode.name,
+        "async": config.scheduler_config.async_scheduling,
+        "executor": config.parallel_config.distributed_executor_backend,
+        "ranks of an engine": config.parallel_config.world_size,
+        "sleep": config.model_config.enable_sleep_mode,
+        "cumem": config.model_config.enable_cumem_allocator,
+        "logprobs": config.model_config.logprobs_mode,
+        "seed": config.model_config.seed,
+        "tokens per batch": config.scheduler_config.max_num_batched_tokens,
+        "sequences": config.scheduler_config.max_num_seqs,
+        "memory": config.cache_config.gpu_memory_utilization,
+        "dtype": str(config.model_config.dtype),
+        "load format": config.load_config.load_format,
+        "tokenizer": config.model_config.tokenizer_mode,
+    }
+
+
+class Requests:
+    """Stands for vLLM's engine, and keeps what it is asked for."""
+
+    def __init__(self) -> None:
+        self.params: dict[str, Any] = {}
+
+    def add_request(self, name: str, prompt: Any, params: Any) -> None:
+        """Keeps a request."""
+        self.params[name] = params
+
+    def has_unfinished_requests(self) -> bool:
+        """Says that all is done."""
+        return False
+
+
+def requested(sampling: Sampling, prompts: list[int]) -> list[Any]:
+    """The requests that our engine sends for these prompts, in order."""
+    requests, engine = Requests(), rollout.Engine.__new__(rollout.Engine)
+    engine.llm = SimpleNamespace(llm_engine=requests, reset_prefix_cache=lambda **more: True)
+    engine.ends = Ends(frozenset({2}))
+    ids_P = [(5, prompt) for prompt in prompts]
+    assert not list(engine.generate(ids_P, sampling, derive_seeds(sampling, prompts)))
+    return list(requests.params.values())
+
+
+def seeds_on_a_gpu(requests: list[Any], torch_seed: int) -> list[int]:
+    """The seeds that the GPU's sampler takes for these requests."""
+    import vllm.v1.worker.gpu.sample.states as states
+
+    class HostTensor:
+        """The host's side of a tensor that both see."""
+
+        def __init__(self, size: int, dtype: torch.dtype) -> None:
+            self.np = torch.zeros(size, dtype=dtype).numpy()
+
+        def copy_to_uva(self) -> None:
+            """Does nothing: there is no device."""
+
+    states.UvaBackedTensor = HostTensor
+    np.random.seed(0)
+    torch.manual_seed(torch_seed)
+    table = states.SamplingStates(len(requests), 100)
+    for row, params in enumerate(requests):
+        table.add_request(row, params)
+    taken: list[int] = table.seeds.np.tolist()
+    return taken
+
+
+def seeds() -> Iterator[tuple[str, Any]]:
+    """The seeds of some batches, and of requests that have none."""
+    from vllm import SamplingParams
+
+    sampling = Sampling(samples=3, max_new_tokens=4, temperature=1.0, seed=7)
+    for torch_seed in (1, 2):
+        yield f"none, torch {torch_seed}", seeds_on_a_gpu([SamplingParams()] * 3, torch_seed)
+        yield f"ours, torch {torch_seed}", seeds_on_a_gpu(requested(sampling, [0, 1]), torch_seed)
+    yield "other order", seeds_on_a_gpu(requested(sampling, [1, 0]), 1)
+    yield "other step", seeds_on_a_gpu(requested(replace(sampling, seed=8), [0, 1]), 1)
+
+
+def main(folder: str) -> dict[str, Any]:
+    """Everything that the tests ask for."""
+    pretend()
+    return {
+        "1": resolved(folder, 1),
+        "8": resolved(folder, 8),
+        "eager": resolved(folder, 1, eager=True, sleep=False, gpu_memory_fraction=0.3),
+        "seeds": dict(seeds()),
+    }
+
+
+if __name__ == "__main__":
+    sys.stdout.write("\n" + json.dumps(main(sys.argv[1])) + "\n")

@@ -1,0 +1,80 @@
+"""What vLLM does with our arguments on GPUs: its own configuration, on a pretended machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drpo_cli.rollout.engine.protocol import Sampling, derive_seeds
+from drpo_cli.rollout.vllm import Config
+from drpo_cli.tools.memory.engine import _batch_tokens, parse_device
+from support.models import tiny_model
+
+pytest.importorskip("vllm")
+
+TESTS = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tiny_model(tmp_path_factory.mktemp("h100") / "model")
+    path = f"{TESTS}{os.pathsep}{TESTS.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    done = subprocess.run(
+        [sys.executable, "-m", "support.h100", str(folder)],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answers: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answers
+
+
+@pytest.mark.parametrize("ranks", ["1", "8"])
+def test_what_vllm_makes_of_the_arguments(found: dict[str, Any], ranks: str) -> None:
+    assert found[ranks] == {
+        "runner": "V2",
+        "worker": "vllm.v1.worker.gpu_worker.Worker",
+        "graphs": "FULL_AND_PIECEWISE",
+        "compiled": "VLLM_COMPILE",
+        "async": True,
+        "executor": "uni" if ranks == "1" else "external_launcher",
+        "ranks of an engine": 1,
+        "sleep": True,
+        "cumem": True,
+        "logprobs": "processed_logprobs",
+        "seed": 0,
+        "tokens per batch": 16384,
+        "sequences": 256,
+        "memory": Config().gpu_memory_fraction,
+        "dtype": "torch.bfloat16",
+        "load format": "drpo_push",
+        "tokenizer": "hf",
+    }
+
+
+def test_options_reach_vllm(found: dict[str, Any]) -> None:
+    eager = {"graphs": "NONE", "compiled": "NONE", "sleep": False, "cumem": False, "memory": 0.3}
+    assert found["eager"] == found["1"] | eager
+
+
+def test_the_memory_plan_knows_the_batch(found: dict[str, Any]) -> None:
+    assert _batch_tokens(parse_device("h100-80g", 1)) == found["1"]["tokens per batch"]
+
+
+def test_the_gpus_sampler_takes_our_seeds(found: dict[str, Any]) -> None:
+    seeds = found["seeds"]
+    assert seeds["none, torch 1"] == seeds["none, torch 2"]  # the reason for seeds of our own
+    sampling = Sampling(samples=3, max_new_tokens=4, temperature=1.0, seed=7)
+    ours = [seed for seeds_G in derive_seeds(sampling, [0, 1]) for seed in seeds_G]
+    assert seeds["ours, torch 1"] == seeds["ours, torch 2"] == ours
+    assert seeds["other order"] == ours[3:] + ours[:3]
+    assert not set(seeds["other step"]) & set(ours)
