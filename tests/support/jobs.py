@@ -130,6 +130,7 @@ def reduce(here: World) -> dict[str, Any]:
         "max": here.max([rank, -rank, float("-inf")]),
         "nan": here.sum([float("nan") if rank else 1.0]),
         "gather": here.gather(torch.arange(3.0 * rank) + 10 * rank).tolist(),
+        "exchange": here.exchange([(rank, other) for other in range(here.size)]),
         "objects": here.gather_objects({"rank": rank}),
     }
 
