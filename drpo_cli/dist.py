@@ -10,6 +10,7 @@ the others until `run.hang_s` is over. With one rank, nothing is sent.
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -121,6 +122,23 @@ class World:
         values: list[V] = [value] * self.size
         dist.all_gather_object(values, value)
         return values
+
+    def exchange(self, values_R: Sequence[V]) -> list[V]:
+        """Sends each rank a value of its own.
+
+        Consumes: one picklable value for each rank, in rank order.
+        Waits for: the values that all ranks send here.
+        Produces: the value from each rank, in rank order.
+        """
+        if self.size == 1:
+            return list(values_R)
+        sent = [torch.frombuffer(bytearray(pickle.dumps(v)), dtype=torch.uint8) for v in values_R]
+        sizes = torch.tensor([len(part) for part in sent])
+        coming = torch.empty_like(sizes)
+        dist.all_to_all_single(coming, sizes)
+        received = torch.empty(int(coming.sum()), dtype=torch.uint8)
+        dist.all_to_all_single(received, torch.cat(sent), coming.tolist(), sizes.tolist())
+        return [pickle.loads(part.numpy().tobytes()) for part in received.split(coming.tolist())]
 
     def gather_rows(self, shards: Sequence[Tensor], shapes: Sequence[torch.Size]) -> list[Tensor]:
         """Assembles whole tensors from the rows that the ranks of one copy hold.
