@@ -47,13 +47,14 @@ class World:
     """This process's place among all processes of the run.
 
     `mesh` has the ranks that share one copy of the weights as its last dimension; a dimension
-    before it counts the copies, where there are several.
+    before it counts the copies, where there are several. A collective fails after `timeout`.
     """
 
     rank: int
     size: int
     device: torch.device
     mesh: DeviceMesh
+    timeout: timedelta = timedelta(hours=2)
 
     def in_shards(self, shard: int) -> World:
         """The same ranks, of which each `shard` neighbours share one copy of the weights.
@@ -64,9 +65,16 @@ class World:
         """
         if shard == self.size:
             return self
-        names = ("replicate", "shard")
-        sizes = (self.size // shard, shard)
-        return replace(self, mesh=init_device_mesh(self.device.type, sizes, mesh_dim_names=names))
+        ranks = torch.arange(self.size).view(-1, shard)
+        # a mesh that makes its groups itself gives them a timeout of ten minutes, with NCCL
+        groups = [
+            dist.new_subgroups_by_enumeration(line.tolist(), timeout=self.timeout)[0]
+            for line in (ranks.T, ranks)
+        ]
+        mesh = DeviceMesh.from_group(
+            groups, self.device.type, ranks, mesh_dim_names=("replicate", "shard")
+        )
+        return replace(self, mesh=mesh)
 
     @property
     def shards(self) -> int:
@@ -256,10 +264,9 @@ def join(patience_s: float = 0.0) -> Iterator[World]:
     if kind == "cuda":
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
-    dist.init_process_group(
-        backend, timeout=max(timedelta(hours=2), timedelta(seconds=2 * patience_s))
-    )
-    yield World(rank, size, device, init_device_mesh(kind, (size,)))
+    timeout = max(timedelta(hours=2), timedelta(seconds=2 * patience_s))
+    dist.init_process_group(backend, timeout=timeout)
+    yield World(rank, size, device, init_device_mesh(kind, (size,)), timeout)
     if dist.is_initialized():  # an in-process engine may have destroyed it
         dist.destroy_process_group()
 
