@@ -216,7 +216,7 @@ def _one(sync: Any, fault: str, prompts: list[Prompt], round_: int) -> dict[str,
         except UserError as error:
             said = str(error)
     sync.engine.lost = ""
-    kind, rehearsed, real = sync.precision.coarsest, looks[0], looks[-1]
+    kind, rehearsed, real = sync.precision.coarsest, *looks[:2]
     floor = max(real.gap, {"float32": 2e-6, "bfloat16": 5e-3}[kind])
     old = not (
         real.gap <= OLD_CEILING[kind]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 
-from drpo_cli.settings import TrainSettings
+from drpo_cli.settings import CheckpointSettings, TrainSettings
 
 NAMES = {"cpu": "CPU", "cuda": "GPU"}
 """The kinds of device, by their names in torch."""
@@ -69,6 +69,11 @@ def _idle(train: TrainSettings, device: str) -> dict[str, str]:
         for (key, value), instead in GPU_ONLY.items()
         if device == "cpu" and getattr(train, key) == value
     }
+
+
+def saves_asynchronously(checkpoint: CheckpointSettings, device: str) -> bool:
+    """Whether a run goes on while a checkpoint is written; on a CPU both need the cores."""
+    return device == "cuda" if checkpoint.asynchronous is None else checkpoint.asynchronous
 
 
 def describe(train: TrainSettings, device: str, dtype: str) -> str:

@@ -13,7 +13,7 @@ SMOOTHED = 5  # steps whose median stands for "now": one odd step changes nothin
 BASELINE = 5  # first steps whose median stands for how the run began
 BACK = 20  # steps between "now" and the value that a runaway metric is compared with
 
-GAP_FACTOR = 3.0  # a sync is refused at 10 × the floor; of sound runs none goes beyond 1 ×
+GAP_FACTOR = 3.0  # of sound runs none goes beyond 1 × the floor
 ENTROPY_LEFT = 0.05  # share of the first entropy; a quickstart that has learned keeps 0.15
 ENTROPY_LEFT_UNREWARDED = 0.25  # the same where the reward has not risen meanwhile
 LENGTH_FACTOR = 2.0  # within BACK steps: reasoning grows too, but over hundreds of them
@@ -147,12 +147,12 @@ class Gap(Rule):
         self._gap = Recent("gap")
 
     def judge(self, record: Mapping[str, Any]) -> str | None:
-        """Compares with the floor, and with the first steps, which include rounded weights."""
+        """Compares with floor, noise, and the first steps, which include rounded weights."""
         first, floor = self._gap.add(record), number(record.get("gap_floor"))
         gap = number(record.get("gap"))
         if first is None or floor is None or gap is None:
             return None
-        usual = max(floor, first)
+        usual = max(floor, first, number(record.get("gap_noise")) or 0.0)
         if gap <= GAP_FACTOR * usual:
             return ""
         return f"the gap rose from {first:.2g} to {gap:.2g} nats; the noise floor is {floor:.2g}"

@@ -84,6 +84,7 @@ class StepMetrics(TypedDict, total=False):
     effective_sample_size         (Σ r)² / (n Σ r²), in [0, 1]
     trained_tokens                response tokens of all updates
     gap, gap_floor                mean |log π − log μ| after the sync, and its noise floor, in nats
+    gap_noise                     what rounding gives on the step's text, where it was measured
     tokens_per_second             `rollout` and `train`, in tokens per second
     seconds                       each phase of the step, and `step`, their sum
     peak_memory_gib               highest of any rank since the start, in GiB
@@ -148,6 +149,7 @@ class StepMetrics(TypedDict, total=False):
     trained_tokens: float | None
     gap: float | None
     gap_floor: float | None
+    gap_noise: float | None
     tokens_per_second: dict[str, float | None]
     seconds: dict[str, float | None]
     peak_memory_gib: float | None

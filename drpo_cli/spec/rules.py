@@ -285,6 +285,17 @@ def critic_warmup_leaves_steps(spec: Spec) -> Iterator[Problem]:
         )
 
 
+def restarts_find_a_checkpoint(spec: Spec) -> Iterator[Problem]:
+    every = spec.checkpoint.every
+    if spec.run.restarts and not 0 < every < spec.run.steps:
+        yield Problem(
+            ("run", "restarts"),
+            f"starts the run again from step 1 every time: checkpoint.every is {every}, so nothing "
+            "is saved before the end; set it below run.steps",
+            also=(("checkpoint", "every"),),
+        )
+
+
 ERRORS: tuple[Rule, ...] = (
     full_distribution,
     group_is_large_enough,
@@ -307,5 +318,6 @@ WARNINGS: tuple[Rule, ...] = (
     reuse_is_bounded,
     final_rate_is_used,
     equal_rewards_teach_a_critic,
+    restarts_find_a_checkpoint,
     *rules_data.WARNINGS,
 )

@@ -65,7 +65,7 @@ LIMITS = {
 }
 LEAST_FLOOR = {"float32": 2e-6, "bfloat16": 5e-3}
 SUSPECT, STOP = 3.0, 5.0  # a gap in units of what is usual: look again; stop the run
-LEAST_USUAL = 0.2  # the usual gap of a pair in units of the noise; measured: 0.1 to 1
+LEAST_USUAL = 0.5  # the usual gap of a pair in units of the noise; measured: 0.1 to 1
 CHEAP = 2.0  # up to this many times the floor, the noise of a step's text is not measured
 AGAIN = 4  # times as many responses in a further look
 REHEARSALS = 4  # at most; more than one only where something looks wrong
@@ -77,12 +77,12 @@ class Look:
     """What one replay of sampled text shows.
 
     gap        mean |log π − log μ| to weights that are rounded as the engine's are
-    noise      mean |Δ log π| of the same tokens when weights are rounded anew; 0 if not measured
+    noise      mean |Δ log π| of the same tokens when weights are rounded anew, if measured
     staleness  of each weight, in a rehearsal: see `Disturbed.staleness`
     """
 
     gap: float
-    noise: float = 0.0
+    noise: float | None = None
     staleness: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -164,7 +164,8 @@ class Proof:
         self.limits = LIMITS[sync.trainer.world.device.type, sync.precision.coarsest]
         self.floor = math.nan
         self.noise: float | None = None
-        self._usual = 1.0  # the gap of this pair in units of the noise
+        self._warned = False
+        self._usual = LEAST_USUAL  # the gap of this pair in units of the noise
 
     def prove(self, version: int, prompts: Sequence[Prompt], sampling: Sampling) -> None:
         """Rehearses the sync, then pushes `version` and measures its noise floor. Collective.
@@ -172,13 +173,14 @@ class Proof:
         Raises UserError if the engine computes another model than the trainer, or if a weight does
         not reach it.
         """
-        looks: list[Look] = []
-        while len(looks) < REHEARSALS and (not looks or self._is_unclear(looks)):
-            again = more(sampling, len(looks)) if looks else sampling
-            looks.append(self._rehearse(version, prompts, again, number=len(looks)))
+        looks = [self._rehearse(version, prompts, sampling)]
         self.sync.push(version)
         self._set_floor(self._look(sample_groups(self.engine, prompts, sampling)))
+        while len(looks) < REHEARSALS and self._is_unclear(looks):
+            looks.append(self._rehearse(version, prompts, more(sampling, len(looks))))
         self._require(looks[-1], "in the rehearsal", SUSPECT, Stalest.of(looks))
+        if len(looks) > 1:
+            self.sync.push(version)
 
     def check(
         self,
@@ -189,16 +191,18 @@ class Proof:
     ) -> float:
         """The gap over groups sampled since the last push; UserError if a weight is missing.
 
-        `say` hears of a gap that rounding hardly explains. Then that of `more` groups counts, and
-        ends the run if rounding does not explain it at all. Collective.
+        `say` hears of a gap that rounding hardly explains, once until it is sound again. Then the
+        gap of `more` groups counts, and ends the run if rounding cannot explain it. Collective.
         """
         look = self._look(groups_P, cheap=CHEAP * self.floor)
-        if self._exceeds(look, SUSPECT):
-            say(f"{self._describe(look, occasion)}; looking at more responses")
+        suspicious = self._exceeds(look, SUSPECT)
+        if suspicious:
+            if not self._warned:
+                say(f"warning: {self._describe(look, occasion)}; replaying more responses")
             groups_P = groups_P if more is None else more()
             look = self._look(groups_P)
             self._require(look, occasion, STOP)
-        self.noise = look.noise or None
+        self._warned, self.noise = suspicious, look.noise
         return look.gap if self.precision.rounding is None else self.gap(groups_P)
 
     def gap(self, groups_P: Sequence[Group]) -> float:
@@ -214,11 +218,9 @@ class Proof:
         total, count = self.trainer.world.sum([float(masked_T.sum()), len(masked_T)])
         return total / max(1.0, count)
 
-    def _rehearse(
-        self, version: int, prompts: Sequence[Prompt], sampling: Sampling, number: int
-    ) -> Look:
-        # not the seed of sampling, which differs by rank: copies of the weights must stay equal
-        with Disturbed(self.trainer.policy, derive_seed("rehearsal", number)) as disturbed:
+    def _rehearse(self, version: int, prompts: Sequence[Prompt], sampling: Sampling) -> Look:
+        seed = int(self.trainer.world.max([sampling.seed])[0])  # the same on every rank
+        with Disturbed(self.trainer.policy, seed) as disturbed:
             self.sync.push(version)
             groups_P = sample_groups(self.engine, prompts, sampling)
             self.engine.sleep()  # gradients need the room
@@ -227,9 +229,9 @@ class Proof:
     def _is_unclear(self, looks: Sequence[Look]) -> bool:
         """Whether something looks wrong, but not beyond doubt."""
         chance = Stalest.of(looks).chance
-        return chance > STALE_CHANCE and (
-            chance < SUSPECT_CHANCE or self._exceeds(looks[-1], SUSPECT)
-        )
+        if chance < STALE_CHANCE:
+            return False
+        return chance < SUSPECT_CHANCE or (len(looks) == 1 and self._exceeds(looks[0], SUSPECT))
 
     def _look(
         self, groups_P: Sequence[Group], cheap: float = -1.0, disturbed: Disturbed | None = None
@@ -262,11 +264,14 @@ class Proof:
         self.trainer.optimizer.zero_grad(set_to_none=True)
         return found
 
-    def _limit(self, look: Look, factor: float) -> float:
-        return factor * self._usual * look.noise + self.limits.least
+    def _explained(self, look: Look) -> float:
+        """The part of a gap that rounding usually gives on this text."""
+        return self._usual * (look.noise or 0.0)
 
     def _exceeds(self, look: Look, factor: float) -> bool:
-        return look.noise > 0 and not look.gap <= self._limit(look, factor)
+        if look.noise is None:  # the gap was too small to ask
+            return False
+        return not look.gap <= factor * self._explained(look) + self.limits.least
 
     def _require(
         self, look: Look, occasion: str, factor: float, stalest: Stalest | None = None
@@ -285,7 +290,7 @@ class Proof:
         return (
             f"sync: {occasion} the engine samples from other weights than the trainer holds: "
             f"mean |log π − log μ| is {look.gap:.2g}, of which rounding explains about "
-            f"{self._usual * look.noise:.2g}"
+            f"{self._explained(look):.2g}"
         )
 
     def _set_floor(self, look: Look) -> None:
@@ -299,7 +304,7 @@ class Proof:
                 f"model's architecture",
                 self._other_engine(),
             )
-        if look.noise > 0:
+        if look.noise:
             self._usual = max(LEAST_USUAL, look.gap / look.noise)
         if math.isnan(self.floor):  # a resumed run keeps the floor it started with
             self.floor = max(look.gap, LEAST_FLOOR[kind])

@@ -49,6 +49,7 @@ def record(
         **trained,
         "gap": r.gap,
         "gap_floor": r.proof.floor,
+        **({} if r.proof.noise is None else {"gap_noise": r.proof.noise}),
         **(held_out.metrics() if held_out else {}),
         "tokens_per_second": {
             "rollout": tokens / seconds["rollout"],

@@ -12,11 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from drpo_cli.dist import World, full
+from drpo_cli.dist import World
 from drpo_cli.experience import Experience
 from drpo_cli.settings import ObjectiveSettings, TrainSettings
 from drpo_cli.trainer import terms
@@ -25,6 +24,7 @@ from drpo_cli.trainer.batches import microbatches, replay
 from drpo_cli.trainer.critic import Critic
 from drpo_cli.trainer.model import Policy, sync_gradients
 from drpo_cli.trainer.offload import Offload
+from drpo_cli.trainer.optim import clip_gradients
 from drpo_cli.trainer.pack import Packed, pack
 from drpo_cli.trainer.reduction import scales
 from drpo_cli.trainer.stats import TokenStats
@@ -145,8 +145,8 @@ class Trainer:
             packed = pack(exp.take(rows), self.world.device, scale_S, costs)
             loss += self._backward(packed, stats)
         loss = self.world.sum([loss])[0]
-        norm = full(clip_grad_norm_(self.policy.parameters(), self.settings.max_gradient_norm))
-        report = {"loss": loss, "grad_norm": norm.item()}
+        norm = clip_gradients(self.policy.parameters(), self.settings.max_gradient_norm)
+        report = {"loss": loss, "grad_norm": norm}
         if self.critic is not None:
             value_loss = self.critic.update(exp)
             report["value_loss"] = math.nan if value_loss is None else value_loss

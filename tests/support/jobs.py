@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from drpo_cli import plugins
-from drpo_cli.dist import World, local
+from drpo_cli.dist import World, copies, local
 from drpo_cli.errors import UserError
 from drpo_cli.experience import Experience
 from drpo_cli.rewards.grading.grader import Graded, Usage
 from drpo_cli.rollout import transformers
+from drpo_cli.rollout.engine.pooling import Pooled, pool
 from drpo_cli.rollout.engine.precision import Precision
 from drpo_cli.rollout.engine.protocol import EngineContext, Sampling
 from drpo_cli.settings import CriticSettings, ModelSettings
@@ -32,6 +34,7 @@ from drpo_cli.trainer.pack import Packed
 from drpo_cli.trainer.stats import TokenStats
 from drpo_cli.types import Group, Prompt, Scores
 from support.models import Row, experience, tokenizer
+from support.proofs import SAMPLING, opened, prompts
 from support.training import (
     STEADY,
     caught_gradients,
@@ -137,6 +140,28 @@ def streamed(here: World, model: Path, rollout: str) -> dict[str, Tensor]:
     trainer = open_trainer(model, here)
     stream = trainer_weights(trainer.policy, Precision("float32", rollout), here)
     return {name: weight.clone() for name, weight in stream}
+
+
+@dataclass(frozen=True)
+class Proven:
+    """What a proof of a sync came to on one rank."""
+
+    refusal: str
+    floor: float
+    place: tuple[int, ...]
+    copies: int
+    staleness: dict[str, float]
+
+
+def prove(here: World, model: Path, rounding: str | None, lost: str = "") -> Proven:
+    """Proves a sync; each rank samples with a seed of its own, as in a run."""
+    proof, refusal = opened(model, here, Precision("float32", "float32", rounding), lost), ""
+    try:
+        proof.prove(0, prompts(), replace(SAMPLING, seed=here.rank))
+    except UserError as error:
+        refusal = str(error)
+    place, count = copies(next(proof.trainer.policy.parameters()))
+    return Proven(refusal, proof.floor, place, count, dict(proof.looks[0].staleness))
 
 
 def gathered(here: World, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
@@ -252,3 +277,13 @@ class RecordingEngine(transformers.Engine):
         kept = {name: weight.clone() for name, weight in weights}
         self.loaded.append(kept)
         super().load_weights(kept.items())
+
+
+def pooled(here: World, size: int) -> Pooled:
+    """What each `size` neighbours ask their engine for; this rank has `rank % 3` prompts."""
+    firsts = range(0, here.size, size)
+    groups = [dist.new_group(range(first, first + size)) for first in firsts]
+    count = here.rank % 3
+    prompt_ids = [(here.rank, place) for place in range(count)]
+    seeds_PG = [[10 * here.rank + place] for place in range(count)]
+    return pool(prompt_ids, seeds_PG, groups[here.rank // size])

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from drpo_cli.types import Group, Prompt, Rollout, Scores
 from support.models import Row, samples
 
 Groups = list[Group]
+DType = Literal["float32", "bfloat16"]
 
 CHUNK = 5  # tokens whose log-probs are computed at once: less than any test's micro-batch
 STEADY = 1e-3
@@ -40,9 +41,10 @@ def open_policy(
     keep: str | None = None,
     trust: bool = False,
     attention: str = BUCKETS,
+    dtype: DType = "float32",
 ) -> Policy:
-    """The sharded policy of a model folder, in float32; `trust` allows code that it brings."""
-    model = ModelSettings(path=str(folder), dtype="float32", trust_remote_code=trust)
+    """The sharded policy of a model folder; `trust` allows code that it brings."""
+    model = ModelSettings(path=str(folder), dtype=dtype, trust_remote_code=trust)
     return load_policy(model, temperature, CHUNK, keep, world, attention)
 
 
@@ -54,11 +56,12 @@ def open_trainer(
     reference: ReferenceSettings | None = None,
     critic: CriticSettings | None = None,
     trust: bool = False,
+    dtype: DType = "float32",
     **train: Any,
 ) -> Trainer:
     """A trainer of a model folder; `train` are keys of `[train]`, `options` of the objective."""
     settings = TrainSettings(**{"updates_per_rollout": 1, "learning_rate": 1e-3, **train})
-    policy = open_policy(folder, world, keep=settings.checkpointing, trust=trust)
+    policy = open_policy(folder, world, keep=settings.checkpointing, trust=trust, dtype=dtype)
     plugin = plugins.load("objectives", objective)
     return Trainer(
         policy,

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from drpo_cli.errors import UserError
-from drpo_cli.rollout import transformers
 from drpo_cli.rollout.engine.precision import Precision, round_weight
-from drpo_cli.rollout.engine.protocol import EngineContext, Sampling, sample_groups
-from drpo_cli.settings import ModelSettings
-from drpo_cli.step.proof import Look, Proof
-from drpo_cli.step.sync import WeightSync
-from drpo_cli.types import Group, Prompt
-from support.models import experience, samples, tiny_model, tokenizer, world
+from drpo_cli.step.proof import Look
+from support.models import experience, samples, tiny_model, world
+from support.proofs import SAMPLING, opened, prompts, sampled
 from support.training import furthest, open_trainer, weights
 
-PROMPTS = ("12+34=", "7*8=", "the sum of 1", "(2-3)/4=")
-SAMPLING = Sampling(samples=4, max_new_tokens=16, temperature=1.0, seed=1)
 NAME = "model.layers.0.mlp.down_proj.weight"
 ROUNDINGS = ("int8", "fp8")
 each = pytest.mark.parametrize("kind", ROUNDINGS)
@@ -117,34 +109,6 @@ def test_the_gap_is_judged_by_the_coarser_dtype() -> None:
     assert Precision("bfloat16", "float32").coarsest == "bfloat16"
     assert Precision("float32", "bfloat16").coarsest == "bfloat16"
     assert Precision("float32", "float32", "int8").coarsest == "float32"  # rounding is left out
-
-
-def prompts() -> list[Prompt]:
-    return [Prompt(text, text, tuple(tokenizer()(text).input_ids), None, {}) for text in PROMPTS]
-
-
-class LosingEngine(transformers.Engine):
-    """An engine that loses one weight."""
-
-    lost = ""
-
-    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        own = dict(self.model.named_parameters())
-        super().load_weights(
-            (name, own[name].clone() if name == self.lost else weight) for name, weight in weights
-        )
-
-
-def opened(folder: Path, here: Any, precision: Precision, lost: str = "") -> Proof:
-    model = ModelSettings(path=str(folder), dtype=precision.rollout)  # type: ignore[arg-type]
-    engine = LosingEngine(transformers.Config(), EngineContext(model, 64, 1))
-    engine.lost = lost
-    trainer = open_trainer(folder, here, learning_rate=1e-2)
-    return Proof(WeightSync(trainer, engine, precision))
-
-
-def sampled(proof: Proof) -> list[Group]:
-    return sample_groups(proof.engine, prompts(), SAMPLING)
 
 
 @each

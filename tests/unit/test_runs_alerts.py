@@ -109,6 +109,11 @@ def test_the_same_gap_from_the_start_on_is_rounding() -> None:
     assert alerts(run(since=1, gap=1e-3)) == []
 
 
+def test_a_gap_that_is_noise_on_its_text_is_none() -> None:
+    assert alerts(run(gap=6.1e-6, gap_noise=2.1e-6)) == []
+    assert [alert.kind for alert in alerts(run(gap=6.1e-6, gap_noise=1e-6))] == ["gap"]
+
+
 def test_lengths_that_grow_slowly_or_stay_small_explode_nothing() -> None:
     slow = [{"step": n, "response_length": 100 * 1.02**n} for n in range(1, 301)]
     small = run(since=1, response_length=4.0)[:30] + run(response_length=30.0)[30:]

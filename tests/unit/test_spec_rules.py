@@ -180,6 +180,11 @@ def test_methods_that_do_not_go_together(folder: Path, text: str, expected: str)
         ("delta = 0.2", "delta = 12.5", "[1−1/δ, 1+1/δ] = [0.92, 1.08]"),
         ('"drpo"\ndelta = 0.2', '"none"', "24:23: train.updates_per_rollout: is 4, and objective"),
         ("[train]", "[train]\nfinal_learning_rate = 1e-7", "25:1: train.final_learning_rate: has"),
+        (
+            "steps = 10",
+            "steps = 10\nrestarts = 2",
+            "run.restarts: starts the run again from st",
+        ),
     ],
 )
 def test_a_warning(folder: Path, old: str, new: str, expected: str) -> None:

@@ -36,6 +36,7 @@ PARTS = {
     "optimizer": ("O", "cyan"),
     "critic": ("C", "dark_cyan"),
     "reference": ("R", "steel_blue"),
+    "checkpoint": ("c", "sky_blue3"),
     "gradients": ("G", "magenta"),
     "gathered": ("g", "purple"),
     "activations": ("A", "green"),
@@ -160,8 +161,10 @@ def _facts(found: Estimate, links: Links) -> Iterator[tuple[str, str]]:
     )
     yield from _traffic(found, links)
     if found.device.cuda:
-        moments = f"; {_gib(found.offloaded)} GiB for moments" if found.offloaded else ""
-        yield "main", f"{_gib(found.loading)} GiB of a node's while the model is read{moments}"
+        moments = f", {_gib(found.offloaded)} GiB for moments" if found.offloaded else ""
+        copied = f", {_gib(found.copied)} GiB while a checkpoint is written" if found.copied else ""
+        text = f"{_gib(found.loading)} GiB of a node's main memory while the model is read"
+        yield "main", f"{text}{moments}{copied}"
     yield from (("note", note) for note in found.notes)
 
 
@@ -250,6 +253,7 @@ def as_dict(found: Estimate, links: Links, advice: Sequence[Advice]) -> dict[str
         "training_seconds_per_step": training_seconds(found.work, links),
         "loading_bytes_per_node": found.loading,
         "offloaded_bytes_per_node": found.offloaded,
+        "checkpoint_bytes_per_node": found.copied,
         "notes": list(found.notes),
         "advice": [
             {"set": list(one.overrides), "room": one.room, "fits": one.estimate.fits}
