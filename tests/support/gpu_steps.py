@@ -123,12 +123,12 @@ def budgets() -> dict[str, Any]:
 
 
 def plan() -> dict[str, Any]:
-    """A step of four layers of 32B, with two micro-batches, and what `drpo plan` says of it.
+    """A step of three layers of 32B, with two micro-batches, and what `drpo plan` says of it.
 
     And the shards of all layers.
     """
     batch = Batch(Lengths(512, 1537), 1, 2, 4096)
-    step, config = replace(batch, sequences=4, budget=8192), configuration("32B", 4)
+    step, config = replace(batch, sequences=4, budget=8192), configuration("32B", 3)
     found: dict[str, Any] = {}
     cases: dict[str, dict[str, Any]] = {
         "plain": {},
