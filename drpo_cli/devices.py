@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 
-from drpo_cli.settings import TrainSettings
+from drpo_cli.settings import CheckpointSettings, TrainSettings
 
 NAMES = {"cpu": "CPU", "cuda": "GPU"}
 """The kinds of device, by their names in torch."""
+ATTENTION = {"cpu": ("buckets",), "cuda": ("varlen", "buckets")}
+"""The kinds of attention (`train.attention`) on each."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,14 @@ def _idle(train: TrainSettings, device: str) -> dict[str, str]:
     }
 
 
+def saves_asynchronously(checkpoint: CheckpointSettings, device: str) -> bool:
+    """Whether a run goes on while a checkpoint is written; on a CPU both need the cores."""
+    return device == "cuda" if checkpoint.asynchronous is None else checkpoint.asynchronous
+
+
 def describe(train: TrainSettings, device: str, dtype: str) -> str:
     """What `resolve` gives, in words."""
     chosen = resolve(train, device, dtype)
+    if chosen.attention not in ATTENTION[device]:
+        return f"does not run: it has no attention {chosen.attention!r}"
     return f"attention {chosen.attention}, log-probs in blocks of {chosen.logits_mib} MiB"

@@ -10,6 +10,7 @@ the others until `run.hang_s` is over. With one rank, nothing is sent.
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import distributed_c10d
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from drpo_cli.processes import cores
@@ -121,6 +123,23 @@ class World:
         values: list[V] = [value] * self.size
         dist.all_gather_object(values, value)
         return values
+
+    def exchange(self, values_R: Sequence[V]) -> list[V]:
+        """Sends each rank a value of its own.
+
+        Consumes: one picklable value for each rank, in rank order.
+        Waits for: the values that all ranks send here.
+        Produces: the value from each rank, in rank order.
+        """
+        if self.size == 1:
+            return list(values_R)
+        sent = [torch.frombuffer(bytearray(pickle.dumps(v)), dtype=torch.uint8) for v in values_R]
+        sizes = torch.tensor([len(part) for part in sent])
+        coming = torch.empty_like(sizes)
+        dist.all_to_all_single(coming, sizes)
+        received = torch.empty(int(coming.sum()), dtype=torch.uint8)
+        dist.all_to_all_single(received, torch.cat(sent), coming.tolist(), sizes.tolist())
+        return [pickle.loads(part.numpy().tobytes()) for part in received.split(coming.tolist())]
 
     def gather_rows(self, shards: Sequence[Tensor], shapes: Sequence[torch.Size]) -> list[Tensor]:
         """Assembles whole tensors from the rows that the ranks of one copy hold.
@@ -238,9 +257,11 @@ def join(patience_s: float = 0.0) -> Iterator[World]:
     if kind == "cuda":
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
-    dist.init_process_group(
-        backend, timeout=max(timedelta(hours=2), timedelta(seconds=2 * patience_s))
-    )
+    timeout = max(timedelta(hours=2), timedelta(seconds=2 * patience_s))
+    # That of groups which are made later, of a mesh or of an engine: 10 minutes with NCCL
+    for name in ("default_pg_timeout", "default_pg_nccl_timeout"):
+        setattr(distributed_c10d, name, timeout)
+    dist.init_process_group(backend, timeout=timeout)
     yield World(rank, size, device, init_device_mesh(kind, (size,)))
     if dist.is_initialized():  # an in-process engine may have destroyed it
         dist.destroy_process_group()

@@ -26,6 +26,7 @@ class Experience:
     truncated_S    bool, whether the response ran out of tokens
     scored_S       bool; a row without a score takes no part in advantages and losses
     score_S        float64, the total reward, 0 where there is none
+    update_S       int64, the optimizer update that learns from it: 0 until the trainer divides them
 
     Per response token:
     token_T        int64
@@ -47,6 +48,7 @@ class Experience:
     truncated_S: Tensor
     scored_S: Tensor
     score_S: Tensor
+    update_S: Tensor
     offsets: Tensor
     token_T: Tensor
     loss_mask_T: Tensor
@@ -82,12 +84,31 @@ class Experience:
             truncated_S=torch.tensor([r.truncated for r in rollouts_S], dtype=torch.bool),
             scored_S=scored,
             score_S=torch.tensor(score_S, dtype=torch.float64),
+            update_S=torch.zeros(len(rollouts_S), dtype=torch.long),
             offsets=_offsets(lengths_S),
             token_T=token_T,
             loss_mask_T=scored.repeat_interleave(lengths_S),
             logp_mu_T=logp_mu_T,
             advantage_T=torch.zeros_like(logp_mu_T),
         )
+
+    @classmethod
+    def join(cls, parts: Sequence[Experience]) -> Experience:
+        """The rows of all parts in order. Groups are numbered anew; no group is in two parts."""
+        columns: dict[str, Any] = {}
+        parts = [part for part in parts if len(part)] or parts[:1]
+        for name in (field.name for field in fields(cls)):
+            values = [getattr(part, name) for part in parts]
+            if name == "prompt_ids_S":
+                columns[name] = tuple(ids for prompts in values for ids in prompts)
+            elif name == "offsets":
+                columns[name] = _offsets(torch.cat([part.lengths_S for part in parts]))
+            elif name == "group_S":
+                pairs = [torch.stack([torch.full_like(g, i), g]) for i, g in enumerate(values)]
+                columns[name] = torch.cat(pairs, dim=1).unique(dim=1, return_inverse=True)[1]
+            else:
+                columns[name] = None if values[0] is None else torch.cat(values)
+        return cls(**columns)
 
     def __len__(self) -> int:
         """The number of rows."""

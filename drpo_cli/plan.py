@@ -182,6 +182,7 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
             (f"trainer on a {name}", devices.describe(spec.train, kind, spec.model.dtype))
             for kind, name in devices.NAMES.items()
         ),
+        ("checkpoints", _checkpoints(spec)),
         (
             "longest sequence",
             f"{rollout.max_new_tokens:,} new tokens after the prompt, "
@@ -220,6 +221,14 @@ def _microbatches(plan: Plan) -> str:
     if plan.context and (most := plan.microbatches(plan.context)) > least:
         text = f"{least:,} when every response is full-length, to {most:,} with the longest prompts"
     return f"{text} ({budget:,} tokens each, per device)"
+
+
+def _checkpoints(spec: Spec) -> str:
+    saved = spec.checkpoint
+    every = f"every {saved.every:,} steps" if saved.every else "after the last step"
+    goes_on = [n for k, n in devices.NAMES.items() if devices.saves_asynchronously(saved, k)]
+    meanwhile = f"; on a {' or a '.join(goes_on)} training goes on meanwhile" if goes_on else ""
+    return f"{every}, {saved.keep:,} kept and the best{meanwhile}"
 
 
 def _reward(reward: Selected[RewardSettings]) -> str:

@@ -70,7 +70,7 @@ def train(
     from drpo_cli.launch.place import read_place
     from drpo_cli.spec import load
 
-    place = read_place(nodes, node_rank, rendezvous, join_timeout)
+    place = read_place(nodes, node_rank, rendezvous, None if external else join_timeout)
     if external and (nproc or place):
         option = "--nproc" if nproc else "--nodes"
         raise typer.BadParameter(f"the job itself says what {option} does", param_hint="--external")
@@ -78,7 +78,7 @@ def train(
     if external:
         from drpo_cli.launch.external import train as join
 
-        join(loaded, resume)
+        join(loaded, resume, join_timeout)
     from drpo_cli.launch.launcher import train as launch
 
     raise typer.Exit(launch(loaded, resume, nproc, place))

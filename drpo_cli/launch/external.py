@@ -20,22 +20,33 @@ from typing import NoReturn
 from drpo_cli import dist, processes
 from drpo_cli.launch import nodes
 from drpo_cli.launch.launcher import prepare
-from drpo_cli.launch.place import PREPARED, place_of_task, read_task
+from drpo_cli.launch.place import (
+    PREPARED,
+    TASKS_JOIN_S,
+    choose_device,
+    place_of_task,
+    read_task,
+)
 from drpo_cli.runs.folder import RunFolder, open_folder
 from drpo_cli.runs.versions import require_engine
 from drpo_cli.spec import Spec, dump, load
 
 
-def train(spec: Spec, resume: bool) -> NoReturn:
+def train(spec: Spec, resume: bool, join_s: float | None = None) -> NoReturn:
     """Prepares the run together with the other ranks, then becomes one rank of it.
 
     Raises UserError when this process is not a task of a job, and, on all ranks, when the run
     cannot be prepared.
     """
     task = read_task(os.environ)
-    place = place_of_task(task, os.environ)
+    if dist.device_type() == "cuda":
+        task = choose_device(task, dist.device_count())
+    place = place_of_task(task, os.environ, join_s or TASKS_JOIN_S)
     for warning in spec.warnings if place.rank == 0 else ():
         sys.stderr.write(f"warning: {warning}\n")
+    if spec.run.restarts and place.rank == 0:
+        what = "run.restarts: has no effect here; have the job's launcher start the job again"
+        sys.stderr.write(f"warning: {what}\n")
     require_engine(spec.rollout.type)
     folder = RunFolder(spec.run.folder / spec.run.name)
     with nodes.gather(place, dump(spec), None) as meeting:

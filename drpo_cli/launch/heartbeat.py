@@ -15,6 +15,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -27,7 +28,6 @@ import psutil
 
 from drpo_cli import processes, progress
 from drpo_cli.launch.failures import first_failure
-from drpo_cli.runs import locks
 from drpo_cli.runs.folder import RunFolder
 
 BEAT_S = 2.0
@@ -40,13 +40,14 @@ _STDERR = 2
 class Beat(msgspec.Struct, frozen=True):
     """Where a rank was at its last beat.
 
-    process  the rank's process
+    process  the rank's process on that host
     number   beats so far: one that does not change means that the process does not run
     place    the innermost function of this package that the main thread is in
     waits    whether that thread is in a collective
     """
 
-    process: locks.Holder
+    host: str
+    process: int
     number: int
     phase: str
     step: int
@@ -78,7 +79,7 @@ class Heartbeat:
     ) -> None:
         self._folder, self._rank, self._others = folder, rank, set(range(world)) - {rank}
         self._also = also
-        self._process = locks.current()
+        self._host = socket.gethostname()
         self._main = threading.main_thread().ident
         self._number = self._bytes = 0
         self._file: int | None = None
@@ -115,7 +116,15 @@ class Heartbeat:
         own = progress.OWN
         place, waits = find_place(sys._current_frames().get(self._main or 0))
         beat = Beat(
-            self._process, self._number, own.phase, own.step, own.entered, own.done, place, waits
+            self._host,
+            os.getpid(),
+            self._number,
+            own.phase,
+            own.step,
+            own.entered,
+            own.done,
+            place,
+            waits,
         )
         if self._file is not None:
             with suppress(OSError):

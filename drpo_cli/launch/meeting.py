@@ -24,21 +24,28 @@ from drpo_cli.launch.place import Place, is_own, network, own_address
 
 LEAVE_S = 10.0  # for the others to read what was said
 CONNECT_S, POLL_S = 10.0, 0.1
+BEGUN = "begun"
 
 
 class Meeting:
-    """The store at the rendezvous, as one of the nodes (or ranks) uses it."""
+    """The store at the rendezvous, as one of the nodes (or ranks) uses it.
+
+    begun  how often the ranks have begun; one that comes later is there the next time
+    """
 
     def __init__(self, place: Place):
         self.place = place
         self.address = _find_address(place)
         self._came = {place.rank}
-        self._begun = 0
+        self.begun = 0
         self.addresses: list[str] = []
         with _quiet():
             self._store = PrefixStore(f"drpo/{place.attempt}", _open(place))
             first = self._call("add", f"taken/{place.rank}", 1) == 1
-        if not first:
+            if self._call("check", [BEGUN]):
+                self.begun = int(self._call("get", BEGUN))
+        # Once the ranks have begun, it takes the place of a launcher that was lost
+        if not first and not self.begun:
             raise UserError(
                 f"{place.noun} {place.rank}: another one with this number is at {place.address}",
                 f"give every {place.noun} a number of its own, from 0 to {place.size - 1}",
@@ -57,8 +64,10 @@ class Meeting:
         Produces: arguments of `LaunchConfig`; variables that keep the ranks of this start apart
             from those of an earlier one, and on this network.
         """
-        self._begun += 1
-        self.addresses = self.share(f"begin/{self._begun}", self.address, self.place.join_s)
+        self.begun += 1
+        self.addresses = self.share(f"begin/{self.begun}", self.address, self.place.join_s)
+        if self.is_first:
+            self._call("set", BEGUN, str(self.begun))
         config = {
             "min_nodes": self.place.size,
             "max_nodes": self.place.size,
@@ -67,7 +76,7 @@ class Meeting:
             "rdzv_configs": {"rank": self.place.rank, "timeout": int(self.place.join_s)},
             "local_addr": self.address,
         }
-        return config, {"TORCHELASTIC_RESTART_COUNT": str(self._begun), **network(self.address)}
+        return config, {"TORCHELASTIC_RESTART_COUNT": str(self.begun), **network(self.address)}
 
     def share(self, key: str, value: object, seconds: float) -> list[Any]:
         """Collects a value of each node.
@@ -87,7 +96,7 @@ class Meeting:
                     f"start it with the same --rendezvous, look at what it printed, and see that "
                     f"no firewall closes port {place.port}; --join-timeout waits longer"
                     if place.noun == "node"
-                    else "see what it printed",
+                    else "see what it printed; --join-timeout waits longer",
                 )
             self._came.add(other)
             found.append(json.loads(self._call("get", f"{key}/{other}")))
@@ -107,11 +116,15 @@ class Meeting:
         self._came.discard(other)
 
     def leave(self) -> None:
-        """Ends the meeting; the one that keeps the store waits a moment for those that came."""
+        """Ends the meeting, together with those that came, but waits only a moment for them.
+
+        The first reads what the others say before the store ends with it. The others stay for it,
+        since a scheduler may end it when one of them ends.
+        """
         until = time.monotonic() + LEAVE_S
         with suppress(UserError):
             self._call("set", f"left/{self.place.rank}", "")
-            for other in self._came if self.place.hosts else ():
+            for other in self._came if self.place.hosts else self._came & {0}:
                 self._wait(f"left/{other}", until)
 
     def _wait(self, key: str, until: float) -> bool:

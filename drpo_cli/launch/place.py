@@ -17,6 +17,7 @@ from typing import Literal
 from drpo_cli.errors import UserError
 
 JOIN_S = 45.0  # with the imports before it, a rendezvous that nobody answers ends within a minute
+TASKS_JOIN_S = 300.0  # tasks of a job import torch from one disk, and end with their job
 PREPARED = "DRPO_PREPARED"  # set where the ranks of a job have prepared the run
 INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
@@ -51,7 +52,7 @@ class Place:
 def read_place(
     nodes: int | None, node_rank: int | None, rendezvous: str | None, join_s: float | None
 ) -> Place | None:
-    """The place that the options of a command name; None without any of them.
+    """The place that the options of a command name; None for one machine.
 
     Raises UserError when one is missing or does not fit.
     """
@@ -62,7 +63,7 @@ def read_place(
         "--join-timeout": join_s,
     }
     missing = [name for name in list(given)[:3] if given[name] is None]
-    if len(missing) == 3 and join_s is None:
+    if (len(missing) == 3 and join_s is None) or (nodes == 1 and len(missing) == 2):
         return None
     if missing:
         have = next(name for name, value in given.items() if value is not None)
@@ -167,6 +168,14 @@ def read_task(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def choose_device(task: dict[str, str], devices: int) -> dict[str, str]:
+    """The task with the index of its own GPU as LOCAL_RANK.
+
+    SLURM may let each task see its own GPU only, which then is the first of one.
+    """
+    return task | {"LOCAL_RANK": str(int(task["LOCAL_RANK"]) % devices)}
+
+
 def _of_slurm(environment: Mapping[str, str]) -> dict[str, str]:
     nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "")
     job = environment.get("SLURM_JOB_ID", "0")
@@ -186,7 +195,9 @@ def first_host(nodes: str) -> str:
     return "".join(part or "" for part in found.groups())
 
 
-def place_of_task(task: Mapping[str, str], environment: Mapping[str, str]) -> Place:
+def place_of_task(
+    task: Mapping[str, str], environment: Mapping[str, str], join_s: float = TASKS_JOIN_S
+) -> Place:
     """The place of a task among all tasks of its job."""
     kept = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun keeps a store there
     return Place(
@@ -195,6 +206,7 @@ def place_of_task(task: Mapping[str, str], environment: Mapping[str, str]) -> Pl
         int(task["WORLD_SIZE"]),
         task["MASTER_ADDR"],
         int(task["MASTER_PORT"]),
+        join_s,
         hosts=task["RANK"] == "0" and not kept,
         attempt=environment.get("TORCHELASTIC_RESTART_COUNT", "0"),
     )

@@ -6,7 +6,6 @@ exit code: also for a user's mistake, and without a look at what the ranks recor
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable
 
@@ -36,27 +35,25 @@ def run_with_restarts(
     other nodes of a meeting learn each time whether they start again.
     """
     reasons: dict[int, str] = {}
-    for count in itertools.count(1):
+    while True:
         code, message = start()
         end = message
         if code == EXIT_RUN_FAILED and restarts:
             end = _reason_to_end(failures, restarts, reasons, message)
         over = code != EXIT_RUN_FAILED or not restarts or bool(end)
         if meeting is not None and restarts:
-            meeting.tell(f"restart/{count}", not over)
+            meeting.tell(f"restart/{meeting.begun}", not over)
         if over:
             return code, end
         _pause(failures, restarts, reasons)
-    raise AssertionError
 
 
 def follow_restarts(restarts: int, start: Start, meeting: Meeting) -> tuple[int, str]:
     """Runs the ranks of a node that is not the first, as often as the first one does."""
-    for count in itertools.count(1):
+    while True:
         code, message = start()
-        if not restarts or not meeting.hear(f"restart/{count}"):
+        if not restarts or not meeting.hear(f"restart/{meeting.begun}"):
             return code, message
-    raise AssertionError
 
 
 def _reason_to_end(failures: Failures, restarts: int, reasons: dict[int, str], message: str) -> str:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 import time
@@ -31,8 +32,7 @@ import psutil
 from drpo_cli import processes
 from drpo_cli.errors import EXIT_RUN_FAILED
 from drpo_cli.launch.heartbeat import BEAT_S, Beat, read_beat
-from drpo_cli.runs import locks
-from drpo_cli.runs.events import say_if_room
+from drpo_cli.runs.events import ENDED, say_if_room, state
 from drpo_cli.runs.folder import RunFolder
 from drpo_cli.runs.spec import read_tables
 from drpo_cli.settings import RewardSettings, RunSettings
@@ -42,7 +42,7 @@ WATCHED = "DRPO_WATCHED"
 EVERY_S = 1.0
 MUTE_S = 15 * BEAT_S  # after so long without a beat, a rank does not answer
 DUMP_S = 1.0  # for the ranks to write their stacks
-LEAVE_S = 10.0  # for the ranks to leave by themselves
+LEAVE_S, LOOK_S = 10.0, 0.2  # for the ranks to leave by themselves, and to see whether they did
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -101,7 +101,8 @@ class Watchdog:
             self._warned = False
         elif not self._warned:
             self._warned = True
-            self._say(f"no progress: {self._describe()[0]}")
+            if self._speaks():
+                self._say(f"no progress: {self._describe()[0]}")
         if idle > self._limit_s:
             self._end()
 
@@ -139,12 +140,20 @@ class Watchdog:
 
     def _own_ranks(self) -> dict[int, int]:
         """The process of every rank that runs on this machine."""
-        here = locks.current().host
+        here = socket.gethostname()
         return {
-            rank: beat.process.process
+            rank: beat.process
             for rank, beat in enumerate(self._beats)
-            if beat is not None and beat.process.host == here and not beat.process.is_dead()
+            if beat is not None and beat.host == here and _is_rank(beat.process, rank)
         }
+
+    def _others(self) -> set[int]:
+        return set(self._own_ranks().values()) - {os.getpid()}
+
+    def _speaks(self) -> bool:
+        """Whether the first rank runs here: of the watchdogs of several machines, one speaks."""
+        first = next((beat for beat in self._beats if beat is not None), None)
+        return first is None or first.host == socket.gethostname()
 
     def _describe(self) -> tuple[str, list[int]]:
         """Who waits for whom, in words; and the ranks that the others wait for."""
@@ -170,7 +179,7 @@ class Watchdog:
         if rank in self._stopped:
             return f"is stopped (SIGSTOP) {where}"
         if silent:
-            return f"does not answer (process {beat.process.process} on {beat.process.host})"
+            return f"does not answer (process {beat.process} on {beat.host})"
         return f"is {where}"
 
     def _end(self) -> None:
@@ -188,11 +197,13 @@ class Watchdog:
         for rank in sorted(own, key=lambda rank: (rank not in late, rank)):
             with suppress(OSError):
                 self._folder.record_error(rank, EXIT_RUN_FAILED, text)
-        self._say(text, failed=True)
-        self._over.wait(LEAVE_S)
-        for pid in self._own_ranks().values():
-            if pid != os.getpid():
-                _send(pid, signal.SIGKILL)
+        if state(self._folder) not in ENDED:  # the watchdog of another machine was not faster
+            self._say(text, failed=True)
+        for _ in range(round(LEAVE_S / LOOK_S)):
+            if self._over.wait(LOOK_S) or not self._others():
+                break
+        for pid in self._others():
+            _send(pid, signal.SIGKILL)
         if os.getpid() in own.values():  # a rank that watches itself
             processes.exit_now(EXIT_RUN_FAILED)
         self._limit_s = float("inf")
@@ -219,9 +230,9 @@ def find_late(beats: Sequence[Beat | None], mute: Collection[int]) -> list[int]:
 def _group(states: dict[int, str], waits: bool = False) -> list[tuple[str, str]]:
     """Ranks with the same state together: their names, and the state."""
     groups: defaultdict[str, list[int]] = defaultdict(list)
-    for rank, state in states.items():
-        groups[state].append(rank)
-    return [(_name(ranks), _conjugate(state, len(ranks), waits)) for state, ranks in groups.items()]
+    for rank, what in states.items():
+        groups[what].append(rank)
+    return [(_name(ranks), _conjugate(what, len(ranks), waits)) for what, ranks in groups.items()]
 
 
 def _name(ranks: Sequence[int]) -> str:
@@ -232,12 +243,19 @@ def _name(ranks: Sequence[int]) -> str:
     return f"ranks {', '.join(map(str, ranks[:-1]))} and {ranks[-1]}"
 
 
-def _conjugate(state: str, ranks: int, waits: bool) -> str:
-    verb, _, rest = state.partition(" ")
-    if waits and state.startswith("is in "):
-        verb, rest = "waits", state.removeprefix("is ")
+def _conjugate(what: str, ranks: int, waits: bool) -> str:
+    verb, _, rest = what.partition(" ")
+    if waits and what.startswith("is in "):
+        verb, rest = "waits", what.removeprefix("is ")
     plural = {"is": "are", "has": "have", "does": "do", "waits": "wait"}
     return f"{plural[verb] if ranks > 1 else verb} {rest}"
+
+
+def _is_rank(pid: int, rank: int) -> bool:
+    """Whether this process is that rank, and not a later one with its number."""
+    with suppress(psutil.Error):
+        return pid == os.getpid() or psutil.Process(pid).environ().get("RANK") == str(rank)
+    return False
 
 
 def _is_stopped(pid: int) -> bool:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from drpo_cli import progress
 from drpo_cli.errors import UserError
-from drpo_cli.rollout.engine.ends import Ends, find_ends
+from drpo_cli.rollout.engine.ends import Ends, find_ends, load_config
 from drpo_cli.rollout.engine.protocol import EngineContext, Sampling
 from drpo_cli.rollout.engine.text import decode_response
-from drpo_cli.settings import Count, RolloutSettings
+from drpo_cli.settings import Count, ModelSettings, RolloutSettings
 from drpo_cli.types import Rollout
 
 if TYPE_CHECKING:
@@ -41,23 +41,17 @@ class Engine:
         _find_ends(config, context)
 
     def __init__(self, config: Config, context: EngineContext) -> None:
-        """Loads the model and its tokenizer. Not a collective.
+        """Makes the model, and loads its tokenizer. Not a collective.
 
         Raises UserError for options that this engine does not support.
         """
         import torch
-        from transformers import AutoModelForCausalLM, GenerationConfig
 
-        model = context.model
         self.config = config
         self.tokenizer, self.ends = _find_ends(config, context)
-        self.model = AutoModelForCausalLM.from_pretrained(
-            model.path,
-            dtype=getattr(torch, model.dtype),
-            trust_remote_code=model.trust_remote_code,
-            generation_config=GenerationConfig(),  # else `generate` fills in the model folder's
-        ).to("cuda" if torch.cuda.is_available() else "cpu")
-        self.model.eval()
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        make = _make_empty if context.awaits_weights else _read
+        self.model = make(context.model, device).eval()
         self.model.register_forward_hook(lambda *_: progress.tick())
         pad, rows = self.tokenizer.pad_token_id, self.model.get_input_embeddings().num_embeddings
         self.pad_id = pad if pad is not None and pad < rows else 0  # it is masked
@@ -84,7 +78,9 @@ class Engine:
         """See `EngineProtocol.load_weights`. Takes names as in the trainer's own model."""
         import torch
 
+        saved = self.model.state_dict().keys()
         own = dict(self.model.named_parameters())
+        own |= {name: buffer for name, buffer in self.model.named_buffers() if name in saved}
         with torch.no_grad():
             for name, tensor in weights:
                 own.pop(name).copy_(tensor)
@@ -139,6 +135,42 @@ class Engine:
         length = len(ids) if end is None else end + 1
         text = decode_response(self.tokenizer, prompt_ids, ids[:end])
         return Rollout(tuple(ids[:length]), tuple(logps[:length]), text, truncated=end is None)
+
+
+def _read(model: ModelSettings, device: torch.device) -> Any:
+    """The model with the weights of its folder."""
+    import torch
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    return AutoModelForCausalLM.from_pretrained(
+        model.path,
+        dtype=getattr(torch, model.dtype),
+        trust_remote_code=model.trust_remote_code,
+        generation_config=GenerationConfig(),  # else `generate` fills in the model folder's
+    ).to(device)
+
+
+def _make_empty(model: ModelSettings, device: torch.device) -> Any:
+    """The model with buffers, and with parameters that nobody has written."""
+    import torch
+    from transformers import AutoModelForCausalLM, GenerationConfig
+    from transformers.initialization import no_init_weights
+
+    with no_init_weights():
+        lm = AutoModelForCausalLM.from_config(
+            load_config(model),
+            dtype=getattr(torch, model.dtype),
+            trust_remote_code=model.trust_remote_code,
+        )
+    lm.tie_weights()
+    lm.generation_config = GenerationConfig()  # as in `_read`
+    exact = lm._keep_in_fp32_modules_strict  # whatever the dtype, as when it is read
+    for name, tensor in [*lm.named_parameters(), *lm.named_buffers()]:
+        if any(part in name for part in exact):
+            tensor.data = tensor.data.float()
+    for parameter in lm.parameters():
+        parameter.data = torch.empty_like(parameter, device=device)
+    return lm.to(device)
 
 
 class _Draw:

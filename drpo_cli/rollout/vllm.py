@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -90,6 +91,7 @@ class Engine:
         """
         self.check(config, context)
         _set_environment(config)
+        self.explained = partial(_explained, config, context)
         self.llm = _start(config, context)
         self.sharers = _find_sharers(config, context)
         self.tokenizer = self.llm.get_tokenizer()
@@ -98,6 +100,7 @@ class Engine:
 
         self.can_sleep = config.sleep and current_platform.is_cuda_alike()
         self.asleep: set[str] = set()
+        self.requests = 0  # sent so far: no two have the same name
 
     def generate(
         self,
@@ -113,16 +116,17 @@ class Engine:
         # A cached prefix would make a resumed run's first batch differ from an uninterrupted run's.
         self._drop_prefix_cache()
         # One request per sample: with `n`, the first of a group would wait for its last.
-        engine, samples = self.llm.llm_engine, sampling.samples
+        engine, samples, first = self.llm.llm_engine, sampling.samples, self.requests
+        self.requests += len(prompt_ids) * samples
         for at, (ids, seeds_G) in enumerate(zip(prompt_ids, seeds_PG, strict=True)):
             for sample, seed in enumerate(seeds_G):
                 params = SamplingParams(**options, seed=seed)
                 prompt = {"prompt_token_ids": list(ids)}
-                engine.add_request(str(at * samples + sample), prompt, params)
+                engine.add_request(str(first + at * samples + sample), prompt, params)
         while engine.has_unfinished_requests():
             progress.tick()
             for output in engine.step():
-                at, sample = divmod(int(output.request_id), samples)
+                at, sample = divmod(int(output.request_id) - first, samples)
                 if at in own:
                     rollout = self._make_rollout(prompt_ids[at], output.outputs[0])
                     yield at - own.start, sample, rollout
@@ -135,7 +139,8 @@ class Engine:
         # found before the reload, which removes the weights from the model while it runs
         embedding = _find_embedding(model)
         # the worker's method, which gives vLLM's code its configuration, and not the runner's
-        worker.reload_weights(weights_iterator=_copy_in_place(embedding, weights))
+        with self.explained():
+            worker.reload_weights(weights_iterator=_copy_in_place(embedding, weights))
         _repack_tied_head(model)
         self._drop_prefix_cache()
 
@@ -185,8 +190,6 @@ def _set_environment(config: Config) -> None:
 
 
 def _start(config: Config, context: EngineContext) -> Any:
-    import torch
-
     try:
         from vllm import LLM
     except ImportError as error:
@@ -202,15 +205,23 @@ def _start(config: Config, context: EngineContext) -> Any:
     register_model_loader(PUSHED)(PushLoader)
     if config.tensor_parallel > 1:
         _keep_from_shared_memory()
-    with _plain_folder(context.model.path) as path:
-        try:
-            return LLM(**(engine_arguments(config, context) | {"model": path}))
-        except (ValueError, RuntimeError) as error:
-            cuda = torch.cuda.is_available()
-            start = Start(config, context.model.path, context.context_length, cuda)
-            if (known := explain(error, start)) is None:
-                raise
-            raise known from error
+    with _plain_folder(context.model.path) as path, _explained(config, context):
+        return LLM(**(engine_arguments(config, context) | {"model": path}))
+
+
+@contextmanager
+def _explained(config: Config, context: EngineContext) -> Iterator[None]:
+    """Raises UserError for those of vLLM's errors that are a user's mistake."""
+    import torch
+
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        cuda = torch.cuda.is_available()
+        start = Start(config, context.model.path, context.context_length, cuda)
+        if (known := explain(error, start)) is None:
+            raise
+        raise known from error
 
 
 def _keep_from_shared_memory() -> None:
@@ -262,6 +273,8 @@ def engine_arguments(config: Config, context: EngineContext) -> dict[str, Any]:
         arguments["enable_sleep_mode"] = config.sleep
     if context.ranks > 1:
         arguments["distributed_executor_backend"] = "external_launcher"
+        # ranks that share an engine wait in `pool` for the last of them, as other collectives do
+        arguments["cpu_distributed_timeout_seconds"] = 7200
     return arguments
 
 

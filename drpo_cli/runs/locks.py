@@ -145,14 +145,9 @@ def _stand_in(lock: Path) -> Path:
     return lock.with_name(f"{lock.name}.holder")
 
 
-def current() -> Holder:
-    """This process."""
-    number = os.getpid()
-    return Holder(socket.gethostname(), number, _started(number) or 0.0)
-
-
 def _own() -> bytes:
-    return json.dumps(current()).encode()
+    number = os.getpid()
+    return json.dumps(Holder(socket.gethostname(), number, _started(number) or 0.0)).encode()
 
 
 def _read(file: Path) -> Holder | None:

@@ -257,6 +257,10 @@ class CheckpointSettings(Settings):
     """Steps between checkpoints; 0 saves only after the last step."""
     keep: Count = 3
     """Number of newest checkpoints to keep, in addition to the best one by held-out score."""
+    asynchronous: bool | None = None
+    """Whether the run goes on while a checkpoint is written, from a copy of weights and moments in
+    main memory (12 bytes per weight). If not set: yes where the trainer is on a GPU, no on a CPU,
+    where writing takes the cores that training needs."""
 
 
 class TrackerSettings(Settings):

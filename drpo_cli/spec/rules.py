@@ -157,6 +157,17 @@ def checkpointing_options(spec: Spec) -> Iterator[Problem]:
         )
 
 
+def checkpoint_options(spec: Spec) -> Iterator[Problem]:
+    if spec.checkpoint.asynchronous and not spec.checkpoint.every:
+        yield Problem(
+            ("checkpoint", "asynchronous"),
+            "has no effect with checkpoint.every = 0: the run waits for its last checkpoint, and "
+            "there is no other; remove it, or set checkpoint.every",
+            also=(("checkpoint", "every"),),
+            on_key=True,
+        )
+
+
 def anchor_options(spec: Spec) -> Iterator[Problem]:
     if spec.train.importance_cap is not None and spec.train.anchor == "engine":
         yield Problem(
@@ -285,6 +296,17 @@ def critic_warmup_leaves_steps(spec: Spec) -> Iterator[Problem]:
         )
 
 
+def restarts_find_a_checkpoint(spec: Spec) -> Iterator[Problem]:
+    every = spec.checkpoint.every
+    if spec.run.restarts and not 0 < every < spec.run.steps:
+        yield Problem(
+            ("run", "restarts"),
+            f"starts the run again from step 1 every time: checkpoint.every is {every}, so nothing "
+            "is saved before the end; set it below run.steps",
+            also=(("checkpoint", "every"),),
+        )
+
+
 ERRORS: tuple[Rule, ...] = (
     full_distribution,
     group_is_large_enough,
@@ -295,6 +317,7 @@ ERRORS: tuple[Rule, ...] = (
     one_advantage_per_response,
     critic_where_needed,
     checkpointing_options,
+    checkpoint_options,
     anchor_options,
     varlen_has_a_kernel,
     reduction_options,
@@ -307,5 +330,6 @@ WARNINGS: tuple[Rule, ...] = (
     reuse_is_bounded,
     final_rate_is_used,
     equal_rewards_teach_a_critic,
+    restarts_find_a_checkpoint,
     *rules_data.WARNINGS,
 )

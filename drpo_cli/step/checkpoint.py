@@ -5,6 +5,9 @@ A checkpoint is a folder `step-000050` with torch's distributed checkpoint of we
 written last, with the checksums of all files. It is built in `step-000050.partial` and renamed: a
 folder under its final name is whole. Random generators need no saving: each step seeds them from
 (run seed, step, rank).
+
+A thread of each rank writes it. The run waits for that, or with `asynchronous` goes on at once, and
+the thread writes a copy in main memory. All files and names are the same.
 """
 
 from __future__ import annotations
@@ -12,11 +15,18 @@ from __future__ import annotations
 import json
 import shutil
 from collections import ChainMap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from copy import deepcopy
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
+from torch.distributed import all_gather_object, barrier, new_group
+from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.optim import AdamW
 
@@ -43,52 +53,97 @@ CRITIC_PREFIX = "critic."
 
 
 class Checkpoints:
-    """Saves and loads the checkpoints of one run."""
+    """Saves and loads the checkpoints of one run.
 
-    def __init__(self, folder: Path, keep: int, world: World):
+    asynchronous  whether `save` returns before the checkpoint is on disk; `finish` waits for it
+    """
+
+    def __init__(self, folder: Path, keep: int, world: World, asynchronous: bool = False):
         self.folder = folder
         self.keep = keep
         self.world = world
+        self.asynchronous = asynchronous
+        self._thread = ThreadPoolExecutor(1, "drpo checkpoints")
+        self._written: Future[None] | None = None
+        pinned = world.device.type == "cuda"  # the copy is kept, since pinning takes long
+        self._stager = BlockingAsyncStager(cache_staged_state_dict=pinned)
+        self._group: Any = None
 
     def save(self, step: int, trainer: Trainer, tokenizer: Any, state: Mapping[str, Any]) -> Path:
         """Saves weights, optimizer, schedule and `state` (JSON values) as of the end of `step`.
 
-        Keeps the newest `keep` checkpoints and the one with the highest `state["score"]`.
-        Raises UserError if the disk has no room for it.
+        Keeps the newest `keep` checkpoints and the one with the highest `state["score"]`. Raises
+        UserError if the disk has no room for it, and OSError for what went wrong with this one, or
+        with the one before, which it waits for. Collective.
         """
         final = self.folder / f"step-{step:06d}"
         partial = final.with_suffix(".partial")
+        self.finish()
         self._require_room(trainer)
+        record = {**deepcopy(dict(state)), "step": step, "updates": trainer.schedule.last_epoch}
         if self.world.rank == 0:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
+            with self._removed_on_error(partial), writing(partial / "hf"):
+                _save_description(partial / "hf", trainer.policy.lm, tokenizer)
+        if self._group is None:  # of the threads, whose collectives must not meet those of the run
+            self._group = new_group(backend="gloo", timeout=timedelta(hours=2))
         self.world.barrier()
-        try:
-            self._write(partial, trainer, tokenizer, {**state, "step": step})
-        except OSError:  # what is left of it may be what fills the disk
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-        if self.world.rank == 0:
+        content = _state(trainer)
+        if self.asynchronous:
+            content = self._stager.stage(content)
+        self._written = self._thread.submit(self._write, partial, final, content, record)
+        if not self.asynchronous:
+            self.finish()
+        return final
+
+    def finish(self) -> None:
+        """Waits until the checkpoint of the last `save` is whole. Raises what went wrong with it.
+
+        Not a collective, but the threads of all ranks wait for each other.
+        """
+        written, self._written = self._written, None
+        if written is not None:
+            written.result()
+
+    def look(self) -> None:
+        """Raises what went wrong with the last checkpoint by now; does not wait."""
+        if self._written is not None and self._written.done():
+            self.finish()
+
+    def _write(
+        self, partial: Path, final: Path, content: dict[str, Any], record: Mapping[str, Any]
+    ) -> None:
+        """Writes what was staged, and puts the checkpoint under its name.
+
+        Consumes: each rank's shards, and the same record.
+        Waits for: the threads of all ranks, in collectives of their own group.
+        Produces: the checkpoint; it is whole on the return of every rank.
+        """
+        rank, size = self.world.rank, self.world.size
+        if self.world.device.type == "cuda":
+            torch.cuda.set_device(self.world.device)  # each thread has its own
+        with self._removed_on_error(partial):
+            saved_state.save(content, partial / "state", self._group)
+            barrier(self._group)
+            own = on_disk.file_names(partial)[rank::size]
+            sums: list[Any] = [None] * size
+            all_gather_object(sums, on_disk.checksums(partial, own), self._group)
+            if rank == 0:
+                on_disk.write_marker(partial, record, dict(ChainMap(*sums)))
+        if rank == 0:
             on_disk.clear_name(final)
             partial.rename(final)
             self._forget_old()
-        self.world.barrier()
-        return final
+        barrier(self._group)
 
-    def _write(
-        self, folder: Path, trainer: Trainer, tokenizer: Any, record: Mapping[str, Any]
-    ) -> None:
-        saved_state.save(_state(trainer), folder / "state")
-        rank = self.world.rank
-        if rank == 0:
-            with writing(folder / "hf"):
-                _save_description(folder / "hf", trainer.policy.lm, tokenizer)
-        self.world.barrier()
-        own = on_disk.file_names(folder)[rank :: self.world.size]
-        sums = self.world.gather_objects(on_disk.checksums(folder, own))
-        if rank == 0:
-            record = {**record, "updates": trainer.schedule.last_epoch}
-            on_disk.write_marker(folder, record, dict(ChainMap(*sums)))
+    @contextmanager
+    def _removed_on_error(self, folder: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError:  # what is left of it may be what fills the disk
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     def newest_whole(self, say: Callable[[str], None]) -> Path | None:
         """Finds the newest checkpoint to continue from; None if the run has none. Collective.
@@ -170,8 +225,11 @@ def save_if_due(r: Run, step: int, held_out: HeldOut | None) -> None:
     """
     every, last = r.spec.checkpoint.every, step == r.spec.run.steps
     r.stopping = r.stop.agree(r.world)
+    r.checkpoints.look()
     if last or r.stopping or (every > 0 and step % every == 0):
         _save(r, step, held_out)
+    if last or r.stopping:
+        r.checkpoints.finish()
 
 
 def save_last_step(r: Run) -> None:
@@ -179,9 +237,11 @@ def save_last_step(r: Run) -> None:
 
     For a run that must end in the middle of a step.
     """
+    r.checkpoints.finish()
     saved = [read(path)["step"] for path in complete(r.folder.checkpoints)[-1:]]
     if r.done and saved != [r.done]:
         _save(r, r.done, None)
+        r.checkpoints.finish()
 
 
 def _save(r: Run, step: int, held_out: HeldOut | None) -> None:
@@ -302,7 +362,7 @@ def _require_same_critic(checkpoint: Path, trainer: Trainer) -> None:
 
 
 def _saved_shapes(checkpoint: Path, prefix: str) -> dict[str, Any]:
-    found = saved_state.saved_tensors(checkpoint / "state", prefix)
+    found = saved_state.Tensors(checkpoint / "state", prefix).entries
     return {name: list(entry.size) for name, entry in found.items()}
 
 

@@ -17,7 +17,7 @@ import torch
 
 from drpo_cli import dist, progress
 from drpo_cli.data.pipeline.stream import Data
-from drpo_cli.devices import idle_options
+from drpo_cli.devices import idle_options, saves_asynchronously
 from drpo_cli.plan import Plan, make_plan
 from drpo_cli.rewards.grading.grader import Grader
 from drpo_cli.rollout.engine.protocol import EngineProtocol, derive_seed
@@ -153,7 +153,12 @@ def open_run(folder: RunFolder) -> Iterator[Run]:
         trainer=trainer,
         sync=sync,
         proof=Proof(sync),
-        checkpoints=Checkpoints(folder.checkpoints, spec.checkpoint.keep, world),
+        checkpoints=Checkpoints(
+            folder.checkpoints,
+            spec.checkpoint.keep,
+            world,
+            saves_asynchronously(spec.checkpoint, world.device.type),
+        ),
         stop=StopRequest(partial(_acknowledge, folder, world.rank)),
     )
     progress.enter("resume")

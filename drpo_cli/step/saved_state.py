@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import pickle
 import sys
+import warnings
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from os import PathLike
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import (
@@ -53,37 +55,62 @@ _ADMITTED = {
 }
 
 
-def save(state: dict[str, Any], folder: Path) -> None:
-    """Writes a state dict. Collective. Raises OSError, on all ranks, if the disk refuses."""
+def save(state: dict[str, Any], folder: Path, group: Any = None) -> None:
+    """Writes a state dict. Raises OSError, on all ranks, if the disk refuses.
+
+    A collective of the group, or of all ranks.
+    """
     writer = FileSystemWriter(folder)
     writer.fs = _Disk()
     try:
-        save_distributed(state, storage_writer=writer)
+        save_distributed(state, storage_writer=writer, process_group=group)
     except CheckpointException as failed:
         _raise_first(failed)
 
 
-def load(state: dict[str, Any], folder: Path, alone: bool = False) -> None:
-    """Fills a state dict in place; with `alone` in this process, else on all ranks together.
+def load(state: dict[str, Any], folder: Path) -> None:
+    """Fills a state dict in place, on all ranks together.
 
     Raises UserError when the folder cannot be read, or holds more than data.
     """
-    reader, planner = _Reader(folder), _Planner()
+    _load(state, _Reader(folder))
+
+
+def _load(state: dict[str, Any], reader: _Reader, alone: bool = False) -> None:
     try:
-        load_distributed(state, storage_reader=reader, planner=planner, no_dist=alone)
+        load_distributed(state, storage_reader=reader, planner=_Planner(), no_dist=alone)
     except CheckpointException as failed:
-        with reading(folder):
+        with reading(Path(reader.path)):
             _raise_first(failed)
 
 
-def saved_tensors(folder: Path, prefix: str) -> dict[str, TensorStorageMetadata]:
-    """What the index says of each tensor whose name has the prefix, by the rest of its name."""
-    saved = _Reader(folder).read_metadata().state_dict_metadata
-    return {
-        name.removeprefix(prefix): entry
-        for name, entry in saved.items()
-        if name.startswith(prefix) and isinstance(entry, TensorStorageMetadata)
-    }
+class Tensors:
+    """The tensors of a checkpoint whose names have a prefix, by the rest of their names.
+
+    entries  what the index says of each
+    """
+
+    def __init__(self, folder: Path, prefix: str) -> None:
+        self._reader = _Reader(folder)
+        self._prefix = prefix
+        self._newest: tuple[str, Tensor] | None = None
+        self.entries: dict[str, TensorStorageMetadata] = {
+            name.removeprefix(prefix): entry
+            for name, entry in self._reader.read_metadata().state_dict_metadata.items()
+            if name.startswith(prefix) and isinstance(entry, TensorStorageMetadata)
+        }
+
+    def read(self, name: str) -> Tensor:
+        """Reads one, whole, in this process alone. Keeps it until another is asked for."""
+        if self._newest is None or self._newest[0] != name:
+            self._newest = None  # before there is another
+            entry = self.entries[name]
+            tensor = torch.empty(entry.size, dtype=entry.properties.dtype)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "torch.distributed is")  # one process, on purpose
+                _load({self._prefix + name: tensor}, self._reader, alone=True)
+            self._newest = name, tensor
+        return self._newest[1]
 
 
 # What torch, pickle and zip files raise on bytes that are not what they expect
@@ -121,11 +148,16 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Reader(FileSystemReader):
+    _found: Metadata | None = None
+
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        if self._found is not None:  # of a large model it takes a second
+            return self._found
         path = Path(self._get_metadata_path(kwargs.get("rank")))
         with reading(path), path.open("rb") as file:
             found = _require_index(_Unpickler(file).load())
         found.storage_meta = StorageMeta(load_id=self.load_id)
+        self._found = found
         return found
 
 

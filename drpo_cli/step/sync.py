@@ -38,8 +38,12 @@ def trainer_weights(
 
     Consumes each rank's shards, a decoder layer at a time. Waits for all ranks: every rank must
     consume the whole iterator. Produces the same weights on every rank. Shards are converted to the
-    engine's precision before they travel, so that no byte travels in vain.
+    engine's precision before they travel, so that no byte travels in vain. Before them come the
+    buffers that a checkpoint has, such as a router's bias, as they are: an engine under a trainer
+    reads no checkpoint.
     """
+    saved = policy.lm.state_dict().keys()
+    yield from ((name, buffer) for name, buffer in policy.lm.named_buffers() if name in saved)
     unit: dict[int, int | str]
     unit = {id(w): i for i, layer in enumerate(policy.layers) for w in layer.parameters()}
     for _, bucket in groupby(policy.named_weights(), lambda item: unit.get(id(item[1]), item[0])):

@@ -14,14 +14,15 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 
-from drpo_cli.dist import World, full
+from drpo_cli.dist import World
 from drpo_cli.experience import Experience
 from drpo_cli.settings import CriticSettings, TrainSettings
-from drpo_cli.trainer.batches import microbatches, replay
+from drpo_cli.trainer.balance import replay_evenly
+from drpo_cli.trainer.batches import microbatches
 from drpo_cli.trainer.model import ValueModel, sync_gradients
+from drpo_cli.trainer.optim import clip_gradients
 from drpo_cli.trainer.pack import pack
 
 ROUNDING = 1e-12  # share of a sum of squares that float64 cannot tell from 0 after a subtraction
@@ -46,7 +47,7 @@ class Critic:
 
     def values(self, exp: Experience) -> Tensor:
         """V at each response token, of the text before it: [T], float64. Collective."""
-        return replay(self.model, exp, self.train.tokens_per_microbatch, self.world).double()
+        return replay_evenly(self.model, exp, self.train.tokens_per_microbatch, self.world).double()
 
     def update(self, exp: Experience) -> float | None:
         """One optimizer update towards the returns; gives the loss before it. Collective.
@@ -72,7 +73,7 @@ class Critic:
             torch.autograd.backward(loss * self.world.size)  # FSDP averages over ranks
             total += float(loss.detach())
         total = self.world.sum([total])[0]
-        norm = full(clip_grad_norm_(self.model.parameters(), self.train.max_gradient_norm)).item()
+        norm = clip_gradients(self.model.parameters(), self.train.max_gradient_norm)
         finite = math.isfinite(total) and math.isfinite(norm)
         if finite:
             self.optimizer.step()

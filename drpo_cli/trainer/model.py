@@ -33,6 +33,7 @@ from drpo_cli.trainer.sharing import Costs, costs
 
 aten = torch.ops.aten
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+INTO_MAIN_MEMORY = partial(save_on_cpu, pin_memory=True)
 # Operations whose results are worth their memory: matrix products and attention kernels.
 PRODUCTS = [
     aten.mm.default,
@@ -255,8 +256,13 @@ def _logit_multiplier(config: Any) -> float:
     return 1.0 / float(getattr(config, "logits_scaling", None) or 1.0)
 
 
-def _recompute_activations(lm: Any, keep: str | None) -> None:
-    """Makes each layer keep only what `TrainSettings.checkpointing` says for the backward pass."""
+def _recompute_activations(
+    lm: Any, keep: str | None, offload: Callable[[], Any] = INTO_MAIN_MEMORY
+) -> None:
+    """Makes each layer keep only what `TrainSettings.checkpointing` says for the backward pass.
+
+    `offload` gives the hooks that move a layer's inputs out of the device's memory, and back.
+    """
     if keep is None:
         return
     options: dict[str, Any] = {"use_reentrant": False}
@@ -268,13 +274,13 @@ def _recompute_activations(lm: Any, keep: str | None) -> None:
             # it recomputes only in training mode; its children stay in eval mode
             module.training = True
             if keep == "offloaded_inputs":
-                offloaded = partial(_offloaded, module._gradient_checkpointing_func)
+                offloaded = partial(_offloaded, offload, module._gradient_checkpointing_func)
                 module._gradient_checkpointing_func = offloaded
 
 
-def _offloaded(checkpoint: Callable[..., Any], *arguments: Any) -> Any:
-    with save_on_cpu(pin_memory=True):
-        return checkpoint(*arguments)
+def _offloaded(offload: Callable[[], Any], checkpoint: Callable[..., Any], *inputs: Any) -> Any:
+    with offload():
+        return checkpoint(*inputs)
 
 
 def _refuse_unpackable(lm: Any, key: str, name: str) -> None:

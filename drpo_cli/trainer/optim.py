@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import nn
+from torch.distributed.tensor import DTensor, Partial, Replicate
+from torch.nn.utils import get_total_norm
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
+from drpo_cli.dist import local
 from drpo_cli.settings import TrainSettings
 
 
@@ -29,6 +33,24 @@ def adamw(model: nn.Module, settings: TrainSettings, learning_rate: float) -> Ad
         weight_decay=settings.weight_decay,
         fused=True,  # one pass over memory; the plain one makes a dozen
     )
+
+
+def clip_gradients(weights: Iterable[nn.Parameter], most: float) -> float:
+    """Scales gradients down to a global norm of at most `most`; returns the norm that they had.
+
+    Consumes: a sharded model's weights, each with its gradient or none.
+    Waits for: all ranks, once. torch's own function waits once for each weight.
+    Produces: the same norm on every rank.
+    """
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    shards = [local(gradient) for gradient in gradients]
+    norm = get_total_norm(shards)
+    whole = gradients[0] if gradients else None
+    if isinstance(whole, DTensor) and whole.device_mesh.size() > 1:
+        parts = [Partial() if placed.is_shard() else Replicate() for placed in whole.placements]
+        norm = DTensor.from_local(norm**2, whole.device_mesh, parts).full_tensor().sqrt()
+    torch._foreach_mul_(shards, (most / (norm + 1e-6)).clamp(max=1.0))
+    return norm.item()
 
 
 def hyperparameters(optimizer: AdamW) -> list[dict[str, Any]]:

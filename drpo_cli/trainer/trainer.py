@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from drpo_cli.dist import World, full
+from drpo_cli.dist import World
 from drpo_cli.experience import Experience
 from drpo_cli.settings import ObjectiveSettings, TrainSettings
 from drpo_cli.trainer import terms
+from drpo_cli.trainer.balance import balance
 from drpo_cli.trainer.batches import microbatches, replay
 from drpo_cli.trainer.critic import Critic
 from drpo_cli.trainer.model import Policy, sync_gradients
 from drpo_cli.trainer.offload import Offload
+from drpo_cli.trainer.optim import clip_gradients
 from drpo_cli.trainer.pack import Packed, pack
 from drpo_cli.trainer.reduction import scales
 from drpo_cli.trainer.stats import TokenStats
@@ -64,10 +65,13 @@ class Trainer:
         self.moments = Offload(optimizers if offloads else [], world.device)
 
     def step(self, exp: Experience) -> dict[str, float]:
-        """All updates over this rank's rows; returns metrics, equal on every rank. Collective.
+        """All updates over all ranks' rows; returns metrics, equal on every rank. Collective.
 
-        `TrainSettings.minibatches` says which row belongs to which update.
+        `TrainSettings.minibatches` says which row belongs to which update; `balance` spreads the
+        rows of an update over the ranks.
         """
+        budget, costs = self.settings.tokens_per_microbatch, self.policy.costs
+        exp = balance(self._divide(exp), budget, costs, self.world)
         exp, metrics = self._replay_once(exp)
         stats = TokenStats(self.world)
         with self.moments:  # on the device while there are updates
@@ -103,15 +107,17 @@ class Trainer:
             metrics["explained_variance"] = self.critic.explained_variance(exp)
         return exp, metrics
 
+    def _divide(self, exp: Experience) -> Experience:
+        """Gives each row its update; rows are counted over all ranks."""
+        row_S = self.world.rank * len(exp) + torch.arange(len(exp))
+        updates = self.settings.updates_per_rollout
+        return replace(exp, update_S=row_S // self._rows_together(exp) % updates)
+
     def _rows_of_updates(self, exp: Experience) -> list[list[int]]:
-        """The rows of each update that have a loss; rows are counted over all ranks."""
-        updates, together = self.settings.updates_per_rollout, self._rows_together(exp)
-        first, has_loss = self.world.rank * len(exp), (exp.loss_tokens_S > 0).tolist()
-        rows: list[list[int]] = [[] for _ in range(updates)]
-        for row in range(len(exp)):
-            if has_loss[row]:
-                rows[(first + row) // together % updates].append(row)
-        return rows
+        """This rank's rows of each update that have a loss."""
+        has_loss_S = exp.loss_tokens_S > 0
+        updates = range(self.settings.updates_per_rollout)
+        return [torch.where(has_loss_S & (exp.update_S == u))[0].tolist() for u in updates]
 
     def _rows_together(self, exp: Experience) -> int:
         """How many neighbouring rows belong to one update: divides groups and mini-batches."""
@@ -139,8 +145,8 @@ class Trainer:
             packed = pack(exp.take(rows), self.world.device, scale_S, costs)
             loss += self._backward(packed, stats)
         loss = self.world.sum([loss])[0]
-        norm = full(clip_grad_norm_(self.policy.parameters(), self.settings.max_gradient_norm))
-        report = {"loss": loss, "grad_norm": norm.item()}
+        norm = clip_gradients(self.policy.parameters(), self.settings.max_gradient_norm)
+        report = {"loss": loss, "grad_norm": norm}
         if self.critic is not None:
             value_loss = self.critic.update(exp)
             report["value_loss"] = math.nan if value_loss is None else value_loss

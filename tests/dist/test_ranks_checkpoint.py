@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from support import jobs
-from support.models import Row, samples, tiny_model, world
+from support.models import Row, experience, samples, tiny_model, tokenizer, world
 from support.ranks import Ranks
-from support.training import furthest
+from support.training import furthest, open_trainer, weights
 from transformers import AutoModelForCausalLM
 
+from drpo_cli.dist import World
 from drpo_cli.step import checkpoint
+from drpo_cli.step.checkpoint import Checkpoints
 
 LENGTHS = [(3, 9), (6, 2), (1, 5), (4, 4)]
 
@@ -87,3 +90,27 @@ def test_both_ranks_refuse_another_models_checkpoint(
     other = tiny_model(tmp_path / "other", num_hidden_layers=1)
     for told in two.run(jobs.load_refused, model=other, checkpoint=saved):
         assert "checkpoint of another model (num_hidden_layers is 2 there, 1 here)" in told
+
+
+def save_while_training(here: World, model: Path, shares: list[Any], folder: Path) -> Any:
+    """The weights when each checkpoint was taken; training went on while it was written."""
+    trainer, store = open_trainer(model, here), Checkpoints(folder, 3, here, asynchronous=True)
+    taken = []
+    for step, share in enumerate(shares, 1):
+        trainer.step(experience(share[here.rank]))
+        taken.append(weights(trainer.policy))
+        store.save(step, trainer, tokenizer(), {"dtype": "float32"})
+    store.finish()
+    return taken
+
+
+def test_two_ranks_train_while_checkpoints_are_written(
+    two: Ranks, model: Path, tmp_path: Path
+) -> None:
+    steps = [shares(seed, 2) for seed in (1, 2, 3)]
+    taken = two.run(save_while_training, model=model, shares=steps, folder=tmp_path)[0]
+    with world() as here:
+        for step, expected in enumerate(taken, 1):
+            loaded = jobs.train(here, model, [], load=tmp_path / f"step-{step:06d}")
+            assert furthest(expected, loaded.weights) == 0
+    assert furthest(taken[0], taken[1]) > 0

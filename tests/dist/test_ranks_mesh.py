@@ -66,7 +66,7 @@ def test_a_mesh_makes_the_updates_of_one_process(four: Ranks, tmp_path: Path, sh
     assert expected.metrics[0]["grad_norm"] > 0.1
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 4), (4, 2), (1, 2)])
+@pytest.mark.parametrize(("before", "after"), [(2, 4), (4, 2)])
 def test_a_checkpoint_of_one_mesh_is_continued_on_another(
     four: Ranks, model: Path, tmp_path: Path, before: int, after: int
 ) -> None:
@@ -112,3 +112,14 @@ def test_a_rehearsal_disturbs_all_copies_alike(four: Ranks, model: Path) -> None
         assert furthest(rehearsal, pushes[0][0]) == 0
         assert furthest(exact, pushes[0][1]) == 0
         assert furthest(rehearsal, exact) > 1e-3
+
+
+def test_ranks_of_an_engine_ask_for_the_same_and_keep_their_own(four: Ranks) -> None:
+    found = four.run(jobs.pooled, size=2)
+    assert found[0][:2] == found[1][:2] == ([(1, 0)], [[10]])
+    assert found[2][:2] == found[3][:2] == ([(2, 0), (2, 1)], [[20], [21]])
+    assert [list(rank.own) for rank in found] == [[], [0], [0, 1], []]
+
+
+def test_collectives_of_a_mesh_wait_as_long_as_those_of_all_ranks(four: Ranks) -> None:
+    assert on_mesh(four, 2, jobs.timeouts) == [[7200.0, 7200.0]] * 4

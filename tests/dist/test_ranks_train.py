@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from drpo_cli.settings import CriticSettings, ReferenceSettings
 from support import jobs
 from support.damaged import EMBEDDING, change, with_value
-from support.models import Row, samples, tiny_model, world
+from support.models import Row, group, samples, tiny_model, world
 from support.ranks import Ranks
-from support.training import furthest
+from support.training import furthest, valued
 
 
 LENGTHS = [(3, 9), (6, 2), (1, 5), (4, 4), (2, 12), (5, 1), (3, 3), (8, 7)]
@@ -98,6 +99,31 @@ def test_ragged_ranks_neither_hang_nor_differ(
     assert found[0].metrics == found[1].metrics
 
 
+@pytest.mark.parametrize(
+    ("settings", "critic"),
+    [
+        pytest.param({"minibatches": "spread"}, None, id="some of each group"),
+        pytest.param({"minibatches": "groups"}, None, id="whole groups"),
+        pytest.param({"reference": ReferenceSettings()}, CriticSettings(), id="two more models"),
+    ],
+)
+def test_a_rank_with_all_the_long_responses_shares_them(
+    two: Ranks, model: Path, settings: dict[str, Any], critic: CriticSettings | None
+) -> None:
+    """The second rank's responses are short: it takes over rows, and each update stays the same."""
+    batch = [row for seed in range(2) for row in group(6, [20, 25, 18, 22], seed)]
+    batch += [row for seed in range(2, 4) for row in group(4, [2, 1, 3, 1], seed)]
+    batch = valued(batch)
+    settings = {"updates_per_rollout": 2, "tokens_per_microbatch": 50, **settings}
+    shares = [halves(batch), halves(batch)]
+    found = two.run(jobs.train, model=model, shares=shares, critic=critic, **settings)
+    expected = alone(model, [batch, batch], critic=critic, **settings)
+    assert len(expected.gradients) == 4
+    for rank in found:
+        require_same(rank, expected)
+    assert found[0].metrics == found[1].metrics
+
+
 def test_ragged_replay(two: Ranks, model: Path) -> None:
     batch = samples(LENGTHS)
     with world() as here:
@@ -125,6 +151,7 @@ def test_reductions(two: Ranks) -> None:
         assert found["max"] == [1, 0, float("-inf")]
         assert math.isnan(found["nan"][0])
         assert found["gather"] == [10, 11, 12]
+        assert found["exchange"] == [(0, rank), (1, rank)]
         assert found["objects"] == [{"rank": 0}, {"rank": 1}]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -31,17 +32,7 @@ def test_a_short_soak() -> None:
     assert int(kills[0]) >= 5, done.stdout
 
 
-RANKS = """
-import sys
-from pathlib import Path
-from drpo_cli.launch import launch_log
-from drpo_cli.launch.failures import Failures
-from drpo_cli.launch.launcher import run_ranks
-from drpo_cli.launch.monitor import Monitor, divert_output
-from drpo_cli import processes
-from drpo_cli.runs.folder import RunFolder
-
-rank = '''
+RANK = """
 import ctypes, os, signal, sys, time, types
 from pathlib import Path
 from drpo_cli import progress
@@ -71,9 +62,19 @@ def run(folder):
     os.kill(os.getpid(), signal.SIGKILL)
 sys.modules["drpo_cli.step.loop"] = types.SimpleNamespace(run=run)
 sys.exit(worker.main(RunFolder(Path(sys.argv[1]))))
-'''
+"""
+RANKS = """
+import sys
+from pathlib import Path
+from drpo_cli.launch import launch_log
+from drpo_cli.launch.failures import Failures
+from drpo_cli.launch.launcher import run_ranks
+from drpo_cli.launch.monitor import Monitor, divert_output
+from drpo_cli import processes
+from drpo_cli.runs.folder import RunFolder
+
 folder, world = RunFolder(Path(sys.argv[1])), int(sys.argv[2])
-processes.python = lambda module, path: [sys.executable, "-c", rank, str(path)]
+processes.python = lambda module, path: [sys.executable, "-c", sys.argv[3], str(path)]
 failures = Failures(folder, world)
 with divert_output(launch_log(folder)) as (out, err):
     with Monitor(failures, 0, out, err) as monitor:
@@ -83,12 +84,16 @@ sys.exit(code)
 """
 
 
-def launch(folder: Path, mode: str, ranks: int = 2) -> subprocess.Popen[str]:
+def prepare(folder: Path, mode: str) -> None:
     (folder / "logs").mkdir()
     (folder / "mode").write_text(mode)
     (folder / "spec.toml").write_text(f"[run]\nname = 'x'\nhang_s = {HANG_S}\n")
+
+
+def launch(folder: Path, mode: str, ranks: int = 2) -> subprocess.Popen[str]:
+    prepare(folder, mode)
     return subprocess.Popen(
-        [sys.executable, "-c", RANKS, str(folder), str(ranks)],
+        [sys.executable, "-c", RANKS, str(folder), str(ranks), RANK],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -131,6 +136,28 @@ def test_ranks_that_hang_are_named_and_ended_with_their_stacks(tmp_path: Path) -
     assert "no progress: rank 0 waits in train" in out  # at half the time
     assert all("in run\n" in run.log(rank).read_text() for rank in range(3))
     assert not [one for one in psutil.process_iter() if str(tmp_path) in " ".join(words(one))]
+
+
+def test_without_a_launcher_ranks_watch_themselves(tmp_path: Path) -> None:
+    """As in a job that torchrun or SLURM started."""
+    prepare(tmp_path, "hanging")
+    run, ranks = RunFolder(tmp_path), range(2)
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, str(tmp_path)],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "WORLD_SIZE": "2"}
+            | dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank)),
+        )
+        for rank in ranks
+    ]
+    try:
+        assert [one.wait(60) for one in started] == [1, 1]
+    finally:
+        for one in started:
+            one.kill()
+    text = "the run hangs: rank 0 waits in train (step 12, main) since "
+    assert text in json.loads(run.error(1).read_text())["message"]
+    assert all("in run\n" in run.log(rank).read_text() for rank in ranks)
 
 
 def words(process: psutil.Process) -> list[str]:

@@ -100,6 +100,9 @@ def test_a_model_of_eight_billion_fits_sixteen_gpus_and_not_one(spec: Path) -> N
     assert phases["train"]["gradients"] < 4 * weights / ranks + 2 * 2 * 151_936 * 4096
     assert found["sync"]["received"] == 2 * weights * 15 // 16
     assert found["sync"]["nodes"] == 2 * weights
+    # two copies of half the embedding in float32; weights and moments of half the ranks
+    assert found["loading_bytes_per_node"] == 2 * 4 * 151_936 * 4096 // 2
+    assert found["checkpoint_bytes_per_node"] == pytest.approx(12 * weights / 2, rel=1e-3)
     # 36 layers × 8 heads × 128 × keys and values × 2 bytes
     assert found["kv_cache"]["sequence_bytes"] == 36 * 8 * 128 * 2 * 2 * 5120
     moved = {flow["name"]: flow for flow in found["traffic_per_step"]}

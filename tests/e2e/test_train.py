@@ -1,5 +1,6 @@
 """`drpo train` on the quickstart with a real vLLM: it learns, is killed, continues and stops."""
 
+import shutil
 import signal
 from pathlib import Path
 
@@ -79,18 +80,34 @@ def test_signals_save_and_another_world_size_continues(quickstart: Path) -> None
     last = records(run.metrics)[-1]["step"]
     assert saved.name == f"step-{last:06d}"
 
+    twin = RunFolder(run.path.with_name("twin"))
+    shutil.copytree(run.path, twin.path)
     assert drpo_until(run.metrics, last + 1, signal.SIGINT, *command, "--resume") == 130
-    done = drpo(*command, "--resume", "--nproc", 2)
+
+    alone, ours = sampled_at(run, last + 1), ("--set", 'run.name="twin"', "--resume")
+    done = drpo(*command, *ours, "--nproc", 2)
     assert done.returncode == 0, done.stderr
+    run, both = twin, sampled_at(twin, last + 1)
+    assert len(alone.keys() & both) > 1  # each process records the first of its share
+    assert all(alone[prompt] == both[prompt] for prompt in alone.keys() & both)
     assert [line["step"] for line in records(run.metrics)] == list(range(13))
     assert all(line["gap"] < 1e-5 for line in records(run.metrics)[1:])
     assert run.log(1).stat().st_size > 0
     assert_scores_add_up(run)
 
-    finished = drpo(*command, "--resume")
+    finished = drpo(*command, *ours)
     assert finished.returncode == 2
     assert "is finished after 12 steps" in finished.stderr
     assert "Traceback" not in finished.stderr
+
+
+def sampled_at(run: RunFolder, step: int) -> dict[str, list[str]]:
+    """The responses to each prompt on record of a step."""
+    found: dict[str, list[str]] = {}
+    for line in records(run.samples):
+        if line["step"] == step:
+            found.setdefault(line["prompt_id"], []).append(line["completion"])
+    return found
 
 
 MIXTURE = """

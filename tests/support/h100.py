@@ -108,7 +108,7 @@ def requested(sampling: Sampling, prompts: list[int]) -> list[Any]:
     """The requests that our engine sends for these prompts, in order."""
     requests, engine = Requests(), rollout.Engine.__new__(rollout.Engine)
     engine.llm = SimpleNamespace(llm_engine=requests, reset_prefix_cache=lambda **more: True)
-    engine.ends = Ends(frozenset({2}))
+    engine.ends, engine.requests, engine.sharers = Ends(frozenset({2})), 0, None
     ids_P = [(5, prompt) for prompt in prompts]
     assert not list(engine.generate(ids_P, sampling, derive_seeds(sampling, prompts)))
     return list(requests.params.values())
@@ -155,6 +155,7 @@ def main(folder: str) -> dict[str, Any]:
     return {
         "1": resolved(folder, 1),
         "8": resolved(folder, 8),
+        "tensor": resolved(folder, 8, tensor_parallel=2),
         "eager": resolved(folder, 1, eager=True, sleep=False, gpu_memory_fraction=0.3),
         "seeds": dict(seeds()),
     }

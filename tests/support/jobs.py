@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from drpo_cli import plugins
@@ -17,6 +18,7 @@ from drpo_cli.errors import UserError
 from drpo_cli.experience import Experience
 from drpo_cli.rewards.grading.grader import Graded, Usage
 from drpo_cli.rollout import transformers
+from drpo_cli.rollout.engine.pooling import Pooled, pool
 from drpo_cli.rollout.engine.precision import Precision
 from drpo_cli.rollout.engine.protocol import EngineContext, Sampling
 from drpo_cli.settings import CriticSettings, ModelSettings
@@ -128,6 +130,7 @@ def reduce(here: World) -> dict[str, Any]:
         "max": here.max([rank, -rank, float("-inf")]),
         "nan": here.sum([float("nan") if rank else 1.0]),
         "gather": here.gather(torch.arange(3.0 * rank) + 10 * rank).tolist(),
+        "exchange": here.exchange([(rank, other) for other in range(here.size)]),
         "objects": here.gather_objects({"rank": rank}),
     }
 
@@ -274,3 +277,19 @@ class RecordingEngine(transformers.Engine):
         kept = {name: weight.clone() for name, weight in weights}
         self.loaded.append(kept)
         super().load_weights(kept.items())
+
+
+def pooled(here: World, size: int) -> Pooled:
+    """What each `size` neighbours ask their engine for; this rank has `rank % 3` prompts."""
+    firsts = range(0, here.size, size)
+    groups = [dist.new_group(range(first, first + size)) for first in firsts]
+    count = here.rank % 3
+    prompt_ids = [(here.rank, place) for place in range(count)]
+    seeds_PG = [[10 * here.rank + place] for place in range(count)]
+    return pool(prompt_ids, seeds_PG, groups[here.rank // size])
+
+
+def timeouts(here: World) -> list[float]:
+    """Seconds after which collectives of this rank's mesh fail, along each dimension."""
+    backends = [group._get_backend(here.device) for group in here.mesh.get_all_groups()]
+    return [backend.options._timeout.total_seconds() for backend in backends]

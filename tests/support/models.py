@@ -66,6 +66,16 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
             "norm_topk_prob": True,
         },
     ),
+    "glm4_moe": (  # with a buffer that a checkpoint has
+        "Glm4Moe",
+        {
+            "tie_word_embeddings": False,
+            "n_routed_experts": 8,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 64,
+            "first_k_dense_replace": 1,
+        },
+    ),
 }
 
 
@@ -86,6 +96,10 @@ def tiny_model(folder: Path, kind: str = "qwen3", seed: int = 0, **overrides: An
         for parameter in lm.parameters():
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=SPREAD)
+        saved = lm.state_dict().keys()
+        for name, buffer in lm.named_buffers():
+            if name in saved:
+                torch.nn.init.normal_(buffer, std=SPREAD)
     lm.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder

@@ -25,7 +25,8 @@ class Ranks:
     """Processes that have joined one group and wait for jobs."""
 
     def __init__(self, size: int) -> None:
-        context, port = multiprocessing.get_context("spawn"), free_port()
+        context, port = multiprocessing.get_context("forkserver"), free_port()
+        context.set_forkserver_preload(["support.jobs"])  # imported once for all ranks of all files
         self.lines: list[Connection] = []
         self.processes = []
         for rank in range(size):

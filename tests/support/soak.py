@@ -68,6 +68,7 @@ every = 2
 [checkpoint]
 every = 1
 keep = 3
+asynchronous = true
 """
 
 

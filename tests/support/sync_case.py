@@ -60,7 +60,10 @@ def main(folder: Path, fault: str) -> dict[str, Any]:
         plugin = plugins.load("objectives", "none")
         objective = Objective(plugin.entry, plugin.Config())
         trainer = Trainer(policy, optim.build(policy, settings, 2), objective, settings, here)
+        for file in folder.glob("*.safetensors"):
+            file.unlink()  # the engine gets all weights from the trainer
         engine = vllm.Engine(config, EngineContext(model, 64, 1, awaits_weights=True))
+        places = addresses(engine)
         pushed = sync.WeightSync(trainer, engine, Precision(model.dtype, model.dtype))
         proof = Proof(pushed)
         before = [local(weight).clone() for weight in policy.parameters()]
@@ -72,11 +75,20 @@ def main(folder: Path, fault: str) -> dict[str, Any]:
             stale, later = proof.gap(groups), said(lambda: proof.check(groups, "after sync 1"))
             pushed.push(1)
             fresh = proof.gap(vllm_groups(engine, prompts, sampling))
-            return {"caught": None, "kept": kept, "stale": stale, "later": later, "fresh": fresh}
+            moved = [name for name, at in addresses(engine).items() if at != places.get(name)]
+            found = {"caught": None, "kept": kept, "stale": stale, "later": later, "fresh": fresh}
+            return {**found, "moved": moved}
         except UserError as error:
             return {"caught": str(error)}
         finally:
             engine.close()
+
+
+def addresses(engine: vllm.Engine) -> dict[str, int]:
+    """Where each weight and buffer of the engine is: captured graphs read those places."""
+    model = engine.llm.llm_engine.model_executor.driver_worker.worker.model_runner.get_model()
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return {name: tensor.data_ptr() for name, tensor in tensors}
 
 
 def said(check: Callable[[], object]) -> str | None:

@@ -80,3 +80,18 @@ def test_the_anchor_takes_the_place_of_mu() -> None:
     exp = full()
     assert exp.old_logp_T is exp.anchor_logp_T
     assert replace(exp, anchor_logp_T=None).old_logp_T is exp.logp_mu_T
+
+
+def test_joined_rows_are_those_of_the_parts_with_groups_apart() -> None:
+    exp = full()
+    parts = [exp.take([2]), exp.take([]), exp.take([0, 4]), exp.take([1])]
+    joined = Experience.join(parts)
+    expected = exp.take([2, 0, 4, 1])
+    for field in fields(exp):
+        mine, right = getattr(joined, field.name), getattr(expected, field.name)
+        if field.name == "group_S":
+            assert mine.tolist() == [0, 1, 2, 3]  # what came from several ranks is not one group
+        else:
+            assert torch.equal(mine, right) if isinstance(mine, torch.Tensor) else mine == right
+    nothing = Experience.join([exp.take([]), exp.take([])])
+    assert len(nothing) == 0 and nothing.group_S.tolist() == []

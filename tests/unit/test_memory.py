@@ -110,6 +110,14 @@ def test_a_sequence_of_160_tokens_in_the_cache(config: SimpleNamespace, numbers:
     assert cache_bytes(config, 2, 150) == 2 * numbers  # whole blocks of 16 tokens
 
 
+def test_ranks_of_an_engine_share_its_cache() -> None:
+    whole = cache_bytes(text(num_key_value_heads=4), 2, 150)
+    shares = [cache_bytes(text(num_key_value_heads=4), 2, 150, ranks) for ranks in (2, 4, 8)]
+    assert shares == [whole // 2, whole // 4, whole // 4]  # two ranks have the same key head
+    latent = text(kv_lora_rank=64, qk_rope_head_dim=16)
+    assert cache_bytes(latent, 2, 150, 8) == cache_bytes(latent, 2, 150)
+
+
 def test_devices_by_name_and_by_size() -> None:
     assert parse_device("H100-80G", 8).bytes == int(79.1 * GIB) and parse_device("h100-80g", 8).cuda
     assert parse_device("48g", 1).bytes == 48 * GIB and parse_device("48gib", 1).cuda
@@ -123,3 +131,6 @@ def test_devices_by_name_and_by_size() -> None:
 def test_what_a_sync_moves() -> None:
     assert estimate_transfer(100, 1, 1) == Transfer(100, 0, 0, 0)
     assert estimate_transfer(160, 8, 2) == Transfer(160, 140, 1120, 160)
+    assert estimate_transfer(160, 8, 2, 2) == Transfer(160, 120, 960, 0)  # a copy in each node
+    assert estimate_transfer(160, 8, 4, 2) == Transfer(160, 120, 960, 320)
+    assert estimate_transfer(160, 8, 1, 8) == Transfer(160, 0, 0, 0)

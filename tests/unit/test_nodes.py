@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from drpo_cli.errors import UserError
-from drpo_cli.launch import nodes, place
+from drpo_cli.launch import meeting, nodes, place
 from drpo_cli.launch.meeting import Meeting, meet
 from drpo_cli.launch.place import Place, read_place
 from drpo_cli.runs.folder import RunFolder
@@ -46,7 +46,7 @@ def test_options_that_do_not_name_a_place(given: Any, said: str) -> None:
 
 
 def test_a_place_and_none() -> None:
-    assert read_place(None, None, None, None) is None
+    assert read_place(None, None, None, None) is read_place(1, None, None, None) is None
     found = read_place(3, 1, "[fe80::1]:29500", 90)
     assert found == Place("node", 1, 3, "fe80::1", 29500, 90)
     assert found is not None and found.address == "[fe80::1]:29500" and str(found) == "node 1 of 3"
@@ -89,12 +89,14 @@ def test_the_place_of_a_task() -> None:
         "RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1", "MASTER_ADDR": "gpu3",
         "MASTER_PORT": "21007",
     }  # fmt: skip
-    assert place.place_of_task(task, slurm) == Place("rank", 9, 16, "gpu3", 21007)
+    assert place.place_of_task(task, slurm) == Place("rank", 9, 16, "gpu3", 21007, 300)
     torchrun = {**task, "RANK": "0", "TORCHELASTIC_RESTART_COUNT": "2"}
     assert place.place_of_task(place.read_task(torchrun), torchrun).hosts
     kept = {**torchrun, "TORCHELASTIC_USE_AGENT_STORE": "True"}
     found = place.place_of_task(place.read_task(kept), kept)
     assert (found.hosts, found.attempt) == (False, "2")
+    assert place.choose_device(task, 8) == task
+    assert place.choose_device(task, 1) == {**task, "LOCAL_RANK": "0"}
     with pytest.raises(UserError, match="not a task of a job: RANK, WORLD_SIZE, MASTER_ADDR"):
         place.read_task({"MASTER_PORT": "1"})
 
@@ -149,8 +151,8 @@ def together(size: int, act: Callable[[Meeting], Any], join_s: float = 30.0) -> 
 
     def one(rank: int) -> Any:
         try:
-            with meet(Place("node", rank, size, "127.0.0.1", port, join_s, rank == 0)) as meeting:
-                return act(meeting)
+            with meet(Place("node", rank, size, "127.0.0.1", port, join_s, rank == 0)) as met:
+                return act(met)
         except UserError as error:
             return str(error)
 
@@ -167,9 +169,9 @@ def test_a_failed_preparation_is_told_to_all(tmp_path: Path) -> None:
     def prepare() -> None:
         raise UserError("the model is broken", "mend it")
 
-    def act(meeting: Meeting) -> None:
-        meeting.share("facts", {}, 30)
-        nodes.prepare_together(meeting, RunFolder(tmp_path), prepare)
+    def act(met: Meeting) -> None:
+        met.share("facts", {}, 30)
+        nodes.prepare_together(met, RunFolder(tmp_path), prepare)
 
     zero, one = together(2, act)
     assert zero == "the model is broken; mend it"
@@ -193,7 +195,10 @@ def test_a_folder_that_a_node_does_not_see(tmp_path: Path, monkeypatch: pytest.M
     ]
 
 
-def test_two_with_one_number_and_one_that_never_comes() -> None:
+def test_two_with_one_number_and_one_that_never_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(meeting, "LEAVE_S", 0.0)  # one thread leaves both
     port = free_port()
     places = [Place("node", rank, 3, "127.0.0.1", port, 5, rank == 0) for rank in (0, 1, 1)]
     with meet(places[0]) as first, meet(places[1]) as second:
@@ -204,6 +209,24 @@ def test_two_with_one_number_and_one_that_never_comes() -> None:
             second.tell("facts/0", {})
             second.share("facts", {}, 0.2)
         first.forget(1)
+
+
+def test_a_new_launcher_takes_the_place_of_one_that_was_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(meeting, "LEAVE_S", 0.0)  # one thread leaves both
+    port = free_port()
+    zero, one = (Place("node", rank, 2, "127.0.0.1", port, 10, rank == 0) for rank in (0, 1))
+    with ThreadPoolExecutor(2) as pool, meet(zero) as first:
+        lost = Meeting(one)
+        for start in (pool.submit(first.begin), pool.submit(lost.begin)):
+            assert start.result()[1]["TORCHELASTIC_RESTART_COUNT"] == "1"
+        again = pool.submit(first.begin)  # after a failure, and before the new one is there
+        with meet(one) as new:
+            assert new.begun == 1
+            config, more = new.begin()
+            assert again.result()[1] == more and more["TORCHELASTIC_RESTART_COUNT"] == "2"
+            assert config["rdzv_configs"]["rank"] == 1 and first.addresses == ["127.0.0.1"] * 2
 
 
 def test_nobody_or_somebody_else_answers() -> None:

@@ -86,6 +86,7 @@ def test_the_rows_of_a_description(path: Path) -> None:
     assert rows["whole run"] == "10 steps × 4 updates = 40 updates"
     assert rows["held-out evaluation"] == "50 problems × 2 samples = 100 sequences, 4 times"
     assert rows["processes"] == "2 × 4 prompts"
+    assert rows["checkpoints"].endswith("3 kept and the best; on a GPU training goes on meanwhile")
     assert rows["rewards"].splitlines() == [
         "good: in 2 processes per rank, 30 s per call, on error stop",
         "0.5 × short: in 2 processes per rank, 30 s per call, on error stop",

@@ -64,6 +64,7 @@ def test_what_vllm_makes_of_the_arguments(found: dict[str, Any], ranks: str) -> 
 def test_options_reach_vllm(found: dict[str, Any]) -> None:
     eager = {"graphs": "NONE", "compiled": "NONE", "sleep": False, "cumem": False, "memory": 0.3}
     assert found["eager"] == found["1"] | eager
+    assert found["tensor"] == found["8"] | {"ranks of an engine": 2}
 
 
 def test_the_memory_plan_knows_the_batch(found: dict[str, Any]) -> None:

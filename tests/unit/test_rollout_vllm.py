@@ -3,7 +3,9 @@
 import dataclasses
 import inspect
 import json
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,11 +13,14 @@ import torch
 
 from drpo_cli.errors import UserError
 from drpo_cli.rollout import vllm as engine
+from drpo_cli.rollout.engine.precision import Precision
 from drpo_cli.rollout.engine.protocol import EngineContext, derive_seed
 from drpo_cli.rollout.engine.vllm_errors import KEYS, Start, explain
 from drpo_cli.rollout.vllm import _copy_in_place
 from drpo_cli.settings import ModelSettings
-from support.models import tiny_model
+from drpo_cli.step.sync import WeightSync
+from support.models import tiny_model, world
+from support.training import open_trainer
 
 vllm = pytest.importorskip("vllm")
 
@@ -38,11 +43,73 @@ def test_vllm_knows_the_arguments(
     assert arguments.get("enable_sleep_mode") == (True if cuda else None)
     assert arguments["enforce_eager"] is not cuda  # graphs on a GPU
     assert ("distributed_executor_backend" in arguments) == (ranks > 1)
+    assert arguments.get("cpu_distributed_timeout_seconds") == (7200 if ranks > 1 else None)
+    assert arguments["tensor_parallel_size"] == 1
+
+
+def test_vllm_has_what_keeps_ranks_from_its_shared_memory() -> None:
+    from vllm.distributed.device_communicators.cpu_communicator import CpuCommunicator
+
+    assert callable(CpuCommunicator._all_group_ranks_share_shm_group_name)
 
 
 def test_vllm_has_the_options_of_sleep_and_wake() -> None:
     assert "level" in inspect.signature(vllm.LLM.sleep).parameters
     assert "tags" in inspect.signature(vllm.LLM.wake_up).parameters
+
+
+class Sleeper:
+    """Stands for `vllm.LLM` on a GPU, and keeps the order of what it is asked for."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        worker = SimpleNamespace(
+            model_runner=SimpleNamespace(get_model=lambda: torch.nn.Module()),
+            reload_weights=lambda weights_iterator: self.calls.append(
+                f"load {[name for name, _ in weights_iterator]}"
+            ),
+        )
+        driver = SimpleNamespace(driver_worker=SimpleNamespace(worker=worker))
+        self.llm_engine = SimpleNamespace(model_executor=driver)
+
+    def sleep(self, level: int) -> None:
+        self.calls.append(f"sleep {level}")
+
+    def wake_up(self, tags: list[str]) -> None:
+        self.calls.append(f"wake {tags}")
+
+    def reset_prefix_cache(self, reset_running_requests: bool) -> bool:
+        self.calls.append("drop cache")
+        return "refuse" not in self.calls
+
+
+def test_a_push_wakes_the_weights_first(tmp_path: Path) -> None:
+    waiting, asleep = engine.Engine.__new__(engine.Engine), Sleeper()
+    waiting.llm, waiting.can_sleep, waiting.asleep = asleep, True, set()
+    context = EngineContext(ModelSettings(path="the-model"), 64, 1)
+    waiting.explained = partial(engine._explained, engine.Config(), context)
+    with world() as here:
+        trainer = open_trainer(tiny_model(tmp_path), here)
+        push = WeightSync(trainer, waiting, Precision("float32", "float32")).push
+        names = f"load {[name for name, _ in trainer.policy.named_weights()]}"
+        push(0)
+        assert asleep.calls == [names, "drop cache"]  # it was awake
+        waiting.sleep()
+        asleep.calls.clear()
+        push(1)
+        assert asleep.calls == ["wake ['weights']", names, "drop cache", "wake ['kv_cache']"]
+        waiting.wake("kv_cache")
+        assert len(asleep.calls) == 4
+        asleep.calls.append("refuse")
+        with pytest.raises(RuntimeError, match="prefix cache"):
+            push(2)
+
+        def refuse(weights_iterator: object) -> None:
+            raise ValueError("There is no module or parameter named 'layers' in X.")
+
+        asleep.llm_engine.model_executor.driver_worker.worker.reload_weights = refuse
+        with pytest.raises(UserError, match="the-model has a weight 'layers' under a name"):
+            push(3)
 
 
 def test_held_weights_are_overwritten_and_the_others_yielded() -> None:

@@ -130,6 +130,10 @@ def test_a_changed_line_breaks_a_rule(folder: Path, old: str, new: str, expected
             "20:1: train.checkpointing_keeps: has no effect without gradient checkpointing",
         ),
         (
+            PLAIN + "[checkpoint]\nevery = 0\nasynchronous = true",
+            "22:1: checkpoint.asynchronous: has no effect with checkpoint.every = 0",
+        ),
+        (
             PLAIN.replace("[[data]]", 'dtype = "float32"\n[[data]]') + 'attention = "varlen"',
             "21:13: train.attention: is 'varlen', whose kernel computes in bfloat16 only",
         ),
@@ -180,6 +184,11 @@ def test_methods_that_do_not_go_together(folder: Path, text: str, expected: str)
         ("delta = 0.2", "delta = 12.5", "[1−1/δ, 1+1/δ] = [0.92, 1.08]"),
         ('"drpo"\ndelta = 0.2', '"none"', "24:23: train.updates_per_rollout: is 4, and objective"),
         ("[train]", "[train]\nfinal_learning_rate = 1e-7", "25:1: train.final_learning_rate: has"),
+        (
+            "steps = 10",
+            "steps = 10\nrestarts = 2",
+            "run.restarts: starts the run again from st",
+        ),
     ],
 )
 def test_a_warning(folder: Path, old: str, new: str, expected: str) -> None:

@@ -123,8 +123,8 @@ def _other_names(found: re.Match[str], start: Start) -> UserError:
 
 def _out_of_memory(found: re.Match[str], start: Start) -> UserError:
     return UserError(
-        f"{start.memory_is}, and the device ran out of memory while the engine started: the "
-        "trainer's weights are there too",
+        f"{start.memory_is}, and the device ran out of memory while the engine started or loaded "
+        "weights: the trainer's are there too",
         f"lower rollout.{start.memory} or rollout.max_sequences; `drpo plan` shows what fits",
     )
 

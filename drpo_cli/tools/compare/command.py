@@ -59,6 +59,9 @@ def compare(request: Request) -> int:
     all_jobs = jobs.make_jobs(cells, specs, seeds, out)
     for warning in dict.fromkeys(warning for spec in specs for warning in spec.warnings):
         sys.stderr.write(f"warning: {warning}\n")
+    if any(spec.run.restarts for spec in specs):
+        what = "run.restarts: has no effect in a comparison; give the command again with --resume"
+        sys.stderr.write(f"warning: {what}\n")
 
     with _lock(out):
         write_whole(out / "grid.json", json.dumps(asdict(request), indent=1, default=str))

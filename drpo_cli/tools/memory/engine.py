@@ -101,8 +101,9 @@ def estimate_vllm(options: Any, config: Any, weights: int, width: int, device: D
     graphs = 0 if options.skips_graphs(cuda=True) else GRAPHS
     working = _batch_tokens(device) * _widest(text) * width + 3 * logits + graphs
     cache = int(options.gpu_memory_fraction * device.bytes) - weights - working
-    # by vLLM's own test of sleep mode, the buffer of the logits stays allocated, and graphs do too
-    asleep = logits + graphs if options.sleep else None
+    # by vLLM's own test of sleep mode, the buffer of the logits stays allocated; graphs do not:
+    # their pool goes to main memory at every level (CuMemBackend.suspend)
+    asleep = logits if options.sleep else None
     layer = weights // text.num_hidden_layers
     return Engine(weights, working, max(0, cache), asleep, layer)
 
@@ -125,17 +126,17 @@ def _widest(text: Any) -> int:
 
 
 def estimate_transformers(
-    options: Any, config: Any, weights: int, width: int, lengths: tuple[int, int], rows: int
+    options: Any, config: Any, weights: int, width: int, length: int, rows: int
 ) -> Engine:
     """Plain `generate`: a second copy of the model, the cache of a batch, and its logits.
 
-    lengths  tokens of a whole sequence, and of its response
-    rows     sequences per device
+    length  tokens of a whole sequence
+    rows    sequences per device
     """
-    total, response = lengths
     rows = min(rows, options.max_sequences)
     text = config.get_text_config()
-    cache = rows * cache_bytes(config, width, total)
+    cache = rows * cache_bytes(config, width, length)
     cache += cache // text.num_hidden_layers  # one layer's cache is copied when it grows
-    logits = rows * text.vocab_size * FLOAT32  # kept for every token of the response
-    return Engine(weights, (response + 3) * logits, cache, None, 0)
+    logits = rows * text.vocab_size * FLOAT32
+    # the model's and in float32, log-probs, probabilities, noise, and the quotient of the two
+    return Engine(weights, 6 * logits, cache, None, 0)

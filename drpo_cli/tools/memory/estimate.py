@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from drpo_cli.devices import idle_options, resolve
+from drpo_cli.devices import idle_options, resolve, saves_asynchronously
 from drpo_cli.plan import Plan
 from drpo_cli.rollout.engine.capacity import GIB, WIDTH, cache_bytes
 from drpo_cli.spec.rules_parallel import tensor_parallel
@@ -99,6 +99,8 @@ class Estimate:
     loading         main memory of a node while its processes read the weights of the model beside
                     their shards, bytes; files that the system caches are not counted
     offloaded       main memory of a node for what is offloaded between updates, bytes
+    copied          bytes of a node's copies of weights and moments, from which checkpoints are
+                    written; 0 where the run waits for them
     work, layout    what a step does, and where ranks and shards are
     microbatches    passes per update, each of a largest micro-batch
     notes           what is assumed, and what the code cannot do
@@ -117,6 +119,7 @@ class Estimate:
     transfer: Transfer
     loading: int
     offloaded: int
+    copied: int
     work: Work
     layout: Layout
     batch_tokens: int
@@ -171,6 +174,7 @@ def estimate(plan: Plan, device: Device, nodes: int) -> Estimate:
         at_once=(at_once[0], at_once[1]),
         parameters=count,
         transfer=estimate_transfer(count * width, plan.world, nodes, plan.replicate),
+        copied=_copied(plan, passes, policy, device) * (plan.world // nodes),
         loading=LOADED
         * largest_weight(spec.model)
         * WIDTH["float32"]
@@ -264,8 +268,8 @@ def _engine(plan: Plan, config: Any, weights: int, lengths: Lengths, device: Dev
     spec, width = plan.spec, WIDTH[precision(plan.spec).rollout]
     if spec.rollout.type == "transformers":
         rows = plan.sequences_per_step // plan.world
-        tokens = lengths.total, lengths.response
-        return estimate_transformers(spec.rollout.config, config, weights, width, tokens, rows)
+        options = spec.rollout.config
+        return estimate_transformers(options, config, weights, width, lengths.total, rows)
     return estimate_vllm(
         spec.rollout.config, config, weights // tensor_parallel(spec), width, device
     )
@@ -289,13 +293,15 @@ def _phases(
     start: Parts = {WEIGHTS: trained[WEIGHTS]}
     critic: Parts = {}  # what the critic holds while there are updates
     resting: Parts = {}  # and otherwise
-    frozen: Parts = {}  # what the reference holds during the other passes
+    frozen: Parts = {}  # what the reference, and the copy for a checkpoint, hold during the others
+    if not device.cuda and (copied := _copied(plan, passes, job, device)):
+        frozen["checkpoint"] = copied
     reference, learn = [], []  # the phases of these two, where the spec has them
     if plan.spec.reference is not None:
         replayed = highest(measure(job.of_reference(plan.spec.reference.path)), ["replay"])
         shards = replayed.pop(WEIGHTS)
         if not device.cuda:  # on a GPU the shards stay in main memory
-            frozen = {"reference": shards}
+            frozen["reference"] = shards
         reference = [replayed]
     if plan.spec.critic is not None:
         values = measure(job.of_critic(plan.spec.critic.path))
@@ -330,6 +336,16 @@ def _offloaded(phases: Sequence[Phase]) -> int:
     parts = {phase.name: phase.parts for phase in phases}
     working, resting = parts["optimizer"], parts["rollout"]
     return sum(working.get(part, 0) - resting.get(part, 0) for part in (OPTIMIZER, "critic"))
+
+
+def _copied(plan: Plan, passes: Measured, job: Job, device: Device) -> int:
+    """Bytes of a rank's copy of weights and moments; 0 if no checkpoint is written from one."""
+    if not saves_asynchronously(plan.spec.checkpoint, "cuda" if device.cuda else "cpu"):
+        return 0
+    trained = [passes]
+    if plan.spec.critic is not None:
+        trained.append(measure(job.of_critic(plan.spec.critic.path)))
+    return sum(sum(_weights_and_moments(each).values()) for each in trained)
 
 
 def _weights_and_moments(passes: Measured) -> Parts:

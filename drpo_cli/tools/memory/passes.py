@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
 from torch.distributed.device_mesh import init_device_mesh
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
@@ -167,13 +168,20 @@ def _model(job: Job, config: Any, world: World, layers: int | None) -> Any:
     if not job.train:
         lm.requires_grad_(False)
     else:
-        _recompute_activations(lm, job.settings.checkpointing)
+        _recompute_activations(lm, job.settings.checkpointing, _apart)
     dtype = DTYPES[job.precision.train]
     if job.critic:
         return shard(ValueModel(lm), dtype, world)
     policy = Policy(lm, job.temperature, job.settings.logits_in_a_block)
     policy.head.slices = _few_slices
     return shard(policy, dtype, world)
+
+
+def _apart() -> saved_tensors_hooks:
+    """Moves tensors to where the tracker does not count them: fake tensors are all on the CPU."""
+    return saved_tensors_hooks(
+        lambda tensor: tensor.to("meta"), lambda tensor: torch.empty_like(tensor, device="cpu")
+    )
 
 
 def _optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:

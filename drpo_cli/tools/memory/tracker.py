@@ -78,7 +78,7 @@ class Peaks(FSDPMemTracker):
     @staticmethod
     def _parts(snapshot: Any) -> Parts:
         parts = dict.fromkeys((*PART_OF.values(), LOGPROBS), 0)
-        for held in snapshot.values():
+        for held in (held for device, held in snapshot.items() if device.type != "meta"):
             for kind, part in PART_OF.items():
                 parts[part] += held.get(kind, 0)
         return parts

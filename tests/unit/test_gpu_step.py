@@ -1,0 +1,88 @@
+"""The trainer's own step on a fake GPU, as one of 64 ranks: kernels, bytes, memory, devices.
+
+The counts are exact, so they may decide. A fake GPU computes nothing: see `support.fake_gpu`.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+RANKS = 64
+TOLERANCE = 0.07
+"""Of peaks, which `drpo plan` takes from tensors on the CPU."""
+
+
+@cache
+def ran(program: str) -> dict[str, Any]:
+    """What a program of `support.gpu_steps` found."""
+    done = subprocess.run(
+        [sys.executable, "-m", "support.gpu_steps", program],
+        env={"PYTHONPATH": "tests:.", "OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+# Kernels of a step with one micro-batch of 16,384 tokens, and TB that they read and write. At 6 µs
+# a launch the host needs 50 ms for 8B; the products of its pass take 2 s at 400 TFLOP/s.
+@pytest.mark.parametrize(
+    ("model", "layers", "kernels", "terabytes"),
+    [
+        ("0.6B", 28, 7_500, 1.0),
+        ("8B", 36, 9_300, 2.9),
+        ("32B", 64, 15_500, 8.0),
+        ("30B-A3B", 48, 14_200, 4.0),
+    ],
+)
+def test_a_step_stays_within_its_budget(
+    model: str, layers: int, kernels: int, terabytes: float
+) -> None:
+    found = ran("budgets")[model]
+    assert kernels / 2 < found["kernels"] < kernels
+    assert terabytes / 2 < found["moved"] / 1e12 < terabytes
+    # a layer is gathered twice and reduced once, as the rest is once; one reduction of the norm
+    assert found["collectives"] == 3 * layers + 4
+    # the host waits for the loss, for five statistics, and for the norm
+    assert found["reads"] == 7
+
+
+def test_the_plan_knows_what_a_rank_of_64_holds() -> None:
+    found = ran("plan")
+    rotary = 512  # frequencies of the rotary embedding
+    assert found["shards"] == 4 * found["parameters"] // RANKS + rotary
+    for case in ("plain", "per update", "offload"):
+        step, planned = found[case]["step"], found[case]["plan"]
+        update = planned["optimizer"]
+        assert step["weights"] == update["weights"]
+        assert step["gradients"] == update["gradients"] == update["weights"] - rotary
+        assert step["in the update"] >= sum(update[part] for part in ("weights", "optimizer"))
+        assert step["peak"] == pytest.approx(sum(planned["train"].values()), rel=TOLERANCE)
+        moments = 0 if case == "offload" else update["optimizer"]
+        counters = step["between steps"] - update["weights"] - moments
+        assert 0 <= counters < 1024  # the number of updates of each weight
+        assert step["again"] == step["between steps"]
+
+
+def test_gradients_of_all_weights_are_kept_only_where_that_is_asked_for() -> None:
+    found = {case: ran("plan")[case]["step"] for case in ("plain", "per update")}
+    of_all = RANKS * found["plain"]["gradients"]
+    assert found["per update"]["peak"] - found["plain"]["peak"] > 0.9 * of_all
+    assert found["per update"]["collectives"] < found["plain"]["collectives"]
+
+
+def test_moments_are_in_main_memory_between_steps() -> None:
+    found = ran("plan")
+    assert found["offload"]["step"]["moments on"] == ["cpu", "cuda"]  # "cuda": their counters
+    assert found["plain"]["step"]["moments on"] == ["cuda"]
