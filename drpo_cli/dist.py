@@ -20,6 +20,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import distributed_c10d
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from drpo_cli.processes import cores
@@ -47,14 +48,13 @@ class World:
     """This process's place among all processes of the run.
 
     `mesh` has the ranks that share one copy of the weights as its last dimension; a dimension
-    before it counts the copies, where there are several. A collective fails after `timeout`.
+    before it counts the copies, where there are several.
     """
 
     rank: int
     size: int
     device: torch.device
     mesh: DeviceMesh
-    timeout: timedelta = timedelta(hours=2)
 
     def in_shards(self, shard: int) -> World:
         """The same ranks, of which each `shard` neighbours share one copy of the weights.
@@ -65,16 +65,9 @@ class World:
         """
         if shard == self.size:
             return self
-        ranks = torch.arange(self.size).view(-1, shard)
-        # a mesh that makes its groups itself gives them a timeout of ten minutes, with NCCL
-        groups = [
-            dist.new_subgroups_by_enumeration(line.tolist(), timeout=self.timeout)[0]
-            for line in (ranks.T, ranks)
-        ]
-        mesh = DeviceMesh.from_group(
-            groups, self.device.type, ranks, mesh_dim_names=("replicate", "shard")
-        )
-        return replace(self, mesh=mesh)
+        names = ("replicate", "shard")
+        sizes = (self.size // shard, shard)
+        return replace(self, mesh=init_device_mesh(self.device.type, sizes, mesh_dim_names=names))
 
     @property
     def shards(self) -> int:
@@ -265,8 +258,11 @@ def join(patience_s: float = 0.0) -> Iterator[World]:
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
     timeout = max(timedelta(hours=2), timedelta(seconds=2 * patience_s))
+    # That of groups which are made later, of a mesh or of an engine: 10 minutes with NCCL
+    for name in ("default_pg_timeout", "default_pg_nccl_timeout"):
+        setattr(distributed_c10d, name, timeout)
     dist.init_process_group(backend, timeout=timeout)
-    yield World(rank, size, device, init_device_mesh(kind, (size,)), timeout)
+    yield World(rank, size, device, init_device_mesh(kind, (size,)))
     if dist.is_initialized():  # an in-process engine may have destroyed it
         dist.destroy_process_group()
 
