@@ -89,12 +89,16 @@ def test_predicted_peaks_are_measured_ones(kind: str, ranks: int) -> None:
 
 def test_a_model_of_eight_billion_fits_sixteen_gpus_and_not_one(spec: Path) -> None:
     assert planned(spec, "--gpu", "h100-80g", fits=False)["free"] < 0
-    found = planned(spec, "--gpus", 8, "--gpu", "h100-80g", "--nodes", 2, fits=True)
+    offload = ("--set", 'train.offload="optimizer"')
+    found = planned(spec, "--gpus", 8, "--gpu", "h100-80g", "--nodes", 2, *offload, fits=True)
     phases = {phase["name"]: phase["parts"] for phase in found["phases"]}
     weights, ranks = 8_190_735_360, 16
     assert found["parameters"] == weights
     assert phases["optimizer"]["weights"] == pytest.approx(4 * weights / ranks, rel=1e-3)
-    assert phases["rollout"]["optimizer"] == pytest.approx(8 * weights / ranks, rel=1e-3)
+    moments = phases["optimizer"]["optimizer"]
+    assert moments == pytest.approx(8 * weights / ranks, rel=1e-3)
+    assert found["offloaded_bytes_per_node"] == 8 * moments
+    assert {name for name in phases if "optimizer" in phases[name]} == {"train", "optimizer"}
     assert phases["rollout"]["engine weights"] == 2 * weights
     # the shard of the sum, and the whole gradients, in bfloat16, of what is just computed
     assert phases["train"]["gradients"] < 4 * weights / ranks + 2 * 2 * 151_936 * 4096

@@ -37,13 +37,31 @@ from support.kernels import FREE
 DEVICE = torch.device("cuda", 0)
 aten = torch.ops.aten
 FSDP = "torch.distributed.fsdp._fully_shard"
-STREAMS = {name: getattr(torch.cpu, name) for name in ("Event", "Stream", "current_stream")}
-HANDLE = SimpleNamespace(**STREAMS, stream=torch.cpu.stream, current_device=lambda: 0)
+
+
+class Stream(torch.cpu.Stream):
+    """A stream on which everything is done at once."""
+
+    def record_event(self, event: Any = None) -> Any:
+        """An event that has happened."""
+        return torch.cpu.Event()
+
+    def synchronize(self) -> None:
+        """Waits for nothing."""
+
+
+HANDLE = SimpleNamespace(
+    Event=torch.cpu.Event,
+    Stream=Stream,
+    current_stream=lambda *_: Stream(),
+    stream=torch.cpu.stream,
+    current_device=lambda: 0,
+)
 
 
 @dataclass(frozen=True)
 class OneOfMany(World):
-    """A rank whose own numbers are those of all ranks."""
+    """A rank among others that have the same values and rows; it keeps its own rows."""
 
     def _reduce(self, values: Sequence[float], op: Any) -> list[float]:
         return list(values)
@@ -54,7 +72,11 @@ class OneOfMany(World):
 
     def gather_objects(self, value: Any) -> list[Any]:
         """See `World.gather_objects`."""
-        return [value]
+        return [value] * self.size
+
+    def exchange(self, values_R: Sequence[Any]) -> list[Any]:
+        """See `World.exchange`."""
+        return list(values_R)
 
 
 class FakeGpu(TorchDispatchMode):
@@ -132,8 +154,11 @@ class FakeGpu(TorchDispatchMode):
 
 
 @contextmanager
-def fake_gpu(ranks: int) -> Iterator[tuple[World, FakeGpu]]:
-    """Rank 0 of a group of `ranks`, each with a fake GPU, where there is no other group."""
+def fake_gpu(ranks: int, copies: int = 1) -> Iterator[tuple[World, FakeGpu]]:
+    """Rank 0 of a group of `ranks`, each with a fake GPU, where there is no other group.
+
+    Together they hold the weights `copies` times.
+    """
     gpu = FakeGpu()
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
     try:
@@ -142,7 +167,11 @@ def fake_gpu(ranks: int) -> Iterator[tuple[World, FakeGpu]]:
                 stack.enter_context(patch)
             stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
             stack.enter_context(gpu)
-            yield OneOfMany(0, ranks, DEVICE, DeviceMesh("cuda", torch.arange(ranks))), gpu
+            places, names = torch.arange(ranks), None
+            if copies > 1:
+                places, names = places.view(copies, -1), ("copy", "shard")
+            mesh = DeviceMesh("cuda", places, mesh_dim_names=names)
+            yield OneOfMany(0, ranks, DEVICE, mesh), gpu
     finally:
         dist.destroy_process_group()
 
@@ -165,8 +194,7 @@ def _patches(gpu: FakeGpu) -> Iterator[Any]:
     own_device = property(lambda tensor: tensor._local_tensor.device)
     yield mock.patch.object(DTensor, "device", own_device, create=True)
     yield mock.patch.object(torch.cuda, "get_device_capability", lambda *_: (9, 0))
-    stream = SimpleNamespace(synchronize=lambda: None)
-    yield mock.patch.object(torch.cuda, "current_stream", lambda *_: stream)
+    yield mock.patch.object(torch.cuda, "current_stream", HANDLE.current_stream)
     for part in ("_fsdp_collectives", "_fsdp_init", "_fsdp_param_group", "_fsdp_state"):
         module = importlib.import_module(f"{FSDP}.{part}")
         yield mock.patch.object(module, "_get_device_handle", lambda *_: HANDLE)

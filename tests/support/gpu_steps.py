@@ -74,10 +74,10 @@ def open_trainer(config: Any, world: World, settings: TrainSettings) -> Trainer:
     return Trainer(policy, optim.build(policy, settings, 100), objective, settings, world)
 
 
-def take_step(config: Any, batch: Batch, **train: Any) -> dict[str, Any]:
+def take_step(config: Any, batch: Batch, copies: int = 1, **train: Any) -> dict[str, Any]:
     """What the second step of a trainer needs; the first one makes the moments."""
     settings = devices.resolve(TrainSettings(updates_per_rollout=1, **train), "cuda", "bfloat16")
-    with fake_gpu(RANKS) as (world, gpu):
+    with fake_gpu(RANKS, copies) as (world, gpu):
         trainer = open_trainer(config, world, settings)
         found: dict[str, Any] = {"weights": gpu.held}
         trainer.step(batch.rows)
@@ -88,6 +88,7 @@ def take_step(config: Any, batch: Batch, **train: Any) -> dict[str, Any]:
         return found | {
             "kernels": gpu.kernels.total(),
             "collectives": gpu.collectives.total(),
+            "sums of copies": gpu.collectives["allreduce_"],
             "moved": gpu.moved,
             "reads": gpu.reads,
             "peak": gpu.peak,
@@ -140,6 +141,7 @@ def plan() -> dict[str, Any]:
     for name, train in cases.items():
         taken = take_step(config, step, tokens_per_microbatch=4096, **train)
         found[name] = {"step": taken, "plan": _planned(config, batch, **train)}
+    found["copies"] = take_step(config, step, copies=8, tokens_per_microbatch=4096)
     with fake_gpu(RANKS) as (world, gpu), DEVICE:
         lm = make_model(configuration("32B"), code=False)
         found["parameters"] = sum(weight.numel() for weight in lm.parameters())

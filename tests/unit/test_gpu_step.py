@@ -82,6 +82,13 @@ def test_gradients_of_all_weights_are_kept_only_where_that_is_asked_for() -> Non
     assert found["per update"]["collectives"] < found["plain"]["collectives"]
 
 
+def test_copies_are_summed_after_the_last_micro_batch_only() -> None:
+    found = ran("plan")
+    assert found["plain"]["step"]["sums of copies"] == 0
+    assert found["copies"]["sums of copies"] == 4 + 1  # of each layer, and of all that is outside
+    assert found["copies"]["gradients"] == 8 * found["plain"]["step"]["gradients"]
+
+
 def test_moments_are_in_main_memory_between_steps() -> None:
     found = ran("plan")
     assert found["offload"]["step"]["moments on"] == ["cpu", "cuda"]  # "cuda": their counters
