@@ -56,6 +56,10 @@ class OneOfMany(World):
         """See `World.gather_objects`."""
         return [value]
 
+    def exchange(self, values_R: Sequence[Any]) -> list[Any]:
+        """See `World.exchange`."""
+        return [values_R[self.rank]]
+
 
 class FakeGpu(TorchDispatchMode):
     """Counts what is done on the device.
