@@ -20,6 +20,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import distributed_c10d
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from drpo_cli.processes import cores
@@ -256,9 +257,11 @@ def join(patience_s: float = 0.0) -> Iterator[World]:
     if kind == "cuda":
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
-    dist.init_process_group(
-        backend, timeout=max(timedelta(hours=2), timedelta(seconds=2 * patience_s))
-    )
+    timeout = max(timedelta(hours=2), timedelta(seconds=2 * patience_s))
+    # That of groups which are made later, of a mesh or of an engine: 10 minutes with NCCL
+    for name in ("default_pg_timeout", "default_pg_nccl_timeout"):
+        setattr(distributed_c10d, name, timeout)
+    dist.init_process_group(backend, timeout=timeout)
     yield World(rank, size, device, init_device_mesh(kind, (size,)))
     if dist.is_initialized():  # an in-process engine may have destroyed it
         dist.destroy_process_group()

@@ -44,6 +44,9 @@ def train(spec: Spec, resume: bool, join_s: float | None = None) -> NoReturn:
     place = place_of_task(task, os.environ, join_s or TASKS_JOIN_S)
     for warning in spec.warnings if place.rank == 0 else ():
         sys.stderr.write(f"warning: {warning}\n")
+    if spec.run.restarts and place.rank == 0:
+        what = "run.restarts: has no effect here; have the job's launcher start the job again"
+        sys.stderr.write(f"warning: {what}\n")
     require_engine(spec.rollout.type)
     folder = RunFolder(spec.run.folder / spec.run.name)
     with nodes.gather(place, dump(spec), None) as meeting:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,15 @@ def test_the_group_is_destroyed_on_success_only(monkeypatch: pytest.MonkeyPatch)
         raise KeyError
     assert torch.distributed.is_initialized()
     torch.distributed.destroy_process_group()
+
+
+def test_every_group_waits_longer_than_a_run_may_hang() -> None:
+    """Those of a mesh and of an engine too: a neighbour may grade for an hour."""
+    with world() as here:
+        later = torch.distributed.new_group([0])
+        for group in (here.mesh.get_group(), later):
+            waits = group._get_backend(here.device).options._timeout
+            assert waits >= timedelta(hours=2)
 
 
 def test_a_group_that_an_engine_destroyed_is_not_an_error() -> None:

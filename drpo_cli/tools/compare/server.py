@@ -80,6 +80,7 @@ def _main(path: Path, place: Place) -> None:
 
     # What this run starts must not be a fork of the server, which would keep its locks open
     multiprocessing.set_start_method(None, force=True)
+    processes.die_with_parent()  # with the server
     os.setsid()  # Ctrl-C is for the command, which sends each run one SIGTERM
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
