@@ -31,6 +31,7 @@ from drpo_cli.launch.failures import first_failure
 from drpo_cli.runs.folder import RunFolder
 
 BEAT_S = 2.0
+END = "end"  # the phase of a rank that has ended well
 SIZE = 512  # bytes of a beat
 BUSY_BYTES = 2**20  # read or written between two beats: a model or a checkpoint on its way
 PACKAGE = str(Path(progress.__file__).parent)
@@ -104,7 +105,7 @@ class Heartbeat:
         """Writes the last beat."""
         self._over.set()
         self._thread.join()
-        progress.enter("end")
+        progress.enter(END)
         self.beat()
         if self._file is not None:
             os.close(self._file)
