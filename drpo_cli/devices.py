@@ -12,6 +12,8 @@ from drpo_cli.settings import CheckpointSettings, TrainSettings
 
 NAMES = {"cpu": "CPU", "cuda": "GPU"}
 """The kinds of device, by their names in torch."""
+ATTENTION = {"cpu": ("buckets",), "cuda": ("varlen", "buckets")}
+"""The kinds of attention (`train.attention`) on each."""
 
 
 @dataclass(frozen=True)
@@ -79,4 +81,6 @@ def saves_asynchronously(checkpoint: CheckpointSettings, device: str) -> bool:
 def describe(train: TrainSettings, device: str, dtype: str) -> str:
     """What `resolve` gives, in words."""
     chosen = resolve(train, device, dtype)
+    if chosen.attention not in ATTENTION[device]:
+        return f"does not run: it has no attention {chosen.attention!r}"
     return f"attention {chosen.attention}, log-probs in blocks of {chosen.logits_mib} MiB"

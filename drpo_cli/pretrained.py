@@ -83,13 +83,13 @@ def load_deferred(
     from drpo_cli import deferred
 
     _require_kind(Path(path), where, causal=auto.__name__ == "AutoModelForCausalLM")
+    config = read(AutoConfig, path, where, trust_remote_code=trust_remote_code)
     with _explained(auto, path, where):
         folder = _find_weights(path)
     if finding := find_broken_weights(folder):
         raise UserError(f"{where}: {finding.what}", finding.fix)
     there = read_headers(folder)
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # refused below
-    config = read(AutoConfig, path, where, trust_remote_code=trust_remote_code)
     with _explained(auto, path, where), torch.device("meta"):
         empty = auto.from_config(config, trust_remote_code=trust_remote_code)
     try:

@@ -164,6 +164,10 @@ def _make_empty(model: ModelSettings, device: torch.device) -> Any:
         )
     lm.tie_weights()
     lm.generation_config = GenerationConfig()  # as in `_read`
+    exact = lm._keep_in_fp32_modules_strict  # whatever the dtype, as when it is read
+    for name, tensor in [*lm.named_parameters(), *lm.named_buffers()]:
+        if any(part in name for part in exact):
+            tensor.data = tensor.data.float()
     for parameter in lm.parameters():
         parameter.data = torch.empty_like(parameter, device=device)
     return lm.to(device)

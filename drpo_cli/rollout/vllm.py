@@ -273,6 +273,8 @@ def engine_arguments(config: Config, context: EngineContext) -> dict[str, Any]:
         arguments["enable_sleep_mode"] = config.sleep
     if context.ranks > 1:
         arguments["distributed_executor_backend"] = "external_launcher"
+        # ranks that share an engine wait in `pool` for the last of them, as other collectives do
+        arguments["cpu_distributed_timeout_seconds"] = 7200
     return arguments
 
 

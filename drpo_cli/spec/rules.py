@@ -157,6 +157,17 @@ def checkpointing_options(spec: Spec) -> Iterator[Problem]:
         )
 
 
+def checkpoint_options(spec: Spec) -> Iterator[Problem]:
+    if spec.checkpoint.asynchronous and not spec.checkpoint.every:
+        yield Problem(
+            ("checkpoint", "asynchronous"),
+            "has no effect with checkpoint.every = 0: the run waits for its last checkpoint, and "
+            "there is no other; remove it, or set checkpoint.every",
+            also=(("checkpoint", "every"),),
+            on_key=True,
+        )
+
+
 def anchor_options(spec: Spec) -> Iterator[Problem]:
     if spec.train.importance_cap is not None and spec.train.anchor == "engine":
         yield Problem(
@@ -306,6 +317,7 @@ ERRORS: tuple[Rule, ...] = (
     one_advantage_per_response,
     critic_where_needed,
     checkpointing_options,
+    checkpoint_options,
     anchor_options,
     varlen_has_a_kernel,
     reduction_options,

@@ -50,7 +50,7 @@ def name_for(kind: str, device: str) -> str:
 
     Raises UserError where there is none.
     """
-    if (kind, device) not in NAMES:
+    if kind not in devices.ATTENTION[device]:
         raise UserError(
             f"train.attention: {kind!r} does not run on a {devices.NAMES[device]}",
             'set train.attention = "buckets"',
@@ -60,10 +60,8 @@ def name_for(kind: str, device: str) -> str:
 
 def kinds_on(device: torch.device) -> list[str]:
     """The kinds of attention that run on this device."""
-    kinds = [kind for kind, type_ in NAMES if type_ == device.type]
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < OLDEST_GPU:
-        kinds.remove("varlen")
-    return kinds
+    old = device.type == "cuda" and torch.cuda.get_device_capability(device) < OLDEST_GPU
+    return [kind for kind in devices.ATTENTION[device.type] if not (old and kind == "varlen")]
 
 
 def varlen(

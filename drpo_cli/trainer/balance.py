@@ -9,9 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from drpo_cli.dist import World
 from drpo_cli.experience import Experience
+from drpo_cli.trainer.batches import replay
 from drpo_cli.trainer.pack import bundles
 from drpo_cli.trainer.sharing import Costs
 
@@ -34,6 +39,35 @@ def balance(exp: Experience, budget: int, costs: Costs, world: World) -> Experie
     """
     if world.size == 1:
         return exp
+    rows_R = _spread(exp, budget, costs, world)
+    return Experience.join(world.exchange([exp.take(rows) for rows in rows_R]))
+
+
+def replay_evenly(model: Any, exp: Experience, budget: int, world: World) -> Tensor:
+    """`batches.replay` with the rows spread over the ranks, and the values sent back.
+
+    Consumes: this rank's rows, which stay as they are.
+    Waits for: the rows that other ranks send here, then the values of its own.
+    Produces: the model's output at every response token, [T], float32, on the CPU.
+    """
+    if world.size == 1:
+        return replay(model, exp, budget, world)
+    rows_R = _spread(exp.unmasked(), budget, model.costs, world)
+    parts_R = world.exchange([exp.take(rows) for rows in rows_R])
+    value_T = replay(model, Experience.join(parts_R), budget, world)
+    sizes = [len(part.token_T) for part in parts_R]
+    # copies: a part would be sent with the whole that it is a view of
+    returned_R = world.exchange([own_T.clone() for own_T in value_T.split(sizes)])
+    place_S = exp.split(torch.arange(len(exp.token_T)))
+    found_T = torch.empty(len(exp.token_T))
+    for rows, own_T in zip(rows_R, returned_R, strict=True):
+        for row, row_T in zip(rows, exp.take(rows).split(own_T), strict=True):
+            found_T[place_S[row]] = row_T
+    return found_T
+
+
+def _spread(exp: Experience, budget: int, costs: Costs, world: World) -> list[list[int]]:
+    """This rank's rows that go to each rank. Collective."""
     parts = list(_parts(exp, budget, costs))
     shares = _fair_shares(parts, world)
     parts = [half for part in parts for half in _halves(part, exp, costs, shares[part.update])]
@@ -42,8 +76,7 @@ def balance(exp: Experience, budget: int, costs: Costs, world: World) -> Experie
     for part, rank in zip(parts, assign(everyone)[world.rank], strict=True):
         for row in part.rows:
             target_S[row] = rank
-    rows_R = [[row for row, to in enumerate(target_S) if to == r] for r in range(world.size)]
-    return Experience.join(world.exchange([exp.take(rows) for rows in rows_R]))
+    return [[row for row, to in enumerate(target_S) if to == rank] for rank in range(world.size)]
 
 
 def assign(costs_R: Sequence[Sequence[tuple[int, float]]]) -> list[list[int]]:

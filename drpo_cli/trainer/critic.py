@@ -19,7 +19,8 @@ from torch.optim import AdamW
 from drpo_cli.dist import World
 from drpo_cli.experience import Experience
 from drpo_cli.settings import CriticSettings, TrainSettings
-from drpo_cli.trainer.batches import microbatches, replay
+from drpo_cli.trainer.balance import replay_evenly
+from drpo_cli.trainer.batches import microbatches
 from drpo_cli.trainer.model import ValueModel, sync_gradients
 from drpo_cli.trainer.optim import clip_gradients
 from drpo_cli.trainer.pack import pack
@@ -46,7 +47,7 @@ class Critic:
 
     def values(self, exp: Experience) -> Tensor:
         """V at each response token, of the text before it: [T], float64. Collective."""
-        return replay(self.model, exp, self.train.tokens_per_microbatch, self.world).double()
+        return replay_evenly(self.model, exp, self.train.tokens_per_microbatch, self.world).double()
 
     def update(self, exp: Experience) -> float | None:
         """One optimizer update towards the returns; gives the loss before it. Collective.

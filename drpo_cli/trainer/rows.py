@@ -31,5 +31,8 @@ class _Take(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_NF: Tensor) -> tuple[Tensor, None]:
         (index_N,) = ctx.saved_tensors
-        grad_IF = grad_NF.new_zeros(ctx.rows, grad_NF.shape[1])
-        return grad_IF.scatter_add_(0, index_N[:, None].expand_as(grad_NF), grad_NF), None
+        # a bfloat16 sum of many responses' gradients for their prompt would stop growing
+        wide = torch.promote_types(grad_NF.dtype, torch.float32)
+        grad_IF = grad_NF.new_zeros(ctx.rows, grad_NF.shape[1], dtype=wide)
+        index_NF = index_N[:, None].expand_as(grad_NF)
+        return grad_IF.scatter_add_(0, index_NF, grad_NF.to(wide)).to(grad_NF.dtype), None

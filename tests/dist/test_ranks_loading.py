@@ -21,6 +21,7 @@ ODD = {"intermediate_size": 97}
 """Rows that two ranks do not share evenly."""
 OWN: dict[str, dict[str, Any]] = {
     "qwen3_moe": {"num_experts": 5, "moe_intermediate_size": 33, "num_hidden_layers": 5},
+    "glm4_moe": {"n_routed_experts": 5, "moe_intermediate_size": 33, "num_hidden_layers": 5},
     "phi3": {},  # it halves the rows of its gate and up matrix
 }
 

@@ -119,3 +119,7 @@ def test_ranks_of_an_engine_ask_for_the_same_and_keep_their_own(four: Ranks) -> 
     assert found[0][:2] == found[1][:2] == ([(1, 0)], [[10]])
     assert found[2][:2] == found[3][:2] == ([(2, 0), (2, 1)], [[20], [21]])
     assert [list(rank.own) for rank in found] == [[], [0], [0, 1], []]
+
+
+def test_collectives_of_a_mesh_wait_as_long_as_those_of_all_ranks(four: Ranks) -> None:
+    assert on_mesh(four, 2, jobs.timeouts) == [[7200.0, 7200.0]] * 4

@@ -22,8 +22,6 @@ from support.command import records, reproducible
 from support.models import tiny_model
 from support.namespaces import Machine, wait
 
-WHY_NOT = namespaces.refusal()
-
 SPEC = """
 [run]
 name = "run"
@@ -78,8 +76,8 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def machines() -> Iterator[tuple[Machine, Machine]]:
     """Two machines."""
-    if WHY_NOT:
-        pytest.skip(WHY_NOT)
+    if why_not := namespaces.refusal():
+        pytest.skip(why_not)
     with namespaces.two_machines() as made:
         yield made
 
@@ -284,7 +282,7 @@ def test_a_job_of_torchrun_trains_and_saves_and_one_of_slurm_continues(
     assert state(run) == "finished"
     steps = reproducible(run.metrics)
     assert [line["step"] for line in steps] == [0, 1, 2, 3]
-    if not WHY_NOT:
+    if not namespaces.refusal():
         request.getfixturevalue("both")
         assert steps == reproducible(folder_of(spec, "both").metrics)
 

@@ -287,3 +287,9 @@ def pooled(here: World, size: int) -> Pooled:
     prompt_ids = [(here.rank, place) for place in range(count)]
     seeds_PG = [[10 * here.rank + place] for place in range(count)]
     return pool(prompt_ids, seeds_PG, groups[here.rank // size])
+
+
+def timeouts(here: World) -> list[float]:
+    """Seconds after which collectives of this rank's mesh fail, along each dimension."""
+    backends = [group._get_backend(here.device) for group in here.mesh.get_all_groups()]
+    return [backend.options._timeout.total_seconds() for backend in backends]

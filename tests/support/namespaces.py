@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 PATIENCE_S = 120.0
@@ -63,12 +64,14 @@ def wait(processes: Sequence[subprocess.Popen[str]]) -> list[Ended]:
     return ended
 
 
+@cache
 def refusal() -> str:
     """Why there can be no namespaces here; empty where there can."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
         return "network namespaces need root and iproute2"
-    made = subprocess.run(["ip", "netns", "add", "drpo-try"], capture_output=True, check=False)
-    subprocess.run(["ip", "netns", "del", "drpo-try"], capture_output=True, check=False)
+    name = f"drpo{os.getpid()}"  # tests may run in several processes
+    made = subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False)
+    subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
     return "" if made.returncode == 0 else made.stderr.decode().strip()
 
 

@@ -54,6 +54,17 @@ def test_order_does_not_depend_on_the_world_size(world: int) -> None:
         assert flat(shares) == flat([alone.stream.next()])
 
 
+def test_a_row_that_comes_again_is_told_apart_by_its_epoch() -> None:
+    """Seeds come from both, so the second time a row has other responses; on every rank alike."""
+    step_P = open_stream(SUMS, n=200).stream.next()  # 90 rows
+    assert {prompt.epoch for prompt in step_P} == {0, 1, 2}
+    assert len({prompt.id for prompt in step_P}) == 90
+    known = {(prompt.id, prompt.epoch) for prompt in step_P}
+    assert len(known) == 200
+    shares = [open_stream(SUMS, n=200, rank=rank, world=2).stream.next() for rank in range(2)]
+    assert {(prompt.id, prompt.epoch) for share in shares for prompt in share} == known
+
+
 @settings(max_examples=40)
 @given(before=st.integers(0, 40), world=st.sampled_from([1, 2, 4]), weighted=st.booleans())
 def test_a_saved_state_continues_on_any_world_size(

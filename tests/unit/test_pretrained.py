@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from transformers import (
@@ -307,6 +308,31 @@ def test_an_engine_alone_checks_what_it_reads(llama: Path, tmp_path: Path) -> No
         check(without(MATRIX), "lacking")
     with pytest.raises(UserError, match=f"NaN or infinite values in {MATRIX}"):
         check(with_value(MATRIX, torch.nan), "nan")
+
+
+def test_a_hub_id_is_read_from_the_cache_and_checked(
+    llama: Path, tmp_path: Path, here: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    hub_id = Path("somebody/llama")
+    cached = tmp_path / "models--somebody--llama"
+    snapshot = cached / "snapshots" / "1234"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("1234")
+    shutil.copytree(llama, snapshot)
+    shard(snapshot)
+    expected = weights(open_policy(llama, here))
+    found = weights(open_policy(hub_id, here))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    _cut(snapshot / "model-00002-of-00002.safetensors")
+    with pytest.raises(UserError, match=r"00002.safetensors is damaged or cut short"):
+        open_policy(hub_id, here)
+    (snapshot / "model.safetensors.index.json").unlink()
+    with pytest.raises(
+        UserError, match=r"^model\.path: somebody/llama has no model that loads: it"
+    ):
+        open_policy(hub_id, here)
 
 
 def test_the_message_is_about_the_folder(llama: Path, tmp_path: Path, here: World) -> None:

@@ -52,10 +52,20 @@ def certain(tmp_path: Path) -> Path:
     return set_head(folder, cancelling)
 
 
+class OtherKernels(LosingEngine):
+    """Rounds hidden states of its own, as kernels do that are not the trainer's."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.model.model.norm.register_forward_hook(
+            lambda module, inputs, out: out * (1 + 2**-8 * torch.randn_like(out))
+        )
+
+
 def test_a_confident_model_with_open_disturbed_text_passes(certain: Path) -> None:
     """With a floor of the model's own text as the only measure, this healthy pair was refused."""
     with world() as here:
-        proof = opened(certain, here, BF16)
+        proof = opened(certain, here, BF16, kind=OtherKernels)
         before = weights(proof.trainer.policy)
         refused = 0
         for seed in range(1, 5):
@@ -63,7 +73,7 @@ def test_a_confident_model_with_open_disturbed_text_passes(certain: Path) -> Non
             proof.prove(0, prompts(), replace(SAMPLING, seed=seed))
             rehearsed, real = proof.looks[:2]
             refused += rehearsed.gap > 3 * max(real.gap, 5e-3)  # what was the limit
-        assert refused
+        assert refused >= 2
         assert furthest(before, weights(proof.trainer.policy)) == 0
         assert all(weight.grad is None for weight in proof.trainer.policy.parameters())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,19 +18,22 @@ from support.models import tiny_model, world
 from support.training import open_trainer
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", ["qwen3", "llama", "gemma2", "gemma3", "qwen3_moe", "glm4_moe"])
-def test_the_first_push_brings_all_that_a_checkpoint_has(kind: str, tmp_path: Path) -> None:
+def test_the_first_push_brings_all_that_a_checkpoint_has(
+    kind: str, dtype: Any, tmp_path: Path
+) -> None:
     folder = tiny_model(tmp_path / kind, kind)
-    expected = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    expected = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
     with world() as here:
         trainer = open_trainer(folder, here)
         for file in folder.glob("*.safetensors"):
             file.unlink()
         context = EngineContext(
-            ModelSettings(path=str(folder), dtype="float32"), 64, 1, awaits_weights=True
+            ModelSettings(path=str(folder), dtype=dtype), 64, 1, awaits_weights=True
         )
         engine = transformers.Engine(transformers.Config(), context)
-        WeightSync(trainer, engine, Precision("float32", "float32")).push(0)
+        WeightSync(trainer, engine, Precision("float32", dtype)).push(0)
     for find in ("named_parameters", "named_buffers"):
         wanted, held = (dict(getattr(lm, find)()) for lm in (expected, engine.model))
         assert wanted.keys() == held.keys()

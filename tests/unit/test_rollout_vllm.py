@@ -43,6 +43,14 @@ def test_vllm_knows_the_arguments(
     assert arguments.get("enable_sleep_mode") == (True if cuda else None)
     assert arguments["enforce_eager"] is not cuda  # graphs on a GPU
     assert ("distributed_executor_backend" in arguments) == (ranks > 1)
+    assert arguments.get("cpu_distributed_timeout_seconds") == (7200 if ranks > 1 else None)
+    assert arguments["tensor_parallel_size"] == 1
+
+
+def test_vllm_has_what_keeps_ranks_from_its_shared_memory() -> None:
+    from vllm.distributed.device_communicators.cpu_communicator import CpuCommunicator
+
+    assert callable(CpuCommunicator._all_group_ranks_share_shm_group_name)
 
 
 def test_vllm_has_the_options_of_sleep_and_wake() -> None:

@@ -130,6 +130,10 @@ def test_a_changed_line_breaks_a_rule(folder: Path, old: str, new: str, expected
             "20:1: train.checkpointing_keeps: has no effect without gradient checkpointing",
         ),
         (
+            PLAIN + "[checkpoint]\nevery = 0\nasynchronous = true",
+            "22:1: checkpoint.asynchronous: has no effect with checkpoint.every = 0",
+        ),
+        (
             PLAIN.replace("[[data]]", 'dtype = "float32"\n[[data]]') + 'attention = "varlen"',
             "21:13: train.attention: is 'varlen', whose kernel computes in bfloat16 only",
         ),

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from threading import Barrier
 from typing import Any, cast
 
@@ -16,8 +17,10 @@ from hypothesis import strategies as st
 
 from drpo_cli.dist import World
 from drpo_cli.experience import Experience
-from drpo_cli.trainer.balance import assign, balance
+from drpo_cli.trainer import batches
+from drpo_cli.trainer.balance import assign, balance, replay_evenly
 from drpo_cli.trainer.batches import microbatches
+from drpo_cli.trainer.pack import Packed
 from drpo_cli.trainer.sharing import Costs
 from support.models import experience, group
 
@@ -38,6 +41,7 @@ class Thread:
 
     def __init__(self, rank: int, size: int, meeting: Meeting) -> None:
         self.rank, self.size, self.meeting = rank, size, meeting
+        self.device = torch.device("cpu")
 
     def gather_objects(self, value: Any) -> list[Any]:
         self.meeting.values[self.rank] = value
@@ -53,12 +57,12 @@ class Thread:
         return [max(column) for column in zip(*self.gather_objects(values), strict=True)]
 
 
-def on_ranks(job: Callable[[World, Experience], Any], exps_R: Sequence[Experience]) -> list[Any]:
-    """What the job gives on each rank."""
+def on_ranks(job: Callable[..., Any], exps_R: Sequence[Experience]) -> list[Any]:
+    """What `job(world=…, exp=…)` gives on each rank."""
     meeting = Meeting(len(exps_R))
     worlds = [cast(World, Thread(rank, len(exps_R), meeting)) for rank in range(len(exps_R))]
     with ThreadPoolExecutor(len(exps_R)) as pool:
-        return list(pool.map(job, worlds, exps_R))
+        return list(pool.map(lambda world, exp: job(world=world, exp=exp), worlds, exps_R))
 
 
 def heavy_tailed(rank: int, groups: int = 6, samples: int = 4) -> Experience:
@@ -109,9 +113,9 @@ def _cost(exp: Experience, costs: Costs) -> float:
 @pytest.mark.parametrize("costs", COSTS.values(), ids=COSTS.keys())
 def test_uneven_work_is_shared(costs: Costs) -> None:
     before_R = [heavy_tailed(rank) for rank in range(RANKS)]
-    after_R = on_ranks(lambda world, exp: balance(exp, BUDGET, costs, world), before_R)
+    after_R = on_ranks(partial(balance, budget=BUDGET, costs=costs), before_R)
     assert rows(after_R) == rows(before_R)
-    uneven, even = (on_ranks(lambda w, e: work(w, e, costs), exps) for exps in (before_R, after_R))
+    uneven, even = (on_ranks(partial(work, costs=costs), exps) for exps in (before_R, after_R))
     for update in range(UPDATES):
         costs_R = [rank[update][2] for rank in even]
         assert max(costs_R) < 1.1 * sum(costs_R) / RANKS
@@ -122,9 +126,9 @@ def test_a_group_is_cut_rather_than_ranks_without_work() -> None:
     costs = COSTS["shared prompts"]
     long, short = group(100, [900] * 8), group(10, [5], seed=1)
     before_R = [experience(long), *[experience(short)] * 3]
-    after_R = on_ranks(lambda world, exp: balance(exp, BUDGET, costs, world), before_R)
+    after_R = on_ranks(partial(balance, budget=BUDGET, costs=costs), before_R)
     (before, *idle), after = (
-        [rank[0] for rank in on_ranks(lambda w, e: work(w, e, costs), exps)]
+        [rank[0] for rank in on_ranks(partial(work, costs=costs), exps)]
         for exps in (before_R, after_R)
     )
     assert before[0] == 2 and all(rank[:2] == (2, 1) for rank in idle)
@@ -151,4 +155,32 @@ def test_no_rank_has_more_than_its_share_and_one_part(
 def test_even_ranks_keep_their_rows_and_one_rank_does_nothing() -> None:
     assert assign([[(0, 2.0), (0, 1.0)], [(0, 1.5), (0, 1.5)]]) == [[0, 0], [1, 1]]
     (exp,) = [heavy_tailed(0, groups=1)]
-    assert on_ranks(lambda world, own: balance(own, BUDGET, COSTS["masks"], world), [exp]) == [exp]
+    assert on_ranks(partial(balance, budget=BUDGET, costs=COSTS["masks"]), [exp]) == [exp]
+
+
+class Places:
+    """A model whose output at each response token is its place in its row; counts its passes."""
+
+    costs = COSTS["masks"]
+
+    def __init__(self) -> None:
+        self.passes = 0
+
+    def __call__(self, packed: Packed) -> torch.Tensor:
+        self.passes += 1
+        return packed.position_ids_I[packed.predict_T] + 1.0
+
+
+def test_values_come_back_to_the_rows_that_they_belong_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "reshard", lambda model: None)
+    exps_R = [heavy_tailed(rank, groups=2 * rank) for rank in range(RANKS)]  # none on the first
+    passes = []
+    for function in (batches.replay, replay_evenly):
+        model = Places()
+        values_R = on_ranks(partial(function, model, budget=BUDGET), exps_R)
+        for exp, value_T in zip(exps_R, values_R, strict=True):
+            lengths = zip(exp.lengths_S.tolist(), map(len, exp.prompt_ids_S), strict=True)
+            expected = [prompt + at for length, prompt in lengths for at in range(length)]
+            assert value_T.tolist() == expected
+        passes.append(model.passes)
+    assert passes[1] < 0.7 * passes[0]

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.nn.attention.varlen import varlen_attn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from drpo_cli.devices import defaults, resolve
+from drpo_cli.devices import ATTENTION, defaults, describe, resolve
 from drpo_cli.errors import UserError
 from drpo_cli.settings import TrainSettings
 from drpo_cli.tools.memory.workspace import Workspace
@@ -214,5 +214,9 @@ def test_the_default_is_the_fastest_that_computes_in_the_models_dtype() -> None:
     chosen = resolve(TrainSettings(attention="buckets", logits_mib=3), "cuda", "bfloat16")
     assert (chosen.attention, chosen.logits_mib) == ("buckets", 3)
     assert attention.kinds_on(CPU) == ["buckets"]
+    assert set(NAMES) == {(kind, on) for on, kinds in ATTENTION.items() for kind in kinds}
+    asked = TrainSettings(attention="varlen")
+    assert describe(asked, "cpu", "bfloat16") == "does not run: it has no attention 'varlen'"
+    assert describe(asked, "cuda", "bfloat16").startswith("attention varlen, log-probs in blocks")
     with pytest.raises(UserError, match=r"train.attention: 'varlen' does not run on a CPU"):
         name_for("varlen", "cpu")

@@ -24,6 +24,13 @@ def test_taken_rows_have_the_gradient_of_plain_indexing(dtype: torch.dtype) -> N
     assert found[[2, 4, 5, 6, 7]].count_nonzero() == 0
 
 
+def test_the_gradient_of_a_row_that_many_take_is_summed_in_float32() -> None:
+    x_TF = torch.zeros(2, 3, dtype=torch.bfloat16, requires_grad=True)
+    take(x_TF, torch.zeros(2000, dtype=torch.long)).sum().backward()
+    assert x_TF.grad is not None  # a bfloat16 sum of ones stops growing at 256
+    assert x_TF.grad.tolist() == [[2000.0] * 3, [0.0] * 3]
+
+
 def test_the_gradient_does_not_depend_on_the_threads() -> None:
     before = torch.get_num_threads()
     index_N = torch.randint(50, (4000,), generator=torch.Generator().manual_seed(0))

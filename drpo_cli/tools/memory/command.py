@@ -19,6 +19,7 @@ from drpo_cli.launch.launcher import prepare_model
 from drpo_cli.plan import make_plan
 from drpo_cli.rollout.engine.capacity import GIB
 from drpo_cli.spec import load
+from drpo_cli.spec.rules_parallel import tensor_parallel
 from drpo_cli.tools.memory.advice import Advice, advise
 from drpo_cli.tools.memory.engine import parse_device
 from drpo_cli.tools.memory.estimate import Estimate, Phase, estimate
@@ -139,8 +140,10 @@ def _facts(found: Estimate, links: Links) -> Iterator[tuple[str, str]]:
     per_device = plan.sequences_per_step // plan.world
     full, half = found.at_once
     tokens = found.engine.cache * found.lengths.total // max(1, found.sequence)
-    most = getattr(rollout, "max_sequences", per_device)
-    limit = f", {most:,} at a time (max_sequences)" if most < per_device else ""
+    ranks = tensor_parallel(plan.spec)
+    of_engine, sharers = per_device * ranks, "device" if ranks == 1 else f"{ranks} devices"
+    most = getattr(rollout, "max_sequences", of_engine)
+    limit = f", {most:,} at a time (max_sequences)" if most < of_engine else ""
     yield (
         "micro-batch",
         f"{found.batch_tokens:,} tokens, {found.microbatches:,} per update of full-length "
@@ -149,8 +152,8 @@ def _facts(found: Estimate, links: Links) -> Iterator[tuple[str, str]]:
     yield (
         "KV cache",
         f"{_gib(found.engine.cache)} GiB = {tokens:,} tokens: at once {full:,} sequences of "
-        f"{found.lengths.total:,}, or {half:,} of half that length; a step has {per_device:,} per "
-        f"device{limit}",
+        f"{found.lengths.total:,}, or {half:,} of half that length; a step has {of_engine:,} per "
+        f"{sharers}{limit}",
     )
     move = found.transfer
     between = f", {_gib(move.nodes)} GiB of it between nodes" if found.nodes > 1 else ""
