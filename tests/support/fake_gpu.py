@@ -78,10 +78,6 @@ class OneOfMany(World):
         """See `World.exchange`."""
         return list(values_R)
 
-    def exchange(self, values_R: Sequence[Any]) -> list[Any]:
-        """See `World.exchange`."""
-        return [values_R[self.rank]]
-
 
 class FakeGpu(TorchDispatchMode):
     """Counts what is done on the device.
