@@ -18,7 +18,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -31,6 +31,7 @@ from drpo_cli.launch.failures import first_failure
 from drpo_cli.runs.folder import RunFolder
 
 BEAT_S = 2.0
+END, LEFT = "end", "left"  # phases of a rank that ended well, and because another had failed
 SIZE = 512  # bytes of a beat
 BUSY_BYTES = 2**20  # read or written between two beats: a model or a checkpoint on its way
 PACKAGE = str(Path(progress.__file__).parent)
@@ -63,6 +64,12 @@ def read_beat(folder: RunFolder, rank: int) -> Beat | None:
         return msgspec.json.decode(folder.beat(rank).read_bytes(), type=Beat)
     except (OSError, msgspec.DecodeError):  # a beat that is half written is read next time
         return None
+
+
+def has_left(folder: RunFolder, ranks: Iterable[int]) -> bool:
+    """Whether one of these ranks ended by itself, well or because another had failed."""
+    beats = (read_beat(folder, rank) for rank in ranks)
+    return any(beat is not None and beat.phase in (END, LEFT) for beat in beats)
 
 
 class Heartbeat:
@@ -104,7 +111,7 @@ class Heartbeat:
         """Writes the last beat."""
         self._over.set()
         self._thread.join()
-        progress.enter("end")
+        progress.enter(END)
         self.beat()
         if self._file is not None:
             os.close(self._file)
@@ -148,6 +155,8 @@ class Heartbeat:
         failure = first_failure(self._folder, self._others) if self._others else None
         if failure is None:
             return
+        progress.enter(LEFT)
+        self.beat()
         with suppress(OSError):
             sys.stderr.write(f"rank {failure.rank} failed, so this one leaves; it was here:\n")
             sys.stderr.flush()

@@ -24,6 +24,7 @@ import tomli
 
 from drpo_cli.errors import UserError
 from drpo_cli.launch.failures import Failures, first_failure
+from drpo_cli.launch.heartbeat import has_left
 from drpo_cli.launch.meeting import POLL_S, Meeting, meet
 from drpo_cli.launch.place import Place
 from drpo_cli.runs import locks
@@ -168,7 +169,8 @@ def _sees(path: Path, mark: str) -> bool:
 def report_lost(failures: Failures, meeting: Meeting | None) -> str:
     """After a failure: says and records which nodes ended without a word; empty for none.
 
-    A launcher that lives holds its lock, and one that ends by itself leaves an error of its ranks.
+    A launcher that lives holds its lock, and one that ends by itself leaves an error of its ranks,
+    or ranks that left because of that of another.
     """
     if meeting is None:
         return ""
@@ -177,7 +179,9 @@ def report_lost(failures: Failures, meeting: Meeting | None) -> str:
     said = ""
     for node in range(size):
         ranks = range(node * local, (node + 1) * local)
-        if first_failure(folder, ranks) or locks.holder(folder.path / launcher_lock(node)):
+        if first_failure(folder, ranks) or has_left(folder, ranks):
+            continue
+        if locks.holder(folder.path / launcher_lock(node)):
             continue
         meeting.forget(node)
         named = f"ranks {ranks[0]} to {ranks[-1]}" if local > 1 else f"rank {ranks[0]}"

@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -31,7 +31,7 @@ import psutil
 
 from drpo_cli import processes
 from drpo_cli.errors import EXIT_RUN_FAILED
-from drpo_cli.launch.heartbeat import BEAT_S, Beat, read_beat
+from drpo_cli.launch.heartbeat import BEAT_S, END, Beat, read_beat
 from drpo_cli.runs.events import ENDED, say_if_room, state
 from drpo_cli.runs.folder import RunFolder
 from drpo_cli.runs.spec import read_tables
@@ -43,6 +43,7 @@ EVERY_S = 1.0
 MUTE_S = 15 * BEAT_S  # after so long without a beat, a rank does not answer
 DUMP_S = 1.0  # for the ranks to write their stacks
 LEAVE_S, LOOK_S = 10.0, 0.2  # for the ranks to leave by themselves, and to see whether they did
+ENDED_WELL = "has ended"
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -62,9 +63,15 @@ def hang_limit(folder: RunFolder) -> float:
 class Watchdog:
     """Watches the ranks of a run on `world` processes; `limit_s` as of `hang_limit`."""
 
-    def __init__(self, folder: RunFolder, world: int, limit_s: float) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        world: int,
+        limit_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._folder, self._world, self._limit_s = folder, world, limit_s
-        self._looked = time.monotonic()
+        self._clock, self._looked = clock, clock()
         self._now = 0.0  # seconds watched: those in which this process was halted do not count
         self._beats: list[Beat | None] = [None] * world
         self._heard, self._moved = [0.0] * world, [0.0] * world
@@ -90,7 +97,7 @@ class Watchdog:
 
     def look(self) -> None:
         """Reads the beats, says what changed, and ends this machine's ranks if the run hangs."""
-        now = time.monotonic()
+        now = self._clock()
         self._now += min(now - self._looked, 2 * BEAT_S)
         self._looked = now
         for rank in range(self._world):
@@ -164,9 +171,9 @@ class Watchdog:
         since = f"{minutes:.0f} min" if minutes >= 2 else f"{60 * minutes:.0f} s"
         states = {rank: self._state(rank, rank in silent) for rank in range(self._world)}
         named = _group({rank: states[rank] for rank in late})
-        if len(late) == self._world:
+        others = {r: what for r, what in states.items() if r not in late and what != ENDED_WELL}
+        if not others:
             return f"{'; '.join(f'{who} {what}' for who, what in named)}, since {since}", late
-        others = {rank: states[rank] for rank in states if rank not in late}
         waiting = "; ".join(f"{who} {what}" for who, what in _group(others, waits=True))
         causes = " and ".join(f"{who}, which {what}" for who, what in named)
         return f"{waiting} since {since} for {causes}", late
@@ -178,6 +185,8 @@ class Watchdog:
         where = f"in {beat.phase} ({f'step {beat.step}, ' if beat.step else ''}{beat.place})"
         if rank in self._stopped:
             return f"is stopped (SIGSTOP) {where}"
+        if beat.phase == END:
+            return ENDED_WELL
         if silent:
             return f"does not answer (process {beat.process} on {beat.host})"
         return f"is {where}"
@@ -215,11 +224,12 @@ class Watchdog:
 def find_late(beats: Sequence[Beat | None], mute: Collection[int]) -> list[int]:
     """The ranks that the others wait for; all of them where that does not show.
 
-    Those that do not beat; else those that are behind by their phases; else those that are not in a
-    collective.
+    Those that do not beat, though they have not ended; else those that are behind by their phases;
+    else those that are not in a collective.
     """
     known = {rank: beat for rank, beat in enumerate(beats) if beat is not None}
-    lost = [rank for rank in range(len(beats)) if rank not in known or rank in mute]
+    ended = {rank for rank, beat in known.items() if beat.phase == END}
+    lost = [r for r in range(len(beats)) if r not in known or (r in mute and r not in ended)]
     least = min((beat.entered for beat in known.values()), default=0)
     behind = [rank for rank, beat in known.items() if beat.entered == least]
     apart = [rank for rank, beat in known.items() if not beat.waits]

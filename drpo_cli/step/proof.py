@@ -198,7 +198,7 @@ class Proof:
         suspicious = self._exceeds(look, SUSPECT)
         if suspicious:
             if not self._warned:
-                say(f"warning: {self._describe(look, occasion)}; replaying more responses")
+                say(f"warning: sync: {occasion} {self._measured(look)}; replaying more responses")
             groups_P = groups_P if more is None else more()
             look = self._look(groups_P)
             self._require(look, occasion, STOP)
@@ -281,16 +281,16 @@ class Proof:
             return
         which = stalest.name if stalest is not None and is_stale else "some weight"
         raise UserError(
-            f"{self._describe(look, occasion)}; {which} did not reach the engine. The last "
-            f"checkpoint is sound. Please report the model's architecture",
+            f"sync: {occasion} the engine samples from other weights than the trainer holds: "
+            f"{self._measured(look)}; {which} did not reach the engine. The last checkpoint is "
+            f"sound. Please report the model's architecture",
             self._other_engine(),
         )
 
-    def _describe(self, look: Look, occasion: str) -> str:
+    def _measured(self, look: Look) -> str:
+        explained = f"{self._explained(look):.2g}"
         return (
-            f"sync: {occasion} the engine samples from other weights than the trainer holds: "
-            f"mean |log π − log μ| is {look.gap:.2g}, of which rounding explains about "
-            f"{self._explained(look):.2g}"
+            f"mean |log π − log μ| is {look.gap:.2g}, of which rounding explains about {explained}"
         )
 
     def _set_floor(self, look: Look) -> None:

@@ -125,7 +125,7 @@ def _fair_shares(parts: Sequence[Part], world: World) -> dict[int, float]:
         own[part.update] = own.get(part.update, 0.0) + part.cost
     everyone = world.gather_objects(own)
     updates = {update for costs in everyone for update in costs}
-    return {u: sum(costs.get(u, 0.0) for costs in everyone) / world.size for u in updates}
+    return {u: sum(own.get(u, 0.0) for own in everyone) / len(everyone) for u in updates}
 
 
 def _halves(part: Part, exp: Experience, costs: Costs, share: float) -> Iterator[Part]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from drpo_cli.launch.heartbeat import has_left
 from drpo_cli.runs.folder import RunFolder
 from support.command import drpo, records, reproducible
 
@@ -73,7 +74,7 @@ def test_a_rank_that_raises_ends_the_run_at_once(faulty: Path) -> None:
     run, done = train(faulty, "crash", "--nproc", 2)
     assert done.returncode == 1
     assert "KeyError: 'the fault'" in done.stderr and "rank 1 failed; its log is" in done.stderr
-    assert not run.error(0).exists()
+    assert not run.error(0).exists() and has_left(run, [0]) and not has_left(run, [1])
     left = run.log(0).read_text().partition("rank 1 failed, so this one leaves; it was here:")[2]
     assert "engine.py" in left and "in generate" in left
 

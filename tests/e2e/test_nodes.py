@@ -56,8 +56,12 @@ from pathlib import Path
 
 HELD = Path(os.environ.get("HELD", "/none"))
 
+def waits():
+    steps = HELD / "metrics.jsonl"
+    return (HELD / "hold").exists() and steps.exists() and '"step": 1' in steps.read_text()
+
 def variety(completion):
-    while (HELD / "hold").exists() and '"step": 1' in (HELD / "metrics.jsonl").read_text():
+    while waits():
         time.sleep(0.02)
     return len(set(completion)) / 10
 """

@@ -57,6 +57,10 @@ def pretend() -> None:
     faked = type("FakedH100", (cuda.NonNvmlCudaPlatform,), {n: answer(v) for n, v in facts.items()})
     platforms._current_platform = faked()
     torch.cuda.is_available = lambda: True
+    from vllm.model_executor.models.registry import _LazyRegisteredModel
+
+    # to save what it finds out about a model, vLLM imports kernels
+    _LazyRegisteredModel._save_modelinfo_to_cache = lambda *given: None
 
 
 def resolved(folder: str, ranks: int, **options: Any) -> dict[str, Any]:

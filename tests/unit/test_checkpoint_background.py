@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import wait
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from drpo_cli.dist import World
 from drpo_cli.runs import checkpoints as on_disk
 from drpo_cli.step import saved_state
-from drpo_cli.step.checkpoint import Checkpoints
+from drpo_cli.step.checkpoint import Checkpoints, save_if_due
 from drpo_cli.trainer.trainer import Trainer
 from support.models import experience, samples, tiny_model, tokenizer, world
 from support.training import furthest, moments, open_trainer, weights
@@ -126,6 +127,50 @@ def test_an_error_of_the_writer_reaches_the_run_once(
     save(store, trainer, 2)
     store.finish()
     assert names(tmp_path) == ["step-000001", "step-000002"]
+
+
+def run_of(store: Checkpoints, trainer: Trainer, here: World, stops: bool) -> Any:
+    """What `save_if_due` uses of a run of nine steps that is saved after every third."""
+    return SimpleNamespace(
+        spec=SimpleNamespace(
+            checkpoint=SimpleNamespace(every=3),
+            run=SimpleNamespace(steps=9),
+            model=SimpleNamespace(dtype="float32"),
+        ),
+        stop=SimpleNamespace(agree=lambda _: stops),
+        data=SimpleNamespace(stream=SimpleNamespace(state_dict=dict)),
+        proof=SimpleNamespace(floor=None),
+        world=here,
+        checkpoints=store,
+        trainer=trainer,
+        tokenizer=tokenizer(),
+    )
+
+
+@pytest.mark.parametrize(("step", "stops"), [(9, False), (4, True)])
+def test_the_last_step_and_a_stop_wait_until_it_is_whole(
+    model: Path, here: World, gate: Gate, tmp_path: Path, step: int, stops: bool
+) -> None:
+    trainer, store = open_trainer(model, here), Checkpoints(tmp_path, 3, here, True)
+    threading.Timer(0.2, gate.open.set).start()
+    save_if_due(run_of(store, trainer, here, stops), step, None)
+    assert names(tmp_path) == [f"step-{step:06d}"]
+
+
+def test_the_next_step_says_what_the_disk_refused(
+    model: Path, here: World, gate: Gate, tmp_path: Path
+) -> None:
+    trainer, store = open_trainer(model, here), Checkpoints(tmp_path, 3, here, True)
+    r = run_of(store, trainer, here, stops=False)
+    gate.error = OSError(errno.ENOSPC, "No space left on device")
+    save_if_due(r, 3, None)
+    save_if_due(r, 4, None)  # it is still being written
+    gate.open.set()
+    assert store._written is not None
+    wait([store._written])
+    with pytest.raises(OSError, match="No space left"):
+        save_if_due(r, 5, None)
+    assert names(tmp_path) == []
 
 
 def test_a_run_that_asks_for_none_waits(

@@ -132,7 +132,7 @@ def test_training_is_warned_first_and_stops_only_beyond_noise(tmp_path: Path) ->
         assert proof.noise is None and said == []  # one replay was enough
         odd, wrong = (SUSPECT + STOP) / 2 * unit + 5e-3, 2 * STOP * unit + 5e-3
         check(wrong, 0)  # one odd group
-        assert len(said) == 1 and "warning: sync: after sync 1 the engine samples" in said[0]
+        assert len(said) == 1 and "warning: sync: after sync 1 mean |log π − log μ| is" in said[0]
         assert proof.noise is not None
         check(odd, odd)  # not far enough beyond noise to stop, and said before
         assert len(said) == 1

@@ -48,6 +48,7 @@ def write(folder: RunFolder, *beats: Beat | None) -> None:
         ([beat(5), None], (), [1]),
         ([beat(5), beat(5)], (), [0, 1]),
         ([beat(5)], (0,), [0]),
+        ([beat(5, phase="close"), beat(6, phase="end")], (1,), [0]),
     ],
 )
 def test_the_ranks_that_others_wait_for(
@@ -56,34 +57,53 @@ def test_the_ranks_that_others_wait_for(
     assert find_late(beats, mute) == late
 
 
-def watch(dog: Watchdog, seconds: int) -> None:
-    """Lets the watchdog look so often that it has watched for so long."""
+class Clock:
+    """A clock that stands until it is set forward."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def watch(dog: Watchdog, clock: Clock, seconds: int) -> None:
     for _ in range(seconds):
-        dog._looked -= 1
+        clock.now += 1
         dog.look()
 
 
 def test_a_run_hangs_when_no_rank_makes_progress(folder: RunFolder) -> None:
-    dog = Watchdog(folder, 3, limit_s=20)
+    clock = Clock()
+    dog = Watchdog(folder, 3, 20, clock)
     write(folder, beat(5), beat(5), beat(4, phase="reward"))
-    watch(dog, 8)
+    watch(dog, clock, 8)
     write(folder, beat(5, 2), beat(5, 2), beat(4, 2, phase="reward", done=1))  # progress
-    watch(dog, 8)
+    watch(dog, clock, 8)
     assert not folder.events.exists()
-    watch(dog, 3)
+    watch(dog, clock, 3)
     (event,) = records(folder.events)
     assert event["text"] == (
         "no progress: ranks 0 and 1 wait in train (step 12, World.sum) since 10 s for rank 2, "
         "which is in reward (step 12, World.sum)"
     )
-    watch(dog, 8)
+    watch(dog, clock, 8)
     assert len(records(folder.events)) == 1
 
 
+def test_a_rank_that_has_ended_waits_for_nobody(folder: RunFolder) -> None:
+    clock = Clock()
+    dog = Watchdog(folder, 2, 40, clock)
+    write(folder, beat(5, phase="close"), beat(6, phase="end"))
+    watch(dog, clock, 22)
+    (event,) = records(folder.events)
+    assert event["text"] == "no progress: rank 0 is in close (step 12, World.sum), since 20 s"
+
+
 def test_the_time_in_which_the_launcher_was_halted_does_not_count(folder: RunFolder) -> None:
-    dog = Watchdog(folder, 1, limit_s=60)
+    clock = Clock()
+    dog = Watchdog(folder, 1, 60, clock)
     write(folder, beat(5))
-    dog._looked -= 3600
+    clock.now += 3600
     dog.look()
     assert not folder.events.exists()
 
