@@ -264,7 +264,7 @@ def test_the_job_of_slurm_starts_one_launcher_per_node(tmp_path: Path) -> None:
     options = dict(found)
     assert (options["ntasks-per-node"], options["nodes"]) == ("1", "2")
     stand_ins = {
-        "scontrol": 'test "$3" = "gpu[3-4]" && printf "gpu3\\ngpu4\\n"',
+        "scontrol": 'test "$3" = "gpu[3-4]" && printf "gpu%d\\n" {3..9999}',
         "srun": 'shift; for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@"; done',
         "drpo": 'echo "drpo $*"',
     }
