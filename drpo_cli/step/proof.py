@@ -227,11 +227,11 @@ class Proof:
             return self._look(groups_P, disturbed=disturbed)
 
     def _is_unclear(self, looks: Sequence[Look]) -> bool:
-        """Whether something looks wrong, but not beyond doubt."""
+        """Whether something looks wrong, but not beyond doubt: one look is never enough."""
         chance = Stalest.of(looks).chance
-        if chance < STALE_CHANCE:
-            return False
-        return chance < SUSPECT_CHANCE or (len(looks) == 1 and self._exceeds(looks[0], SUSPECT))
+        if len(looks) == 1:
+            return chance < SUSPECT_CHANCE or self._exceeds(looks[0], SUSPECT)
+        return STALE_CHANCE <= chance < SUSPECT_CHANCE
 
     def _look(
         self, groups_P: Sequence[Group], cheap: float = -1.0, disturbed: Disturbed | None = None
