@@ -128,6 +128,8 @@ def test_dynamic_sampling_filters_on_scores_before_overlong_shaping(folder: Path
 
 def test_a_step_whose_responses_are_all_left_out_is_shown_and_survived(folder: Path) -> None:
     tiny_model(folder / "model", eos_token_id=NEVER)
+    tokenizer = folder / "model" / "tokenizer_config.json"
+    tokenizer.write_text(tokenizer.read_text().replace('"eos_token"', '"unused"'))  # it ends too
     metrics, shown = run(folder, "mask", "train.overlong=mask")
     for record in metrics[1:]:
         assert record["truncated_share"] == 1 and record["skipped_updates"] == 2
