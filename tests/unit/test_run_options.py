@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 from drpo_cli.errors import UserError
@@ -95,7 +96,11 @@ def run(folder: Path, name: str, *overrides: str) -> tuple[list[dict[str, Any]],
     runs.path.mkdir(parents=True, exist_ok=True)
     runs.versions.write_text("{}")
     runs.spec.write_text(dump(load(folder / "run.toml", overrides)))
-    assert loop.run(runs) == 0
+    try:
+        assert loop.run(runs) == 0
+    finally:
+        if torch.distributed.is_initialized():  # after an error a rank leaves it to its end
+            torch.distributed.destroy_process_group()
     return read(runs.metrics, dict[str, Any]), drpo("watch", runs.path).stdout
 
 
