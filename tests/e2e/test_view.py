@@ -49,7 +49,7 @@ def test_a_run_in_a_terminal_that_is_resized_and_watched_from_another(small: Pat
     (small.parent / "rewards.py").write_text(CHATTY)
     chatty = ("--set", 'reward[0]={type="./rewards.py:chatty"}', "--set", "run.report_every=5")
     with on_terminal("train", small, *LONG, *chatty) as mine:
-        seen = beyond(mine, 1)
+        seen = beyond(mine, 3)
         assert mine.written.count(ALTERNATE) == 1
         rows = seen.splitlines()
         assert rows[0].startswith("small  drpo on ") and rows[0].endswith(" running")

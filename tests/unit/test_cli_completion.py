@@ -70,7 +70,7 @@ def offered(folder: Path, *words: str) -> list[str]:
         (["runs", "d"], ["diff"]),
         (["runs", "demo", "--js"], ["--json"]),
         (["runs", "diff", "demo/runs/"], ["demo/runs/first"]),
-        (["train", "--re"], ["--resume"]),
+        (["train", "--res"], ["--resume"]),
         (["init", "--template", "qu"], ["quickstart"]),
         (["explain", "d"], ["dppo", "drpo"]),
         (["reward", "show", "rege"], ["regex"]),
