@@ -95,7 +95,7 @@ def open_trainer(folder: Path, world: World, dtype: DType = "float32", **train: 
     from drpo_cli.settings import ModelSettings, TrainSettings
     from drpo_cli.trainer import optim
     from drpo_cli.trainer.attention import name_for
-    from drpo_cli.trainer.model import load_policy
+    from drpo_cli.trainer.loading import load_policy
     from drpo_cli.trainer.trainer import Objective, Trainer
 
     given = {"updates_per_rollout": 1, "learning_rate": LEARNING_RATE, **train}

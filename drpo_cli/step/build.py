@@ -116,7 +116,7 @@ def trainer(plan: Plan, world: World) -> Any:
     """Builds the trainer: sharded policy, optimizer, objective; reference and critic if asked."""
     from drpo_cli.trainer import optim
     from drpo_cli.trainer.attention import name_for
-    from drpo_cli.trainer.model import load_policy
+    from drpo_cli.trainer.loading import load_policy
     from drpo_cli.trainer.trainer import Objective, Trainer
 
     spec, rollout = plan.spec, plan.spec.rollout.config
@@ -144,7 +144,7 @@ def trainer(plan: Plan, world: World) -> Any:
 
 
 def _reference(spec: Spec, train: TrainSettings, attention: str, world: World) -> Any:
-    from drpo_cli.trainer.model import load_reference
+    from drpo_cli.trainer.loading import load_reference
     from drpo_cli.trainer.terms import Reference
 
     if spec.reference is None:
@@ -157,7 +157,7 @@ def _reference(spec: Spec, train: TrainSettings, attention: str, world: World) -
 def _critic(spec: Spec, train: TrainSettings, attention: str, world: World) -> Any:
     from drpo_cli.trainer import optim
     from drpo_cli.trainer.critic import Critic
-    from drpo_cli.trainer.model import load_value_model
+    from drpo_cli.trainer.loading import load_value_model
 
     if spec.critic is None:
         return None

@@ -11,7 +11,7 @@ from torch import Tensor
 from drpo_cli.dist import World
 from drpo_cli.experience import Experience
 from drpo_cli.settings import TrainSettings
-from drpo_cli.trainer.model import reshard, sync_gradients
+from drpo_cli.trainer.loading import reshard, sync_gradients
 from drpo_cli.trainer.pack import bins, bundles, pack, packed_length
 from drpo_cli.trainer.sharing import Costs
 

@@ -21,7 +21,8 @@ from drpo_cli.experience import Experience
 from drpo_cli.settings import CriticSettings, TrainSettings
 from drpo_cli.trainer.balance import replay_evenly
 from drpo_cli.trainer.batches import microbatches
-from drpo_cli.trainer.model import ValueModel, sync_gradients
+from drpo_cli.trainer.loading import sync_gradients
+from drpo_cli.trainer.model import ValueModel
 from drpo_cli.trainer.optim import clip_gradients
 from drpo_cli.trainer.pack import pack
 

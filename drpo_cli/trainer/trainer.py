@@ -22,7 +22,8 @@ from drpo_cli.trainer import terms
 from drpo_cli.trainer.balance import balance
 from drpo_cli.trainer.batches import microbatches, replay
 from drpo_cli.trainer.critic import Critic
-from drpo_cli.trainer.model import Policy, sync_gradients
+from drpo_cli.trainer.loading import sync_gradients
+from drpo_cli.trainer.model import Policy
 from drpo_cli.trainer.offload import Offload
 from drpo_cli.trainer.optim import clip_gradients
 from drpo_cli.trainer.pack import Packed, pack

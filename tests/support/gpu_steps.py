@@ -25,7 +25,8 @@ from drpo_cli.tools.memory.inputs import Batch, Lengths, make_model
 from drpo_cli.tools.memory.tracker import find_gradients
 from drpo_cli.trainer import optim
 from drpo_cli.trainer.attention import name_for
-from drpo_cli.trainer.model import DTYPES, Policy, _recompute_activations, shard
+from drpo_cli.trainer.loading import DTYPES, _recompute_activations, shard
+from drpo_cli.trainer.model import Policy
 from drpo_cli.trainer.trainer import Objective, Trainer
 from support.fake_gpu import DEVICE, FakeGpu, fake_gpu
 

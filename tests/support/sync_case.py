@@ -24,7 +24,7 @@ from drpo_cli.settings import ModelSettings, TrainSettings
 from drpo_cli.step import sync
 from drpo_cli.step.proof import Proof
 from drpo_cli.trainer import optim
-from drpo_cli.trainer.model import load_policy
+from drpo_cli.trainer.loading import load_policy
 from drpo_cli.trainer.trainer import Objective, Trainer
 from drpo_cli.types import Prompt
 from support.models import experience, samples, tokenizer, world

@@ -25,7 +25,7 @@ from drpo_cli.settings import ModelSettings, TrainSettings
 from drpo_cli.step.proof import Proof
 from drpo_cli.step.sync import WeightSync
 from drpo_cli.trainer import optim
-from drpo_cli.trainer.model import load_policy
+from drpo_cli.trainer.loading import load_policy
 from drpo_cli.trainer.trainer import Objective, Trainer
 from drpo_cli.types import Group, Prompt
 from support.models import experience, free_port, samples, tokenizer, world

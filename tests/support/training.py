@@ -19,7 +19,8 @@ from drpo_cli.settings import CriticSettings, ModelSettings, ReferenceSettings, 
 from drpo_cli.trainer import optim
 from drpo_cli.trainer.attention import BUCKETS
 from drpo_cli.trainer.critic import Critic
-from drpo_cli.trainer.model import Policy, load_policy, load_reference, load_value_model
+from drpo_cli.trainer.loading import load_policy, load_reference, load_value_model
+from drpo_cli.trainer.model import Policy
 from drpo_cli.trainer.terms import Reference
 from drpo_cli.trainer.trainer import Objective, Trainer
 from drpo_cli.types import Group, Prompt, Rollout, Scores

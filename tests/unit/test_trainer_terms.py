@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy
 
 from drpo_cli.settings import ModelSettings, ReferenceSettings
-from drpo_cli.trainer import model, terms
+from drpo_cli.trainer import loading, terms
 from drpo_cli.trainer.batches import replay
 from support.models import Row, experience, samples, tiny_model, world
 from support.training import (
@@ -198,8 +198,8 @@ def test_a_reference_held_in_bfloat16_is_the_policy_computed_in_it(
     settings = ModelSettings(path=str(tiny_model(tmp_path, kind)), dtype="bfloat16")
     batch = samples([*LENGTHS, (40, 30)])
     with world() as here:
-        policy = model.load_policy(settings, 1.0, 5, None, here)
-        reference = model.load_reference(settings, 1.0, 5, here)
+        policy = loading.load_policy(settings, 1.0, 5, None, here)
+        reference = loading.load_reference(settings, 1.0, 5, here)
         assert {weight.dtype for weight in reference.parameters()} == {torch.bfloat16}
         ours, frozen = (replay(each, experience(batch), 50, here) for each in (policy, reference))
     assert torch.equal(ours, frozen)
@@ -218,13 +218,13 @@ def test_only_a_reference_on_a_gpu_is_offloaded(
 ) -> None:
     asked: list[OffloadPolicy] = []
     monkeypatch.setattr(
-        model,
+        loading,
         "fully_shard",
         lambda _, mesh, mp_policy, offload_policy: asked.append(offload_policy),
     )
     here: Any = SimpleNamespace(device=torch.device(device), mesh=None)
     layers: Any = SimpleNamespace(layers=[1, 2])
-    model.shard(layers, torch.bfloat16, here, offload=offload)
+    loading.shard(layers, torch.bfloat16, here, offload=offload)
     assert [type(each) for each in asked] == [policy] * 3
 
 

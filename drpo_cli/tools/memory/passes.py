@@ -34,16 +34,15 @@ from drpo_cli.tools.memory.tracker import Parts, Peaks, mark_layers
 from drpo_cli.tools.memory.workspace import Workspace
 from drpo_cli.trainer import optim
 from drpo_cli.trainer.attention import name_for
-from drpo_cli.trainer.logprobs import cut
-from drpo_cli.trainer.model import (
+from drpo_cli.trainer.loading import (
     DTYPES,
-    Policy,
-    ValueModel,
     _recompute_activations,
     reshard,
     shard,
     sync_gradients,
 )
+from drpo_cli.trainer.logprobs import cut
+from drpo_cli.trainer.model import Policy, ValueModel
 
 Measured = dict[tuple[str, str], Parts]
 """The parts at the peak of each stretch, by (work, stretch)."""

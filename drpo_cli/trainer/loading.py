@@ -1,0 +1,210 @@
+"""Loads the models of training through transformers, and shards them with FSDP2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.autograd.graph import save_on_cpu
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
+from torch.utils.checkpoint import create_selective_checkpoint_contexts
+from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from drpo_cli import deferred, pretrained
+from drpo_cli.dist import World, local
+from drpo_cli.errors import UserError
+from drpo_cli.settings import ModelSettings, TrainSettings
+from drpo_cli.trainer.attention import BUCKETS
+from drpo_cli.trainer.model import Policy, ValueModel
+
+aten = torch.ops.aten
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+INTO_MAIN_MEMORY = partial(save_on_cpu, pin_memory=True)
+# Operations whose results are worth their memory: matrix products and attention kernels.
+PRODUCTS = [
+    aten.mm.default,
+    aten.addmm.default,
+    aten.bmm.default,
+    aten._grouped_mm.default,
+    aten._scaled_dot_product_flash_attention.default,
+    aten._scaled_dot_product_flash_attention_for_cpu.default,
+    aten._scaled_dot_product_efficient_attention.default,
+    aten._scaled_dot_product_cudnn_attention.default,
+    torch.ops.torch_attn._varlen_attn.default,
+]
+PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
+
+
+def load_policy(
+    settings: ModelSettings,
+    temperature: float,
+    block: int,
+    keep: str | None,
+    world: World,
+    attention: str = BUCKETS,
+) -> Policy:
+    """Loads the model in float32, sharded over all ranks: each reads the rows of its shards.
+
+    `keep` is `TrainSettings.checkpointing`.
+
+    `attention` is a name of `trainer.attention`.
+    Raises UserError for a folder without a loadable model, or with one that cannot be packed.
+    """
+    where = "model.path"
+    lm = _load(settings, torch.float32, where, attention)
+    _recompute_activations(lm, keep)
+    return _shard(Policy(lm, temperature, block), settings, where, world)
+
+
+def load_reference(
+    settings: ModelSettings,
+    temperature: float,
+    block: int,
+    world: World,
+    attention: str = BUCKETS,
+) -> Policy:
+    """Loads a frozen, sharded policy; its weights leave the device between forward passes."""
+    where = "reference.path"
+    lm = _load(settings, DTYPES[settings.dtype], where, attention).requires_grad_(False)
+    return _shard(Policy(lm, temperature, block), settings, where, world, offload=True)
+
+
+def load_value_model(
+    settings: ModelSettings, keep: str | None, world: World, attention: str = BUCKETS
+) -> ValueModel:
+    """Loads a value model on the decoder of a language model, in float32, and shards it."""
+    where = "critic.path"
+    lm = _load(settings, torch.float32, where, attention, decoder_only=True)
+    _recompute_activations(lm, keep)
+    return _shard(ValueModel(lm), settings, where, world)
+
+
+def _load(
+    settings: ModelSettings,
+    dtype: torch.dtype,
+    key: str,
+    attention: str,
+    decoder_only: bool = False,
+) -> Any:
+    pretrained.refuse_quantised(settings, key)
+    # in evaluation mode: no dropout, no router noise, so that π is a function of the weights alone
+    lm = pretrained.load_deferred(
+        AutoModelForCausalLM,
+        settings.path,
+        key,
+        trust_remote_code=settings.trust_remote_code,
+        decoder_only=decoder_only,
+        dtype=dtype,
+        attn_implementation=attention,
+        generation_config=GenerationConfig(),  # the trainer needs none, and the file may be odd
+    )
+    _refuse_unpackable(lm, key, Path(settings.path).name)
+    # vLLM wraps the class of a model that it runs by transformers' code: ours asks for this then
+    lm.get_decoder().do_not_compile = True
+    return lm
+
+
+M = TypeVar("M", Policy, ValueModel)
+
+
+def _shard(model: M, settings: ModelSettings, where: str, world: World, offload: bool = False) -> M:
+    """Shards a model whose weights are deferred, then reads this rank's rows of them.
+
+    Raises UserError if any rank's shard has NaN or infinite values. Collective.
+    """
+    weights = deferred.take_weights(model)
+    sharded = shard(model, DTYPES[settings.dtype], world, offload)
+    deferred.fill_shards(sharded, weights, torch.device("cpu") if offload else world.device)
+    shards = ((name, local(tensor)) for name, tensor in sharded.state_dict().items())
+    found = world.gather_objects(pretrained.find_not_finite(shards))
+    names = (name.removeprefix("lm.") for names in found for name in names)
+    pretrained.refuse_not_finite(names, settings.path, where)
+    return sharded
+
+
+def shard(model: M, dtype: torch.dtype, world: World, offload: bool = False) -> M:
+    """Shards a model with FSDP2: a unit per decoder layer; embedding, norm and head in the root.
+
+    Units are moved to the device and cut there one by one: a device never holds the whole model.
+    With `offload` the shards stay in main memory, and the device holds only the unit at work.
+    """
+    precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    leaves = offload and world.device.type == "cuda"
+    offloading = CPUOffloadPolicy() if leaves else OffloadPolicy()
+    for module in (*model.layers, model):
+        fully_shard(module, mesh=world.mesh, mp_policy=precision, offload_policy=offloading)
+    return model
+
+
+def sync_gradients(model: nn.Module, settings: TrainSettings, last: bool) -> None:
+    """Says how the next backward pass reduces gradients; `last`: it is the last of its update.
+
+    By default each pass reduces to shards, whose sum is kept: 4 bytes per weight, divided by the
+    ranks that share it. Replicas of a shard are summed only after the last pass. With `per_update`,
+    passes before the last reduce nothing, and each rank keeps the gradient of every weight.
+    """
+    assert isinstance(model, FSDPModule)
+    model.set_requires_gradient_sync(last or settings.reduce_gradients == "per_microbatch")
+    model.set_requires_all_reduce(last)
+
+
+def reshard(model: nn.Module) -> None:
+    """Frees the gathered weights after a forward pass that no backward pass follows.
+
+    The root unit keeps them for the backward pass. If none comes, they outlive a change of the
+    shards, and the next forward pass and the next sync would read the old weights.
+    """
+    assert isinstance(model, FSDPModule)
+    model.reshard()
+
+
+def _recompute_activations(
+    lm: Any, keep: str | None, offload: Callable[[], Any] = INTO_MAIN_MEMORY
+) -> None:
+    """Makes each layer keep only what `TrainSettings.checkpointing` says for the backward pass.
+
+    `offload` gives the hooks that move a layer's inputs out of the device's memory, and back.
+    """
+    if keep is None:
+        return
+    options: dict[str, Any] = {"use_reentrant": False}
+    if keep == "products":
+        options["context_fn"] = partial(create_selective_checkpoint_contexts, PRODUCTS)
+    lm.gradient_checkpointing_enable(options)
+    for module in lm.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            # it recomputes only in training mode; its children stay in eval mode
+            module.training = True
+            if keep == "offloaded_inputs":
+                offloaded = partial(_offloaded, offload, module._gradient_checkpointing_func)
+                module._gradient_checkpointing_func = offloaded
+
+
+def _offloaded(offload: Callable[[], Any], checkpoint: Callable[..., Any], *inputs: Any) -> Any:
+    with offload():
+        return checkpoint(*inputs)
+
+
+def _refuse_unpackable(lm: Any, key: str, name: str) -> None:
+    if not hasattr(lm.get_decoder(), "layers"):
+        raise UserError(
+            f"{key}: {name} is a {type(lm).__name__}, which has no list `layers` of decoder "
+            f"layers, and packed training needs one; train a model of another architecture"
+        )
+    kinds = set(getattr(lm.config.get_text_config(), "layer_types", None) or ["full_attention"])
+    if not kinds <= PACKABLE_LAYERS:
+        raise UserError(
+            f"{key}: {name} has {', '.join(sorted(kinds - PACKABLE_LAYERS))} layers, whose "
+            f"state would leak between packed sequences; train an attention-only model"
+        )
