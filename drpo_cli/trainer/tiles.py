@@ -221,7 +221,7 @@ def _outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
 def _product(left: Tensor, right: Tensor) -> Tensor:
     """A product of matrices, summed and given in float32 or wider."""
     narrow = left.dtype if left.element_size() < right.element_size() else right.dtype
-    if left.is_cuda and narrow.itemsize == 2:
+    if left.device.type == "cuda" and narrow.itemsize == 2:
         return torch.bmm(left.to(narrow), right.to(narrow), out_dtype=torch.float32)
     return left.to(_wide(left)) @ right.to(_wide(right))
 
