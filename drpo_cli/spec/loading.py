@@ -19,6 +19,7 @@ from drpo_cli.settings import (
     CheckpointSettings,
     CriticSettings,
     EvalSettings,
+    LoraSettings,
     ModelSettings,
     ParallelSettings,
     ReferenceSettings,
@@ -47,7 +48,7 @@ MOST_BYTES = 1_000_000
 TOO_DEEP = "nests too deeply; a spec needs three levels"
 
 S = TypeVar("S", bound=Settings)
-L = TypeVar("L", ModelSettings, ReferenceSettings, CriticSettings)
+L = TypeVar("L", ModelSettings, LoraSettings, ReferenceSettings, CriticSettings)
 
 
 def load(path: Path, overrides: Sequence[str] = (), checks: Sequence[rules.Rule] = ()) -> Spec:
@@ -189,6 +190,7 @@ class _Reader:
             advantage=self.choice("advantage"),
             objective=self.choice("objective"),
             train=self.section("train", TrainSettings),
+            lora=self.optional("lora", LoraSettings),
             reference=self.optional("reference", ReferenceSettings),
             critic=self.optional("critic", CriticSettings),
             parallel=self.section("parallel", ParallelSettings),

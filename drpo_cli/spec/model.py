@@ -13,6 +13,7 @@ from drpo_cli.settings import (
     CheckpointSettings,
     CriticSettings,
     EvalSettings,
+    LoraSettings,
     ModelSettings,
     ObjectiveSettings,
     ParallelSettings,
@@ -31,6 +32,7 @@ SECTIONS: dict[str, type[Settings]] = {
     "run": RunSettings,
     "model": ModelSettings,
     "train": TrainSettings,
+    "lora": LoraSettings,
     "reference": ReferenceSettings,
     "critic": CriticSettings,
     "parallel": ParallelSettings,
@@ -38,7 +40,7 @@ SECTIONS: dict[str, type[Settings]] = {
     "checkpoint": CheckpointSettings,
 }
 """Sections that select no plugin."""
-OPTIONAL = frozenset({"reference", "critic", "tracker"})
+OPTIONAL = frozenset({"lora", "reference", "critic", "tracker"})
 """Sections whose part of a run does not exist without them."""
 
 
@@ -70,6 +72,7 @@ ORDER = (
     "advantage",
     "objective",
     "train",
+    "lora",
     "reference",
     "critic",
     "parallel",
@@ -93,6 +96,7 @@ class Spec:
     advantage: Selected[AdvantageSettings]
     objective: Selected[ObjectiveSettings]
     train: TrainSettings
+    lora: LoraSettings | None
     reference: ReferenceSettings | None
     critic: CriticSettings | None
     parallel: ParallelSettings

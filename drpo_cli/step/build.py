@@ -131,6 +131,8 @@ def trainer(plan: Plan, world: World) -> Any:
         train.checkpointing,
         world,
         attention,
+        spec.lora,
+        spec.run.seed,
     )
     return Trainer(
         policy,
@@ -138,17 +140,19 @@ def trainer(plan: Plan, world: World) -> Any:
         Objective(spec.objective.plugin.entry, spec.objective.config),
         train,
         world,
-        reference=_reference(spec, train, attention, world),
+        reference=_reference(spec, train, attention, policy, world),
         critic=_critic(spec, train, attention, world),
     )
 
 
-def _reference(spec: Spec, train: TrainSettings, attention: str, world: World) -> Any:
+def _reference(spec: Spec, train: TrainSettings, attention: str, policy: Any, world: World) -> Any:
     from drpo_cli.trainer.loading import load_reference
     from drpo_cli.trainer.terms import Reference
 
     if spec.reference is None:
         return None
+    if spec.lora is not None and spec.reference.path in (None, spec.model.path):
+        return Reference(policy, spec.reference)  # its base, which the run has already
     model = spec.model.model_copy(update={"path": spec.reference.path or spec.model.path})
     temperature, block = spec.rollout.config.temperature, train.logits_in_a_block
     return Reference(load_reference(model, temperature, block, world, attention), spec.reference)

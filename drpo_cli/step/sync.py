@@ -11,9 +11,10 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from drpo_cli.dist import World, local
+from drpo_cli.dist import World
 from drpo_cli.rollout.engine.precision import Precision
 from drpo_cli.rollout.engine.protocol import EngineProtocol
+from drpo_cli.trainer import lora
 from drpo_cli.trainer.model import Policy
 from drpo_cli.trainer.trainer import Trainer
 
@@ -32,9 +33,11 @@ def checkpoint_weights(
 
 
 def trainer_weights(
-    policy: Policy, precision: Precision, world: World
+    policy: Policy, precision: Precision, world: World, merge: bool = True
 ) -> Iterator[tuple[str, Tensor]]:
     """Full weights in the engine's dtype, under the names of the trainer's model.
+
+    Adapters of `[lora]` are merged into them, or with `merge` off left out.
 
     Consumes each rank's shards, a decoder layer at a time. Waits for all ranks: every rank must
     consume the whole iterator. Produces the same weights on every rank. Shards are converted to the
@@ -48,7 +51,9 @@ def trainer_weights(
     unit = {id(w): i for i, layer in enumerate(policy.layers) for w in layer.parameters()}
     for _, bucket in groupby(policy.named_weights(), lambda item: unit.get(id(item[1]), item[0])):
         names, weights = zip(*bucket, strict=True)
-        shards = [precision.convert(n, local(w)) for n, w in zip(names, weights, strict=True)]
+        adapted = policy.adapted if merge else {}
+        merged = lora.merge(adapted, list(zip(names, weights, strict=True)), world)
+        shards = [precision.convert(name, rows) for name, rows in merged]
         yield from zip(names, world.gather_rows(shards, [w.shape for w in weights]), strict=True)
 
 

@@ -24,7 +24,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from drpo_cli import deferred, pretrained
 from drpo_cli.dist import World, local
 from drpo_cli.errors import UserError
-from drpo_cli.settings import ModelSettings, TrainSettings
+from drpo_cli.settings import LoraSettings, ModelSettings, TrainSettings
+from drpo_cli.trainer import lora
 from drpo_cli.trainer.attention import BUCKETS
 from drpo_cli.trainer.model import Policy, ValueModel
 
@@ -42,6 +43,7 @@ PRODUCTS = [
     aten._scaled_dot_product_efficient_attention.default,
     aten._scaled_dot_product_cudnn_attention.default,
     torch.ops.torch_attn._varlen_attn.default,
+    torch.ops.drpo.attend.default,
 ]
 PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
 
@@ -53,18 +55,22 @@ def load_policy(
     keep: str | None,
     world: World,
     attention: str = BUCKETS,
+    adapters: LoraSettings | None = None,
+    seed: int = 0,
 ) -> Policy:
     """Loads the model in float32, sharded over all ranks: each reads the rows of its shards.
 
-    `keep` is `TrainSettings.checkpointing`.
+    `keep` is `TrainSettings.checkpointing`. With `adapters` the model is frozen, in the compute
+    dtype, and adapters are trained in float32, which start from `seed`.
 
     `attention` is a name of `trainer.attention`.
     Raises UserError for a folder without a loadable model, or with one that cannot be packed.
     """
     where = "model.path"
-    lm = _load(settings, torch.float32, where, attention)
+    lm = _load(settings, DTYPES[settings.dtype] if adapters else torch.float32, where, attention)
+    injected = lora.inject(lm, adapters, seed, "lora.target_modules") if adapters else None
     _recompute_activations(lm, keep)
-    return _shard(Policy(lm, temperature, block), settings, where, world)
+    return _shard(Policy(lm, temperature, block, injected), settings, where, world)
 
 
 def load_reference(

@@ -96,11 +96,15 @@ class _BlockwiseLogProbs(torch.autograd.Function):
             grad_logp_T = torch.zeros_like(log_total_T)
         # sums over blocks are always in float32
         grad_hidden_TD = torch.zeros_like(hidden_TD, dtype=torch.float32)
-        grad_weight_VD = torch.empty_like(weight_VD)
-        grad_bias_V = None if bias_V is None else torch.zeros_like(bias_V, dtype=torch.float32)
+        # none for a frozen head
+        grad_weight_VD = torch.empty_like(weight_VD) if ctx.needs_input_grad[1] else None
+        grad_bias_V = (
+            torch.zeros_like(bias_V, dtype=torch.float32) if ctx.needs_input_grad[2] else None
+        )
         tall, wide = _shape(len(target_T), len(weight_VD), ctx.block)
         for words in ctx.head.slices(len(weight_VD), wide):
-            grad_WD = torch.zeros_like(weight_VD[words], dtype=torch.float32)
+            if grad_weight_VD is not None:
+                grad_WD = torch.zeros_like(weight_VD[words], dtype=torch.float32)
             for rows in ctx.head.slices(len(target_T), tall):
                 logits_CW = ctx.head(hidden_TD[rows], weight_VD[words], _part(bias_V, words))
                 slope_CW = ctx.head.slope(logits_CW)
@@ -112,10 +116,12 @@ class _BlockwiseLogProbs(torch.autograd.Function):
                 )
                 grad_CW = grad_CW.mul_(slope_CW).to(weight_VD.dtype)
                 _add_product(grad_hidden_TD[rows], grad_CW, weight_VD[words])
-                _add_product(grad_WD, grad_CW.T, hidden_TD[rows])
+                if grad_weight_VD is not None:
+                    _add_product(grad_WD, grad_CW.T, hidden_TD[rows])
                 if grad_bias_V is not None:
                     grad_bias_V[words] += grad_CW.sum(0, dtype=torch.float32)
-            grad_weight_VD[words] = grad_WD
+            if grad_weight_VD is not None:
+                grad_weight_VD[words] = grad_WD
         bias_grad = None if bias_V is None or grad_bias_V is None else grad_bias_V.to(bias_V.dtype)
         return grad_hidden_TD.to(hidden_TD.dtype), grad_weight_VD, bias_grad, None, None, None
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from drpo_cli.trainer import lora
 from drpo_cli.trainer.attention import VARLEN
 from drpo_cli.trainer.logprobs import Head, blockwise_logprobs
 from drpo_cli.trainer.pack import Packed
@@ -14,14 +15,21 @@ from drpo_cli.trainer.sharing import Costs, costs
 
 
 class Policy(nn.Module):
-    """Maps a packed micro-batch to log π and the entropy of its response tokens."""
+    """Maps a packed micro-batch to log π and the entropy of its response tokens.
 
-    def __init__(self, lm: Any, temperature: float, block: int):
+    adapters  what its adapters are, if only these are trained
+    """
+
+    def __init__(
+        self, lm: Any, temperature: float, block: int, adapters: lora.Adapters | None = None
+    ):
         super().__init__()
         self.lm = lm
         self.block = block
+        self.adapters = adapters
         config = lm.config.get_text_config()
         self.costs = _costs(self.layers, lm)
+        self.adapted = lora.adapted(lm) if adapters else {}
         self.head = Head(
             temperature,
             softcap=getattr(config, "final_logit_softcapping", None),
@@ -46,8 +54,17 @@ class Policy(nn.Module):
         return list(self.lm.get_decoder().layers)
 
     def named_weights(self) -> list[tuple[str, nn.Parameter]]:
-        """Every parameter once, under its name in transformers; tied ones under one name."""
-        return list(self.lm.named_parameters())
+        """Every weight of the model once, under its name in transformers; tied ones under one name.
+
+        Without the adapters of `[lora]`, with which all of these are frozen.
+        """
+        adapters = {id(weight) for _, weight in self.named_adapters()}
+        named = self.lm.named_parameters()
+        return [(lora.base_name(name), w) for name, w in named if id(w) not in adapters]
+
+    def named_adapters(self) -> list[tuple[str, nn.Parameter]]:
+        """The trained matrices A and B of `[lora]`, under their names in peft's files; or none."""
+        return list(lora.named_adapters(self.adapted))
 
 
 class ValueModel(nn.Module):

@@ -18,15 +18,15 @@ from drpo_cli.settings import TrainSettings
 
 
 def build(policy: nn.Module, settings: TrainSettings, updates: int) -> tuple[AdamW, LambdaLR]:
-    """The optimizer over the float32 master weights, and its schedule over `updates` updates."""
+    """The optimizer over the trained float32 weights, and its schedule over `updates` updates."""
     optimizer = adamw(policy, settings, settings.learning_rate)
     return optimizer, LambdaLR(optimizer, factor(settings, updates))
 
 
 def adamw(model: nn.Module, settings: TrainSettings, learning_rate: float) -> AdamW:
-    """AdamW over a model's weights, with `[train]`'s options and a learning rate of its own."""
+    """AdamW over a model's trained weights, with `[train]`'s options and its own learning rate."""
     return AdamW(
-        model.parameters(),
+        [weight for weight in model.parameters() if weight.requires_grad],
         lr=learning_rate,
         betas=settings.betas,
         eps=settings.epsilon,

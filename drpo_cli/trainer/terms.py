@@ -20,6 +20,8 @@ from torch import Tensor
 from drpo_cli.dist import World
 from drpo_cli.experience import Experience
 from drpo_cli.settings import ReferenceSettings
+from drpo_cli.trainer.batches import replay
+from drpo_cli.trainer.lora import adapters_off
 from drpo_cli.trainer.model import Policy
 from drpo_cli.trainer.pack import Packed
 from drpo_cli.types import LOG_RATIO_LIMIT
@@ -27,10 +29,18 @@ from drpo_cli.types import LOG_RATIO_LIMIT
 
 @dataclass(frozen=True)
 class Reference:
-    """A frozen policy, and how strongly the trained one is kept near it."""
+    """A frozen policy, and how strongly the trained one is kept near it.
+
+    policy  the policy; with adapters, the trained one, of which the base is meant
+    """
 
     policy: Policy
     settings: ReferenceSettings
+
+    def replay(self, exp: Experience, budget: int, world: World) -> Tensor:
+        """log π_ref of every response token: [T], float32, on the CPU. Collective."""
+        with adapters_off(self.policy.adapted):
+            return replay(self.policy, exp, budget, world)
 
 
 def with_anchor(exp: Experience, logp_T: Tensor, cap: float | None) -> Experience:

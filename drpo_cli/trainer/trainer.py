@@ -101,7 +101,7 @@ class Trainer:
             exp = terms.with_anchor(exp, self.replay(exp), self.settings.importance_cap)
         if self.reference is not None:
             budget = self.settings.tokens_per_microbatch
-            ref_logp_T = replay(self.reference.policy, exp, budget, self.world)
+            ref_logp_T = self.reference.replay(exp, budget, self.world)
             metrics["reference_kl"] = terms.mean_divergence(exp, ref_logp_T, self.world)
             exp = terms.with_reference(exp, ref_logp_T, self.reference.settings)
         if self.critic is not None:

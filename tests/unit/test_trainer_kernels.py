@@ -21,7 +21,7 @@ from drpo_cli.devices import ATTENTION, defaults, describe, resolve
 from drpo_cli.errors import UserError
 from drpo_cli.settings import TrainSettings
 from drpo_cli.tools.memory.workspace import Workspace
-from drpo_cli.trainer import attention
+from drpo_cli.trainer import attention, tiles
 from drpo_cli.trainer.attention import NAMES, name_for
 from drpo_cli.trainer.layout import Layout, Span
 from support import varlen as stand_in
@@ -71,13 +71,35 @@ def visible(spans: list[Span], window: int | None) -> Tensor:
     return seen
 
 
-def heads(tokens: int, queries: int, keys: int, head: int = 8) -> list[Tensor]:
-    """Random query, key and value in float64, [1, H, T, Dh]."""
+def heads(tokens: int, queries: int, keys: int, head: int = 8, wide: int = 8) -> list[Tensor]:
+    """Random query, key and value in float64, [1, H, T, Dh]; `wide` is Dh of the values."""
     noise = torch.Generator().manual_seed(tokens)
     return [
-        torch.randn(1, count, tokens, head, generator=noise, dtype=torch.float64).requires_grad_()
-        for count in (queries, keys, keys)
+        torch.randn(1, count, tokens, size, generator=noise, dtype=torch.float64).requires_grad_()
+        for count, size in ((queries, head), (keys, head), (keys, wide))
     ]
+
+
+def by_formula(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    seen: Tensor,
+    scale: float | None,
+    softcap: float | None,
+    sink_H: Tensor | None,
+) -> Tensor:
+    """Attention as the papers write it, [1, T, H, Dh]: softmax over the scores and the sink."""
+    copies = query.shape[1] // key.shape[1]
+    k, v = (part.repeat_interleave(copies, dim=1) for part in (key, value))
+    scores = query @ k.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if softcap is not None:
+        scores = softcap * (scores / softcap).tanh()
+    scores = scores.masked_fill(~seen, -torch.inf)
+    if sink_H is not None:
+        column = sink_H[None, :, None, None].expand(*scores.shape[:3], 1)
+        scores = torch.cat([scores, column], dim=-1)
+    return (scores.softmax(-1)[..., : k.shape[2]] @ v).transpose(1, 2)
 
 
 def pull(out: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:
@@ -85,36 +107,52 @@ def pull(out: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:
     return torch.autograd.grad((out * push).sum(), inputs)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     sizes=FAMILIES,
     window=st.none() | st.integers(1, 12),
     groups=st.sampled_from([(4, 4), (4, 2), (3, 1)]),
+    head=st.sampled_from([(8, 8), (16, 8), (8, 16)]),
     scale=st.sampled_from([None, 0.7]),
+    softcap=st.sampled_from([None, 0.5]),
+    sinks=st.booleans(),
+    tile=st.sampled_from([1, 40, tiles.TILE]),
 )
 def test_each_kind_is_plain_attention(
     sizes: list[tuple[int, list[int]]],
     window: int | None,
     groups: tuple[int, int],
+    head: tuple[int, int],
     scale: float | None,
+    softcap: float | None,
+    sinks: bool,
+    tile: int,
 ) -> None:
     spans = families(sizes)
     tokens = sum(span.length for span in spans)
-    query, key, value = inputs = heads(tokens, *groups)
-    plain = F.scaled_dot_product_attention(
-        query, key, value, attn_mask=visible(spans, window), scale=scale, enable_gqa=True
-    ).transpose(1, 2)
+    query, key, value = inputs = heads(tokens, *groups, *head)
+    sink_H = None
+    if sinks:
+        sink_H = torch.linspace(-2, 3, groups[0], dtype=torch.float64).requires_grad_()
+        inputs.append(sink_H)
+    plain = by_formula(query, key, value, visible(spans, window), scale, softcap, sink_H)
     expected = [plain, *pull(plain, inputs)]
     for name, function in FUNCTIONS.items():
-        out, _ = function(
-            torch.nn.Identity(),
-            *inputs,
-            None,
-            layout=Layout(spans, CPU),
-            sliding_window=window,
-            scaling=scale,
-        )
-        for mine, right in zip([out, *pull(out, inputs)], expected, strict=True):
+        with patch.object(tiles, "TILE", tile):
+            out, _ = function(
+                torch.nn.Identity(),
+                query,
+                key,
+                value,
+                None,
+                layout=Layout(spans, CPU),
+                sliding_window=window,
+                scaling=scale,
+                softcap=softcap,
+                s_aux=sink_H,
+            )
+            found = [out, *pull(out, inputs)]
+        for mine, right in zip(found, expected, strict=True):
             torch.testing.assert_close(mine, right, atol=1e-12, rtol=1e-12, msg=name)
 
 
