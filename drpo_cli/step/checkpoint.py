@@ -12,7 +12,6 @@ the thread writes a copy in main memory. All files and names are the same.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +26,11 @@ import torch
 from torch import nn
 from torch.distributed import all_gather_object, barrier, new_group
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_state_dict,
+    set_state_dict,
+)
 from torch.optim import AdamW
 
 from drpo_cli.dist import World
@@ -42,14 +45,13 @@ from drpo_cli.runs.metrics import StepMetrics
 from drpo_cli.runs.reader import read as read_records
 from drpo_cli.runs.records import Records
 from drpo_cli.step import saved_state
-from drpo_cli.step.export import WEIGHT_PREFIX, write_model
+from drpo_cli.step.export import write_model
+from drpo_cli.step.same_model import is_partial, require_same, save_adapted, trained
 from drpo_cli.trainer import optim
 from drpo_cli.trainer.trainer import Trainer
 
 if TYPE_CHECKING:
     from drpo_cli.step.run import Run
-
-CRITIC_PREFIX = "critic."
 
 
 class Checkpoints:
@@ -80,12 +82,18 @@ class Checkpoints:
         partial = final.with_suffix(".partial")
         self.finish()
         self._require_room(trainer)
-        record = {**deepcopy(dict(state)), "step": step, "updates": trainer.schedule.last_epoch}
+        record = {
+            **deepcopy(dict(state)),
+            "step": step,
+            "updates": trainer.schedule.last_epoch,
+            "base": trainer.policy.lm.name_or_path,
+        }
         if self.world.rank == 0:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             with self._removed_on_error(partial), writing(partial / "hf"):
                 _save_description(partial / "hf", trainer.policy.lm, tokenizer)
+                save_adapted(partial, trainer.policy)
         if self._group is None:  # of the threads, whose collectives must not meet those of the run
             self._group = new_group(backend="gloo", timeout=timedelta(hours=2))
         self.world.barrier()
@@ -175,8 +183,7 @@ class Checkpoints:
         the spec counts from here. Raises UserError if the checkpoint is of another model.
         """
         record = read(checkpoint)
-        _require_same_model(checkpoint, trainer.policy.lm)
-        _require_same_critic(checkpoint, trainer)
+        require_same(checkpoint, trainer)
         state = _state(trainer)
         pairs = _models(trainer)
         settings = [optim.hyperparameters(optimizer) for _, optimizer in pairs.values()]
@@ -187,6 +194,7 @@ class Checkpoints:
                 optimizer,
                 model_state_dict=state[name],
                 optim_state_dict=state[OPTIMIZER_OF[name]],
+                options=StateDictOptions(strict=not is_partial(model)),
             )
         trainer.moments.put_away()  # torch puts what it loads on the device
         optim.resume(trainer.optimizer, trainer.schedule, record["updates"], settings[0])
@@ -206,7 +214,7 @@ class Checkpoints:
 
     def _require_room(self, trainer: Trainer) -> None:
         models = [model for model, _ in _models(trainer).values()]
-        weights = sum(p.numel() for model in models for p in model.parameters())
+        weights = sum(w.numel() for model in models for w in trained(model).values())
         needed = checkpoint_bytes(weights)
         existing = next(path for path in (self.folder, *self.folder.parents) if path.exists())
         free = shutil.disk_usage(existing).free
@@ -283,10 +291,11 @@ def export(checkpoint: Path, folder: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     with on_disk.open_latest(checkpoint) as source:
         with saved_state.reading(source / on_disk.MARKER):
-            dtype = read(source)["dtype"]
+            record = read(source)
+            dtype = record["dtype"]
         try:
             partial.mkdir(parents=True)
-            write_model(source, partial, dtype)
+            write_model(source, partial, dtype, record.get("base"))
             if folder.exists():
                 folder.rmdir()
             partial.rename(folder)
@@ -307,11 +316,16 @@ def _models(trainer: Trainer) -> dict[str, tuple[nn.Module, AdamW]]:
 
 
 def _state(trainer: Trainer) -> dict[str, Any]:
-    """Weights and optimizer states by parameter name, sharing storage with the trainer."""
+    """Weights and optimizer states by parameter name, sharing storage with the trainer.
+
+    Of a model with adapters, the adapters alone.
+    """
     state: dict[str, Any] = {}
     for name, (model, optimizer) in _models(trainer).items():
         untouched = not optimizer.state
-        state[name], state[OPTIMIZER_OF[name]] = get_state_dict(model, optimizer)
+        whole, state[OPTIMIZER_OF[name]] = get_state_dict(model, optimizer)
+        kept = trained(model)
+        state[name] = {key: whole[key] for key in kept} if is_partial(model) else whole
         if untouched:  # torch made the moments by a step of zeros, which must not count
             for moments in optimizer.state.values():
                 moments["step"].zero_()
@@ -324,47 +338,3 @@ def _save_description(folder: Path, lm: Any, tokenizer: Any) -> None:
     if (generation := read_generation(lm.name_or_path)) is not None:
         (folder / GENERATION).write_bytes(generation)
     tokenizer.save_pretrained(folder)
-
-
-def _require_same_model(checkpoint: Path, lm: Any) -> None:
-    config = checkpoint / "hf" / "config.json"
-    with saved_state.reading(config):
-        saved = dict(json.loads(config.read_text(encoding="utf-8")))
-    own = json.loads(lm.config.to_json_string(use_diff=False))
-    keys = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size", "tie_word_embeddings")
-    there = {key: saved[key] for key in keys if key in saved}
-    here = {key: own.get(key) for key in there}
-    if there == here:
-        there, here = _saved_shapes(checkpoint, WEIGHT_PREFIX), _shapes(lm)
-    if there != here:
-        names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
-        what = ", ".join(f"{n} is {there.get(n)} there, {here.get(n)} here" for n in names[:5])
-        raise UserError(
-            f"{checkpoint} is a checkpoint of another model ({what}); set model.path to the "
-            f"model the run started from, or give the run another name"
-        )
-
-
-def _require_same_critic(checkpoint: Path, trainer: Trainer) -> None:
-    there = _saved_shapes(checkpoint, CRITIC_PREFIX)
-    here = {} if trainer.critic is None else _shapes(trainer.critic.model)
-    if bool(there) != bool(here):
-        what, change = ("a", "add") if there else ("no", "take out")
-        raise UserError(
-            f"{checkpoint} has {what} critic, unlike this spec; {change} the [critic] section, or "
-            f"give the run another name"
-        )
-    if there != here:
-        raise UserError(
-            f"{checkpoint} has the critic of another model than this spec; set critic.path to the "
-            f"model that critic started from, or give the run another name"
-        )
-
-
-def _saved_shapes(checkpoint: Path, prefix: str) -> dict[str, Any]:
-    found = saved_state.Tensors(checkpoint / "state", prefix).entries
-    return {name: list(entry.size) for name, entry in found.items()}
-
-
-def _shapes(model: nn.Module) -> dict[str, Any]:
-    return {name: list(tensor.shape) for name, tensor in model.state_dict().items()}

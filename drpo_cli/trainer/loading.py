@@ -68,10 +68,9 @@ def load_policy(
     """
     where = "model.path"
     lm = _load(settings, DTYPES[settings.dtype] if adapters else torch.float32, where, attention)
-    if adapters:
-        lora.inject(lm, adapters, seed, "lora.target_modules")
+    injected = lora.inject(lm, adapters, seed, "lora.target_modules") if adapters else None
     _recompute_activations(lm, keep)
-    return _shard(Policy(lm, temperature, block), settings, where, world)
+    return _shard(Policy(lm, temperature, block, injected), settings, where, world)
 
 
 def load_reference(

@@ -12,6 +12,7 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,44 +37,75 @@ PREFIX = "base_model.model."
 """What peft puts before the names of a model's layers in files."""
 
 
-def inject(lm: Any, settings: LoraSettings, seed: int, key: str) -> None:
+@dataclass(frozen=True)
+class Adapters:
+    """What adapters are.
+
+    config  how they are applied: the `adapter_config.json` that peft and engines read
+    base    a fingerprint of the weights that they belong to
+    """
+
+    config: dict[str, Any]
+    base: str
+
+
+def inject(lm: Any, settings: LoraSettings, seed: int, key: str) -> Adapters:
     """Puts adapters into a model whose weights are deferred; freezes all other weights.
 
     Raises UserError, naming `key`, if no linear layer has the name of a target.
     """
     from peft import inject_adapter_in_model
 
-    targets = _find_targets(lm, settings, key)
+    base = fingerprint(lm)
+    prefix, layers = _layers(lm)
+    config = _config(settings, _find_targets(layers, prefix, settings, key))
+    lm.requires_grad_(False)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to False")  # it sets it itself
-        inject_adapter_in_model(_config(settings, targets), lm, NAME, low_cpu_mem_usage=True)
+        # Not into the whole: for a model with stacked experts peft would then change the targets
+        inject_adapter_in_model(config, layers, NAME, low_cpu_mem_usage=True)
     for name, layer in adapted(lm).items():
         for part, start in ((A, f"{seed} {name}"), (B, None)):
             like = torch.empty(layer.get_parameter(part).shape, device="meta")
             linear: Any = layer.get_submodule(part.removesuffix(".weight"))
             linear.weight = nn.Parameter(_start(like, start))
     lm.eval()
+    return Adapters(_describe(lm, settings), base)
 
 
-def describe(lm: Any, settings: LoraSettings) -> dict[str, Any]:
-    """The `adapter_config.json` that peft and engines read, as JSON values."""
+def fingerprint(lm: nn.Module) -> str:
+    """A hash of names, dtypes, shapes and some numbers of a model whose weights are deferred.
+
+    Of a matrix the first row counts, so that little is read; of stacked experts only the shape.
+    """
+    found = hashlib.sha256()
+    for name, weight in lm.named_parameters():
+        found.update(f"{name} {weight.dtype} {list(weight.shape)}".encode())
+        if isinstance(weight, Deferred) and weight.ndim <= 2:
+            rows = weight.rows(0, 1 if weight.ndim > 1 else len(weight))
+            found.update(rows.detach().contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def _describe(lm: Any, settings: LoraSettings) -> dict[str, Any]:
     layers = adapted(lm)
-    config = _config(settings, _short(layers, dict(lm.named_modules())))
+    config = _config(settings, _short(layers, lm))
     config.base_model_name_or_path = lm.name_or_path
     config.inference_mode = True
     config.task_type = "CAUSAL_LM"
     config.fan_in_fan_out = any(layer.fan_in_fan_out for layer in layers.values())
     found: dict[str, Any] = dict(config.to_dict())  # type: ignore[no-untyped-call]
-    return {k: sorted(v) if isinstance(v, set) else v for k, v in found.items()}
+    found["peft_type"] = "LORA"
+    return {key: sorted(v) if isinstance(v, set) else v for key, v in found.items()}
 
 
 def adapted(lm: Any) -> Adapted:
     """The layers that have adapters, under their names in the model."""
-    if not hasattr(lm, "peft_config"):
-        return {}  # without importing peft, which takes a second
     from peft.tuners.lora import Linear
 
-    return {name: layer for name, layer in lm.named_modules() if isinstance(layer, Linear)}
+    prefix, layers = _layers(lm)
+    named = layers.named_modules()
+    return {f"{prefix}{name}": layer for name, layer in named if isinstance(layer, Linear)}
 
 
 def base_name(name: str) -> str:
@@ -159,27 +191,20 @@ def _start(like: Tensor, seed: str | None) -> Deferred:
     return Deferred(like, rows)
 
 
-def _linear(lm: Any) -> list[str]:
-    """The names of all linear layers of the decoder layers."""
-    from transformers.pytorch_utils import Conv1D
-
-    layers = lm.get_decoder().layers
-    prefix = next(name for name, module in lm.named_modules() if module is layers)
-    return [
-        f"{prefix}.{name}"
-        for name, module in layers.named_modules()
-        if isinstance(module, nn.Linear | Conv1D)
-    ]
+def _layers(lm: Any) -> tuple[str, nn.Module]:
+    """The list of decoder layers, and what the names of all in it begin with."""
+    layers: nn.Module = lm.get_decoder().layers
+    return next(f"{name}." for name, module in lm.named_modules() if module is layers), layers
 
 
-def _find_targets(lm: Any, settings: LoraSettings, key: str) -> list[str]:
-    """The full names of the layers that get adapters."""
-    linear, wanted = _linear(lm), settings.target_modules
+def _find_targets(layers: nn.Module, prefix: str, settings: LoraSettings, key: str) -> list[str]:
+    """The names, in the list of decoder layers, of the linear layers that get adapters."""
+    linear, wanted = _linear(layers), settings.target_modules
     if wanted == "all-linear":
         return linear
 
     def has(name: str, target: str) -> bool:
-        return name == target or name.endswith(f".{target}")
+        return f".{prefix}{name}".endswith(f".{target}")
 
     missing = [target for target in wanted if not any(has(name, target) for name in linear)]
     if missing:
@@ -192,10 +217,27 @@ def _find_targets(lm: Any, settings: LoraSettings, key: str) -> list[str]:
     return [name for name in linear if any(has(name, target) for target in wanted)]
 
 
-def _short(layers: Iterable[str], modules: Iterable[str]) -> list[str]:
-    """The last parts of the layers' names, if they mean these layers alone; else the full names."""
+def _linear(layers: nn.Module) -> list[str]:
+    from transformers.pytorch_utils import Conv1D
+
+    modules = dict(layers.named_modules())
+    linear = [name for name, module in modules.items() if isinstance(module, nn.Linear | Conv1D)]
+    # kernels of state-space layers take the weight of this one, and would pass its adapter by
+    passed_by = {
+        f"{name}.out_proj" for name, module in modules.items() if "Mamba" in type(module).__name__
+    }
+    return [name for name in linear if name not in passed_by]
+
+
+def _short(layers: Iterable[str], lm: nn.Module) -> list[str]:
+    """The last parts of the layers' names, if they mean these layers alone; else the full names.
+
+    In a model with stacked experts peft takes `gate_proj` for a part of these.
+    """
     full = list(layers)
     last = {name.rpartition(".")[2] for name in full}
     inside = tuple(f"{name}." for name in full)
-    meant = {n for n in modules if n.rpartition(".")[2] in last and not n.startswith(inside)}
-    return sorted(last) if meant == set(full) else full
+    names = (name for name, _ in lm.named_modules() if not name.startswith(inside))
+    meant = {name for name in names if name.rpartition(".")[2] in last}
+    stacked = any(weight.ndim > 2 for weight in lm.parameters())
+    return full if stacked or meant != set(full) else sorted(last)

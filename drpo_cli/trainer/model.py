@@ -15,15 +15,21 @@ from drpo_cli.trainer.sharing import Costs, costs
 
 
 class Policy(nn.Module):
-    """Maps a packed micro-batch to log π and the entropy of its response tokens."""
+    """Maps a packed micro-batch to log π and the entropy of its response tokens.
 
-    def __init__(self, lm: Any, temperature: float, block: int):
+    adapters  what its adapters are, if only these are trained
+    """
+
+    def __init__(
+        self, lm: Any, temperature: float, block: int, adapters: lora.Adapters | None = None
+    ):
         super().__init__()
         self.lm = lm
         self.block = block
+        self.adapters = adapters
         config = lm.config.get_text_config()
         self.costs = _costs(self.layers, lm)
-        self.adapted = lora.adapted(lm)
+        self.adapted = lora.adapted(lm) if adapters else {}
         self.head = Head(
             temperature,
             softcap=getattr(config, "final_logit_softcapping", None),

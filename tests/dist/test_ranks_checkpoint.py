@@ -14,6 +14,7 @@ from support.training import furthest, open_trainer, weights
 from transformers import AutoModelForCausalLM
 
 from drpo_cli.dist import World
+from drpo_cli.settings import LoraSettings
 from drpo_cli.step import checkpoint
 from drpo_cli.step.checkpoint import Checkpoints
 
@@ -25,16 +26,20 @@ def shares(seed: int, ranks: int) -> list[list[Row]]:
     return [batch[rank * size : (rank + 1) * size] for rank in range(ranks)]
 
 
-@pytest.mark.parametrize("kind", ["qwen3", "qwen3_moe"])
-def test_saved_on_two_ranks_loaded_on_one(two: Ranks, tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "lora"), [("qwen3", None), ("qwen3_moe", None), ("qwen3", LoraSettings(rank=3))]
+)
+def test_saved_on_two_ranks_loaded_on_one(
+    two: Ranks, tmp_path: Path, kind: str, lora: LoraSettings | None
+) -> None:
     model, saved = tiny_model(tmp_path / "model", kind), tmp_path / "checkpoints" / "step-000001"
-    written = two.run(jobs.train, model=model, shares=[shares(1, 2)], save=saved)[0]
+    written = two.run(jobs.train, model=model, shares=[shares(1, 2)], save=saved, lora=lora)[0]
     with world() as here:
-        loaded = jobs.train(here, model, [], load=saved)
-        onward = jobs.train(here, model, [shares(2, 1)], load=saved)
+        loaded = jobs.train(here, model, [], load=saved, lora=lora)
+        onward = jobs.train(here, model, [shares(2, 1)], load=saved, lora=lora)
     assert furthest(written.weights, loaded.weights) == 0
     assert furthest(written.moments, loaded.moments) == 0
-    both = two.run(jobs.train, model=model, shares=[shares(2, 2)], load=saved)[0]
+    both = two.run(jobs.train, model=model, shares=[shares(2, 2)], load=saved, lora=lora)[0]
     assert furthest(onward.weights, both.weights) < 1e-6
     assert onward.metrics[0] == pytest.approx(both.metrics[0], rel=1e-5, abs=1e-6)
 

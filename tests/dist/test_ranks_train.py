@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from drpo_cli.settings import CriticSettings, ReferenceSettings
+from drpo_cli.settings import CriticSettings, LoraSettings, ReferenceSettings
 from support import jobs
 from support.damaged import EMBEDDING, change, with_value
 from support.models import Row, group, samples, tiny_model, world
@@ -51,6 +51,21 @@ def test_two_ranks_of_four_are_one_of_eight(two: Ranks, tmp_path: Path, kind: st
         require_same(rank, expected)
     first, last = expected.gradients
     assert furthest(first, last) > 1e-3
+
+
+@pytest.mark.parametrize("reduce", ["per_microbatch", "per_update"])
+def test_two_ranks_train_the_adapters_that_one_does(two: Ranks, model: Path, reduce: str) -> None:
+    batches = [samples(LENGTHS, seed) for seed in (1, 2)]
+    settings: dict[str, Any] = {
+        "lora": LoraSettings(rank=3),  # which two ranks do not divide
+        "reference": ReferenceSettings(coefficient=0.5),
+        "reduce_gradients": reduce,
+        **TINY_BUDGET,
+    }
+    found = two.run(jobs.train, model=model, shares=[halves(b) for b in batches], **settings)
+    for rank in found:
+        require_same(rank, alone(model, batches, **settings))
+    assert {name.split(".")[-2] for name in found[0].gradients[1]} == {"lora_A", "lora_B"}
 
 
 @pytest.mark.parametrize("reduce", ["per_microbatch", "per_update"])

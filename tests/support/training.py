@@ -15,7 +15,13 @@ from transformers import AutoModelForCausalLM
 
 from drpo_cli import plugins
 from drpo_cli.dist import World, full
-from drpo_cli.settings import CriticSettings, ModelSettings, ReferenceSettings, TrainSettings
+from drpo_cli.settings import (
+    CriticSettings,
+    LoraSettings,
+    ModelSettings,
+    ReferenceSettings,
+    TrainSettings,
+)
 from drpo_cli.trainer import optim
 from drpo_cli.trainer.attention import BUCKETS
 from drpo_cli.trainer.critic import Critic
@@ -43,10 +49,12 @@ def open_policy(
     trust: bool = False,
     attention: str = BUCKETS,
     dtype: DType = "float32",
+    lora: LoraSettings | None = None,
+    seed: int = 0,
 ) -> Policy:
     """The sharded policy of a model folder; `trust` allows code that it brings."""
     model = ModelSettings(path=str(folder), dtype=dtype, trust_remote_code=trust)
-    return load_policy(model, temperature, CHUNK, keep, world, attention)
+    return load_policy(model, temperature, CHUNK, keep, world, attention, lora, seed)
 
 
 def open_trainer(
@@ -58,11 +66,14 @@ def open_trainer(
     critic: CriticSettings | None = None,
     trust: bool = False,
     dtype: DType = "float32",
+    lora: LoraSettings | None = None,
     **train: Any,
 ) -> Trainer:
     """A trainer of a model folder; `train` are keys of `[train]`, `options` of the objective."""
     settings = TrainSettings(**{"updates_per_rollout": 1, "learning_rate": 1e-3, **train})
-    policy = open_policy(folder, world, keep=settings.checkpointing, trust=trust, dtype=dtype)
+    policy = open_policy(
+        folder, world, keep=settings.checkpointing, trust=trust, dtype=dtype, lora=lora
+    )
     plugin = plugins.load("objectives", objective)
     return Trainer(
         policy,
@@ -70,12 +81,16 @@ def open_trainer(
         Objective(plugin.entry, plugin.Config(**(options or {}))),
         settings,
         world,
-        None if reference is None else _reference(folder, world, reference),
+        None if reference is None else _reference(folder, world, reference, policy),
         None if critic is None else _critic(folder, world, critic, settings),
     )
 
 
-def _reference(folder: Path, world: World, settings: ReferenceSettings) -> Reference:
+def _reference(
+    folder: Path, world: World, settings: ReferenceSettings, policy: Policy
+) -> Reference:
+    if policy.adapted and settings.path is None:
+        return Reference(policy, settings)
     model = ModelSettings(path=settings.path or str(folder), dtype="float32")
     return Reference(load_reference(model, 1.0, CHUNK, world), settings)
 
@@ -137,17 +152,27 @@ def gradients_by_hand(
 
 
 def weights(policy: Policy) -> dict[str, Tensor]:
-    """Every weight, whole, as a copy. Collective."""
-    return {name: full(weight).clone() for name, weight in policy.named_weights()}
+    """Every weight, and those of adapters, whole, as copies. Collective."""
+    named = [*policy.named_weights(), *policy.named_adapters()]
+    return {name: full(weight).clone() for name, weight in named}
 
 
 def moments(trainer: Trainer) -> dict[str, Tensor]:
     """Every tensor of the optimizer's state, whole, as a copy. Collective."""
     return {
         f"{name}.{key}": full(value).clone()
-        for name, weight in trainer.policy.named_weights()
+        for name, weight in _trained(trainer.policy)
         for key, value in trainer.optimizer.state[weight].items()
     }
+
+
+def _trained(policy: Policy) -> list[tuple[str, Any]]:
+    return policy.named_adapters() or policy.named_weights()
+
+
+def adapters(policy: Policy) -> dict[str, Tensor]:
+    """The matrices A and B of every adapter, whole, as a copy. Collective."""
+    return {name: full(weight).clone() for name, weight in policy.named_adapters()}
 
 
 def critic_state(trainer: Trainer) -> dict[str, Tensor]:
@@ -168,7 +193,7 @@ def caught_gradients(trainer: Trainer) -> Iterator[list[dict[str, Tensor]]]:
     seen: list[dict[str, Tensor]] = []
 
     def look(*_: object) -> None:
-        named = trainer.policy.named_weights()
+        named = _trained(trainer.policy)
         seen.append({name: full(w.grad).clone() for name, w in named if w.grad is not None})
 
     handle = trainer.optimizer.register_step_pre_hook(look)
