@@ -138,6 +138,7 @@ def trainer(plan: Plan, world: World) -> Any:
         attention,
         spec.lora,
         spec.run.seed,
+        train.layout,
     )
     return Trainer(
         policy,
@@ -160,7 +161,8 @@ def _reference(spec: Spec, train: TrainSettings, attention: str, policy: Any, wo
         return Reference(policy, spec.reference)  # its base, which the run has already
     model = spec.model.model_copy(update={"path": spec.reference.path or spec.model.path})
     temperature, block = spec.rollout.config.temperature, train.logits_in_a_block
-    return Reference(load_reference(model, temperature, block, world, attention), spec.reference)
+    policy = load_reference(model, temperature, block, world, attention, train.layout)
+    return Reference(policy, spec.reference)
 
 
 def _critic(spec: Spec, train: TrainSettings, attention: str, world: World) -> Any:
@@ -171,6 +173,6 @@ def _critic(spec: Spec, train: TrainSettings, attention: str, world: World) -> A
     if spec.critic is None:
         return None
     source = spec.model.model_copy(update={"path": spec.critic.path or spec.model.path})
-    model = load_value_model(source, train.checkpointing, world, attention)
+    model = load_value_model(source, train.checkpointing, world, attention, train.layout)
     optimizer = optim.adamw(model, train, spec.critic.learning_rate)
     return Critic(model, optimizer, spec.critic, train, world)
