@@ -18,6 +18,7 @@ from drpo_cli.rollout.engine.precision import Precision
 from drpo_cli.rollout.engine.protocol import EngineContext, EngineProtocol
 from drpo_cli.settings import ModelSettings, TrainSettings
 from drpo_cli.spec import Spec
+from drpo_cli.spec.rules_lora import shares_base
 
 
 def tokenizer(model: ModelSettings) -> Any:
@@ -157,8 +158,8 @@ def _reference(spec: Spec, train: TrainSettings, attention: str, policy: Any, wo
 
     if spec.reference is None:
         return None
-    if spec.lora is not None and spec.reference.path in (None, spec.model.path):
-        return Reference(policy, spec.reference)  # its base, which the run has already
+    if shares_base(spec):
+        return Reference(policy, spec.reference)
     model = spec.model.model_copy(update={"path": spec.reference.path or spec.model.path})
     temperature, block = spec.rollout.config.temperature, train.logits_in_a_block
     policy = load_reference(model, temperature, block, world, attention, train.layout)
