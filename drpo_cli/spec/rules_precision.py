@@ -37,4 +37,19 @@ def fp8_engine_computes_in_bfloat16(spec: Spec) -> Iterator[Problem]:
         )
 
 
-ERRORS = (weights_are_rounded_once, fp8_engine_computes_in_bfloat16)
+def fp8_training_is_in_bfloat16(spec: Spec) -> Iterator[Problem]:
+    """What is not cast to FP8 is in bfloat16: there are no products of it with float32."""
+    if spec.train.float8 and spec.model.dtype != "bfloat16":
+        yield Problem(
+            ("train", "float8"),
+            f"is {spec.train.float8!r}, with which the rest of training is in bfloat16, and "
+            f"model.dtype is {spec.model.dtype!r}; set model.dtype to 'bfloat16', or remove it",
+            also=(DTYPE,),
+        )
+
+
+ERRORS = (
+    weights_are_rounded_once,
+    fp8_engine_computes_in_bfloat16,
+    fp8_training_is_in_bfloat16,
+)

@@ -55,6 +55,7 @@ def precision(spec: Spec) -> Precision:
         rollout=rollout.dtype or spec.model.dtype,
         rounding=rollout.weight_rounding,
         quantization=rollout.quantised_to(),
+        float8=spec.train.float8,
     )
 
 
@@ -119,12 +120,13 @@ def _rewards_with_answer(spec: Spec) -> list[str]:
 
 def trainer(plan: Plan, world: World) -> Any:
     """Builds the trainer: sharded policy, optimizer, objective; reference and critic if asked."""
-    from drpo_cli.trainer import optim
+    from drpo_cli.trainer import float8, optim
     from drpo_cli.trainer.attention import name_for
     from drpo_cli.trainer.loading import load_policy
     from drpo_cli.trainer.trainer import Objective, Trainer
 
     spec, rollout = plan.spec, plan.spec.rollout.config
+    float8.check(spec.train.float8, world.device.type)
     horizon = spec.train.horizon or rollout.max_new_tokens
     train = resolve(spec.train, world.device.type, spec.model.dtype)
     train = train.model_copy(update={"horizon": horizon})
@@ -138,6 +140,7 @@ def trainer(plan: Plan, world: World) -> Any:
         attention,
         spec.lora,
         spec.run.seed,
+        train.float8,
     )
     return Trainer(
         policy,
@@ -160,7 +163,8 @@ def _reference(spec: Spec, train: TrainSettings, attention: str, policy: Any, wo
         return Reference(policy, spec.reference)  # its base, which the run has already
     model = spec.model.model_copy(update={"path": spec.reference.path or spec.model.path})
     temperature, block = spec.rollout.config.temperature, train.logits_in_a_block
-    return Reference(load_reference(model, temperature, block, world, attention), spec.reference)
+    reference = load_reference(model, temperature, block, world, attention, train.float8)
+    return Reference(reference, spec.reference)
 
 
 def _critic(spec: Spec, train: TrainSettings, attention: str, world: World) -> Any:

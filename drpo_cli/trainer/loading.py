@@ -27,6 +27,7 @@ from drpo_cli.errors import UserError
 from drpo_cli.settings import LoraSettings, ModelSettings, TrainSettings
 from drpo_cli.trainer import lora
 from drpo_cli.trainer.attention import BUCKETS
+from drpo_cli.trainer.float8 import convert
 from drpo_cli.trainer.model import Policy, ValueModel
 
 aten = torch.ops.aten
@@ -57,20 +58,23 @@ def load_policy(
     attention: str = BUCKETS,
     adapters: LoraSettings | None = None,
     seed: int = 0,
+    float8: str | None = None,
 ) -> Policy:
     """Loads the model in float32, sharded over all ranks: each reads the rows of its shards.
 
     `keep` is `TrainSettings.checkpointing`. With `adapters` the model is frozen, in the compute
     dtype, and adapters are trained in float32, which start from `seed`.
 
-    `attention` is a name of `trainer.attention`.
+    `attention` is a name of `trainer.attention`; `float8` is `TrainSettings.float8`.
     Raises UserError for a folder without a loadable model, or with one that cannot be packed.
     """
     where = "model.path"
     lm = _load(settings, DTYPES[settings.dtype] if adapters else torch.float32, where, attention)
     injected = lora.inject(lm, adapters, seed, "lora.target_modules") if adapters else None
     _recompute_activations(lm, keep)
-    return _shard(Policy(lm, temperature, block, injected), settings, where, world)
+    policy = Policy(lm, temperature, block, injected)
+    convert(policy.layers, float8)
+    return _shard(policy, settings, where, world)
 
 
 def load_reference(
@@ -79,11 +83,17 @@ def load_reference(
     block: int,
     world: World,
     attention: str = BUCKETS,
+    float8: str | None = None,
 ) -> Policy:
-    """Loads a frozen, sharded policy; its weights leave the device between forward passes."""
+    """Loads a frozen, sharded policy; its weights leave the device between forward passes.
+
+    It computes as the policy does, so that the two differ by their weights alone.
+    """
     where = "reference.path"
     lm = _load(settings, DTYPES[settings.dtype], where, attention).requires_grad_(False)
-    return _shard(Policy(lm, temperature, block), settings, where, world, offload=True)
+    policy = Policy(lm, temperature, block)
+    convert(policy.layers, float8)
+    return _shard(policy, settings, where, world, offload=True)
 
 
 def load_value_model(

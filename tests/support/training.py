@@ -51,10 +51,11 @@ def open_policy(
     dtype: DType = "float32",
     lora: LoraSettings | None = None,
     seed: int = 0,
+    float8: str | None = None,
 ) -> Policy:
     """The sharded policy of a model folder; `trust` allows code that it brings."""
     model = ModelSettings(path=str(folder), dtype=dtype, trust_remote_code=trust)
-    return load_policy(model, temperature, CHUNK, keep, world, attention, lora, seed)
+    return load_policy(model, temperature, CHUNK, keep, world, attention, lora, seed, float8)
 
 
 def open_trainer(
@@ -72,7 +73,13 @@ def open_trainer(
     """A trainer of a model folder; `train` are keys of `[train]`, `options` of the objective."""
     settings = TrainSettings(**{"updates_per_rollout": 1, "learning_rate": 1e-3, **train})
     policy = open_policy(
-        folder, world, keep=settings.checkpointing, trust=trust, dtype=dtype, lora=lora
+        folder,
+        world,
+        keep=settings.checkpointing,
+        trust=trust,
+        dtype=dtype,
+        lora=lora,
+        float8=settings.float8,
     )
     plugin = plugins.load("objectives", objective)
     return Trainer(
