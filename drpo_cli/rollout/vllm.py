@@ -23,6 +23,7 @@ from drpo_cli.rollout.engine.ends import NEUTRAL, Ends, find_ends, load_config
 from drpo_cli.rollout.engine.pooling import pool
 from drpo_cli.rollout.engine.protocol import EngineContext, Sampling
 from drpo_cli.rollout.engine.text import decode_response
+from drpo_cli.rollout.engine.text_model import stored_weights, text_arguments, text_name
 from drpo_cli.rollout.engine.vllm_errors import Start, explain
 from drpo_cli.settings import PLAIN_PATH, Count, RolloutSettings
 from drpo_cli.types import Rollout
@@ -81,6 +82,7 @@ class Engine:
     """An in-process `vllm.LLM`."""
 
     checkpoint_names = True
+    text_alone = False  # whether it runs the text model of a multimodal checkpoint
 
     @staticmethod
     def check(config: Config, context: EngineContext) -> None:
@@ -105,6 +107,7 @@ class Engine:
         _set_environment(config)
         self.explained = partial(_explained, config, context)
         self.llm = _start(config, context)
+        self.text_alone = "hf_overrides" in _text_arguments(config, context)
         self.sharers = _find_sharers(config, context)
         self.tokenizer = self.llm.get_tokenizer()
         self.ends = find_ends(config, context.model, self.tokenizer)
@@ -113,6 +116,8 @@ class Engine:
         self.can_sleep = config.sleep and current_platform.is_cuda_alike()
         self.asleep: set[str] = set()
         self.requests = 0  # sent so far: no two have the same name
+        if self.text_alone and not context.awaits_weights:
+            self.load_weights(stored_weights(context.model))
 
     def generate(
         self,
@@ -148,6 +153,8 @@ class Engine:
         worker = self.llm.llm_engine.model_executor.driver_worker.worker
         model = worker.model_runner.get_model()
         _unpack_experts(model)
+        if self.text_alone:
+            weights = ((text_name(name), weight) for name, weight in weights)
         # found before the reload, which removes the weights from the model while it runs
         embedding = _find_embedding(model)
         # the worker's method, which gives vLLM's code its configuration, and not the runner's
@@ -225,7 +232,14 @@ def _start(config: Config, context: EngineContext) -> Any:
     if config.tensor_parallel > 1:
         _keep_from_shared_memory()
     with _plain_folder(context.model.path) as path, _explained(config, context):
-        return LLM(**(engine_arguments(config, context) | {"model": path}))
+        arguments = engine_arguments(config, context) | _text_arguments(config, context)
+        return LLM(**(arguments | {"model": path}))
+
+
+def _text_arguments(config: Config, context: EngineContext) -> dict[str, Any]:
+    # of a lone engine of several devices, vLLM's own processes read the files
+    in_process = context.ranks > 1 or config.tensor_parallel == 1
+    return text_arguments(context.model, PUSHED if in_process else None)
 
 
 @contextmanager
@@ -348,10 +362,16 @@ def _unpack_experts(model: Any) -> None:
 
 def _find_embedding(model: Any) -> dict[str, Tensor]:
     """On a CPU, the embedding's weight under its name: there it can be overwritten in place."""
-    module = getattr(getattr(model, "model", None), "embed_tokens", None)
+    module = getattr(getattr(_language_model(model), "model", None), "embed_tokens", None)
     if module is None or not _is_on_cpu(module):
         return {}
     return {n: weight.data for n, weight in model.named_parameters() if weight is module.weight}
+
+
+def _language_model(model: Any) -> Any:
+    """The part of a multimodal model that has decoder and head; of any other, the model."""
+    find = getattr(model, "get_language_model", None)
+    return model if find is None else find()
 
 
 def _copy_in_place(
@@ -372,11 +392,12 @@ def _copy_in_place(
 def _repack_tied_head(model: Any) -> None:
     # On a CPU a tied output head keeps a packed copy of the embedding, which a reload does not
     # refresh: the engine would continue to sample from the old head.
-    head = getattr(model, "lm_head", None)
-    config = getattr(model, "config", None)
+    lm = _language_model(model)
+    head = getattr(lm, "lm_head", None)
+    config = getattr(lm, "config", None)
     if head is None or config is None or not config.get_text_config().tie_word_embeddings:
         return
-    embedding = model.model.embed_tokens
+    embedding = lm.model.embed_tokens
     if _is_on_cpu(embedding):
         head.weight = embedding.weight
         head.cpu_linear = None  # frees the old copy before the new one is made

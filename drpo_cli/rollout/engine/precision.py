@@ -107,6 +107,7 @@ def find_quantised(model: Any) -> frozenset[str]:
     for name, module in model.named_modules():
         if not getattr(getattr(module, "quant_method", None), "uses_meta_device", False):
             continue
+        name = name.removesuffix(".base_layer")  # of a layer with room for adapters
         path, dot, last = re.sub(r"\bexperts\b.*", "experts", inside(name)).rpartition(".")
         found.update(f"{path}{dot}{part}" for part in parts_of.get(last, [last]))
     return frozenset(found)

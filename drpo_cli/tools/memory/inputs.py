@@ -52,9 +52,10 @@ def make_model(config: Any, code: bool, layers: int | None = None, attention: st
     """
     import torch
     from torch import nn
-    from transformers import AutoModelForCausalLM
 
-    lm = AutoModelForCausalLM.from_config(
+    from drpo_cli import pretrained
+
+    lm = pretrained.make(
         copy.deepcopy(config),
         dtype=torch.float32,
         attn_implementation=attention,
