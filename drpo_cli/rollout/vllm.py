@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -51,6 +51,11 @@ class Config(RolloutSettings):
     eager: bool | None = None
     """Skip compilation and the capture of CUDA graphs: a faster start, slower sampling on a GPU.
     If not set, a GPU samples with graphs and a CPU without."""
+    quantization: Literal["int8", "fp8"] | None = None
+    """Compute the layers' products in 8 bits: the weights are quantised at each sync, per output
+    channel, their inputs per token. `fp8` (E4M3) is for GPUs since Ada, `int8` for older ones and
+    CPUs. Embedding, head, norms and routers stay as they are, and so do experts, except for fp8 on
+    a GPU."""
     sleep: bool = True
     """Give GPU memory to the trainer between rollouts; no effect on a CPU."""
 
@@ -68,6 +73,10 @@ class Config(RolloutSettings):
         """See `RolloutSettings`: what sleeps is in a pool."""
         return self.sleep
 
+    def quantised_to(self) -> Literal["int8", "fp8"] | None:
+        """See `RolloutSettings`."""
+        return self.quantization
+
 
 class Engine:
     """An in-process `vllm.LLM`."""
@@ -77,9 +86,12 @@ class Engine:
 
     @staticmethod
     def check(config: Config, context: EngineContext) -> None:
-        """See `EngineProtocol.check`: the KV cache on a CPU. A GPU's depends on what is free."""
+        """See `EngineProtocol.check`: the device, and on a CPU the KV cache."""
         import torch
 
+        from drpo_cli.rollout.engine.precision import check_device
+
+        check_device(config.quantization, context.model.dtype)
         if not torch.cuda.is_available():
             model = load_config(context.model)
             require_cache(config, model, context.model.dtype, context.context_length, context.ranks)
@@ -150,6 +162,13 @@ class Engine:
             worker.reload_weights(weights_iterator=_copy_in_place(embedding, weights))
         _repack_tied_head(model)
         self._drop_prefix_cache()
+
+    @property
+    def quantised(self) -> frozenset[str]:
+        """See `find_quantised`."""
+        from drpo_cli.rollout.engine.precision import find_quantised
+
+        return find_quantised(self.llm.llm_engine.model_executor.driver_worker.worker.get_model())
 
     def sleep(self) -> None:
         """See `EngineProtocol.sleep`. Level 2 drops the weights; the next sync sends them again."""
@@ -282,6 +301,10 @@ def engine_arguments(config: Config, context: EngineContext) -> dict[str, Any]:
         "tokenizer_mode": "hf",  # as the trainer reads it, whatever other files the folder has
         "load_format": PUSHED if context.awaits_weights else "auto",
     }
+    if config.quantization is not None:
+        from drpo_cli.rollout.engine import quantized
+
+        arguments |= quantized.arguments(config.quantization, cuda)
     if cuda:
         arguments["gpu_memory_utilization"] = config.gpu_memory_fraction
         arguments["enable_sleep_mode"] = config.sleep

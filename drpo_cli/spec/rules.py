@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from drpo_cli.settings import AbsentKeyError
-from drpo_cli.spec import rules_data
+from drpo_cli.spec import rules_data, rules_precision
 from drpo_cli.spec.model import Spec
 from drpo_cli.spec.positions import KeyPath
 from drpo_cli.spec.problems import Problem
@@ -314,6 +314,7 @@ ERRORS: tuple[Rule, ...] = (
     warmup_fits,
     context_holds_response,
     *rules_data.ERRORS,
+    *rules_precision.ERRORS,
     one_advantage_per_response,
     critic_where_needed,
     checkpointing_options,
