@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 
 import torch
 from torch import Tensor
@@ -27,6 +27,8 @@ class Packed:
     predict_T   the input token that each response token is predicted from
     response_T  the row that each response token belongs to
     scale_T     the factor of each token's loss, from the reduction
+    experts_I   what the engine's routers chose for each input token: [I, blocks, experts of a
+                token], on the CPU; None if it is not known, or not to be used
     The rest are columns of `Experience`, in float32; None where it has none.
     """
 
@@ -43,6 +45,7 @@ class Packed:
     ref_logp_T: Tensor | None
     value_T: Tensor | None
     return_T: Tensor | None
+    experts_I: Tensor | None = None
 
 
 def bins(lengths: Sequence[int], budget: int, at_least: int = 1) -> list[list[int]]:
@@ -154,11 +157,13 @@ def pack(
     progress.tick()  # every micro-batch of every model passes here
     row = _Row([], [], [], [])
     responses = [ids_T.tolist() for ids_T in exp.split(exp.token_T)] if len(exp) else []
+    experts_S, experts = iter(exp.experts_S or ()), []
     kinds = zip(exp.prompt_ids_S, _sharing(exp, costs), responses, strict=True)
     for (prompt_ids, share), neighbours in groupby(kinds, lambda kind: kind[:2]):
         together = [response for _, _, response in neighbours]
         for part in [together] if share else [[response] for response in together]:
             row.put_all(prompt_ids, part)
+            experts += _experts_of(len(prompt_ids), list(islice(experts_S, len(part))))
     if not len(exp):
         row.put([0])
     mask_T = exp.loss_mask_T
@@ -184,4 +189,15 @@ def pack(
         ref_logp_T=column(exp.ref_logp_T),
         value_T=column(exp.value_T),
         return_T=column(exp.return_T),
+        experts_I=torch.cat(experts) if experts else None,
     )
+
+
+def _experts_of(prompt: int, experts: list[Tensor]) -> list[Tensor]:
+    """The experts of rows that share a prompt of so many tokens, as `_Row.put_all` puts them.
+
+    The prompt's are those of the first row: a router chooses by what is before a token alone.
+    """
+    if len(experts) < 2:
+        return experts
+    return [experts[0][:prompt], *(of_row[prompt:] for of_row in experts)]

@@ -27,6 +27,7 @@ from drpo_cli.trainer.attention import BUCKETS
 from drpo_cli.trainer.critic import Critic
 from drpo_cli.trainer.loading import load_policy, load_reference, load_value_model
 from drpo_cli.trainer.model import Policy
+from drpo_cli.trainer.routing import prepare
 from drpo_cli.trainer.terms import Reference
 from drpo_cli.trainer.trainer import Objective, Trainer
 from drpo_cli.types import Group, Prompt, Rollout, Scores
@@ -75,6 +76,7 @@ def open_trainer(
         folder, world, keep=settings.checkpointing, trust=trust, dtype=dtype, lora=lora
     )
     plugin = plugins.load("objectives", objective)
+    routing = prepare(policy, settings)
     return Trainer(
         policy,
         optim.build(policy, settings, 100),
@@ -83,6 +85,7 @@ def open_trainer(
         world,
         None if reference is None else _reference(folder, world, reference, policy),
         None if critic is None else _critic(folder, world, critic, settings),
+        routing,
     )
 
 
