@@ -56,7 +56,7 @@ class Routers:
     given   int64, [tokens, blocks, experts of a token]: the experts of each token that the next
             forward pass sees, in the order in which a block sees tokens; None for the routers' own.
             It stays until it is set again, since activations may be recomputed in a backward pass.
-    heard   is told of every choice of the routers' own: the place of the block, int64
+    heard   is called with every choice of the routers' own: the place of the block, int64
             [tokens, experts of a token], and what was given instead, if anything
     """
 

@@ -19,7 +19,12 @@ class TrainSettings(Settings):
     group; `groups` keeps groups whole where equal mini-batches allow it, so that a prompt is
     computed once per step instead of once per update."""
     tokens_per_microbatch: Count = 16384
-    """Most tokens in one packed forward and backward pass, per device."""
+    """Most tokens in one forward and backward pass, per device; those of padding count."""
+    layout: Literal["auto", "packed", "padded"] = "auto"
+    """How sequences become a micro-batch. `packed`: end to end in one row, and a prompt is computed
+    once for several responses; for models with attention as their only mixing of tokens. `padded`:
+    side by side, each padded to the longest, with the model's own attention; for every causal
+    model. `auto` packs where the model allows it."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-6
     """Peak learning rate of AdamW."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"

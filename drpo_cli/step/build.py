@@ -18,6 +18,7 @@ from drpo_cli.rollout.engine.precision import Precision
 from drpo_cli.rollout.engine.protocol import EngineContext, EngineProtocol
 from drpo_cli.settings import ModelSettings, TrainSettings
 from drpo_cli.spec import Spec
+from drpo_cli.spec.rules_lora import shares_base
 
 
 def tokenizer(model: ModelSettings) -> Any:
@@ -50,7 +51,12 @@ def _model_limit(model: ModelSettings) -> ContextLimit | None:
 def precision(spec: Spec) -> Precision:
     """The numeric formats of the trainer and the engine."""
     rollout = spec.rollout.config
-    return Precision(spec.model.dtype, rollout.dtype or spec.model.dtype, rollout.weight_rounding)
+    return Precision(
+        train=spec.model.dtype,
+        rollout=rollout.dtype or spec.model.dtype,
+        rounding=rollout.weight_rounding,
+        quantization=rollout.quantised_to(),
+    )
 
 
 def engine(plan: Plan) -> EngineProtocol:
@@ -135,6 +141,7 @@ def trainer(plan: Plan, world: World) -> Any:
         attention,
         spec.lora,
         spec.run.seed,
+        train.layout,
     )
     routing = prepare(policy, train)
     return Trainer(
@@ -155,11 +162,12 @@ def _reference(spec: Spec, train: TrainSettings, attention: str, policy: Any, wo
 
     if spec.reference is None:
         return None
-    if spec.lora is not None and spec.reference.path in (None, spec.model.path):
-        return Reference(policy, spec.reference)  # its base, which the run has already
+    if shares_base(spec):
+        return Reference(policy, spec.reference)
     model = spec.model.model_copy(update={"path": spec.reference.path or spec.model.path})
     temperature, block = spec.rollout.config.temperature, train.logits_in_a_block
-    return Reference(load_reference(model, temperature, block, world, attention), spec.reference)
+    policy = load_reference(model, temperature, block, world, attention, train.layout)
+    return Reference(policy, spec.reference)
 
 
 def _critic(spec: Spec, train: TrainSettings, attention: str, world: World) -> Any:
@@ -170,6 +178,6 @@ def _critic(spec: Spec, train: TrainSettings, attention: str, world: World) -> A
     if spec.critic is None:
         return None
     source = spec.model.model_copy(update={"path": spec.critic.path or spec.model.path})
-    model = load_value_model(source, train.checkpointing, world, attention)
+    model = load_value_model(source, train.checkpointing, world, attention, train.layout)
     optimizer = optim.adamw(model, train, spec.critic.learning_rate)
     return Critic(model, optimizer, spec.critic, train, world)

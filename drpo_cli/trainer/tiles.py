@@ -42,9 +42,7 @@ def attend(
     `first_B` of its span to its own, of these the last `window`.
     """
     out: Tensor
-    out, _ = torch.ops.drpo.attend(
-        query, key, value, sink_H, first_B, context, window, scale, softcap
-    )
+    out, _ = _attend(query, key, value, sink_H, first_B, context, window, scale, softcap)
     return out
 
 
@@ -95,18 +93,17 @@ class _Job(NamedTuple):
     def hide(self, z: Tensor, tile: _Tile) -> Tensor:
         """Sets the hidden scores of a tile to −∞."""
         place_K = torch.arange(tile.keys.start, tile.keys.stop, device=self.q.device)
-        own_L = torch.arange(tile.rows.start, tile.rows.stop, device=self.q.device) + self.context
-        back_LK = own_L[:, None] - place_K
-        hidden = (back_LK < 0)[None, None]
+        own = torch.arange(tile.rows.start, tile.rows.stop, device=self.q.device) + self.context
+        own_L1 = own[:, None]
+        hidden = (place_K > own_L1)[None, None]
         if self.window is not None:
-            hidden = hidden | (back_LK >= self.window)
+            hidden = hidden | (place_K <= own_L1 - self.window)
         if self.first is not None:
             hidden = hidden | (place_K < self.first[tile.heads, None])[:, None, None]
         return z.masked_fill_(hidden, -torch.inf)
 
 
-@torch.library.custom_op("drpo::attend", mutates_args=())
-def _attend(
+def forward(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -117,7 +114,7 @@ def _attend(
     scale: float,
     softcap: float | None,
 ) -> tuple[Tensor, Tensor]:
-    """Output and lse [B, H, L]. One operation for whoever records them: it holds no scores."""
+    """Output and lse [B, H, L]. Holds one tile or two."""
     job = _job(query, key, value, sinks, first, context, window, scale, softcap)
     out, lse = _outputs(query, value)
     outs, totals = (_by_key_head(part, key.shape[1]) for part in (out, lse))
@@ -132,11 +129,11 @@ def _attend(
         mixed = _product(z.flatten(1, 2), job.v[tile.heads, tile.keys]).view(*z.shape[:3], -1)
         outs[tile.heads, :, tile.rows] = mixed.div_(total[..., None]).to(out.dtype)
         totals[tile.heads, :, tile.rows] = total.log_().add_(peak)
+        del z  # before the next one
     return out, lse
 
 
-@torch.library.custom_op("drpo::attend_backward", mutates_args=())
-def _attend_backward(
+def backward(
     grad: Tensor,
     query: Tensor,
     key: Tensor,
@@ -150,7 +147,7 @@ def _attend_backward(
     scale: float,
     softcap: float | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of query, key, value and the product ∂o·o, [B, H, L]."""
+    """Gradients of query, key and value, and ∂o·o [B, H, L]. Holds two to four tiles."""
     job = _job(query, key, value, sinks, first, context, window, scale, softcap)
     dot = (grad.to(lse.dtype) * out).sum(-1)
     by_outs, dots, totals = (_by_key_head(part, key.shape[1]) for part in (grad, dot, lse))
@@ -171,6 +168,7 @@ def _attend_backward(
         by_key[tile.heads, tile.keys] += _product(by_score.mT, q)
         found = _product(by_score, job.k[tile.heads, tile.keys])
         by_query[tile.heads, :, tile.rows] = found.view(*p.shape[:3], -1).to(query.dtype)
+        del p, slope, by_score
     return (
         by_query.view(query.shape),
         by_key.to(key.dtype).view(key.shape),
@@ -223,9 +221,14 @@ def _outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
 def _product(left: Tensor, right: Tensor) -> Tensor:
     """A product of matrices, summed and given in float32 or wider."""
     narrow = left.dtype if left.element_size() < right.element_size() else right.dtype
-    if left.is_cuda and narrow.itemsize == 2:
+    if left.device.type == "cuda" and narrow.itemsize == 2:
         return torch.bmm(left.to(narrow), right.to(narrow), out_dtype=torch.float32)
     return left.to(_wide(left)) @ right.to(_wide(right))
+
+
+# Operations of their own: whoever records operations to keep their results sees no scores.
+_attend = torch.library.custom_op("drpo::attend", forward, mutates_args=())
+_attend_backward = torch.library.custom_op("drpo::attend_backward", backward, mutates_args=())
 
 
 @_attend.register_fake
@@ -258,9 +261,8 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 def _gradients(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
     query, key, value, sinks, first, out, lse = ctx.saved_tensors
-    *grads, dot = torch.ops.drpo.attend_backward(
-        grad, query, key, value, sinks, first, out, lse, *ctx.settings
-    )
+    given = grad, query, key, value, sinks, first, out, lse
+    *grads, dot = _attend_backward(*given, *ctx.settings)
     return (*grads, None if sinks is None else sink_gradient(sinks, lse, dot), *(None,) * 5)
 
 

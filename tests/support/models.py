@@ -40,6 +40,15 @@ SIZES: dict[str, Any] = {
     "eos_token_id": EOS_ID,
 }
 DERIVED = ("qwen2", "phi3")  # their configs derive head_dim from the other sizes
+LINEAR: dict[str, Any] = {  # attention, and layers of linear attention with a convolution
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 32,
+}
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("Qwen3", {"tie_word_embeddings": True}),
     "llama": ("Llama", {"tie_word_embeddings": False}),
@@ -133,6 +142,32 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
             "first_k_dense_replace": 1,
         },
     ),
+    # from here on, models whose sequences cannot be packed
+    "qwen3_next": ("Qwen3Next", {**LINEAR, "num_experts": 4, "num_experts_per_tok": 2}),
+    "qwen3_5": ("Qwen3_5", {**LINEAR, "tie_word_embeddings": True}),
+    "lfm2": ("Lfm2", {"layer_types": ["conv", "full_attention"]}),
+    "falcon_h1": (  # attention and a state-space model in each layer
+        "FalconH1",
+        {
+            "mamba_d_ssm": 64,
+            "mamba_n_heads": 4,
+            "mamba_d_head": 16,
+            "mamba_d_state": 8,
+            "mamba_chunk_size": 8,
+        },
+    ),
+    "nemotron_h": (
+        "NemotronH",
+        {
+            "layers_block_type": ["mamba", "attention", "mlp"],
+            "mamba_num_heads": 4,
+            "mamba_head_dim": 16,
+            "ssm_state_size": 8,
+            "n_groups": 2,
+            "chunk_size": 8,
+        },
+    ),
+    "stablelm": ("StableLm", {"tie_word_embeddings": False}),  # its attention gets no keywords
 }
 
 

@@ -52,10 +52,11 @@ def open_policy(
     dtype: DType = "float32",
     lora: LoraSettings | None = None,
     seed: int = 0,
+    layout: str = "auto",
 ) -> Policy:
     """The sharded policy of a model folder; `trust` allows code that it brings."""
     model = ModelSettings(path=str(folder), dtype=dtype, trust_remote_code=trust)
-    return load_policy(model, temperature, CHUNK, keep, world, attention, lora, seed)
+    return load_policy(model, temperature, CHUNK, keep, world, attention, lora, seed, layout)
 
 
 def open_trainer(
@@ -73,7 +74,13 @@ def open_trainer(
     """A trainer of a model folder; `train` are keys of `[train]`, `options` of the objective."""
     settings = TrainSettings(**{"updates_per_rollout": 1, "learning_rate": 1e-3, **train})
     policy = open_policy(
-        folder, world, keep=settings.checkpointing, trust=trust, dtype=dtype, lora=lora
+        folder,
+        world,
+        keep=settings.checkpointing,
+        trust=trust,
+        dtype=dtype,
+        lora=lora,
+        layout=settings.layout,
     )
     plugin = plugins.load("objectives", objective)
     routing = prepare(policy, settings)
@@ -94,13 +101,14 @@ def _reference(
 ) -> Reference:
     if policy.adapted and settings.path is None:
         return Reference(policy, settings)
+    layout = "padded" if policy.costs.padded else "packed"
     model = ModelSettings(path=settings.path or str(folder), dtype="float32")
-    return Reference(load_reference(model, 1.0, CHUNK, world), settings)
+    return Reference(load_reference(model, 1.0, CHUNK, world, layout=layout), settings)
 
 
 def _critic(folder: Path, world: World, settings: CriticSettings, train: TrainSettings) -> Critic:
     model = ModelSettings(path=settings.path or str(folder), dtype="float32")
-    values = load_value_model(model, train.checkpointing, world)
+    values = load_value_model(model, train.checkpointing, world, layout=train.layout)
     optimizer = optim.adamw(values, train, settings.learning_rate)
     return Critic(values, optimizer, settings, train, world)
 
