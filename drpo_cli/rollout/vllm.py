@@ -26,6 +26,12 @@ from drpo_cli.rollout.engine.protocol import EngineContext, Sampling
 from drpo_cli.rollout.engine.text import decode_response
 from drpo_cli.rollout.engine.text_model import stored_weights, text_arguments, text_name
 from drpo_cli.rollout.engine.vllm_errors import Start, explain
+from drpo_cli.rollout.engine.vllm_weights import (
+    copy_in_place,
+    find_embedding,
+    repack_tied_head,
+    unpack_experts,
+)
 from drpo_cli.settings import PLAIN_PATH, Count, RolloutSettings
 from drpo_cli.types import Rollout
 
@@ -157,15 +163,15 @@ class Engine:
         """See `EngineProtocol.load_weights`. Takes names as in a Hugging Face checkpoint."""
         worker = self.llm.llm_engine.model_executor.driver_worker.worker
         model = worker.model_runner.get_model()
-        _unpack_experts(model)
+        unpack_experts(model)
         if self.text_alone:
             weights = ((text_name(name), weight) for name, weight in weights)
         # found before the reload, which removes the weights from the model while it runs
-        embedding = _find_embedding(model)
+        embedding = find_embedding(model)
         # the worker's method, which gives vLLM's code its configuration, and not the runner's
         with self.explained():
-            worker.reload_weights(weights_iterator=_copy_in_place(embedding, weights))
-        _repack_tied_head(model)
+            worker.reload_weights(weights_iterator=copy_in_place(embedding, weights))
+        repack_tied_head(model)
         self._drop_prefix_cache()
 
     @property
@@ -359,60 +365,3 @@ def sampling_options(sampling: Sampling, ends: Ends) -> dict[str, Any]:
         "detokenize": bool(ends.texts),
         "output_kind": RequestOutputKind.FINAL_ONLY,
     }
-
-
-def _unpack_experts(model: Any) -> None:
-    # On a CPU the expert kernel packs its weights only when it is built. A reload into an existing
-    # kernel leaves them unpacked, which is silently wrong. Without a kernel, the reload builds one.
-    for module in model.modules():
-        method: Any = getattr(module, "quant_method", None)
-        if getattr(method, "moe_kernel", None) is not None and _is_on_cpu(module):
-            method.moe_kernel = None
-
-
-def _find_embedding(model: Any) -> dict[str, Tensor]:
-    """On a CPU, the embedding's weight under its name: there it can be overwritten in place."""
-    module = getattr(getattr(_language_model(model), "model", None), "embed_tokens", None)
-    if module is None or not _is_on_cpu(module):
-        return {}
-    return {n: weight.data for n, weight in model.named_parameters() if weight is module.weight}
-
-
-def _language_model(model: Any) -> Any:
-    """The part of a multimodal model that has decoder and head; of any other, the model."""
-    find = getattr(model, "get_language_model", None)
-    return model if find is None else find()
-
-
-def _copy_in_place(
-    held: dict[str, Tensor], weights: Iterable[tuple[str, Tensor]]
-) -> Iterator[tuple[str, Tensor]]:
-    """Copies the weights in `held` into their place, and yields the others for a reload.
-
-    A reload would copy an embedding twice, and pack it for products in which it never takes part.
-    """
-    for name, weight in weights:
-        place = held.get(name)
-        if place is not None and place.shape == weight.shape:
-            place.copy_(weight)
-        else:
-            yield name, weight
-
-
-def _repack_tied_head(model: Any) -> None:
-    # On a CPU a tied output head keeps a packed copy of the embedding, which a reload does not
-    # refresh: the engine would continue to sample from the old head.
-    lm = _language_model(model)
-    head = getattr(lm, "lm_head", None)
-    config = getattr(lm, "config", None)
-    if head is None or config is None or not config.get_text_config().tie_word_embeddings:
-        return
-    embedding = lm.model.embed_tokens
-    if _is_on_cpu(embedding):
-        head.weight = embedding.weight
-        head.cpu_linear = None  # frees the old copy before the new one is made
-        head.quant_method.process_weights_after_loading(head)
-
-
-def _is_on_cpu(module: Any) -> bool:
-    return all(weight.device.type == "cpu" for weight in module.parameters())

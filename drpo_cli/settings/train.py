@@ -51,6 +51,11 @@ class TrainSettings(Settings):
     """How attention over packed rows is computed; by device if not set. `varlen`: by the kernel of
     FlashAttention for sequences of any lengths, for bfloat16 on GPUs since Ampere. `buckets`: in
     padded batches of similar lengths, on any device; the default on a CPU and for float32."""
+    float8: Literal["tensorwise", "rowwise"] | None = None
+    """Compute the products of the decoder layers in FP8, forward and backward, with a scale per
+    tensor, or per token and channel, so that log π of a token does not depend on the others of its
+    batch. For bfloat16 on GPUs since Ada, with the extra `drpo[float8]`; a CPU rounds the same way
+    and is slower. Experts, routers, head and critic stay in bfloat16."""
     reduce_gradients: Literal["per_microbatch", "per_update"] = "per_microbatch"
     """When gradients are reduced over the devices: after every micro-batch, so that a device keeps
     only its shard of their sum; or once per update, which moves less data and keeps 4 bytes per

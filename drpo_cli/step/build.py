@@ -56,6 +56,7 @@ def precision(spec: Spec) -> Precision:
         rollout=rollout.dtype or spec.model.dtype,
         rounding=rollout.weight_rounding,
         quantization=rollout.quantised_to(),
+        float8=spec.train.float8,
     )
 
 
@@ -121,13 +122,14 @@ def _rewards_with_answer(spec: Spec) -> list[str]:
 
 def trainer(plan: Plan, world: World) -> Any:
     """Builds the trainer: sharded policy, optimizer, objective; reference and critic if asked."""
-    from drpo_cli.trainer import optim
+    from drpo_cli.trainer import float8, optim
     from drpo_cli.trainer.attention import name_for
     from drpo_cli.trainer.loading import load_policy
     from drpo_cli.trainer.routing import prepare
     from drpo_cli.trainer.trainer import Objective, Trainer
 
     spec, rollout = plan.spec, plan.spec.rollout.config
+    float8.check(spec.train.float8, world.device.type)
     horizon = spec.train.horizon or rollout.max_new_tokens
     train = resolve(spec.train, world.device.type, spec.model.dtype)
     train = train.model_copy(update={"horizon": horizon})
@@ -142,6 +144,7 @@ def trainer(plan: Plan, world: World) -> Any:
         spec.lora,
         spec.run.seed,
         train.layout,
+        train.float8,
     )
     routing = prepare(policy, train)
     return Trainer(
@@ -166,8 +169,10 @@ def _reference(spec: Spec, train: TrainSettings, attention: str, policy: Any, wo
         return Reference(policy, spec.reference)
     model = spec.model.model_copy(update={"path": spec.reference.path or spec.model.path})
     temperature, block = spec.rollout.config.temperature, train.logits_in_a_block
-    policy = load_reference(model, temperature, block, world, attention, train.layout)
-    return Reference(policy, spec.reference)
+    reference = load_reference(
+        model, temperature, block, world, attention, train.layout, train.float8
+    )
+    return Reference(reference, spec.reference)
 
 
 def _critic(spec: Spec, train: TrainSettings, attention: str, world: World) -> Any:

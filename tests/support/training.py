@@ -53,10 +53,13 @@ def open_policy(
     lora: LoraSettings | None = None,
     seed: int = 0,
     layout: str = "auto",
+    float8: str | None = None,
 ) -> Policy:
     """The sharded policy of a model folder; `trust` allows code that it brings."""
     model = ModelSettings(path=str(folder), dtype=dtype, trust_remote_code=trust)
-    return load_policy(model, temperature, CHUNK, keep, world, attention, lora, seed, layout)
+    return load_policy(
+        model, temperature, CHUNK, keep, world, attention, lora, seed, layout, float8
+    )
 
 
 def open_trainer(
@@ -81,6 +84,7 @@ def open_trainer(
         dtype=dtype,
         lora=lora,
         layout=settings.layout,
+        float8=settings.float8,
     )
     plugin = plugins.load("objectives", objective)
     routing = prepare(policy, settings)
