@@ -68,6 +68,17 @@ class TrainSettings(Settings):
     logits_mib: Count | None = None
     """Size of one block of float32 logits, in MiB; by device if not set: 8 on a CPU, 512 on a GPU.
     Two or three blocks exist at a time, never the whole array `[tokens, vocabulary]`."""
+    router_replay: bool = False
+    """For a mixture of experts: send each token to the experts that the engine chose when it
+    sampled, prompts included, instead of those that the trainer's routers would choose. Routers
+    still learn, from the scores of these experts. Rounding makes the two choose differently for a
+    few tokens, and each gap of that kind is a large one."""
+    router_dtype: Literal["model", "float32"] = "model"
+    """How the routers of a mixture of experts compute their scores: as the architecture does, which
+    is in `model.dtype` for most and in float32 for some; or `float32` for all. Their weights are
+    rounded to `model.dtype`, as the engine's are."""
+    freeze_routers: bool = False
+    """Train a mixture of experts without its routers, whose weights then never change."""
     reduction: Literal["token_mean", "sequence_mean", "fixed_horizon"] = "token_mean"
     """How the losses of tokens are reduced to one: `token_mean` is the mean over all tokens of an
     update; `sequence_mean` the mean over responses of the mean over their tokens; `fixed_horizon`

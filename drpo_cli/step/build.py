@@ -68,7 +68,7 @@ def engine(plan: Plan) -> EngineProtocol:
 def lone_engine(plan: Plan) -> EngineProtocol:
     """Checks the model, as a trainer does when it loads one, then starts the engine without one."""
     pretrained.check(plan.spec.model, "model.path")
-    return _start(plan, _engine_context(plan))
+    return _start(plan, replace(_engine_context(plan), experts=False))
 
 
 def _start(plan: Plan, context: EngineContext) -> EngineProtocol:
@@ -93,7 +93,8 @@ def check_engine(plan: Plan, tokenizer: Any) -> None:
 
 def _engine_context(plan: Plan) -> EngineContext:
     model = plan.spec.model.model_copy(update={"dtype": precision(plan.spec).rollout})
-    return EngineContext(model, context_length(plan), plan.world)
+    experts = plan.spec.train.router_replay
+    return EngineContext(model, context_length(plan), plan.world, experts=experts)
 
 
 def _vocabulary(model: ModelSettings) -> int:
@@ -124,6 +125,7 @@ def trainer(plan: Plan, world: World) -> Any:
     from drpo_cli.trainer import float8, optim
     from drpo_cli.trainer.attention import name_for
     from drpo_cli.trainer.loading import load_policy
+    from drpo_cli.trainer.routing import prepare
     from drpo_cli.trainer.trainer import Objective, Trainer
 
     spec, rollout = plan.spec, plan.spec.rollout.config
@@ -144,6 +146,7 @@ def trainer(plan: Plan, world: World) -> Any:
         train.layout,
         train.float8,
     )
+    routing = prepare(policy, train)
     return Trainer(
         policy,
         optim.build(policy, train, plan.total_updates),
@@ -152,6 +155,7 @@ def trainer(plan: Plan, world: World) -> Any:
         world,
         reference=_reference(spec, train, attention, policy, world),
         critic=_critic(spec, train, attention, world),
+        routing=routing,
     )
 
 

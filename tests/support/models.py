@@ -6,7 +6,7 @@ import random
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -239,6 +239,7 @@ class Row:
     returns: tuple[float, ...] | None = None
     kept: bool = True
     loss_mask: tuple[bool, ...] | None = None
+    experts: Any = field(default=None, compare=False)
 
     @property
     def input_length(self) -> int:
@@ -256,7 +257,9 @@ def experience(rows: Sequence[Row]) -> Experience:
     groups = [
         Group(
             Prompt(str(place), "", prompt_ids, None, {}),
-            tuple(Rollout(row.response_ids, row.old_logps, "", False) for row in members),
+            tuple(
+                Rollout(row.response_ids, row.old_logps, "", False, row.experts) for row in members
+            ),
         )
         for place, (prompt_ids, members) in enumerate(groupby(rows, lambda row: row.prompt_ids))
     ]

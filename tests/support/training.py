@@ -27,6 +27,7 @@ from drpo_cli.trainer.attention import BUCKETS
 from drpo_cli.trainer.critic import Critic
 from drpo_cli.trainer.loading import load_policy, load_reference, load_value_model
 from drpo_cli.trainer.model import Policy
+from drpo_cli.trainer.routing import prepare
 from drpo_cli.trainer.terms import Reference
 from drpo_cli.trainer.trainer import Objective, Trainer
 from drpo_cli.types import Group, Prompt, Rollout, Scores
@@ -86,6 +87,7 @@ def open_trainer(
         float8=settings.float8,
     )
     plugin = plugins.load("objectives", objective)
+    routing = prepare(policy, settings)
     return Trainer(
         policy,
         optim.build(policy, settings, 100),
@@ -94,6 +96,7 @@ def open_trainer(
         world,
         None if reference is None else _reference(folder, world, reference, policy),
         None if critic is None else _critic(folder, world, critic, settings),
+        routing,
     )
 
 
