@@ -78,9 +78,10 @@ def saves_asynchronously(checkpoint: CheckpointSettings, device: str) -> bool:
     return device == "cuda" if checkpoint.asynchronous is None else checkpoint.asynchronous
 
 
-def describe(train: TrainSettings, device: str, dtype: str) -> str:
-    """What `resolve` gives, in words."""
+def describe(train: TrainSettings, device: str, dtype: str, padded: bool = False) -> str:
+    """What `resolve` gives, in words; padded rows have the attention of the model."""
     chosen = resolve(train, device, dtype)
     if chosen.attention not in ATTENTION[device]:
         return f"does not run: it has no attention {chosen.attention!r}"
-    return f"attention {chosen.attention}, log-probs in blocks of {chosen.logits_mib} MiB"
+    attention = "the model's own" if padded else chosen.attention
+    return f"attention {attention}, log-probs in blocks of {chosen.logits_mib} MiB"

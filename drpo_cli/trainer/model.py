@@ -55,7 +55,7 @@ class Policy(nn.Module):
     @property
     def layers(self) -> list[nn.Module]:
         """The decoder layers."""
-        return list_layers(find_decoder(self.lm))
+        return list(find_layers(find_decoder(self.lm)))
 
     def named_weights(self) -> list[tuple[str, nn.Parameter]]:
         """Every weight of the model once, under its name in transformers; tied ones under one name.
@@ -86,7 +86,7 @@ class ValueModel(nn.Module):
     @property
     def layers(self) -> list[nn.Module]:
         """The decoder layers."""
-        return list_layers(self.decoder)
+        return list(find_layers(self.decoder))
 
     def forward(self, packed: Packed) -> Tensor:
         """V of each response token: [T], float32, with gradients."""
@@ -119,9 +119,9 @@ def find_decoder(lm: Any) -> Any:
     return max(lm.children(), key=_size)
 
 
-def list_layers(decoder: nn.Module) -> list[nn.Module]:
-    """The decoder layers, whatever their list is called: it has most of the weights."""
-    return list(max(_outer_lists(decoder), key=_size, default=[]))
+def find_layers(decoder: nn.Module) -> nn.ModuleList:
+    """The list of decoder layers, whatever it is called: the one with most of the weights."""
+    return max(_outer_lists(decoder), key=_size, default=nn.ModuleList())
 
 
 def _size(module: nn.Module) -> int:
