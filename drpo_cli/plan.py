@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from drpo_cli import architecture, devices
-from drpo_cli.model_folder import find_wrong_kind
+from drpo_cli.model_folder import find_wrong_kind, read_shapes
 from drpo_cli.plugins import Selected, short_name
 from drpo_cli.settings import RewardSettings, TrackerSettings
-from drpo_cli.spec import Spec
+from drpo_cli.spec import Spec, rules_lora
 from drpo_cli.spec.presets import summary
 from drpo_cli.spec.problems import Problem
 from drpo_cli.spec.rules import Rule
@@ -166,6 +166,7 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
         ("advantage, objective", f"{_chosen(spec.advantage)}, {_chosen(spec.objective)}"),
         ("trust region", regime(spec)),
         ("loss", _loss(spec)),
+        *([("adapters", _adapters(spec))] if spec.lora else []),
         ("rollout", _engine(spec)),
         *([("trackers", ", ".join(_tracker(one) for one in spec.tracker))] if spec.tracker else []),
         ("processes", processes),
@@ -182,13 +183,7 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
         ),
         ("micro-batches per update", _microbatches(plan)),
         ("layout", plan.rows.text),
-        *(
-            (
-                f"trainer on a {name}",
-                devices.describe(spec.train, kind, spec.model.dtype, plan.rows.padded),
-            )
-            for kind, name in devices.NAMES.items()
-        ),
+        *devices.describe_each(spec.train, spec.model.dtype, plan.rows.padded),
         ("checkpoints", _checkpoints(spec)),
         (
             "longest sequence",
@@ -301,6 +296,15 @@ def _loss(spec: Spec) -> str:
     return ", ".join(parts)
 
 
+def _adapters(spec: Spec) -> str:
+    """What is trained in place of the weights."""
+    assert spec.lora is not None
+    lora, named = spec.lora, spec.lora.target_modules
+    where = "all linear layers" if isinstance(named, str) else ", ".join(named)
+    pushed = "them alone" if rules_lora.sync_of(spec) == "adapter" else "them merged"
+    return f"rank {lora.rank}, scaled by {lora.scaling:g}, in {where}; a sync pushes {pushed}"
+
+
 def rules(world: int) -> tuple[Rule, ...]:
     """The rules for running a spec on `world` processes with the model folder as it is now."""
     return (
@@ -336,6 +340,8 @@ def _model_fits(spec: Spec) -> Iterator[Problem]:
     yield from layout_fits(spec, config)
     yield from context_fits(spec, None if config is None else context_limit(config))
     yield from _other_models_fit(spec)
+    if spec.lora is not None and not wrong:
+        yield from rules_lora.targets_exist(spec, read_shapes(Path(spec.model.path)))
 
 
 def _read_config(spec: Spec) -> tuple[Mapping[str, Any] | None, list[Problem]]:

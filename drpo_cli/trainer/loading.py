@@ -17,7 +17,6 @@ from torch.distributed.fsdp import (
     OffloadPolicy,
     fully_shard,
 )
-from torch.utils.checkpoint import create_selective_checkpoint_contexts
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -27,7 +26,10 @@ from drpo_cli.errors import UserError
 from drpo_cli.settings import LoraSettings, ModelSettings, TrainSettings
 from drpo_cli.trainer import lora
 from drpo_cli.trainer.attention import BUCKETS
-from drpo_cli.trainer.model import Policy, ValueModel, find_decoder
+from drpo_cli.trainer.decoder import find_decoder
+from drpo_cli.trainer.float8 import convert
+from drpo_cli.trainer.kept import keep_results
+from drpo_cli.trainer.model import Policy, ValueModel
 from drpo_cli.trainer.packable import choose_layout
 
 aten = torch.ops.aten
@@ -58,14 +60,15 @@ def load_policy(
     adapters: LoraSettings | None = None,
     seed: int = 0,
     layout: str = "auto",
+    float8: str | None = None,
 ) -> Policy:
     """Loads the model in float32, sharded over all ranks: each reads the rows of its shards.
 
     `keep` is `TrainSettings.checkpointing`. With `adapters` the model is frozen, in the compute
     dtype, and adapters are trained in float32, which start from `seed`.
 
-    `attention` is a name of `trainer.attention`, for packed rows; `layout` is that of
-    `TrainSettings`. Raises UserError for a folder without a loadable model, or if it should be
+    `attention` is a name of `trainer.attention`, for packed rows; `layout` and `float8` are those
+    of `TrainSettings`. Raises UserError for a folder without a loadable model, or if it should be
     packed and cannot be.
     """
     where, dtype = "model.path", DTYPES[settings.dtype] if adapters else torch.float32
@@ -74,6 +77,7 @@ def load_policy(
     _recompute_activations(lm, keep)
     policy = Policy(lm, temperature, block, injected)
     policy.why_padded = why_padded
+    convert(policy.layers, float8)
     return _shard(policy, settings, where, world)
 
 
@@ -84,11 +88,16 @@ def load_reference(
     world: World,
     attention: str = BUCKETS,
     layout: str = "auto",
+    float8: str | None = None,
 ) -> Policy:
-    """Loads a frozen, sharded policy; its weights leave the device between forward passes."""
+    """Loads a frozen, sharded policy; its weights leave the device between forward passes.
+
+    It computes as the policy does, so that the two differ by their weights alone.
+    """
     where = "reference.path"
     lm, _ = _load(settings, DTYPES[settings.dtype], where, attention, layout)
     policy = Policy(lm.requires_grad_(False), temperature, block)
+    convert(policy.layers, float8)
     return _shard(policy, settings, where, world, offload=True)
 
 
@@ -215,7 +224,7 @@ def _recompute_activations(
         return
     options: dict[str, Any] = {"use_reentrant": False}
     if keep == "products":
-        options["context_fn"] = partial(create_selective_checkpoint_contexts, PRODUCTS)
+        options["context_fn"] = partial(keep_results, PRODUCTS)
     lm.gradient_checkpointing_enable(options)
     for module in lm.modules():
         if isinstance(module, GradientCheckpointingLayer):

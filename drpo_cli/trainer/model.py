@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from drpo_cli.trainer import lora
+from drpo_cli.trainer import heads, lora
 from drpo_cli.trainer.attention import NAMES, VARLEN
+from drpo_cli.trainer.decoder import find_decoder, find_layers
 from drpo_cli.trainer.logprobs import Head, blockwise_logprobs
 from drpo_cli.trainer.pack import Packed
 from drpo_cli.trainer.rows import take
@@ -31,14 +32,9 @@ class Policy(nn.Module):
         self.lm = lm
         self.block = block
         self.adapters = adapters
-        config = lm.config.get_text_config()
         self.costs = _costs(self.layers, lm)
         self.adapted = lora.adapted(lm) if adapters else {}
-        self.head = Head(
-            temperature,
-            softcap=getattr(config, "final_logit_softcapping", None),
-            multiplier=_logit_multiplier(config),
-        )
+        self.head = Head(temperature, *heads.measure(lm))
 
     def forward(self, packed: Packed) -> tuple[Tensor, Tensor]:
         """log π and entropy (nats) of each response token, both [T], float32, with gradients."""
@@ -108,40 +104,7 @@ def _hidden(decoder: Any, packed: Packed) -> Tensor:
     return take(found.last_hidden_state.flatten(0, 1), packed.predict_T)
 
 
-def find_decoder(lm: Any) -> Any:
-    """The part of a language model that maps tokens to the last hidden states.
-
-    Where transformers gives another one, it is the largest part.
-    """
-    found = lm.get_decoder()
-    if found is not lm and _outer_lists(found):
-        return found
-    return max(lm.children(), key=_size)
-
-
-def find_layers(decoder: nn.Module) -> nn.ModuleList:
-    """The list of decoder layers, whatever it is called: the one with most of the weights."""
-    return max(_outer_lists(decoder), key=_size, default=nn.ModuleList())
-
-
-def _size(module: nn.Module) -> int:
-    return sum(weight.numel() for weight in module.parameters())
-
-
-def _outer_lists(module: nn.Module) -> list[nn.ModuleList]:
-    """The lists of modules that are in no other list."""
-    if isinstance(module, nn.ModuleList):
-        return [module]
-    return [found for child in module.children() for found in _outer_lists(child)]
-
-
 def _costs(layers: list[nn.Module], lm: Any) -> Costs:
     config = lm.config.get_text_config()
     attention = config._attn_implementation
     return costs(layers, config, attention != VARLEN, attention not in NAMES.values())
-
-
-def _logit_multiplier(config: Any) -> float:
-    if (scale := getattr(config, "logit_scale", None)) is not None:
-        return float(scale)
-    return 1.0 / float(getattr(config, "logits_scaling", None) or 1.0)

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, islice
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from drpo_cli import progress
 from drpo_cli.experience import Experience
@@ -35,6 +35,8 @@ class Packed:
     predict_T   the input token that each response token is predicted from
     response_T  the row that each response token belongs to
     scale_T     the factor of each token's loss, from the reduction
+    experts_I   what the engine's routers chose for each input token: [I, blocks, experts of a
+                token], on the CPU; None if it is not known, or not to be used
     The rest are columns of `Experience`, in float32; None where it has none.
     """
 
@@ -52,6 +54,7 @@ class Packed:
     value_T: Tensor | None
     return_T: Tensor | None
     sequences: int = 1
+    experts_I: Tensor | None = None
 
 
 def bins(
@@ -167,6 +170,8 @@ def pack(
     """
     progress.tick()  # every micro-batch of every model passes here
     responses = [ids_T.tolist() for ids_T in exp.split(exp.token_T)] if len(exp) else []
+    experts_S = iter(exp.experts_S or ())
+    experts: list[Tensor] = []
     sequences = zip(exp.prompt_ids_S, responses, strict=True)
     longest = max((packed_length(len(p), [len(r)]) for p, r in sequences), default=1)
     row = _Row(longest if costs.padded else 0)
@@ -175,6 +180,7 @@ def pack(
         together = [response for _, _, response in neighbours]
         for part in [together] if share else [[response] for response in together]:
             row.put_all(prompt_ids, part)
+            experts += _experts_of(len(prompt_ids), list(islice(experts_S, len(part))), row.width)
     if not len(exp):
         row.put([0])
     mask_T = exp.loss_mask_T
@@ -200,5 +206,18 @@ def pack(
         ref_logp_T=column(exp.ref_logp_T),
         value_T=column(exp.value_T),
         return_T=column(exp.return_T),
+        experts_I=torch.cat(experts) if experts else None,
         sequences=len(row.spans) if costs.padded else 1,
     )
+
+
+def _experts_of(prompt: int, experts: list[Tensor], width: int) -> list[Tensor]:
+    """The experts of rows that share a prompt of so many tokens, as `_Row.put_all` puts them.
+
+    The prompt's are those of the first row: a router chooses by a token and those before it. What
+    pads a row to `width` gets the first expert, and is never looked at.
+    """
+    if len(experts) < 2:
+        padding = [(0, 0, 0, 0, 0, max(0, width - len(row))) for row in experts]
+        return [nn.functional.pad(row, by) for row, by in zip(experts, padding, strict=True)]
+    return [experts[0][:prompt], *(of_row[prompt:] for of_row in experts)]

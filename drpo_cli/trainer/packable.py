@@ -20,8 +20,8 @@ from drpo_cli import pretrained
 from drpo_cli.architecture import ASKED, PACKABLE_LAYERS
 from drpo_cli.errors import UserError
 from drpo_cli.trainer.attention import BUCKETS
+from drpo_cli.trainer.decoder import find_decoder, find_layers
 from drpo_cli.trainer.layout import Layout, Padded, Span
-from drpo_cli.trainer.model import find_decoder, find_layers
 
 META = torch.device("meta")
 

@@ -6,7 +6,7 @@ import random
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,19 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
             "num_kv_shared_layers": 2,
             "hidden_size_per_layer_input": 16,
             "vocab_size_per_layer_input": VOCABULARY,
+        },
+    ),
+    "gemma3n": (  # it changes products in place
+        "Gemma3n",
+        {
+            "num_hidden_layers": 4,
+            "sliding_window": 8,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "num_kv_shared_layers": 2,
+            "hidden_size_per_layer_input": 16,
+            "vocab_size_per_layer_input": VOCABULARY,
+            "laurel_rank": 8,
+            "activation_sparsity_pattern": [0.0] * 4,
         },
     ),
     "deepseek_v3": (  # latent attention: heads of 24 for queries and keys, of 16 for values
@@ -226,6 +239,7 @@ class Row:
     returns: tuple[float, ...] | None = None
     kept: bool = True
     loss_mask: tuple[bool, ...] | None = None
+    experts: Any = field(default=None, compare=False)
 
     @property
     def input_length(self) -> int:
@@ -243,7 +257,9 @@ def experience(rows: Sequence[Row]) -> Experience:
     groups = [
         Group(
             Prompt(str(place), "", prompt_ids, None, {}),
-            tuple(Rollout(row.response_ids, row.old_logps, "", False) for row in members),
+            tuple(
+                Rollout(row.response_ids, row.old_logps, "", False, row.experts) for row in members
+            ),
         )
         for place, (prompt_ids, members) in enumerate(groupby(rows, lambda row: row.prompt_ids))
     ]

@@ -27,6 +27,7 @@ from drpo_cli.trainer.attention import BUCKETS
 from drpo_cli.trainer.critic import Critic
 from drpo_cli.trainer.loading import load_policy, load_reference, load_value_model
 from drpo_cli.trainer.model import Policy
+from drpo_cli.trainer.routing import prepare
 from drpo_cli.trainer.terms import Reference
 from drpo_cli.trainer.trainer import Objective, Trainer
 from drpo_cli.types import Group, Prompt, Rollout, Scores
@@ -52,10 +53,13 @@ def open_policy(
     lora: LoraSettings | None = None,
     seed: int = 0,
     layout: str = "auto",
+    float8: str | None = None,
 ) -> Policy:
     """The sharded policy of a model folder; `trust` allows code that it brings."""
     model = ModelSettings(path=str(folder), dtype=dtype, trust_remote_code=trust)
-    return load_policy(model, temperature, CHUNK, keep, world, attention, lora, seed, layout)
+    return load_policy(
+        model, temperature, CHUNK, keep, world, attention, lora, seed, layout, float8
+    )
 
 
 def open_trainer(
@@ -80,8 +84,10 @@ def open_trainer(
         dtype=dtype,
         lora=lora,
         layout=settings.layout,
+        float8=settings.float8,
     )
     plugin = plugins.load("objectives", objective)
+    routing = prepare(policy, settings)
     return Trainer(
         policy,
         optim.build(policy, settings, 100),
@@ -90,6 +96,7 @@ def open_trainer(
         world,
         None if reference is None else _reference(folder, world, reference, policy),
         None if critic is None else _critic(folder, world, critic, settings),
+        routing,
     )
 
 

@@ -16,14 +16,15 @@ from drpo_cli.architecture import Rows
 from drpo_cli.errors import UserError
 from drpo_cli.experience import Experience
 from drpo_cli.settings import ModelSettings
+from drpo_cli.trainer.decoder import find_decoder, find_layers
 from drpo_cli.trainer.layout import Layout
-from drpo_cli.trainer.model import find_decoder, find_layers
 from drpo_cli.trainer.pack import Packed, pack
 from drpo_cli.trainer.packable import choose_layout
 from drpo_cli.trainer.sharing import ALWAYS
 from drpo_cli.types import Group, Prompt, Rollout
 
 if TYPE_CHECKING:
+    import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
 
@@ -45,7 +46,11 @@ def load_config(settings: ModelSettings, key: str) -> Any:
 
 
 def make_model(
-    config: Any, code: bool, layers: int | None = None, attention: str | None = None
+    config: Any,
+    code: bool,
+    layers: int | None = None,
+    attention: str | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Any:
     """The model, with only `layers` decoder layers if that is given. Call it in a fake mode.
 
@@ -61,7 +66,7 @@ def make_model(
 
     lm = pretrained.make(
         copy.deepcopy(config),
-        dtype=torch.float32,
+        dtype=dtype or torch.float32,
         attn_implementation=attention,
         trust_remote_code=code,
     ).eval()
