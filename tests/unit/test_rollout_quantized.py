@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -102,7 +103,7 @@ def test_the_plan_of_a_quantised_engine() -> None:
         lm = Qwen3MoeForCausalLM(config)
     numbers = sum(weight.numel() for weight in lm.parameters())
     head, experts = 2 * 1000 * 64, 2 * 8 * 3 * 64 * 32
-    expected = {
+    expected: dict[Any, int] = {
         (None, True): 2 * numbers,
         ("fp8", True): numbers + head,
         ("fp8", False): numbers + head + experts,
