@@ -60,7 +60,6 @@ def test_a_step_stays_within_its_budget(
 
 def test_products_in_fp8_are_such_as_a_gpu_has() -> None:
     """torch refuses a fake product whose tokens are no multiple of 16; there are 1,100 here."""
-    pytest.importorskip("torchao")  # an extra
     found = {recipe: step["products"] for recipe, step in ran("float8").items()}
     of_layers = 3 * 7 * 2  # forward and backward, of 7 linear layers in each of 2
     assert found["None"] - found["rowwise"] == found["None"] - found["tensorwise"] == of_layers

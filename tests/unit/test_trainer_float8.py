@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from drpo_cli.devices import describe
 from drpo_cli.dist import World
@@ -19,12 +19,12 @@ from drpo_cli.settings import LoraSettings, TrainSettings
 from drpo_cli.trainer.batches import replay
 from drpo_cli.trainer.float8 import check
 from drpo_cli.trainer.model import Policy
+from support.eight_bits import Float8Linear
 from support.models import experience, group, samples, tiny_model, world
 from support.proofs import SAMPLING, opened, prompts
 from support.specs import SMALLEST, problem
 from support.training import caught_gradients, open_policy, open_trainer
 
-pytest.importorskip("torchao")  # an extra
 RECIPES = ("tensorwise", "rowwise")
 BATCH = [*samples([(3, 9), (6, 2), (1, 5)]), *group(5, [4, 7])]
 ATTENTION = {f"self_attn.{name}_proj" for name in "qkvo"}
@@ -43,9 +43,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model(tmp_path_factory.mktemp("model"))
 
 
-def converted(module: nn.Module) -> set[str]:
-    found = module.named_modules()
-    return {name for name, part in found if type(part).__name__ == "Float8Linear"}
+def converted(policy: Policy) -> set[str]:
+    modules = policy.layers[0].named_modules()
+    return {name for name, module in modules if isinstance(module, Float8Linear)}
 
 
 def test_the_linear_layers_of_decoder_layers_are_converted(
@@ -53,15 +53,16 @@ def test_the_linear_layers_of_decoder_layers_are_converted(
 ) -> None:
     plain = open_policy(folder, here, dtype="bfloat16")
     policy = open_policy(folder, here, dtype="bfloat16", float8="rowwise")
-    assert converted(policy.layers[0]) == ATTENTION | MLP and not converted(plain)
-    assert len(converted(policy)) == 2 * 7  # and not the head
+    assert converted(policy) == ATTENTION | MLP and not converted(plain)
+    every = [name for name, module in policy.named_modules() if isinstance(module, Float8Linear)]
+    assert len(every) == 2 * 7  # and not the head
     assert [n for n, _ in policy.named_weights()] == [n for n, _ in plain.named_weights()]
     assert policy.state_dict().keys() == plain.state_dict().keys()  # so checkpoints are the same
     moe = open_policy(tiny_model(tmp_path, "qwen3_moe"), here, dtype="bfloat16", float8="rowwise")
-    assert converted(moe.layers[0]) == ATTENTION
+    assert converted(moe) == ATTENTION
     lora = LoraSettings(rank=16)
     adapted = open_policy(folder, here, dtype="bfloat16", lora=lora, float8="rowwise")
-    assert converted(adapted.layers[0]) == {f"{name}.base_layer" for name in ATTENTION | MLP}
+    assert converted(adapted) == {f"{name}.base_layer" for name in ATTENTION | MLP}
 
 
 def log_probs(policy: Policy, here: World, batch: Any) -> Tensor:
