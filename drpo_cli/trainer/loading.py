@@ -17,7 +17,6 @@ from torch.distributed.fsdp import (
     OffloadPolicy,
     fully_shard,
 )
-from torch.utils.checkpoint import create_selective_checkpoint_contexts
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -28,6 +27,7 @@ from drpo_cli.settings import LoraSettings, ModelSettings, TrainSettings
 from drpo_cli.trainer import lora
 from drpo_cli.trainer.attention import BUCKETS
 from drpo_cli.trainer.float8 import convert
+from drpo_cli.trainer.kept import keep_results
 from drpo_cli.trainer.model import Policy, ValueModel, find_decoder
 from drpo_cli.trainer.packable import choose_layout
 
@@ -223,7 +223,7 @@ def _recompute_activations(
         return
     options: dict[str, Any] = {"use_reentrant": False}
     if keep == "products":
-        options["context_fn"] = partial(create_selective_checkpoint_contexts, PRODUCTS)
+        options["context_fn"] = partial(keep_results, PRODUCTS)
     lm.gradient_checkpointing_enable(options)
     for module in lm.modules():
         if isinstance(module, GradientCheckpointingLayer):

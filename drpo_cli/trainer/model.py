@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from drpo_cli.trainer import lora
+from drpo_cli.trainer import heads, lora
 from drpo_cli.trainer.attention import NAMES, VARLEN
 from drpo_cli.trainer.logprobs import Head, blockwise_logprobs
 from drpo_cli.trainer.pack import Packed
@@ -31,14 +31,9 @@ class Policy(nn.Module):
         self.lm = lm
         self.block = block
         self.adapters = adapters
-        config = lm.config.get_text_config()
         self.costs = _costs(self.layers, lm)
         self.adapted = lora.adapted(lm) if adapters else {}
-        self.head = Head(
-            temperature,
-            softcap=getattr(config, "final_logit_softcapping", None),
-            multiplier=_logit_multiplier(config),
-        )
+        self.head = Head(temperature, *heads.measure(lm))
 
     def forward(self, packed: Packed) -> tuple[Tensor, Tensor]:
         """log π and entropy (nats) of each response token, both [T], float32, with gradients."""
@@ -139,9 +134,3 @@ def _costs(layers: list[nn.Module], lm: Any) -> Costs:
     config = lm.config.get_text_config()
     attention = config._attn_implementation
     return costs(layers, config, attention != VARLEN, attention not in NAMES.values())
-
-
-def _logit_multiplier(config: Any) -> float:
-    if (scale := getattr(config, "logit_scale", None)) is not None:
-        return float(scale)
-    return 1.0 / float(getattr(config, "logits_scaling", None) or 1.0)

@@ -99,6 +99,19 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
             "vocab_size_per_layer_input": VOCABULARY,
         },
     ),
+    "gemma3n": (  # it changes products in place
+        "Gemma3n",
+        {
+            "num_hidden_layers": 4,
+            "sliding_window": 8,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "num_kv_shared_layers": 2,
+            "hidden_size_per_layer_input": 16,
+            "vocab_size_per_layer_input": VOCABULARY,
+            "laurel_rank": 8,
+            "activation_sparsity_pattern": [0.0] * 4,
+        },
+    ),
     "deepseek_v3": (  # latent attention: heads of 24 for queries and keys, of 16 for values
         "DeepseekV3",
         {

@@ -110,3 +110,7 @@ def test_no_term_of_attention_needs_a_kernel_that_holds_the_scores() -> None:
     for name, kernels in found.items():
         others = {kernel for kernel in kernels if "scaled_dot" in kernel or "bmm" in kernel}
         assert not others, name
+
+
+def test_products_of_halves_are_float32_on_a_gpu() -> None:
+    assert ran("product") == {"dtype": "torch.float32", "kernels": {"bmm": 1}}

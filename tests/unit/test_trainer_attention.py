@@ -46,7 +46,7 @@ def alone(lm: Any, sample: Row) -> Tensor:
 ON_A_GPU = [NAMES["buckets", "cuda"], NAMES["varlen", "cuda"]]
 KINDS = [
     *("qwen3", "llama", "qwen2", "gemma3", "mistral", "phi3", "qwen3_moe", "gpt_oss", "gemma2"),
-    *("gemma4", "deepseek_v3", "smollm3", "cohere2", "ministral3"),
+    *("gemma4", "gemma3n", "deepseek_v3", "smollm3", "cohere2", "ministral3"),
 ]
 OTHER_TERMS = ["qwen3", "gemma3", "gpt_oss", "gemma2", "gemma4", "deepseek_v3"]
 ROUNDING = {"gemma4": 2e-4}  # float32 against float64 in plain transformers differs as much
