@@ -90,6 +90,7 @@ class Engine:
 
     checkpoint_names = True
     returns_experts = True
+    experts: VllmExperts | None = None
     text_alone = False  # whether it runs the text model of a multimodal checkpoint
 
     @staticmethod
