@@ -85,14 +85,17 @@ def make_model(folder: Path, shape: Shape) -> Path:
     return folder
 
 
-def open_trainer(folder: Path, world: World, dtype: DType = "float32", **train: Any) -> Trainer:
+def open_trainer(
+    folder: Path, world: World, dtype: DType = "float32", rank: int = 0, **train: Any
+) -> Trainer:
     """Opens a trainer for a model folder; `train` are keys of `[train]`.
 
+    With a `rank` it trains adapters of this rank alone.
     One update per step unless `train` says otherwise; all else has the defaults of a spec.
     """
     from drpo_cli import plugins
     from drpo_cli.devices import resolve
-    from drpo_cli.settings import ModelSettings, TrainSettings
+    from drpo_cli.settings import LoraSettings, ModelSettings, TrainSettings
     from drpo_cli.trainer import optim
     from drpo_cli.trainer.attention import name_for
     from drpo_cli.trainer.loading import load_policy
@@ -107,6 +110,7 @@ def open_trainer(folder: Path, world: World, dtype: DType = "float32", **train: 
         settings.checkpointing,
         world,
         name_for(str(settings.attention), world.device.type),
+        LoraSettings(rank=rank) if rank else None,
     )
     plugin = plugins.load("objectives", "drpo")
     objective = Objective(plugin.entry, plugin.Config())

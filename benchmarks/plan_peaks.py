@@ -38,11 +38,15 @@ GIVES_BACK = {
 
 @dataclass(frozen=True)
 class Case:
-    """A trainer, and sequences of which one group fills a micro-batch exactly."""
+    """A trainer, and sequences of which one group fills a micro-batch exactly.
+
+    rank  that of adapters, which are trained in place of the weights; 0 for none
+    """
 
     shape: Shape
     dtype: DType = "float32"
     checkpointing: bool = False
+    rank: int = 0
     ranks: int = 1
     prompt: int = 128
     response: int = 225
@@ -63,6 +67,8 @@ CASES = {
     "wide, checkpointing": Case(WIDE, checkpointing=True),
     "wide, bfloat16": Case(WIDE, dtype="bfloat16"),
     "wide, two ranks": Case(WIDE, ranks=2),
+    "wide, adapters": Case(WIDE, rank=16),
+    "wide, bfloat16, adapters": Case(WIDE, dtype="bfloat16", rank=16),
     "deep": Case(DEEP),
     "deep, checkpointing, two ranks": Case(DEEP, checkpointing=True, ranks=2),
 }
@@ -135,11 +141,11 @@ def measure(case: Case, model: Path) -> dict[str, int]:
             "gradient_checkpointing": case.checkpointing,
             "tokens_per_microbatch": case.budget,
         }
-        small = open_trainer(small_model, world, case.dtype, **options)
+        small = open_trainer(small_model, world, case.dtype, case.rank, **options)
         small.step(samples(case.microbatches))
         del small
         before = release_unused()
-        trainer = open_trainer(model, world, case.dtype, **options)
+        trainer = open_trainer(model, world, case.dtype, case.rank, **options)
         everything = samples(case.microbatches)
         trainer.step(everything)  # makes the optimizer's moments
         precision = Precision(case.dtype, case.dtype)
@@ -160,7 +166,7 @@ def predict(case: Case, model: Path) -> dict[str, int]:
     """Predicts the peaks of a rank as `drpo plan` does, without its allowances."""
     from drpo_cli.devices import resolve
     from drpo_cli.rollout.engine.precision import Precision
-    from drpo_cli.settings import ModelSettings, TrainSettings
+    from drpo_cli.settings import LoraSettings, ModelSettings, TrainSettings
     from drpo_cli.tools.memory.inputs import Batch, Lengths
     from drpo_cli.tools.memory.passes import Job, highest
     from drpo_cli.tools.memory.passes import measure as passes
@@ -176,6 +182,7 @@ def predict(case: Case, model: Path) -> dict[str, int]:
         batch=batch,
         probe=Batch(lengths, 1, 1, case.budget),
         accumulate=case.microbatches > 1,
+        lora=LoraSettings(rank=case.rank) if case.rank else None,
     )
     found = passes(job)
     return {work: sum(highest(found, [work]).values()) for work in WORK}

@@ -121,6 +121,13 @@ def read_headers(folder: Path) -> dict[str, Header]:
     return {n: header for path in paths for n, header in _read(path).items()}
 
 
+def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors in safetensors files; none where the weights are broken or far."""
+    if not folder.is_dir() or find_broken_weights(folder):
+        return {}
+    return {name: header.shape for name, header in read_headers(folder).items()}
+
+
 def find_wrapper(names: Iterable[str], own: Iterable[str]) -> Finding | None:
     """The wrapper whose mark is in names of tensors, but in none of the model's `own`."""
     names, own = list(names), list(own)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from drpo_cli import devices
-from drpo_cli.model_folder import find_wrong_kind
+from drpo_cli.model_folder import find_wrong_kind, read_shapes
 from drpo_cli.plugins import Selected, short_name
 from drpo_cli.settings import RewardSettings, TrackerSettings
-from drpo_cli.spec import Spec
+from drpo_cli.spec import Spec, rules_lora
 from drpo_cli.spec.presets import summary
 from drpo_cli.spec.problems import Problem
 from drpo_cli.spec.rules import Rule
@@ -163,6 +163,7 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
         ("advantage, objective", f"{_chosen(spec.advantage)}, {_chosen(spec.objective)}"),
         ("trust region", regime(spec)),
         ("loss", _loss(spec)),
+        *([("adapters", _adapters(spec))] if spec.lora else []),
         ("rollout", _engine(spec)),
         *([("trackers", ", ".join(_tracker(one) for one in spec.tracker))] if spec.tracker else []),
         ("processes", processes),
@@ -294,6 +295,15 @@ def _loss(spec: Spec) -> str:
     return ", ".join(parts)
 
 
+def _adapters(spec: Spec) -> str:
+    """What is trained in place of the weights."""
+    assert spec.lora is not None
+    lora, named = spec.lora, spec.lora.target_modules
+    where = "all linear layers" if isinstance(named, str) else ", ".join(named)
+    pushed = "them alone" if rules_lora.sync_of(spec) == "adapter" else "them merged"
+    return f"rank {lora.rank}, scaled by {lora.scaling:g}, in {where}; a sync pushes {pushed}"
+
+
 def rules(world: int) -> tuple[Rule, ...]:
     """The rules for running a spec on `world` processes with the model folder as it is now."""
     return (
@@ -328,6 +338,8 @@ def _model_fits(spec: Spec) -> Iterator[Problem]:
     yield from heads_divide(spec, config)
     yield from context_fits(spec, None if config is None else context_limit(config))
     yield from _other_models_fit(spec)
+    if spec.lora is not None and not wrong:
+        yield from rules_lora.targets_exist(spec, read_shapes(Path(spec.model.path)))
 
 
 def _read_config(spec: Spec) -> tuple[Mapping[str, Any] | None, list[Problem]]:

@@ -21,6 +21,7 @@ from drpo_cli.errors import UserError
 from drpo_cli.rollout.engine.adapters import Slot, open_slot, slot_arguments, wants_slot
 from drpo_cli.rollout.engine.capacity import require_cache
 from drpo_cli.rollout.engine.ends import NEUTRAL, Ends, find_ends, load_config
+from drpo_cli.rollout.engine.experts import VllmExperts, tell_every_rank, vllm_arguments
 from drpo_cli.rollout.engine.pooling import pool
 from drpo_cli.rollout.engine.protocol import EngineContext, Sampling
 from drpo_cli.rollout.engine.text import decode_response
@@ -92,6 +93,7 @@ class Engine:
     takes_adapters = False
     slot: Slot | None = None  # for adapters that a trainer pushes
     has_weights = False  # those of a push, or of the folder
+    returns_experts = True
     text_alone = False  # whether it runs the text model of a multimodal checkpoint
 
     @staticmethod
@@ -134,6 +136,7 @@ class Engine:
             rename = text_name if self.text_alone else str
             self.slot = open_slot(context.lora, self._worker, rename)
         self.takes_adapters = self.slot is not None
+        self.experts = VllmExperts(self.llm) if context.experts else None
         if self.text_alone and not context.awaits_weights:
             self.load_weights(stored_weights(context.model))
 
@@ -151,6 +154,8 @@ class Engine:
         adapter = self.slot.request if self.slot else None
         # A cached prefix would make a resumed run's first batch differ from an uninterrupted run's.
         self._drop_prefix_cache()
+        if self.experts is not None:
+            self.experts.begin()
         # One request per sample: with `n`, the first of a group would wait for its last.
         engine, samples, first = self.llm.llm_engine, sampling.samples, self.requests
         self.requests += len(prompt_ids) * samples
@@ -165,7 +170,7 @@ class Engine:
             for output in engine.step():
                 at, sample = divmod(int(output.request_id) - first, samples)
                 if at in own:
-                    rollout = self._make_rollout(prompt_ids[at], output.outputs[0])
+                    rollout = self._make_rollout(prompt_ids[at], output)
                     yield at - own.start, sample, rollout
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
@@ -226,7 +231,8 @@ class Engine:
         if not self.llm.reset_prefix_cache(reset_running_requests=True):
             raise RuntimeError("vLLM did not drop its prefix cache")
 
-    def _make_rollout(self, prompt_ids: Sequence[int], sample: Any) -> Rollout:
+    def _make_rollout(self, prompt_ids: Sequence[int], output: Any) -> Rollout:
+        sample = output.outputs[0]
         ids, flat = tuple(sample.token_ids), sample.logprobs
         # per token, the first entry is that of the sampled token: `logprobs = 0` asks for no other
         firsts = flat.start_indices
@@ -237,7 +243,8 @@ class Engine:
             ended = sample.finish_reason == "stop"
             text = decode_response(self.tokenizer, prompt_ids, ids[:-1] if ended else ids)
         logps = tuple(flat.logprobs[first] for first in firsts)
-        return Rollout(ids, logps, text, truncated=sample.finish_reason == "length")
+        rollout = Rollout(ids, logps, text, truncated=sample.finish_reason == "length")
+        return rollout if self.experts is None else self.experts.add(rollout, prompt_ids, output)
 
 
 def _set_environment(config: Config) -> None:
@@ -264,6 +271,7 @@ def _start(config: Config, context: EngineContext) -> Any:
     register_model_loader(PUSHED)(PushLoader)
     if config.tensor_parallel > 1:
         _keep_from_shared_memory()
+        tell_every_rank()
     with _plain_folder(context.model.path) as path, _explained(config, context):
         arguments = engine_arguments(config, context) | _text_arguments(config, context)
         return LLM(**(arguments | {"model": path}))
@@ -343,6 +351,8 @@ def engine_arguments(config: Config, context: EngineContext) -> dict[str, Any]:
     if cuda:
         arguments["gpu_memory_utilization"] = config.gpu_memory_fraction
         arguments["enable_sleep_mode"] = config.sleep
+    if context.experts:
+        arguments |= vllm_arguments(cuda, arguments["enforce_eager"])
     if context.ranks > 1:
         arguments["distributed_executor_backend"] = "external_launcher"
         # ranks that share an engine wait in `pool` for the last of them, as other collectives do

@@ -52,6 +52,10 @@ class LoraSettings(Settings):
             )
         return dropout
 
+    def sync_into(self, engine: str) -> str:
+        """What a sync pushes into an engine: `adapter` or `merged`."""
+        return self.sync or ("adapter" if engine == "vllm" else "merged")
+
     @property
     def scaling(self) -> float:
         """The factor s of B A x."""

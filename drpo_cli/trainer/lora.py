@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from drpo_cli.deferred import Deferred
 from drpo_cli.dist import World, local
@@ -49,8 +50,10 @@ class Adapters:
     base: str
 
 
-def inject(lm: Any, settings: LoraSettings, seed: int, key: str) -> Adapters:
+def inject(lm: Any, settings: LoraSettings, seed: int | None, key: str) -> Adapters:
     """Puts adapters into a model whose weights are deferred; freezes all other weights.
+
+    Without a seed they have no values, for a model that has none.
 
     Raises UserError, naming `key`, if no linear layer has the name of a target.
     """
@@ -60,15 +63,17 @@ def inject(lm: Any, settings: LoraSettings, seed: int, key: str) -> Adapters:
     prefix, layers = _layers(lm)
     config = _config(settings, _find_targets(layers, prefix, settings, key))
     lm.requires_grad_(False)
-    with warnings.catch_warnings():
+    # peft moves tensors that are not on the meta device, and fake ones cannot be moved
+    with warnings.catch_warnings(), unset_fake_temporarily():
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to False")  # it sets it itself
         # Not into the whole: for a model with stacked experts peft would then change the targets
         inject_adapter_in_model(config, layers, NAME, low_cpu_mem_usage=True)
     for name, layer in adapted(lm).items():
         for part, start in ((A, f"{seed} {name}"), (B, None)):
-            like = torch.empty(layer.get_parameter(part).shape, device="meta")
+            shape = layer.get_parameter(part).shape
             linear: Any = layer.get_submodule(part.removesuffix(".weight"))
-            linear.weight = nn.Parameter(_start(like, start))
+            like = torch.empty(shape, device="cpu" if seed is None else "meta")
+            linear.weight = nn.Parameter(like if seed is None else _start(like, start))
     lm.eval()
     return Adapters(_describe(lm, settings), base)
 

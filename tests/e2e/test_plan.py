@@ -71,7 +71,7 @@ def planned(spec: Path, *options: object, fits: bool) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize(("kind", "ranks"), [("plain", 1), ("checkpointing", 2)])
+@pytest.mark.parametrize(("kind", "ranks"), [("plain", 1), ("checkpointing", 2), ("adapters", 1)])
 def test_predicted_peaks_are_measured_ones(kind: str, ranks: int) -> None:
     ran = subprocess.run(
         [sys.executable, "-c", MEASURE, kind, str(ranks)],
@@ -112,6 +112,23 @@ def test_a_model_of_eight_billion_fits_sixteen_gpus_and_not_one(spec: Path) -> N
     moved = {flow["name"]: flow for flow in found["traffic_per_step"]}
     assert moved["sync"]["network"] == weights  # each node lacks half of two bytes per weight
     assert moved["gather weights"]["seconds"] is None  # no rate is stated
+
+
+def test_adapters_need_no_gradients_moments_or_copy_of_the_base(spec: Path) -> None:
+    lora = ("--set", "lora.rank=16", "--set", 'reference.kl="k3"')
+    found = planned(
+        spec, "--gpu", "h100-80g", "--set", "train.learning_rate=1e-5", *lora, fits=True
+    )
+    phases = {phase["name"]: phase["parts"] for phase in found["phases"]}
+    weights = 8_190_735_360
+    shapes = [(4096, 4096), (4096, 1024), (4096, 1024), (4096, 4096), *[(4096, 12_288)] * 3]
+    adapters = 36 * 16 * sum(sum(shape) for shape in shapes)
+    assert phases["optimizer"]["weights"] == pytest.approx(2 * weights + 4 * adapters, rel=1e-3)
+    assert phases["optimizer"]["optimizer"] == pytest.approx(8 * adapters, rel=1e-3)
+    assert phases["optimizer"]["gradients"] == pytest.approx(4 * adapters, rel=1e-3)
+    assert "reference" not in phases
+    assert found["checkpoint_bytes_per_node"] == pytest.approx(12 * adapters, rel=1e-3)
+    assert found["sync"]["weights"] == 2 * adapters
 
 
 def test_what_is_shown_fits_eighty_columns(spec: Path) -> None:

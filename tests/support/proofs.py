@@ -93,8 +93,8 @@ def opened(
     model = ModelSettings(path=str(folder), dtype=precision.rollout)  # type: ignore[arg-type]
     engine = kind(transformers.Config(), EngineContext(model, 64, here.size))
     engine.lost = lost
-    dtype: Any = precision.train
-    trainer = open_trainer(folder, here, learning_rate=1e-2, dtype=dtype, lora=lora)
+    train: dict[str, Any] = {"dtype": precision.train, "float8": precision.float8}
+    trainer = open_trainer(folder, here, learning_rate=1e-2, lora=lora, **train)
     return Watched(WeightSync(trainer, engine, precision))
 
 

@@ -11,8 +11,8 @@ import pytest
 from drpo_cli.errors import UserError
 from drpo_cli.rollout.engine.capacity import GIB, cache_bytes
 from drpo_cli.tools.memory.engine import parse_device
-from drpo_cli.tools.memory.estimate import Transfer, estimate_transfer
 from drpo_cli.tools.memory.inputs import Batch, Lengths
+from drpo_cli.tools.memory.traffic import Transfer, estimate_transfer
 
 # In a process of its own: the fake process group may not meet a real one.
 GROWTH = """

@@ -5,7 +5,16 @@ import pytest
 from drpo_cli.tools.memory.traffic import Flow, Layout, Links, Work, flows, training_seconds
 
 WORK = Work(
-    weights=1_000, width=2, engine=2, passes=3, replays=1, updates=2, reductions=3, tokens=100
+    weights=1_000,
+    trained=1_000,
+    pushed=1_000,
+    width=2,
+    engine=2,
+    passes=3,
+    replays=1,
+    updates=2,
+    reductions=3,
+    tokens=100,
 )
 
 

@@ -35,6 +35,7 @@ class EngineContext:
     awaits_weights  a trainer pushes weights before the first sample: the engine need not read any
     lora            the adapters that it pushes; once it is loaded, with the names of all layers
                     that have one
+    experts         every rollout must have `Rollout.experts`
     """
 
     model: ModelSettings
@@ -42,6 +43,7 @@ class EngineContext:
     ranks: int
     awaits_weights: bool = False
     lora: LoraSettings | None = None
+    experts: bool = False
 
 
 class EngineProtocol(Protocol):
@@ -56,6 +58,9 @@ class EngineProtocol(Protocol):
     takes_adapters: bool
     """Whether `load_adapter` can be called. If not, or if an engine does not say, adapters of
     `[lora]` come merged into the weights."""
+
+    returns_experts: bool
+    """Whether rollouts can have `experts`; an engine that does not say so cannot."""
 
     @staticmethod
     def check(config: Any, context: EngineContext) -> None:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from drpo_cli.errors import UserError
-from drpo_cli.model_folder import find_broken_weights, find_wrong_kind
+from drpo_cli.model_folder import find_broken_weights, find_wrong_kind, read_shapes
 from drpo_cli.plan import make_plan
 from drpo_cli.plugins import Selected
 from drpo_cli.runs.checkpoints import checkpoint_bytes
 from drpo_cli.spec import Spec
+from drpo_cli.spec.rules_lora import count_adapters
 from drpo_cli.tools.doctor.findings import Finding, ok, warning, wrong
 from drpo_cli.tools.doctor.machine import hub_cache
 
@@ -103,7 +104,10 @@ def count_weights(folder: Path) -> int | None:
 
 def checkpoint_space(spec: Spec) -> int:
     """Bytes that all checkpoints of the run take at most; 0 where the model is not here."""
-    weights = count_weights(Path(spec.model.path)) or 0
+    folder = Path(spec.model.path)
+    weights = count_weights(folder) or 0
+    if spec.lora is not None and weights:
+        weights = count_adapters(spec, read_shapes(folder)) or weights
     if spec.critic is not None:
         weights += count_weights(Path(spec.critic.path or spec.model.path)) or 0
     return checkpoint_bytes(weights) * (spec.checkpoint.keep + 2) if weights else 0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from drpo_cli.devices import idle_options, resolve, saves_asynchronously
 from drpo_cli.plan import Plan
 from drpo_cli.rollout.engine.capacity import GIB, WIDTH, cache_bytes
+from drpo_cli.spec.rules_lora import shares_base, sync_of
 from drpo_cli.spec.rules_parallel import tensor_parallel
 from drpo_cli.step.build import context_length, precision
 from drpo_cli.tools.memory.engine import Device, Engine, estimate_transformers, estimate_vllm
@@ -17,13 +18,14 @@ from drpo_cli.tools.memory.inputs import Batch, Lengths, load_config
 from drpo_cli.tools.memory.passes import (
     Job,
     Measured,
+    count_adapters,
     count_parameters,
     highest,
     largest_weight,
     measure,
 )
 from drpo_cli.tools.memory.tracker import GATHERED, GRADIENTS, OPTIMIZER, WEIGHTS, Parts
-from drpo_cli.tools.memory.traffic import Layout, Work
+from drpo_cli.tools.memory.traffic import Layout, Transfer, Work, estimate_transfer
 
 ASSUMED_PROMPT = 1024
 """Tokens of a prompt, where neither the spec nor its sources limit them."""
@@ -44,36 +46,6 @@ HEAP = 0.35
 # are read one by one, then stacked. The ranks of a node hold the rows of one weight between them.
 LOADED = 2
 ENGINE_PARTS = ("engine weights", "KV cache", "engine's work", "engine asleep")
-
-
-@dataclass(frozen=True)
-class Transfer:
-    """Bytes that one weight sync moves.
-
-    weights   into each engine: the model in the engine's dtype
-    received  by each device from the others
-    links     by all devices together
-    nodes     of these, at least so many from another node
-    """
-
-    weights: int
-    received: int
-    links: int
-    nodes: int
-
-
-def estimate_transfer(weights: int, devices: int, nodes: int, copies: int = 1) -> Transfer:
-    """A sync of `weights` bytes: each device sends its rows to all others of its copy.
-
-    `devices` and `nodes` are all of the run, over which the copies are spread evenly.
-    """
-    shard = devices // copies
-    return Transfer(
-        weights=weights,
-        received=weights * (shard - 1) // shard,
-        links=weights * (shard - 1) * copies,
-        nodes=weights * (math.ceil(nodes / copies) - 1) * copies,
-    )
 
 
 @dataclass(frozen=True)
@@ -149,8 +121,11 @@ def estimate(plan: Plan, device: Device, nodes: int) -> Estimate:
     lengths = _lengths(plan)
     policy = _policy_job(plan, lengths, device)
     passes, count = measure(policy), count_parameters(spec.model)
+    adapters = count_adapters(spec.model, spec.lora)
+    pushed = adapters if sync_of(spec) == "adapter" else count
     width = WIDTH[precision(spec).rollout]
-    engine = _engine(plan, config, count * width, lengths, device)
+    held = count + pushed if pushed == adapters else count
+    engine = _engine(plan, config, held * width, lengths, device)
     ranks = tensor_parallel(spec)
     sequence = cache_bytes(config, width, lengths.total, ranks)
     longest = cache_bytes(config, width, context_length(plan), ranks)
@@ -173,19 +148,23 @@ def estimate(plan: Plan, device: Device, nodes: int) -> Estimate:
         longest=longest,
         at_once=(at_once[0], at_once[1]),
         parameters=count,
-        transfer=estimate_transfer(count * width, plan.world, nodes, plan.replicate),
+        transfer=estimate_transfer(pushed * width, plan.world, nodes, plan.replicate),
         copied=_copied(plan, passes, policy, device) * (plan.world // nodes),
         loading=LOADED
         * largest_weight(spec.model)
-        * WIDTH["float32"]
+        * WIDTH["float32" if spec.lora is None else spec.model.dtype]
         * (plan.world // nodes)
         // plan.shard,
         offloaded=_offloaded(phases) * (plan.world // nodes),
-        work=_work(plan, lengths, count, microbatches),
+        work=_work(plan, lengths, (count, adapters, pushed), microbatches),
         layout=Layout(plan.world, plan.shard, nodes),
         batch_tokens=policy.batch.tokens,
         microbatches=microbatches,
-        notes=(*idle_options(spec.train, device.kind), *_notes(lengths)),
+        notes=(
+            *idle_options(spec.train, device.kind),
+            *_notes(lengths),
+            *_on_adapters(plan, count, adapters),
+        ),
     )
 
 
@@ -197,6 +176,14 @@ def _notes(lengths: Lengths) -> list[str]:
             f"max_prompt_tokens of every source, to use their real length"
         )
     return notes
+
+
+def _on_adapters(plan: Plan, weights: int, adapters: int) -> Iterator[str]:
+    if adapters:
+        yield (
+            f"trains {adapters / 1e6:,.1f} M weights of adapters, {adapters / weights:.2%} of the "
+            f"model's, which stay frozen in {plan.spec.model.dtype}"
+        )
 
 
 def _lengths(plan: Plan) -> Lengths:
@@ -228,11 +215,15 @@ def _update_tokens(plan: Plan, lengths: Lengths) -> int:
     return prompts * lengths.prompt + sequences * (lengths.response - 1)
 
 
-def _work(plan: Plan, lengths: Lengths, weights: int, microbatches: int) -> Work:
+def _work(plan: Plan, lengths: Lengths, counts: tuple[int, int, int], microbatches: int) -> Work:
+    """What a step does; `counts` are of a model's weights, of its adapters', of what is pushed."""
+    weights, adapters, pushed = counts
     train, kinds = plan.spec.train, precision(plan.spec)
     passes = train.updates_per_rollout * microbatches
     return Work(
-        weights=weights,
+        weights=weights + adapters,
+        trained=adapters or weights,
+        pushed=pushed,
         width=WIDTH[kinds.train],
         engine=WIDTH[kinds.rollout],
         passes=passes,
@@ -261,6 +252,7 @@ def _policy_job(plan: Plan, lengths: Lengths, device: Device) -> Job:
         accumulate=_update_tokens(plan, lengths) > batch.budget,
         device=device.kind,
         copies=plan.replicate,
+        lora=spec.lora,
     )
 
 
@@ -297,7 +289,7 @@ def _phases(
     if not device.cuda and (copied := _copied(plan, passes, job, device)):
         frozen["checkpoint"] = copied
     reference, learn = [], []  # the phases of these two, where the spec has them
-    if plan.spec.reference is not None:
+    if plan.spec.reference is not None and not shares_base(plan.spec):
         replayed = highest(measure(job.of_reference(plan.spec.reference.path)), ["replay"])
         shards = replayed.pop(WEIGHTS)
         if not device.cuda:  # on a GPU the shards stay in main memory
@@ -342,10 +334,13 @@ def _copied(plan: Plan, passes: Measured, job: Job, device: Device) -> int:
     """Bytes of a rank's copy of weights and moments; 0 if no checkpoint is written from one."""
     if not saves_asynchronously(plan.spec.checkpoint, "cuda" if device.cuda else "cpu"):
         return 0
-    trained = [passes]
+    trained = [_weights_and_moments(passes)]
+    if plan.spec.lora is not None:  # whose base is not copied
+        moments = trained[0][OPTIMIZER]
+        trained = [{WEIGHTS: moments // 2, OPTIMIZER: moments}]
     if plan.spec.critic is not None:
-        trained.append(measure(job.of_critic(plan.spec.critic.path)))
-    return sum(sum(_weights_and_moments(each).values()) for each in trained)
+        trained.append(_weights_and_moments(measure(job.of_critic(plan.spec.critic.path))))
+    return sum(sum(each.values()) for each in trained)
 
 
 def _weights_and_moments(passes: Measured) -> Parts:

@@ -21,6 +21,7 @@ from drpo_cli.trainer.pack import Packed, pack
 from drpo_cli.types import Group, Prompt, Rollout
 
 if TYPE_CHECKING:
+    import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
 
@@ -41,7 +42,13 @@ def load_config(settings: ModelSettings, key: str) -> Any:
         ) from error
 
 
-def make_model(config: Any, code: bool, layers: int | None = None, attention: str = BUCKETS) -> Any:
+def make_model(
+    config: Any,
+    code: bool,
+    layers: int | None = None,
+    attention: str = BUCKETS,
+    dtype: torch.dtype | None = None,
+) -> Any:
     """The model, with only `layers` decoder layers if that is given. Call it in a fake mode.
 
     `code` allows modelling code that comes with the model; `attention` is a name of
@@ -57,7 +64,7 @@ def make_model(config: Any, code: bool, layers: int | None = None, attention: st
 
     lm = pretrained.make(
         copy.deepcopy(config),
-        dtype=torch.float32,
+        dtype=dtype or torch.float32,
         attn_implementation=attention,
         trust_remote_code=code,
     ).eval()
@@ -143,7 +150,8 @@ class Batch:
     @property
     def shares_prompts(self) -> bool:
         """Whether samples share a prompt, so that attention needs a mask."""
-        return any(span.seen for span in self.packed.layout.spans)
+        layout = self.packed.layout
+        return layout is not None and any(span.seen for span in layout.spans)
 
     def make_fake(self, mode: FakeTensorMode) -> Packed:
         """The packed micro-batch with fake tensors in place of real ones."""
@@ -158,7 +166,8 @@ class Batch:
             for field in dataclasses.fields(real)
             if field.name != "layout"
         }
-        return Packed(**columns, layout=Layout(real.layout.spans, real.layout.device))
+        layout = real.layout
+        return Packed(**columns, layout=layout and Layout(layout.spans, layout.device))
 
 
 def _make_group(number: int, prompt: int, responses_G: Sequence[int]) -> Group:

@@ -27,7 +27,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from drpo_cli.dist import World
 from drpo_cli.rollout.engine.precision import Precision
-from drpo_cli.settings import ModelSettings, TrainSettings
+from drpo_cli.settings import LoraSettings, ModelSettings, TrainSettings
 from drpo_cli.step.sync import trainer_weights
 from drpo_cli.tools.memory.inputs import Batch, load_config, make_model
 from drpo_cli.tools.memory.tracker import Parts, Peaks, mark_layers
@@ -42,6 +42,7 @@ from drpo_cli.trainer.loading import (
     sync_gradients,
 )
 from drpo_cli.trainer.logprobs import cut
+from drpo_cli.trainer.lora import inject
 from drpo_cli.trainer.model import Policy, ValueModel
 
 Measured = dict[tuple[str, str], Parts]
@@ -62,6 +63,7 @@ class Job:
     accumulate    whether an update has several micro-batches
     device        the kind of device that it is planned for, by its name in torch
     copies        copies of the weights, over which the ranks are spread
+    lora          the adapters that are trained in place of the weights, if any
     """
 
     model: ModelSettings
@@ -76,14 +78,15 @@ class Job:
     accumulate: bool = False
     device: str = "cpu"
     copies: int = 1
+    lora: LoraSettings | None = None
 
     def of_critic(self, path: str | None) -> Job:
         """The same work for a value model on the decoder in `path`, or on the policy's."""
-        return replace(self, critic=True, model=self._at(path))
+        return replace(self, critic=True, model=self._at(path), lora=None)
 
     def of_reference(self, path: str | None) -> Job:
         """The replay of a frozen policy, in `path` or the policy's own."""
-        return replace(self, train=False, model=self._at(path))
+        return replace(self, train=False, model=self._at(path), lora=None)
 
     def _at(self, path: str | None) -> ModelSettings:
         return self.model.model_copy(update={"path": path or self.model.path})
@@ -95,6 +98,17 @@ def count_parameters(model: ModelSettings) -> int:
     with FakeTensorMode():
         lm = make_model(load_config(model, "model.path"), model.trust_remote_code)
         return sum(weight.numel() for weight in lm.parameters())
+
+
+@lru_cache
+def count_adapters(model: ModelSettings, lora: LoraSettings | None) -> int:
+    """The number of weights in a model's adapters."""
+    if lora is None:
+        return 0
+    with FakeTensorMode():
+        lm = make_model(load_config(model, "model.path"), model.trust_remote_code)
+        inject(lm, lora, None, "lora.target_modules")
+        return sum(weight.numel() for weight in lm.parameters() if weight.requires_grad)
 
 
 @lru_cache
@@ -163,15 +177,17 @@ def _measure(job: Job, config: Any, world: World, layers: int | None) -> Measure
 
 def _model(job: Job, config: Any, world: World, layers: int | None) -> Any:
     attention = name_for(str(job.settings.attention), job.device)
-    lm = make_model(config, job.model.trust_remote_code, layers, attention)
+    dtype = DTYPES[job.precision.train]
+    kept = torch.float32 if job.lora is None else dtype
+    lm = make_model(config, job.model.trust_remote_code, layers, attention, kept)
+    adapters = None if job.lora is None else inject(lm, job.lora, None, "lora.target_modules")
     if not job.train:
         lm.requires_grad_(False)
     else:
         _recompute_activations(lm, job.settings.checkpointing, _apart)
-    dtype = DTYPES[job.precision.train]
     if job.critic:
         return shard(ValueModel(lm), dtype, world)
-    policy = Policy(lm, job.temperature, job.settings.logits_in_a_block)
+    policy = Policy(lm, job.temperature, job.settings.logits_in_a_block, adapters)
     policy.head.slices = _few_slices
     return shard(policy, dtype, world)
 
@@ -186,7 +202,7 @@ def _apart() -> saved_tensors_hooks:
 def _optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
     """The optimizer with its moments, which the first step creates."""
     optimizer = optim.adamw(model, settings, settings.learning_rate)
-    for weight in model.parameters():
+    for weight in optimizer.param_groups[0]["params"]:
         weight.grad = torch.zeros_like(weight)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

@@ -9,6 +9,7 @@ The times are lower bounds: bytes ÷ bandwidth, nothing overlapped, no latency.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 FLOAT32 = 4
@@ -81,7 +82,9 @@ class Flow:
 class Work:
     """What a step does.
 
-    weights      number of weights
+    weights      number of weights, adapters included
+    trained      of these, those that have gradients
+    pushed       of these, those that a sync moves
     width        bytes of a weight in the compute dtype of training
     engine       bytes of a weight in the engine
     passes       forward and backward passes per step, on one device
@@ -92,6 +95,8 @@ class Work:
     """
 
     weights: int
+    trained: int
+    pushed: int
     width: int
     engine: int
     passes: int
@@ -104,10 +109,10 @@ class Work:
 def flows(work: Work, layout: Layout) -> tuple[Flow, ...]:
     """Everything of size that is exchanged in a step."""
     gathers = 2 * work.passes + work.replays
-    shard = FLOAT32 * work.weights // layout.shards
+    shard = FLOAT32 * work.trained // layout.shards
     found = (
         _around("gather weights", gathers * work.width * work.weights, layout),
-        _around("reduce gradients", work.reductions * FLOAT32 * work.weights, layout),
+        _around("reduce gradients", work.reductions * FLOAT32 * work.trained, layout),
         Flow(
             "equal copies",
             2 * work.updates * shard * (layout.copies - 1) // layout.copies,
@@ -118,7 +123,7 @@ def flows(work: Work, layout: Layout) -> tuple[Flow, ...]:
             * (layout.nodes_of_copies - 1)
             // layout.nodes_of_copies,
         ),
-        _around("sync", work.engine * work.weights, layout),
+        _around("sync", work.engine * work.pushed, layout),
     )
     return tuple(flow for flow in found if flow.device)
 
@@ -129,8 +134,42 @@ def _around(name: str, size: int, layout: Layout) -> Flow:
     return Flow(name, size * (layout.shards - 1) // layout.shards, size * (nodes - 1) // nodes)
 
 
+@dataclass(frozen=True)
+class Transfer:
+    """Bytes that one weight sync moves.
+
+    weights   into each engine: the model in the engine's dtype
+    received  by each device from the others
+    links     by all devices together
+    nodes     of these, at least so many from another node
+    """
+
+    weights: int
+    received: int
+    links: int
+    nodes: int
+
+
+def estimate_transfer(weights: int, devices: int, nodes: int, copies: int = 1) -> Transfer:
+    """A sync of `weights` bytes: each device sends its rows to all others of its copy.
+
+    `devices` and `nodes` are all of the run, over which the copies are spread evenly.
+    """
+    shard = devices // copies
+    return Transfer(
+        weights=weights,
+        received=weights * (shard - 1) // shard,
+        links=weights * (shard - 1) * copies,
+        nodes=weights * (math.ceil(nodes / copies) - 1) * copies,
+    )
+
+
 def training_seconds(work: Work, links: Links) -> float | None:
-    """Seconds of matrix products per step: 6 FLOP per weight and token, attention not counted."""
+    """Seconds of matrix products per step, attention not counted.
+
+    6 FLOP per weight and token; 4 per weight that is frozen, since it needs no gradient.
+    """
     if not links.tflops:
         return None
-    return 6 * work.weights * work.tokens / (links.tflops * 1e12)
+    operations = 4 * work.weights + 2 * work.trained
+    return operations * work.tokens / (links.tflops * 1e12)
