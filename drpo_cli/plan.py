@@ -267,6 +267,8 @@ def _engine(spec: Spec) -> str:
         parts.append(f"computing in {rollout.dtype}")
     if rollout.weight_rounding:
         parts.append(f"weights rounded to {rollout.weight_rounding}")
+    if quantised := rollout.quantised_to():
+        parts.append(f"weights and inputs of layers in {quantised}")
     if rollout.dynamic_sampling_rounds:
         parts.append(
             f"up to {rollout.dynamic_sampling_rounds} more rounds for groups with unequal rewards"

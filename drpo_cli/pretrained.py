@@ -84,8 +84,9 @@ def load_deferred(
 
     _require_kind(Path(path), where, causal=auto.__name__ == "AutoModelForCausalLM")
     config = read(AutoConfig, path, where, trust_remote_code=trust_remote_code)
+    auto = _choose(auto, config)
     with _explained(auto, path, where):
-        folder = _find_weights(path)
+        folder = find_weights(path)
     if finding := find_broken_weights(folder):
         raise UserError(f"{where}: {finding.what}", finding.fix)
     there = read_headers(folder)
@@ -107,10 +108,75 @@ def load_deferred(
             raise UserError(f"{where}: {path}: {finding.what}", finding.fix) from error
         raise
     model.name_or_path = model.config.name_or_path = path
+    _forget(keys, drop_towers(model))
     if finding := find_wrong_weights(model, there, keys, decoder_only):
         raise UserError(f"{where}: {path}: {finding.what}", finding.fix)
     deferred.compute(model, buffers_only=True)
     return model.eval()
+
+
+def make(config: Any, **options: Any) -> Any:
+    """The language model of a configuration, without weights from a checkpoint."""
+    from transformers import AutoModelForCausalLM
+
+    lm = _choose(AutoModelForCausalLM, config).from_config(config, **options)
+    drop_towers(lm)
+    return lm
+
+
+def is_multimodal(config: Any) -> bool:
+    """Whether a model of transformers has other inputs than text, by its configuration."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING as KNOWN
+
+    has_own_class = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    nested = config.get_text_config() is not config
+    return nested and not has_own_class and type(config) in KNOWN
+
+
+def _choose(auto: Any, config: Any) -> Any:
+    """The class that reads a checkpoint with all its names: not one for its text model alone.
+
+    For some multimodal checkpoints, `AutoModelForCausalLM` is such a class; it knows no others.
+    """
+    from transformers import AutoModelForMultimodalLM
+
+    causal = auto.__name__ == "AutoModelForCausalLM"
+    return AutoModelForMultimodalLM if causal and is_multimodal(config) else auto
+
+
+def drop_towers(lm: Any) -> set[str]:
+    """Removes from a multimodal model what only other inputs than text use; returns the names.
+
+    Decoder, embedding and head stay, under the names that they have in the checkpoint.
+    """
+    decoder = lm.get_decoder()
+    if not hasattr(decoder, "layers") and hasattr(
+        inner := getattr(decoder, "model", None), "layers"
+    ):
+        lm.get_decoder = lambda: inner  # Llama 4 gives its text model with the head
+        decoder = inner
+    if not is_multimodal(lm.config):
+        return set()
+    kept = {id(part) for part in decoder.modules()}
+    kept |= {id(lm.get_output_embeddings()), id(lm.get_input_embeddings())}
+    dropped = set()
+    for name, module in list(lm.named_modules()):
+        inside = {id(part) for part in module.modules()}
+        if id(decoder) not in inside:
+            continue
+        for child, part in list(module.named_children()):
+            if module is not decoder and not kept & {id(one) for one in part.modules()}:
+                setattr(module, child, None)
+                dropped.add(f"{name}.{child}.".removeprefix("."))
+    return dropped
+
+
+def _forget(keys: dict[str, Any], dropped: set[str]) -> None:
+    """Takes out the findings about parts that are not in the model any more."""
+    gone = tuple(dropped)
+    for key in ("missing_keys", "mismatched_keys"):
+        names = ((one if isinstance(one, str) else one[0], one) for one in keys[key])
+        keys[key] = [one for name, one in names if not name.startswith(gone)]
 
 
 def read(auto: Any, path: str, where: str, *, trust_remote_code: bool, **options: Any) -> Any:
@@ -137,7 +203,7 @@ def _explained(auto: Any, path: str, where: str) -> Iterator[None]:
         raise UserError(f"{where}: {path} has no {kind} that loads: {what}", fix) from error
 
 
-def _find_weights(path: str) -> Path:
+def find_weights(path: str) -> Path:
     """The folder itself, or for a hub id that of its weight files, downloaded if need be."""
     from transformers.utils.hub import cached_file, cached_files
 

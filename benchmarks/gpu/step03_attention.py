@@ -1,8 +1,8 @@
 """Each kind of attention that runs on this device: its error, time and memory.
 
-Rows are ragged, with prompts apart, with shared prompts, and with a sliding window. The truth is
-SDPA in float64, one span after the other; the error is ‖out − truth‖ ÷ ‖truth‖ of the output and
-of the three gradients together.
+Rows are ragged, with prompts apart, with shared prompts, with a sliding window, with sinks and with
+soft caps. The truth is the formula in float64, one span after the other; the error is
+‖out − truth‖ ÷ ‖truth‖ of the output and of the three gradients together.
 """
 
 from __future__ import annotations
@@ -19,15 +19,22 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HEADS, KEY_HEADS, HEAD = 16, 8, 128
-# (prompt tokens, samples) of each prompt, the longest response, the window
-CASES: dict[Size, dict[str, tuple[list[tuple[int, int]], int, int | None]]] = {
+TERMS = {"sliding_window": None, "softcap": None, "s_aux": None}
+SINKS, CAP = {"s_aux": 1.0}, {"softcap": 2.0}
+# (prompt tokens, samples) of each prompt, the longest response, what attention has; a sink's value
+CASES: dict[Size, dict[str, tuple[list[tuple[int, int]], int, dict[str, Any]]]] = {
     "full": {
-        "prompts apart": ([(256, 1)] * 12, 2048, None),
-        "shared prompts": ([(1024, 8)] * 2, 1024, None),
-        "shared, window 512": ([(1024, 8)] * 2, 1024, 512),
+        "prompts apart": ([(256, 1)] * 12, 2048, {}),
+        "shared prompts": ([(1024, 8)] * 2, 1024, {}),
+        "shared, window 512": ([(1024, 8)] * 2, 1024, {"sliding_window": 512}),
+        "shared, sinks": ([(1024, 8)] * 2, 1024, SINKS),
+        "shared, sinks, window 128": ([(1024, 8)] * 2, 1024, {"sliding_window": 128, **SINKS}),
+        "shared, soft cap": ([(1024, 8)] * 2, 1024, CAP),
     },
     "smoke": {
-        "shared, window 16": ([(40, 3), (7, 1)], 24, 16),
+        "shared, window 16": ([(40, 3), (7, 1)], 24, {"sliding_window": 16}),
+        "shared, sinks": ([(40, 3), (7, 1)], 24, SINKS),
+        "shared, soft cap": ([(40, 3), (7, 1)], 24, CAP),
     },
 }
 BOUNDS = {"float32": 1e-5, "bfloat16": 2e-2}
@@ -42,20 +49,23 @@ def measure(size: Size) -> Findings:
     from drpo_cli.trainer.pack import pack
 
     device = torch.device(dist.device_type())
-    for case, (prompts, longest, window) in CASES[size].items():
+    for case, (prompts, longest, own) in CASES[size].items():
         rows = random_rows(prompts, longest, 1000)
         lengths = random.Random(0).choices(range(longest // 8, longest + 1), k=len(rows))
         layout = pack(cut(rows, lengths), device).layout
         tokens = sum(span.length for span in layout.spans)
         inputs = _inputs(tokens, device)
-        truth = _truth(layout.spans, inputs, window)
+        terms = TERMS | own
+        if terms["s_aux"] is not None:
+            terms["s_aux"] = torch.full((HEADS,), terms["s_aux"], device=device)
+        truth = _truth(layout.spans, inputs, terms)
         for dtype, bound in BOUNDS.items():
-            own = [part.to(getattr(torch, dtype)) for part in inputs]
+            given = [part.to(getattr(torch, dtype)) for part in inputs]
             for kind in kinds_on(device):
                 if kind == "varlen" and dtype == "float32":
                     continue  # its kernel takes half precision only
                 name = f"{case}, {dtype}, {kind}"
-                run = partial(_run, name_for(kind, device.type), own, layout, window)
+                run = partial(_run, name_for(kind, device.type), given, layout, terms)
                 yield at_most(f"{name}: error", _error(run(), truth), bound)
                 yield Finding(f"{name}: both passes", 1e3 * seconds(run, device), "ms")
                 if device.type == "cuda":
@@ -72,22 +82,23 @@ def _inputs(tokens: int, device: Any) -> list[Tensor]:
     return [*parts, torch.randn(1, tokens, HEADS, HEAD, device=device)]
 
 
-def _run(name: str, inputs: Sequence[Tensor], layout: Any, window: int | None) -> list[Tensor]:
+def _run(name: str, inputs: Sequence[Tensor], layout: Any, terms: dict[str, Any]) -> list[Tensor]:
     import torch
     from transformers import AttentionInterface
 
     attention = AttentionInterface()[name]
     q, k, v = (part.detach().requires_grad_() for part in inputs[:3])
-    options = {"scaling": HEAD**-0.5, "sliding_window": window}
-    out, _ = attention(torch.nn.Identity(), q, k, v, None, layout=layout, **options)
+    out, _ = attention(
+        torch.nn.Identity(), q, k, v, None, layout=layout, scaling=HEAD**-0.5, **terms
+    )
     out.backward(inputs[3])
     return [out.detach(), *(part.grad for part in (q, k, v) if part.grad is not None)]
 
 
-def _truth(spans: Sequence[Any], inputs: Sequence[Tensor], window: int | None) -> list[Tensor]:
+def _truth(spans: Sequence[Any], inputs: Sequence[Tensor], terms: dict[str, Any]) -> list[Tensor]:
     import torch
-    from torch.nn import functional as F
 
+    window, softcap, sink_H = terms["sliding_window"], terms["softcap"], terms["s_aux"]
     q, k, v = (part.double().detach().requires_grad_() for part in inputs[:3])
     outputs = []
     for span in spans:
@@ -97,9 +108,15 @@ def _truth(spans: Sequence[Any], inputs: Sequence[Tensor], window: int | None) -
         back = torch.arange(len(keys), device=q.device)
         back_LK = back[len(seen) :, None] - back[None, :]
         mask_LK = (back_LK >= 0) & (back_LK < (window or len(keys) + 1))
-        place = [part[:, :, keys] for part in (k, v)]
-        query = q[:, :, own[0] : own[-1] + 1]
-        out = F.scaled_dot_product_attention(query, *place, attn_mask=mask_LK, enable_gqa=True)
+        place = [part[:, :, keys].repeat_interleave(HEADS // KEY_HEADS, 1) for part in (k, v)]
+        scores = q[:, :, own[0] : own[-1] + 1] @ place[0].mT * HEAD**-0.5
+        if softcap is not None:
+            scores = softcap * (scores / softcap).tanh()
+        scores = scores.masked_fill(~mask_LK, -torch.inf)
+        if sink_H is not None:
+            column = sink_H.double()[None, :, None, None].expand(*scores.shape[:3], 1)
+            scores = torch.cat([scores, column], dim=-1)
+        out = scores.softmax(-1)[..., : len(keys)] @ place[1]
         outputs.append(out.transpose(1, 2))
     starts = [span.start for span in spans]
     ordered = [outputs[i] for i in sorted(range(len(spans)), key=starts.__getitem__)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from drpo_cli import progress
+from drpo_cli import pretrained, progress
 from drpo_cli.errors import UserError
 from drpo_cli.rollout.engine.ends import Ends, find_ends, load_config
 from drpo_cli.rollout.engine.protocol import EngineContext, Sampling
@@ -142,22 +142,25 @@ def _read(model: ModelSettings, device: torch.device) -> Any:
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
 
-    return AutoModelForCausalLM.from_pretrained(
+    lm = pretrained.load(
+        AutoModelForCausalLM,
         model.path,
+        "model.path",
         dtype=getattr(torch, model.dtype),
         trust_remote_code=model.trust_remote_code,
         generation_config=GenerationConfig(),  # else `generate` fills in the model folder's
-    ).to(device)
+    )
+    return lm.to(device)
 
 
 def _make_empty(model: ModelSettings, device: torch.device) -> Any:
     """The model with buffers, and with parameters that nobody has written."""
     import torch
-    from transformers import AutoModelForCausalLM, GenerationConfig
+    from transformers import GenerationConfig
     from transformers.initialization import no_init_weights
 
     with no_init_weights():
-        lm = AutoModelForCausalLM.from_config(
+        lm = pretrained.make(
             load_config(model),
             dtype=getattr(torch, model.dtype),
             trust_remote_code=model.trust_remote_code,

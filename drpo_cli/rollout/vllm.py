@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -23,6 +23,7 @@ from drpo_cli.rollout.engine.ends import NEUTRAL, Ends, find_ends, load_config
 from drpo_cli.rollout.engine.pooling import pool
 from drpo_cli.rollout.engine.protocol import EngineContext, Sampling
 from drpo_cli.rollout.engine.text import decode_response
+from drpo_cli.rollout.engine.text_model import stored_weights, text_arguments, text_name
 from drpo_cli.rollout.engine.vllm_errors import Start, explain
 from drpo_cli.settings import PLAIN_PATH, Count, RolloutSettings
 from drpo_cli.types import Rollout
@@ -50,6 +51,11 @@ class Config(RolloutSettings):
     eager: bool | None = None
     """Skip compilation and the capture of CUDA graphs: a faster start, slower sampling on a GPU.
     If not set, a GPU samples with graphs and a CPU without."""
+    quantization: Literal["int8", "fp8"] | None = None
+    """Compute the layers' products in 8 bits: the weights are quantised at each sync, per output
+    channel, their inputs per token. `fp8` (E4M3) is for GPUs since Ada, `int8` for older ones and
+    CPUs. Embedding, head, norms and routers stay as they are, and so do experts, except for fp8 on
+    a GPU."""
     sleep: bool = True
     """Give GPU memory to the trainer between rollouts; no effect on a CPU."""
 
@@ -67,17 +73,25 @@ class Config(RolloutSettings):
         """See `RolloutSettings`: what sleeps is in a pool."""
         return self.sleep
 
+    def quantised_to(self) -> Literal["int8", "fp8"] | None:
+        """See `RolloutSettings`."""
+        return self.quantization
+
 
 class Engine:
     """An in-process `vllm.LLM`."""
 
     checkpoint_names = True
+    text_alone = False  # whether it runs the text model of a multimodal checkpoint
 
     @staticmethod
     def check(config: Config, context: EngineContext) -> None:
-        """See `EngineProtocol.check`: the KV cache on a CPU. A GPU's depends on what is free."""
+        """See `EngineProtocol.check`: the device, and on a CPU the KV cache."""
         import torch
 
+        from drpo_cli.rollout.engine.precision import check_device
+
+        check_device(config.quantization, context.model.dtype)
         if not torch.cuda.is_available():
             model = load_config(context.model)
             require_cache(config, model, context.model.dtype, context.context_length, context.ranks)
@@ -93,6 +107,7 @@ class Engine:
         _set_environment(config)
         self.explained = partial(_explained, config, context)
         self.llm = _start(config, context)
+        self.text_alone = "hf_overrides" in _text_arguments(config, context)
         self.sharers = _find_sharers(config, context)
         self.tokenizer = self.llm.get_tokenizer()
         self.ends = find_ends(config, context.model, self.tokenizer)
@@ -101,6 +116,8 @@ class Engine:
         self.can_sleep = config.sleep and current_platform.is_cuda_alike()
         self.asleep: set[str] = set()
         self.requests = 0  # sent so far: no two have the same name
+        if self.text_alone and not context.awaits_weights:
+            self.load_weights(stored_weights(context.model))
 
     def generate(
         self,
@@ -136,6 +153,8 @@ class Engine:
         worker = self.llm.llm_engine.model_executor.driver_worker.worker
         model = worker.model_runner.get_model()
         _unpack_experts(model)
+        if self.text_alone:
+            weights = ((text_name(name), weight) for name, weight in weights)
         # found before the reload, which removes the weights from the model while it runs
         embedding = _find_embedding(model)
         # the worker's method, which gives vLLM's code its configuration, and not the runner's
@@ -143,6 +162,13 @@ class Engine:
             worker.reload_weights(weights_iterator=_copy_in_place(embedding, weights))
         _repack_tied_head(model)
         self._drop_prefix_cache()
+
+    @property
+    def quantised(self) -> frozenset[str]:
+        """See `find_quantised`."""
+        from drpo_cli.rollout.engine.precision import find_quantised
+
+        return find_quantised(self.llm.llm_engine.model_executor.driver_worker.worker.get_model())
 
     def sleep(self) -> None:
         """See `EngineProtocol.sleep`. Level 2 drops the weights; the next sync sends them again."""
@@ -206,7 +232,14 @@ def _start(config: Config, context: EngineContext) -> Any:
     if config.tensor_parallel > 1:
         _keep_from_shared_memory()
     with _plain_folder(context.model.path) as path, _explained(config, context):
-        return LLM(**(engine_arguments(config, context) | {"model": path}))
+        arguments = engine_arguments(config, context) | _text_arguments(config, context)
+        return LLM(**(arguments | {"model": path}))
+
+
+def _text_arguments(config: Config, context: EngineContext) -> dict[str, Any]:
+    # of a lone engine of several devices, vLLM's own processes read the files
+    in_process = context.ranks > 1 or config.tensor_parallel == 1
+    return text_arguments(context.model, PUSHED if in_process else None)
 
 
 @contextmanager
@@ -268,6 +301,10 @@ def engine_arguments(config: Config, context: EngineContext) -> dict[str, Any]:
         "tokenizer_mode": "hf",  # as the trainer reads it, whatever other files the folder has
         "load_format": PUSHED if context.awaits_weights else "auto",
     }
+    if config.quantization is not None:
+        from drpo_cli.rollout.engine import quantized
+
+        arguments |= quantized.arguments(config.quantization, cuda)
     if cuda:
         arguments["gpu_memory_utilization"] = config.gpu_memory_fraction
         arguments["enable_sleep_mode"] = config.sleep
@@ -325,10 +362,16 @@ def _unpack_experts(model: Any) -> None:
 
 def _find_embedding(model: Any) -> dict[str, Tensor]:
     """On a CPU, the embedding's weight under its name: there it can be overwritten in place."""
-    module = getattr(getattr(model, "model", None), "embed_tokens", None)
+    module = getattr(getattr(_language_model(model), "model", None), "embed_tokens", None)
     if module is None or not _is_on_cpu(module):
         return {}
     return {n: weight.data for n, weight in model.named_parameters() if weight is module.weight}
+
+
+def _language_model(model: Any) -> Any:
+    """The part of a multimodal model that has decoder and head; of any other, the model."""
+    find = getattr(model, "get_language_model", None)
+    return model if find is None else find()
 
 
 def _copy_in_place(
@@ -349,11 +392,12 @@ def _copy_in_place(
 def _repack_tied_head(model: Any) -> None:
     # On a CPU a tied output head keeps a packed copy of the embedding, which a reload does not
     # refresh: the engine would continue to sample from the old head.
-    head = getattr(model, "lm_head", None)
-    config = getattr(model, "config", None)
+    lm = _language_model(model)
+    head = getattr(lm, "lm_head", None)
+    config = getattr(lm, "config", None)
     if head is None or config is None or not config.get_text_config().tie_word_embeddings:
         return
-    embedding = model.model.embed_tokens
+    embedding = lm.model.embed_tokens
     if _is_on_cpu(embedding):
         head.weight = embedding.weight
         head.cpu_linear = None  # frees the old copy before the new one is made

@@ -32,6 +32,7 @@ class Record(msgspec.Struct):
     gap_floor: float | None = None
     score: float | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    base: str | None = None
     data: dict[str, Any] = {}
     files: dict[str, str] = {}
 

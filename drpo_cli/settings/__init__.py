@@ -186,6 +186,10 @@ class RolloutSettings(Settings):
         """Whether the engine takes device memory from a pool of its own, apart from torch's."""
         return False
 
+    def quantised_to(self) -> Literal["int8", "fp8"] | None:
+        """The format to which the engine itself quantises weights; None if it does not."""
+        return None
+
 
 class RewardSettings(Settings):
     """How responses are scored. Every reward has these options, and may add its own."""

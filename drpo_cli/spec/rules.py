@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from drpo_cli.settings import AbsentKeyError
-from drpo_cli.spec import rules_data, rules_lora
+from drpo_cli.spec import rules_data, rules_lora, rules_precision
 from drpo_cli.spec.model import Spec
 from drpo_cli.spec.positions import KeyPath
 from drpo_cli.spec.problems import Problem
@@ -315,6 +315,7 @@ ERRORS: tuple[Rule, ...] = (
     context_holds_response,
     *rules_data.ERRORS,
     rules_lora.rank_fits_the_engine,
+    *rules_precision.ERRORS,
     one_advantage_per_response,
     critic_where_needed,
     checkpointing_options,

@@ -51,7 +51,12 @@ def _model_limit(model: ModelSettings) -> ContextLimit | None:
 def precision(spec: Spec) -> Precision:
     """The numeric formats of the trainer and the engine."""
     rollout = spec.rollout.config
-    return Precision(spec.model.dtype, rollout.dtype or spec.model.dtype, rollout.weight_rounding)
+    return Precision(
+        train=spec.model.dtype,
+        rollout=rollout.dtype or spec.model.dtype,
+        rounding=rollout.weight_rounding,
+        quantization=rollout.quantised_to(),
+    )
 
 
 def engine(plan: Plan) -> EngineProtocol:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from drpo_cli.dist import World, copies, local
-from drpo_cli.rollout.engine.precision import Precision, round_weight
+from drpo_cli.rollout.engine.precision import Precision
 from drpo_cli.rollout.engine.protocol import derive_seed
 from drpo_cli.trainer.model import Policy
 
@@ -118,13 +118,12 @@ class Jittered(_Random):
 class Rounded(Changed):
     """Rounds every weight as the engine has it: FSDP cuts rows, and each row has its own scale."""
 
-    def __init__(self, policy: Policy, precision: Precision):
+    def __init__(self, policy: Policy, precision: Precision, quantised: frozenset[str]):
         super().__init__(policy)
-        self.rounding = precision.rounding
-        if self.rounding is None:
+        self.precision, self.quantised = precision, quantised
+        if not precision.rounds:
             self.shards = []
 
     def new(self, name: str, shard: Tensor) -> Tensor:
         """See `Changed.new`."""
-        assert self.rounding is not None
-        return round_weight(name, shard, self.rounding)
+        return self.precision.imitate(name, shard, self.quantised)

@@ -82,7 +82,12 @@ class Checkpoints:
         partial = final.with_suffix(".partial")
         self.finish()
         self._require_room(trainer)
-        record = {**deepcopy(dict(state)), "step": step, "updates": trainer.schedule.last_epoch}
+        record = {
+            **deepcopy(dict(state)),
+            "step": step,
+            "updates": trainer.schedule.last_epoch,
+            "base": trainer.policy.lm.name_or_path,
+        }
         if self.world.rank == 0:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
@@ -286,10 +291,11 @@ def export(checkpoint: Path, folder: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     with on_disk.open_latest(checkpoint) as source:
         with saved_state.reading(source / on_disk.MARKER):
-            dtype = read(source)["dtype"]
+            record = read(source)
+            dtype = record["dtype"]
         try:
             partial.mkdir(parents=True)
-            write_model(source, partial, dtype)
+            write_model(source, partial, dtype, record.get("base"))
             if folder.exists():
                 folder.rmdir()
             partial.rename(folder)

@@ -8,26 +8,36 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from drpo_cli.deferred import Deferred, whole
-from drpo_cli.errors import writing
-from drpo_cli.model_folder import INDEX
+from drpo_cli import pretrained
+from drpo_cli.deferred import Deferred, read_files, whole
+from drpo_cli.errors import UserError, writing
+from drpo_cli.model_folder import INDEX, find_broken_weights, listed, weight_files
 from drpo_cli.pretrained import has_code
 from drpo_cli.step import saved_state
 
 WEIGHT_PREFIX = "model.lm."  # of a weight's name in the distributed checkpoint
+PROCESSOR = (
+    "processor_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "chat_template.json",
+)
 FILE_BYTES = 5 * 10**9
 """The most bytes of weights in a file, unless one weight has more."""
 
 
-def write_model(checkpoint: Path, folder: Path, dtype: str) -> None:
+def write_model(checkpoint: Path, folder: Path, dtype: str, base: str | None = None) -> None:
     """Writes weights, configuration, tokenizer and, if the model has its own, code.
+
+    A multimodal model gets its other parts as they are in `base`, the folder or hub id that it was
+    trained from: a checkpoint has the language model alone.
 
     The weights of a model with code are written under the names that they were trained with;
     others under those that transformers gives them in files.
@@ -39,13 +49,13 @@ def write_model(checkpoint: Path, folder: Path, dtype: str) -> None:
             config = json.loads((hf / "config.json").read_text(encoding="utf-8"))
             text = json.dumps({**config, "dtype": dtype}, indent=2, ensure_ascii=False) + "\n"
         else:
-            text, weights = _describe(hf, weights, dtype)
+            text, weights = _describe(hf, weights, dtype, base)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _write_files(weights, folder)
     with writing(folder / "config.json"):
         (folder / "config.json").write_text(text, encoding="utf-8")
-    for file in hf.iterdir():
+    for file in [*hf.iterdir(), *_processor_files(hf, base)]:
         if file.is_file() and not (folder / file.name).exists():
             with writing(folder / file.name):
                 shutil.copy(file, folder / file.name)
@@ -68,17 +78,64 @@ def _defer(saved: saved_state.Tensors, name: str) -> Tensor:
     return Deferred(like, rows)
 
 
-def _describe(hf: Path, weights: Mapping[str, Tensor], dtype: str) -> tuple[str, dict[str, Tensor]]:
+def _describe(
+    hf: Path, weights: Mapping[str, Tensor], dtype: str, base: str | None
+) -> tuple[str, dict[str, Tensor]]:
     """The configuration of a model of transformers, and its weights by their names in files."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
     from transformers.core_model_loading import revert_weight_conversion
 
     with torch.device("meta"):
-        lm = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(hf))
+        lm = pretrained.make(AutoConfig.from_pretrained(hf))
     unwanted = {*lm.all_tied_weights_keys, *(lm._keys_to_ignore_on_save or ())}
     own = {name: weights[name] for name in lm.state_dict() if name not in unwanted}
     lm.config.dtype, lm.config.architectures = dtype, [type(lm).__name__]
-    return lm.config.to_json_string(use_diff=True), revert_weight_conversion(lm, own)
+    text, saved = lm.config.to_json_string(use_diff=True), revert_weight_conversion(lm, own)
+    if not pretrained.is_multimodal(lm.config):
+        return text, saved
+    there = _read_base(base)
+    names = own if own.keys() <= there.keys() else saved
+    if not names.keys() <= there.keys():
+        raise UserError(
+            f"{base} lacks {listed(sorted(names.keys() - there.keys()))}, which this model was "
+            "trained from",
+            "put back the model folder that it had at the start of the run",
+        )
+    tied = tuple(name.rpartition("model.")[2] for name in unwanted)
+    return text, {**{n: one for n, one in there.items() if not n.endswith(tied)}, **names}
+
+
+def _read_base(base: str | None) -> dict[str, Tensor]:
+    """The deferred weights of the model that a multimodal one was trained from, as they are."""
+    try:
+        folder = pretrained.find_weights(base or "")
+    except OSError as error:
+        raise UserError(
+            f"the model is multimodal, and its parts for other inputs than text are in {base}, "
+            f"which cannot be read: {error}",
+            "put back the model folder that it had at the start of the run",
+        ) from error
+    if finding := find_broken_weights(folder):
+        raise UserError(finding.what, finding.fix)
+    return read_files(weight_files(folder))
+
+
+def _processor_files(hf: Path, base: str | None) -> Iterator[Path]:
+    """What prepares the other inputs of a multimodal model."""
+    from transformers.utils.hub import cached_file
+
+    with saved_state.reading(hf):
+        config = json.loads((hf / "config.json").read_text(encoding="utf-8"))
+    if base and "text_config" in config:
+        for name in PROCESSOR:
+            found = cached_file(
+                base,
+                name,
+                _raise_exceptions_for_missing_entries=False,
+                _raise_exceptions_for_connection_errors=False,
+            )
+            if found is not None:
+                yield Path(found)
 
 
 def _write_files(weights: Mapping[str, Tensor], folder: Path) -> None:

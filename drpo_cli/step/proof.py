@@ -60,10 +60,14 @@ class Limits:
 LIMITS = {
     ("cpu", "float32"): Limits(unit=2.0**-24, least=1e-5, ceiling=1e-3),
     ("cpu", "bfloat16"): Limits(unit=2.0**-8, least=5e-3, ceiling=0.15),
+    ("cpu", "int8"): Limits(unit=2.0**-7, least=1e-2, ceiling=0.3),
+    ("cpu", "fp8"): Limits(unit=2.0**-5, least=2e-2, ceiling=0.5),
     ("cuda", "float32"): Limits(unit=2.0**-11, least=1e-4, ceiling=1e-2),
     ("cuda", "bfloat16"): Limits(unit=2.0**-8, least=5e-3, ceiling=0.15),
+    ("cuda", "int8"): Limits(unit=2.0**-7, least=1e-2, ceiling=0.3),
+    ("cuda", "fp8"): Limits(unit=2.0**-5, least=2e-2, ceiling=0.5),
 }
-LEAST_FLOOR = {"float32": 2e-6, "bfloat16": 5e-3}
+LEAST_FLOOR = {"float32": 2e-6, "bfloat16": 5e-3, "int8": 1e-2, "fp8": 2e-2}
 SUSPECT, STOP = 3.0, 5.0  # a gap in units of what is usual: look again; stop the run
 LEAST_USUAL = 0.5  # the usual gap of a pair in units of the noise; measured: 0.1 to 1
 CHEAP = 2.0  # up to this many times the floor, the noise of a step's text is not measured
@@ -161,6 +165,7 @@ class Proof:
         self.trainer = sync.trainer
         self.engine = sync.engine
         self.precision = sync.precision
+        self.quantised: frozenset[str] = getattr(sync.engine, "quantised", frozenset())
         self.limits = LIMITS[sync.trainer.world.device.type, sync.precision.coarsest]
         self.floor = math.nan
         self.noise: float | None = None
@@ -203,7 +208,7 @@ class Proof:
             look = self._look(groups_P)
             self._require(look, occasion, STOP)
         self._warned, self.noise = suspicious, look.noise
-        return look.gap if self.precision.rounding is None else self.gap(groups_P)
+        return self.gap(groups_P) if self.precision.rounds else look.gap
 
     def gap(self, groups_P: Sequence[Group]) -> float:
         """Mean |log π − log μ| over the sampled tokens of all ranks, log π replayed now.
@@ -243,7 +248,7 @@ class Proof:
         count.
         """
         exp, trainer = Experience.of(groups_P), self.trainer
-        with Rounded(trainer.policy, self.precision):
+        with Rounded(trainer.policy, self.precision, self.quantised):
             logp_T = trainer.replay(exp)
             difference_T = logp_T - exp.logp_mu_T
             look = Look(self._mean(difference_T, exp))

@@ -2,10 +2,11 @@
 
 varlen   One call of FlashAttention's kernel for sequences of any lengths, which is part of torch.
          A response that shares its prompt is a sequence whose keys are those of the prompt and its
-         own; causality and windows are aligned at its end. Bfloat16 on a GPU.
+         own; causality and windows are aligned at its end. Sinks too. Bfloat16 on a GPU.
 buckets  Spans of similar length are gathered into a padded batch for the fused kernel that torch
          has for the device. Responses that share a prompt see it through a mask of
-         [response, prompt + response].
+         [response, prompt + response]. Soft caps and sinks, which no kernel here has, are computed
+         in tiles of plain products (`tiles`).
 
 On a GPU the kernels that take a mask, or float32, take no key heads that queries share: with them
 torch would use its kernel that holds all scores. (cuDNN's does take them, but vLLM turns it off in
@@ -17,17 +18,19 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.nn.attention.varlen import varlen_attn
+from torch.nn.attention.varlen import AuxRequest, varlen_attn
 from transformers import AttentionInterface
 
 from drpo_cli import devices
 from drpo_cli.errors import UserError
-from drpo_cli.trainer.layout import Layout
+from drpo_cli.trainer import tiles
+from drpo_cli.trainer.layout import Layout, Ragged
 from drpo_cli.trainer.rows import take
 
 NAMES = {
@@ -38,7 +41,13 @@ NAMES = {
 """The name in transformers of each kind of attention on each kind of device."""
 BUCKETS = NAMES["buckets", "cpu"]
 VARLEN = NAMES["varlen", "cuda"]
-UNSUPPORTED = ("softcap", "s_aux", "position_bias")
+COMPUTED = {"scaling", "sliding_window", "softcap", "s_aux", "is_causal", "dropout"}
+"""Options of an attention function that change what it computes, and are known here."""
+WITHOUT_EFFECT = {
+    *("position_ids", "cache_position", "use_cache", "past_key_values", "deterministic"),
+    *("output_attentions", "output_hidden_states", "output_router_logits"),
+}
+"""Options that change nothing here, although layers pass them."""
 LARGEST_HEAD, HEAD_MULTIPLE, OLDEST_GPU = 256, 8, (8, 0)  # what FlashAttention takes
 # since torch 2.12 the wrapper of the kernel asks whether key heads are shared
 ASKED = "enable_gqa" in inspect.signature(varlen_attn).parameters
@@ -73,18 +82,37 @@ def varlen(
     layout: Layout | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """query [1, H, T, Dh], key and value [1, Hkv, T, Dh] → [1, T, H, Dh].
+    """query [1, H, T, Dh], key [1, Hkv, T, Dh], value [1, Hkv, T, Dv] → [1, T, H, Dv].
 
-    Heads of a size that the kernel does not take go through buckets. Raises UserError as `buckets`.
+    What the kernel does not take (soft caps, heads of some sizes) goes through buckets. Raises
+    UserError as `buckets`.
     """
-    head = query.shape[-1]
-    if head > LARGEST_HEAD or head % HEAD_MULTIPLE:
+    head = max(query.shape[-1], value.shape[-1])
+    if head > LARGEST_HEAD or head % HEAD_MULTIPLE or options.get("softcap") is not None:
         return buckets(module, query, key, value, attention_mask, layout, repeat=True, **options)
-    spans, window = _supported(module, layout, options).ragged, options.get("sliding_window")
-    q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
+    call = _call(module, query, key, value, attention_mask, layout, options)
+    spans, width = call.layout.ragged, value.shape[-1]
+    q, k, v = (part[0].transpose(0, 1) for part in _one_size(query, key, value))
     if spans.key_M is not None:
         k, v = _take(k, spans.key_M), _take(v, spans.key_M)
-    out: Any = varlen_attn(
+    window = (-1 if call.window is None else call.window - 1, 0)
+    if call.sink_H is None:
+        out: Any = _kernel(q, k, v, spans, call.scale, window)
+    else:
+        out = _VarlenWithSinks.apply(q, k, v, call.sink_H, spans, call.scale, window)  # type: ignore[no-untyped-call]
+    return out[None, ..., :width], None
+
+
+def _kernel(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    spans: Ragged,
+    scale: float,
+    window: tuple[int, int],
+    **more: Any,
+) -> Any:
+    return varlen_attn(
         q,
         k,
         v,
@@ -92,11 +120,62 @@ def varlen(
         spans.key_ends,
         spans.longest_query,
         spans.longest_key,
-        scale=options.get("scaling"),
-        window_size=(-1 if window is None else window - 1, 0),
+        scale=scale,
+        window_size=window,
         **SHARED_KEYS,
+        **more,
     )
-    return out[None], None
+
+
+class _VarlenWithSinks(torch.autograd.Function):
+    """FlashAttention's kernel, with a sink per head: a score of every query, without a value.
+
+    A sink makes the softmax's sum larger: lse becomes log(exp lse + exp s), and the output shrinks.
+    The kernel's backward pass takes output and lse as arguments, and with these two it gives the
+    gradients of this attention, as its equations hold for any share of the softmax (see `tiles`).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        sink_H: Tensor,
+        spans: Ragged,
+        scale: float,
+        window: tuple[int, int],
+    ) -> Tensor:
+        plain, kernel_lse = _kernel(q, k, v, spans, scale, window, return_aux=AuxRequest(lse=True))
+        lse = torch.logaddexp(kernel_lse, sink_H.to(kernel_lse.dtype)[:, None])  # [H, T]
+        out: Tensor = (plain * (kernel_lse - lse).exp().T[..., None]).to(q.dtype)
+        ctx.save_for_backward(q, k, v, sink_H, out, lse)
+        ctx.rest = spans, scale, window
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, sink_H, out, lse = ctx.saved_tensors
+        spans, scale, window = ctx.rest
+        grads = torch.ops.torch_attn._varlen_attn_backward(
+            grad.contiguous(),
+            q,
+            k,
+            v,
+            out,
+            lse,
+            spans.query_ends,
+            spans.key_ends,
+            spans.longest_query,
+            spans.longest_key,
+            window == (-1, 0),
+            torch.zeros(2, dtype=torch.uint64, device=q.device),  # the state of no dropout
+            scale,
+            list(window),
+        )
+        dot = (grad.to(lse.dtype) * out).sum(-1).T
+        return *grads, tiles.sink_gradient(sink_H, lse[None], dot[None]), None, None, None
 
 
 def buckets(
@@ -109,13 +188,17 @@ def buckets(
     repeat: bool = False,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """query [1, H, T, Dh], key and value [1, Hkv, T, Dh] → [1, T, H, Dh].
+    """query [1, H, T, Dh], key [1, Hkv, T, Dh], value [1, Hkv, T, Dv] → [1, T, H, Dv].
 
-    With `repeat`, every query head gets its own copy of its key head. Raises UserError for a model
-    whose attention has terms that no kernel here computes.
+    Soft caps and sinks are computed in tiles, all else by torch's fused kernel; with `repeat`, it
+    gets a copy of the key head for every query head. Raises UserError for a model whose attention
+    has terms that nothing here computes.
     """
-    spans, window = _supported(module, layout, options).padded, options.get("sliding_window")
-    copies = query.shape[1] // key.shape[1] if repeat else 1
+    call = _call(module, query, key, value, attention_mask, layout, options)
+    spans, in_tiles, width = call.layout.padded, call.in_tiles, value.shape[-1]
+    if not in_tiles:
+        query, key, value = _one_size(query, key, value)
+    copies = query.shape[1] // key.shape[1] if repeat and not in_tiles else 1
     query_shapes = [(bucket.spans, bucket.queries) for bucket in spans.buckets]
     key_shapes = [(bucket.spans, bucket.keys) for bucket in spans.buckets]
     batches = zip(
@@ -125,30 +208,80 @@ def buckets(
         strict=True,
     )
     outputs = []
-    for bucket, (q, k, v) in enumerate(batches):
-        mask = spans.mask(bucket, window, q)
-        out = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            is_causal=mask is None,
-            scale=options.get("scaling"),
-            enable_gqa=not repeat,
-        )
+    for place, (q, k, v) in enumerate(batches):
+        if in_tiles:
+            bucket = spans.buckets[place]
+            terms = call.window, call.softcap, call.sink_H
+            out = tiles.attend(q, k, v, bucket.context, bucket.first_B, call.scale, *terms)
+        else:
+            mask = spans.mask(place, call.window, q)
+            out = F.scaled_dot_product_attention(
+                q,
+                k,
+                v,
+                attn_mask=mask,
+                is_causal=mask is None,
+                scale=call.scale,
+                enable_gqa=not repeat,
+            )
         outputs.append(out.transpose(1, 2).flatten(0, 1))
-    return _take(torch.cat(outputs), spans.inverse_I)[None], None
+    return _take(torch.cat(outputs), spans.inverse_I)[None, ..., :width], None
 
 
-def _supported(module: torch.nn.Module, layout: Layout | None, options: dict[str, Any]) -> Layout:
-    missing = [name for name in UNSUPPORTED if options.get(name) is not None]
-    if layout is None or missing:
-        what = ", ".join(missing) or "keyword arguments that its layers do not pass to attention"
+class _Call(NamedTuple):
+    """What an attention function is asked for; `sink_H` is a score of every query, no value."""
+
+    layout: Layout
+    scale: float
+    window: int | None
+    softcap: float | None
+    sink_H: Tensor | None
+
+    @property
+    def in_tiles(self) -> bool:
+        """Whether no fused kernel with a mask computes this."""
+        return self.softcap is not None or self.sink_H is not None
+
+
+def _call(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    layout: Layout | None,
+    options: dict[str, Any],
+) -> _Call:
+    given = {name: option for name, option in options.items() if option is not None}
+    missing = sorted(given.keys() - COMPUTED - WITHOUT_EFFECT)
+    if layout is None:
+        missing.append("keyword arguments that its layers do not pass to attention")
+    if attention_mask is not None:
+        missing.append("a mask of its own")
+    if key.shape[2] != query.shape[2] or value.shape[2] != query.shape[2]:
+        missing.append("keys that are not those of the queries' tokens")
+    if not given.get("is_causal", getattr(module, "is_causal", True)):
+        missing.append("attention to later tokens")
+    if given.get("dropout"):
+        missing.append("dropout")
+    if missing or layout is None:
         raise UserError(
-            f"model: {type(module).__name__} needs {what}, which packed training does not support; "
-            f"train a model of another architecture"
+            f"model: {type(module).__name__} needs {', '.join(missing)}, which packed training "
+            f"does not support",
+            'set train.layout = "padded"',
         )
-    return layout
+    scale = given.get("scaling", query.shape[-1] ** -0.5)
+    terms = (given.get(name) for name in ("sliding_window", "softcap", "s_aux"))
+    return _Call(layout, scale, *terms)
+
+
+def _one_size(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The three with heads of one size; fused kernels take no others. Zeros change no product."""
+    head = max(query.shape[-1], value.shape[-1])
+    if query.shape[-1] == value.shape[-1]:
+        return query, key, value
+    query, key, value = (F.pad(part, (0, head - part.shape[-1])) for part in (query, key, value))
+    return query, key, value
 
 
 def _batches(

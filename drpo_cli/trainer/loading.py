@@ -43,6 +43,7 @@ PRODUCTS = [
     aten._scaled_dot_product_efficient_attention.default,
     aten._scaled_dot_product_cudnn_attention.default,
     torch.ops.torch_attn._varlen_attn.default,
+    torch.ops.drpo.attend.default,
 ]
 PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
 

@@ -79,7 +79,18 @@ def costs(layers: Iterable[nn.Module], config: Any, masked: bool) -> Costs:
         for layer in layers
         for parameter in layer.parameters()
     ]
-    heads = config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    dimensions = float(config.num_hidden_layers * heads * head_dim)
+    dimensions = sum(map(_dimensions, _by_layer(config))) or config.hidden_size
     return Costs(float(sum(weights)) / (dimensions * WEIGHTS_PER_PAIR), masked)
+
+
+def _by_layer(config: Any) -> list[Any]:
+    """The configuration of each layer; `config` has no value that differs between layers."""
+    return list(getattr(config, "per_layer_config", [config] * config.num_hidden_layers))
+
+
+def _dimensions(layer: Any) -> int:
+    """Dimensions of all query heads of a layer; 0 for one without attention."""
+    heads: int = getattr(layer, "num_attention_heads", None) or 0
+    names = ("qk_head_dim", "head_dim")  # the first: of latent attention, whose other one is less
+    size = next((size for name in names if (size := getattr(layer, name, None))), None)
+    return heads * (size or (layer.hidden_size // heads if heads else 0))

@@ -1,7 +1,7 @@
 """Takes training steps on a fake GPU, and prints what they need as JSON.
 
 A program, because torch's fake process group may not meet a real one: `python -m
-support.gpu_steps budgets` or `plan`.
+support.gpu_steps budgets`, `plan` or `terms`.
 """
 
 from __future__ import annotations
@@ -152,6 +152,30 @@ def plan() -> dict[str, Any]:
     return found
 
 
+TERMS: dict[str, dict[str, Any]] = {
+    "GptOss": {"num_local_experts": 4, "layer_types": ["sliding_attention", "full_attention"]},
+    "Gemma2": {"attn_logit_softcapping": 50.0},
+    "DeepseekV3": {"first_k_dense_replace": 2, "num_key_value_heads": 16},
+}
+"""Models whose attention has sinks, soft caps, or values of another size."""
+
+
+def terms() -> dict[str, Any]:
+    """The kernels of a step by name, for each of `TERMS` with two layers."""
+    batch, found = Batch(Lengths(512, 1537), 2, 2, 4096), {}
+    sizes = {"hidden_size": 512, "intermediate_size": 512, "num_hidden_layers": 2}
+    for name, own in TERMS.items():
+        given = {**sizes, "num_attention_heads": 16, "vocab_size": 1024, **own}
+        config = getattr(transformers, f"{name}Config")(**given)
+        settings = devices.resolve(TrainSettings(updates_per_rollout=1), "cuda", "bfloat16")
+        with fake_gpu(RANKS) as (world, gpu):
+            trainer = open_trainer(config, world, settings)
+            gpu.begin()
+            trainer.step(batch.rows)
+            found[name] = dict(gpu.kernels)
+    return found
+
+
 def _planned(config: Any, batch: Batch, **train: Any) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(config.to_json_string())
@@ -173,4 +197,6 @@ def _planned(config: Any, batch: Batch, **train: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps({"budgets": budgets, "plan": plan}[sys.argv[1]]()) + "\n")
+    sys.stdout.write(
+        json.dumps({"budgets": budgets, "plan": plan, "terms": terms}[sys.argv[1]]()) + "\n"
+    )

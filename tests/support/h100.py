@@ -11,7 +11,9 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
+from importlib import import_module
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -26,12 +28,28 @@ from drpo_cli.settings import ModelSettings
 GIB = 2**30
 
 
+class Missing(ModuleType):
+    """A module of kernels: it has every name, and none does anything."""
+
+    def __getattr__(self, name: str) -> Any:
+        """None for whatever is imported from it."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return None
+
+
 def pretend() -> None:
     """Makes vLLM, and our choices by device, believe in eight H100s."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # else vLLM's Triton asks for a driver
     os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    sys.modules["vllm._C_stable_libtorch"] = ModuleType("vllm._C_stable_libtorch")  # its kernels
+    for kernels_of in ("vllm._C_stable_libtorch", "vllm.vllm_flash_attn"):
+        sys.modules[kernels_of] = Missing(kernels_of)
+    with suppress(ImportError):  # vLLM imports it, and on a GPU it asks the driver for more
+        import_module("torchao.prototype.mx_formats.mx_tensor")
+    for what in ("scaled_mm_supports_fp8", "scaled_mm_supports_block_fp8", "group_gemm_supported"):
+        torch.library.define(f"_C::cutlass_{what}", "(int capability) -> bool")
+        torch.library.impl(f"_C::cutlass_{what}", "default", lambda capability: True)
     import vllm.platforms as platforms
 
     platforms.vllm_version_matches_substr = lambda part: False  # a CUDA wheel is no "cpu" one
@@ -90,7 +108,39 @@ def resolved(folder: str, ranks: int, **options: Any) -> dict[str, Any]:
         "dtype": str(config.model_config.dtype),
         "load format": config.load_config.load_format,
         "tokenizer": config.model_config.tokenizer_mode,
+        "quantised": None if config.quant_config is None else _methods(config.quant_config),
     }
+
+
+def _methods(quantisation: Any) -> dict[str, str]:
+    """The quantisation's name, and its method for layers and experts of these classes."""
+    from vllm.model_executor.layers.fused_moe import RoutedExperts
+    from vllm.model_executor.layers.linear import ColumnParallelLinear
+
+    layers = {
+        "layer": (ColumnParallelLinear, "mlp.up_proj"),
+        "router": (ColumnParallelLinear, "mlp.gate"),
+        "experts": (RoutedExperts, "mlp.experts"),
+    }
+    find = getattr(quantisation, "resolve_quant_method_cls", lambda *given: None)
+    found = {kind: find(layer, f"model.layers.0.{name}") for kind, (layer, name) in layers.items()}
+    methods = {kind: one[-1].__name__ for kind, one in found.items() if one is not None}
+    return {"name": quantisation.get_name(), **methods}
+
+
+def kernels() -> dict[str, str]:
+    """The kernels that vLLM takes for products with a scale per channel and per token."""
+    from vllm.config import VllmConfig, set_current_vllm_config
+    from vllm.model_executor.kernels.linear import init_fp8_linear_kernel, init_int8_linear_kernel
+    from vllm.model_executor.layers.quantization.online.fp8 import Fp8PtpcOnlineLinearMethod as Fp8
+
+    dtype = torch.bfloat16
+    with set_current_vllm_config(VllmConfig()):
+        fp8 = init_fp8_linear_kernel(
+            Fp8.activation_quant_key, Fp8.weight_quant_key, dtype, dtype, (256, 128)
+        )
+        int8 = init_int8_linear_kernel(True, False, True, "")
+    return {"fp8": type(fp8).__name__, "int8": type(int8).__name__}
 
 
 class Requests:
@@ -161,6 +211,9 @@ def main(folder: str) -> dict[str, Any]:
         "8": resolved(folder, 8),
         "tensor": resolved(folder, 8, tensor_parallel=2),
         "eager": resolved(folder, 1, eager=True, sleep=False, gpu_memory_fraction=0.3),
+        "fp8": resolved(folder, 1, quantization="fp8"),
+        "int8": resolved(folder, 1, quantization="int8"),
+        "kernels": kernels(),
         "seeds": dict(seeds()),
     }
 

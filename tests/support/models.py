@@ -46,7 +46,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("Qwen2", {"tie_word_embeddings": False}),
     "mistral": ("Mistral", {"tie_word_embeddings": False, "sliding_window": None}),
     "phi3": ("Phi3", {"tie_word_embeddings": False, "resid_pdrop": 0.5, "embd_pdrop": 0.5}),
-    "gemma2": ("Gemma2", {"attn_logit_softcapping": 50.0, "sliding_window": 8}),
+    "gemma2": ("Gemma2", {"attn_logit_softcapping": 2.0, "sliding_window": 8}),
     "gemma3": (
         "Gemma3",
         {
@@ -64,6 +64,63 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
             "moe_intermediate_size": 64,
             "decoder_sparse_step": 1,
             "norm_topk_prob": True,
+        },
+    ),
+    "gpt_oss": (  # with sinks
+        "GptOss",
+        {
+            "tie_word_embeddings": False,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "sliding_window": 8,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+    ),
+    "gemma4": (  # heads of two sizes; the last two layers take the keys of the first two
+        "Gemma4",
+        {
+            "num_hidden_layers": 4,
+            "head_dim": 16,
+            "global_head_dim": 32,
+            "num_global_key_value_heads": 1,
+            "sliding_window": 8,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "num_kv_shared_layers": 2,
+            "hidden_size_per_layer_input": 16,
+            "vocab_size_per_layer_input": VOCABULARY,
+        },
+    ),
+    "deepseek_v3": (  # latent attention: heads of 24 for queries and keys, of 16 for values
+        "DeepseekV3",
+        {
+            "tie_word_embeddings": False,
+            "num_key_value_heads": 4,
+            "q_lora_rank": 32,
+            "kv_lora_rank": 16,
+            "qk_nope_head_dim": 16,
+            "qk_rope_head_dim": 8,
+            "v_head_dim": 16,
+            "head_dim": 8,
+            "n_routed_experts": 4,
+            "num_experts_per_tok": 2,
+            "n_group": 1,
+            "topk_group": 1,
+            "moe_intermediate_size": 32,
+            "first_k_dense_replace": 1,
+        },
+    ),
+    "smollm3": ("SmolLM3", {"no_rope_layers": [1, 0]}),
+    "cohere2": (
+        "Cohere2",
+        {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
+    ),
+    "ministral3": (  # queries grow with their position
+        "Ministral3",
+        {
+            "rope_parameters": {
+                **{"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0},
+                **{"original_max_position_embeddings": 16, "llama_4_scaling_beta": 0.5},
+            }
         },
     ),
     "glm4_moe": (  # with a buffer that a checkpoint has

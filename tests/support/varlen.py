@@ -41,8 +41,7 @@ def use_on_cpu(any_dtype: bool = True) -> None:
     ) -> tuple[Tensor, Tensor, Tensor]:
         assert cu_seq_k is not None and window_size is not None
         _require(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, dtypes)
-        out = _attend(query, key, value, _ends(cu_seq_q, cu_seq_k), scale, window_size)
-        lse = query.new_zeros(query.shape[1], len(query), dtype=torch.float32)
+        out, lse = _attend(query, key, value, _ends(cu_seq_q, cu_seq_k), scale, window_size)
         return out, lse, torch.zeros(2, dtype=torch.uint64)
 
     def backward(
@@ -62,9 +61,11 @@ def use_on_cpu(any_dtype: bool = True) -> None:
         window_size: list[int] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         assert window_size is not None and grad_out.stride(-1) == 1
+        assert out.shape == query.shape and lse.shape == (query.shape[1], len(query))
+        assert lse.is_contiguous() and lse.dtype == torch.promote_types(out.dtype, torch.float32)
         _require(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, dtypes)
         ends = _ends(cu_seq_q, cu_seq_k)
-        return _gradients(grad_out, query, key, value, ends, scale, window_size)
+        return _gradients(grad_out, query, key, value, out, lse, ends, scale, window_size)
 
     varlen._varlen_attn.register_kernel("cpu")(forward)
     varlen._varlen_attn_backward.register_kernel("cpu")(backward)
@@ -92,12 +93,15 @@ def _require(
 
 def _attend(
     query: Tensor, key: Tensor, value: Tensor, ends: Ends, scale: float | None, window: list[int]
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     out = torch.empty_like(query)
+    wide = torch.promote_types(query.dtype, torch.float32)
+    lse = query.new_empty(query.shape[1], len(query), dtype=wide)
     for queries, keys in ends:
-        _, _, v, shares, _ = _weights(query[queries], key[keys], value[keys], scale, window)
-        out[queries] = (shares @ v).transpose(0, 1)
-    return out
+        _, _, v, scores, _ = _scores(query[queries], key[keys], value[keys], scale, window)
+        out[queries] = (scores.softmax(-1) @ v).transpose(0, 1)
+        lse[:, queries] = scores.to(wide).logsumexp(-1)
+    return out, lse
 
 
 def _gradients(
@@ -105,16 +109,20 @@ def _gradients(
     query: Tensor,
     key: Tensor,
     value: Tensor,
+    out: Tensor,
+    lse: Tensor,
     ends: Ends,
     scale: float | None,
     window: list[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """The kernel's equations: the softmax from the given lse, and the sum of ∂o·o."""
     grads = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
     for queries, keys in ends:
-        q, k, v, shares, factor = _weights(query[queries], key[keys], value[keys], scale, window)
+        q, k, v, scores, factor = _scores(query[queries], key[keys], value[keys], scale, window)
+        shares = (scores - lse[:, queries, None]).exp().to(query.dtype)
         grad = grad_out[queries].transpose(0, 1)
-        by_share = grad @ v.transpose(1, 2)
-        by_score = shares * (by_share - (by_share * shares).sum(-1, keepdim=True)) * factor
+        dot = (grad * out[queries].transpose(0, 1)).sum(-1, keepdim=True)
+        by_score = shares * (grad @ v.transpose(1, 2) - dot) * factor
         grads[0][queries] = (by_score @ k).transpose(0, 1)
         by_key, by_value = by_score.transpose(1, 2) @ q, shares.transpose(1, 2) @ grad
         for found, each in zip(grads[1:], (by_key, by_value), strict=True):
@@ -122,10 +130,10 @@ def _gradients(
     return grads
 
 
-def _weights(
+def _scores(
     query: Tensor, key: Tensor, value: Tensor, scale: float | None, window: list[int]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
-    """One sequence's query, key and value by head, its softmax, and the factor of its scores."""
+    """One sequence's query, key and value by head, its scores (hidden: −∞), and their factor."""
     copies = query.shape[1] // key.shape[1]
     k, v = (part.repeat_interleave(copies, dim=1).transpose(0, 1) for part in (key, value))
     q, factor = query.transpose(0, 1), query.shape[-1] ** -0.5 if scale is None else scale
@@ -135,7 +143,7 @@ def _weights(
     for side, distance in zip(window, (back, -back), strict=True):
         hidden |= (distance > side) & (side >= 0)
     scores = (q @ k.transpose(1, 2) * factor).masked_fill(hidden, -torch.inf)
-    return q, k, v, scores.softmax(-1), factor
+    return q, k, v, scores, factor
 
 
 def _ends(query_ends: Tensor, key_ends: Tensor) -> Ends:

@@ -93,3 +93,13 @@ def test_moments_are_in_main_memory_between_steps() -> None:
     found = ran("plan")
     assert found["offload"]["step"]["moments on"] == ["cpu", "cuda"]  # "cuda": their counters
     assert found["plain"]["step"]["moments on"] == ["cuda"]
+
+
+def test_no_term_of_attention_needs_a_kernel_that_holds_the_scores() -> None:
+    found = ran("terms")
+    assert found["GptOss"]["_varlen_attn"] == found["DeepseekV3"]["_varlen_attn"] == 2
+    assert found["GptOss"]["_varlen_attn_backward"] == 2
+    assert found["Gemma2"]["attend"] == found["Gemma2"]["attend_backward"] > 0
+    for name, kernels in found.items():
+        others = {kernel for kernel in kernels if "scaled_dot" in kernel or "bmm" in kernel}
+        assert not others, name

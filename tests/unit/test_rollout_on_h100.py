@@ -58,6 +58,7 @@ def test_what_vllm_makes_of_the_arguments(found: dict[str, Any], ranks: str) -> 
         "dtype": "torch.bfloat16",
         "load format": "drpo_push",
         "tokenizer": "hf",
+        "quantised": None,
     }
 
 
@@ -65,6 +66,16 @@ def test_options_reach_vllm(found: dict[str, Any]) -> None:
     eager = {"graphs": "NONE", "compiled": "NONE", "sleep": False, "cumem": False, "memory": 0.3}
     assert found["eager"] == found["1"] | eager
     assert found["tensor"] == found["8"] | {"ranks of an engine": 2}
+
+
+def test_quantised_layers_have_kernels(found: dict[str, Any]) -> None:
+    layers = {"layer": "Fp8PtpcOnlineLinearMethod", "experts": "Fp8PtpcOnlineMoEMethod"}
+    assert found["fp8"] == found["1"] | {"quantised": {"name": "online", **layers}}
+    assert found["int8"] == found["1"] | {"quantised": {"name": "drpo_int8"}}
+    assert found["kernels"] == {
+        "fp8": "CutlassFP8ScaledMMLinearKernel",
+        "int8": "CutlassInt8ScaledMMLinearKernel",
+    }
 
 
 def test_the_memory_plan_knows_the_batch(found: dict[str, Any]) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from transformers import (
+    AttentionInterface,
+    AutoConfig,
     AutoModelForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
@@ -22,7 +25,9 @@ from transformers import MambaForCausalLM as Mamba
 from drpo_cli.dist import full
 from drpo_cli.errors import UserError
 from drpo_cli.trainer.attention import BUCKETS, NAMES
+from drpo_cli.trainer.layout import Layout, Span
 from drpo_cli.trainer.pack import pack
+from drpo_cli.trainer.sharing import WEIGHTS_PER_PAIR, costs
 from support.models import Row, experience, group, samples, tiny_model, tokenizer, world
 from support.training import open_policy
 from support.varlen import use_on_cpu
@@ -41,12 +46,17 @@ def alone(lm: Any, sample: Row) -> Tensor:
 
 
 ON_A_GPU = [NAMES["buckets", "cuda"], NAMES["varlen", "cuda"]]
-KINDS = ["qwen3", "llama", "qwen2", "gemma3", "mistral", "phi3", "qwen3_moe"]
+KINDS = [
+    *("qwen3", "llama", "qwen2", "gemma3", "mistral", "phi3", "qwen3_moe", "gpt_oss", "gemma2"),
+    *("gemma4", "deepseek_v3", "smollm3", "cohere2", "ministral3"),
+]
+OTHER_TERMS = ["qwen3", "gemma3", "gpt_oss", "gemma2", "gemma4", "deepseek_v3"]
+ROUNDING = {"gemma4": 2e-4}  # float32 against float64 in plain transformers differs as much
 
 
 @pytest.mark.parametrize(
     ("kind", "attention"),
-    [*((kind, BUCKETS) for kind in KINDS), *product(["qwen3", "gemma3"], ON_A_GPU)],
+    [*((kind, BUCKETS) for kind in KINDS), *product(OTHER_TERMS, ON_A_GPU)],
 )
 def test_packed_is_unpacked(tmp_path: Path, kind: str, attention: str) -> None:
     use_on_cpu()
@@ -65,11 +75,14 @@ def test_packed_is_unpacked(tmp_path: Path, kind: str, attention: str) -> None:
         logp_T, _ = policy(pack(experience(batch), here.device))
         (logp_T * push_T).sum().backward()
         gradients = {n: full(w.grad) for n, w in policy.named_weights() if w.grad is not None}
-    assert expected_T.std() > 0.3
-    torch.testing.assert_close(logp_T, expected_T, atol=1e-5, rtol=0)
-    assert gradients.keys() == dict(plain.named_parameters()).keys()
-    for name, weight in plain.named_parameters():
-        torch.testing.assert_close(gradients[name], weight.grad, atol=1e-4, rtol=1e-4)
+    assert expected_T.std() > 0.05
+    bound = ROUNDING.get(kind, 1e-5)
+    torch.testing.assert_close(logp_T, expected_T, atol=bound, rtol=0)
+    exact = {name: w.grad for name, w in plain.named_parameters() if w.grad is not None}
+    assert gradients.keys() == exact.keys() and len(exact) > 10
+    for name, gradient in exact.items():
+        near = max(10 * bound, bound * float(gradient.abs().max()))
+        torch.testing.assert_close(gradients[name], gradient, atol=near, rtol=1e-4)
 
 
 def test_a_window_matters_to_the_sequences_of_these_tests(tmp_path: Path) -> None:
@@ -92,11 +105,51 @@ def test_an_empty_microbatch_has_no_loss_and_zero_gradients(tmp_path: Path) -> N
     assert all(gradient.count_nonzero() == 0 for gradient in gradients)
 
 
-def test_softcapped_attention_is_refused(tmp_path: Path) -> None:
-    with world() as here, pytest.raises(UserError, match="softcap"):
-        open_policy(tiny_model(tmp_path, "gemma2"), here)(
-            pack(experience(samples([(2, 2)])), here.device)
-        )
+class Odd(torch.nn.Module):
+    """An attention layer with an option."""
+
+    def __init__(self, is_causal: bool = True):
+        super().__init__()
+        self.is_causal = is_causal
+
+
+REFUSED: list[tuple[str, dict[str, Any]]] = [
+    ("position_bias", {"position_bias": torch.zeros(1)}),
+    ("indices", {"indices": torch.zeros(1)}),
+    ("an_option_of_next_year", {"an_option_of_next_year": 3}),
+    ("later tokens", {"is_causal": False}),
+    ("later tokens", {"module": Odd(is_causal=False)}),
+    ("a mask of its own", {"attention_mask": torch.zeros(1, 1, 3, 3)}),
+    ("not those of the queries' tokens", {"key": torch.zeros(1, 2, 4, 8)}),
+    ("keyword arguments that its layers do not pass", {"layout": None}),
+    ("dropout", {"dropout": 0.1}),
+]
+
+
+@pytest.mark.parametrize("name", NAMES.values())
+def test_what_is_not_computed_is_refused(name: str) -> None:
+    function: Any = AttentionInterface()[name]
+    heads = {part: torch.randn(1, 2, 3, 8) for part in ("query", "key", "value")}
+    layout = Layout([Span(0, 3)], torch.device("cpu"))
+    given = {"module": Odd(), "attention_mask": None, "layout": layout, "dropout": 0.0, **heads}
+    harmless = {"position_ids": torch.arange(3), "use_cache": False, "position_bias": None}
+    use_on_cpu()
+    function(**given, **harmless)
+    for what, option in REFUSED:
+        with pytest.raises(UserError, match=f'Odd needs .*{what}.*; set train.layout = "padded"'):
+            function(**{**given, **option})
+
+
+def test_costs_know_every_layers_head_size(tmp_path: Path) -> None:
+    config = AutoConfig.from_pretrained(tiny_model(tmp_path, "gemma4"))
+    layer = torch.nn.Linear(48, 100, bias=False)
+    found = costs([layer], config, masked=True)
+    heads = 4 * (16 + 32 + 16 + 32)
+    assert found.token == pytest.approx(48 * 100 / (heads * WEIGHTS_PER_PAIR))
+    latent = SimpleNamespace(num_hidden_layers=2, num_attention_heads=3, qk_head_dim=24, head_dim=8)
+    assert costs([layer], latent, True).token == pytest.approx(4800 / (144 * WEIGHTS_PER_PAIR))
+    recurrent = SimpleNamespace(num_hidden_layers=2, hidden_size=7)
+    assert costs([layer], recurrent, True).token == pytest.approx(4800 / (7 * WEIGHTS_PER_PAIR))
 
 
 def sizes(**own: Any) -> dict[str, Any]:

@@ -21,10 +21,11 @@ from drpo_cli.devices import ATTENTION, defaults, describe, resolve
 from drpo_cli.errors import UserError
 from drpo_cli.settings import TrainSettings
 from drpo_cli.tools.memory.workspace import Workspace
-from drpo_cli.trainer import attention
+from drpo_cli.trainer import attention, tiles
 from drpo_cli.trainer.attention import NAMES, name_for
 from drpo_cli.trainer.layout import Layout, Span
 from support import varlen as stand_in
+from support.allocated import Allocated
 
 CPU = torch.device("cpu")
 FAMILIES = st.lists(
@@ -71,13 +72,35 @@ def visible(spans: list[Span], window: int | None) -> Tensor:
     return seen
 
 
-def heads(tokens: int, queries: int, keys: int, head: int = 8) -> list[Tensor]:
-    """Random query, key and value in float64, [1, H, T, Dh]."""
+def heads(tokens: int, queries: int, keys: int, head: int = 8, wide: int = 8) -> list[Tensor]:
+    """Random query, key and value in float64, [1, H, T, Dh]; `wide` is Dh of the values."""
     noise = torch.Generator().manual_seed(tokens)
     return [
-        torch.randn(1, count, tokens, head, generator=noise, dtype=torch.float64).requires_grad_()
-        for count in (queries, keys, keys)
+        torch.randn(1, count, tokens, size, generator=noise, dtype=torch.float64).requires_grad_()
+        for count, size in ((queries, head), (keys, head), (keys, wide))
     ]
+
+
+def by_formula(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    seen: Tensor,
+    scale: float | None,
+    softcap: float | None,
+    sink_H: Tensor | None,
+) -> Tensor:
+    """Attention as the papers write it, [1, T, H, Dh]: softmax over the scores and the sink."""
+    copies = query.shape[1] // key.shape[1]
+    k, v = (part.repeat_interleave(copies, dim=1) for part in (key, value))
+    scores = query @ k.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if softcap is not None:
+        scores = softcap * (scores / softcap).tanh()
+    scores = scores.masked_fill(~seen, -torch.inf)
+    if sink_H is not None:
+        column = sink_H[None, :, None, None].expand(*scores.shape[:3], 1)
+        scores = torch.cat([scores, column], dim=-1)
+    return (scores.softmax(-1)[..., : k.shape[2]] @ v).transpose(1, 2)
 
 
 def pull(out: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:
@@ -85,42 +108,61 @@ def pull(out: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:
     return torch.autograd.grad((out * push).sum(), inputs)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     sizes=FAMILIES,
     window=st.none() | st.integers(1, 12),
     groups=st.sampled_from([(4, 4), (4, 2), (3, 1)]),
+    head=st.sampled_from([(8, 8), (16, 8), (8, 16)]),
     scale=st.sampled_from([None, 0.7]),
+    softcap=st.sampled_from([None, 0.5]),
+    sinks=st.booleans(),
+    tile=st.sampled_from([1, 40, tiles.TILE]),
 )
 def test_each_kind_is_plain_attention(
     sizes: list[tuple[int, list[int]]],
     window: int | None,
     groups: tuple[int, int],
+    head: tuple[int, int],
     scale: float | None,
+    softcap: float | None,
+    sinks: bool,
+    tile: int,
 ) -> None:
     spans = families(sizes)
     tokens = sum(span.length for span in spans)
-    query, key, value = inputs = heads(tokens, *groups)
-    plain = F.scaled_dot_product_attention(
-        query, key, value, attn_mask=visible(spans, window), scale=scale, enable_gqa=True
-    ).transpose(1, 2)
+    query, key, value = inputs = heads(tokens, *groups, *head)
+    sink_H = None
+    if sinks:
+        sink_H = torch.linspace(-2, 3, groups[0], dtype=torch.float64).requires_grad_()
+        inputs.append(sink_H)
+    plain = by_formula(query, key, value, visible(spans, window), scale, softcap, sink_H)
     expected = [plain, *pull(plain, inputs)]
     for name, function in FUNCTIONS.items():
-        out, _ = function(
-            torch.nn.Identity(),
-            *inputs,
-            None,
-            layout=Layout(spans, CPU),
-            sliding_window=window,
-            scaling=scale,
-        )
-        for mine, right in zip([out, *pull(out, inputs)], expected, strict=True):
+        with patch.object(tiles, "TILE", tile):
+            out, _ = function(
+                torch.nn.Identity(),
+                query,
+                key,
+                value,
+                None,
+                layout=Layout(spans, CPU),
+                sliding_window=window,
+                scaling=scale,
+                softcap=softcap,
+                s_aux=sink_H,
+            )
+            found = [out, *pull(out, inputs)]
+        for mine, right in zip(found, expected, strict=True):
             torch.testing.assert_close(mine, right, atol=1e-12, rtol=1e-12, msg=name)
 
 
 @pytest.mark.parametrize("window", [None, 4])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_on_a_gpu_no_kernel_holds_the_scores(window: int | None, dtype: str) -> None:
+@pytest.mark.parametrize("term", [None, "softcap", "s_aux"])
+def test_on_a_gpu_no_kernel_holds_the_scores(
+    window: int | None, dtype: str, term: str | None
+) -> None:
     """With shared key heads and a mask, or float32, torch's kernel would be the one that does."""
     kind = resolve(TrainSettings(), "cuda", dtype).attention
     function = torch_function(kind)
@@ -128,7 +170,8 @@ def test_on_a_gpu_no_kernel_holds_the_scores(window: int | None, dtype: str) -> 
     plain = F.scaled_dot_product_attention
 
     def record(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
-        assert query.shape[1] == key.shape[1] == value.shape[1] and not options["enable_gqa"]
+        assert query.shape == key.shape[:2] + query.shape[2:] == value.shape[:2] + query.shape[2:]
+        assert not options["enable_gqa"]
         calls.append(options["attn_mask"])
         return plain(query, key, value, **options)
 
@@ -136,23 +179,32 @@ def test_on_a_gpu_no_kernel_holds_the_scores(window: int | None, dtype: str) -> 
         FakeTensorMode(),
         patch.object(F, "scaled_dot_product_attention", record),
         patch.object(attention, "varlen_attn", wraps=varlen_attn) as called,
+        patch.object(tiles, "attend", wraps=tiles.attend) as tiled,
     ):
         inputs = [
-            torch.empty(1, count, 33, 16, dtype=getattr(torch, dtype), requires_grad=True)
-            for count in (4, 2, 2)
+            torch.empty(1, count, 33, size, dtype=getattr(torch, dtype), requires_grad=True)
+            for count, size in ((4, 24), (2, 24), (2, 16))
         ]
+        options = {"softcap": 3.0, "s_aux": torch.empty(4, dtype=inputs[0].dtype)}
         out, _ = function(
-            torch.nn.Identity(), *inputs, None, layout=Layout(spans, CPU), sliding_window=window
+            torch.nn.Identity(),
+            *inputs,
+            None,
+            layout=Layout(spans, CPU),
+            sliding_window=window,
+            **{name: option for name, option in options.items() if name == term},
         )
         grads = torch.autograd.grad(out.sum(), inputs)
     assert out.shape == (1, 33, 4, 16) and out.dtype == inputs[0].dtype
     assert [grad.shape for grad in grads] == [one.shape for one in inputs]
-    if dtype == "bfloat16":
+    if dtype == "bfloat16" and term != "softcap":
         (once,) = called.call_args_list
         assert once.kwargs["window_size"] == (-1 if window is None else 3, 0)
-        assert not calls
+        assert not calls and not tiled.called
     else:
-        assert len(calls) > 1 and not called.called
+        ways = len(calls), tiled.call_count
+        assert not called.called and min(ways) == 0 and max(ways) > 1
+        assert (term is None) == bool(calls)
 
 
 def torch_function(kind: str | None) -> Any:
@@ -203,6 +255,28 @@ def test_the_plan_counts_what_the_kernel_takes_for_itself() -> None:
         (queries * 64, torch.float32),  # heads in multiples of 32
         *[(51 * 4 * 40, torch.bfloat16)] * 2,
     ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("sinks", [None, torch.ones(4)])
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_a_few_tiles_are_held_and_the_plan_counts_them(
+    dtype: torch.dtype, sinks: Tensor | None, softcap: float | None
+) -> None:
+    query, key, value, grad = (torch.randn(1, n, 1024, 16).to(dtype) for n in (4, 2, 2, 4))
+    rest: Any = (0, None, 0.125, softcap)
+    with patch.object(tiles, "TILE", 2**16):
+        out, lse = tiles.forward(query, key, value, sinks, None, *rest)
+        given = grad, query, key, value, sinks, None, out, lse, *rest
+        with Allocated() as held:
+            results = tiles.backward(*given)
+        with FakeTensorMode(allow_non_fake_inputs=True), Taken() as taken, Workspace():
+            torch.ops.drpo.attend_backward(*given)
+    known = [*given[:4], results[0]]  # and the gradients of keys and values are in `planned`
+    own = held.peak - sum(one.nbytes for one in known)
+    planned = sum(count * kept.itemsize for count, kept in taken.found)
+    assert held.peak < 4 * 4 * 1024 * 1024 / 4
+    assert 0.8 * own < planned < 1.3 * own
 
 
 def test_the_default_is_the_fastest_that_computes_in_the_models_dtype() -> None:

@@ -59,9 +59,10 @@ def make_model(
     """
     import torch
     from torch import nn
-    from transformers import AutoModelForCausalLM
 
-    lm = AutoModelForCausalLM.from_config(
+    from drpo_cli import pretrained
+
+    lm = pretrained.make(
         copy.deepcopy(config),
         dtype=dtype or torch.float32,
         attn_implementation=attention,

@@ -1,0 +1,40 @@
+"""Rules over number formats: those of the trainer, of the engine, and the two together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from drpo_cli.spec.model import Spec
+from drpo_cli.spec.positions import KeyPath
+from drpo_cli.spec.problems import Problem
+
+QUANTIZATION: KeyPath = ("rollout", "quantization")
+DTYPE: KeyPath = ("model", "dtype")
+
+
+def weights_are_rounded_once(spec: Spec) -> Iterator[Problem]:
+    """An engine that quantises its weights needs no imitation of one."""
+    rollout = spec.rollout.config
+    if rollout.weight_rounding and (quantised := rollout.quantised_to()):
+        yield Problem(
+            ("rollout", "weight_rounding"),
+            f"is {rollout.weight_rounding!r}, which imitates an engine with quantised weights, "
+            f"and rollout.quantization {quantised!r} is one; remove one of the two",
+            also=(QUANTIZATION,),
+        )
+
+
+def fp8_engine_computes_in_bfloat16(spec: Spec) -> Iterator[Problem]:
+    """vLLM quantises weights to FP8 in models of 16 bits only."""
+    rollout = spec.rollout.config
+    dtype = rollout.dtype or spec.model.dtype
+    if rollout.quantised_to() == "fp8" and dtype != "bfloat16":
+        yield Problem(
+            QUANTIZATION,
+            f"is 'fp8', with which vLLM computes the rest in bfloat16, and the engine's dtype is "
+            f"{dtype!r}; set rollout.dtype to 'bfloat16'",
+            also=(("rollout", "dtype"), DTYPE),
+        )
+
+
+ERRORS = (weights_are_rounded_once, fp8_engine_computes_in_bfloat16)
