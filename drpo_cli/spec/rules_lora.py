@@ -12,6 +12,8 @@ MOST_RANK = {"vllm": 512}
 
 FULL_RATE = 1e-6
 """The default of `train.learning_rate`, which is one for training all weights."""
+ROUTERS = {"gate", "router"}
+"""Matrices beside experts, which transformers makes no linear layers."""
 
 
 def sync_of(spec: Spec) -> str | None:
@@ -53,7 +55,7 @@ def targets_exist(spec: Spec, matrices: Mapping[str, tuple[int, ...]]) -> Iterat
         return  # without known layers the trainer will see
     missing = [one for one in spec.lora.target_modules if not any(has(n, one) for n in linear)]
     if missing:
-        there = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
+        there = ", ".join(sorted({name.rpartition(".")[2] for name in linear} - ROUTERS))
         yield Problem(
             ("lora", "target_modules"),
             f"names {', '.join(map(repr, missing))}, which no linear layer of {spec.model.path} "
