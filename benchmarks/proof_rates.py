@@ -47,7 +47,7 @@ TEXTS = (  # from nearly certain to open
     "what i like about the sea is", "a list of words: table, river,", "in 1987, scientists found",
 )  # fmt: skip
 PROMPTS, TOKENS, CONTEXT = 8, 32, 256
-ENGINE_FAULTS = {"stale head": "_repack_tied_head", "experts": "_unpack_experts"}
+ENGINE_FAULTS = {"stale head": "repack_tied_head", "experts": "unpack_experts"}
 OLD_FACTOR, OLD_CEILING = 3.0, {"float32": 1e-3, "bfloat16": 0.15}
 
 SIZES = {

@@ -83,4 +83,8 @@ def describe(train: TrainSettings, device: str, dtype: str) -> str:
     chosen = resolve(train, device, dtype)
     if chosen.attention not in ATTENTION[device]:
         return f"does not run: it has no attention {chosen.attention!r}"
-    return f"attention {chosen.attention}, log-probs in blocks of {chosen.logits_mib} MiB"
+    parts = [f"attention {chosen.attention}"]
+    if chosen.float8:
+        slowly = " (slowly)" if device == "cpu" else ""
+        parts.append(f"products in FP8, {chosen.float8}{slowly}")
+    return ", ".join([*parts, f"log-probs in blocks of {chosen.logits_mib} MiB"])

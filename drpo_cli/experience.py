@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drpo_cli.types import Group, Scores
+from drpo_cli.types import Group, Rollout, Scores
+
+RAGGED = ("prompt_ids_S", "experts_S")
+"""Columns whose rows are of different lengths: tuples."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class Experience:
     scored_S       bool; a row without a score takes no part in advantages and losses
     score_S        float64, the total reward, 0 where there is none
     update_S       int64, the optimizer update that learns from it: 0 until the trainer divides them
+    experts_S      what the engine's routers chose for each row's input tokens (`Rollout.experts`);
+                   None if it is not known. A tensor per row, so that rows are taken without a copy
 
     Per response token:
     token_T        int64
@@ -54,6 +59,7 @@ class Experience:
     loss_mask_T: Tensor
     logp_mu_T: Tensor
     advantage_T: Tensor
+    experts_S: tuple[Tensor, ...] | None = None
     anchor_logp_T: Tensor | None = None
     importance_T: Tensor | None = None
     ref_logp_T: Tensor | None = None
@@ -90,6 +96,7 @@ class Experience:
             loss_mask_T=scored.repeat_interleave(lengths_S),
             logp_mu_T=logp_mu_T,
             advantage_T=torch.zeros_like(logp_mu_T),
+            experts_S=_experts(rollouts_S),
         )
 
     @classmethod
@@ -99,8 +106,8 @@ class Experience:
         parts = [part for part in parts if len(part)] or parts[:1]
         for name in (field.name for field in fields(cls)):
             values = [getattr(part, name) for part in parts]
-            if name == "prompt_ids_S":
-                columns[name] = tuple(ids for prompts in values for ids in prompts)
+            if name in RAGGED and values[0] is not None:
+                columns[name] = tuple(of_row for column in values for of_row in column)
             elif name == "offsets":
                 columns[name] = _offsets(torch.cat([part.lengths_S for part in parts]))
             elif name == "group_S":
@@ -148,11 +155,13 @@ class Experience:
         changed: dict[str, Any] = {"offsets": offsets}
         for name in (field.name for field in fields(self)):
             column = getattr(self, name)
-            if name == "prompt_ids_S":
+            if column is None:
+                continue
+            if name in RAGGED:
                 changed[name] = tuple(column[s] for s in rows)
             elif name.endswith("_S"):
                 changed[name] = column[index_S]
-            elif name.endswith("_T") and column is not None:
+            elif name.endswith("_T"):
                 changed[name] = column[index_T]
         return replace(self, **changed)
 
@@ -160,6 +169,17 @@ class Experience:
         """The same rows with a loss on every token, for a forward pass over all of them."""
         return replace(self, loss_mask_T=torch.ones_like(self.loss_mask_T))
 
+    def without_experts(self) -> Experience:
+        """The same rows, for a forward pass in which every router chooses by itself."""
+        return replace(self, experts_S=None)
+
 
 def _offsets(lengths_S: Tensor) -> Tensor:
     return torch.nn.functional.pad(lengths_S.cumsum(0), (1, 0))
+
+
+def _experts(rollouts_S: Sequence[Rollout]) -> tuple[Tensor, ...] | None:
+    found = [r.experts for r in rollouts_S]
+    if not found or found[0] is None:
+        return None
+    return tuple(torch.from_numpy(experts) for experts in found)

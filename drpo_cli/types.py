@@ -36,6 +36,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
 LOG_RATIO_LIMIT = 20.0
@@ -72,12 +73,17 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Rollout:
-    """One sampled response: the token ids of the engine, with log μ of each."""
+    """One sampled response: the token ids of the engine, with log μ of each.
+
+    experts  what the engine's routers chose for each input token, the prompt's and the response's
+             but the last: [tokens, blocks, experts of a token], small integers; None if not asked
+    """
 
     token_ids: tuple[int, ...]
     logps: tuple[float, ...]
     text: str
     truncated: bool
+    experts: NDArray[Any] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,13 @@ It holds its own copy of the model, so that sampling does not gather sharded wei
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from drpo_cli import pretrained, progress
 from drpo_cli.errors import UserError
 from drpo_cli.rollout.engine.ends import Ends, find_ends, load_config
+from drpo_cli.rollout.engine.experts import TransformersExperts
 from drpo_cli.rollout.engine.protocol import EngineContext, Sampling
 from drpo_cli.rollout.engine.text import decode_response
 from drpo_cli.settings import Count, ModelSettings, RolloutSettings
@@ -34,6 +36,7 @@ class Engine:
     """A second copy of the model, sampled by `model.generate`."""
 
     checkpoint_names = False
+    returns_experts = True
 
     @staticmethod
     def check(config: Config, context: EngineContext) -> None:
@@ -53,6 +56,7 @@ class Engine:
         make = _make_empty if context.awaits_weights else _read
         self.model = make(context.model, device).eval()
         self.model.register_forward_hook(lambda *_: progress.tick())
+        self.experts = TransformersExperts(self.model) if context.experts else None
         pad, rows = self.tokenizer.pad_token_id, self.model.get_input_embeddings().num_embeddings
         self.pad_id = pad if pad is not None and pad < rows else 0  # it is masked
 
@@ -110,6 +114,8 @@ class Engine:
         seen = [[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts]
         device = self.model.device
         draw = _Draw(sampling, seeds, device)
+        if self.experts is not None:
+            self.experts.begin()
         with torch.no_grad():
             # not `self.model.generate`, which code in the model folder may replace
             out = GenerationMixin.generate(
@@ -126,7 +132,14 @@ class Engine:
             )
         responses = out[:, longest:].tolist()
         logp_rows = torch.stack(draw.logps, dim=1).tolist()
-        return [self._make_rollout(*row) for row in zip(prompts, responses, logp_rows, strict=True)]
+        made = [self._make_rollout(*row) for row in zip(prompts, responses, logp_rows, strict=True)]
+        if self.experts is None:
+            return made
+        experts = self.experts.take(len(rows))
+        return [
+            replace(rollout, experts=own[longest - len(ids) :][: len(ids) + len(rollout.logps) - 1])
+            for ids, rollout, own in zip(prompts, made, experts, strict=True)
+        ]
 
     def _make_rollout(
         self, prompt_ids: tuple[int, ...], ids: list[int], logps: list[float]

@@ -20,11 +20,18 @@ from drpo_cli import progress
 from drpo_cli.errors import UserError
 from drpo_cli.rollout.engine.capacity import require_cache
 from drpo_cli.rollout.engine.ends import NEUTRAL, Ends, find_ends, load_config
+from drpo_cli.rollout.engine.experts import VllmExperts, tell_every_rank, vllm_arguments
 from drpo_cli.rollout.engine.pooling import pool
 from drpo_cli.rollout.engine.protocol import EngineContext, Sampling
 from drpo_cli.rollout.engine.text import decode_response
 from drpo_cli.rollout.engine.text_model import stored_weights, text_arguments, text_name
 from drpo_cli.rollout.engine.vllm_errors import Start, explain
+from drpo_cli.rollout.engine.vllm_weights import (
+    copy_in_place,
+    find_embedding,
+    repack_tied_head,
+    unpack_experts,
+)
 from drpo_cli.settings import PLAIN_PATH, Count, RolloutSettings
 from drpo_cli.types import Rollout
 
@@ -82,6 +89,7 @@ class Engine:
     """An in-process `vllm.LLM`."""
 
     checkpoint_names = True
+    returns_experts = True
     text_alone = False  # whether it runs the text model of a multimodal checkpoint
 
     @staticmethod
@@ -116,6 +124,7 @@ class Engine:
         self.can_sleep = config.sleep and current_platform.is_cuda_alike()
         self.asleep: set[str] = set()
         self.requests = 0  # sent so far: no two have the same name
+        self.experts = VllmExperts(self.llm) if context.experts else None
         if self.text_alone and not context.awaits_weights:
             self.load_weights(stored_weights(context.model))
 
@@ -132,6 +141,8 @@ class Engine:
         options = sampling_options(sampling, self.ends)
         # A cached prefix would make a resumed run's first batch differ from an uninterrupted run's.
         self._drop_prefix_cache()
+        if self.experts is not None:
+            self.experts.begin()
         # One request per sample: with `n`, the first of a group would wait for its last.
         engine, samples, first = self.llm.llm_engine, sampling.samples, self.requests
         self.requests += len(prompt_ids) * samples
@@ -145,22 +156,22 @@ class Engine:
             for output in engine.step():
                 at, sample = divmod(int(output.request_id) - first, samples)
                 if at in own:
-                    rollout = self._make_rollout(prompt_ids[at], output.outputs[0])
+                    rollout = self._make_rollout(prompt_ids[at], output)
                     yield at - own.start, sample, rollout
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """See `EngineProtocol.load_weights`. Takes names as in a Hugging Face checkpoint."""
         worker = self.llm.llm_engine.model_executor.driver_worker.worker
         model = worker.model_runner.get_model()
-        _unpack_experts(model)
+        unpack_experts(model)
         if self.text_alone:
             weights = ((text_name(name), weight) for name, weight in weights)
         # found before the reload, which removes the weights from the model while it runs
-        embedding = _find_embedding(model)
+        embedding = find_embedding(model)
         # the worker's method, which gives vLLM's code its configuration, and not the runner's
         with self.explained():
-            worker.reload_weights(weights_iterator=_copy_in_place(embedding, weights))
-        _repack_tied_head(model)
+            worker.reload_weights(weights_iterator=copy_in_place(embedding, weights))
+        repack_tied_head(model)
         self._drop_prefix_cache()
 
     @property
@@ -193,7 +204,8 @@ class Engine:
         if not self.llm.reset_prefix_cache(reset_running_requests=True):
             raise RuntimeError("vLLM did not drop its prefix cache")
 
-    def _make_rollout(self, prompt_ids: Sequence[int], sample: Any) -> Rollout:
+    def _make_rollout(self, prompt_ids: Sequence[int], output: Any) -> Rollout:
+        sample = output.outputs[0]
         ids, flat = tuple(sample.token_ids), sample.logprobs
         # per token, the first entry is that of the sampled token: `logprobs = 0` asks for no other
         firsts = flat.start_indices
@@ -204,7 +216,8 @@ class Engine:
             ended = sample.finish_reason == "stop"
             text = decode_response(self.tokenizer, prompt_ids, ids[:-1] if ended else ids)
         logps = tuple(flat.logprobs[first] for first in firsts)
-        return Rollout(ids, logps, text, truncated=sample.finish_reason == "length")
+        rollout = Rollout(ids, logps, text, truncated=sample.finish_reason == "length")
+        return rollout if self.experts is None else self.experts.add(rollout, prompt_ids, output)
 
 
 def _set_environment(config: Config) -> None:
@@ -231,6 +244,7 @@ def _start(config: Config, context: EngineContext) -> Any:
     register_model_loader(PUSHED)(PushLoader)
     if config.tensor_parallel > 1:
         _keep_from_shared_memory()
+        tell_every_rank()
     with _plain_folder(context.model.path) as path, _explained(config, context):
         arguments = engine_arguments(config, context) | _text_arguments(config, context)
         return LLM(**(arguments | {"model": path}))
@@ -308,6 +322,8 @@ def engine_arguments(config: Config, context: EngineContext) -> dict[str, Any]:
     if cuda:
         arguments["gpu_memory_utilization"] = config.gpu_memory_fraction
         arguments["enable_sleep_mode"] = config.sleep
+    if context.experts:
+        arguments |= vllm_arguments(cuda, arguments["enforce_eager"])
     if context.ranks > 1:
         arguments["distributed_executor_backend"] = "external_launcher"
         # ranks that share an engine wait in `pool` for the last of them, as other collectives do
@@ -349,60 +365,3 @@ def sampling_options(sampling: Sampling, ends: Ends) -> dict[str, Any]:
         "detokenize": bool(ends.texts),
         "output_kind": RequestOutputKind.FINAL_ONLY,
     }
-
-
-def _unpack_experts(model: Any) -> None:
-    # On a CPU the expert kernel packs its weights only when it is built. A reload into an existing
-    # kernel leaves them unpacked, which is silently wrong. Without a kernel, the reload builds one.
-    for module in model.modules():
-        method: Any = getattr(module, "quant_method", None)
-        if getattr(method, "moe_kernel", None) is not None and _is_on_cpu(module):
-            method.moe_kernel = None
-
-
-def _find_embedding(model: Any) -> dict[str, Tensor]:
-    """On a CPU, the embedding's weight under its name: there it can be overwritten in place."""
-    module = getattr(getattr(_language_model(model), "model", None), "embed_tokens", None)
-    if module is None or not _is_on_cpu(module):
-        return {}
-    return {n: weight.data for n, weight in model.named_parameters() if weight is module.weight}
-
-
-def _language_model(model: Any) -> Any:
-    """The part of a multimodal model that has decoder and head; of any other, the model."""
-    find = getattr(model, "get_language_model", None)
-    return model if find is None else find()
-
-
-def _copy_in_place(
-    held: dict[str, Tensor], weights: Iterable[tuple[str, Tensor]]
-) -> Iterator[tuple[str, Tensor]]:
-    """Copies the weights in `held` into their place, and yields the others for a reload.
-
-    A reload would copy an embedding twice, and pack it for products in which it never takes part.
-    """
-    for name, weight in weights:
-        place = held.get(name)
-        if place is not None and place.shape == weight.shape:
-            place.copy_(weight)
-        else:
-            yield name, weight
-
-
-def _repack_tied_head(model: Any) -> None:
-    # On a CPU a tied output head keeps a packed copy of the embedding, which a reload does not
-    # refresh: the engine would continue to sample from the old head.
-    lm = _language_model(model)
-    head = getattr(lm, "lm_head", None)
-    config = getattr(lm, "config", None)
-    if head is None or config is None or not config.get_text_config().tie_word_embeddings:
-        return
-    embedding = lm.model.embed_tokens
-    if _is_on_cpu(embedding):
-        head.weight = embedding.weight
-        head.cpu_linear = None  # frees the old copy before the new one is made
-        head.quant_method.process_weights_after_loading(head)
-
-
-def _is_on_cpu(module: Any) -> bool:
-    return all(weight.device.type == "cpu" for weight in module.parameters())

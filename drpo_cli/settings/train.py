@@ -19,7 +19,12 @@ class TrainSettings(Settings):
     group; `groups` keeps groups whole where equal mini-batches allow it, so that a prompt is
     computed once per step instead of once per update."""
     tokens_per_microbatch: Count = 16384
-    """Most tokens in one packed forward and backward pass, per device."""
+    """Most tokens in one forward and backward pass, per device; those of padding count."""
+    layout: Literal["auto", "packed", "padded"] = "auto"
+    """How sequences become a micro-batch. `packed`: end to end in one row, and a prompt is computed
+    once for several responses; for models with attention as their only mixing of tokens. `padded`:
+    side by side, each padded to the longest, with the model's own attention; for every causal
+    model. `auto` packs where the model allows it."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-6
     """Peak learning rate of AdamW."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -46,6 +51,11 @@ class TrainSettings(Settings):
     """How attention over packed rows is computed; by device if not set. `varlen`: by the kernel of
     FlashAttention for sequences of any lengths, for bfloat16 on GPUs since Ampere. `buckets`: in
     padded batches of similar lengths, on any device; the default on a CPU and for float32."""
+    float8: Literal["tensorwise", "rowwise"] | None = None
+    """Compute the products of the decoder layers in FP8, forward and backward, with a scale per
+    tensor, or per token and channel, so that log π of a token does not depend on the others of its
+    batch. For bfloat16 on GPUs since Ada, with the extra `drpo[float8]`; a CPU rounds the same way
+    and is slower. Experts, routers, head and critic stay in bfloat16."""
     reduce_gradients: Literal["per_microbatch", "per_update"] = "per_microbatch"
     """When gradients are reduced over the devices: after every micro-batch, so that a device keeps
     only its shard of their sum; or once per update, which moves less data and keeps 4 bytes per
@@ -58,6 +68,17 @@ class TrainSettings(Settings):
     logits_mib: Count | None = None
     """Size of one block of float32 logits, in MiB; by device if not set: 8 on a CPU, 512 on a GPU.
     Two or three blocks exist at a time, never the whole array `[tokens, vocabulary]`."""
+    router_replay: bool = False
+    """For a mixture of experts: send each token to the experts that the engine chose when it
+    sampled, prompts included, instead of those that the trainer's routers would choose. Routers
+    still learn, from the scores of these experts. Rounding makes the two choose differently for a
+    few tokens, and each gap of that kind is a large one."""
+    router_dtype: Literal["model", "float32"] = "model"
+    """How the routers of a mixture of experts compute their scores: as the architecture does, which
+    is in `model.dtype` for most and in float32 for some; or `float32` for all. Their weights are
+    rounded to `model.dtype`, as the engine's are."""
+    freeze_routers: bool = False
+    """Train a mixture of experts without its routers, whose weights then never change."""
     reduction: Literal["token_mean", "sequence_mean", "fixed_horizon"] = "token_mean"
     """How the losses of tokens are reduced to one: `token_mean` is the mean over all tokens of an
     update; `sequence_mean` the mean over responses of the mean over their tokens; `fixed_horizon`

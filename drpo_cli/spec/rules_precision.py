@@ -37,4 +37,37 @@ def fp8_engine_computes_in_bfloat16(spec: Spec) -> Iterator[Problem]:
         )
 
 
-ERRORS = (weights_are_rounded_once, fp8_engine_computes_in_bfloat16)
+def fp8_training_is_in_bfloat16(spec: Spec) -> Iterator[Problem]:
+    """What is not cast to FP8 is in bfloat16: there are no products of it with float32."""
+    if spec.train.float8 and spec.model.dtype != "bfloat16":
+        yield Problem(
+            ("train", "float8"),
+            f"is {spec.train.float8!r}, with which the rest of training is in bfloat16, and "
+            f"model.dtype is {spec.model.dtype!r}; set model.dtype to 'bfloat16', or remove it",
+            also=(DTYPE,),
+        )
+
+
+def rounded_weights_are_not_merged(spec: Spec) -> Iterator[Problem]:
+    """The trainer has no merged weights that it could round as the engine does."""
+    if spec.lora is None:
+        return
+    rollout = spec.rollout.config
+    sync = spec.lora.sync or ("merged" if spec.rollout.type == "transformers" else "adapter")
+    key = "quantization" if rollout.quantised_to() else "weight_rounding"
+    if sync == "merged" and (rollout.quantised_to() or rollout.weight_rounding):
+        yield Problem(
+            ("rollout", key),
+            "rounds weights that have adapters merged into them, and the trainer, which has the "
+            "two apart, cannot round the same, so no sync could be proven; remove it, or have the "
+            "adapter pushed alone (vLLM with lora.sync 'adapter')",
+            also=(("lora", "sync"),),
+        )
+
+
+ERRORS = (
+    weights_are_rounded_once,
+    fp8_engine_computes_in_bfloat16,
+    fp8_training_is_in_bfloat16,
+    rounded_weights_are_not_merged,
+)

@@ -56,6 +56,7 @@ def precision(spec: Spec) -> Precision:
         rollout=rollout.dtype or spec.model.dtype,
         rounding=rollout.weight_rounding,
         quantization=rollout.quantised_to(),
+        float8=spec.train.float8,
     )
 
 
@@ -67,7 +68,7 @@ def engine(plan: Plan) -> EngineProtocol:
 def lone_engine(plan: Plan) -> EngineProtocol:
     """Checks the model, as a trainer does when it loads one, then starts the engine without one."""
     pretrained.check(plan.spec.model, "model.path")
-    return _start(plan, _engine_context(plan))
+    return _start(plan, replace(_engine_context(plan), experts=False))
 
 
 def _start(plan: Plan, context: EngineContext) -> EngineProtocol:
@@ -92,7 +93,8 @@ def check_engine(plan: Plan, tokenizer: Any) -> None:
 
 def _engine_context(plan: Plan) -> EngineContext:
     model = plan.spec.model.model_copy(update={"dtype": precision(plan.spec).rollout})
-    return EngineContext(model, context_length(plan), plan.world)
+    experts = plan.spec.train.router_replay
+    return EngineContext(model, context_length(plan), plan.world, experts=experts)
 
 
 def _vocabulary(model: ModelSettings) -> int:
@@ -120,12 +122,14 @@ def _rewards_with_answer(spec: Spec) -> list[str]:
 
 def trainer(plan: Plan, world: World) -> Any:
     """Builds the trainer: sharded policy, optimizer, objective; reference and critic if asked."""
-    from drpo_cli.trainer import optim
+    from drpo_cli.trainer import float8, optim
     from drpo_cli.trainer.attention import name_for
     from drpo_cli.trainer.loading import load_policy
+    from drpo_cli.trainer.routing import prepare
     from drpo_cli.trainer.trainer import Objective, Trainer
 
     spec, rollout = plan.spec, plan.spec.rollout.config
+    float8.check(spec.train.float8, world.device.type)
     horizon = spec.train.horizon or rollout.max_new_tokens
     train = resolve(spec.train, world.device.type, spec.model.dtype)
     train = train.model_copy(update={"horizon": horizon})
@@ -139,7 +143,10 @@ def trainer(plan: Plan, world: World) -> Any:
         attention,
         spec.lora,
         spec.run.seed,
+        train.layout,
+        train.float8,
     )
+    routing = prepare(policy, train)
     return Trainer(
         policy,
         optim.build(policy, train, plan.total_updates),
@@ -148,6 +155,7 @@ def trainer(plan: Plan, world: World) -> Any:
         world,
         reference=_reference(spec, train, attention, policy, world),
         critic=_critic(spec, train, attention, world),
+        routing=routing,
     )
 
 
@@ -161,7 +169,10 @@ def _reference(spec: Spec, train: TrainSettings, attention: str, policy: Any, wo
         return Reference(policy, spec.reference)
     model = spec.model.model_copy(update={"path": spec.reference.path or spec.model.path})
     temperature, block = spec.rollout.config.temperature, train.logits_in_a_block
-    return Reference(load_reference(model, temperature, block, world, attention), spec.reference)
+    reference = load_reference(
+        model, temperature, block, world, attention, train.layout, train.float8
+    )
+    return Reference(reference, spec.reference)
 
 
 def _critic(spec: Spec, train: TrainSettings, attention: str, world: World) -> Any:
@@ -172,6 +183,6 @@ def _critic(spec: Spec, train: TrainSettings, attention: str, world: World) -> A
     if spec.critic is None:
         return None
     source = spec.model.model_copy(update={"path": spec.critic.path or spec.model.path})
-    model = load_value_model(source, train.checkpointing, world, attention)
+    model = load_value_model(source, train.checkpointing, world, attention, train.layout)
     optimizer = optim.adamw(model, train, spec.critic.learning_rate)
     return Critic(model, optimizer, spec.critic, train, world)

@@ -153,6 +153,11 @@ def more(sampling: Sampling, look: int = 1) -> Sampling:
     )
 
 
+def _compared(groups_P: Sequence[Group]) -> Experience:
+    """What is replayed: without the engine's experts, whose choice is what its routers show."""
+    return Experience.of(groups_P).without_experts()
+
+
 class Proof:
     """Judges by log-probs whether an engine has the weights that were pushed.
 
@@ -215,7 +220,7 @@ class Proof:
 
         Collective.
         """
-        exp = Experience.of(groups_P)
+        exp = _compared(groups_P)
         return self._mean(self.trainer.replay(exp) - exp.logp_mu_T, exp)
 
     def _mean(self, difference_T: Tensor, exp: Experience) -> float:
@@ -247,7 +252,7 @@ class Proof:
         in training by more than a lost weight causes. Against equally rounded weights it does not
         count.
         """
-        exp, trainer = Experience.of(groups_P), self.trainer
+        exp, trainer = _compared(groups_P), self.trainer
         with Rounded(trainer.policy, self.precision, self.quantised):
             logp_T = trainer.replay(exp)
             difference_T = logp_T - exp.logp_mu_T

@@ -1,4 +1,4 @@
-"""Cuts an update into packed micro-batches, the same number on every rank, and replays a model."""
+"""Cuts an update into micro-batches, the same number on every rank, and replays a model."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def microbatches(exp: Experience, budget: int, world: World, costs: Costs) -> li
         packed_length(len(exp.prompt_ids_S[bundle[0]]), [responses[row] for row in bundle])
         for bundle in bundled
     ]
-    needed = int(world.max([len(bins(lengths, budget))])[0])
-    parts = bins(lengths, budget, at_least=max(1, needed))
+    needed = int(world.max([len(bins(lengths, budget, padded=costs.padded))])[0])
+    parts = bins(lengths, budget, max(1, needed), costs.padded)
     return [[row for at in part for row in bundled[at]] for part in parts]
 
 

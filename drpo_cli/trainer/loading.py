@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,8 +17,7 @@ from torch.distributed.fsdp import (
     OffloadPolicy,
     fully_shard,
 )
-from torch.utils.checkpoint import create_selective_checkpoint_contexts
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from drpo_cli import deferred, pretrained
@@ -27,7 +26,10 @@ from drpo_cli.errors import UserError
 from drpo_cli.settings import LoraSettings, ModelSettings, TrainSettings
 from drpo_cli.trainer import lora
 from drpo_cli.trainer.attention import BUCKETS
-from drpo_cli.trainer.model import Policy, ValueModel
+from drpo_cli.trainer.float8 import convert
+from drpo_cli.trainer.kept import keep_results
+from drpo_cli.trainer.model import Policy, ValueModel, find_decoder
+from drpo_cli.trainer.packable import choose_layout
 
 aten = torch.ops.aten
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -45,7 +47,6 @@ PRODUCTS = [
     torch.ops.torch_attn._varlen_attn.default,
     torch.ops.drpo.attend.default,
 ]
-PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
 
 
 def load_policy(
@@ -57,20 +58,26 @@ def load_policy(
     attention: str = BUCKETS,
     adapters: LoraSettings | None = None,
     seed: int = 0,
+    layout: str = "auto",
+    float8: str | None = None,
 ) -> Policy:
     """Loads the model in float32, sharded over all ranks: each reads the rows of its shards.
 
     `keep` is `TrainSettings.checkpointing`. With `adapters` the model is frozen, in the compute
     dtype, and adapters are trained in float32, which start from `seed`.
 
-    `attention` is a name of `trainer.attention`.
-    Raises UserError for a folder without a loadable model, or with one that cannot be packed.
+    `attention` is a name of `trainer.attention`, for packed rows; `layout` and `float8` are those
+    of `TrainSettings`. Raises UserError for a folder without a loadable model, or if it should be
+    packed and cannot be.
     """
-    where = "model.path"
-    lm = _load(settings, DTYPES[settings.dtype] if adapters else torch.float32, where, attention)
+    where, dtype = "model.path", DTYPES[settings.dtype] if adapters else torch.float32
+    lm, why_padded = _load(settings, dtype, where, attention, layout)
     injected = lora.inject(lm, adapters, seed, "lora.target_modules") if adapters else None
     _recompute_activations(lm, keep)
-    return _shard(Policy(lm, temperature, block, injected), settings, where, world)
+    policy = Policy(lm, temperature, block, injected)
+    policy.why_padded = why_padded
+    convert(policy.layers, float8)
+    return _shard(policy, settings, where, world)
 
 
 def load_reference(
@@ -79,19 +86,30 @@ def load_reference(
     block: int,
     world: World,
     attention: str = BUCKETS,
+    layout: str = "auto",
+    float8: str | None = None,
 ) -> Policy:
-    """Loads a frozen, sharded policy; its weights leave the device between forward passes."""
+    """Loads a frozen, sharded policy; its weights leave the device between forward passes.
+
+    It computes as the policy does, so that the two differ by their weights alone.
+    """
     where = "reference.path"
-    lm = _load(settings, DTYPES[settings.dtype], where, attention).requires_grad_(False)
-    return _shard(Policy(lm, temperature, block), settings, where, world, offload=True)
+    lm, _ = _load(settings, DTYPES[settings.dtype], where, attention, layout)
+    policy = Policy(lm.requires_grad_(False), temperature, block)
+    convert(policy.layers, float8)
+    return _shard(policy, settings, where, world, offload=True)
 
 
 def load_value_model(
-    settings: ModelSettings, keep: str | None, world: World, attention: str = BUCKETS
+    settings: ModelSettings,
+    keep: str | None,
+    world: World,
+    attention: str = BUCKETS,
+    layout: str = "auto",
 ) -> ValueModel:
     """Loads a value model on the decoder of a language model, in float32, and shards it."""
     where = "critic.path"
-    lm = _load(settings, torch.float32, where, attention, decoder_only=True)
+    lm, _ = _load(settings, torch.float32, where, attention, layout, decoder_only=True)
     _recompute_activations(lm, keep)
     return _shard(ValueModel(lm), settings, where, world)
 
@@ -101,24 +119,34 @@ def _load(
     dtype: torch.dtype,
     key: str,
     attention: str,
+    layout: str,
     decoder_only: bool = False,
-) -> Any:
+) -> tuple[Any, str | None]:
+    """The model with deferred weights, and why its rows are padded; None where they are packed."""
     pretrained.refuse_quantised(settings, key)
+    code = settings.trust_remote_code
+    config = pretrained.read(AutoConfig, settings.path, key, trust_remote_code=code)
+    why_padded = choose_layout(layout, config, code)
     # in evaluation mode: no dropout, no router noise, so that π is a function of the weights alone
     lm = pretrained.load_deferred(
         AutoModelForCausalLM,
         settings.path,
         key,
-        trust_remote_code=settings.trust_remote_code,
+        trust_remote_code=code,
         decoder_only=decoder_only,
         dtype=dtype,
-        attn_implementation=attention,
+        attn_implementation=None if why_padded else attention,
         generation_config=GenerationConfig(),  # the trainer needs none, and the file may be odd
     )
-    _refuse_unpackable(lm, key, Path(settings.path).name)
+    if why_padded and layout == "packed":
+        raise UserError(
+            f"train.layout: is 'packed', but {Path(settings.path).name} ({key}) cannot be: "
+            f"{why_padded}",
+            'remove it, or set it to "padded"',
+        )
     # vLLM wraps the class of a model that it runs by transformers' code: ours asks for this then
-    lm.get_decoder().do_not_compile = True
-    return lm
+    find_decoder(lm).do_not_compile = True
+    return lm, why_padded
 
 
 M = TypeVar("M", Policy, ValueModel)
@@ -148,9 +176,18 @@ def shard(model: M, dtype: torch.dtype, world: World, offload: bool = False) -> 
     precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     leaves = offload and world.device.type == "cuda"
     offloading = CPUOffloadPolicy() if leaves else OffloadPolicy()
-    for module in (*model.layers, model):
+    layers: list[nn.Module] = model.layers
+    alone: list[nn.Module] = [layer for layer in layers if not _shares_weights(layer, layers)]
+    for module in (*alone, model):
         fully_shard(module, mesh=world.mesh, mp_policy=precision, offload_policy=offloading)
     return model
+
+
+def _shares_weights(layer: nn.Module, layers: Iterable[nn.Module]) -> bool:
+    """Whether other layers use weights of this one; such weights are left to the root's unit."""
+    own = {id(weight) for weight in layer.parameters()}
+    others = (weight for other in layers if other is not layer for weight in other.parameters())
+    return any(id(weight) in own for weight in others)
 
 
 def sync_gradients(model: nn.Module, settings: TrainSettings, last: bool) -> None:
@@ -186,7 +223,7 @@ def _recompute_activations(
         return
     options: dict[str, Any] = {"use_reentrant": False}
     if keep == "products":
-        options["context_fn"] = partial(create_selective_checkpoint_contexts, PRODUCTS)
+        options["context_fn"] = partial(keep_results, PRODUCTS)
     lm.gradient_checkpointing_enable(options)
     for module in lm.modules():
         if isinstance(module, GradientCheckpointingLayer):
@@ -200,17 +237,3 @@ def _recompute_activations(
 def _offloaded(offload: Callable[[], Any], checkpoint: Callable[..., Any], *inputs: Any) -> Any:
     with offload():
         return checkpoint(*inputs)
-
-
-def _refuse_unpackable(lm: Any, key: str, name: str) -> None:
-    if not hasattr(lm.get_decoder(), "layers"):
-        raise UserError(
-            f"{key}: {name} is a {type(lm).__name__}, which has no list `layers` of decoder "
-            f"layers, and packed training needs one; train a model of another architecture"
-        )
-    kinds = set(getattr(lm.config.get_text_config(), "layer_types", None) or ["full_attention"])
-    if not kinds <= PACKABLE_LAYERS:
-        raise UserError(
-            f"{key}: {name} has {', '.join(sorted(kinds - PACKABLE_LAYERS))} layers, whose "
-            f"state would leak between packed sequences; train an attention-only model"
-        )

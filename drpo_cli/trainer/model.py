@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from drpo_cli.trainer import lora
-from drpo_cli.trainer.attention import VARLEN
+from drpo_cli.trainer import heads, lora
+from drpo_cli.trainer.attention import NAMES, VARLEN
 from drpo_cli.trainer.logprobs import Head, blockwise_logprobs
 from drpo_cli.trainer.pack import Packed
 from drpo_cli.trainer.rows import take
@@ -15,10 +15,14 @@ from drpo_cli.trainer.sharing import Costs, costs
 
 
 class Policy(nn.Module):
-    """Maps a packed micro-batch to log π and the entropy of its response tokens.
+    """Maps a micro-batch to log π and the entropy of its response tokens.
 
-    adapters  what its adapters are, if only these are trained
+
+    adapters    what its adapters are, if only these are trained
+    why_padded  why micro-batches are padded; None for packed rows
     """
+
+    why_padded: str | None = None
 
     def __init__(
         self, lm: Any, temperature: float, block: int, adapters: lora.Adapters | None = None
@@ -27,20 +31,15 @@ class Policy(nn.Module):
         self.lm = lm
         self.block = block
         self.adapters = adapters
-        config = lm.config.get_text_config()
         self.costs = _costs(self.layers, lm)
         self.adapted = lora.adapted(lm) if adapters else {}
-        self.head = Head(
-            temperature,
-            softcap=getattr(config, "final_logit_softcapping", None),
-            multiplier=_logit_multiplier(config),
-        )
+        self.head = Head(temperature, *heads.measure(lm))
 
     def forward(self, packed: Packed) -> tuple[Tensor, Tensor]:
         """log π and entropy (nats) of each response token, both [T], float32, with gradients."""
         out = self.lm.get_output_embeddings()
         return blockwise_logprobs(
-            _hidden(self.lm.get_decoder(), packed),
+            _hidden(find_decoder(self.lm), packed),
             out.weight,
             out.bias,
             packed.target_T,
@@ -51,7 +50,7 @@ class Policy(nn.Module):
     @property
     def layers(self) -> list[nn.Module]:
         """The decoder layers."""
-        return list(self.lm.get_decoder().layers)
+        return list_layers(find_decoder(self.lm))
 
     def named_weights(self) -> list[tuple[str, nn.Parameter]]:
         """Every weight of the model once, under its name in transformers; tied ones under one name.
@@ -68,11 +67,11 @@ class Policy(nn.Module):
 
 
 class ValueModel(nn.Module):
-    """Maps a packed micro-batch to V of each response token: the value of the text before it."""
+    """Maps a micro-batch to V of each response token: the value of the text before it."""
 
     def __init__(self, lm: Any):
         super().__init__()
-        self.decoder: Any = lm.get_decoder()
+        self.decoder: Any = find_decoder(lm)
         self.costs = _costs(self.layers, lm)
         weight = next(self.decoder.parameters())
         self.head = nn.Linear(lm.config.get_text_config().hidden_size, 1, dtype=weight.dtype)
@@ -82,7 +81,7 @@ class ValueModel(nn.Module):
     @property
     def layers(self) -> list[nn.Module]:
         """The decoder layers."""
-        return list(self.decoder.layers)
+        return list_layers(self.decoder)
 
     def forward(self, packed: Packed) -> Tensor:
         """V of each response token: [T], float32, with gradients."""
@@ -94,21 +93,44 @@ class ValueModel(nn.Module):
 
 def _hidden(decoder: Any, packed: Packed) -> Tensor:
     """The last hidden state of the token before each response token, [T, D]."""
-    hidden_ID: Tensor = decoder(
-        input_ids=packed.input_ids_I[None],
-        position_ids=packed.position_ids_I[None],
-        use_cache=False,
-        layout=packed.layout,
-    ).last_hidden_state[0]
-    return take(hidden_ID, packed.predict_T)
+    options: dict[str, Any] = {}
+    if packed.layout is not None:
+        options = {"position_ids": packed.position_ids_I[None], "layout": packed.layout}
+    # sequences of a padded batch have the positions that a model assumes by itself
+    found = decoder(
+        input_ids=packed.input_ids_I.view(packed.sequences, -1), use_cache=False, **options
+    )
+    return take(found.last_hidden_state.flatten(0, 1), packed.predict_T)
+
+
+def find_decoder(lm: Any) -> Any:
+    """The part of a language model that maps tokens to the last hidden states.
+
+    Where transformers gives another one, it is the largest part.
+    """
+    found = lm.get_decoder()
+    if found is not lm and _outer_lists(found):
+        return found
+    return max(lm.children(), key=_size)
+
+
+def list_layers(decoder: nn.Module) -> list[nn.Module]:
+    """The decoder layers, whatever their list is called: it has most of the weights."""
+    return list(max(_outer_lists(decoder), key=_size, default=[]))
+
+
+def _size(module: nn.Module) -> int:
+    return sum(weight.numel() for weight in module.parameters())
+
+
+def _outer_lists(module: nn.Module) -> list[nn.ModuleList]:
+    """The lists of modules that are in no other list."""
+    if isinstance(module, nn.ModuleList):
+        return [module]
+    return [found for child in module.children() for found in _outer_lists(child)]
 
 
 def _costs(layers: list[nn.Module], lm: Any) -> Costs:
     config = lm.config.get_text_config()
-    return costs(layers, config, masked=config._attn_implementation != VARLEN)
-
-
-def _logit_multiplier(config: Any) -> float:
-    if (scale := getattr(config, "logit_scale", None)) is not None:
-        return float(scale)
-    return 1.0 / float(getattr(config, "logits_scaling", None) or 1.0)
+    attention = config._attn_implementation
+    return costs(layers, config, attention != VARLEN, attention not in NAMES.values())

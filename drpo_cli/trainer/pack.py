@@ -3,36 +3,46 @@
 A response's last token is never an input: nothing is predicted from it. A prompt that several
 rows of a micro-batch have in common is in it once, and each of their responses sees it, where that
 costs less (`sharing`).
+
+A model whose layers cannot keep packed sequences apart gets padded micro-batches instead: whole
+sequences of similar length, with padding at their end. No token sees a later one in a causal model,
+so the padding changes nothing before it, and needs no mask.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, field
+from itertools import groupby, islice
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from drpo_cli import progress
 from drpo_cli.experience import Experience
 from drpo_cli.trainer.layout import Layout, Span
 from drpo_cli.trainer.sharing import ALWAYS, Costs
 
+PADDING = 0  # any token would do
+
 
 @dataclass(frozen=True)
 class Packed:
     """One micro-batch: I input tokens, and the T response tokens with a loss that follow them.
 
+    sequences   how many sequences of one length the inputs are: 1 for a packed row
+    layout      the spans of a packed row; None for a padded batch
     predict_T   the input token that each response token is predicted from
     response_T  the row that each response token belongs to
     scale_T     the factor of each token's loss, from the reduction
+    experts_I   what the engine's routers chose for each input token: [I, blocks, experts of a
+                token], on the CPU; None if it is not known, or not to be used
     The rest are columns of `Experience`, in float32; None where it has none.
     """
 
     input_ids_I: Tensor
     position_ids_I: Tensor
-    layout: Layout
+    layout: Layout | None
     predict_T: Tensor
     target_T: Tensor
     response_T: Tensor
@@ -43,26 +53,31 @@ class Packed:
     ref_logp_T: Tensor | None
     value_T: Tensor | None
     return_T: Tensor | None
+    sequences: int = 1
+    experts_I: Tensor | None = None
 
 
-def bins(lengths: Sequence[int], budget: int, at_least: int = 1) -> list[list[int]]:
+def bins(
+    lengths: Sequence[int], budget: int, at_least: int = 1, padded: bool = False
+) -> list[list[int]]:
     """Indices of sequences, grouped so that each group has at most `budget` tokens.
 
-    First-fit decreasing. A sequence longer than the budget gets a group of its own. With
-    `at_least` groups asked for, the longest groups are halved until there are as many; groups
+    First-fit decreasing; with `padded`, the sequences of a group count as long as its longest, and
+    groups are of neighbours by length. A sequence longer than the budget gets a group of its own.
+    With `at_least` groups asked for, the longest groups are halved until there are as many; groups
     stay empty where there are too few sequences.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     groups: list[list[int]] = []
     room: list[int] = []
     for i in order:
-        at = next((g for g, free in enumerate(room) if free >= lengths[i]), None)
-        if at is None:
-            groups.append([i])
-            room.append(budget - lengths[i])
-        else:
-            groups[at].append(i)
-            room[at] -= lengths[i]
+        needed = 1 if padded else lengths[i]
+        at = next((g for g, free in enumerate(room) if free >= needed), len(groups))
+        if at == len(groups):
+            groups.append([])
+            room.append(budget // lengths[i] if padded else budget)
+        groups[at].append(i)
+        room[at] -= needed
     while len(groups) < at_least:
         fullest = max(groups, key=len, default=[])
         groups.append(fullest[1::2])
@@ -110,18 +125,20 @@ def _sharing(exp: Experience, costs: Costs) -> list[bool]:
 
 @dataclass
 class _Row:
-    """The packed row as it grows."""
+    """The packed row as it grows; with a `width`, each span is padded to it."""
 
-    ids: list[int]
-    positions: list[int]
-    predict: list[int]
-    spans: list[Span]
+    width: int = 0
+    ids: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    predict: list[int] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
 
     def put(self, tokens: Sequence[int], context: Span | None = None) -> Span:
         """Appends tokens that follow the context, or nothing."""
         span = Span(len(self.ids), len(tokens), context)
-        self.ids.extend(tokens)
-        self.positions.extend(range(span.seen, span.seen + span.length))
+        padding = max(0, self.width - span.length)
+        self.ids.extend([*tokens, *[PADDING] * padding])
+        self.positions.extend(range(span.seen, span.seen + span.length + padding))
         if tokens:
             self.spans.append(span)
         return span
@@ -149,16 +166,21 @@ def pack(
     """Packs all rows into one micro-batch; no rows give one input token and no loss.
 
     `scale_S` is a factor for the token losses of each row, 1 if not given. `costs` must be
-    those that `bundles` was given.
+    those that `bundles` was given: they say whether the rows are padded.
     """
     progress.tick()  # every micro-batch of every model passes here
-    row = _Row([], [], [], [])
     responses = [ids_T.tolist() for ids_T in exp.split(exp.token_T)] if len(exp) else []
+    experts_S = iter(exp.experts_S or ())
+    experts: list[Tensor] = []
+    sequences = zip(exp.prompt_ids_S, responses, strict=True)
+    longest = max((packed_length(len(p), [len(r)]) for p, r in sequences), default=1)
+    row = _Row(longest if costs.padded else 0)
     kinds = zip(exp.prompt_ids_S, _sharing(exp, costs), responses, strict=True)
     for (prompt_ids, share), neighbours in groupby(kinds, lambda kind: kind[:2]):
         together = [response for _, _, response in neighbours]
         for part in [together] if share else [[response] for response in together]:
             row.put_all(prompt_ids, part)
+            experts += _experts_of(len(prompt_ids), list(islice(experts_S, len(part))), row.width)
     if not len(exp):
         row.put([0])
     mask_T = exp.loss_mask_T
@@ -173,7 +195,7 @@ def pack(
     return Packed(
         input_ids_I=torch.tensor(row.ids, device=device),
         position_ids_I=torch.tensor(row.positions, device=device),
-        layout=Layout(row.spans, device),
+        layout=None if costs.padded else Layout(row.spans, device),
         predict_T=chosen(torch.tensor(row.predict, dtype=torch.long)),
         target_T=chosen(exp.token_T),
         response_T=chosen(exp.repeat(torch.arange(len(exp)))),
@@ -184,4 +206,18 @@ def pack(
         ref_logp_T=column(exp.ref_logp_T),
         value_T=column(exp.value_T),
         return_T=column(exp.return_T),
+        experts_I=torch.cat(experts) if experts else None,
+        sequences=len(row.spans) if costs.padded else 1,
     )
+
+
+def _experts_of(prompt: int, experts: list[Tensor], width: int) -> list[Tensor]:
+    """The experts of rows that share a prompt of so many tokens, as `_Row.put_all` puts them.
+
+    The prompt's are those of the first row: a router chooses by a token and those before it. What
+    pads a row to `width` gets the first expert, and is never looked at.
+    """
+    if len(experts) < 2:
+        padding = [(0, 0, 0, 0, 0, max(0, width - len(row))) for row in experts]
+        return [nn.functional.pad(row, by) for row, by in zip(experts, padding, strict=True)]
+    return [experts[0][:prompt], *(of_row[prompt:] for of_row in experts)]

@@ -31,18 +31,20 @@ class Costs:
 
     token   the work of a token in the weight matrices of a layer
     masked  whether responses see a shared prompt through a mask, whose hidden pairs cost too
+    padded  whether a micro-batch is a padded batch of whole sequences; they share nothing then
     """
 
     token: float
     masked: bool = True
+    padded: bool = False
 
     def shares(self, prompt: int, response: int) -> bool:
         """Whether two samples with so many input tokens cost less if they share their prompt.
 
         If two samples should share, so should more samples, and samples with shorter responses.
         """
-        if not self.masked:
-            return True
+        if self.padded or not self.masked:
+            return not self.padded
         whole = prompt + response
         masked = MASKED * response * whole
         more_attention = _causal(prompt) + 2 * masked - 2 * _causal(whole)
@@ -68,7 +70,7 @@ def _causal(tokens: int) -> float:
     return tokens * (tokens / 2 + HALF_TILE)
 
 
-def costs(layers: Iterable[nn.Module], config: Any, masked: bool) -> Costs:
+def costs(layers: Iterable[nn.Module], config: Any, masked: bool, padded: bool = False) -> Costs:
     """The costs of a model with these layers, on average over them.
 
     Only the experts that a token goes through count.
@@ -80,7 +82,7 @@ def costs(layers: Iterable[nn.Module], config: Any, masked: bool) -> Costs:
         for parameter in layer.parameters()
     ]
     dimensions = sum(map(_dimensions, _by_layer(config))) or config.hidden_size
-    return Costs(float(sum(weights)) / (dimensions * WEIGHTS_PER_PAIR), masked)
+    return Costs(float(sum(weights)) / (dimensions * WEIGHTS_PER_PAIR), masked, padded)
 
 
 def _by_layer(config: Any) -> list[Any]:

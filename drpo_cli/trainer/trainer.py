@@ -28,6 +28,7 @@ from drpo_cli.trainer.offload import Offload
 from drpo_cli.trainer.optim import clip_gradients
 from drpo_cli.trainer.pack import Packed, pack
 from drpo_cli.trainer.reduction import scales
+from drpo_cli.trainer.routing import Routing
 from drpo_cli.trainer.stats import TokenStats
 from drpo_cli.trainer.terms import Reference
 from drpo_cli.types import TokenLoss, Tokens
@@ -53,6 +54,7 @@ class Trainer:
         world: World,
         reference: Reference | None = None,
         critic: Critic | None = None,
+        routing: Routing | None = None,
     ):
         self.policy = policy
         self.optimizer, self.schedule = optimizer
@@ -61,6 +63,7 @@ class Trainer:
         self.world = world
         self.reference = reference
         self.critic = critic
+        self.routing = routing
         optimizers = [self.optimizer, *([critic.optimizer] if critic else [])]
         offloads = settings.offload == "optimizer"
         self.moments = Offload(optimizers if offloads else [], world.device)
@@ -85,6 +88,7 @@ class Trainer:
             "skipped_updates": float(len(reports) - len(done)),
             "learning_rate": float(self.schedule.get_last_lr()[0]),
             **stats.summary(),
+            **(self.routing.metrics(self.world) if self.routing else {}),
         }
 
     def replay(self, exp: Experience) -> torch.Tensor:
@@ -101,7 +105,8 @@ class Trainer:
             exp = terms.with_anchor(exp, self.replay(exp), self.settings.importance_cap)
         if self.reference is not None:
             budget = self.settings.tokens_per_microbatch
-            ref_logp_T = self.reference.replay(exp, budget, self.world)
+            # another model, whose routers choose by themselves
+            ref_logp_T = self.reference.replay(exp.without_experts(), budget, self.world)
             metrics["reference_kl"] = terms.mean_divergence(exp, ref_logp_T, self.world)
             exp = terms.with_reference(exp, ref_logp_T, self.reference.settings)
         if self.critic is not None:

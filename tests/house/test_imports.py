@@ -18,7 +18,7 @@ ORDER = (
     ("__init__",),
     ("secrets",),
     ("types", "errors", "settings", "processes", "terminal", "progress"),
-    ("console", "deferred", "devices", "experience", "model_folder"),
+    ("architecture", "console", "deferred", "devices", "experience", "model_folder", "routers"),
     ("dist", "wrong_weights"),
     ("pretrained",),
     ("plugins",),

@@ -17,6 +17,7 @@ from drpo_cli.rollout.engine.protocol import (
     derive_seeds,
 )
 from drpo_cli.settings import ModelSettings
+from support.damaged import set_config
 from support.models import tiny_model
 
 GENERATION: dict[str, Any] = {
@@ -50,6 +51,17 @@ GENERATION: dict[str, Any] = {
     "a_field_of_a_later_version": {"x": [1]},
 }
 """What `generation_config.json` may ask for; transformers itself would refuse to save it."""
+LEGACY: dict[str, Any] = {
+    "repetition_penalty": 1.3,
+    "temperature": 0.01,
+    "do_sample": True,
+    "no_repeat_ngram_size": 1,
+    "suppress_tokens": [8, 9],
+    "bad_words_ids": [[7]],
+    "forced_eos_token_id": 12,
+    "min_length": 30,
+}
+"""What the config.json of an older model may ask for; transformers refuses to save it."""
 SUPPRESSED = {7, 8, 9, 10, 13}
 OPTIONS: dict[str, Any] = {"stop": ("<unk>",), "stop_token_ids": (6,)}
 ENDS = {2, 3, 4, 5, 6}
@@ -61,6 +73,7 @@ def odd_model(folder: Path, **generation: object) -> Path:
     """A model folder with this `generation_config.json`, and another end in its configuration."""
     tiny_model(folder, eos_token_id=4)
     (folder / "generation_config.json").write_text(json.dumps(GENERATION | generation))
+    set_config(folder, **LEGACY)
     return folder
 
 
@@ -94,7 +107,7 @@ def the_spec_alone_says_how_to_sample(engine: EngineProtocol, model: Path) -> No
             with torch.no_grad():
                 logp_TV = lm(row).logits[0, len(PROMPTS[at]) - 1 : -1].log_softmax(-1)
             logp_T = logp_TV.gather(-1, torch.tensor(ids)[:, None])[:, 0]
-            assert torch.allclose(logp_T, torch.tensor(rollout.logps), atol=1e-4)
+            assert torch.allclose(logp_T, torch.tensor(rollout.logps), atol=1e-5)
             last |= {ids[-1]} if ends else set()
             sampled |= set(ids)
     assert last == ENDS

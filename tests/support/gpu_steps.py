@@ -1,7 +1,7 @@
 """Takes training steps on a fake GPU, and prints what they need as JSON.
 
 A program, because torch's fake process group may not meet a real one: `python -m
-support.gpu_steps budgets`, `plan` or `terms`.
+support.gpu_steps PROGRAM`, one of `PROGRAMS`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch._dynamo  # before anything is patched
 import transformers
 
 from drpo_cli import devices, plugins
@@ -23,10 +25,11 @@ from drpo_cli.settings import ModelSettings, TrainSettings
 from drpo_cli.tools.memory import passes
 from drpo_cli.tools.memory.inputs import Batch, Lengths, make_model
 from drpo_cli.tools.memory.tracker import find_gradients
-from drpo_cli.trainer import optim
+from drpo_cli.trainer import float8, optim
 from drpo_cli.trainer.attention import name_for
 from drpo_cli.trainer.loading import DTYPES, _recompute_activations, shard
 from drpo_cli.trainer.model import Policy
+from drpo_cli.trainer.tiles import _product
 from drpo_cli.trainer.trainer import Objective, Trainer
 from support.fake_gpu import DEVICE, FakeGpu, fake_gpu
 
@@ -69,7 +72,9 @@ def open_trainer(config: Any, world: World, settings: TrainSettings) -> Trainer:
     with DEVICE:
         lm = make_model(config, False, None, name_for(str(settings.attention), "cuda"))
     _recompute_activations(lm, settings.checkpointing)
-    policy = shard(Policy(lm, 1.0, settings.logits_in_a_block), DTYPES["bfloat16"], world)
+    policy = Policy(lm, 1.0, settings.logits_in_a_block)
+    float8.convert(policy.layers, settings.float8)
+    shard(policy, DTYPES["bfloat16"], world)
     plugin = plugins.load("objectives", "drpo")
     objective = Objective(plugin.entry, plugin.Config())
     return Trainer(policy, optim.build(policy, settings, 100), objective, settings, world)
@@ -88,6 +93,7 @@ def take_step(config: Any, batch: Batch, copies: int = 1, **train: Any) -> dict[
         trainer.step(batch.rows)
         return found | {
             "kernels": gpu.kernels.total(),
+            "products": gpu.kernels["mm"],
             "collectives": gpu.collectives.total(),
             "sums of copies": gpu.collectives["allreduce_"],
             "moved": gpu.moved,
@@ -121,6 +127,13 @@ def budgets() -> dict[str, Any]:
         counts = ("kernels", "collectives", "moved", "reads")
         found[name] = {key: more[key] + (more[key] - fewer[key]) * further for key in counts}
     return found
+
+
+def eight_bits() -> dict[str, Any]:
+    """A step of two layers with each recipe, for tokens that 16 does not divide."""
+    batch = Batch(Lengths(101, 1000), 1, 1, 1024)
+    recipes = (None, "tensorwise", "rowwise")
+    return {str(r): take_step(configuration("0.6B", 2), batch, float8=r) for r in recipes}
 
 
 def plan() -> dict[str, Any]:
@@ -176,6 +189,15 @@ def terms() -> dict[str, Any]:
     return found
 
 
+def product() -> dict[str, Any]:
+    """The dtype and the kernels of a product of bfloat16 matrices as tiles of attention need it."""
+    with fake_gpu(RANKS) as (_, gpu):
+        left, right = (torch.empty(2, 8, 8, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
+        gpu.begin()
+        dtype = str(_product(left, right).dtype)
+        return {"dtype": dtype, "kernels": dict(gpu.kernels)}
+
+
 def _planned(config: Any, batch: Batch, **train: Any) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(config.to_json_string())
@@ -196,7 +218,13 @@ def _planned(config: Any, batch: Batch, **train: Any) -> dict[str, Any]:
     }
 
 
+PROGRAMS = {
+    "budgets": budgets,
+    "plan": plan,
+    "terms": terms,
+    "product": product,
+    "float8": eight_bits,
+}
+
 if __name__ == "__main__":
-    sys.stdout.write(
-        json.dumps({"budgets": budgets, "plan": plan, "terms": terms}[sys.argv[1]]()) + "\n"
-    )
+    sys.stdout.write(json.dumps(PROGRAMS[sys.argv[1]]()) + "\n")

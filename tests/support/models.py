@@ -6,7 +6,7 @@ import random
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,15 @@ SIZES: dict[str, Any] = {
     "eos_token_id": EOS_ID,
 }
 DERIVED = ("qwen2", "phi3")  # their configs derive head_dim from the other sizes
+LINEAR: dict[str, Any] = {  # attention, and layers of linear attention with a convolution
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 32,
+}
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("Qwen3", {"tie_word_embeddings": True}),
     "llama": ("Llama", {"tie_word_embeddings": False}),
@@ -90,6 +99,19 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
             "vocab_size_per_layer_input": VOCABULARY,
         },
     ),
+    "gemma3n": (  # it changes products in place
+        "Gemma3n",
+        {
+            "num_hidden_layers": 4,
+            "sliding_window": 8,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "num_kv_shared_layers": 2,
+            "hidden_size_per_layer_input": 16,
+            "vocab_size_per_layer_input": VOCABULARY,
+            "laurel_rank": 8,
+            "activation_sparsity_pattern": [0.0] * 4,
+        },
+    ),
     "deepseek_v3": (  # latent attention: heads of 24 for queries and keys, of 16 for values
         "DeepseekV3",
         {
@@ -133,6 +155,32 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
             "first_k_dense_replace": 1,
         },
     ),
+    # from here on, models whose sequences cannot be packed
+    "qwen3_next": ("Qwen3Next", {**LINEAR, "num_experts": 4, "num_experts_per_tok": 2}),
+    "qwen3_5": ("Qwen3_5", {**LINEAR, "tie_word_embeddings": True}),
+    "lfm2": ("Lfm2", {"layer_types": ["conv", "full_attention"]}),
+    "falcon_h1": (  # attention and a state-space model in each layer
+        "FalconH1",
+        {
+            "mamba_d_ssm": 64,
+            "mamba_n_heads": 4,
+            "mamba_d_head": 16,
+            "mamba_d_state": 8,
+            "mamba_chunk_size": 8,
+        },
+    ),
+    "nemotron_h": (
+        "NemotronH",
+        {
+            "layers_block_type": ["mamba", "attention", "mlp"],
+            "mamba_num_heads": 4,
+            "mamba_head_dim": 16,
+            "ssm_state_size": 8,
+            "n_groups": 2,
+            "chunk_size": 8,
+        },
+    ),
+    "stablelm": ("StableLm", {"tie_word_embeddings": False}),  # its attention gets no keywords
 }
 
 
@@ -191,6 +239,7 @@ class Row:
     returns: tuple[float, ...] | None = None
     kept: bool = True
     loss_mask: tuple[bool, ...] | None = None
+    experts: Any = field(default=None, compare=False)
 
     @property
     def input_length(self) -> int:
@@ -208,7 +257,9 @@ def experience(rows: Sequence[Row]) -> Experience:
     groups = [
         Group(
             Prompt(str(place), "", prompt_ids, None, {}),
-            tuple(Rollout(row.response_ids, row.old_logps, "", False) for row in members),
+            tuple(
+                Rollout(row.response_ids, row.old_logps, "", False, row.experts) for row in members
+            ),
         )
         for place, (prompt_ids, members) in enumerate(groupby(rows, lambda row: row.prompt_ids))
     ]

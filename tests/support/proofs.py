@@ -57,7 +57,8 @@ def opened(
     model = ModelSettings(path=str(folder), dtype=precision.rollout)  # type: ignore[arg-type]
     engine = kind(transformers.Config(), EngineContext(model, 64, here.size))
     engine.lost = lost
-    trainer = open_trainer(folder, here, learning_rate=1e-2, dtype=precision.train)  # type: ignore[arg-type]
+    train: dict[str, Any] = {"dtype": precision.train, "float8": precision.float8}
+    trainer = open_trainer(folder, here, learning_rate=1e-2, **train)
     return Watched(WeightSync(trainer, engine, precision))
 
 

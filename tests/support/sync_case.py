@@ -35,9 +35,9 @@ PROMPTS = ("12+34=", "7*8=", "the sum of 1", "(2-3)/4=")
 def break_on_purpose(fault: str) -> None:
     """Takes one part of the sync out."""
     if fault == "stale head":
-        vllm._repack_tied_head = lambda model: None
+        setattr(vllm, "repack_tied_head", lambda model: None)  # noqa: B010
     if fault == "experts not packed":
-        vllm._unpack_experts = lambda model: None
+        setattr(vllm, "unpack_experts", lambda model: None)  # noqa: B010
     if fault == "lost tensor":
         whole = sync.trainer_weights
 

@@ -27,6 +27,7 @@ from drpo_cli.trainer.attention import BUCKETS
 from drpo_cli.trainer.critic import Critic
 from drpo_cli.trainer.loading import load_policy, load_reference, load_value_model
 from drpo_cli.trainer.model import Policy
+from drpo_cli.trainer.routing import prepare
 from drpo_cli.trainer.terms import Reference
 from drpo_cli.trainer.trainer import Objective, Trainer
 from drpo_cli.types import Group, Prompt, Rollout, Scores
@@ -51,10 +52,14 @@ def open_policy(
     dtype: DType = "float32",
     lora: LoraSettings | None = None,
     seed: int = 0,
+    layout: str = "auto",
+    float8: str | None = None,
 ) -> Policy:
     """The sharded policy of a model folder; `trust` allows code that it brings."""
     model = ModelSettings(path=str(folder), dtype=dtype, trust_remote_code=trust)
-    return load_policy(model, temperature, CHUNK, keep, world, attention, lora, seed)
+    return load_policy(
+        model, temperature, CHUNK, keep, world, attention, lora, seed, layout, float8
+    )
 
 
 def open_trainer(
@@ -72,9 +77,17 @@ def open_trainer(
     """A trainer of a model folder; `train` are keys of `[train]`, `options` of the objective."""
     settings = TrainSettings(**{"updates_per_rollout": 1, "learning_rate": 1e-3, **train})
     policy = open_policy(
-        folder, world, keep=settings.checkpointing, trust=trust, dtype=dtype, lora=lora
+        folder,
+        world,
+        keep=settings.checkpointing,
+        trust=trust,
+        dtype=dtype,
+        lora=lora,
+        layout=settings.layout,
+        float8=settings.float8,
     )
     plugin = plugins.load("objectives", objective)
+    routing = prepare(policy, settings)
     return Trainer(
         policy,
         optim.build(policy, settings, 100),
@@ -83,6 +96,7 @@ def open_trainer(
         world,
         None if reference is None else _reference(folder, world, reference, policy),
         None if critic is None else _critic(folder, world, critic, settings),
+        routing,
     )
 
 
@@ -91,13 +105,14 @@ def _reference(
 ) -> Reference:
     if policy.adapted and settings.path is None:
         return Reference(policy, settings)
+    layout = "padded" if policy.costs.padded else "packed"
     model = ModelSettings(path=settings.path or str(folder), dtype="float32")
-    return Reference(load_reference(model, 1.0, CHUNK, world), settings)
+    return Reference(load_reference(model, 1.0, CHUNK, world, layout=layout), settings)
 
 
 def _critic(folder: Path, world: World, settings: CriticSettings, train: TrainSettings) -> Critic:
     model = ModelSettings(path=settings.path or str(folder), dtype="float32")
-    values = load_value_model(model, train.checkpointing, world)
+    values = load_value_model(model, train.checkpointing, world, layout=train.layout)
     optimizer = optim.adamw(values, train, settings.learning_rate)
     return Critic(values, optimizer, settings, train, world)
 

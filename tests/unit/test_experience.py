@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import Any
 
+import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,8 @@ from drpo_cli.types import Group, Prompt, Rollout, Scores
 
 
 def rollout(*token_ids: int, truncated: bool = False) -> Rollout:
-    return Rollout(token_ids, tuple(-float(i) for i in token_ids), "", truncated)
+    experts = np.array(token_ids, dtype=np.uint8)[:, None, None]
+    return Rollout(token_ids, tuple(-float(i) for i in token_ids), "", truncated, experts)
 
 
 GROUPS = [
@@ -72,6 +74,10 @@ def test_chosen_rows_keep_every_column(rows: list[int]) -> None:
             parts = [exp.split(before)[row].tolist() for row in rows]
             assert [part.tolist() for part in found.split(after)][: len(rows)] == parts, name
             assert len(after) == sum(map(len, parts))
+        elif name == "experts_S":
+            assert [of_row.flatten().tolist() for of_row in after] == [
+                of_row.tolist() for of_row in found.split(found.token_T)
+            ]
         elif name.endswith("_S") and name != "prompt_ids_S":
             assert after.tolist() == [before[row].item() for row in rows], name
 
@@ -92,6 +98,8 @@ def test_joined_rows_are_those_of_the_parts_with_groups_apart() -> None:
         if field.name == "group_S":
             assert mine.tolist() == [0, 1, 2, 3]  # what came from several ranks is not one group
         else:
+            if field.name == "experts_S":
+                mine, right = torch.cat(mine), torch.cat(right)
             assert torch.equal(mine, right) if isinstance(mine, torch.Tensor) else mine == right
     nothing = Experience.join([exp.take([]), exp.take([])])
     assert len(nothing) == 0 and nothing.group_S.tolist() == []

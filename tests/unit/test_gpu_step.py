@@ -58,6 +58,13 @@ def test_a_step_stays_within_its_budget(
     assert found["reads"] == 7
 
 
+def test_products_in_fp8_are_such_as_a_gpu_has() -> None:
+    """torch refuses a fake product whose tokens are no multiple of 16; there are 1,100 here."""
+    found = {recipe: step["products"] for recipe, step in ran("float8").items()}
+    of_layers = 3 * 7 * 2  # forward and backward, of 7 linear layers in each of 2
+    assert found["None"] - found["rowwise"] == found["None"] - found["tensorwise"] == of_layers
+
+
 def test_the_plan_knows_what_a_rank_of_64_holds() -> None:
     found = ran("plan")
     rotary = 512  # frequencies of the rotary embedding
@@ -103,3 +110,7 @@ def test_no_term_of_attention_needs_a_kernel_that_holds_the_scores() -> None:
     for name, kernels in found.items():
         others = {kernel for kernel in kernels if "scaled_dot" in kernel or "bmm" in kernel}
         assert not others, name
+
+
+def test_products_of_halves_are_float32_on_a_gpu() -> None:
+    assert ran("product") == {"dtype": "torch.float32", "kernels": {"bmm": 1}}

@@ -12,10 +12,14 @@ from transformers import AutoTokenizer
 from drpo_cli.errors import UserError
 from drpo_cli.rollout import transformers
 from drpo_cli.rollout.engine.ends import find_ends, read_generation
-from drpo_cli.rollout.engine.protocol import EngineContext
+from drpo_cli.rollout.engine.precision import Precision
+from drpo_cli.rollout.engine.protocol import EngineContext, Sampling, derive_seeds
 from drpo_cli.settings import ModelSettings, RolloutSettings
-from support.ends import ENDS, OPTIONS, odd_model, open_engine
+from drpo_cli.step.sync import WeightSync
+from support.ends import ENDS, OPTIONS, PROMPTS, odd_model, open_engine
 from support.ends import the_spec_alone_says_how_to_sample as check_sampling
+from support.models import Row, experience, world
+from support.training import open_trainer
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +38,25 @@ def settings(model: Path) -> ModelSettings:
 
 def test_the_transformers_engine_samples_by_the_spec_alone(model: Path) -> None:
     check_sampling(open_engine("transformers", model), model)
+
+
+def test_what_is_trained_is_what_was_sampled(model: Path) -> None:
+    """The folder's penalties and truncation change neither log μ nor log π."""
+    chosen = ModelSettings(path=str(model), dtype="float32")
+    context = EngineContext(chosen, 64, 1, awaits_weights=True)
+    engine = transformers.Engine(transformers.Config(), context)
+    sampling = Sampling(samples=8, max_new_tokens=12, temperature=1.0, seed=1)
+    with world() as here:
+        trainer = open_trainer(model, here)
+        WeightSync(trainer, engine, Precision("float32", "float32")).push(0)
+        sampled = engine.generate(PROMPTS, sampling, derive_seeds(sampling, PROMPTS))
+        rows = [
+            Row(PROMPTS[at], rollout.token_ids, rollout.logps, (0.0,) * len(rollout.token_ids))
+            for at, _, rollout in sampled
+        ]
+        exp = experience(rows)
+        logp_T = trainer.replay(exp)
+    assert (logp_T - exp.logp_mu_T).abs().max() < 1e-5
 
 
 def test_all_files_and_the_spec_add_ends(model: Path) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from drpo_cli.errors import UserError
 from drpo_cli.rollout.engine.precision import Precision, check_device, find_quantised, round_rows
+from drpo_cli.rollout.vllm import Config
 from drpo_cli.settings import RolloutSettings
 from drpo_cli.spec import load
 from drpo_cli.step import build
+from drpo_cli.tools.memory.engine import estimate_vllm, parse_device
 from support.specs import SMALLEST, problem, write
 
 FP8 = '[rollout]\nquantization = "fp8"\n'
@@ -30,6 +34,14 @@ FP8 = '[rollout]\nquantization = "fp8"\n'
             "rollout.quantization: is 'fp8', with which vLLM computes the rest in bfloat16",
         ),
         (FP8 + 'engine = "transformers"\n', "rollout.quantization: is not a known key"),
+        (
+            FP8 + '[lora]\nsync = "merged"\n',
+            "rollout.quantization: rounds weights that have adapters merged into them",
+        ),
+        (
+            '[rollout]\nengine = "transformers"\nweight_rounding = "int8"\n[lora]\n',
+            "rollout.weight_rounding: rounds weights that have adapters merged into them",
+        ),
     ],
 )
 def test_what_does_not_go_together(rollout: str, message: str, tmp_path: Path) -> None:
@@ -80,6 +92,28 @@ def test_packed_modules_have_the_names_of_checkpoints() -> None:
         if last != "gate":
             setattr(layer.get_submodule(name), "quant_method", Method())  # noqa: B010
     assert find_quantised(model) == {"attn.q_proj", "attn.k_proj", "attn.o_proj", "mlp.experts"}
+
+
+def test_the_plan_of_a_quantised_engine() -> None:
+    """Layers of half the bytes; embedding and head stay, and experts where vLLM leaves them."""
+    sizes = {"vocab_size": 1000, "hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
+    sizes |= {"num_hidden_layers": 2, "num_attention_heads": 4, "moe_intermediate_size": 32}
+    config = Qwen3MoeConfig(**sizes, num_experts=8)
+    with torch.device("meta"):
+        lm = Qwen3MoeForCausalLM(config)
+    numbers = sum(weight.numel() for weight in lm.parameters())
+    head, experts = 2 * 1000 * 64, 2 * 8 * 3 * 64 * 32
+    expected: dict[Any, int] = {
+        (None, True): 2 * numbers,
+        ("fp8", True): numbers + head,
+        ("fp8", False): numbers + head + experts,
+        ("int8", True): numbers + head + experts,
+    }
+    for (kind, cuda), size in expected.items():
+        device = parse_device("48g" if cuda else "cpu-24g", 1)
+        found = estimate_vllm(Config(quantization=kind), config, 2 * numbers, 2, device)
+        assert found.weights == size
+        assert found.reload == (numbers if cuda else 0)  # a layer of two, before it is quantised
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from drpo_cli.rollout import vllm as engine
 from drpo_cli.rollout.engine.precision import Precision
 from drpo_cli.rollout.engine.protocol import EngineContext, derive_seed
 from drpo_cli.rollout.engine.vllm_errors import KEYS, Start, explain
-from drpo_cli.rollout.vllm import _copy_in_place
+from drpo_cli.rollout.engine.vllm_weights import copy_in_place
 from drpo_cli.settings import ModelSettings
 from drpo_cli.step.sync import WeightSync
 from support.models import tiny_model, world
@@ -115,7 +115,7 @@ def test_a_push_wakes_the_weights_first(tmp_path: Path) -> None:
 def test_held_weights_are_overwritten_and_the_others_yielded() -> None:
     held, other = torch.zeros(2, 3), torch.ones(3)
     sent = [("embed", torch.ones(2, 3)), ("norm", other), ("embed", torch.ones(4, 3))]
-    left = list(_copy_in_place({"embed": held}, iter(sent)))
+    left = list(copy_in_place({"embed": held}, iter(sent)))
     assert held.tolist() == torch.ones(2, 3).tolist()
     # the reload refuses another shape
     assert [(name, tuple(weight.shape)) for name, weight in left] == [

@@ -86,6 +86,7 @@ def test_the_last_response_token_is_no_input() -> None:
 def test_no_samples_give_one_token_without_a_loss() -> None:
     packed = pack(experience([]), CPU)
     assert packed.input_ids_I.tolist() == packed.position_ids_I.tolist() == [0]
+    assert packed.layout is not None
     spans = packed.layout.padded
     assert spans.query_N.tolist() == spans.key_M.tolist() == [0]
     assert packed.predict_T.dtype == packed.target_T.dtype == torch.long

@@ -28,12 +28,14 @@ class Precision:
     rollout       compute dtype of the engine, in which it gets the weights
     rounding      the format to which weights are rounded before the engine gets them
     quantization  the format to which the engine quantises them, and the inputs of products
+    float8        the recipe by which the trainer computes products in FP8
     """
 
     train: str
     rollout: str
     rounding: str | None = None
     quantization: str | None = None
+    float8: str | None = None
 
     @property
     def coarsest(self) -> str:
@@ -41,7 +43,7 @@ class Precision:
 
         Rounded weights do not count: the trainer's are rounded as well before the gap is measured.
         """
-        formats = (self.quantization, self.train, self.rollout)
+        formats = ("fp8" if self.float8 else None, self.quantization, self.train, self.rollout)
         return next(kind for kind in ("fp8", "int8", "bfloat16", "float32") if kind in formats)
 
     def convert(self, name: str, weight: Tensor) -> Tensor:
@@ -105,6 +107,7 @@ def find_quantised(model: Any) -> frozenset[str]:
     for name, module in model.named_modules():
         if not getattr(getattr(module, "quant_method", None), "uses_meta_device", False):
             continue
+        name = name.removesuffix(".base_layer")  # of a layer with room for adapters
         path, dot, last = re.sub(r"\bexperts\b.*", "experts", inside(name)).rpartition(".")
         found.update(f"{path}{dot}{part}" for part in parts_of.get(last, [last]))
     return frozenset(found)

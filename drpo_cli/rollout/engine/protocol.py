@@ -33,12 +33,14 @@ class EngineContext:
     """What an engine needs to start, besides its own options.
 
     awaits_weights  a trainer pushes weights before the first sample: the engine need not read any
+    experts         every rollout must have `Rollout.experts`
     """
 
     model: ModelSettings
     context_length: int
     ranks: int
     awaits_weights: bool = False
+    experts: bool = False
 
 
 class EngineProtocol(Protocol):
@@ -50,6 +52,9 @@ class EngineProtocol(Protocol):
 
     checkpoint_names: bool
     """Whether `load_weights` takes names as in checkpoints; else names as in the trainer."""
+
+    returns_experts: bool
+    """Whether rollouts can have `experts`; an engine that does not say so cannot."""
 
     @staticmethod
     def check(config: Any, context: EngineContext) -> None:

@@ -94,6 +94,11 @@ def estimate_vllm(options: Any, config: Any, weights: int, width: int, device: D
     """
     text = config.get_text_config()
     logits = options.max_sequences * text.vocab_size * FLOAT32
+    layer = weights // text.num_hidden_layers  # arrives in the engine's dtype
+    if kind := options.quantised_to():
+        experts = not (device.cuda and kind == "fp8")
+        whole = _whole(config, experts) * width // options.tensor_parallel
+        weights = whole + (weights - whole) // width
     if not device.cuda:
         # a tied head is packed separately from the embedding; the sampler's buffers are small
         head = text.vocab_size * text.hidden_size * width if config.tie_word_embeddings else 0
@@ -104,8 +109,19 @@ def estimate_vllm(options: Any, config: Any, weights: int, width: int, device: D
     # by vLLM's own test of sleep mode, the buffer of the logits stays allocated; graphs do not:
     # their pool goes to main memory at every level (CuMemBackend.suspend)
     asleep = logits if options.sleep else None
-    layer = weights // text.num_hidden_layers
     return Engine(weights, working, max(0, cache), asleep, layer)
+
+
+def _whole(config: Any, experts: bool) -> int:
+    """Numbers that stay as they are in a quantised engine: embedding, head, and maybe experts."""
+    text = config.get_text_config()
+    found = text.vocab_size * text.hidden_size * (1 if config.tie_word_embeddings else 2)
+    names = ("num_experts", "n_routed_experts", "num_local_experts")
+    count = next((n for name in names if (n := getattr(text, name, None))), 0)
+    if experts and count:
+        inner = getattr(text, "moe_intermediate_size", None) or text.intermediate_size
+        found += text.num_hidden_layers * count * 3 * text.hidden_size * inner
+    return int(found)
 
 
 def _batch_tokens(device: Device) -> int:

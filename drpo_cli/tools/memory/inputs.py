@@ -150,7 +150,8 @@ class Batch:
     @property
     def shares_prompts(self) -> bool:
         """Whether samples share a prompt, so that attention needs a mask."""
-        return any(span.seen for span in self.packed.layout.spans)
+        layout = self.packed.layout
+        return layout is not None and any(span.seen for span in layout.spans)
 
     def make_fake(self, mode: FakeTensorMode) -> Packed:
         """The packed micro-batch with fake tensors in place of real ones."""
@@ -165,7 +166,8 @@ class Batch:
             for field in dataclasses.fields(real)
             if field.name != "layout"
         }
-        return Packed(**columns, layout=Layout(real.layout.spans, real.layout.device))
+        layout = real.layout
+        return Packed(**columns, layout=layout and Layout(layout.spans, layout.device))
 
 
 def _make_group(number: int, prompt: int, responses_G: Sequence[int]) -> Group:
