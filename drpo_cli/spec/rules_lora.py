@@ -48,6 +48,16 @@ def full_training_rates_are_low(spec: Spec) -> Iterator[Problem]:
         )
 
 
+def routers_are_frozen(spec: Spec) -> Iterator[Problem]:
+    if spec.lora and spec.train.freeze_routers:
+        yield Problem(
+            ("train", "freeze_routers"),
+            "has no effect with [lora], which trains adapters alone; remove it",
+            also=(("lora",),),
+            on_key=True,
+        )
+
+
 def targets_exist(spec: Spec, matrices: Mapping[str, tuple[int, ...]]) -> Iterator[Problem]:
     """Every target is the name of a linear layer, by the matrices in the files of the model."""
     linear = linear_layers(matrices)
@@ -91,3 +101,7 @@ def count_adapters(spec: Spec, matrices: Mapping[str, tuple[int, ...]]) -> int:
         if isinstance(targets, str) or any(has(name, target) for target in targets)
     ]
     return spec.lora.rank * sum(sum(matrices[f"{name}.weight"]) for name in chosen)
+
+
+ERRORS = (rank_fits_the_engine, routers_are_frozen)
+WARNINGS = (full_training_rates_are_low,)

@@ -46,6 +46,11 @@ def test_a_learning_rate_of_full_training_is_warned_of(tmp_path: Path) -> None:
     assert "train.learning_rate: is 1e-06, a rate for training all weights" in line
 
 
+def test_frozen_routers_have_no_effect(tmp_path: Path) -> None:
+    text = LORA.replace("[lora]", "freeze_routers = true\n[lora]")
+    assert "train.freeze_routers: has no effect with [lora]" in problem(tmp_path, text)
+
+
 def test_the_scaling() -> None:
     assert LoraSettings(rank=16, alpha=32).scaling == 2
     assert LoraSettings(rank=16, alpha=32, rslora=True).scaling == 8
