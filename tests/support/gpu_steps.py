@@ -131,6 +131,8 @@ def budgets() -> dict[str, Any]:
 
 def eight_bits() -> dict[str, Any]:
     """A step of two layers with each recipe, for tokens that 16 does not divide."""
+    import support.eight_bits  # noqa: F401
+
     batch = Batch(Lengths(101, 1000), 1, 1, 1024)
     recipes = (None, "tensorwise", "rowwise")
     return {str(r): take_step(configuration("0.6B", 2), batch, float8=r) for r in recipes}
