@@ -389,10 +389,7 @@ def context_fits(spec: Spec, limit: ContextLimit | None) -> Iterator[Problem]:
             f"is {wanted}; the model in {spec.model.path} takes at most {limit.tokens} tokens "
             f"({limit.origin})",
         )
-    lengths = {
-        "rollout": spec.rollout.config.max_new_tokens,
-        "eval": spec.eval.max_new_tokens,
-    }
+    lengths = {"rollout": spec.rollout.config.max_new_tokens, "eval": spec.eval.max_new_tokens}
     for section, length in lengths.items():
         if length is not None and length >= limit.tokens:
             yield Problem(

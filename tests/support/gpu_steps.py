@@ -73,8 +73,10 @@ def open_trainer(
 ) -> Trainer:
     """A trainer as a run builds it, of a model without values."""
     dtype = None if lora is None else torch.bfloat16
+    packed = name_for(str(settings.attention), "cuda")
+    attention = None if settings.layout == "padded" else packed
     with DEVICE:
-        lm = make_model(config, False, None, name_for(str(settings.attention), "cuda"), dtype)
+        lm = make_model(config, False, None, attention, dtype)
     adapters = None if lora is None else inject(lm, lora, None, "lora.target_modules")
     _recompute_activations(lm, settings.checkpointing)
     policy = Policy(lm, 1.0, settings.logits_in_a_block, adapters)
@@ -199,6 +201,30 @@ def terms() -> dict[str, Any]:
     return {"steps": found, "product": _product_of_halves()}
 
 
+PADDED: dict[str, dict[str, Any]] = {
+    "StableLm": {"partial_rotary_factor": 0.5},
+    "Lfm2": {"layer_types": ["conv", "full_attention"]},
+}
+"""Models whose rows are padded: with attention of their own, and with convolutions."""
+
+
+def padded() -> dict[str, Any]:
+    """The kernels of a step on padded rows by name, for each of `PADDED`."""
+    batch, found = Batch(Lengths(512, 1537), 2, 2, 4096, padded=True), {}
+    sizes = {"hidden_size": 512, "intermediate_size": 512, "num_hidden_layers": 2}
+    for name, own in PADDED.items():
+        given = {**sizes, "num_attention_heads": 8, "num_key_value_heads": 4, **own}
+        config = getattr(transformers, f"{name}Config")(vocab_size=1024, **given)
+        train = TrainSettings(updates_per_rollout=1, layout="padded")
+        settings = devices.resolve(train, "cuda", "bfloat16")
+        with passes.in_rows(), fake_gpu(RANKS) as (world, gpu):
+            trainer = open_trainer(config, world, settings)
+            gpu.begin()
+            trainer.step(batch.rows)
+            found[name] = dict(gpu.kernels)
+    return found
+
+
 def _product_of_halves() -> dict[str, Any]:
     """The dtype and the kernels of a product of bfloat16 matrices as tiles of attention need it."""
     with fake_gpu(RANKS) as (_, gpu):
@@ -235,6 +261,7 @@ PROGRAMS = {
     "budgets": budgets,
     "plan": plan,
     "terms": terms,
+    "padded": padded,
     "float8": eight_bits,
 }
 

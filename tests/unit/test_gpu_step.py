@@ -125,5 +125,13 @@ def test_no_term_of_attention_needs_a_kernel_that_holds_the_scores() -> None:
         assert not others, name
 
 
+def test_attention_over_padded_rows_is_a_fused_kernel_without_a_mask() -> None:
+    for name, layers in (("StableLm", 2), ("Lfm2", 1)):
+        kernels = ran("padded")[name]
+        fused = {kernel: count for kernel, count in kernels.items() if "scaled_dot" in kernel}
+        assert set(fused.values()) == {layers} and len(fused) == 2, name  # forward and backward
+        assert not {"bmm", "_softmax"} & kernels.keys(), name
+
+
 def test_products_of_halves_are_float32_on_a_gpu() -> None:
     assert ran("terms")["product"] == {"dtype": "torch.float32", "kernels": {"bmm": 1}}
