@@ -125,6 +125,15 @@ def test_replay_closes_the_gap_that_other_experts_make(tmp_path: Path, here: Wor
     assert replayed < free and largest < largest_free / 3
 
 
+def test_no_load_balancing_loss_is_added(tmp_path: Path, folder: Path, here: World) -> None:
+    """Not even for a model whose config.json asks for one, with a coefficient that would show."""
+    asks = tiny_model(tmp_path, "qwen3_moe", output_router_logits=True, router_aux_loss_coef=100.0)
+    exp = Experience.of(sampled(opened(folder, here)[1]))
+    expected, _ = learnt(open_trainer(folder, here), exp)
+    found, _ = learnt(open_trainer(asks, here), exp)
+    assert furthest(found, expected) == 0.0 and expected[ROUTER].abs().max() > 1e-4
+
+
 def test_frozen_routers_never_change(folder: Path, here: World) -> None:
     trainer, engine, sync = opened(folder, here, freeze_routers=True)
     sync.push(0)
