@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from drpo_cli import devices
+from drpo_cli import architecture, devices
 from drpo_cli.model_folder import find_wrong_kind, read_shapes
 from drpo_cli.plugins import Selected, short_name
 from drpo_cli.settings import RewardSettings, TrackerSettings
@@ -17,6 +17,7 @@ from drpo_cli.spec import Spec, rules_experts, rules_lora
 from drpo_cli.spec.presets import summary
 from drpo_cli.spec.problems import Problem
 from drpo_cli.spec.rules import Rule
+from drpo_cli.spec.rules_layout import layout_fits
 from drpo_cli.spec.rules_parallel import (
     engines_fit,
     heads_divide,
@@ -32,7 +33,7 @@ class Plan:
     `replicate` × `shard` is the mesh of the weights: copies, and the processes that share one.
     A sequence is one prompt with one sampled response. `context` is the longest sequence in
     tokens: `rollout.context_length`, or the limit of the model, or None if neither is known yet
-    (a hub id, or a model folder that is still to be prepared).
+    (a hub id, or a model folder that is still to be prepared). `rows` is their layout.
     """
 
     spec: Spec
@@ -46,6 +47,7 @@ class Plan:
     sequences_per_update_per_rank: int
     total_updates: int
     context: int | None
+    rows: architecture.Rows
 
     def microbatches(self, sequence_tokens: int) -> int:
         """Micro-batches of one update on one device, if every sequence is this long."""
@@ -103,7 +105,7 @@ def check_plan(spec: Spec, world: int) -> int | None:
     too short a context.
     """
     over = [*_divides(spec, world), *mesh_fits(spec, world), *engines_fit(spec, world)]
-    return _check(spec, over)
+    return _check(spec, [*over, *layout_fits(spec, _read_config(spec)[0])])
 
 
 def _check(spec: Spec, problems: list[Problem]) -> int | None:
@@ -145,6 +147,7 @@ def _plan(spec: Spec, world: int, mesh: tuple[int, int], limit: int | None) -> P
         sequences_per_update_per_rank=per_rank // updates,
         total_updates=spec.run.steps * updates,
         context=rollout.context_length or limit,
+        rows=architecture.choose(spec.train.layout, _read_config(spec)[0]),
     )
 
 
@@ -181,10 +184,8 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
             f"{plan.sequences_per_update * rollout.max_new_tokens:,} response tokens",
         ),
         ("micro-batches per update", _microbatches(plan)),
-        *(
-            (f"trainer on a {name}", devices.describe(spec.train, kind, spec.model.dtype))
-            for kind, name in devices.NAMES.items()
-        ),
+        ("layout", plan.rows.text),
+        *devices.describe_each(spec.train, spec.model.dtype, plan.rows.padded),
         ("checkpoints", _checkpoints(spec)),
         (
             "longest sequence",
@@ -338,6 +339,7 @@ def _model_fits(spec: Spec) -> Iterator[Problem]:
     config, wrong = _read_config(spec)
     yield from wrong
     yield from heads_divide(spec, config)
+    yield from layout_fits(spec, config)
     yield from rules_experts.experts_fit(spec, config)
     yield from context_fits(spec, None if config is None else context_limit(config))
     yield from _other_models_fit(spec)

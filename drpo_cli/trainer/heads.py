@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from drpo_cli.errors import UserError
+from drpo_cli.trainer.decoder import find_decoder
 
 TINY, HUGE = 2.0**-40, 2.0**40
 PROBES = (TINY, HUGE, 0.0, -0.5, 1.0, -3.0, 24.0, -192.0)  # each exact in every dtype
@@ -80,7 +81,7 @@ def _rounded(number: float) -> float:
 def _run(lm: Any) -> tuple[Tensor, Tensor]:
     """The probes and what the model makes of them: [P], [P, V], in float64."""
     out, base = lm.get_output_embeddings(), lm.base_model
-    inner = lm.get_decoder() if base is lm else base
+    inner = {find_decoder(lm), base} - {lm}  # some models call the one, some the other
     words = len(out.weight)
     width = lm.config.get_text_config().hidden_size
 
@@ -93,7 +94,8 @@ def _run(lm: Any) -> tuple[Tensor, Tensor]:
         probe_P = torch.tensor(PROBES, dtype=torch.float64)
         hidden_1PD = probe_P[None, :, None].expand(1, -1, width)
         ids_1P = torch.zeros(1, len(PROBES), dtype=torch.int64)
-        stack.enter_context(_replaced(inner, lambda *_, **__: _Outputs(hidden_1PD)))
+        for part in inner:
+            stack.enter_context(_replaced(part, lambda *_, **__: _Outputs(hidden_1PD)))
         stack.enter_context(_replaced(out, head))
         if base is lm:  # of a multimodal model that embeds the tokens itself
             embedding = lm.get_input_embeddings()

@@ -26,9 +26,10 @@ from drpo_cli.errors import UserError
 from drpo_cli.settings import LoraSettings, ModelSettings, TrainSettings
 from drpo_cli.trainer import lora
 from drpo_cli.trainer.attention import BUCKETS
+from drpo_cli.trainer.decoder import find_decoder
 from drpo_cli.trainer.float8 import convert
 from drpo_cli.trainer.kept import keep_results
-from drpo_cli.trainer.model import Policy, ValueModel, find_decoder
+from drpo_cli.trainer.model import Policy, ValueModel
 from drpo_cli.trainer.packable import choose_layout
 
 aten = torch.ops.aten

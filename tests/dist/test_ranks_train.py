@@ -54,6 +54,24 @@ def test_two_ranks_of_four_are_one_of_eight(two: Ranks, tmp_path: Path, kind: st
     assert furthest(first, last) > 1e-3
 
 
+@pytest.mark.parametrize(("kind", "keeps"), [("qwen3_5", None), ("falcon_h1", "inputs")])
+def test_two_ranks_with_uneven_padded_rows_are_one(
+    two: Ranks, tmp_path: Path, kind: str, keeps: str | None
+) -> None:
+    model = tiny_model(tmp_path, kind)
+    batches = [valued(samples(LENGTHS, seed)) for seed in (1, 2)]
+    settings: dict[str, Any] = {
+        "critic": CriticSettings(),
+        "reference": ReferenceSettings(coefficient=0.5),
+        "gradient_checkpointing": keeps is not None,
+        **TINY_BUDGET,
+    }
+    uneven = [[batch[:7], batch[7:]] for batch in batches]
+    found = two.run(jobs.train, model=model, shares=uneven, **settings)
+    for rank in found:
+        require_same(rank, alone(model, batches, **settings))
+
+
 @pytest.mark.parametrize("reduce", ["per_microbatch", "per_update"])
 def test_two_ranks_train_the_adapters_that_one_does(two: Ranks, model: Path, reduce: str) -> None:
     batches = [samples(LENGTHS, seed) for seed in (1, 2)]
