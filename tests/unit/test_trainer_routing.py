@@ -18,11 +18,12 @@ from drpo_cli.rollout import transformers
 from drpo_cli.rollout.engine.precision import Precision
 from drpo_cli.rollout.engine.protocol import EngineContext, sample_groups
 from drpo_cli.settings import ModelSettings
+from drpo_cli.step.checkpoint import Checkpoints
 from drpo_cli.step.proof import Proof
 from drpo_cli.step.sync import WeightSync
 from drpo_cli.trainer.trainer import Trainer
 from drpo_cli.types import Group
-from support.models import tiny_model, world
+from support.models import tiny_model, tokenizer, world
 from support.proofs import SAMPLING, LosingEngine, prompts
 from support.training import DType, caught_gradients, furthest, moments, open_trainer, weights
 
@@ -179,3 +180,21 @@ def test_router_scores_in_float32_learn(folder: Path, here: World) -> None:
     assert furthest(same, expected) < 1e-6  # nothing else changes
     rounded, _ = learnt(opened(folder, here, "bfloat16", **train)[0], exp)
     assert furthest(rounded, expected) < 0.05 * max(float(g.abs().max()) for g in expected.values())
+
+
+def test_a_run_with_frozen_routers_continues_bit_for_bit(
+    tmp_path: Path, folder: Path, here: World
+) -> None:
+    exp = Experience.of(sampled(opened(folder, here)[1]))
+    exp = replace(exp, advantage_T=torch.linspace(-1, 1, len(exp.token_T)).double())
+    train: dict[str, Any] = {"router_replay": True, "freeze_routers": True}
+    whole = open_trainer(folder, here, **train)
+    whole.step(exp)
+    store = Checkpoints(tmp_path, 3, here)
+    saved = store.save(1, whole, tokenizer(), {"dtype": "float32"})
+    again = open_trainer(folder, here, **train)
+    store.load(saved, again)
+    for trainer in (whole, again):
+        trainer.step(exp)
+    assert furthest(weights(whole.policy), weights(again.policy)) == 0.0
+    assert furthest(moments(whole), moments(again)) == 0.0
