@@ -198,3 +198,5 @@ def test_a_run_with_frozen_routers_continues_bit_for_bit(
         trainer.step(exp)
     assert furthest(weights(whole.policy), weights(again.policy)) == 0.0
     assert furthest(moments(whole), moments(again)) == 0.0
+    with pytest.raises(UserError, match=r"set train\.freeze_routers to true"):
+        store.load(saved, open_trainer(folder, here))
