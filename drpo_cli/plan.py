@@ -303,6 +303,8 @@ def _adapters(spec: Spec) -> str:
     assert spec.lora is not None
     lora, named = spec.lora, spec.lora.target_modules
     where = "all linear layers" if isinstance(named, str) else ", ".join(named)
+    if any(".experts." in name for name in read_shapes(Path(spec.model.path))):
+        where += " (experts have none)"
     pushed = "them alone" if rules_lora.sync_of(spec) == "adapter" else "them merged"
     return f"rank {lora.rank}, scaled by {lora.scaling:g}, in {where}; a sync pushes {pushed}"
 
@@ -343,8 +345,6 @@ def _model_fits(spec: Spec) -> Iterator[Problem]:
     yield from rules_experts.experts_fit(spec, config)
     yield from context_fits(spec, None if config is None else context_limit(config))
     yield from _other_models_fit(spec)
-    if spec.lora is not None and not wrong:
-        yield from rules_lora.targets_exist(spec, read_shapes(Path(spec.model.path)))
 
 
 def _read_config(spec: Spec) -> tuple[Mapping[str, Any] | None, list[Problem]]:
@@ -369,7 +369,9 @@ def _read_config(spec: Spec) -> tuple[Mapping[str, Any] | None, list[Problem]]:
 
 
 def _other_models_fit(spec: Spec) -> Iterator[Problem]:
-    """What is wrong with the folders of reference and critic."""
+    """What is wrong with the folders of reference and critic, or with the targets of adapters."""
+    if spec.lora is not None:
+        yield from rules_lora.targets_exist(spec, read_shapes(Path(spec.model.path)))
     for name, section in (("reference", spec.reference), ("critic", spec.critic)):
         path = None if section is None else section.path
         if path is not None and Path(path).is_absolute() and (wrong := find_wrong_kind(Path(path))):

@@ -136,8 +136,8 @@ def _load(
         trust_remote_code=code,
         decoder_only=decoder_only,
         dtype=dtype,
-        attn_implementation=None if why_padded else attention,
         generation_config=GenerationConfig(),  # the trainer needs none, and the file may be odd
+        **({} if why_padded else {"attn_implementation": attention}),
     )
     if why_padded and layout == "packed":
         raise UserError(

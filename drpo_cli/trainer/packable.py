@@ -67,8 +67,10 @@ def _find_obstacle(config: Any, trust_remote_code: bool) -> str | None:
     text = config.get_text_config()
     if other := set(getattr(text, "layer_types", None) or ()) - PACKABLE_LAYERS:
         return f"it has {', '.join(sorted(other))} layers"
+    config = copy.deepcopy(config)
+    config.get_text_config().pad_token_id = None  # some decoders would look for it in the values
     lm = pretrained.make(
-        copy.deepcopy(config),
+        config,
         experts_implementation="batched_mm",  # which runs without values, too
         attn_implementation=BUCKETS,
         trust_remote_code=trust_remote_code,
