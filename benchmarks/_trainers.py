@@ -111,6 +111,7 @@ def open_trainer(
         world,
         name_for(str(settings.attention), world.device.type),
         LoraSettings(rank=rank) if rank else None,
+        layout=settings.layout,
     )
     plugin = plugins.load("objectives", "drpo")
     objective = Objective(plugin.entry, plugin.Config())

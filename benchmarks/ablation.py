@@ -4,6 +4,8 @@ The training phase of row 1's model: 32 prompts × 8 responses, lengths equal (1
 ragged (16 to 64 → 8 to 512), one update unless said otherwise. Each line is one technique; this is
 what is measured without it:
 
+packed rows           padded rows, on which no prompt is shared
+packed rows, apart    the same, with no two samples of one prompt on either side
 prompts shared        every sample's prompt has another first token, so that none is shared
 rows by scatter_add   autograd's own indexing in attention and before the head
 whole groups          4 updates of 2 samples of every group, against 4 updates of 8 whole groups
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
 
 PAIRS = {"equal": 7, "ragged": 3}
 UPDATES = 4
+Alter = Callable[["Experience"], "Experience"]
+Ratios = tuple[float, ...]
 
 
 def batch(kind: str) -> Experience:
@@ -55,6 +59,13 @@ def batch(kind: str) -> Experience:
     rng = random.Random(0)
     groups = random_rows([(rng.randint(16, 64), 8) for _ in range(32)], 512, MODEL.vocabulary)
     return cut(groups, [log_uniform(rng, 8, 512) for _ in range(len(groups))])
+
+
+def packed(model: Path, world: Any, kind: str, alter: Alter = lambda exp: exp) -> Ratios:
+    """Without: padded rows."""
+    padded, packed = (open_trainer(model, world, layout=layout) for layout in ("padded", "packed"))
+    known = on_policy(packed, alter(batch(kind)))
+    return _ratios(lambda: step(padded, known), lambda: step(packed, known), kind)
 
 
 def shared(model: Path, world: Any, kind: str) -> tuple[float, ...]:
@@ -163,6 +174,8 @@ def _ratios(off: Callable[[], object], on: Callable[[], object], kind: str) -> t
 
 
 LINES: Sequence[tuple[str, Callable[..., tuple[float, ...]], tuple[str, ...]]] = (
+    ("packed rows", packed, ("equal", "ragged")),
+    ("packed rows, apart", partial(packed, alter=apart), ("equal", "ragged")),
     ("prompts shared", shared, ("equal", "ragged")),
     ("rows by scatter_add", rows, ("equal", "ragged")),
     ("whole groups, 4 updates", groups, ("equal", "ragged")),

@@ -6,6 +6,7 @@ imports no torch. An engine's defaults are in its own file.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 
 from drpo_cli.settings import CheckpointSettings, TrainSettings
@@ -78,13 +79,20 @@ def saves_asynchronously(checkpoint: CheckpointSettings, device: str) -> bool:
     return device == "cuda" if checkpoint.asynchronous is None else checkpoint.asynchronous
 
 
-def describe(train: TrainSettings, device: str, dtype: str) -> str:
-    """What `resolve` gives, in words."""
+def describe(train: TrainSettings, device: str, dtype: str, padded: bool = False) -> str:
+    """What `resolve` gives, in words; padded rows have the attention of the model."""
     chosen = resolve(train, device, dtype)
     if chosen.attention not in ATTENTION[device]:
         return f"does not run: it has no attention {chosen.attention!r}"
-    parts = [f"attention {chosen.attention}"]
+    attention = "the model's own" if padded else chosen.attention
+    parts = [f"attention {attention}"]
     if chosen.float8:
         slowly = " (slowly)" if device == "cpu" else ""
         parts.append(f"products in FP8, {chosen.float8}{slowly}")
     return ", ".join([*parts, f"log-probs in blocks of {chosen.logits_mib} MiB"])
+
+
+def describe_each(train: TrainSettings, dtype: str, padded: bool) -> Iterator[tuple[str, str]]:
+    """A label and what `describe` says, for every kind of device."""
+    for kind, name in NAMES.items():
+        yield f"trainer on a {name}", describe(train, kind, dtype, padded)

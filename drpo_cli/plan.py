@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from drpo_cli import devices
+from drpo_cli import architecture, devices
 from drpo_cli.model_folder import find_wrong_kind, read_shapes
 from drpo_cli.plugins import Selected, short_name
 from drpo_cli.settings import RewardSettings, TrackerSettings
-from drpo_cli.spec import Spec, rules_lora
+from drpo_cli.spec import Spec, rules_experts, rules_lora
 from drpo_cli.spec.presets import summary
 from drpo_cli.spec.problems import Problem
 from drpo_cli.spec.rules import Rule
+from drpo_cli.spec.rules_layout import layout_fits
 from drpo_cli.spec.rules_parallel import (
     engines_fit,
     heads_divide,
@@ -32,7 +33,7 @@ class Plan:
     `replicate` × `shard` is the mesh of the weights: copies, and the processes that share one.
     A sequence is one prompt with one sampled response. `context` is the longest sequence in
     tokens: `rollout.context_length`, or the limit of the model, or None if neither is known yet
-    (a hub id, or a model folder that is still to be prepared).
+    (a hub id, or a model folder that is still to be prepared). `rows` is their layout.
     """
 
     spec: Spec
@@ -46,6 +47,7 @@ class Plan:
     sequences_per_update_per_rank: int
     total_updates: int
     context: int | None
+    rows: architecture.Rows
 
     def microbatches(self, sequence_tokens: int) -> int:
         """Micro-batches of one update on one device, if every sequence is this long."""
@@ -103,14 +105,15 @@ def check_plan(spec: Spec, world: int) -> int | None:
     too short a context.
     """
     over = [*_divides(spec, world), *mesh_fits(spec, world), *engines_fit(spec, world)]
-    return _check(spec, over)
+    return _check(spec, [*over, *layout_fits(spec, _read_config(spec)[0])])
 
 
 def _check(spec: Spec, problems: list[Problem]) -> int | None:
     config, wrong = _read_config(spec)
     limit = None if config is None else context_limit(config)
     others, engines = _other_models_fit(spec), heads_divide(spec, config)
-    if found := [*problems, *wrong, *others, *engines, *context_fits(spec, limit)]:
+    experts = rules_experts.experts_fit(spec, config)
+    if found := [*problems, *wrong, *others, *engines, *experts, *context_fits(spec, limit)]:
         raise spec.source.error(found)
     return limit.tokens if limit else None
 
@@ -144,6 +147,7 @@ def _plan(spec: Spec, world: int, mesh: tuple[int, int], limit: int | None) -> P
         sequences_per_update_per_rank=per_rank // updates,
         total_updates=spec.run.steps * updates,
         context=rollout.context_length or limit,
+        rows=architecture.choose(spec.train.layout, _read_config(spec)[0]),
     )
 
 
@@ -163,6 +167,7 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
         ("advantage, objective", f"{_chosen(spec.advantage)}, {_chosen(spec.objective)}"),
         ("trust region", regime(spec)),
         ("loss", _loss(spec)),
+        *rules_experts.describe(spec, _read_config(spec)[0]),
         *([("adapters", _adapters(spec))] if spec.lora else []),
         ("rollout", _engine(spec)),
         *([("trackers", ", ".join(_tracker(one) for one in spec.tracker))] if spec.tracker else []),
@@ -179,10 +184,8 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
             f"{plan.sequences_per_update * rollout.max_new_tokens:,} response tokens",
         ),
         ("micro-batches per update", _microbatches(plan)),
-        *(
-            (f"trainer on a {name}", devices.describe(spec.train, kind, spec.model.dtype))
-            for kind, name in devices.NAMES.items()
-        ),
+        ("layout", plan.rows.text),
+        *devices.describe_each(spec.train, spec.model.dtype, plan.rows.padded),
         ("checkpoints", _checkpoints(spec)),
         (
             "longest sequence",
@@ -300,6 +303,8 @@ def _adapters(spec: Spec) -> str:
     assert spec.lora is not None
     lora, named = spec.lora, spec.lora.target_modules
     where = "all linear layers" if isinstance(named, str) else ", ".join(named)
+    if any(".experts." in name for name in read_shapes(Path(spec.model.path))):
+        where += " (experts have none)"
     pushed = "them alone" if rules_lora.sync_of(spec) == "adapter" else "them merged"
     return f"rank {lora.rank}, scaled by {lora.scaling:g}, in {where}; a sync pushes {pushed}"
 
@@ -336,10 +341,10 @@ def _model_fits(spec: Spec) -> Iterator[Problem]:
     config, wrong = _read_config(spec)
     yield from wrong
     yield from heads_divide(spec, config)
+    yield from layout_fits(spec, config)
+    yield from rules_experts.experts_fit(spec, config)
     yield from context_fits(spec, None if config is None else context_limit(config))
     yield from _other_models_fit(spec)
-    if spec.lora is not None and not wrong:
-        yield from rules_lora.targets_exist(spec, read_shapes(Path(spec.model.path)))
 
 
 def _read_config(spec: Spec) -> tuple[Mapping[str, Any] | None, list[Problem]]:
@@ -364,7 +369,9 @@ def _read_config(spec: Spec) -> tuple[Mapping[str, Any] | None, list[Problem]]:
 
 
 def _other_models_fit(spec: Spec) -> Iterator[Problem]:
-    """What is wrong with the folders of reference and critic."""
+    """What is wrong with the folders of reference and critic, or with the targets of adapters."""
+    if spec.lora is not None:
+        yield from rules_lora.targets_exist(spec, read_shapes(Path(spec.model.path)))
     for name, section in (("reference", spec.reference), ("critic", spec.critic)):
         path = None if section is None else section.path
         if path is not None and Path(path).is_absolute() and (wrong := find_wrong_kind(Path(path))):

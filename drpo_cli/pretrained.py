@@ -85,6 +85,7 @@ def load_deferred(
     _require_kind(Path(path), where, causal=auto.__name__ == "AutoModelForCausalLM")
     config = read(AutoConfig, path, where, trust_remote_code=trust_remote_code)
     auto = _choose(auto, config)
+    options = _exact_attention(config) | options
     with _explained(auto, path, where):
         folder = find_weights(path)
     if finding := find_broken_weights(folder):
@@ -119,9 +120,19 @@ def make(config: Any, **options: Any) -> Any:
     """The language model of a configuration, without weights from a checkpoint."""
     from transformers import AutoModelForCausalLM
 
+    options = _exact_attention(config) | options
     lm = _choose(AutoModelForCausalLM, config).from_config(config, **options)
     drop_towers(lm)
     return lm
+
+
+def _exact_attention(config: Any) -> dict[str, Any]:
+    """The option that picks an attention of transformers; none where its default is right.
+
+    The default, torch's fused kernels, leaves soft caps out without a word.
+    """
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+    return {} if capped is None else {"attn_implementation": "eager"}
 
 
 def is_multimodal(config: Any) -> bool:

@@ -94,6 +94,7 @@ class Engine:
     slot: Slot | None = None  # for adapters that a trainer pushes
     has_weights = False  # those of a push, or of the folder
     returns_experts = True
+    experts: VllmExperts | None = None
     text_alone = False  # whether it runs the text model of a multimodal checkpoint
 
     @staticmethod

@@ -135,6 +135,8 @@ def open_run(folder: RunFolder) -> Iterator[Run]:
     for text in idle_options(spec.train, world.device.type) if world.rank == 0 else ():
         say(folder, text)
     trainer = build.trainer(plan, world)
+    if world.rank == 0 and (why := trainer.policy.why_padded):
+        say(folder, f"sequences are padded, not packed: {why}")
     progress.enter("engine start")
     if world.rank == 0:
         say(folder, f"starting the {spec.rollout.type} engine …")

@@ -83,6 +83,7 @@ def resolved(plan: Plan) -> dict[str, Any]:
         "sequences_per_update_per_rank": plan.sequences_per_update_per_rank,
         "total_updates": plan.total_updates,
         "context": plan.context,
+        "padded": plan.rows.padded,
     }
     changed = {
         key_text(one.key): {"value": one.value, "default": one.default, "from": one.set_by}

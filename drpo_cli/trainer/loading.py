@@ -26,9 +26,10 @@ from drpo_cli.errors import UserError
 from drpo_cli.settings import LoraSettings, ModelSettings, TrainSettings
 from drpo_cli.trainer import lora
 from drpo_cli.trainer.attention import BUCKETS
+from drpo_cli.trainer.decoder import find_decoder
 from drpo_cli.trainer.float8 import convert
 from drpo_cli.trainer.kept import keep_results
-from drpo_cli.trainer.model import Policy, ValueModel, find_decoder
+from drpo_cli.trainer.model import Policy, ValueModel
 from drpo_cli.trainer.packable import choose_layout
 
 aten = torch.ops.aten
@@ -135,8 +136,8 @@ def _load(
         trust_remote_code=code,
         decoder_only=decoder_only,
         dtype=dtype,
-        attn_implementation=None if why_padded else attention,
         generation_config=GenerationConfig(),  # the trainer needs none, and the file may be odd
+        **({} if why_padded else {"attn_implementation": attention}),
     )
     if why_padded and layout == "packed":
         raise UserError(

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from drpo_cli.trainer import heads, lora
 from drpo_cli.trainer.attention import NAMES, VARLEN
+from drpo_cli.trainer.decoder import find_decoder, find_layers
 from drpo_cli.trainer.logprobs import Head, blockwise_logprobs
 from drpo_cli.trainer.pack import Packed
 from drpo_cli.trainer.rows import take
@@ -33,7 +34,7 @@ class Policy(nn.Module):
         self.adapters = adapters
         self.costs = _costs(self.layers, lm)
         self.adapted = lora.adapted(lm) if adapters else {}
-        self.head = Head(temperature, *heads.measure(lm))
+        self.head = Head(temperature, *heads.measure(lm, find_decoder(lm)))
 
     def forward(self, packed: Packed) -> tuple[Tensor, Tensor]:
         """log π and entropy (nats) of each response token, both [T], float32, with gradients."""
@@ -50,7 +51,7 @@ class Policy(nn.Module):
     @property
     def layers(self) -> list[nn.Module]:
         """The decoder layers."""
-        return list_layers(find_decoder(self.lm))
+        return list(find_layers(find_decoder(self.lm)))
 
     def named_weights(self) -> list[tuple[str, nn.Parameter]]:
         """Every weight of the model once, under its name in transformers; tied ones under one name.
@@ -81,7 +82,7 @@ class ValueModel(nn.Module):
     @property
     def layers(self) -> list[nn.Module]:
         """The decoder layers."""
-        return list_layers(self.decoder)
+        return list(find_layers(self.decoder))
 
     def forward(self, packed: Packed) -> Tensor:
         """V of each response token: [T], float32, with gradients."""
@@ -101,33 +102,6 @@ def _hidden(decoder: Any, packed: Packed) -> Tensor:
         input_ids=packed.input_ids_I.view(packed.sequences, -1), use_cache=False, **options
     )
     return take(found.last_hidden_state.flatten(0, 1), packed.predict_T)
-
-
-def find_decoder(lm: Any) -> Any:
-    """The part of a language model that maps tokens to the last hidden states.
-
-    Where transformers gives another one, it is the largest part.
-    """
-    found = lm.get_decoder()
-    if found is not lm and _outer_lists(found):
-        return found
-    return max(lm.children(), key=_size)
-
-
-def list_layers(decoder: nn.Module) -> list[nn.Module]:
-    """The decoder layers, whatever their list is called: it has most of the weights."""
-    return list(max(_outer_lists(decoder), key=_size, default=[]))
-
-
-def _size(module: nn.Module) -> int:
-    return sum(weight.numel() for weight in module.parameters())
-
-
-def _outer_lists(module: nn.Module) -> list[nn.ModuleList]:
-    """The lists of modules that are in no other list."""
-    if isinstance(module, nn.ModuleList):
-        return [module]
-    return [found for child in module.children() for found in _outer_lists(child)]
 
 
 def _costs(layers: list[nn.Module], lm: Any) -> Costs:

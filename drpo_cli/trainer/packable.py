@@ -17,11 +17,11 @@ import torch
 from torch import nn
 
 from drpo_cli import pretrained
-from drpo_cli.architecture import PACKABLE_LAYERS
+from drpo_cli.architecture import ASKED, PACKABLE_LAYERS
 from drpo_cli.errors import UserError
 from drpo_cli.trainer.attention import BUCKETS
+from drpo_cli.trainer.decoder import find_decoder, find_layers
 from drpo_cli.trainer.layout import Layout, Padded, Span
-from drpo_cli.trainer.model import find_decoder, list_layers
 
 META = torch.device("meta")
 
@@ -29,7 +29,7 @@ META = torch.device("meta")
 def choose_layout(layout: str, config: Any, trust_remote_code: bool) -> str | None:
     """Why the rows of this model are padded, by `TrainSettings.layout`; None for packed rows."""
     if layout == "padded":
-        return "train.layout says so"
+        return ASKED
     return find_obstacle(config, trust_remote_code)
 
 
@@ -67,14 +67,16 @@ def _find_obstacle(config: Any, trust_remote_code: bool) -> str | None:
     text = config.get_text_config()
     if other := set(getattr(text, "layer_types", None) or ()) - PACKABLE_LAYERS:
         return f"it has {', '.join(sorted(other))} layers"
+    config = copy.deepcopy(config)
+    config.get_text_config().pad_token_id = None  # some decoders would look for it in the values
     lm = pretrained.make(
-        copy.deepcopy(config),
-        dtype=torch.bfloat16,  # in which experts run without values, too
+        config,
+        experts_implementation="batched_mm",  # which runs without values, too
         attn_implementation=BUCKETS,
         trust_remote_code=trust_remote_code,
     ).eval()
     decoder: Any = find_decoder(lm)
-    layers = list_layers(decoder)
+    layers = find_layers(decoder)
     if any(isinstance(part, nn.Conv1d) for layer in layers for part in layer.modules()):
         return "its layers have convolutions"
     if "position_ids" not in inspect.signature(decoder.forward).parameters:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from drpo_cli.settings import CriticSettings, LoraSettings, ReferenceSettings
@@ -51,6 +52,24 @@ def test_two_ranks_of_four_are_one_of_eight(two: Ranks, tmp_path: Path, kind: st
         require_same(rank, expected)
     first, last = expected.gradients
     assert furthest(first, last) > 1e-3
+
+
+@pytest.mark.parametrize(("kind", "keeps"), [("qwen3_5", None), ("falcon_h1", "inputs")])
+def test_two_ranks_with_uneven_padded_rows_are_one(
+    two: Ranks, tmp_path: Path, kind: str, keeps: str | None
+) -> None:
+    model = tiny_model(tmp_path, kind)
+    batches = [valued(samples(LENGTHS, seed)) for seed in (1, 2)]
+    settings: dict[str, Any] = {
+        "critic": CriticSettings(),
+        "reference": ReferenceSettings(coefficient=0.5),
+        "gradient_checkpointing": keeps is not None,
+        **TINY_BUDGET,
+    }
+    uneven = [[batch[:7], batch[7:]] for batch in batches]
+    found = two.run(jobs.train, model=model, shares=uneven, **settings)
+    for rank in found:
+        require_same(rank, alone(model, batches, **settings))
 
 
 @pytest.mark.parametrize("reduce", ["per_microbatch", "per_update"])
@@ -178,3 +197,23 @@ def test_all_ranks_refuse_a_weight_that_one_of_them_finds(
     first, second = two.run(jobs.refusal, model=folder)
     assert first == second
     assert "NaN or infinite values in" in first and EMBEDDING in first
+
+
+def test_experts_move_with_their_rows(two: Ranks, tmp_path: Path) -> None:
+    model = tiny_model(tmp_path, "qwen3_moe")
+    rng = np.random.default_rng(0)
+
+    def routed(row: Row) -> Row:
+        """Two of eight experts for each token and layer."""
+        scores = rng.random((row.input_length, 2, 8))
+        return replace(row, experts=scores.argsort(-1)[..., :2].astype(np.uint8))
+
+    batch = [routed(row) for row in samples(LENGTHS)]
+    settings: dict[str, Any] = {"router_replay": True, **TINY_BUDGET}
+    found = two.run(jobs.train, model=model, shares=[halves(batch)], **settings)
+    expected = alone(model, [batch], **settings)
+    assert expected.metrics[0]["router_disagreement"] > 0.5
+    for rank in found:
+        require_same(rank, expected)
+    free = alone(model, [batch], **TINY_BUDGET)
+    assert furthest(free.gradients[0], expected.gradients[0]) > 1e-3

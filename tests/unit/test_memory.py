@@ -55,6 +55,7 @@ with tempfile.TemporaryDirectory() as folder:
         ("qwen3", "policy", "cuda"),
         ("llama", "critic", "cpu"),
         ("gemma3", "checkpointing", "cpu"),
+        ("stablelm", "policy", "cpu"),  # padded
     ],
 )
 def test_a_few_layers_show_what_all_need(kind: str, what: str, device: str) -> None:
@@ -83,6 +84,13 @@ def test_the_largest_micro_batch(
     batch = Batch(Lengths(10, 20), group, sequences, budget)
     assert (batch.tokens, len(batch.rows)) == (tokens, count)
     assert batch.shares_prompts == (group > 1)
+
+
+def test_the_largest_padded_micro_batch() -> None:
+    batch = Batch(Lengths(10, 20), 4, 99, 100, padded=True)
+    assert (batch.tokens, len(batch.rows), batch.packed.sequences) == (3 * 29, 3, 3)
+    assert not batch.shares_prompts
+    assert len(Batch(Lengths(10, 20), 4, 99, 20, padded=True).rows) == 1  # longer than the budget
 
 
 def text(**more: object) -> SimpleNamespace:

@@ -147,7 +147,8 @@ def _facts(found: Estimate, links: Links) -> Iterator[tuple[str, str]]:
     yield (
         "micro-batch",
         f"{found.batch_tokens:,} tokens, {found.microbatches:,} per update of full-length "
-        f"sequences; {describe(plan.spec.train, found.device.kind, plan.spec.model.dtype)}",
+        f"sequences, {plan.rows.text}; "
+        f"{describe(plan.spec.train, found.device.kind, plan.spec.model.dtype, plan.rows.padded)}",
     )
     yield (
         "KV cache",

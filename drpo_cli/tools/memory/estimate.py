@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from drpo_cli.devices import idle_options, resolve, saves_asynchronously
@@ -14,7 +14,7 @@ from drpo_cli.spec.rules_lora import shares_base, sync_of
 from drpo_cli.spec.rules_parallel import tensor_parallel
 from drpo_cli.step.build import context_length, precision
 from drpo_cli.tools.memory.engine import Device, Engine, estimate_transformers, estimate_vllm
-from drpo_cli.tools.memory.inputs import Batch, Lengths, load_config
+from drpo_cli.tools.memory.inputs import Batch, Lengths, find_rows, load_config
 from drpo_cli.tools.memory.passes import (
     Job,
     Measured,
@@ -118,6 +118,8 @@ def estimate(plan: Plan, device: Device, nodes: int) -> Estimate:
     """Estimates a plan. Raises UserError where the configuration of a model does not load."""
     spec = plan.spec
     config = load_config(spec.model, "model.path")
+    rows = find_rows(spec.train.layout, config, spec.model.trust_remote_code)
+    plan = replace(plan, rows=rows)
     lengths = _lengths(plan)
     policy = _policy_job(plan, lengths, device)
     passes, count = measure(policy), count_parameters(spec.model)
@@ -203,6 +205,8 @@ def _lengths(plan: Plan) -> Lengths:
 def _group(plan: Plan) -> int:
     """Samples per prompt in one update."""
     samples = plan.spec.rollout.config.samples_per_prompt
+    if plan.rows.padded:
+        return 1  # samples share nothing
     if plan.spec.train.minibatches == "groups":
         return min(samples, plan.sequences_per_update_per_rank)
     return max(1, samples // plan.spec.train.updates_per_rollout)
@@ -239,7 +243,9 @@ def _work(plan: Plan, lengths: Lengths, counts: tuple[int, int, int], microbatch
 def _policy_job(plan: Plan, lengths: Lengths, device: Device) -> Job:
     spec = plan.spec
     sequences = plan.sequences_per_update_per_rank
-    batch = Batch(lengths, _group(plan), sequences, spec.train.tokens_per_microbatch)
+    batch = Batch(
+        lengths, _group(plan), sequences, spec.train.tokens_per_microbatch, plan.rows.padded
+    )
     probe = Batch(Lengths(lengths.prompt, PROBE_TOKENS), 1, PROBE, batch.budget)
     return Job(
         model=spec.model,

@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from drpo_cli.architecture import Rows
 from drpo_cli.errors import UserError
 from drpo_cli.experience import Experience
 from drpo_cli.settings import ModelSettings
-from drpo_cli.trainer.attention import BUCKETS
+from drpo_cli.trainer.decoder import find_decoder, find_layers
 from drpo_cli.trainer.layout import Layout
 from drpo_cli.trainer.pack import Packed, pack
+from drpo_cli.trainer.packable import choose_layout
+from drpo_cli.trainer.sharing import ALWAYS
 from drpo_cli.types import Group, Prompt, Rollout
 
 if TYPE_CHECKING:
@@ -46,19 +49,18 @@ def make_model(
     config: Any,
     code: bool,
     layers: int | None = None,
-    attention: str = BUCKETS,
+    attention: str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Any:
     """The model, with only `layers` decoder layers if that is given. Call it in a fake mode.
 
     `code` allows modelling code that comes with the model; `attention` is a name of
-    `trainer.attention`.
+    `trainer.attention`, or None for the model's own.
 
     A model with several kinds of attention keeps one layer of each kind, since each kind has a
     mask of its own.
     """
     import torch
-    from torch import nn
 
     from drpo_cli import pretrained
 
@@ -69,16 +71,23 @@ def make_model(
         trust_remote_code=code,
     ).eval()
     if layers is not None:
-        decoder = lm.get_decoder()
-        decoder.layers = nn.ModuleList(_choose_layers(list(decoder.layers), config, layers))
+        whole = find_layers(find_decoder(lm))
+        for layer in reversed(range(len(whole))):
+            if layer not in _choose_layers(len(whole), config, layers):
+                del whole[layer]
     return lm
 
 
-def _choose_layers(layers: list[Any], config: Any, count: int) -> list[Any]:
-    kinds = getattr(config.get_text_config(), "layer_types", None) or ["all"] * len(layers)
+def find_rows(layout: str, config: Any, code: bool) -> Rows:
+    """What the trainer makes of sequences for this model, by `TrainSettings.layout`."""
+    return Rows.of(choose_layout(layout, config, code))
+
+
+def _choose_layers(whole: int, config: Any, count: int) -> list[int]:
+    kinds = getattr(config.get_text_config(), "layer_types", None) or ["all"] * whole
     firsts = [kinds.index(kind) for kind in dict.fromkeys(kinds)]
-    others = [i for i in range(len(layers)) if i not in firsts]
-    return [layers[i] for i in sorted([*firsts, *others][:count])]
+    others = [i for i in range(whole) if i not in firsts]
+    return sorted([*firsts, *others][:count])
 
 
 @dataclass(frozen=True)
@@ -102,12 +111,14 @@ class Batch:
     group      samples per prompt
     sequences  at most so many samples
     budget     at most so many tokens; one sequence may have more
+    padded     whether they are padded rows, or packed into one
     """
 
     lengths: Lengths
     group: int
     sequences: int
     budget: int
+    padded: bool = False
 
     @cached_property
     def rows(self) -> Experience:
@@ -115,6 +126,9 @@ class Batch:
 
         The first sequence always fits, as the trainer gives a longer one a micro-batch of its own.
         """
+        if self.padded:
+            fit = min(self.sequences, self.budget // (self.lengths.total - 1))
+            return self._make([[self.lengths.response]] * max(1, fit))
         responses_PG: list[list[int]] = []
         left, rows = self.budget, 0
         while rows < self.sequences:
@@ -128,6 +142,9 @@ class Batch:
             responses_PG[-1].append(response)
             left -= response - 1
             rows += 1
+        return self._make(responses_PG)
+
+    def _make(self, responses_PG: list[list[int]]) -> Experience:
         groups_P = [
             _make_group(prompt, self.lengths.prompt, responses_G)
             for prompt, responses_G in enumerate(responses_PG)
@@ -140,7 +157,8 @@ class Batch:
         """The micro-batch as the trainer packs it, of real tensors: they are small."""
         import torch
 
-        return pack(self.rows, torch.device("cpu"))
+        costs = dataclasses.replace(ALWAYS, padded=self.padded)
+        return pack(self.rows, torch.device("cpu"), costs=costs)
 
     @property
     def tokens(self) -> int:

@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -24,16 +25,18 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.distributed.device_mesh import init_device_mesh
 from torch.testing._internal.distributed.fake_pg import FakeStore
+from transformers import masking_utils
 
 from drpo_cli.dist import World
 from drpo_cli.rollout.engine.precision import Precision
 from drpo_cli.settings import LoraSettings, ModelSettings, TrainSettings
 from drpo_cli.step.sync import trainer_weights
-from drpo_cli.tools.memory.inputs import Batch, load_config, make_model
+from drpo_cli.tools.memory.inputs import Batch, find_rows, load_config, make_model
 from drpo_cli.tools.memory.tracker import Parts, Peaks, mark_layers
 from drpo_cli.tools.memory.workspace import Workspace
 from drpo_cli.trainer import optim
 from drpo_cli.trainer.attention import name_for
+from drpo_cli.trainer.decoder import find_decoder, find_layers
 from drpo_cli.trainer.loading import (
     DTYPES,
     _recompute_activations,
@@ -49,6 +52,9 @@ Measured = dict[tuple[str, str], Parts]
 """The parts at the peak of each stretch, by (work, stretch)."""
 FEW = (3, 4)
 """Layers to measure: the difference is what one more layer adds."""
+IN_ROWS = "find_packed_sequence_indices"
+"""A function of transformers that looks for packed sequences in a batch, and finds none in ours. It
+cannot see the numbers of fake tensors, and would assume some."""
 BLOCKS = 3
 """Blocks of log-probs to measure: they are alike, and the first ones show what each leaves."""
 
@@ -123,6 +129,10 @@ def largest_weight(model: ModelSettings) -> int:
 def measure(job: Job) -> Measured:
     """Measures the job: the parts at the peak of every stretch of its work."""
     config = load_config(job.model, "model.path")
+    padded = find_rows(job.settings.layout, config, job.model.trust_remote_code).padded
+    job = replace(
+        job, batch=replace(job.batch, padded=padded), probe=replace(job.probe, padded=padded)
+    )
     with _fake_world(job.ranks, job.copies) as world:
         whole = _count_layers(config, job.model.trust_remote_code)
         if whole is None or whole <= FEW[1]:
@@ -138,7 +148,7 @@ def _extrapolate(fewer: Parts, more: Parts, times: int) -> Parts:
 def _count_layers(config: Any, code: bool) -> int | None:
     """The number of decoder layers; None when they are not alike."""
     with FakeTensorMode():
-        layers = make_model(config, code).get_decoder().layers
+        layers = find_layers(find_decoder(make_model(config, code)))
         shapes = [[(n, w.shape) for n, w in layer.named_parameters()] for layer in layers]
     return len(shapes) if all(shape == shapes[0] for shape in shapes) else None
 
@@ -162,7 +172,7 @@ def _measure(job: Job, config: Any, world: World, layers: int | None) -> Measure
         optimizer = _optimizer(model, job.settings) if job.train else None
         peaks = Peaks(model, optimizer)
         mark_layers(model.layers, peaks)
-        with peaks, Workspace():
+        with peaks, Workspace(), patch.object(masking_utils, IN_ROWS, return_value=None):
             _replay(model, peaks, probe.make_fake(mode), "probe")
             _replay(model, peaks, batch.make_fake(mode), "replay")
             if optimizer is not None:
@@ -176,10 +186,10 @@ def _measure(job: Job, config: Any, world: World, layers: int | None) -> Measure
 
 
 def _model(job: Job, config: Any, world: World, layers: int | None) -> Any:
-    attention = name_for(str(job.settings.attention), job.device)
+    packed = None if job.batch.padded else name_for(str(job.settings.attention), job.device)
     dtype = DTYPES[job.precision.train]
     kept = torch.float32 if job.lora is None else dtype
-    lm = make_model(config, job.model.trust_remote_code, layers, attention, kept)
+    lm = make_model(config, job.model.trust_remote_code, layers, packed, kept)
     adapters = None if job.lora is None else inject(lm, job.lora, None, "lora.target_modules")
     if not job.train:
         lm.requires_grad_(False)
