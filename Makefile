@@ -80,6 +80,8 @@ clean:
 
 # torchvision, torchaudio and torchcodec come as CUDA builds next to a CPU torch, and break the imports
 # of transformers. The pipeline is text only and needs none of them, so they are uninstalled again.
+# torchao, for the tests of train.float8, lies apart (tests/support/eight_bits.py): where transformers
+# finds it, every process imports it, which takes a second.
 $(STAMP): pyproject.toml Makefile
 	$(PYTHON) -c 'import sys; sys.exit("drpo needs Python 3.11 or newer: make PYTHON=…" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -88,4 +90,5 @@ $(STAMP): pyproject.toml Makefile
 	  || $(BIN)/pip install --quiet "torch==$(TORCH_VERSION)" --extra-index-url $(TORCH_CPU_INDEX)
 	$(BIN)/pip install --quiet -e ".[cpu,dev]"
 	$(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(BIN)/pip install --quiet --no-deps --upgrade --target $(VENV)/float8 torchao
 	touch $@

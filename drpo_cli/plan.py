@@ -13,7 +13,7 @@ from drpo_cli import architecture, devices
 from drpo_cli.model_folder import find_wrong_kind, read_shapes
 from drpo_cli.plugins import Selected, short_name
 from drpo_cli.settings import RewardSettings, TrackerSettings
-from drpo_cli.spec import Spec, rules_lora
+from drpo_cli.spec import Spec, rules_experts, rules_lora
 from drpo_cli.spec.presets import summary
 from drpo_cli.spec.problems import Problem
 from drpo_cli.spec.rules import Rule
@@ -112,7 +112,8 @@ def _check(spec: Spec, problems: list[Problem]) -> int | None:
     config, wrong = _read_config(spec)
     limit = None if config is None else context_limit(config)
     others, engines = _other_models_fit(spec), heads_divide(spec, config)
-    if found := [*problems, *wrong, *others, *engines, *context_fits(spec, limit)]:
+    experts = rules_experts.experts_fit(spec, config)
+    if found := [*problems, *wrong, *others, *engines, *experts, *context_fits(spec, limit)]:
         raise spec.source.error(found)
     return limit.tokens if limit else None
 
@@ -166,6 +167,7 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
         ("advantage, objective", f"{_chosen(spec.advantage)}, {_chosen(spec.objective)}"),
         ("trust region", regime(spec)),
         ("loss", _loss(spec)),
+        *rules_experts.describe(spec, _read_config(spec)[0]),
         *([("adapters", _adapters(spec))] if spec.lora else []),
         ("rollout", _engine(spec)),
         *([("trackers", ", ".join(_tracker(one) for one in spec.tracker))] if spec.tracker else []),
@@ -301,6 +303,8 @@ def _adapters(spec: Spec) -> str:
     assert spec.lora is not None
     lora, named = spec.lora, spec.lora.target_modules
     where = "all linear layers" if isinstance(named, str) else ", ".join(named)
+    if any(".experts." in name for name in read_shapes(Path(spec.model.path))):
+        where += " (experts have none)"
     pushed = "them alone" if rules_lora.sync_of(spec) == "adapter" else "them merged"
     return f"rank {lora.rank}, scaled by {lora.scaling:g}, in {where}; a sync pushes {pushed}"
 
@@ -338,10 +342,9 @@ def _model_fits(spec: Spec) -> Iterator[Problem]:
     yield from wrong
     yield from heads_divide(spec, config)
     yield from layout_fits(spec, config)
+    yield from rules_experts.experts_fit(spec, config)
     yield from context_fits(spec, None if config is None else context_limit(config))
     yield from _other_models_fit(spec)
-    if spec.lora is not None and not wrong:
-        yield from rules_lora.targets_exist(spec, read_shapes(Path(spec.model.path)))
 
 
 def _read_config(spec: Spec) -> tuple[Mapping[str, Any] | None, list[Problem]]:
@@ -366,7 +369,9 @@ def _read_config(spec: Spec) -> tuple[Mapping[str, Any] | None, list[Problem]]:
 
 
 def _other_models_fit(spec: Spec) -> Iterator[Problem]:
-    """What is wrong with the folders of reference and critic."""
+    """What is wrong with the folders of reference and critic, or with the targets of adapters."""
+    if spec.lora is not None:
+        yield from rules_lora.targets_exist(spec, read_shapes(Path(spec.model.path)))
     for name, section in (("reference", spec.reference), ("critic", spec.critic)):
         path = None if section is None else section.path
         if path is not None and Path(path).is_absolute() and (wrong := find_wrong_kind(Path(path))):

@@ -36,6 +36,7 @@ class Engine:
     """A second copy of the model, sampled by `model.generate`."""
 
     checkpoint_names = False
+    takes_adapters = False
     returns_experts = True
 
     @staticmethod
@@ -90,6 +91,10 @@ class Engine:
                 own.pop(name).copy_(tensor)
         if own:
             raise RuntimeError(f"the sync did not send {sorted(own)}")
+
+    def load_adapter(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Is never called: adapters come merged."""
+        raise NotImplementedError
 
     def sleep(self) -> None:
         """Does nothing: there is no cache between calls."""

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from drpo_cli import progress
 from drpo_cli.errors import UserError
+from drpo_cli.rollout.engine.adapters import Slot, open_slot, slot_arguments, wants_slot
 from drpo_cli.rollout.engine.capacity import require_cache
 from drpo_cli.rollout.engine.ends import NEUTRAL, Ends, find_ends, load_config
 from drpo_cli.rollout.engine.experts import VllmExperts, tell_every_rank, vllm_arguments
@@ -89,7 +90,11 @@ class Engine:
     """An in-process `vllm.LLM`."""
 
     checkpoint_names = True
+    takes_adapters = False
+    slot: Slot | None = None  # for adapters that a trainer pushes
+    has_weights = False  # those of a push, or of the folder
     returns_experts = True
+    experts: VllmExperts | None = None
     text_alone = False  # whether it runs the text model of a multimodal checkpoint
 
     @staticmethod
@@ -100,6 +105,9 @@ class Engine:
         from drpo_cli.rollout.engine.precision import check_device
 
         check_device(config.quantization, context.model.dtype)
+        if context.lora is not None:
+            _set_environment(config)
+            wants_slot(context)
         if not torch.cuda.is_available():
             model = load_config(context.model)
             require_cache(config, model, context.model.dtype, context.context_length, context.ranks)
@@ -124,6 +132,11 @@ class Engine:
         self.can_sleep = config.sleep and current_platform.is_cuda_alike()
         self.asleep: set[str] = set()
         self.requests = 0  # sent so far: no two have the same name
+        self.has_weights = not context.awaits_weights
+        if context.lora is not None and wants_slot(context):
+            rename = text_name if self.text_alone else str
+            self.slot = open_slot(context.lora, self._worker, rename)
+        self.takes_adapters = self.slot is not None
         self.experts = VllmExperts(self.llm) if context.experts else None
         if self.text_alone and not context.awaits_weights:
             self.load_weights(stored_weights(context.model))
@@ -139,6 +152,7 @@ class Engine:
 
         prompt_ids, seeds_PG, own = pool(prompt_ids, seeds_PG, self.sharers)
         options = sampling_options(sampling, self.ends)
+        adapter = self.slot.request if self.slot else None
         # A cached prefix would make a resumed run's first batch differ from an uninterrupted run's.
         self._drop_prefix_cache()
         if self.experts is not None:
@@ -150,7 +164,8 @@ class Engine:
             for sample, seed in enumerate(seeds_G):
                 params = SamplingParams(**options, seed=seed)
                 prompt = {"prompt_token_ids": list(ids)}
-                engine.add_request(str(first + at * samples + sample), prompt, params)
+                name = str(first + at * samples + sample)
+                engine.add_request(name, prompt, params, lora_request=adapter)
         while engine.has_unfinished_requests():
             progress.tick()
             for output in engine.step():
@@ -161,8 +176,7 @@ class Engine:
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """See `EngineProtocol.load_weights`. Takes names as in a Hugging Face checkpoint."""
-        worker = self.llm.llm_engine.model_executor.driver_worker.worker
-        model = worker.model_runner.get_model()
+        model = self._worker.model_runner.get_model()
         unpack_experts(model)
         if self.text_alone:
             weights = ((text_name(name), weight) for name, weight in weights)
@@ -170,21 +184,35 @@ class Engine:
         embedding = find_embedding(model)
         # the worker's method, which gives vLLM's code its configuration, and not the runner's
         with self.explained():
-            worker.reload_weights(weights_iterator=copy_in_place(embedding, weights))
+            self._worker.reload_weights(weights_iterator=copy_in_place(embedding, weights))
         repack_tied_head(model)
         self._drop_prefix_cache()
+        self.has_weights = True
+
+    def load_adapter(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """See `EngineProtocol.load_adapter`."""
+        assert self.slot is not None
+        self.slot.load(weights)
+        self._drop_prefix_cache()
+
+    @property
+    def _worker(self) -> Any:
+        return self.llm.llm_engine.model_executor.driver_worker.worker
 
     @property
     def quantised(self) -> frozenset[str]:
         """See `find_quantised`."""
         from drpo_cli.rollout.engine.precision import find_quantised
 
-        return find_quantised(self.llm.llm_engine.model_executor.driver_worker.worker.get_model())
+        return find_quantised(self._worker.get_model())
 
     def sleep(self) -> None:
-        """See `EngineProtocol.sleep`. Level 2 drops the weights; the next sync sends them again."""
+        """See `EngineProtocol.sleep`. Level 2 drops the weights; the next sync sends them again.
+
+        Level 1 keeps those that syncs of adapters do not send in main memory.
+        """
         if self.can_sleep:
-            self.llm.sleep(level=2)
+            self.llm.sleep(level=1 if self.slot and self.has_weights else 2)
             self.asleep = {"weights", "kv_cache"}
 
     def wake(self, what: str) -> None:
@@ -315,6 +343,8 @@ def engine_arguments(config: Config, context: EngineContext) -> dict[str, Any]:
         "tokenizer_mode": "hf",  # as the trainer reads it, whatever other files the folder has
         "load_format": PUSHED if context.awaits_weights else "auto",
     }
+    if context.lora is not None and wants_slot(context):
+        arguments |= slot_arguments(context.lora)
     if config.quantization is not None:
         from drpo_cli.rollout.engine import quantized
 

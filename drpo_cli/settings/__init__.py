@@ -54,7 +54,8 @@ class ModelSettings(Settings):
     """The policy to train: a Hugging Face causal language model."""
 
     path: Annotated[str, Field(min_length=1)]
-    """A model folder (a relative path counts from the folder of the spec) or a hub id."""
+    """A model folder (a relative path counts from the folder of the spec) or a hub id. Of a
+    multimodal model (Gemma 3 and 4, Qwen3.5, Ministral 3, …) the text model is trained."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Compute dtype of training and rollout; master weights are always float32."""
     prepare: SpecPath | None = None

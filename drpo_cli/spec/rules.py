@@ -315,7 +315,7 @@ ERRORS: tuple[Rule, ...] = (
     context_holds_response,
     *rules_data.ERRORS,
     *rules_precision.ERRORS,
-    rules_lora.rank_fits_the_engine,
+    *rules_lora.ERRORS,
     one_advantage_per_response,
     critic_where_needed,
     checkpointing_options,
@@ -334,5 +334,5 @@ WARNINGS: tuple[Rule, ...] = (
     equal_rewards_teach_a_critic,
     restarts_find_a_checkpoint,
     *rules_data.WARNINGS,
-    rules_lora.full_training_rates_are_low,
+    *rules_lora.WARNINGS,
 )

@@ -12,6 +12,8 @@ MOST_RANK = {"vllm": 512}
 
 FULL_RATE = 1e-6
 """The default of `train.learning_rate`, which is one for training all weights."""
+ROUTERS = {"gate", "router"}
+"""Matrices beside experts, which transformers makes no linear layers."""
 
 
 def sync_of(spec: Spec) -> str | None:
@@ -46,6 +48,16 @@ def full_training_rates_are_low(spec: Spec) -> Iterator[Problem]:
         )
 
 
+def routers_are_frozen(spec: Spec) -> Iterator[Problem]:
+    if spec.lora and spec.train.freeze_routers:
+        yield Problem(
+            ("train", "freeze_routers"),
+            "has no effect with [lora], which trains adapters alone; remove it",
+            also=(("lora",),),
+            on_key=True,
+        )
+
+
 def targets_exist(spec: Spec, matrices: Mapping[str, tuple[int, ...]]) -> Iterator[Problem]:
     """Every target is the name of a linear layer, by the matrices in the files of the model."""
     linear = linear_layers(matrices)
@@ -53,7 +65,7 @@ def targets_exist(spec: Spec, matrices: Mapping[str, tuple[int, ...]]) -> Iterat
         return  # without known layers the trainer will see
     missing = [one for one in spec.lora.target_modules if not any(has(n, one) for n in linear)]
     if missing:
-        there = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
+        there = ", ".join(sorted({name.rpartition(".")[2] for name in linear} - ROUTERS))
         yield Problem(
             ("lora", "target_modules"),
             f"names {', '.join(map(repr, missing))}, which no linear layer of {spec.model.path} "
@@ -89,3 +101,7 @@ def count_adapters(spec: Spec, matrices: Mapping[str, tuple[int, ...]]) -> int:
         if isinstance(targets, str) or any(has(name, target) for target in targets)
     ]
     return spec.lora.rank * sum(sum(matrices[f"{name}.weight"]) for name in chosen)
+
+
+ERRORS = (rank_fits_the_engine, routers_are_frozen)
+WARNINGS = (full_training_rates_are_low,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -60,15 +61,22 @@ def precision(spec: Spec) -> Precision:
     )
 
 
-def engine(plan: Plan) -> EngineProtocol:
-    """Starts the rollout engine for a trainer that pushes weights before anything is sampled."""
-    return _start(plan, replace(_engine_context(plan), awaits_weights=True))
+def engine(plan: Plan, adapted: Collection[str] = ()) -> EngineProtocol:
+    """Starts the rollout engine for a trainer that pushes weights before anything is sampled.
+
+    `adapted` are the layers that have adapters, by name.
+    """
+    context = replace(_engine_context(plan), awaits_weights=True)
+    if context.lora is not None:
+        found = context.lora.model_copy(update={"target_modules": tuple(adapted)})
+        context = replace(context, lora=found)
+    return _start(plan, context)
 
 
 def lone_engine(plan: Plan) -> EngineProtocol:
     """Checks the model, as a trainer does when it loads one, then starts the engine without one."""
     pretrained.check(plan.spec.model, "model.path")
-    return _start(plan, replace(_engine_context(plan), experts=False))
+    return _start(plan, replace(_engine_context(plan), experts=False, lora=None))
 
 
 def _start(plan: Plan, context: EngineContext) -> EngineProtocol:
@@ -93,8 +101,13 @@ def check_engine(plan: Plan, tokenizer: Any) -> None:
 
 def _engine_context(plan: Plan) -> EngineContext:
     model = plan.spec.model.model_copy(update={"dtype": precision(plan.spec).rollout})
-    experts = plan.spec.train.router_replay
-    return EngineContext(model, context_length(plan), plan.world, experts=experts)
+    return EngineContext(
+        model,
+        context_length(plan),
+        plan.world,
+        experts=plan.spec.train.router_replay,
+        lora=plan.spec.lora,
+    )
 
 
 def _vocabulary(model: ModelSettings) -> int:

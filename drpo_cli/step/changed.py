@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from drpo_cli.dist import World, copies, local
+from drpo_cli.dist import World, copies, full, local
 from drpo_cli.rollout.engine.precision import Precision
 from drpo_cli.rollout.engine.protocol import derive_seed
+from drpo_cli.trainer.lora import NAME, A
 from drpo_cli.trainer.model import Policy
 
 DISTURBANCE = 0.1  # the relative change of each weight, as a standard deviation
 
 
 class Changed:
-    """Changes every weight of a policy in place while open; restores the exact originals."""
+    """Changes weights of a policy in place while open; restores the exact originals."""
 
-    def __init__(self, policy: Policy):
+    def __init__(self, policy: Policy, weights: Sequence[tuple[str, nn.Parameter]]):
         self.policy = policy
-        self.shards = [(name, local(weight)) for name, weight in policy.named_weights()]
+        self.weights = weights
+        self.shards = [(name, local(weight)) for name, weight in weights]
         self.originals: list[Tensor] = []
 
     def new(self, name: str, shard: Tensor) -> Tensor:
@@ -40,24 +43,24 @@ class Changed:
 
 
 class _Random(Changed):
-    """Adds noise of mean 0 and standard deviation 1, times `size`, to every weight.
+    """Adds noise of mean 0 and standard deviation 1, times `size`, to weights.
 
     Shards differ in their noise, and copies of one shard have the same: see `dist.copies`.
     """
 
-    def __init__(self, policy: Policy, seed: int):
-        super().__init__(policy)
+    def __init__(self, policy: Policy, seed: int, weights: Sequence[tuple[str, nn.Parameter]]):
+        super().__init__(policy, weights)
         self.seed = seed
-        self.places = {name: copies(weight)[0] for name, weight in policy.named_weights()}
+        self.places = {name: copies(weight)[0] for name, weight in weights}
 
     def new(self, name: str, shard: Tensor) -> Tensor:
         """See `Changed.new`."""
         seed = derive_seed(self.seed, name, self.places[name])
         noise = torch.Generator(shard.device).manual_seed(seed)
         random = torch.randn(shard.shape, generator=noise, device=shard.device)
-        return shard + self.size(shard) * random
+        return shard + self.size(name, shard) * random
 
-    def size(self, shard: Tensor) -> Tensor:
+    def size(self, name: str, shard: Tensor) -> Tensor | float:
         """The standard deviation of each weight's change."""
         raise NotImplementedError
 
@@ -66,10 +69,19 @@ class Disturbed(_Random):
     """Weights that no engine can have but by a push of them.
 
     A vector's zeros (Gemma's norms, biases that were not trained) are disturbed as if they were 1.
+    Of a model with adapters these alone are disturbed: nothing else has gradients, or changes. B
+    starts at zero, and then A has no effect, so both get numbers of which s B A is as large as the
+    disturbance of the weight that it is added to.
     """
 
-    def size(self, shard: Tensor) -> Tensor:
+    def __init__(self, policy: Policy, seed: int):
+        super().__init__(policy, seed, policy.named_adapters() or policy.named_weights())
+        self.sizes = _adapter_sizes(policy)
+
+    def size(self, name: str, shard: Tensor) -> Tensor | float:
         """See `_Random.size`."""
+        if name in self.sizes:
+            return self.sizes[name]
         scale = shard.abs()
         if shard.ndim == 1:
             scale = scale.where(shard != 0, torch.ones_like(scale))
@@ -87,7 +99,7 @@ class Disturbed(_Random):
         """
         sums: list[float] = []
         for (_, weight), (_, shard), original in zip(
-            self.policy.named_weights(), self.shards, self.originals, strict=True
+            self.weights, self.shards, self.originals, strict=True
         ):
             if weight.grad is None:
                 sums += (0.0, 0.0)
@@ -107,10 +119,10 @@ class Jittered(_Random):
     """Moves every weight by the distance of neighbouring numbers of the compute format."""
 
     def __init__(self, policy: Policy, seed: int, unit: float):
-        super().__init__(policy, seed)
+        super().__init__(policy, seed, [*policy.named_weights(), *policy.named_adapters()])
         self.unit = unit
 
-    def size(self, shard: Tensor) -> Tensor:
+    def size(self, name: str, shard: Tensor) -> Tensor | float:
         """See `_Random.size`."""
         return self.unit * shard.abs()
 
@@ -119,7 +131,7 @@ class Rounded(Changed):
     """Rounds every weight as the engine has it: FSDP cuts rows, and each row has its own scale."""
 
     def __init__(self, policy: Policy, precision: Precision, quantised: frozenset[str]):
-        super().__init__(policy)
+        super().__init__(policy, policy.named_weights())
         self.precision, self.quantised = precision, quantised
         if not precision.rounds:
             self.shards = []
@@ -127,3 +139,21 @@ class Rounded(Changed):
     def new(self, name: str, shard: Tensor) -> Tensor:
         """See `Changed.new`."""
         return self.precision.imitate(name, shard, self.quantised)
+
+
+def _adapter_sizes(policy: Policy) -> dict[str, float]:
+    """How large the disturbance of each A and B is, as a standard deviation. Collective."""
+    names = iter(name for name, _ in policy.named_adapters())
+    found: dict[str, float] = {}
+    for layer in policy.adapted.values():
+        a, weight = layer.get_parameter(A), layer.get_parameter("base_layer.weight")
+        size = max(_root_mean_square(a), (3 * a.shape[1]) ** -0.5)  # at least peft's at the start
+        product: float = layer.scaling[NAME] * size * math.sqrt(len(a))  # s B A, for a B of size 1
+        found[next(names)] = size
+        found[next(names)] = DISTURBANCE * _root_mean_square(weight) / product
+    return found
+
+
+def _root_mean_square(weight: Tensor) -> float:
+    norm = torch.linalg.vector_norm(weight.detach().float())
+    return float(full(norm)) / math.sqrt(weight.numel())

@@ -140,9 +140,11 @@ def open_run(folder: RunFolder) -> Iterator[Run]:
     progress.enter("engine start")
     if world.rank == 0:
         say(folder, f"starting the {spec.rollout.type} engine …")
-    engine = build.engine(plan)
+    engine = build.engine(plan, trainer.policy.adapted)
     parts.callback(engine.close)
     sync = WeightSync(trainer, engine, build.precision(spec))
+    if spec.lora is not None and world.rank == 0:
+        say(folder, sync.describe())
     run = Run(
         plan=plan,
         folder=folder,

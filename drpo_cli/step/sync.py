@@ -11,7 +11,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from drpo_cli.dist import World
+from drpo_cli.dist import World, local
 from drpo_cli.rollout.engine.precision import Precision
 from drpo_cli.rollout.engine.protocol import EngineProtocol
 from drpo_cli.trainer import lora
@@ -20,7 +20,7 @@ from drpo_cli.trainer.trainer import Trainer
 
 
 def checkpoint_weights(
-    policy: Policy, precision: Precision, world: World
+    policy: Policy, precision: Precision, world: World, merge: bool = True
 ) -> Iterator[tuple[str, Tensor]]:
     """Like `trainer_weights`, under the names that checkpoints use.
 
@@ -28,7 +28,7 @@ def checkpoint_weights(
     """
     from transformers.core_model_loading import revert_weight_conversion
 
-    for name, weight in trainer_weights(policy, precision, world):
+    for name, weight in trainer_weights(policy, precision, world, merge):
         yield from revert_weight_conversion(policy.lm, {name: weight}).items()
 
 
@@ -57,22 +57,60 @@ def trainer_weights(
         yield from zip(names, world.gather_rows(shards, [w.shape for w in weights]), strict=True)
 
 
+def adapter_weights(
+    policy: Policy, precision: Precision, world: World
+) -> Iterator[tuple[str, Tensor]]:
+    """A and B of every layer with adapters, whole, in the engine's dtype, by their names in files.
+
+    Consumes each rank's shards, a layer's at a time. Waits for all ranks, as `trainer_weights`.
+    Produces the same weights on every rank, under the names that peft and the model's checkpoint
+    give them.
+    """
+    dtype: torch.dtype = getattr(torch, precision.rollout)
+    named = policy.named_adapters()
+    for pair in zip(named[::2], named[1::2], strict=True):
+        shards = [local(weight).to(dtype) for _, weight in pair]
+        whole = world.gather_rows(shards, [weight.shape for _, weight in pair])
+        yield from ((name, one) for (name, _), one in zip(pair, whole, strict=True))
+
+
 class WeightSync:
-    """Pushes versions of the weights into an engine."""
+    """Pushes versions of the weights into an engine.
+
+    pushes_adapters  whether that is the adapter of `[lora]` alone, after all weights were pushed
+    """
 
     def __init__(self, trainer: Trainer, engine: EngineProtocol, precision: Precision):
         self.trainer = trainer
         self.engine = engine
         self.precision = precision
         self.version = -1
+        takes = bool(getattr(engine, "takes_adapters", False))  # engines of users may not say
+        self.pushes_adapters = takes and trainer.policy.adapters is not None
+        self._has_base = False
+
+    def describe(self) -> str:
+        """What a push of a run with `[lora]` sends."""
+        if self.pushes_adapters:
+            return "lora: weight syncs push the adapter alone, into the engine's slot for one"
+        return "lora: weight syncs push all weights, with the adapter merged into them"
 
     def push(self, version: int) -> None:
-        """Streams all weights into the engine, then frees the transfer's memory. Collective."""
+        """Streams all weights into the engine, then frees the transfer's memory. Collective.
+
+        With an engine that takes adapters, those that never change only once.
+        """
         self.engine.wake("weights")
         stream = checkpoint_weights if self.engine.checkpoint_names else trainer_weights
-        policy, world = self.trainer.policy, self.trainer.world
-        self.engine.load_weights(stream(policy, self.precision, world))
-        if world.device.type == "cuda":
+        given = self.trainer.policy, self.precision, self.trainer.world
+        if not self.pushes_adapters:
+            self.engine.load_weights(stream(*given))
+        else:
+            if not self._has_base:
+                self.engine.load_weights(stream(*given, merge=False))
+                self._has_base = True
+            self.engine.load_adapter(adapter_weights(*given))
+        if self.trainer.world.device.type == "cuda":
             torch.cuda.empty_cache()
         self.engine.wake("kv_cache")
         self.version = version

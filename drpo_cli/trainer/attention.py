@@ -6,7 +6,8 @@ varlen   One call of FlashAttention's kernel for sequences of any lengths, which
 buckets  Spans of similar length are gathered into a padded batch for the fused kernel that torch
          has for the device. Responses that share a prompt see it through a mask of
          [response, prompt + response]. Soft caps and sinks, which no kernel here has, are computed
-         in tiles of plain products (`tiles`).
+         in tiles of plain products (`tiles`), and windows, of which kernels compute all that they
+         hide.
 
 On a GPU the kernels that take a mask, or float32, take no key heads that queries share: with them
 torch would use its kernel that holds all scores. (cuDNN's does take them, but vLLM turns it off in
@@ -30,7 +31,7 @@ from transformers import AttentionInterface
 from drpo_cli import devices
 from drpo_cli.errors import UserError
 from drpo_cli.trainer import tiles
-from drpo_cli.trainer.layout import Layout, Ragged
+from drpo_cli.trainer.layout import Bucket, Layout, Ragged
 from drpo_cli.trainer.rows import take
 
 NAMES = {
@@ -190,31 +191,31 @@ def buckets(
 ) -> tuple[Tensor, None]:
     """query [1, H, T, Dh], key [1, Hkv, T, Dh], value [1, Hkv, T, Dv] → [1, T, H, Dv].
 
-    Soft caps and sinks are computed in tiles, all else by torch's fused kernel; with `repeat`, it
-    gets a copy of the key head for every query head. Raises UserError for a model whose attention
-    has terms that nothing here computes.
+    Windows, soft caps and sinks are computed in tiles, all else by torch's fused kernel; with
+    `repeat`, it gets a copy of the key head for every query head. Raises UserError for a model
+    whose attention has terms that nothing here computes.
     """
     call = _call(module, query, key, value, attention_mask, layout, options)
-    spans, in_tiles, width = call.layout.padded, call.in_tiles, value.shape[-1]
-    if not in_tiles:
-        query, key, value = _one_size(query, key, value)
-    copies = query.shape[1] // key.shape[1] if repeat and not in_tiles else 1
+    spans, width = call.layout.padded, value.shape[-1]
     query_shapes = [(bucket.spans, bucket.queries) for bucket in spans.buckets]
     key_shapes = [(bucket.spans, bucket.keys) for bucket in spans.buckets]
     batches = zip(
         _batches(query, spans.query_N, query_shapes),
-        _batches(key, spans.key_M, key_shapes, copies),
-        _batches(value, spans.key_M, key_shapes, copies),
+        _batches(key, spans.key_M, key_shapes),
+        _batches(value, spans.key_M, key_shapes),
         strict=True,
     )
     outputs = []
     for place, (q, k, v) in enumerate(batches):
-        if in_tiles:
-            bucket = spans.buckets[place]
+        bucket = spans.buckets[place]
+        if call.in_tiles(bucket):
             terms = call.window, call.softcap, call.sink_H
             out = tiles.attend(q, k, v, bucket.context, bucket.first_B, call.scale, *terms)
         else:
-            mask = spans.mask(place, call.window, q)
+            q, k, v = _one_size(q, k, v)
+            if repeat:
+                k, v = (part.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for part in (k, v))
+            mask = spans.mask(place, q)
             out = F.scaled_dot_product_attention(
                 q,
                 k,
@@ -223,9 +224,9 @@ def buckets(
                 is_causal=mask is None,
                 scale=call.scale,
                 enable_gqa=not repeat,
-            )
+            )[..., :width]
         outputs.append(out.transpose(1, 2).flatten(0, 1))
-    return _take(torch.cat(outputs), spans.inverse_I)[None, ..., :width], None
+    return _take(torch.cat(outputs), spans.inverse_I)[None], None
 
 
 class _Call(NamedTuple):
@@ -237,10 +238,10 @@ class _Call(NamedTuple):
     softcap: float | None
     sink_H: Tensor | None
 
-    @property
-    def in_tiles(self) -> bool:
-        """Whether no fused kernel with a mask computes this."""
-        return self.softcap is not None or self.sink_H is not None
+    def in_tiles(self, bucket: Bucket) -> bool:
+        """Whether no fused kernel computes this, or only together with all that a window hides."""
+        narrow = self.window is not None and self.window < bucket.keys
+        return narrow or self.softcap is not None or self.sink_H is not None
 
 
 def _call(
@@ -284,18 +285,13 @@ def _one_size(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor
     return query, key, value
 
 
-def _batches(
-    part: Tensor, index_N: Tensor, shapes: Sequence[tuple[int, int]], copies: int = 1
-) -> list[Tensor]:
+def _batches(part: Tensor, index_N: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
     """[1, H, T, Dh] as a batch [spans, H, tokens, Dh] for each bucket, of shape [spans, tokens]."""
     taken = torch.split(_take(part[0].transpose(0, 1), index_N), [b * t for b, t in shapes])
-    batches = [
+    return [
         own.view(*shape, *own.shape[1:]).transpose(1, 2)
         for own, shape in zip(taken, shapes, strict=True)
     ]
-    if copies == 1:
-        return batches
-    return [batch.repeat_interleave(copies, dim=1) for batch in batches]
 
 
 def _take(x_IHD: Tensor, index_N: Tensor) -> Tensor:

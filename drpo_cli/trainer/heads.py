@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from drpo_cli.errors import UserError
-from drpo_cli.trainer.decoder import find_decoder
 
 TINY, HUGE = 2.0**-40, 2.0**40
 PROBES = (TINY, HUGE, 0.0, -0.5, 1.0, -3.0, 24.0, -192.0)  # each exact in every dtype
@@ -37,15 +36,15 @@ class _Outputs:
 
 
 @unset_fake_temporarily()
-def measure(lm: Any) -> tuple[float | None, float]:
-    """Soft cap (None without one) and multiplier of the model's logits.
+def measure(lm: Any, decoder: nn.Module) -> tuple[float | None, float]:
+    """Soft cap (None without one) and multiplier of the logits of a model with this decoder.
 
     Raises UserError for a model that does anything else to them.
     """
     name = f"{lm.name_or_path or 'the model'} is a {type(lm).__name__}, and"
     fix = "train a model of another architecture, or tell the authors of drpo its name"
     try:
-        probe_P, logits_PV = _run(lm)
+        probe_P, logits_PV = _run(lm, decoder)
     except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
         what = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         raise UserError(
@@ -78,23 +77,21 @@ def _rounded(number: float) -> float:
     return float(f"{number:.{DIGITS}g}")
 
 
-def _run(lm: Any) -> tuple[Tensor, Tensor]:
+def _run(lm: Any, decoder: nn.Module) -> tuple[Tensor, Tensor]:
     """The probes and what the model makes of them: [P], [P, V], in float64."""
     out, base = lm.get_output_embeddings(), lm.base_model
-    inner = {find_decoder(lm), base} - {lm}  # some models call the one, some the other
-    words = len(out.weight)
-    width = lm.config.get_text_config().hidden_size
+    words, width = out.weight.shape
 
     def head(hidden: Tensor) -> Tensor:
         if out.bias is not None and not torch.equal(hidden, hidden_1PD):
             raise ValueError("it changes hidden states before a head with a bias")
-        return hidden[..., :1].expand(-1, -1, words)
+        return hidden[..., :1].expand(*hidden.shape[:-1], words)
 
     with torch.no_grad(), torch.device("cpu"), ExitStack() as stack:
         probe_P = torch.tensor(PROBES, dtype=torch.float64)
         hidden_1PD = probe_P[None, :, None].expand(1, -1, width)
         ids_1P = torch.zeros(1, len(PROBES), dtype=torch.int64)
-        for part in inner:
+        for part in {decoder, base} - {lm}:  # some models call the one, some the other
             stack.enter_context(_replaced(part, lambda *_, **__: _Outputs(hidden_1PD)))
         stack.enter_context(_replaced(out, head))
         if base is lm:  # of a multimodal model that embeds the tokens itself

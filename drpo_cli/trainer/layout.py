@@ -49,18 +49,15 @@ class Bucket:
         """Keys of each span."""
         return self.context + self.queries
 
-    def mask(self, window: int | None, like: Tensor) -> Tensor | None:
+    def mask(self, like: Tensor) -> Tensor | None:
         """The mask added to the scores, [spans or 1, 1, queries, keys]: 0 or −∞.
 
         None if plain causality is enough. Dtype and device are those of `like`.
         """
-        if not self.context and (window is None or self.keys <= window):
+        if not self.context:
             return None
         place_K = torch.arange(self.keys, device=like.device)
-        back_LK = place_K[self.context :, None] - place_K[None, :]
-        seen_1LK = (back_LK >= 0)[None]
-        if window is not None:
-            seen_1LK = seen_1LK & (back_LK < window)
+        seen_1LK = (place_K[self.context :, None] >= place_K)[None]
         if self.first_B is not None:
             seen_1LK = seen_1LK & (place_K >= self.first_B[:, None])[:, None]
         scores = torch.zeros(seen_1LK.shape, dtype=like.dtype, device=like.device)
@@ -80,13 +77,13 @@ class Padded:
     query_N: Tensor
     key_M: Tensor
     inverse_I: Tensor
-    _masks: dict[tuple[int, int | None], Tensor | None] = field(default_factory=dict)
+    _masks: dict[int, Tensor | None] = field(default_factory=dict)
 
-    def mask(self, bucket: int, window: int | None, like: Tensor) -> Tensor | None:
-        """The mask of a bucket; it is made once for all layers with this window."""
-        if (bucket, window) not in self._masks:
-            self._masks[bucket, window] = self.buckets[bucket].mask(window, like)
-        return self._masks[bucket, window]
+    def mask(self, bucket: int, like: Tensor) -> Tensor | None:
+        """The mask of a bucket; it is made once for all layers."""
+        if bucket not in self._masks:
+            self._masks[bucket] = self.buckets[bucket].mask(like)
+        return self._masks[bucket]
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,8 @@ def inject(lm: Any, settings: LoraSettings, seed: int | None, key: str) -> Adapt
         for part, start in ((A, f"{seed} {name}"), (B, None)):
             shape = layer.get_parameter(part).shape
             linear: Any = layer.get_submodule(part.removesuffix(".weight"))
-            like = torch.empty(shape, device="cpu" if seed is None else "meta")
+            beside = layer.get_parameter("base_layer.weight").device
+            like = torch.empty(shape, device=beside if seed is None else "meta")
             linear.weight = nn.Parameter(like if seed is None else _start(like, start))
     lm.eval()
     return Adapters(_describe(lm, settings), base)

@@ -34,7 +34,7 @@ class Policy(nn.Module):
         self.adapters = adapters
         self.costs = _costs(self.layers, lm)
         self.adapted = lora.adapted(lm) if adapters else {}
-        self.head = Head(temperature, *heads.measure(lm))
+        self.head = Head(temperature, *heads.measure(lm, find_decoder(lm)))
 
     def forward(self, packed: Packed) -> tuple[Tensor, Tensor]:
         """log π and entropy (nats) of each response token, both [T], float32, with gradients."""

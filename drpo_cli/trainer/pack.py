@@ -36,7 +36,7 @@ class Packed:
     response_T  the row that each response token belongs to
     scale_T     the factor of each token's loss, from the reduction
     experts_I   what the engine's routers chose for each input token: [I, blocks, experts of a
-                token], on the CPU; None if it is not known, or not to be used
+                token], on the CPU, −1 for padding; None if it is not known, or not to be used
     The rest are columns of `Experience`, in float32; None where it has none.
     """
 
@@ -215,9 +215,12 @@ def _experts_of(prompt: int, experts: list[Tensor], width: int) -> list[Tensor]:
     """The experts of rows that share a prompt of so many tokens, as `_Row.put_all` puts them.
 
     The prompt's are those of the first row: a router chooses by a token and those before it. What
-    pads a row to `width` gets the first expert, and is never looked at.
+    pads a row to `width` gets −1.
     """
     if len(experts) < 2:
         padding = [(0, 0, 0, 0, 0, max(0, width - len(row))) for row in experts]
-        return [nn.functional.pad(row, by) for row, by in zip(experts, padding, strict=True)]
+        return [
+            nn.functional.pad(row.short(), by, value=-1)
+            for row, by in zip(experts, padding, strict=True)
+        ]
     return [experts[0][:prompt], *(of_row[prompt:] for of_row in experts)]

@@ -21,28 +21,31 @@ class Routing:
     def __init__(self, policy: Policy) -> None:
         self.routers = Routers(policy.lm, self._compare)
         self.same: Tensor | int = 0
-        self.all = 0
+        self.all: Tensor | int = 0
         policy.register_forward_pre_hook(self._route)
 
     def _route(self, policy: Any, args: tuple[Packed]) -> None:
         experts_I = args[0].experts_I
         if experts_I is not None:
             experts_I = experts_I.to(args[0].input_ids_I.device).long()
+            self.padding = experts_I[:, 0, :1] < 0
+            experts_I = experts_I.clamp(min=0)
         self.routers.given = experts_I
 
     @torch.no_grad()
     def _compare(self, place: int, own: Tensor, given: Tensor | None) -> None:
         if given is not None:
             same = (own[:, :, None] == given[:, None, :]).any(-1)
-            self.same = self.same + same.sum()
-            self.all += same.numel()
+            counts = ~self.padding.expand_as(same)
+            self.same = self.same + (same & counts).sum()
+            self.all = self.all + counts.sum()
 
     def metrics(self, world: World) -> dict[str, float]:
         """The share of the engine's choices that the policy would not have made. Collective.
 
         Over all tokens, layers and passes since the last call.
         """
-        same, count = world.sum([float(self.same), self.all])
+        same, count = world.sum([float(self.same), float(self.all)])
         self.same, self.all = 0, 0
         return {"router_disagreement": 1 - same / count} if count else {}
 

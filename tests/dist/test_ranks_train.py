@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from drpo_cli.settings import CriticSettings, LoraSettings, ReferenceSettings
@@ -196,3 +197,23 @@ def test_all_ranks_refuse_a_weight_that_one_of_them_finds(
     first, second = two.run(jobs.refusal, model=folder)
     assert first == second
     assert "NaN or infinite values in" in first and EMBEDDING in first
+
+
+def test_experts_move_with_their_rows(two: Ranks, tmp_path: Path) -> None:
+    model = tiny_model(tmp_path, "qwen3_moe")
+    rng = np.random.default_rng(0)
+
+    def routed(row: Row) -> Row:
+        """Two of eight experts for each token and layer."""
+        scores = rng.random((row.input_length, 2, 8))
+        return replace(row, experts=scores.argsort(-1)[..., :2].astype(np.uint8))
+
+    batch = [routed(row) for row in samples(LENGTHS)]
+    settings: dict[str, Any] = {"router_replay": True, **TINY_BUDGET}
+    found = two.run(jobs.train, model=model, shares=[halves(batch)], **settings)
+    expected = alone(model, [batch], **settings)
+    assert expected.metrics[0]["router_disagreement"] > 0.5
+    for rank in found:
+        require_same(rank, expected)
+    free = alone(model, [batch], **TINY_BUDGET)
+    assert furthest(free.gradients[0], expected.gradients[0]) > 1e-3

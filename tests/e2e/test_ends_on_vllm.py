@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from drpo_cli.rollout.engine.protocol import Sampling, derive_seeds
+from support.damaged import as_bin
 from support.ends import PROMPTS, odd_model, open_engine, the_spec_alone_says_how_to_sample
-from support.models import CHARACTERS, SPECIAL
+from support.models import CHARACTERS, SPECIAL, VOCABULARY
 from support.paths import NASTY
 from support.seeds import rollouts_belong_to_their_prompts
 
@@ -18,8 +19,12 @@ SEVEN = len(SPECIAL) + CHARACTERS.index("7")
 
 
 def test_vllm_samples_by_the_spec_alone(tmp_path: Path) -> None:
-    """The folder's name holds patterns, which vLLM would expand when it looks for weights."""
-    model = odd_model(tmp_path / NASTY / "model")
+    """The folder's name holds patterns, which vLLM would expand when it looks for weights.
+
+    Its weights are in two `.bin` files, and its embedding has more rows than there are tokens.
+    """
+    model = odd_model(tmp_path / NASTY / "model", rows=VOCABULARY + 32)
+    as_bin(model, 2)
     engine = open_engine("vllm", model)
     the_spec_alone_says_how_to_sample(engine, model)
     rollouts_belong_to_their_prompts(engine)

@@ -71,7 +71,7 @@ def planned(spec: Path, *options: object, fits: bool) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize(("kind", "ranks"), [("plain", 1), ("checkpointing", 2), ("adapters", 1)])
+@pytest.mark.parametrize(("kind", "ranks"), [("plain", 1), ("checkpointing", 2)])
 def test_predicted_peaks_are_measured_ones(kind: str, ranks: int) -> None:
     ran = subprocess.run(
         [sys.executable, "-c", MEASURE, kind, str(ranks)],

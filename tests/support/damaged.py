@@ -97,3 +97,21 @@ def shard(folder: Path) -> tuple[Path, list[Path]]:
     index.write_text(json.dumps({"metadata": {}, "weight_map": where}))
     file.unlink()
     return index, paths
+
+
+def as_bin(folder: Path, count: int) -> None:
+    """Stores the weights in `.bin` files, of which several have an index."""
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    file.unlink()
+    if count == 1:
+        torch.save(tensors, folder / "pytorch_model.bin")
+        return
+    names = sorted(tensors)
+    where: dict[str, str] = {}
+    for part in range(count):
+        path = folder / f"pytorch_model-{part + 1:05}-of-{count:05}.bin"
+        torch.save({name: tensors[name] for name in names[part::count]}, path)
+        where |= dict.fromkeys(names[part::count], path.name)
+    index = folder / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": where}))

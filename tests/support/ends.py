@@ -18,7 +18,7 @@ from drpo_cli.rollout.engine.protocol import (
 )
 from drpo_cli.settings import ModelSettings
 from support.damaged import set_config
-from support.models import tiny_model
+from support.models import VOCABULARY, tiny_model
 
 GENERATION: dict[str, Any] = {
     "eos_token_id": [2, 5],
@@ -69,9 +69,12 @@ ENDS = {2, 3, 4, 5, 6}
 PROMPTS = ((20, 21, 22), (30, 31, 32, 33))
 
 
-def odd_model(folder: Path, **generation: object) -> Path:
-    """A model folder with this `generation_config.json`, and another end in its configuration."""
-    tiny_model(folder, eos_token_id=4)
+def odd_model(folder: Path, rows: int = VOCABULARY, **generation: object) -> Path:
+    """A model folder with this `generation_config.json`, and another end in its configuration.
+
+    `rows` of its embedding may be more than its tokenizer has tokens.
+    """
+    tiny_model(folder, eos_token_id=4, vocab_size=rows)
     (folder / "generation_config.json").write_text(json.dumps(GENERATION | generation))
     set_config(folder, **LEGACY)
     return folder

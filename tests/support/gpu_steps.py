@@ -21,13 +21,14 @@ import transformers
 from drpo_cli import devices, plugins
 from drpo_cli.dist import World, local
 from drpo_cli.rollout.engine.precision import Precision
-from drpo_cli.settings import ModelSettings, TrainSettings
+from drpo_cli.settings import LoraSettings, ModelSettings, TrainSettings
 from drpo_cli.tools.memory import passes
 from drpo_cli.tools.memory.inputs import Batch, Lengths, make_model
 from drpo_cli.tools.memory.tracker import find_gradients
 from drpo_cli.trainer import float8, optim
 from drpo_cli.trainer.attention import name_for
 from drpo_cli.trainer.loading import DTYPES, _recompute_activations, shard
+from drpo_cli.trainer.lora import inject
 from drpo_cli.trainer.model import Policy
 from drpo_cli.trainer.tiles import _product
 from drpo_cli.trainer.trainer import Objective, Trainer
@@ -67,12 +68,16 @@ def configuration(name: str, layers: int | None = None) -> Any:
     return getattr(transformers, kind)(**sizes)
 
 
-def open_trainer(config: Any, world: World, settings: TrainSettings) -> Trainer:
+def open_trainer(
+    config: Any, world: World, settings: TrainSettings, lora: LoraSettings | None = None
+) -> Trainer:
     """A trainer as a run builds it, of a model without values."""
+    dtype = None if lora is None else torch.bfloat16
     with DEVICE:
-        lm = make_model(config, False, None, name_for(str(settings.attention), "cuda"))
+        lm = make_model(config, False, None, name_for(str(settings.attention), "cuda"), dtype)
+    adapters = None if lora is None else inject(lm, lora, None, "lora.target_modules")
     _recompute_activations(lm, settings.checkpointing)
-    policy = Policy(lm, 1.0, settings.logits_in_a_block)
+    policy = Policy(lm, 1.0, settings.logits_in_a_block, adapters)
     float8.convert(policy.layers, settings.float8)
     shard(policy, DTYPES["bfloat16"], world)
     plugin = plugins.load("objectives", "drpo")
@@ -80,11 +85,13 @@ def open_trainer(config: Any, world: World, settings: TrainSettings) -> Trainer:
     return Trainer(policy, optim.build(policy, settings, 100), objective, settings, world)
 
 
-def take_step(config: Any, batch: Batch, copies: int = 1, **train: Any) -> dict[str, Any]:
+def take_step(
+    config: Any, batch: Batch, copies: int = 1, lora: LoraSettings | None = None, **train: Any
+) -> dict[str, Any]:
     """What the second step of a trainer needs; the first one makes the moments."""
     settings = devices.resolve(TrainSettings(updates_per_rollout=1, **train), "cuda", "bfloat16")
     with fake_gpu(RANKS, copies) as (world, gpu):
-        trainer = open_trainer(config, world, settings)
+        trainer = open_trainer(config, world, settings, lora)
         found: dict[str, Any] = {"weights": gpu.held}
         trainer.step(batch.rows)
         found["between steps"] = gpu.held
@@ -131,6 +138,8 @@ def budgets() -> dict[str, Any]:
 
 def eight_bits() -> dict[str, Any]:
     """A step of two layers with each recipe, for tokens that 16 does not divide."""
+    import support.eight_bits  # noqa: F401
+
     batch = Batch(Lengths(101, 1000), 1, 1, 1024)
     recipes = (None, "tensorwise", "rowwise")
     return {str(r): take_step(configuration("0.6B", 2), batch, float8=r) for r in recipes}
@@ -151,6 +160,7 @@ def plan() -> dict[str, Any]:
             **{"offload": "optimizer", "gradient_checkpointing": True},
             "checkpointing_keeps": "offloaded_inputs",
         },
+        "adapters": {"lora": LoraSettings(rank=64)},
     }
     for name, train in cases.items():
         taken = take_step(config, step, tokens_per_microbatch=4096, **train)
@@ -198,7 +208,9 @@ def product() -> dict[str, Any]:
         return {"dtype": dtype, "kernels": dict(gpu.kernels)}
 
 
-def _planned(config: Any, batch: Batch, **train: Any) -> dict[str, Any]:
+def _planned(
+    config: Any, batch: Batch, lora: LoraSettings | None = None, **train: Any
+) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(config.to_json_string())
         job = passes.Job(
@@ -210,6 +222,7 @@ def _planned(config: Any, batch: Batch, **train: Any) -> dict[str, Any]:
             batch,
             accumulate=True,
             device="cuda",
+            lora=lora,
         )
         measured = passes.measure(job)
     return {

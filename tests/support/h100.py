@@ -81,16 +81,19 @@ def pretend() -> None:
     _LazyRegisteredModel._save_modelinfo_to_cache = lambda *given: None
 
 
-def resolved(folder: str, ranks: int, **options: Any) -> dict[str, Any]:
+def resolved(
+    folder: str, ranks: int, experts: bool | None = None, **options: Any
+) -> dict[str, Any]:
     """What vLLM makes of our arguments for a run of `ranks` processes."""
     from vllm.engine.arg_utils import EngineArgs
     from vllm.usage.usage_lib import UsageContext
 
     model = ModelSettings(path=folder, dtype="bfloat16")
-    context = EngineContext(model, 256, ranks, awaits_weights=True)
+    context = EngineContext(model, 256, ranks, awaits_weights=True, experts=bool(experts))
     arguments = rollout.engine_arguments(rollout.Config(**options), context)
     config = EngineArgs(**arguments).create_engine_config(UsageContext.LLM_CLASS)
-    return {
+    more = {} if experts is None else {"returns experts": config.aux_output_config.enabled}
+    return more | {
         "runner": "V2" if config.use_v2_model_runner else "V1",
         "worker": config.parallel_config.worker_cls,
         "graphs": config.compilation_config.cudagraph_mode.name,
@@ -213,6 +216,8 @@ def main(folder: str) -> dict[str, Any]:
         "eager": resolved(folder, 1, eager=True, sleep=False, gpu_memory_fraction=0.3),
         "fp8": resolved(folder, 1, quantization="fp8"),
         "int8": resolved(folder, 1, quantization="int8"),
+        "mixture": resolved(f"{folder}/../mixture", 1, experts=False),
+        "experts": resolved(f"{folder}/../mixture", 1, experts=True),
         "kernels": kernels(),
         "seeds": dict(seeds()),
     }

@@ -82,6 +82,19 @@ def test_the_plan_knows_what_a_rank_of_64_holds() -> None:
         assert step["again"] == step["between steps"]
 
 
+def test_the_plan_knows_what_adapters_on_a_rank_of_64_hold() -> None:
+    found, plain = ran("plan")["adapters"], ran("plan")["plain"]
+    step, update = found["step"], found["plan"]["optimizer"]
+    rotary = 512
+    base = (plain["step"]["weights"] - rotary) // 2  # bfloat16 in place of float32
+    adapters = step["weights"] - rotary - base
+    assert 0 < adapters < base / 10
+    assert step["weights"] == update["weights"]
+    assert step["gradients"] == update["gradients"] == adapters
+    assert update["optimizer"] == 2 * adapters
+    assert step["peak"] == pytest.approx(sum(found["plan"]["train"].values()), rel=TOLERANCE)
+
+
 def test_gradients_of_all_weights_are_kept_only_where_that_is_asked_for() -> None:
     found = {case: ran("plan")[case]["step"] for case in ("plain", "per update")}
     of_all = RANKS * found["plain"]["gradients"]

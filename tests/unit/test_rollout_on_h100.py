@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from drpo_cli.rollout.engine.experts import tell_every_rank
 from drpo_cli.rollout.engine.protocol import Sampling, derive_seeds
 from drpo_cli.rollout.vllm import Config
 from drpo_cli.tools.memory.engine import _batch_tokens, parse_device
@@ -24,6 +25,7 @@ TESTS = Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tiny_model(tmp_path_factory.mktemp("h100") / "model")
+    tiny_model(folder.parent / "mixture", "qwen3_moe")
     path = f"{TESTS}{os.pathsep}{TESTS.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     done = subprocess.run(
         [sys.executable, "-m", "support.h100", str(folder)],
@@ -66,6 +68,23 @@ def test_options_reach_vllm(found: dict[str, Any]) -> None:
     eager = {"graphs": "NONE", "compiled": "NONE", "sleep": False, "cumem": False, "memory": 0.3}
     assert found["eager"] == found["1"] | eager
     assert found["tensor"] == found["8"] | {"ranks of an engine": 2}
+
+
+def test_vllm_agrees_to_return_the_experts(found: dict[str, Any]) -> None:
+    """It refuses where it could not: with its older runner, or without a cache of prefixes."""
+    assert found["experts"] == found["mixture"] | {"returns experts": True}
+    assert found["mixture"] == found["1"] | {"returns experts": False}
+
+
+def test_every_rank_that_shares_an_engine_gets_the_experts(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.distributed.aux_output_connector import worker
+
+    monkeypatch.setattr(worker, "get_tp_group", None)  # the one thing that asks which rank it is
+    used = [n for n, f in vars(worker.AuxOutputWorkerConnector).items() if callable(f)]
+    code = [getattr(worker.AuxOutputWorkerConnector, name).__code__ for name in used]
+    assert [c.co_name for c in code if "get_tp_group" in c.co_names] == ["__init__"]
+    tell_every_rank()
+    assert worker.get_tp_group().is_first_rank
 
 
 def test_quantised_layers_have_kernels(found: dict[str, Any]) -> None:

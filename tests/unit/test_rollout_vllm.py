@@ -5,7 +5,6 @@ import inspect
 import json
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +19,7 @@ from drpo_cli.rollout.engine.vllm_weights import copy_in_place
 from drpo_cli.settings import ModelSettings
 from drpo_cli.step.sync import WeightSync
 from support.models import tiny_model, world
+from support.sleeper import Sleeper
 from support.training import open_trainer
 
 vllm = pytest.importorskip("vllm")
@@ -56,31 +56,6 @@ def test_vllm_has_what_keeps_ranks_from_its_shared_memory() -> None:
 def test_vllm_has_the_options_of_sleep_and_wake() -> None:
     assert "level" in inspect.signature(vllm.LLM.sleep).parameters
     assert "tags" in inspect.signature(vllm.LLM.wake_up).parameters
-
-
-class Sleeper:
-    """Stands for `vllm.LLM` on a GPU, and keeps the order of what it is asked for."""
-
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-        worker = SimpleNamespace(
-            model_runner=SimpleNamespace(get_model=lambda: torch.nn.Module()),
-            reload_weights=lambda weights_iterator: self.calls.append(
-                f"load {[name for name, _ in weights_iterator]}"
-            ),
-        )
-        driver = SimpleNamespace(driver_worker=SimpleNamespace(worker=worker))
-        self.llm_engine = SimpleNamespace(model_executor=driver)
-
-    def sleep(self, level: int) -> None:
-        self.calls.append(f"sleep {level}")
-
-    def wake_up(self, tags: list[str]) -> None:
-        self.calls.append(f"wake {tags}")
-
-    def reset_prefix_cache(self, reset_running_requests: bool) -> bool:
-        self.calls.append("drop cache")
-        return "refuse" not in self.calls
 
 
 def test_a_push_wakes_the_weights_first(tmp_path: Path) -> None:

@@ -70,6 +70,7 @@ def test_packed_is_unpacked(tmp_path: Path, kind: str, attention: str) -> None:
     (expected_T * push_T).sum().backward()
     with world() as here:
         policy = open_policy(folder, here, TEMPERATURE, attention=attention)
+        assert policy.why_padded is None
         logp_T, _ = policy(pack(experience(batch), here.device))
         (logp_T * push_T).sum().backward()
         gradients = {n: full(w.grad) for n, w in policy.named_weights() if w.grad is not None}

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torchao.float8.float8_linear import Float8Linear
 
 from drpo_cli.devices import describe
 from drpo_cli.dist import World
@@ -20,6 +19,7 @@ from drpo_cli.settings import LoraSettings, TrainSettings
 from drpo_cli.trainer.batches import replay
 from drpo_cli.trainer.float8 import check
 from drpo_cli.trainer.model import Policy
+from support.eight_bits import Float8Linear
 from support.models import experience, group, samples, tiny_model, world
 from support.proofs import SAMPLING, opened, prompts
 from support.specs import SMALLEST, problem

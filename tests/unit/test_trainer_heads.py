@@ -11,6 +11,7 @@ import transformers
 from torch import Tensor, nn
 
 from drpo_cli.errors import UserError
+from drpo_cli.trainer.decoder import find_decoder
 from drpo_cli.trainer.heads import measure
 from drpo_cli.trainer.logprobs import Head
 from support.models import SIZES, SPREAD
@@ -28,6 +29,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], tuple[float | None, float]]] = {
     "NanoChat": ({"final_logit_softcapping": 3.0}, (3.0, 1.0)),
     "RecurrentGemma": ({"logits_soft_cap": 3.0, "lru_width": 64, "num_hidden_layers": 3}, (3.0, 1)),
     "GPT2": ({"n_embd": 64, "n_layer": 1, "n_head": 2}, (None, 1.0)),
+    "OPT": ({"ffn_dim": 64, "word_embed_proj_dim": 64}, (None, 1.0)),  # calls its decoder itself
     "Phi": ({}, (None, 1.0)),  # a head with a bias
 }
 
@@ -47,12 +49,12 @@ def tiny(family: str, own: dict[str, Any]) -> Any:
 def test_the_head_gives_the_models_own_logits(family: str) -> None:
     own, expected = FAMILIES[family]
     lm = tiny(family, own)
-    softcap, multiplier = measure(lm)
+    softcap, multiplier = measure(lm, find_decoder(lm))
     assert softcap == expected[0] and math.isclose(multiplier, expected[1], rel_tol=1e-9)
     out, ids = lm.get_output_embeddings(), torch.arange(3, 15)[None]
     with torch.no_grad():
         wanted = lm(input_ids=ids).logits[0].float()
-        hidden = lm.get_decoder()(input_ids=ids).last_hidden_state[0]
+        hidden = find_decoder(lm)(input_ids=ids).last_hidden_state[0]
         found = Head(1.0, softcap, multiplier)(hidden, out.weight, out.bias)
     assert softcap is None or wanted.abs().max() > softcap / 2  # so that it changes them
     assert torch.allclose(found, wanted, atol=1e-5, rtol=1e-5)
@@ -106,4 +108,4 @@ def test_other_logits_are_refused(kind: type[Shifted]) -> None:
         lm = kind(transformers.LlamaConfig(**SMALL))
     said = "pixel_values are missing" if kind is Failing else "not those of its head"
     with pytest.raises(UserError, match=rf"is a {kind.__name__}, .*{said}"):
-        measure(lm)
+        measure(lm, find_decoder(lm))

@@ -61,6 +61,7 @@ def test_what_is_kept_changes_no_gradient(tmp_path: Path, kind: str, attention: 
     with world() as here:
         for keep in (None, "inputs", "products"):
             policy = open_policy(folder, here, keep=keep, attention=attention)
+            assert policy.why_padded is None
             with Allocated() as held:
                 logp_T, _ = policy(pack(rows, here.device))
                 taken = held.now

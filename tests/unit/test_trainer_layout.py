@@ -43,11 +43,11 @@ def laid_out(spans: list[Span]) -> tuple[Padded, list[list[int]], list[list[int]
     return shape, queries, keys
 
 
-def seen(shape: Padded, keys: list[list[int]], window: int | None = None) -> list[list[set[int]]]:
+def seen(shape: Padded, keys: list[list[int]]) -> list[list[set[int]]]:
     """The packed tokens that each query of each span sees."""
     found, rows = [], iter(keys)
     for number, bucket in enumerate(shape.buckets):
-        mask = shape.mask(number, window, torch.zeros(1))
+        mask = shape.mask(number, torch.zeros(1))
         if mask is None:
             mask = torch.full((bucket.queries, bucket.keys), -torch.inf).triu(1)
         allowed = (mask == 0).expand(bucket.spans, 1, bucket.queries, bucket.keys)[:, 0]
@@ -78,22 +78,19 @@ def test_buckets_hold_whole_spans_padded_with_their_last_token(lengths: list[int
         assert span.length >= SAME_LENGTH * len(row)
 
 
-@given(sizes=FAMILIES, window=st.none() | st.integers(1, 12))
-def test_a_token_sees_its_prompt_and_what_went_before_in_its_window(
-    sizes: list[tuple[int, list[int]]], window: int | None
-) -> None:
+@given(sizes=FAMILIES)
+def test_a_token_sees_its_prompt_and_what_went_before(sizes: list[tuple[int, list[int]]]) -> None:
     spans = {span.start: span for span in families(sizes)}
     shape, queries, keys = laid_out(list(spans.values()))
     total = sum(span.length for span in spans.values())
     assert torch.equal(shape.query_N[shape.inverse_I], torch.arange(total))
-    for row, by_query in zip(queries, seen(shape, keys, window), strict=True):
+    for row, by_query in zip(queries, seen(shape, keys), strict=True):
         span = spans[row[0]]
         context = span.context
         before = [] if context is None else range(context.start, context.start + context.length)
         history = [*before, *range(span.start, span.start + span.length)]
         for i in range(span.length):
-            past = history[: span.seen + i + 1]
-            assert by_query[i] == set(past if window is None else past[-window:])
+            assert by_query[i] == set(history[: span.seen + i + 1])
 
 
 def test_responses_to_prompts_of_like_length_share_a_bucket() -> None:
@@ -104,7 +101,7 @@ def test_responses_to_prompts_of_like_length_share_a_bucket() -> None:
 def test_a_mask_is_made_once_for_all_layers() -> None:
     shape, _, _ = laid_out(families([(9, [4, 4])]))
     number = next(i for i, bucket in enumerate(shape.buckets) if bucket.context)
-    assert shape.mask(number, None, torch.zeros(1)) is shape.mask(number, None, torch.zeros(1))
+    assert shape.mask(number, torch.zeros(1)) is shape.mask(number, torch.zeros(1))
 
 
 @given(sizes=FAMILIES)

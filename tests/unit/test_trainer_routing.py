@@ -63,10 +63,12 @@ def learnt(trainer: Trainer, exp: Experience) -> tuple[dict[str, Tensor], dict[s
     return gradients[0], metrics
 
 
+@pytest.mark.parametrize("layout", ["packed", "padded"])
 def test_the_engine_tells_the_experts_of_every_token_but_the_last(
-    folder: Path, here: World
+    layout: str, folder: Path, here: World
 ) -> None:
-    trainer, engine, sync = opened(folder, here)
+    trainer, engine, sync = opened(folder, here, layout=layout)
+    assert trainer.policy.costs.padded == (layout == "padded")
     sync.push(0)
     exp = Experience.of(sampled(engine))
     assert exp.experts_S is not None

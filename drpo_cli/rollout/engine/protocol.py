@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from drpo_cli import progress
-from drpo_cli.settings import ModelSettings
+from drpo_cli.settings import LoraSettings, ModelSettings
 from drpo_cli.types import Group, Prompt, Rollout
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ class EngineContext:
     """What an engine needs to start, besides its own options.
 
     awaits_weights  a trainer pushes weights before the first sample: the engine need not read any
+    lora            the adapters that it pushes; once it is loaded, with the names of all layers
+                    that have one
     experts         every rollout must have `Rollout.experts`
     """
 
@@ -40,6 +42,7 @@ class EngineContext:
     context_length: int
     ranks: int
     awaits_weights: bool = False
+    lora: LoraSettings | None = None
     experts: bool = False
 
 
@@ -52,6 +55,9 @@ class EngineProtocol(Protocol):
 
     checkpoint_names: bool
     """Whether `load_weights` takes names as in checkpoints; else names as in the trainer."""
+    takes_adapters: bool
+    """Whether `load_adapter` can be called. If not, or if an engine does not say, adapters of
+    `[lora]` come merged into the weights."""
 
     returns_experts: bool
     """Whether rollouts can have `experts`; an engine that does not say so cannot."""
@@ -89,6 +95,15 @@ class EngineProtocol(Protocol):
         Produces: an engine that samples from the new weights.
         """
 
+    def load_adapter(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Replaces the adapter beside the weights, and clears caches that the old one filled.
+
+        Consumes: (name in peft's files, whole tensor) of every A and B, as `load_weights` does.
+            The weights without adapters were loaded before; the engine keeps them in its sleep.
+        Waits for: whatever the iterator waits for.
+        Produces: an engine that samples from the weights with the new adapter.
+        """
+
     def sleep(self) -> None:
         """Frees device memory while the trainer works, where the platform can. Not a collective."""
 
@@ -98,7 +113,8 @@ class EngineProtocol(Protocol):
         Consumes: the part to wake, whose memory the trainer must have freed before. Waking a part
             that is awake does nothing.
         Waits for: no other rank.
-        Produces: memory without contents: weights need a sync, and the cache is empty.
+        Produces: memory without contents: weights need a sync, and the cache is empty. An engine
+            that takes adapters has kept the weights that they belong to.
         """
 
     def close(self) -> None:

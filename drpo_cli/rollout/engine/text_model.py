@@ -40,6 +40,13 @@ def text_arguments(model: ModelSettings, push: str | None) -> dict[str, Any]:
     return {"hf_overrides": partial(_take_text, name), "load_format": push}
 
 
+def architectures(config: Any) -> list[str]:
+    """The classes of which vLLM runs the first that it has."""
+    if pretrained.is_multimodal(config) and (name := _find_class(config)) is not None:
+        return [name]
+    return list(config.architectures or ())
+
+
 def _find_class(config: Any) -> str | None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as NAMES
     from vllm import ModelRegistry
