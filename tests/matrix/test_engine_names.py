@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from support.models_page import FAMILIES, IN_VLLM, NOT_IN_VLLM, page
+from support.families import FAMILIES
+from support.models_page import IN_VLLM, NOT_IN_VLLM, page
 
 TESTS = Path(__file__).parents[1]
 

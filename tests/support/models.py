@@ -20,8 +20,9 @@ from drpo_cli import dist
 from drpo_cli.experience import Experience
 from drpo_cli.types import Group, Prompt, Rollout
 from support.families import EOS_ID as EOS_ID
-from support.families import FAMILIES, VOCABULARY
+from support.families import FAMILIES
 from support.families import SIZES as SIZES
+from support.families import VOCABULARY as VOCABULARY
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 CHARACTERS = "0123456789+-*/=() abcdefghijklmnopqrstuvwxyz?.,:\n"

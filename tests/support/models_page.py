@@ -6,6 +6,9 @@ cell is held by a test of `tests/matrix`: one that works, and one that does not,
 
 from __future__ import annotations
 
+import textwrap
+
+from support.architectures import NOT_MADE, PACKED, PADDED
 from support.families import FAMILIES
 
 IN_VLLM: dict[str, str] = {
@@ -86,7 +89,11 @@ SAMPLED = ("qwen3", "llama", "gemma3", "glm4_moe")
 
 def page() -> str:
     """docs/models.md."""
-    return "\n".join([HEAD, *map(_row, FAMILIES), "", TAIL, *map(_reason, NOT_IN_VLLM), ""])
+    parts = [HEAD, *map(_row, FAMILIES), "", TAIL, *map(_reason, NOT_IN_VLLM), "", EVERY]
+    for title, kinds in (("Packed", PACKED), ("Padded", PADDED), ("No model", NOT_MADE)):
+        names = ", ".join(f"`{kind}`" for kind in kinds)
+        parts += ["", textwrap.fill(f"{title}: {names}.", 120, break_on_hyphens=False)]
+    return "\n".join([*parts, ""])
 
 
 def _row(kind: str) -> str:
@@ -132,6 +139,13 @@ TAIL = """\
 
 With these families, use `engine = "transformers"`:
 """
+EVERY = """\
+## Every architecture
+
+For the default configuration of every causal language model of transformers, a test finds its
+decoder layers and the layout that `auto` chooses, on tensors without values. Nothing more was tried
+of those that are not in the table above: the rehearsal before the first step is what shows whether
+one of them works. “No model”: that configuration lacks sizes, or is not of a model alone."""
 
 
 if __name__ == "__main__":
