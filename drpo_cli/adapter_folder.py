@@ -97,7 +97,7 @@ def find_base(folder: Path) -> str:
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """An adapter, its matrices deferred. Raises UserError for what is no LoRA in PEFT's format."""
+    """An adapter, its matrices deferred. Raises UserError for what is not LoRA in PEFT's format."""
     from safetensors import SafetensorError
 
     from drpo_cli.deferred import read_files
