@@ -15,14 +15,13 @@ from torch import nn
 from drpo_cli.errors import UserError
 from drpo_cli.routers import find_blocks
 from drpo_cli.step import saved_state
-from drpo_cli.step.export import WEIGHT_PREFIX
+from drpo_cli.step.export import ADAPTER, BASE, WEIGHT_PREFIX
 from drpo_cli.trainer.model import Policy
 
 if TYPE_CHECKING:
     from drpo_cli.trainer.trainer import Trainer
 
 CRITIC_PREFIX, MOMENT_PREFIX = "critic.", "optimizer.state."
-ADAPTER, BASE = "adapter/adapter_config.json", "adapter/base.json"
 SAME = {
     "r": "rank",
     "lora_alpha": "alpha",
