@@ -149,14 +149,22 @@ def test_frozen_routers_never_change(folder: Path, here: World) -> None:
     assert moments(trainer).keys().isdisjoint(frozen)
 
 
-@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "frozen"), [("float32", False), ("float32", True), ("bfloat16", False)]
+)
 def test_a_router_that_the_engine_has_not_got_is_found_with_replay(
-    frozen: bool, folder: Path, here: World
+    dtype: DType, frozen: bool, folder: Path, here: World
 ) -> None:
-    """The proof lets every router choose: the engine's choice would hide what is wrong with it."""
-    _, _, sync = opened(folder, here, lost=ROUTER, freeze_routers=frozen)
-    with pytest.raises(UserError, match="did not reach the engine"):
+    """Replay takes the noise of other experts out of gradients, so that bfloat16 shows it too."""
+    _, _, sync = opened(folder, here, dtype, lost=ROUTER, freeze_routers=frozen)
+    with pytest.raises(UserError, match="did not reach the engine") as found:
         Proof(sync).prove(0, prompts(), SAMPLING)
+    assert dtype == "float32" or f"; {ROUTER} did not reach" in str(found.value)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_sound_pair_passes_the_proof_with_replay(dtype: DType, folder: Path, here: World) -> None:
+    Proof(opened(folder, here, dtype)[2]).prove(0, prompts(), SAMPLING)
 
 
 @pytest.mark.parametrize(
