@@ -44,6 +44,7 @@ BUCKETS = NAMES["buckets", "cpu"]
 VARLEN = NAMES["varlen", "cuda"]
 COMPUTED = {"scaling", "sliding_window", "softcap", "s_aux", "is_causal", "dropout"}
 """Options of an attention function that change what it computes, and are known here."""
+LATER_TOKENS = "attention to later tokens"
 WITHOUT_EFFECT = {
     *("position_ids", "cache_position", "use_cache", "past_key_values", "deterministic"),
     *("output_attentions", "output_hidden_states", "output_router_logits"),
@@ -262,7 +263,7 @@ def _call(
     if key.shape[2] != query.shape[2] or value.shape[2] != query.shape[2]:
         missing.append("keys that are not those of the queries' tokens")
     if not given.get("is_causal", getattr(module, "is_causal", True)):
-        missing.append("attention to later tokens")
+        missing.append(LATER_TOKENS)
     if given.get("dropout"):
         missing.append("dropout")
     if missing or layout is None:

@@ -19,7 +19,7 @@ from torch import nn
 from drpo_cli import pretrained
 from drpo_cli.architecture import ASKED, PACKABLE_LAYERS
 from drpo_cli.errors import UserError
-from drpo_cli.trainer.attention import BUCKETS
+from drpo_cli.trainer.attention import BUCKETS, LATER_TOKENS
 from drpo_cli.trainer.decoder import find_decoder, find_layers
 from drpo_cli.trainer.layout import Layout, Padded, Span
 
@@ -27,10 +27,18 @@ META = torch.device("meta")
 
 
 def choose_layout(layout: str, config: Any, trust_remote_code: bool) -> str | None:
-    """Why the rows of this model are padded, by `TrainSettings.layout`; None for packed rows."""
-    if layout == "padded":
-        return ASKED
-    return find_obstacle(config, trust_remote_code)
+    """Why the rows of this model are padded, by `TrainSettings.layout`; None for packed rows.
+
+    Raises UserError for a model whose tokens see later ones: padding would change it, too.
+    """
+    found = find_obstacle(config, trust_remote_code)
+    if found and LATER_TOKENS in found:
+        raise UserError(
+            f"model: a model of type {config.model_type} with this config.json is not causal: "
+            "its tokens see later ones",
+            "name a causal language model",
+        )
+    return ASKED if layout == "padded" else found
 
 
 def find_obstacle(config: Any, trust_remote_code: bool) -> str | None:
@@ -68,7 +76,8 @@ def _find_obstacle(config: Any, trust_remote_code: bool) -> str | None:
     if other := set(getattr(text, "layer_types", None) or ()) - PACKABLE_LAYERS:
         return f"it has {', '.join(sorted(other))} layers"
     config = copy.deepcopy(config)
-    config.get_text_config().pad_token_id = None  # some decoders would look for it in the values
+    # some decoders would look for it in the values; some configurations do not let it be set
+    vars(config.get_text_config())["pad_token_id"] = None
     lm = pretrained.make(
         config,
         experts_implementation="batched_mm",  # which runs without values, too

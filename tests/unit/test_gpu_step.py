@@ -82,19 +82,6 @@ def test_the_plan_knows_what_a_rank_of_64_holds() -> None:
         assert step["again"] == step["between steps"]
 
 
-def test_the_plan_knows_what_adapters_on_a_rank_of_64_hold() -> None:
-    found, plain = ran("plan")["adapters"], ran("plan")["plain"]
-    step, update = found["step"], found["plan"]["optimizer"]
-    rotary = 512
-    base = (plain["step"]["weights"] - rotary) // 2  # bfloat16 in place of float32
-    adapters = step["weights"] - rotary - base
-    assert 0 < adapters < base / 10
-    assert step["weights"] == update["weights"]
-    assert step["gradients"] == update["gradients"] == adapters
-    assert update["optimizer"] == 2 * adapters
-    assert step["peak"] == pytest.approx(sum(found["plan"]["train"].values()), rel=TOLERANCE)
-
-
 def test_gradients_of_all_weights_are_kept_only_where_that_is_asked_for() -> None:
     found = {case: ran("plan")[case]["step"] for case in ("plain", "per update")}
     of_all = RANKS * found["plain"]["gradients"]
@@ -123,6 +110,14 @@ def test_no_term_of_attention_needs_a_kernel_that_holds_the_scores() -> None:
     for name, kernels in found.items():
         others = {kernel for kernel in kernels if "scaled_dot" in kernel or "bmm" in kernel}
         assert not others, name
+
+
+def test_attention_over_padded_rows_is_a_fused_kernel_without_a_mask() -> None:
+    for name, layers in (("StableLm", 2), ("Lfm2", 1)):
+        kernels = ran("padded")[name]
+        fused = {kernel: count for kernel, count in kernels.items() if "scaled_dot" in kernel}
+        assert set(fused.values()) == {layers} and len(fused) == 2, name  # forward and backward
+        assert not {"bmm", "_softmax"} & kernels.keys(), name
 
 
 def test_products_of_halves_are_float32_on_a_gpu() -> None:

@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from transformers import (
+    BertConfig,
+    BertLMHeadModel,
     GPT2Config,
     GPT2LMHeadModel,
     MptConfig,
@@ -150,6 +152,18 @@ ZAMBA: dict[str, Any] = {
     "mamba_d_state": 8,
     "chunk_size": 8,
 }
+
+
+@pytest.mark.parametrize("layout", ["auto", "padded"])
+def test_a_model_that_is_not_causal_is_refused(tmp_path: Path, layout: str) -> None:
+    sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    BertLMHeadModel(BertConfig(vocab_size=64, intermediate_size=32, **sizes)).save_pretrained(
+        tmp_path
+    )
+    with world() as here, pytest.raises(UserError, match="its tokens see later ones"):
+        open_policy(tmp_path, here, layout=layout)
+
+
 STEPS: dict[str, Any] = {
     "reference": ReferenceSettings(coefficient=0.5),
     "critic": CriticSettings(),

@@ -52,9 +52,6 @@ Measured = dict[tuple[str, str], Parts]
 """The parts at the peak of each stretch, by (work, stretch)."""
 FEW = (3, 4)
 """Layers to measure: the difference is what one more layer adds."""
-IN_ROWS = "find_packed_sequence_indices"
-"""A function of transformers that looks for packed sequences in a batch, and finds none in ours. It
-cannot see the numbers of fake tensors, and would assume some."""
 BLOCKS = 3
 """Blocks of log-probs to measure: they are alike, and the first ones show what each leaves."""
 
@@ -153,6 +150,14 @@ def _count_layers(config: Any, code: bool) -> int | None:
     return len(shapes) if all(shape == shapes[0] for shape in shapes) else None
 
 
+def in_rows() -> Any:
+    """Tells transformers that no row of a padded batch is packed, as it sees in real numbers.
+
+    It cannot look into fake tensors, and would make a mask for what it cannot exclude.
+    """
+    return patch.object(masking_utils, "find_packed_sequence_indices", return_value=None)
+
+
 @contextmanager
 def _fake_world(ranks: int, copies: int) -> Iterator[World]:
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
@@ -172,7 +177,7 @@ def _measure(job: Job, config: Any, world: World, layers: int | None) -> Measure
         optimizer = _optimizer(model, job.settings) if job.train else None
         peaks = Peaks(model, optimizer)
         mark_layers(model.layers, peaks)
-        with peaks, Workspace(), patch.object(masking_utils, IN_ROWS, return_value=None):
+        with peaks, Workspace(), in_rows():
             _replay(model, peaks, probe.make_fake(mode), "probe")
             _replay(model, peaks, batch.make_fake(mode), "replay")
             if optimizer is not None:
