@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+ADAPTER_CONFIG = "adapter_config.json"
 CHECKPOINT = "complete.json"
 """What a drpo checkpoint has and no model folder does."""
 TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
@@ -56,7 +57,7 @@ def find_wrong_kind(folder: Path, causal: bool = True) -> Finding | None:
             return Finding(f"the model folder {folder} does not exist", NAME_ONE)
         return Finding(f"{folder} is a file, not a model folder", NAME_ONE)
     names = {path.name for path in folder.iterdir()}
-    if "adapter_config.json" in names:
+    if ADAPTER_CONFIG in names:
         return _adapter(folder)
     if run := _find_run(folder):
         return Finding(
@@ -146,13 +147,12 @@ def _has(mark: str, name: str) -> bool:
 
 
 def _adapter(folder: Path) -> Finding:
-    config = _read_object(folder / "adapter_config.json")
+    config = _read_object(folder / ADAPTER_CONFIG)
     base = None if isinstance(config, Finding) else config.get("base_model_name_or_path")
     return Finding(
         f"{folder} is an adapter (LoRA or its kin), not a model; its base model is "
         f"{base or 'not named'}",
-        f"merge them first, with peft: PeftModel.from_pretrained(base, {str(folder)!r})"
-        ".merge_and_unload().save_pretrained(FOLDER), and the tokenizer; then name FOLDER",
+        f"merge them first: drpo export --merged {folder} FOLDER; then name FOLDER",
     )
 
 

@@ -268,14 +268,11 @@ def _engine(spec: Spec) -> str:
         parts.append(chosen)
     if rollout.dtype and rollout.dtype != spec.model.dtype:
         parts.append(f"computing in {rollout.dtype}")
-    if rollout.weight_rounding:
-        parts.append(f"weights rounded to {rollout.weight_rounding}")
-    if quantised := rollout.quantised_to():
-        parts.append(f"weights and inputs of layers in {quantised}")
-    if rollout.dynamic_sampling_rounds:
-        parts.append(
-            f"up to {rollout.dynamic_sampling_rounds} more rounds for groups with unequal rewards"
-        )
+    if rounded := rollout.quantised_to() or rollout.weight_rounding:
+        what = "weights and inputs of layers in" if rollout.quantised_to() else "weights rounded to"
+        parts.append(f"{what} {rounded}")
+    if rounds := rollout.dynamic_sampling_rounds:
+        parts.append(f"up to {rounds} more rounds for groups with unequal rewards")
     return ", ".join(parts)
 
 

@@ -117,12 +117,15 @@ def load_deferred(
 
 
 def make(config: Any, **options: Any) -> Any:
-    """The language model of a configuration, without weights from a checkpoint."""
+    """The language model of a configuration, with weights that nobody has written."""
     from transformers import AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
 
     options = _exact_attention(config) | options
-    lm = _choose(AutoModelForCausalLM, config).from_config(config, **options)
+    with no_init_weights():  # in a fake mode, that of some towers would fail
+        lm = _choose(AutoModelForCausalLM, config).from_config(config, **options)
     drop_towers(lm)
+    lm.tie_weights()
     return lm
 
 

@@ -191,12 +191,19 @@ def export(
         ),
     ],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write.")],
+    merged: Annotated[
+        bool,
+        typer.Option("--merged", help="Of an adapter, write the model that it makes of its base."),
+    ] = False,
 ) -> None:
     """Write a checkpoint as a Hugging Face model folder.
 
     Writes the weights in `model.dtype`, and the tokenizer. Refuses a folder that is not empty.
+
+    Of a run with `[lora]`, writes the adapter, which peft and vLLM load. With `--merged` it writes
+    a model; then CHECKPOINT may also be the folder of an adapter.
     """
     from drpo_cli.step.checkpoint import export as write
 
-    write(checkpoint, folder)
+    write(checkpoint, folder, merged)
     typer.echo(f"wrote {folder}")

@@ -175,15 +175,12 @@ def _make_empty(model: ModelSettings, device: torch.device) -> Any:
     """The model with buffers, and with parameters that nobody has written."""
     import torch
     from transformers import GenerationConfig
-    from transformers.initialization import no_init_weights
 
-    with no_init_weights():
-        lm = pretrained.make(
-            load_config(model),
-            dtype=getattr(torch, model.dtype),
-            trust_remote_code=model.trust_remote_code,
-        )
-    lm.tie_weights()
+    lm = pretrained.make(
+        load_config(model),
+        dtype=getattr(torch, model.dtype),
+        trust_remote_code=model.trust_remote_code,
+    )
     lm.generation_config = GenerationConfig()  # as in `_read`
     exact = lm._keep_in_fp32_modules_strict  # whatever the dtype, as when it is read
     for name, tensor in [*lm.named_parameters(), *lm.named_buffers()]:

@@ -68,6 +68,7 @@ class StepMetrics(TypedDict, total=False):
     rows_by_rate                  difficulty sampling: rows by how often they were right
     reference_kl                  KL(π ‖ reference), in nats per token
     explained_variance            of the critic, 1 at best
+    router_disagreement           share of the engine's choices of experts that π does not make
     value_loss                    of the critic, in reward²
     loss                          mean over the step's updates
     grad_norm                     global norm before clipping, mean over the step's updates
@@ -111,6 +112,7 @@ class StepMetrics(TypedDict, total=False):
     rows_by_rate: dict[str, Count]
     reference_kl: float | None
     explained_variance: float | None
+    router_disagreement: float | None
     value_loss: float | None
     loss: float | None
     grad_norm: float | None

@@ -38,6 +38,31 @@ def rank_fits_the_engine(spec: Spec) -> Iterator[Problem]:
         )
 
 
+def an_engine_takes_adapters(spec: Spec) -> Iterator[Problem]:
+    if spec.lora and spec.lora.sync == "adapter" and spec.rollout.type == "transformers":
+        yield Problem(
+            ("lora", "sync"),
+            "is 'adapter', and the transformers engine takes merged weights alone; remove it",
+            also=(("rollout", "engine"),),
+            on_key=True,
+        )
+
+
+def merged_weights_are_not_rounded(spec: Spec) -> Iterator[Problem]:
+    """The proof rounds W as the engine does, and could not round W + s B A in the trainer."""
+    rollout = spec.rollout.config
+    key = "weight_rounding" if rollout.weight_rounding else "quantization"
+    rounds = rollout.weight_rounding or rollout.quantised_to()
+    if spec.lora and sync_of(spec) == "merged" and rounds:
+        yield Problem(
+            ("rollout", key),
+            "has no proof of the sync with merged adapters; remove it, or use the vllm engine with "
+            "lora.sync = 'adapter'",
+            also=(("lora",),),
+            on_key=True,
+        )
+
+
 def full_training_rates_are_low(spec: Spec) -> Iterator[Problem]:
     if spec.lora and spec.train.learning_rate <= FULL_RATE:
         yield Problem(
@@ -103,5 +128,10 @@ def count_adapters(spec: Spec, matrices: Mapping[str, tuple[int, ...]]) -> int:
     return spec.lora.rank * sum(sum(matrices[f"{name}.weight"]) for name in chosen)
 
 
-ERRORS = (rank_fits_the_engine, routers_are_frozen)
+ERRORS = (
+    rank_fits_the_engine,
+    an_engine_takes_adapters,
+    merged_weights_are_not_rounded,
+    routers_are_frozen,
+)
 WARNINGS = (full_training_rates_are_low,)

@@ -36,6 +36,7 @@ from torch.optim import AdamW
 from drpo_cli.dist import World
 from drpo_cli.errors import UserError, writing
 from drpo_cli.evaluate.results import HeldOut
+from drpo_cli.model_folder import ADAPTER_CONFIG
 from drpo_cli.pretrained import save_config
 from drpo_cli.rollout.engine.ends import GENERATION, read_generation
 from drpo_cli.runs import checkpoints as on_disk
@@ -45,7 +46,7 @@ from drpo_cli.runs.metrics import StepMetrics
 from drpo_cli.runs.reader import read as read_records
 from drpo_cli.runs.records import Records
 from drpo_cli.step import saved_state
-from drpo_cli.step.export import write_model
+from drpo_cli.step.export import merge_folder, write_model
 from drpo_cli.step.same_model import is_partial, require_same, save_adapted, trained
 from drpo_cli.trainer import optim
 from drpo_cli.trainer.trainer import Trainer
@@ -279,8 +280,11 @@ def restore(r: Run) -> None:
         r.alerts = Watch(read_records(files.metrics, StepMetrics))
 
 
-def export(checkpoint: Path, folder: Path) -> None:
+def export(checkpoint: Path, folder: Path, merged: bool = False, dtype: str | None = None) -> None:
     """Writes the weights of a checkpoint (or a run folder's newest) as a Hugging Face folder.
+
+    Of a run with adapters, that is a folder of the adapter, or `merged` one of a model. A folder of
+    an adapter can be merged, too, with weights in `dtype`, or in the base's.
 
     Raises UserError when `folder` exists and is not empty.
     """
@@ -289,19 +293,27 @@ def export(checkpoint: Path, folder: Path) -> None:
         raise UserError(f"{folder} is not empty; name a new folder to export to")
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    with on_disk.open_latest(checkpoint) as source:
-        with saved_state.reading(source / on_disk.MARKER):
-            record = read(source)
-            dtype = record["dtype"]
-        try:
-            partial.mkdir(parents=True)
-            write_model(source, partial, dtype, record.get("base"))
-            if folder.exists():
-                folder.rmdir()
-            partial.rename(folder)
-        except OSError:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+    try:
+        if (checkpoint / ADAPTER_CONFIG).is_file():
+            if not merged:
+                raise UserError(
+                    f"{checkpoint} is a folder of an adapter already",
+                    "give --merged for the model that it makes of its base",
+                )
+            merge_folder(checkpoint, partial, dtype)
+        else:
+            with on_disk.open_latest(checkpoint) as source:
+                with saved_state.reading(source / on_disk.MARKER):
+                    record = read(source)
+                    dtype = record["dtype"]
+                partial.mkdir(parents=True)
+                write_model(source, partial, str(dtype), record.get("base"), merged)
+        if folder.exists():
+            folder.rmdir()
+        partial.rename(folder)
+    except (OSError, UserError):
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 OPTIMIZER_OF = {"model": "optimizer", "critic": "critic_optimizer"}

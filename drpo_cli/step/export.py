@@ -10,17 +10,22 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from drpo_cli import pretrained
+from drpo_cli.adapter_folder import PREFIX, WEIGHTS, Adapter, find_base, merge, read_adapter
 from drpo_cli.deferred import Deferred, read_files, whole
 from drpo_cli.errors import UserError, writing
-from drpo_cli.model_folder import INDEX, find_broken_weights, listed, weight_files
+from drpo_cli.model_folder import ADAPTER_CONFIG, INDEX, find_broken_weights, listed, weight_files
 from drpo_cli.pretrained import has_code
+from drpo_cli.rollout.engine.ends import GENERATION, read_generation
 from drpo_cli.step import saved_state
+from drpo_cli.trainer.lora import A, B, fingerprint
 
 WEIGHT_PREFIX = "model.lm."  # of a weight's name in the distributed checkpoint
 PROCESSOR = (
@@ -29,21 +34,113 @@ PROCESSOR = (
     "video_preprocessor_config.json",
     "chat_template.json",
 )
+ADAPTER, BASE = "adapter/adapter_config.json", "adapter/base.json"
+"""In a checkpoint of adapters: how they are applied, and what identifies their base."""
 FILE_BYTES = 5 * 10**9
 """The most bytes of weights in a file, unless one weight has more."""
 
 
-def write_model(checkpoint: Path, folder: Path, dtype: str, base: str | None = None) -> None:
+def write_model(
+    checkpoint: Path, folder: Path, dtype: str, base: str | None = None, merged: bool = False
+) -> None:
     """Writes weights, configuration, tokenizer and, if the model has its own, code.
 
     A multimodal model gets its other parts as they are in `base`, the folder or hub id that it was
-    trained from: a checkpoint has the language model alone.
+    trained from: a checkpoint has the language model alone. A checkpoint of adapters gives a folder
+    of the adapter in PEFT's format, or `merged` with its base a model.
 
     The weights of a model with code are written under the names that they were trained with;
     others under those that transformers gives them in files.
     """
     hf = checkpoint / "hf"
-    weights = _read_weights(checkpoint, getattr(torch, dtype))
+    if not (checkpoint / ADAPTER).is_file():
+        _write_model(hf, _read_weights(checkpoint, getattr(torch, dtype)), folder, dtype, base)
+    elif merged:
+        with saved_state.reading(checkpoint / BASE):
+            own = json.loads((checkpoint / BASE).read_text(encoding="utf-8"))
+        lm = _load_base(own["path"], dtype)
+        if fingerprint(lm) != own["fingerprint"]:
+            raise UserError(
+                f"{own['path']} has other weights than when this run started on it",
+                "put back the model folder that it had then",
+            )
+        merge(lm, _read_adapter(checkpoint), str(checkpoint))
+        _write_model(hf, dict(lm.state_dict()), folder, dtype, base)
+    else:
+        _write_adapter(checkpoint, folder)
+
+
+def merge_folder(adapter: Path, folder: Path, dtype: str | None = None) -> None:
+    """Writes the model that an adapter folder makes of its base, with the base's tokenizer.
+
+    The weights are in `dtype`, or in that of the base. Raises UserError if they do not fit.
+    """
+    base = find_base(adapter)
+    lm = _load_base(base, dtype or "auto")
+    merge(lm, read_adapter(adapter), str(adapter))
+    dtype = str(lm.dtype).removeprefix("torch.")
+    with TemporaryDirectory(prefix="drpo-base-") as scratch:
+        hf = Path(scratch)
+        pretrained.save_config(lm, hf)
+        if (adapter / "tokenizer_config.json").is_file():
+            tokenizer = AutoTokenizer.from_pretrained(adapter, trust_remote_code=False)
+        else:
+            tokenizer = pretrained.read(AutoTokenizer, base, str(adapter), trust_remote_code=False)
+        tokenizer.save_pretrained(hf)
+        if (generation := read_generation(base)) is not None:
+            (hf / GENERATION).write_bytes(generation)
+        _write_model(hf, dict(lm.state_dict()), folder, dtype, base)
+
+
+def _load_base(path: str, dtype: str) -> Any:
+    kind: Any = dtype if dtype == "auto" else getattr(torch, dtype)
+    return pretrained.load_deferred(
+        AutoModelForCausalLM,
+        path,
+        "the base of the adapter",
+        trust_remote_code=False,
+        dtype=kind,
+        generation_config=GenerationConfig(),
+    )
+
+
+def _read_adapter(checkpoint: Path) -> Adapter:
+    """The adapter of a checkpoint, deferred."""
+    tensors = _read_weights(checkpoint, torch.float32)
+    with saved_state.reading(checkpoint / ADAPTER):
+        config = json.loads((checkpoint / ADAPTER).read_text(encoding="utf-8"))
+    pairs = {
+        name.removesuffix(f".{A}"): (a, tensors[name.replace(A, B)])
+        for name, a in tensors.items()
+        if name.endswith(A)
+    }
+    return Adapter(config, pairs)
+
+
+def _write_adapter(checkpoint: Path, folder: Path) -> None:
+    """Writes A and B in float32, what applies them, and the tokenizer."""
+    from safetensors.torch import save_file
+
+    adapter, hf = _read_adapter(checkpoint), checkpoint / "hf"
+    tensors = {
+        f"{PREFIX}{layer}.lora_{part}.weight": whole(one).contiguous()
+        for layer, pair in adapter.pairs.items()
+        for part, one in zip("AB", pair, strict=True)
+    }
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        text = json.dumps(dict(adapter.config), indent=2) + "\n"
+        (folder / ADAPTER_CONFIG).write_text(text, encoding="utf-8")
+        for file in hf.iterdir():
+            if file.is_file() and file.name not in ("config.json", GENERATION):
+                shutil.copy(file, folder / file.name)
+
+
+def _write_model(
+    hf: Path, weights: Mapping[str, Tensor], folder: Path, dtype: str, base: str | None
+) -> None:
+    """Writes weights by their names in the model, and what `hf` has beside weights."""
     with saved_state.reading(hf):
         if has_code(hf):
             config = json.loads((hf / "config.json").read_text(encoding="utf-8"))

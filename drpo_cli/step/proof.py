@@ -260,7 +260,10 @@ class Proof:
             if look.gap <= cheap:
                 return look
             if disturbed is not None:
-                look = replace(look, staleness=self._staleness(exp, difference_T, disturbed))
+                routed = Experience.of(groups_P)  # other experts would be noise in every gradient
+                if routed.experts_S is not None:
+                    difference_T = trainer.replay(routed) - routed.logp_mu_T
+                look = replace(look, staleness=self._staleness(routed, difference_T, disturbed))
             with Jittered(trainer.policy, derive_seed("jitter"), self.limits.unit):
                 return replace(look, noise=self._mean(trainer.replay(exp) - logp_T, exp))
 

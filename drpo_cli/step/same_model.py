@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from drpo_cli.errors import UserError
+from drpo_cli.routers import find_blocks
 from drpo_cli.step import saved_state
-from drpo_cli.step.export import WEIGHT_PREFIX
+from drpo_cli.step.export import ADAPTER, BASE, WEIGHT_PREFIX
 from drpo_cli.trainer.model import Policy
 
 if TYPE_CHECKING:
     from drpo_cli.trainer.trainer import Trainer
 
-CRITIC_PREFIX = "critic."
-ADAPTER, BASE = "adapter/adapter_config.json", "adapter/base.json"
+CRITIC_PREFIX, MOMENT_PREFIX = "critic.", "optimizer.state."
 SAME = {
     "r": "rank",
     "lora_alpha": "alpha",
@@ -58,6 +58,7 @@ def require_same(checkpoint: Path, trainer: Trainer) -> None:
     """Raises UserError if a checkpoint is of another model or critic than the trainer's."""
     _require_same_adapters(checkpoint, trainer.policy)
     _require_same_model(checkpoint, trainer.policy)
+    _require_same_routers(checkpoint, trainer.policy)
     _require_same_critic(checkpoint, trainer)
 
 
@@ -107,6 +108,17 @@ def _require_same_model(checkpoint: Path, policy: Policy) -> None:
             f"{checkpoint} is a checkpoint of another model ({what}); set model.path to the "
             f"model the run started from, or give the run another name"
         )
+
+
+def _require_same_routers(checkpoint: Path, policy: Policy) -> None:
+    saved = _saved_shapes(checkpoint, MOMENT_PREFIX)
+    for name in trained(policy):
+        routed = any(name.startswith(f"lm.{block.name}.") for block in find_blocks(policy.lm))
+        if routed and f"{name}.exp_avg" not in saved:
+            raise UserError(
+                f"{checkpoint} has no moments of {name.removeprefix('lm.')}, which was not trained "
+                f"then; set train.freeze_routers to true, or give the run another name"
+            )
 
 
 def _require_same_critic(checkpoint: Path, trainer: Trainer) -> None:

@@ -1,4 +1,4 @@
-"""`drpo eval`: scores run folders, checkpoints and model folders on the same held-out problems."""
+"""`drpo eval`: scores runs, checkpoints, models and adapters on the same held-out problems."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from drpo_cli.console import open_console
 from drpo_cli.errors import UserError
 from drpo_cli.evaluate import compare
 from drpo_cli.evaluate.metrics import Evaluation, summarise
-from drpo_cli.model_folder import NAME_ONE, find_wrong_kind
+from drpo_cli.model_folder import ADAPTER_CONFIG, NAME_ONE, find_wrong_kind
 from drpo_cli.plan import lone_plan
 from drpo_cli.rewards.grading.grader import Grader
 from drpo_cli.runs.checkpoints import MARKER
@@ -66,7 +66,8 @@ def score_targets(
     with tempfile.TemporaryDirectory(prefix="drpo-eval-") as scratch:
         for i, target in enumerate(targets):
             begin(target)
-            model = _prepare_model(Path(target), Path(scratch) / str(i))
+            dtype = load(spec_path).model.dtype
+            model = _prepare_model(Path(target), Path(scratch) / str(i), dtype)
             text = run_apart("drpo_cli.tools.evaluate", spec_path, model, samples or "")
             found[target] = Evaluation.from_json(text)
     return found
@@ -104,11 +105,15 @@ def _find_spec(targets: Sequence[str]) -> Path:
     )
 
 
-def _prepare_model(target: Path, scratch: Path) -> Path:
-    """The Hugging Face folder of the target's weights; a checkpoint is exported to `scratch`."""
+def _prepare_model(target: Path, scratch: Path, dtype: str) -> Path:
+    """The Hugging Face folder of the target's weights.
+
+    A checkpoint is exported to `scratch`, and an adapter is merged there, in `dtype`.
+    """
     is_model = (target / "config.json").is_file()
-    if (target / MARKER).is_file() or (RunFolder(target).exists() and not is_model):
-        checkpoint.export(target, scratch)
+    is_adapter = (target / ADAPTER_CONFIG).is_file()
+    if is_adapter or (target / MARKER).is_file() or (RunFolder(target).exists() and not is_model):
+        checkpoint.export(target, scratch, merged=True, dtype=dtype)
         return scratch
     if finding := find_wrong_kind(target):
         is_unknown = finding.fix == NAME_ONE

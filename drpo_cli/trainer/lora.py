@@ -23,6 +23,7 @@ from drpo_cli.deferred import Deferred
 from drpo_cli.dist import World, local
 from drpo_cli.errors import UserError
 from drpo_cli.settings import LoraSettings
+from drpo_cli.trainer.decoder import find_decoder, find_layers
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -63,17 +64,16 @@ def inject(lm: Any, settings: LoraSettings, seed: int | None, key: str) -> Adapt
     prefix, layers = _layers(lm)
     config = _config(settings, _find_targets(layers, prefix, settings, key))
     lm.requires_grad_(False)
-    # peft moves tensors that are not on the meta device, and fake ones cannot be moved
-    with warnings.catch_warnings(), unset_fake_temporarily():
+    # peft moves what is not on the meta device, and fake tensors cannot be moved
+    with warnings.catch_warnings(), unset_fake_temporarily(), torch.device("meta"):
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to False")  # it sets it itself
         # Not into the whole: for a model with stacked experts peft would then change the targets
-        inject_adapter_in_model(config, layers, NAME, low_cpu_mem_usage=True)
+        inject_adapter_in_model(config, layers, NAME)
     for name, layer in adapted(lm).items():
         for part, start in ((A, f"{seed} {name}"), (B, None)):
             shape = layer.get_parameter(part).shape
             linear: Any = layer.get_submodule(part.removesuffix(".weight"))
-            beside = layer.get_parameter("base_layer.weight").device
-            like = torch.empty(shape, device=beside if seed is None else "meta")
+            like = torch.empty(shape, device="cpu" if seed is None else "meta")
             linear.weight = nn.Parameter(like if seed is None else _start(like, start))
     lm.eval()
     return Adapters(_describe(lm, settings), base)
@@ -199,7 +199,7 @@ def _start(like: Tensor, seed: str | None) -> Deferred:
 
 def _layers(lm: Any) -> tuple[str, nn.Module]:
     """The list of decoder layers, and what the names of all in it begin with."""
-    layers: nn.Module = lm.get_decoder().layers
+    layers: nn.Module = find_layers(find_decoder(lm))
     return next(f"{name}." for name, module in lm.named_modules() if module is layers), layers
 
 

@@ -76,7 +76,8 @@ def _find_obstacle(config: Any, trust_remote_code: bool) -> str | None:
     if other := set(getattr(text, "layer_types", None) or ()) - PACKABLE_LAYERS:
         return f"it has {', '.join(sorted(other))} layers"
     config = copy.deepcopy(config)
-    config.get_text_config().pad_token_id = None  # some decoders would look for it in the values
+    # some decoders would look for it in the values; some configurations do not let it be set
+    vars(config.get_text_config())["pad_token_id"] = None
     lm = pretrained.make(
         config,
         experts_implementation="batched_mm",  # which runs without values, too

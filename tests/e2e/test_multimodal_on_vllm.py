@@ -25,14 +25,14 @@ def test_the_text_model_alone(tmp_path: Path) -> None:
     model = ModelSettings(path=str(tiny_multimodal(tmp_path / "model", "gemma3")), dtype="float32")
     engine = vllm.Engine(vllm.Config(max_sequences=16), EngineContext(model, 64, 1))
     lm = AutoModelForMultimodalLM.from_pretrained(model.path).eval()
-    assert gap(engine, lm) < 1e-5
+    assert gap(engine, lm) < 2e-5
     with torch.no_grad():
         for weight in lm.model.language_model.parameters():
-            weight.mul_(1.5)
+            weight.mul_(1.1)
     assert gap(engine, lm) > 1e-2
-    changed = ((name, weight * 1.5) for name, weight in stored_weights(model))
+    changed = ((name, weight * 1.1) for name, weight in stored_weights(model))
     engine.load_weights(changed)
-    assert gap(engine, lm) < 1e-5
+    assert gap(engine, lm) < 2e-5
     engine.close()
 
 

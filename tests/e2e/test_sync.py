@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from support.models import tiny_model
+from support.models_page import SAMPLED
 
 TESTS = Path(__file__).parents[1]
 
@@ -35,7 +36,7 @@ def outcome(folder: Path, fault: str = "none") -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("kind", ["qwen3", "llama", "gemma3", "glm4_moe"])
+@pytest.mark.parametrize("kind", SAMPLED)
 def test_every_weight_reaches_the_engine(kind: str, tmp_path: Path) -> None:
     found = outcome(tiny_model(tmp_path / kind, kind))
     assert found["caught"] is None

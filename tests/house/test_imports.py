@@ -19,7 +19,7 @@ ORDER = (
     ("secrets",),
     ("types", "errors", "settings", "processes", "terminal", "progress"),
     ("architecture", "console", "deferred", "devices", "experience", "model_folder", "routers"),
-    ("dist", "wrong_weights"),
+    ("adapter_folder", "dist", "wrong_weights"),
     ("pretrained",),
     ("plugins",),
     ("spec",),

@@ -21,14 +21,13 @@ import transformers
 from drpo_cli import devices, plugins
 from drpo_cli.dist import World, local
 from drpo_cli.rollout.engine.precision import Precision
-from drpo_cli.settings import LoraSettings, ModelSettings, TrainSettings
+from drpo_cli.settings import ModelSettings, TrainSettings
 from drpo_cli.tools.memory import passes
 from drpo_cli.tools.memory.inputs import Batch, Lengths, make_model
 from drpo_cli.tools.memory.tracker import find_gradients
 from drpo_cli.trainer import float8, optim
 from drpo_cli.trainer.attention import name_for
 from drpo_cli.trainer.loading import DTYPES, _recompute_activations, shard
-from drpo_cli.trainer.lora import inject
 from drpo_cli.trainer.model import Policy
 from drpo_cli.trainer.tiles import _product
 from drpo_cli.trainer.trainer import Objective, Trainer
@@ -68,18 +67,14 @@ def configuration(name: str, layers: int | None = None) -> Any:
     return getattr(transformers, kind)(**sizes)
 
 
-def open_trainer(
-    config: Any, world: World, settings: TrainSettings, lora: LoraSettings | None = None
-) -> Trainer:
+def open_trainer(config: Any, world: World, settings: TrainSettings) -> Trainer:
     """A trainer as a run builds it, of a model without values."""
-    dtype = None if lora is None else torch.bfloat16
     packed = name_for(str(settings.attention), "cuda")
     attention = None if settings.layout == "padded" else packed
     with DEVICE:
-        lm = make_model(config, False, None, attention, dtype)
-    adapters = None if lora is None else inject(lm, lora, None, "lora.target_modules")
+        lm = make_model(config, False, None, attention)
     _recompute_activations(lm, settings.checkpointing)
-    policy = Policy(lm, 1.0, settings.logits_in_a_block, adapters)
+    policy = Policy(lm, 1.0, settings.logits_in_a_block)
     float8.convert(policy.layers, settings.float8)
     shard(policy, DTYPES["bfloat16"], world)
     plugin = plugins.load("objectives", "drpo")
@@ -87,13 +82,11 @@ def open_trainer(
     return Trainer(policy, optim.build(policy, settings, 100), objective, settings, world)
 
 
-def take_step(
-    config: Any, batch: Batch, copies: int = 1, lora: LoraSettings | None = None, **train: Any
-) -> dict[str, Any]:
+def take_step(config: Any, batch: Batch, copies: int = 1, **train: Any) -> dict[str, Any]:
     """What the second step of a trainer needs; the first one makes the moments."""
     settings = devices.resolve(TrainSettings(updates_per_rollout=1, **train), "cuda", "bfloat16")
     with fake_gpu(RANKS, copies) as (world, gpu):
-        trainer = open_trainer(config, world, settings, lora)
+        trainer = open_trainer(config, world, settings)
         found: dict[str, Any] = {"weights": gpu.held}
         trainer.step(batch.rows)
         found["between steps"] = gpu.held
@@ -162,7 +155,6 @@ def plan() -> dict[str, Any]:
             **{"offload": "optimizer", "gradient_checkpointing": True},
             "checkpointing_keeps": "offloaded_inputs",
         },
-        "adapters": {"lora": LoraSettings(rank=64)},
     }
     for name, train in cases.items():
         taken = take_step(config, step, tokens_per_microbatch=4096, **train)
@@ -186,7 +178,7 @@ TERMS: dict[str, dict[str, Any]] = {
 
 
 def terms() -> dict[str, Any]:
-    """The kernels of a step by name, for each of `TERMS` with two layers."""
+    """The kernels of a step by name, for each of `TERMS` with two layers; and of a product."""
     batch, found = Batch(Lengths(512, 1537), 2, 2, 4096), {}
     sizes = {"hidden_size": 512, "intermediate_size": 512, "num_hidden_layers": 2}
     for name, own in TERMS.items():
@@ -198,7 +190,7 @@ def terms() -> dict[str, Any]:
             gpu.begin()
             trainer.step(batch.rows)
             found[name] = dict(gpu.kernels)
-    return found
+    return {"steps": found, "product": _product_of_halves()}
 
 
 PADDED: dict[str, dict[str, Any]] = {
@@ -225,7 +217,7 @@ def padded() -> dict[str, Any]:
     return found
 
 
-def product() -> dict[str, Any]:
+def _product_of_halves() -> dict[str, Any]:
     """The dtype and the kernels of a product of bfloat16 matrices as tiles of attention need it."""
     with fake_gpu(RANKS) as (_, gpu):
         left, right = (torch.empty(2, 8, 8, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
@@ -234,9 +226,7 @@ def product() -> dict[str, Any]:
         return {"dtype": dtype, "kernels": dict(gpu.kernels)}
 
 
-def _planned(
-    config: Any, batch: Batch, lora: LoraSettings | None = None, **train: Any
-) -> dict[str, Any]:
+def _planned(config: Any, batch: Batch, **train: Any) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(config.to_json_string())
         job = passes.Job(
@@ -248,7 +238,6 @@ def _planned(
             batch,
             accumulate=True,
             device="cuda",
-            lora=lora,
         )
         measured = passes.measure(job)
     return {
@@ -262,7 +251,6 @@ PROGRAMS = {
     "plan": plan,
     "terms": terms,
     "padded": padded,
-    "product": product,
     "float8": eight_bits,
 }
 

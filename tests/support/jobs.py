@@ -33,7 +33,7 @@ from drpo_cli.trainer.model import Policy
 from drpo_cli.trainer.pack import Packed
 from drpo_cli.trainer.stats import TokenStats
 from drpo_cli.types import Group, Prompt, Scores
-from support.models import Row, experience, tokenizer
+from support.models import Row, experience, samples, tokenizer
 from support.proofs import SAMPLING, opened, prompts
 from support.training import (
     STEADY,
@@ -162,6 +162,14 @@ def prove(here: World, model: Path, rounding: str | None, lost: str = "") -> Pro
         refusal = str(error)
     place, count = copies(next(proof.trainer.policy.parameters()))
     return Proven(refusal, proof.floor, place, count, dict(proof.looks[0].staleness))
+
+
+def in_eight_bits(here: World, model: Path, recipe: str | None) -> Tensor:
+    """log π of some rows by a policy that computes in FP8, with its weights over all ranks."""
+    import support.eight_bits  # noqa: F401
+
+    rows = samples([(3, 9), (6, 2), (4, 7)])
+    return replay(here, model, [rows] * here.size, dtype="bfloat16", float8=recipe)
 
 
 def gathered(here: World, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:

@@ -80,18 +80,30 @@ def logps(model: Any) -> list[Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "settings", "keep"),
+    ("kind", "settings", "keep", "layout"),
     [
-        ("qwen3", LORA, None),
-        ("qwen3", LORA.model_copy(update={"rslora": True}), "inputs"),
-        ("phi3", LORA.model_copy(update={"target_modules": ("qkv_proj", "down_proj")}), None),
-        ("qwen3_moe", LORA, "products"),
+        ("qwen3", LORA, None, "packed"),
+        ("qwen3", LORA, None, "padded"),
+        ("qwen3", LORA.model_copy(update={"rslora": True}), "inputs", "packed"),
+        (
+            "phi3",
+            LORA.model_copy(update={"target_modules": ("qkv_proj", "down_proj")}),
+            None,
+            "packed",
+        ),
+        ("qwen3_moe", LORA, "products", "packed"),
     ],
 )
 def test_log_probs_and_gradients_are_those_of_pefts_own_model(
-    models: dict[str, Path], here: World, kind: str, settings: LoraSettings, keep: str | None
+    models: dict[str, Path],
+    here: World,
+    kind: str,
+    settings: LoraSettings,
+    keep: str | None,
+    layout: str,
 ) -> None:
-    policy = grown(open_policy(models[kind], here, lora=settings, keep=keep))
+    policy = grown(open_policy(models[kind], here, lora=settings, keep=keep, layout=layout))
+    assert policy.costs.padded == (layout == "padded")
     trainer = open_trainer(models[kind], here, lora=settings)
     exp = experience(BATCH)
     theirs = in_peft(models[kind], settings, policy)

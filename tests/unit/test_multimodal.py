@@ -27,6 +27,7 @@ from drpo_cli.settings import CriticSettings, ModelSettings, ReferenceSettings
 from drpo_cli.step import checkpoint
 from drpo_cli.step.checkpoint import Checkpoints
 from drpo_cli.step.sync import WeightSync
+from drpo_cli.tools.memory.passes import count_parameters
 from support.damaged import change, without
 from support.models import experience, samples, tokenizer, world
 from support.multimodal import MULTIMODAL, SIDE, tiny_multimodal
@@ -65,6 +66,7 @@ def test_the_text_model_alone(folders: dict[str, Path], tmp_path: Path, kind: st
     assert {
         name for name in all_ if any(part in name for part in TOWER)
     } == all_.keys() - own.keys()
+    assert count_parameters(settings(folders[kind])) == sum(w.numel() for w in own.values())
     tower = next(name for name in load_file(folders[kind] / "model.safetensors") if "vis" in name)
     lacking = change(folders[kind], tmp_path / "lacking", without(tower))
     pretrained.load(AutoModelForCausalLM, str(lacking), "model.path", trust_remote_code=False)

@@ -16,7 +16,8 @@ from drpo_cli.rewards import reward_model
 from drpo_cli.rewards.grading.grader import Grader
 from drpo_cli.types import Group, Prompt, Rollout
 from support.damaged import MATRIX, STRANGE, change, with_value, without
-from support.models import EOS_ID, KINDS, SIZES, SPREAD, tiny_model, tokenizer
+from support.families import EOS_ID, FAMILIES
+from support.models import SPREAD, tiny_model, tokenizer
 
 TEMPLATE = "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}\n{% endfor %}"
 TEXTS = ["4", "2+2 is 4.", "it is four, since two and two are", "x" * 40, "4?"]
@@ -24,12 +25,10 @@ TEXTS = ["4", "2+2 is 4.", "it is four, since two and two are", "x" * 40, "4?"]
 
 def classifier(folder: Path, kind: str = "llama", labels: int = 1, **overrides: Any) -> Path:
     """A random model with a classification head, and a tokenizer with a chat template."""
-    name, own = KINDS[kind]
-    sizes = {**SIZES, **own, "num_labels": labels, **overrides}
-    config = getattr(transformers, f"{name}Config")(**sizes)
+    config = FAMILIES[kind].config(num_labels=labels, **overrides)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = getattr(transformers, f"{name}ForSequenceClassification")(config)
+        model = getattr(transformers, f"{FAMILIES[kind].name}ForSequenceClassification")(config)
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=SPREAD)

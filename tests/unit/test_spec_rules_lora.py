@@ -51,6 +51,21 @@ def test_frozen_routers_have_no_effect(tmp_path: Path) -> None:
     assert "train.freeze_routers: has no effect with [lora]" in problem(tmp_path, text)
 
 
+@pytest.mark.parametrize(
+    ("rollout", "sync", "said"),
+    [
+        ('engine = "transformers"', "adapter", "lora.sync: is 'adapter', and the transformers"),
+        ('weight_rounding = "int8"', "merged", "rollout.weight_rounding: has no proof of the sync"),
+        ('quantization = "int8"', "merged", "rollout.quantization: has no proof of the sync"),
+    ],
+)
+def test_a_sync_that_cannot_be(tmp_path: Path, rollout: str, sync: str, said: str) -> None:
+    text = LORA.replace("[rollout]\n", f"[rollout]\n{rollout}\n")
+    (tmp_path / "run.toml").write_text(f'{text}sync = "{sync}"\n')
+    with pytest.raises(UserError, match=said):
+        load(tmp_path / "run.toml")
+
+
 def test_the_scaling() -> None:
     assert LoraSettings(rank=16, alpha=32).scaling == 2
     assert LoraSettings(rank=16, alpha=32, rslora=True).scaling == 8

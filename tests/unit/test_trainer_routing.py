@@ -18,11 +18,12 @@ from drpo_cli.rollout import transformers
 from drpo_cli.rollout.engine.precision import Precision
 from drpo_cli.rollout.engine.protocol import EngineContext, sample_groups
 from drpo_cli.settings import ModelSettings
+from drpo_cli.step.checkpoint import Checkpoints
 from drpo_cli.step.proof import Proof
 from drpo_cli.step.sync import WeightSync
 from drpo_cli.trainer.trainer import Trainer
 from drpo_cli.types import Group
-from support.models import tiny_model, world
+from support.models import tiny_model, tokenizer, world
 from support.proofs import SAMPLING, LosingEngine, prompts
 from support.training import DType, caught_gradients, furthest, moments, open_trainer, weights
 
@@ -125,6 +126,15 @@ def test_replay_closes_the_gap_that_other_experts_make(tmp_path: Path, here: Wor
     assert replayed < free and largest < largest_free / 3
 
 
+def test_no_load_balancing_loss_is_added(tmp_path: Path, folder: Path, here: World) -> None:
+    """Not even for a model whose config.json asks for one, with a coefficient that would show."""
+    asks = tiny_model(tmp_path, "qwen3_moe", output_router_logits=True, router_aux_loss_coef=100.0)
+    exp = Experience.of(sampled(opened(folder, here)[1]))
+    expected, _ = learnt(open_trainer(folder, here), exp)
+    found, _ = learnt(open_trainer(asks, here), exp)
+    assert furthest(found, expected) == 0.0 and expected[ROUTER].abs().max() > 1e-4
+
+
 def test_frozen_routers_never_change(folder: Path, here: World) -> None:
     trainer, engine, sync = opened(folder, here, freeze_routers=True)
     sync.push(0)
@@ -139,14 +149,22 @@ def test_frozen_routers_never_change(folder: Path, here: World) -> None:
     assert moments(trainer).keys().isdisjoint(frozen)
 
 
-@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "frozen"), [("float32", False), ("float32", True), ("bfloat16", False)]
+)
 def test_a_router_that_the_engine_has_not_got_is_found_with_replay(
-    frozen: bool, folder: Path, here: World
+    dtype: DType, frozen: bool, folder: Path, here: World
 ) -> None:
-    """The proof lets every router choose: the engine's choice would hide what is wrong with it."""
-    _, _, sync = opened(folder, here, lost=ROUTER, freeze_routers=frozen)
-    with pytest.raises(UserError, match="did not reach the engine"):
+    """Replay takes the noise of other experts out of gradients, so that bfloat16 shows it too."""
+    _, _, sync = opened(folder, here, dtype, lost=ROUTER, freeze_routers=frozen)
+    with pytest.raises(UserError, match="did not reach the engine") as found:
         Proof(sync).prove(0, prompts(), SAMPLING)
+    assert dtype == "float32" or f"; {ROUTER} did not reach" in str(found.value)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_sound_pair_passes_the_proof_with_replay(dtype: DType, folder: Path, here: World) -> None:
+    Proof(opened(folder, here, dtype)[2]).prove(0, prompts(), SAMPLING)
 
 
 @pytest.mark.parametrize(
@@ -170,3 +188,23 @@ def test_router_scores_in_float32_learn(folder: Path, here: World) -> None:
     assert furthest(same, expected) < 1e-6  # nothing else changes
     rounded, _ = learnt(opened(folder, here, "bfloat16", **train)[0], exp)
     assert furthest(rounded, expected) < 0.05 * max(float(g.abs().max()) for g in expected.values())
+
+
+def test_a_run_with_frozen_routers_continues_bit_for_bit(
+    tmp_path: Path, folder: Path, here: World
+) -> None:
+    exp = Experience.of(sampled(opened(folder, here)[1]))
+    exp = replace(exp, advantage_T=torch.linspace(-1, 1, len(exp.token_T)).double())
+    train: dict[str, Any] = {"router_replay": True, "freeze_routers": True}
+    whole = open_trainer(folder, here, **train)
+    whole.step(exp)
+    store = Checkpoints(tmp_path, 3, here)
+    saved = store.save(1, whole, tokenizer(), {"dtype": "float32"})
+    again = open_trainer(folder, here, **train)
+    store.load(saved, again)
+    for trainer in (whole, again):
+        trainer.step(exp)
+    assert furthest(weights(whole.policy), weights(again.policy)) == 0.0
+    assert furthest(moments(whole), moments(again)) == 0.0
+    with pytest.raises(UserError, match=r"set train\.freeze_routers to true"):
+        store.load(saved, open_trainer(folder, here))

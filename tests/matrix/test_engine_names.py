@@ -1,0 +1,57 @@
+"""The names and shapes of a sync are those that vLLM's own models take, for every family."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.families import FAMILIES
+from support.models_page import IN_VLLM, NOT_IN_VLLM, page
+
+TESTS = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, dict[str, Any]]:
+    """What `support.engine_names` finds, in one process for all families."""
+    done = subprocess.run(
+        [sys.executable, "-m", "support.engine_names", *FAMILIES],
+        cwd=TESTS,
+        env={
+            "OMP_NUM_THREADS": "1",
+            **os.environ,
+            "PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS.parent}",
+        },
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return {one["kind"]: one for one in lines}
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("kind", IN_VLLM)
+def test_every_weight_has_its_place_in_vllm(found: dict[str, dict[str, Any]], kind: str) -> None:
+    assert found[kind] == {"kind": kind, "class": IN_VLLM[kind], "lost": {}, "empty": []}
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("kind", NOT_IN_VLLM)
+def test_what_vllm_does_not_run_is_still_so(found: dict[str, dict[str, Any]], kind: str) -> None:
+    said, _ = NOT_IN_VLLM[kind]
+    assert said in str(found[kind].get("refused") or found[kind]["lost"])
+
+
+def test_the_page_is_made_from_the_declarations() -> None:
+    assert IN_VLLM.keys() ^ NOT_IN_VLLM.keys() == FAMILIES.keys()
+    written = (TESTS.parent / "docs" / "models.md").read_text(encoding="utf-8")
+    assert written == page(), "python -m support.models_page > docs/models.md writes it"
