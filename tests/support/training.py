@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from drpo_cli import plugins
 from drpo_cli.dist import World, full
@@ -152,7 +152,11 @@ def gradients_by_hand(
     folder: Path, batch: Sequence[Row], loss: Callable[[list[ByHand]], Tensor]
 ) -> tuple[dict[str, Tensor], float]:
     """Gradients and value of a loss over unpacked samples, one forward pass each."""
-    lm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    text = AutoConfig.from_pretrained(folder).get_text_config()
+    capped = getattr(text, "attn_logit_softcapping", None)  # which torch's kernels leave out
+    lm = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager" if capped else None
+    )
     seen = []
     for sample in batch:
         ids = torch.tensor([sample.prompt_ids + sample.response_ids])
