@@ -152,7 +152,7 @@ class Requests:
     def __init__(self) -> None:
         self.params: dict[str, Any] = {}
 
-    def add_request(self, name: str, prompt: Any, params: Any) -> None:
+    def add_request(self, name: str, prompt: Any, params: Any, **more: Any) -> None:
         """Keeps a request."""
         self.params[name] = params
 
