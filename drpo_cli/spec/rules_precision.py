@@ -53,7 +53,7 @@ def rounded_weights_are_not_merged(spec: Spec) -> Iterator[Problem]:
     if spec.lora is None:
         return
     rollout = spec.rollout.config
-    sync = spec.lora.sync or ("merged" if spec.rollout.type == "transformers" else "adapter")
+    sync = spec.lora.sync_into(spec.rollout.type)
     key = "quantization" if rollout.quantised_to() else "weight_rounding"
     if sync == "merged" and (rollout.quantised_to() or rollout.weight_rounding):
         yield Problem(

@@ -334,15 +334,28 @@ def _state(trainer: Trainer) -> dict[str, Any]:
     """
     state: dict[str, Any] = {}
     for name, (model, optimizer) in _models(trainer).items():
-        untouched = not optimizer.state
+        _complete(optimizer)
         whole, state[OPTIMIZER_OF[name]] = get_state_dict(model, optimizer)
         kept = trained(model)
         state[name] = {key: whole[key] for key in kept} if is_partial(model) else whole
-        if untouched:  # torch made the moments by a step of zeros, which must not count
-            for moments in optimizer.state.values():
-                moments["step"].zero_()
-    trainer.moments.put_away()  # those that torch has just made
+    trainer.moments.put_away()  # those that have just been made
     return state
+
+
+def _complete(optimizer: AdamW) -> None:
+    """Gives each weight that never had a gradient the state before its first update.
+
+    Some have none: a router's bias that only chooses experts. torch would save nothing of them, and
+    ask for it when it loads.
+    """
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            if weight not in optimizer.state:
+                optimizer.state[weight] = {
+                    "step": torch.zeros((), device=weight.device),
+                    "exp_avg": torch.zeros_like(weight),
+                    "exp_avg_sq": torch.zeros_like(weight),
+                }
 
 
 def _save_description(folder: Path, lm: Any, tokenizer: Any) -> None:

@@ -39,4 +39,6 @@ def test_two_ranks_train_and_resume_as_one_does(two: Ranks, tmp_path: Path, kind
     two.run(jobs.train, model=model, shares=[first], save=saved)
     resumed = two.run(jobs.train, model=model, shares=[second], load=saved)[0]
     assert furthest(both.weights, resumed.weights) == 0
+    never = resumed.moments.keys() - both.moments.keys()  # of weights without a gradient
+    assert not any(resumed.moments.pop(name).any() for name in never)
     assert furthest(both.moments, resumed.moments) == 0
