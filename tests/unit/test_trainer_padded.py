@@ -112,16 +112,21 @@ def test_a_model_with_another_module_layout_is_trained(tmp_path: Path) -> None:
         assert furthest(gradients, by_hand) < 1e-5
 
 
-def test_what_pads_a_row_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, batch = tiny_model(tmp_path, "qwen3_next"), samples(LENGTHS)
+@pytest.mark.parametrize(("kind", "rounding"), [("qwen3_5", 0.0), ("qwen3_next", 1e-5)])
+def test_what_pads_a_row_does_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, rounding: float
+) -> None:
+    folder, batch = tiny_model(tmp_path, kind), samples(LENGTHS)
     with world() as here:
         policy = open_policy(folder, here)
         logp_T, gradients = trained(policy, batch, here)
         policy.zero_grad()
         monkeypatch.setattr(packing, "PADDING", 7)
         other_T, others = trained(policy, batch, here)
-    assert torch.equal(logp_T, other_T)
-    assert furthest(gradients, others) < 1e-6  # experts sum over other tokens
+    # experts sum in another order when they get other tokens, so theirs is not 0
+    torch.testing.assert_close(logp_T, other_T, atol=rounding, rtol=0)
+    largest = max(float(gradient.abs().max()) for gradient in gradients.values())
+    assert furthest(gradients, others) < 1e-5 * largest
 
 
 def test_a_padded_batch_without_rows_has_zero_gradients(tmp_path: Path) -> None:
