@@ -17,9 +17,9 @@ TESTS = Path(__file__).parents[1]
 pytestmark = pytest.mark.engine
 
 
-def outcome(folder: Path, fault: str = "none") -> dict[str, Any]:
+def outcome(folder: Path, fault: str = "none", *lora: str) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-m", "support.sync_case", str(folder), fault],
+        [sys.executable, "-m", "support.sync_case", str(folder), fault, *lora],
         cwd=TESTS,
         env={
             "OMP_NUM_THREADS": "2",
@@ -56,3 +56,21 @@ def test_a_broken_sync_is_caught_before_the_first_step(
     found = outcome(tiny_model(tmp_path / kind, kind), fault)
     assert found["caught"].startswith("sync: ")
     assert "mean |log π − log μ| is" in found["caught"]
+
+
+@pytest.mark.parametrize("way", ["adapter", "merged"])
+def test_adapters_reach_the_engine(way: str, tmp_path: Path) -> None:
+    found = outcome(tiny_model(tmp_path / "model"), "none", way)
+    assert found["caught"] is None
+    assert found["kept"], "no push may change what the trainer holds"
+    assert "after sync 1 the engine samples from other weights" in found["later"]
+    assert found["fresh"] < 1e-5 < 1e-3 < found["stale"]
+    assert not found["moved"]
+
+
+@pytest.mark.parametrize("fault", ["old adapter", "lost layer"])
+def test_adapters_that_do_not_reach_the_slot_are_caught(fault: str, tmp_path: Path) -> None:
+    found = outcome(tiny_model(tmp_path / "model"), fault, "adapter")
+    assert found["caught"].startswith("sync: ")
+    named = "layers.1.mlp.down_proj.lora_" in found["caught"]
+    assert named == (fault == "lost layer")

@@ -1,6 +1,7 @@
-"""One proof of the weight sync in its own process: `python -m support.sync_case FOLDER FAULT`.
+"""One proof of the weight sync in its own process.
 
-Prints what came of it as one line of JSON: `caught` is the message, or null.
+`python -m support.sync_case FOLDER FAULT [SYNC]`; `SYNC` is `lora.sync`, for a run that trains
+adapters. Prints what came of it as one line of JSON: `caught` is the message, or null.
 """
 
 from __future__ import annotations
@@ -8,19 +9,22 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from drpo_cli import plugins
 from drpo_cli.dist import local
 from drpo_cli.errors import UserError
 from drpo_cli.rollout import vllm
+from drpo_cli.rollout.engine import adapters
 from drpo_cli.rollout.engine.precision import Precision
 from drpo_cli.rollout.engine.protocol import EngineContext, Sampling, sample_groups
-from drpo_cli.settings import ModelSettings, TrainSettings
+from drpo_cli.settings import LoraSettings, ModelSettings, TrainSettings
 from drpo_cli.step import sync
 from drpo_cli.step.proof import Proof
 from drpo_cli.trainer import optim
@@ -45,9 +49,18 @@ def break_on_purpose(fault: str) -> None:
             return (pair for pair in whole(*given) if "layers.1.mlp.down_proj" not in pair[0])
 
         setattr(sync, "trainer_weights", without_one)  # noqa: B010
+    if fault in ("old adapter", "lost layer"):
+        load, loads = adapters.Slot.load, count()
+
+        def faulty(self: adapters.Slot, weights: Iterable[tuple[str, Tensor]]) -> None:
+            given = [p for p in weights if fault != "lost layer" or "1.mlp.down_proj" not in p[0]]
+            if fault != "old adapter" or next(loads) == 0:
+                load(self, given)
+
+        setattr(adapters.Slot, "load", faulty)  # noqa: B010
 
 
-def main(folder: Path, fault: str) -> dict[str, Any]:
+def main(folder: Path, fault: str, way: Literal["adapter", "merged"] | None) -> dict[str, Any]:
     """Proves the sync, trains one step, pushes again and replays."""
     break_on_purpose(fault)
     model = ModelSettings(path=str(folder), dtype="float32")
@@ -55,14 +68,17 @@ def main(folder: Path, fault: str) -> dict[str, Any]:
     prompts = [Prompt(text, text, tuple(tokenizer()(text).input_ids), None, {}) for text in PROMPTS]
     sampling = Sampling(samples=4, max_new_tokens=16, temperature=0.8, seed=1)
     with world() as here:
-        policy = load_policy(model, sampling.temperature, 64, None, here)
+        lora = None if way is None else LoraSettings(rank=8, sync=way)
+        policy = load_policy(model, sampling.temperature, 64, None, here, adapters=lora)
         settings = TrainSettings(updates_per_rollout=1, learning_rate=1e-2)
         plugin = plugins.load("objectives", "none")
         objective = Objective(plugin.entry, plugin.Config())
         trainer = Trainer(policy, optim.build(policy, settings, 2), objective, settings, here)
         for file in folder.glob("*.safetensors"):
             file.unlink()  # the engine gets all weights from the trainer
-        engine = vllm.Engine(config, EngineContext(model, 64, 1, awaits_weights=True))
+        found_layers = {"target_modules": tuple(policy.adapted)}
+        lora = lora and lora.model_copy(update=found_layers)
+        engine = vllm.Engine(config, EngineContext(model, 64, 1, awaits_weights=True, lora=lora))
         places = addresses(engine)
         pushed = sync.WeightSync(trainer, engine, Precision(model.dtype, model.dtype))
         proof = Proof(pushed)
@@ -106,7 +122,8 @@ def vllm_groups(engine: vllm.Engine, prompts: list[Prompt], sampling: Sampling) 
 
 
 if __name__ == "__main__":
-    result = main(Path(sys.argv[1]), sys.argv[2])
+    asked: Any = sys.argv[3] if len(sys.argv) > 3 else None
+    result = main(Path(sys.argv[1]), sys.argv[2], asked)
     sys.stdout.write("\n" + json.dumps(result) + "\n")
     sys.stdout.flush()
     os._exit(0)

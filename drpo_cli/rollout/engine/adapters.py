@@ -114,7 +114,8 @@ class Slot:
 
         adapter = LoRAModel.from_lora_tensors(
             ID,
-            {self._name(name): weight for name, weight in weights},
+            # copies: vLLM scales B in place, and on one rank these are the trainer's own
+            {self._name(name): weight.clone() for name, weight in weights},
             PEFTHelper(self.lora.rank, self.lora.alpha, [], use_rslora=self.lora.rslora),
             device="cpu",
             dtype=self.manager.lora_config.lora_dtype,
