@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from drpo_cli.settings.base import Count, Settings
+from drpo_cli.settings.base import Count, Settings, SpecPath
 
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)]
 
@@ -31,6 +31,9 @@ class LoraSettings(Settings):
     dropout: float = 0.0
     """Must stay 0: with dropout π would not be a function of the weights alone, and the ratio π/μ
     would be wrong."""
+    start: SpecPath | None = None
+    """A folder with an adapter in PEFT's format, as `drpo export` writes it, to start from; a new
+    adapter if not set. It must be of this base, with the same rank, scaling and layers."""
     sync: Literal["adapter", "merged"] | None = None
     """What a weight sync pushes into the engine: the `adapter` alone, or every weight with its
     adapter `merged` into it. If not set: `adapter` with vLLM, `merged` with transformers."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from drpo_cli.model_folder import ADAPTER_CONFIG
 from drpo_cli.spec.model import Spec
 from drpo_cli.spec.problems import Problem
 
@@ -48,18 +49,13 @@ def an_engine_takes_adapters(spec: Spec) -> Iterator[Problem]:
         )
 
 
-def merged_weights_are_not_rounded(spec: Spec) -> Iterator[Problem]:
-    """The proof rounds W as the engine does, and could not round W + s B A in the trainer."""
-    rollout = spec.rollout.config
-    key = "weight_rounding" if rollout.weight_rounding else "quantization"
-    rounds = rollout.weight_rounding or rollout.quantised_to()
-    if spec.lora and sync_of(spec) == "merged" and rounds:
+def the_start_is_an_adapter(spec: Spec) -> Iterator[Problem]:
+    start = spec.lora and spec.lora.start
+    if start and not (start / ADAPTER_CONFIG).is_file():
         yield Problem(
-            ("rollout", key),
-            "has no proof of the sync with merged adapters; remove it, or use the vllm engine with "
-            "lora.sync = 'adapter'",
-            also=(("lora",),),
-            on_key=True,
+            ("lora", "start"),
+            f"is {str(start)!r}, which has no {ADAPTER_CONFIG}; name an adapter in PEFT's format, "
+            "as drpo export writes it",
         )
 
 
@@ -131,7 +127,7 @@ def count_adapters(spec: Spec, matrices: Mapping[str, tuple[int, ...]]) -> int:
 ERRORS = (
     rank_fits_the_engine,
     an_engine_takes_adapters,
-    merged_weights_are_not_rounded,
+    the_start_is_an_adapter,
     routers_are_frozen,
 )
 WARNINGS = (full_training_rates_are_low,)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
+from drpo_cli.adapter_folder import Adapter, read_adapter
 from drpo_cli.deferred import Deferred
 from drpo_cli.dist import World, local
 from drpo_cli.errors import UserError
@@ -56,7 +57,8 @@ def inject(lm: Any, settings: LoraSettings, seed: int | None, key: str) -> Adapt
 
     Without a seed they have no values, for a model that has none.
 
-    Raises UserError, naming `key`, if no linear layer has the name of a target.
+    Raises UserError, naming `key`, if no linear layer has the name of a target, and naming
+    `lora.start` if that adapter does not fit.
     """
     from peft import inject_adapter_in_model
 
@@ -69,14 +71,48 @@ def inject(lm: Any, settings: LoraSettings, seed: int | None, key: str) -> Adapt
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to False")  # it sets it itself
         # Not into the whole: for a model with stacked experts peft would then change the targets
         inject_adapter_in_model(config, layers, NAME)
+    given = None if settings.start is None or seed is None else _read(lm, settings)
     for name, layer in adapted(lm).items():
         for part, start in ((A, f"{seed} {name}"), (B, None)):
             shape = layer.get_parameter(part).shape
             linear: Any = layer.get_submodule(part.removesuffix(".weight"))
             like = torch.empty(shape, device="cpu" if seed is None else "meta")
-            linear.weight = nn.Parameter(like if seed is None else _start(like, start))
+            if given is not None:
+                value = given.pairs[name][part == B].float()
+            else:
+                value = like if seed is None else _start(like, start)
+            linear.weight = nn.Parameter(value)
     lm.eval()
     return Adapters(_describe(lm, settings), base)
+
+
+def _read(lm: Any, settings: LoraSettings) -> Adapter:
+    """The adapter to start from. Raises UserError if it is not what the settings describe."""
+    assert settings.start is not None
+    found, layers = read_adapter(settings.start), adapted(lm)
+    where = f"lora.start: {settings.start}"
+    if odd := sorted(found.pairs.keys() ^ layers.keys()):
+        raise UserError(
+            f"{where} has adapters in other layers than lora.target_modules names, such as "
+            f"{odd[0]}",
+            "name the layers of that adapter, or start a new one",
+        )
+    for name, layer in layers.items():
+        there = [list(one.shape) for one in found.pairs[name]]
+        here = [list(layer.get_parameter(part).shape) for part in (A, B)]
+        if there != here:
+            raise UserError(
+                f"{where}: A and B of {name} are {there[0]} and {there[1]} there, {here[0]} and "
+                f"{here[1]} here",
+                "set lora.rank to that of the adapter, and model.path to its base",
+            )
+        if not math.isclose(found.scaling(name), settings.scaling):
+            raise UserError(
+                f"{where} scales {name} by {found.scaling(name):g}, and lora.alpha and lora.rank "
+                f"give {settings.scaling:g}",
+                "set lora.alpha and lora.rslora to those of the adapter",
+            )
+    return found
 
 
 def fingerprint(lm: nn.Module) -> str:

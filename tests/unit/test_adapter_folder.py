@@ -174,3 +174,45 @@ def test_what_is_not_base_and_adapter_is_refused(
     with pytest.raises(UserError, match="already") as raised:
         checkpoint.export(folder, tmp_path / "out")
     assert "--merged" in raised.value.fix
+
+
+TARGETS = ("q_proj", "down_proj")
+
+
+def test_training_starts_from_an_adapter(base: Path, tmp_path: Path, here: World) -> None:
+    folder = adapter(base, tmp_path / "adapter")
+    lora = LoraSettings(rank=4, alpha=12.0, target_modules=TARGETS, start=folder)
+    trainer = open_trainer(base, here, lora=lora)
+    stored = load_file(folder / "adapter_model.safetensors")
+    named = trainer.policy.named_adapters()
+    assert {name for name, _ in named} == stored.keys()
+    for name, weight in named:
+        assert torch.equal(full(weight), stored[name])
+    exp = experience(samples([(4, 6), (2, 9)]))
+    expected = PeftModel.from_pretrained(read(base), str(folder))
+    logp_T = trainer.replay(exp)
+    found = []
+    for prompt_ids, response in zip(exp.prompt_ids_S, exp.split(exp.token_T), strict=True):
+        ids = torch.tensor([[*prompt_ids, *response.tolist()]])
+        with torch.no_grad():
+            logp_TV = expected.eval()(ids).logits[0, len(prompt_ids) - 1 : -1].log_softmax(-1)
+        found.append(logp_TV.gather(-1, response[:, None])[:, 0])
+    torch.testing.assert_close(logp_T, torch.cat(found), atol=1e-5, rtol=0)
+    trainer.step(exp)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"target_modules": ("q_proj",)}, "adapters in other layers"),
+        ({"rank": 8, "alpha": 24.0}, "A and B of .* are .* there, .* here"),
+        ({"alpha": 4.0}, "scales .* by 3, and lora.alpha and lora.rank give 1"),
+    ],
+)
+def test_an_adapter_that_the_spec_does_not_describe(
+    base: Path, tmp_path: Path, here: World, changes: dict[str, Any], said: str
+) -> None:
+    folder = adapter(base, tmp_path / "adapter")
+    given = {"rank": 4, "alpha": 12.0, "target_modules": TARGETS, "start": folder, **changes}
+    with pytest.raises(UserError, match=f"lora.start: .*{said}"):
+        open_trainer(base, here, lora=LoraSettings(**given))

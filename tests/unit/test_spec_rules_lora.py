@@ -26,6 +26,7 @@ LORA = f"{SMALLEST}[rollout]\nmax_new_tokens = 64\n[train]\nlearning_rate = 1e-5
         ("alpha = 0", "lora.alpha: is 0; must be above 0"),
         ("dropout = 0.05", "lora.dropout: is 0.05; must be 0: with dropout π is not a function"),
         ("target_modules = []", "lora.target_modules: is []; is empty; name at least one linear"),
+        ('start = "nowhere"', "which has no adapter_config.json; name an adapter in PEFT's format"),
         ('sync = "disk"', "lora.sync: is 'disk'; must be 'adapter' or 'merged'"),
     ],
 )
@@ -55,8 +56,8 @@ def test_frozen_routers_have_no_effect(tmp_path: Path) -> None:
     ("rollout", "sync", "said"),
     [
         ('engine = "transformers"', "adapter", "lora.sync: is 'adapter', and the transformers"),
-        ('weight_rounding = "int8"', "merged", "rollout.weight_rounding: has no proof of the sync"),
-        ('quantization = "int8"', "merged", "rollout.quantization: has no proof of the sync"),
+        ('weight_rounding = "int8"', "merged", "rollout.weight_rounding: rounds weights that have adapters"),
+        ('quantization = "int8"', "merged", "rollout.quantization: rounds weights that have adapters"),
     ],
 )
 def test_a_sync_that_cannot_be(tmp_path: Path, rollout: str, sync: str, said: str) -> None:
