@@ -56,8 +56,8 @@ def test_frozen_routers_have_no_effect(tmp_path: Path) -> None:
     ("rollout", "sync", "said"),
     [
         ('engine = "transformers"', "adapter", "lora.sync: is 'adapter', and the transformers"),
-        ('weight_rounding = "int8"', "merged", "rollout.weight_rounding: rounds weights that have adapters"),
-        ('quantization = "int8"', "merged", "rollout.quantization: rounds weights that have adapters"),
+        ('weight_rounding = "int8"', "merged", "rollout.weight_rounding: rounds weights"),
+        ('quantization = "int8"', "merged", "rollout.quantization: rounds weights"),
     ],
 )
 def test_a_sync_that_cannot_be(tmp_path: Path, rollout: str, sync: str, said: str) -> None:
