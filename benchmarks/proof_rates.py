@@ -208,7 +208,7 @@ def _one(sync: Any, fault: str, prompts: list[Prompt], round_: int) -> dict[str,
     )
     sampling = Sampling(1, TOKENS, 1.0, rng.randrange(2**31))
     said = ""
-    with mock.patch.object(vllm, ENGINE_FAULTS.get(fault, "__doc__"), lambda model: None):
+    with mock.patch.object(vllm, ENGINE_FAULTS.get(fault, "__doc__"), lambda model: []):
         try:
             proof.prove(0, chosen, sampling)
         except UserError as error:

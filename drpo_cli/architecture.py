@@ -77,3 +77,16 @@ def _layers(config: Mapping[str, Any]) -> Iterator[str]:
         listed = config.get(key)
         for kind in listed if isinstance(listed, list) else ():
             yield OLD_NAMES.get(str(kind), str(kind))
+
+
+def by_layer(text: Any) -> list[Any]:
+    """The configuration of each layer; most models have one for all of them."""
+    return list(getattr(text, "per_layer_config", [text] * text.num_hidden_layers))
+
+
+def query_dimensions(layer: Any) -> int:
+    """Dimensions of all query heads of a layer; 0 for one without attention."""
+    heads: int = getattr(layer, "num_attention_heads", None) or 0
+    names = ("qk_head_dim", "head_dim")  # the first: of latent attention, whose other one is less
+    size = next((size for name in names if (size := getattr(layer, name, None))), None)
+    return heads * (size or (layer.hidden_size // heads if heads else 0))

@@ -31,6 +31,7 @@ from drpo_cli.rollout.engine.vllm_weights import (
     copy_in_place,
     find_embedding,
     repack_tied_head,
+    require_experts,
     unpack_experts,
 )
 from drpo_cli.settings import PLAIN_PATH, Count, RolloutSettings
@@ -177,7 +178,7 @@ class Engine:
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """See `EngineProtocol.load_weights`. Takes names as in a Hugging Face checkpoint."""
         model = self._worker.model_runner.get_model()
-        unpack_experts(model)
+        unpacked = unpack_experts(model)
         if self.text_alone:
             weights = ((text_name(name), weight) for name, weight in weights)
         # found before the reload, which removes the weights from the model while it runs
@@ -185,6 +186,7 @@ class Engine:
         # the worker's method, which gives vLLM's code its configuration, and not the runner's
         with self.explained():
             self._worker.reload_weights(weights_iterator=copy_in_place(embedding, weights))
+        require_experts(unpacked)
         repack_tied_head(model)
         self._drop_prefix_cache()
         self.has_weights = True

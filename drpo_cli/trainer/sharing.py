@@ -16,6 +16,8 @@ from typing import Any
 
 from torch import nn
 
+from drpo_cli.architecture import by_layer, query_dimensions
+
 MASKED = 1.05
 """Cost of a pair under a mask."""
 HALF_TILE = 240
@@ -81,18 +83,5 @@ def costs(layers: Iterable[nn.Module], config: Any, masked: bool, padded: bool =
         for layer in layers
         for parameter in layer.parameters()
     ]
-    dimensions = sum(map(_dimensions, _by_layer(config))) or config.hidden_size
+    dimensions = sum(map(query_dimensions, by_layer(config))) or config.hidden_size
     return Costs(float(sum(weights)) / (dimensions * WEIGHTS_PER_PAIR), masked, padded)
-
-
-def _by_layer(config: Any) -> list[Any]:
-    """The configuration of each layer; `config` has no value that differs between layers."""
-    return list(getattr(config, "per_layer_config", [config] * config.num_hidden_layers))
-
-
-def _dimensions(layer: Any) -> int:
-    """Dimensions of all query heads of a layer; 0 for one without attention."""
-    heads: int = getattr(layer, "num_attention_heads", None) or 0
-    names = ("qk_head_dim", "head_dim")  # the first: of latent attention, whose other one is less
-    size = next((size for name in names if (size := getattr(layer, name, None))), None)
-    return heads * (size or (layer.hidden_size // heads if heads else 0))

@@ -41,6 +41,7 @@ IN_VLLM: dict[str, str] = {
     "lfm2": "Lfm2ForCausalLM",
     "falcon_h1": "FalconH1ForCausalLM",
     "nemotron_h": "NemotronHForCausalLM",
+    "minimax_m2": "MiniMaxM2ForCausalLM",
     "mixtral": "MixtralForCausalLM",
     "cohere": "CohereForCausalLM",
     "starcoder2": "TransformersForCausalLM",
@@ -86,10 +87,23 @@ NOT_IN_VLLM: dict[str, tuple[str, str]] = {
 SAMPLED = ("qwen3", "llama", "gemma3", "glm4_moe")
 """Families of which tests/e2e/test_sync.py proves the sync, in a vLLM that samples."""
 
+PROVEN = [
+    *("qwen2", "mistral", "phi3", "gemma2", "gemma4", "qwen3_moe", "smollm3", "olmo2", "granite"),
+    *("granitemoe", "falcon_h1", "nemotron_h", "mixtral", "cohere", "stablelm", "gpt2"),
+]
+"""Families of which tests/matrix proves the same."""
+REFUSED: dict[str, tuple[str, str]] = {
+    "gpt_oss": ("does not take new weights for the experts", "vLLM's reload loses its experts"),
+    "ministral3": ("already disagree", "vLLM computes another model of the tiny configuration"),
+    "lfm2": ("already disagree", "vLLM computes another model of the tiny configuration"),
+}
+"""Families whose runs on a CPU the sync stops: what it says, and what that means."""
+
 
 def page() -> str:
     """docs/models.md."""
-    parts = [HEAD, *map(_row, FAMILIES), "", TAIL, *map(_reason, NOT_IN_VLLM), "", EVERY]
+    reasons = (NOT_IN_VLLM | REFUSED).items()
+    parts = [HEAD, *map(_row, FAMILIES), "", TAIL, *(_reason(*one) for one in reasons), "", EVERY]
     for title, kinds in (("Packed", PACKED), ("Padded", PADDED), ("No model", NOT_MADE)):
         names = ", ".join(f"`{kind}`" for kind in kinds)
         parts += ["", textwrap.fill(f"{title}: {names}.", 120, break_on_hyphens=False)]
@@ -100,14 +114,16 @@ def _row(kind: str) -> str:
     family = FAMILIES[kind]
     packed = f"no: {family.packed}" if family.packed else "yes"
     vllm = f"`{IN_VLLM[kind]}`" if kind in IN_VLLM else "no, see below"
-    if kind in SAMPLED:
+    if kind in (*SAMPLED, *PROVEN):
         vllm += ", proven"
+    if kind in REFUSED:
+        vllm += ", not on a CPU: see below"
     cells = [f"`{kind}`", family.kinds, packed, "yes", "yes", "yes", "yes", vllm]
     return f"| {' | '.join(cells)} |"
 
 
-def _reason(kind: str) -> str:
-    said, meaning = NOT_IN_VLLM[kind]
+def _reason(kind: str, why: tuple[str, str]) -> str:
+    said, meaning = why
     return f"- `{kind}` (“{said}”): {meaning}."
 
 

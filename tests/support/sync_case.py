@@ -41,7 +41,7 @@ def break_on_purpose(fault: str) -> None:
     if fault == "stale head":
         setattr(vllm, "repack_tied_head", lambda model: None)  # noqa: B010
     if fault == "experts not packed":
-        setattr(vllm, "unpack_experts", lambda model: None)  # noqa: B010
+        setattr(vllm, "unpack_experts", lambda model: [])  # noqa: B010
     if fault == "lost tensor":
         whole = sync.trainer_weights
 

@@ -7,6 +7,7 @@ import os
 from bisect import bisect_right
 from typing import Any
 
+from drpo_cli.architecture import by_layer
 from drpo_cli.errors import UserError
 
 GIB = 2**30
@@ -27,19 +28,20 @@ def cache_bytes(config: Any, width: int, tokens: int, ranks: int = 1) -> int:
     kinds = getattr(text, "layer_types", None) or [default] * text.num_hidden_layers
     shared = getattr(text, "num_kv_shared_layers", None) or 0
     total = 0
-    for kind in kinds[: len(kinds) - shared]:
+    layers = list(zip(kinds, by_layer(text), strict=True))
+    for kind, layer in layers[: len(layers) - shared]:
         if "attention" in kind and "linear" not in kind:
             kept = min(tokens, window) if kind == "sliding_attention" and window else tokens
-            total += math.ceil(kept / BLOCK) * BLOCK
-    return total * width * _numbers_per_token(text, ranks)
+            total += math.ceil(kept / BLOCK) * BLOCK * _numbers_per_token(layer, ranks)
+    return total * width
 
 
-def _numbers_per_token(text: Any, ranks: int) -> int:
+def _numbers_per_token(layer: Any, ranks: int) -> int:
     """Numbers that the cache of one layer stores per token on one rank."""
-    if getattr(text, "kv_lora_rank", None):  # latent attention stores one vector for all heads
-        return int(text.kv_lora_rank + text.qk_rope_head_dim)
-    heads, queries = getattr(text, "num_key_value_heads", None), text.num_attention_heads
-    size = getattr(text, "head_dim", None) or text.hidden_size // queries
+    if getattr(layer, "kv_lora_rank", None):  # latent attention stores one vector for all heads
+        return int(layer.kv_lora_rank + layer.qk_rope_head_dim)
+    heads, queries = getattr(layer, "num_key_value_heads", None), layer.num_attention_heads
+    size = getattr(layer, "head_dim", None) or layer.hidden_size // queries
     return int(2 * max(1, (heads or queries) // ranks) * size)
 
 

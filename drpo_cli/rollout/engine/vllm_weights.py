@@ -5,28 +5,60 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from drpo_cli.errors import UserError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def unpack_experts(model: Any) -> None:
-    """Has the reload build the kernels of experts anew.
+def unpack_experts(model: Any) -> list[Any]:
+    """Has the reload build the kernels of experts anew; returns what they belong to.
 
     On a CPU a kernel packs its weights only when it is built. A reload into an existing one leaves
     them unpacked, which is silently wrong.
     """
-    for module in model.modules():
-        method: Any = getattr(module, "quant_method", None)
-        if getattr(method, "moe_kernel", None) is not None and _is_on_cpu(module):
-            method.moe_kernel = None
+    methods = [getattr(module, "quant_method", None) for module in model.modules()]
+    pairs = zip(methods, model.modules(), strict=True)
+    found: list[Any] = [
+        method
+        for method, module in pairs
+        if getattr(method, "moe_kernel", None) is not None and _is_on_cpu(module)
+    ]
+    for method in found:
+        method.moe_kernel = None
+    return found
+
+
+def require_experts(unpacked: Iterable[Any]) -> None:
+    """Raises UserError if the reload has not built the kernels again (gpt-oss, in vLLM 0.32)."""
+    if any(method.moe_kernel is None for method in unpacked):
+        raise UserError(
+            "sync: vLLM does not take new weights for the experts of this model on a CPU",
+            'set rollout.engine = "transformers"',
+        )
 
 
 def find_embedding(model: Any) -> dict[str, Tensor]:
-    """On a CPU, the embedding's weight under its name: there it can be overwritten in place."""
-    module = getattr(getattr(_language_model(model), "model", None), "embed_tokens", None)
-    if module is None or not _is_on_cpu(module):
+    """On a CPU, the embedding's weight under its name: there it can be overwritten in place.
+
+    Not for a model without a head of its own, whose embedding keeps a packed copy for logits.
+    """
+    lm = _language_model(model)
+    module = _embedding(lm)
+    if module is None or getattr(lm, "lm_head", None) is None or not _is_on_cpu(module):
         return {}
     return {n: weight.data for n, weight in model.named_parameters() if weight is module.weight}
+
+
+def _embedding(lm: Any) -> Any:
+    """The embedding of tokens: the first of vLLM's layers of that kind that is no head; or None."""
+    from vllm.model_executor.layers.vocab_parallel_embedding import (
+        ParallelLMHead,
+        VocabParallelEmbedding,
+    )
+
+    kinds = (part for part in lm.modules() if isinstance(part, VocabParallelEmbedding))
+    return next((part for part in kinds if not isinstance(part, ParallelLMHead)), None)
 
 
 def _language_model(model: Any) -> Any:
@@ -60,8 +92,8 @@ def repack_tied_head(model: Any) -> None:
     config = getattr(lm, "config", None)
     if head is None or config is None or not config.get_text_config().tie_word_embeddings:
         return
-    embedding = lm.model.embed_tokens
-    if _is_on_cpu(embedding):
+    embedding = _embedding(lm)
+    if embedding is not None and _is_on_cpu(embedding):
         head.weight = embedding.weight
         head.cpu_linear = None  # frees the old copy before the new one is made
         head.quant_method.process_weights_after_loading(head)

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from drpo_cli.architecture import by_layer, query_dimensions
 from drpo_cli.errors import UserError
 from drpo_cli.rollout.engine.capacity import GIB, cache_bytes
 
@@ -135,9 +136,7 @@ def _widest(text: Any) -> int:
     inner = getattr(text, "intermediate_size", None) or text.hidden_size
     if getattr(text, "num_experts_per_tok", None) and getattr(text, "moe_intermediate_size", None):
         inner = max(inner, text.num_experts_per_tok * text.moe_intermediate_size)
-    queries = text.num_attention_heads * (
-        getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    )
+    queries = max(map(query_dimensions, by_layer(text)))
     return int(2 * text.hidden_size + max(3 * inner, 3 * queries))
 
 
