@@ -210,7 +210,7 @@ def test_rounded_weights(llama: Path, tmp_path: Path, here: World) -> None:
 def test_an_encoder(tmp_path: Path, here: World) -> None:
     config = BertConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
     BertForMaskedLM(config).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"is an encoder .* name a causal"):
+    with pytest.raises(UserError, match=r"of type bert .* is not causal.* name a causal"):
         open_policy(tmp_path, here)
 
 

@@ -188,8 +188,8 @@ def test_vllm_decodes_only_where_it_searches_a_text(
             for i in range(8)
         ]
         done += processor.process_outputs(outputs).request_outputs
-    engine: Any = SimpleNamespace(tokenizer=tokenizer)
-    rollouts = [Engine._make_rollout(engine, [5, 6], one.outputs[0]) for one in done]
+    engine: Any = SimpleNamespace(tokenizer=tokenizer, experts=None)
+    rollouts = [Engine._make_rollout(engine, [5, 6], one) for one in done]
     tokens = 8 * 50 if texts else 0
     assert counts == {"decoded": tokens, "looked up": tokens, "objects": 0}
     assert [rollout.logps for rollout in rollouts] == [tuple(-0.5 - t for t in range(50))] * 8

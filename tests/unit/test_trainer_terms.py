@@ -223,7 +223,7 @@ def test_only_a_reference_on_a_gpu_is_offloaded(
         lambda _, mesh, mp_policy, offload_policy: asked.append(offload_policy),
     )
     here: Any = SimpleNamespace(device=torch.device(device), mesh=None)
-    layers: Any = SimpleNamespace(layers=[1, 2])
+    layers: Any = SimpleNamespace(layers=[torch.nn.Identity(), torch.nn.Identity()])
     loading.shard(layers, torch.bfloat16, here, offload=offload)
     assert [type(each) for each in asked] == [policy] * 3
 
