@@ -51,7 +51,7 @@ def find_embedding(model: Any) -> dict[str, Tensor]:
 
 
 def _embedding(lm: Any) -> Any:
-    """The embedding of tokens: the first of vLLM's layers of that kind that is no head; or None."""
+    """The embedding of tokens: vLLM's first layer of that kind, heads left out; or None."""
     from vllm.model_executor.layers.vocab_parallel_embedding import (
         ParallelLMHead,
         VocabParallelEmbedding,
