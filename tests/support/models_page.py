@@ -156,6 +156,12 @@ TAIL = """\
 With these families, use `engine = "transformers"`:
 """
 EVERY = """\
+## Linear attention and state spaces on a GPU
+
+Without kernels of their own, transformers computes these layers by a loop over the sequence, which
+is slow: `pip install flash-linear-attention causal-conv1d`, on a machine with a GPU. `drpo plan`
+runs that loop, too, so for a large model of this kind it takes minutes.
+
 ## Every architecture
 
 For the default configuration of every causal language model of transformers, a test finds its
