@@ -1,6 +1,6 @@
 """`python -m benchmarks.adapter_slot`: adapters in vLLM's slot against adapters that come merged.
 
-A random Qwen3 of 4 layers, 12 M parameters, float32, rank 16, on one core: responses per second of
+A random Qwen3 of 4 layers, 6 M parameters, float32, rank 16, on one core: responses per second of
 64 requests of 64 tokens, and seconds of a push; the best of several. Each way in its own process.
 """
 
