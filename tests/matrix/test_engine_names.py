@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support import by_family
 from support.families import FAMILIES
 from support.models_page import IN_VLLM, NOT_IN_VLLM, page
 
@@ -20,22 +17,7 @@ TESTS = Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def found() -> dict[str, dict[str, Any]]:
     """What `support.engine_names` finds, in one process for all families."""
-    done = subprocess.run(
-        [sys.executable, "-m", "support.engine_names", *FAMILIES],
-        cwd=TESTS,
-        env={
-            "OMP_NUM_THREADS": "1",
-            **os.environ,
-            "PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS.parent}",
-        },
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    return {one["kind"]: one for one in lines}
+    return by_family.run("engine_names", FAMILIES)
 
 
 @pytest.mark.engine

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support import by_family
 from support.models_page import PROVEN, REFUSED
-
-TESTS = Path(__file__).parents[1]
 
 pytestmark = pytest.mark.engine
 
@@ -21,22 +15,7 @@ pytestmark = pytest.mark.engine
 @pytest.fixture(scope="module")
 def found() -> dict[str, dict[str, Any]]:
     """What `support.engine_case` finds, in one process: starting it takes longer than a family."""
-    done = subprocess.run(
-        [sys.executable, "-m", "support.engine_case", *PROVEN, *REFUSED],
-        cwd=TESTS,
-        env={
-            "OMP_NUM_THREADS": "1",
-            **os.environ,
-            "PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS.parent}",
-        },
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    return {one["kind"]: one for one in lines}
+    return by_family.run("engine_case", [*PROVEN, *REFUSED])
 
 
 @pytest.mark.parametrize("kind", PROVEN)
