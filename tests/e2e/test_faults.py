@@ -8,12 +8,17 @@ import re
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from random import Random
 
 import psutil
+import pytest
 
+from drpo_cli.errors import UserError
 from drpo_cli.runs.folder import RunFolder
+from support import faults
+from support.faults import Attempt
 
 ROOT = Path(__file__).parents[2]
 HANG_S = 8  # of ranks that do nothing which could take long
@@ -175,3 +180,23 @@ def test_a_killed_rank_is_the_reason_and_not_what_its_neighbour_met(tmp_path: Pa
             launched.kill()
     assert launched.returncode == 1
     assert "rank 0 was killed (SIGKILL)" in err.splitlines()[-1]
+
+
+def test_a_run_that_lets_go_of_its_folder_meanwhile_is_no_second_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has trained writes its report without the lock, and is not over yet."""
+    folder = RunFolder(tmp_path)
+    attempt, parts = Attempt(folder, os.getpid(), lambda: False), ExitStack()
+
+    def prepare(*_: object, **__: object) -> None:
+        parts.close()
+        raise UserError(f"{tmp_path} is finished after 6 steps")
+
+    monkeypatch.setattr(faults, "load", lambda _: None)
+    monkeypatch.setattr("support.faults.launcher.prepare", prepare)
+    with parts:
+        parts.enter_context(folder.lock())
+        faults.start_a_second(attempt, Random(0))
+    with folder.lock(), pytest.raises(AssertionError, match="finished"):
+        faults.start_a_second(attempt, Random(0))

@@ -20,7 +20,7 @@ from drpo_cli.errors import UserError
 from drpo_cli.launch import launcher
 from drpo_cli.runs import checkpoints as saved
 from drpo_cli.runs import locks
-from drpo_cli.runs.folder import RUN_LOCK, RunFolder
+from drpo_cli.runs.folder import LAUNCHER_LOCK, RUN_LOCK, RunFolder
 from drpo_cli.spec import load
 
 CLOCK = """
@@ -133,15 +133,26 @@ def jump_clock(attempt: Attempt, random: Random) -> None:
 
 
 def start_a_second(attempt: Attempt, random: Random) -> None:
-    """A second `train` on the same folder is refused, and says who holds it."""
-    held = locks.holder(attempt.folder.path / RUN_LOCK)
-    if held is None:
+    """A second `train` on the same folder is refused, and says who holds it.
+
+    Says nothing of a run that let go of its folder meanwhile: one that has ended writes its report
+    without the lock.
+    """
+    held, answer = _holders(attempt.folder), "two runs hold one folder"
+    if not held:
         return
     try:
         launcher.prepare(load(attempt.folder.spec), resume=True, world=1)
-        assert attempt.is_over(), "two runs hold one folder"
     except UserError as error:
-        assert f"is in use by a run that has not ended ({held})" in str(error) or attempt.is_over()
+        answer = str(error)
+    refused = any(f"is in use by a run that has not ended ({one})" in answer for one in held)
+    assert refused or _holders(attempt.folder) != held, answer
+
+
+def _holders(folder: RunFolder) -> set[locks.Holder]:
+    """Of the locks of the run and of its launcher."""
+    found = (locks.holder(folder.path / name) for name in (RUN_LOCK, LAUNCHER_LOCK))
+    return {one for one in found if one}
 
 
 def export_meanwhile(attempt: Attempt, random: Random) -> None:
