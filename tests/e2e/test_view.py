@@ -1,9 +1,12 @@
 """`drpo train` and `drpo watch` on terminals of their own: what their screens really show."""
 
+import os
 import re
 import signal
+import subprocess
 import time
 from pathlib import Path
+from threading import Timer
 
 from rich.cells import cell_len
 
@@ -11,7 +14,7 @@ from drpo_cli.runs.folder import RunFolder
 from drpo_cli.runs.metrics import EventRecord, SampleRecord, StepMetrics
 from drpo_cli.runs.saved import open_run
 from support.command import drpo, records
-from support.terminal import Terminal, on_terminal
+from support.terminal import QUIET, Terminal, on_terminal
 
 CHATTY = """
 import sys
@@ -42,6 +45,19 @@ def is_clean(screen: str, width: int) -> bool:
     rows = screen.splitlines()
     whole = cell_len(rows[0]) == width and rows[0].startswith("small ")
     return whole and rows[0].endswith(" running") and screen.count(" running") == 1
+
+
+def test_a_screen_is_read_to_the_end_of_its_frame() -> None:
+    output, own = os.pipe()
+    with subprocess.Popen(["true"]) as process:
+        terminal = Terminal(process, output, 80, 24)
+    os.write(own, b"step 4/9\r\n")
+    rest = Timer(QUIET / 5, lambda: os.write(own, b"the rest"))
+    rest.start()
+    assert terminal.until(lambda screen: step(screen) == 4).splitlines()[1] == "the rest"
+    rest.join()
+    os.close(output)
+    os.close(own)
 
 
 def test_a_run_in_a_terminal_that_is_resized_and_watched_from_another(small: Path) -> None:

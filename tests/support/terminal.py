@@ -18,6 +18,7 @@ from contextlib import contextmanager
 import pyte
 
 PATIENCE = 120
+QUIET = 0.05  # seconds without output, after which a frame is whole: frames are further apart
 
 
 class Terminal:
@@ -38,11 +39,16 @@ class Terminal:
         return "\n".join(line.rstrip() for line in self.screen.display)
 
     def until(self, met: Callable[[str], bool]) -> str:
-        """Reads until the screen meets a condition; returns the screen."""
+        """Reads until the screen meets a condition, and the rest of its frame; returns the screen.
+
+        A read ends anywhere: the first lines may be those of a frame whose last are still to come.
+        """
         deadline = time.monotonic() + PATIENCE
         while not met(self.text):
             assert time.monotonic() < deadline, self.text
             assert self._read(0.2), f"ended with this on the screen:\n{self.text}"
+        while select.select([self.master], [], [], QUIET)[0] and self._read(0):
+            assert time.monotonic() < deadline, self.text
         return self.text
 
     def end(self) -> int:
