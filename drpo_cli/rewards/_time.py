@@ -13,23 +13,25 @@ LIMIT_S = 1.0
 
 
 @contextmanager
-def limited(seconds: float = LIMIT_S) -> Iterator[None]:
-    """Raises TimeoutError inside once this process has computed for so long.
+def limited(seconds: float = LIMIT_S, error: type[BaseException] = TimeoutError) -> Iterator[None]:
+    """Raises the error inside once this process has computed for so long.
 
-    It interrupts Python and its regular expressions. Signals reach the main thread only, where
-    rewards run; elsewhere there is no limit but the `timeout_s` of the call.
+    It is raised again after every further tenth of that: Python ignores what is raised while it
+    deletes an object, and a library may catch it. It interrupts Python and its regular expressions.
+    Signals reach the main thread only, where rewards run; elsewhere there is no limit but the
+    `timeout_s` of the call.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGVTALRM, _stop)
-    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise error
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds, seconds / 10)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, before)
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise TimeoutError

@@ -8,8 +8,9 @@ signs are dropped, and so are units, except two known ones that differ. Pairs of
 that it gets wrong, are in tests/corpus/math.
 
 math-verify turns every error into "not equal". Here each such 0 is counted: `no_answer` (it finds
-no answer in the completion), `timed_out` and `errors`. Its time-outs are signals, which work only
-on the main thread; on another one nothing would ever be equal, so that is refused. They do not
+no answer in the completion), `timed_out` and `errors`. Its time-outs are signals that come once,
+and Python ignores one that comes while it deletes an object; so ours, which come again, stand in
+for them. Signals work only on the main thread; on another one, it is refused. They do not
 interrupt one long operation on integers, such as `\frac{3^{5000000}}{2^{8000000}+1}`; such a call
 is killed at `timeout_s`.
 """
@@ -28,6 +29,7 @@ from pydantic import Field
 
 from drpo_cli.errors import UserError
 from drpo_cli.rewards import _math_text
+from drpo_cli.rewards._time import limited
 from drpo_cli.settings import Count, ParserSettings
 
 IMPORTS = ("math_verify",)
@@ -41,8 +43,8 @@ class Config(ParserSettings):
     strict: bool = True
     """Variable names count, and a set is not a tuple."""
     timeout_seconds: Count = 5
-    """Longest time to parse one answer, and to compare one pair of expressions, in seconds. Keep it
-    below a third of `timeout_s`, which otherwise ends most calls first."""
+    """Longest CPU time to parse one answer, and to compare it, in seconds. Keep it below a third of
+    `timeout_s`, which otherwise ends most calls first."""
 
 
 def needs_answer(config: Config) -> bool:
@@ -55,9 +57,11 @@ class reward:
 
     def __init__(self, config: Config) -> None:
         try:
-            import math_verify  # noqa: F401
+            from math_verify import grader, parser
         except ImportError as error:
             raise UserError(str(error), "install it with: pip install math-verify") from error
+        # It would warn once that it has no time-outs, and a warning counts as a time-out here
+        grader.TIMEOUT_WARNING_SHOWN = parser.TIMEOUT_WARNING_SHOWN = True
         self._config = config
         self.counts: Counter[str] = Counter()
 
@@ -71,9 +75,15 @@ class reward:
             raise UserError(
                 "the problem has no answer to compare with", "check the source's fields"
             )
+        from math_verify.errors import TimeoutException
+
         counted = self.counts.total()
         with self._count_logs():
-            equal = self._is_equal(answer, completion)
+            try:
+                equal = self._is_equal(answer, completion)
+            except TimeoutException:  # it came where math-verify expects none
+                equal = False
+                self.counts["timed_out"] += self.counts.total() == counted
         if equal is None and self.counts.total() == counted:
             self.counts["no_answer"] += 1
         return float(equal or False)
@@ -103,18 +113,20 @@ class reward:
         return equal
 
     def _compare(self, gold: list[Any], text: str) -> bool | None:
-        from math_verify import parse, verify
+        from math_verify import verify
+        from math_verify.errors import TimeoutException
 
         limit = self._config.timeout_seconds
-        found = parse(text, parsing_timeout=limit)
-        equal: bool = verify(
-            gold,
-            found,
-            float_rounding=self._config.decimals,
-            strict=self._config.strict,
-            allow_set_relation_comp=True,
-            timeout_seconds=limit,
-        )
+        found = _parse(text, limit)
+        with limited(limit, TimeoutException):
+            equal: bool = verify(
+                gold,
+                found,
+                float_rounding=self._config.decimals,
+                strict=self._config.strict,
+                allow_set_relation_comp=True,
+                timeout_seconds=None,
+            )
         if not found:
             return None
         return equal and not _differ_in_size(gold[0], found[0], self._config.decimals)
@@ -146,18 +158,23 @@ class _CountingHandler(logging.Handler):
 
 @lru_cache(maxsize=4096)  # the samples of a group share their reference
 def _parse_answer(answer: str, timeout_seconds: int) -> list[Any]:
-    from math_verify import parse
-
     text = _bare(answer)
-    parsed: list[Any] = parse(
-        text if "$" in text.replace("\\$", "") else _boxed(text), parsing_timeout=timeout_seconds
-    )
+    parsed = _parse(text if "$" in text.replace("\\$", "") else _boxed(text), timeout_seconds)
     if not parsed:
         raise UserError(
             f"math-verify cannot parse the reference answer {answer!r}",
             "fix the row, or use exact_match or regex for answers that are not mathematics",
         )
-    return list(parsed)
+    return parsed
+
+
+def _parse(text: str, timeout_seconds: int) -> list[Any]:
+    """What math-verify reads in the text; empty if that is nothing, or takes too long."""
+    from math_verify import parse
+    from math_verify.errors import TimeoutException
+
+    with limited(timeout_seconds, TimeoutException):
+        return list(parse(text, parsing_timeout=None))
 
 
 def _bare(answer: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -12,11 +14,11 @@ import pytest
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected
 from drpo_cli.rewards import math_verify
+from drpo_cli.rewards._time import limited
 from drpo_cli.rewards.grading.grader import Graded, Grader
 from drpo_cli.types import Group, Prompt, Rollout
 
-# To compare with anything; the alarm of math-verify ends each of them. (Where SymPy tries one way
-# after the other, as with integrals, it now and then swallows the alarm; only `timeout_s` is sure.)
+# To compare with anything; the limit on CPU time ends each of them.
 ENDLESS = {
     "tower": "9^{9^{9^{9}}}",
     "factorial": "(10^{9})!",
@@ -59,6 +61,47 @@ def test_what_takes_too_long_is_wrong_and_counted(expression: str) -> None:
     assert reward(boxed(expression), "7") == 0.0
     assert reward.counts == {"timed_out": 1}
     assert scored(boxed("7"), "7", timeout_seconds=60) == 1.0
+
+
+class Deaf:
+    """Computes while it is deleted, where Python ignores what is raised."""
+
+    def __del__(self) -> None:
+        compute(2.0)
+
+
+def compute(seconds: float) -> None:
+    began = time.process_time()
+    while time.process_time() < began + seconds:
+        pass
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("place", ["parser.extract_target_from_pred", "grader.sympy_expr_eq"])
+def test_an_alarm_that_python_ignores_is_followed_by_another(
+    monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """SymPy's weak references call back while objects are deleted: CI ran one call for 34 s."""
+
+    def endless(*_: object, **__: object) -> None:
+        Deaf()
+        compute(10.0)
+
+    reward = math_verify.reward(math_verify.Config(timeout_seconds=1))
+    assert reward(boxed("x"), "7") == 0.0  # the reference is read once
+    reward.counts.clear()
+    monkeypatch.setattr(f"math_verify.{place}", endless)
+    assert reward(boxed("x+1"), "7") == 0.0
+    assert reward.counts == {"timed_out": 1}
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_limit_comes_again_wherever_it_is_ignored(elsewhere: bool) -> None:
+    with pytest.raises(TimeoutError), limited(0.2):
+        if elsewhere:
+            with suppress(TimeoutError):
+                compute(5.0)
+        compute(5.0)
 
 
 def test_what_holds_no_answer_is_counted() -> None:
