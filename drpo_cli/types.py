@@ -31,9 +31,10 @@ engine gave a token when it sampled it. Both are taken at the sampling temperatu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,8 +43,11 @@ if TYPE_CHECKING:
 LOG_RATIO_LIMIT = 20.0
 """Limit of |log π − log μ|: the ratio stays within e^±20; beyond it a log-prob is broken."""
 
-Message = Mapping[str, str]
-"""One chat turn: `{"role": "user", "content": "…"}`."""
+Message = Mapping[str, Any]
+"""One message of a chat: `{"role": "user", "content": "…"}`.
+
+The content is text. A message of the assistant may have `tool_calls`, and `reasoning_content`; one
+of a tool has `name`, and `tool_call_id` if the call had an id."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +60,23 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class ChatTemplate:
+    """How the messages of a prompt become text: a Jinja template and its variables."""
+
+    text: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Prompt:
     """A problem as the model sees it; `rewards` are the names of its rewards, None means all.
 
-    `epoch` counts how often the data was served before: the same row comes once in each.
+    epoch        how often the data was served before: the same row comes once in each
+    messages     the same as a chat: plain text is one message of the user
+    opening      how many of the messages, at the start, are not the row's own: system message and
+                 examples
+    template     renders further messages; None for plain text
+    environment  the name of the environment that its episodes take place in, None without any
     """
 
     id: str
@@ -69,14 +86,134 @@ class Prompt:
     metadata: Mapping[str, Any]
     rewards: tuple[str, ...] | None = None
     epoch: int = 0
+    messages: tuple[Message, ...] = ()
+    opening: int = 0
+    template: ChatTemplate | None = None
+    environment: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """What an environment gets of the row that an episode starts from.
+
+    prompt    its text, after the source's `template`; for a row with a chat, its last message
+    messages  its prompt as a chat, without system message and examples
+    """
+
+    id: str
+    prompt: str
+    messages: tuple[Message, ...] = ()
+    answer: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+class ToolCall(NamedTuple):
+    """A call of a tool that the model wrote; `id` is empty where its format has none."""
+
+    name: str
+    arguments: Mapping[str, Any]
+    id: str = ""
+
+
+@dataclass(frozen=True)
+class Action:
+    """What the policy did in a turn.
+
+    text       what it wrote, without thinking, tool calls and the token that ended it
+    calls      the tools that it calls, in order
+    problem    why its call of a tool is not valid, in words for the model; None if it is
+    truncated  whether it ran out of tokens
+    """
+
+    text: str
+    calls: tuple[ToolCall, ...] = ()
+    problem: str | None = None
+    truncated: bool = False
+
+
+@dataclass(frozen=True)
+class Step:
+    """What an environment answers to an action.
+
+    observation  what the policy sees next: text of the user, or messages; may be empty when done
+    reward       for this action; an episode's reward is their sum
+    done         whether the episode ends here
+    info         plain values that are kept with the episode
+    """
+
+    observation: str | Message | Sequence[Message] = ""
+    reward: float = 0.0
+    done: bool = False
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One action of an episode, and the answer to it.
+
+    row, first, end  where its sampled tokens are: `rows[row].token_ids[first:end]` of the rollout
+    reward           the environment's, 0 where it gave none
+    calls            the tools that were called
+    problem          why a call could not be parsed
+    sampling_s       seconds from the request to the last token
+    answer_s         seconds until environment or tools answered
+    """
+
+    row: int
+    first: int
+    end: int
+    reward: float = 0.0
+    calls: tuple[ToolCall, ...] = ()
+    problem: str | None = None
+    sampling_s: float = 0.0
+    answer_s: float = 0.0
+
+
+End = Literal["done", "max_turns", "max_tokens", "context", "timeout", "failed"]
+"""Why an episode ended: its environment said so, a limit of the spec (a turn or the episode ran out
+of tokens, the context is full, it took too long), or the environment failed."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What happened in an episode, beside its tokens.
+
+    environment  its name
+    messages     the whole conversation
+    turns        the policy's actions, in order
+    end          why it ended
+    failure      kind and message, where the environment failed
+    info         of the last step
+    """
+
+    environment: str
+    messages: tuple[Message, ...]
+    turns: tuple[Turn, ...]
+    end: End
+    failure: tuple[str, str] | None = None
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def reward(self) -> float:
+        """The sum of the environment's rewards."""
+        return math.fsum(turn.reward for turn in self.turns)
 
 
 @dataclass(frozen=True)
 class Rollout:
     """One sampled response: the token ids of the engine, with log μ of each.
 
-    experts  what the engine's routers chose for each input token, the prompt's and the response's
-             but the last: [tokens, blocks, experts of a token], small integers; None if not asked
+    Of an episode, `token_ids` has what follows its first prompt: the policy's tokens of all turns
+    and, between them, those of the observations.
+
+    experts     what the engine's routers chose for each input token, the prompt's and the
+                response's but the last: [tokens, blocks, experts of a token], small integers; None
+                if not asked
+    prompt_ids  the tokens in front; None: those of its `Prompt`
+    sampled     for each token whether the policy sampled it; None: all. `logps` is 0 elsewhere
+    earlier     rows of the same episode before this one: where the chat template rewrites what the
+                model has seen, a new row begins
+    episode     what happened in it; None for a response without an environment
     """
 
     token_ids: tuple[int, ...]
@@ -84,6 +221,20 @@ class Rollout:
     text: str
     truncated: bool
     experts: NDArray[Any] | None = field(default=None, compare=False, repr=False)
+    prompt_ids: tuple[int, ...] | None = None
+    sampled: tuple[bool, ...] | None = None
+    earlier: tuple[Rollout, ...] = ()
+    episode: Episode | None = None
+
+    @property
+    def rows(self) -> tuple[Rollout, ...]:
+        """The rows that training sees, in order; the last is the rollout itself."""
+        return (*self.earlier, self)
+
+    @property
+    def sampled_tokens(self) -> int:
+        """The tokens that the policy sampled, over all rows."""
+        return sum(len(r.token_ids) if r.sampled is None else sum(r.sampled) for r in self.rows)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from drpo_cli.settings.base import FolderName as FolderName
 from drpo_cli.settings.base import Fraction as Fraction
 from drpo_cli.settings.base import Settings as Settings
 from drpo_cli.settings.base import SpecPath as SpecPath
+from drpo_cli.settings.environment import EnvironmentSettings as EnvironmentSettings
 from drpo_cli.settings.lora import LoraSettings as LoraSettings
 from drpo_cli.settings.parallel import ParallelSettings as ParallelSettings
 from drpo_cli.settings.train import CriticSettings as CriticSettings

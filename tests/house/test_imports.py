@@ -24,7 +24,11 @@ ORDER = (
     ("plugins",),
     ("spec",),
     ("plan",),
-    ("data", "rollout", "rewards", "advantages", "objectives", "trainer", "evaluate", "trackers"),
+    ("calls",),
+    (
+        *("data", "rollout", "environments", "rewards", "advantages", "objectives"),
+        *("trainer", "evaluate", "trackers"),
+    ),
     ("runs",),
     ("step",),
     ("report",),

@@ -1,0 +1,21 @@
+"""Environments, one file each: episodes of several turns, whose tokens are not all the policy's.
+
+A file has a class, named in `type = "./environments.py:Guess"`, or `Environment` in the built-in
+files:
+
+    class Config(EnvironmentSettings): …          options, if it has any; also inside the class
+    def __init__(self, config) -> None            if it wants them; once per episode
+    def start(self, row, rng) -> str | list[Message]
+    def step(self, action) -> Step                `action: str` gets the text, `action: Action` all
+    def close(self) -> None                       if it has something to close
+
+`start` and `step` may be async. One instance lives for one episode, in a process of its own that
+can be killed.
+"""
+
+from drpo_cli.settings import EnvironmentSettings as EnvironmentSettings
+from drpo_cli.types import Action as Action
+from drpo_cli.types import Message as Message
+from drpo_cli.types import Row as Row
+from drpo_cli.types import Step as Step
+from drpo_cli.types import ToolCall as ToolCall
