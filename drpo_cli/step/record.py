@@ -11,13 +11,9 @@ from drpo_cli.evaluate.results import HeldOut
 from drpo_cli.experience import Experience
 from drpo_cli.runs.records import Records
 from drpo_cli.step.evaluate import problems_id
-from drpo_cli.step.metrics import (
-    generated_tokens,
-    grading_metrics,
-    rollout_metrics,
-    sample_records,
-)
+from drpo_cli.step.metrics import generated_tokens, grading_metrics, rollout_metrics
 from drpo_cli.step.sample import Draws
+from drpo_cli.step.samples import sample_records
 from drpo_cli.types import Group, Scores
 
 if TYPE_CHECKING:
