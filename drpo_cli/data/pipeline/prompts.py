@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from drpo_cli.chat_templates import naming
 from drpo_cli.data.pipeline.chat import Chats
 from drpo_cli.data.pipeline.problems import INSTRUCTIONS
 from drpo_cli.data.pipeline.rows import Row
-from drpo_cli.data.pipeline.templates import naming, render
+from drpo_cli.data.pipeline.templates import render
 from drpo_cli.data.pipeline.values import UnfitError, valid_text
 from drpo_cli.errors import UserError
 from drpo_cli.settings import SourceSettings
@@ -66,7 +67,12 @@ class Prompts:
         """
         problem, config, id = row
         chat = config.chat or not isinstance(problem.prompt, str)
-        text = self._chats.render(_make_messages(row), row) if chat else _plain_text(row)
+        template = None
+        if chat:
+            messages, opening = _make_messages(row)
+            text, template = self._chats.render(messages, row)
+        else:
+            text = _plain_text(row)
         try:
             text = valid_text(text, config.invalid_unicode == "replace")
         except UnfitError as error:
@@ -84,7 +90,19 @@ class Prompts:
         self._require_known(ids, id)
         if problem.answer is None:
             self._require_no_answer(config, id)
-        return Prompt(id, text, tuple(ids), problem.answer, problem.metadata, config.rewards)
+        if not chat:
+            messages, opening = [{"role": "user", "content": text}], 0
+        return Prompt(
+            id,
+            text,
+            tuple(ids),
+            problem.answer,
+            problem.metadata,
+            config.rewards,
+            messages=tuple(messages),
+            opening=opening,
+            template=template,
+        )
 
     def _check_length(self, tokens: int, config: SourceSettings, id: str) -> Unfit | None:
         if tokens < config.min_prompt_tokens:
@@ -155,8 +173,11 @@ def _render_examples(config: SourceSettings, id: str) -> Sequence[tuple[str, str
     ]
 
 
-def _make_messages(row: Row) -> list[Message]:
-    """System messages, then the examples as turns, then what the row asks."""
+def _make_messages(row: Row) -> tuple[list[Message], int]:
+    """System messages, then the examples as turns, then what the row asks; where the last begins.
+
+    A system message of the row itself counts to the front, so the front has every one.
+    """
     problem, config, id = row
     if isinstance(problem.prompt, str):
         if config.continue_final_message:
@@ -173,4 +194,5 @@ def _make_messages(row: Row) -> list[Message]:
     turns: list[Message] = []
     for prompt, answer in _render_examples(config, id):
         turns += [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
-    return [*system, *asked[:first], *turns, *asked[first:]]
+    front = [*system, *asked[:first], *turns]
+    return [*front, *asked[first:]], len(front)
