@@ -33,8 +33,9 @@ class Prompts:
 
     `max_tokens` is the longest prompt: the context less the longest response. Token ids must be
     below `vocabulary`, the rows of the model's embedding, where there is a model. `compared` names
-    the rewards that compare with the reference answer. `doubled_bos` has the sources of which a
-    prompt began with two beginnings of sequence.
+    the rewards that compare with the reference answer. `environments` are the names of the run's
+    environments. `doubled_bos` has the sources of which a prompt began with two beginnings of
+    sequence.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Prompts:
         max_tokens: int,
         vocabulary: int | None = None,
         compared: Sequence[str] = (),
+        environments: Sequence[str] = (),
     ) -> None:
         self._tokenizer = tokenizer
         self._chats = Chats(tokenizer)
@@ -50,6 +52,7 @@ class Prompts:
         self._max_tokens = max_tokens
         self._vocabulary = vocabulary
         self._compared = compared
+        self._environment = next(iter(environments), None)
 
     @property
     def bos(self) -> str | None:
@@ -84,7 +87,15 @@ class Prompts:
         self._require_known(ids, id)
         if problem.answer is None:
             self._require_no_answer(config, id)
-        return Prompt(id, text, tuple(ids), problem.answer, problem.metadata, config.rewards)
+        return Prompt(
+            id,
+            text,
+            tuple(ids),
+            problem.answer,
+            problem.metadata,
+            config.rewards,
+            environment=config.environment or self._environment,
+        )
 
     def _check_length(self, tokens: int, config: SourceSettings, id: str) -> Unfit | None:
         if tokens < config.min_prompt_tokens:
