@@ -32,16 +32,28 @@ from drpo_cli.errors import UserError
 
 
 class Kind(NamedTuple):
-    """A kind of plugin: its noun, the name of its entry, and the base class of its `Config`."""
+    """A kind of plugin: its noun, the name of its entry, and the base class of its `Config`.
+
+    `beside` are the modules of its folder that are not plugins.
+    """
 
     noun: str
     entry: str
     base: type[settings.Settings]
+    beside: tuple[str, ...] = ()
+
+    @property
+    def a_noun(self) -> str:
+        """The noun after its article: `an objective`."""
+        return f"{'an' if self.noun[0] in 'aeiou' else 'a'} {self.noun}"
 
 
 KINDS = {
     "data": Kind("data source", "load", settings.SourceSettings),
     "rollout": Kind("rollout engine", "Engine", settings.RolloutSettings),
+    "environments": Kind(
+        "environment", "Environment", settings.EnvironmentSettings, ("episodes", "tools")
+    ),
     "rewards": Kind("reward", "reward", settings.RewardSettings),
     "advantages": Kind("advantage", "advantages", settings.AdvantageSettings),
     "objectives": Kind("objective", "loss", settings.ObjectiveSettings),
@@ -122,10 +134,9 @@ class Selected(Generic[S_co]):
 
 def available(kind: str) -> list[str]:
     """Names of the built-in plugins of a kind, without importing them."""
-    folder = Path(__file__).parent / kind
-    return sorted(
-        m.name for m in pkgutil.iter_modules([str(folder)]) if not m.ispkg and m.name[0] != "_"
-    )
+    found = pkgutil.iter_modules([str(Path(__file__).parent / kind)])
+    plain = [module.name for module in found if not module.ispkg and module.name[0] != "_"]
+    return sorted(name for name in plain if name not in KINDS[kind].beside)
 
 
 def installed(kind: str) -> dict[str, str]:
@@ -156,11 +167,12 @@ def load(kind: str, type: str, folder: Path | None = None) -> Plugin[Any]:
         module = _load_module(kind, type, where)
     else:
         raise UserError(_unknown(kind, type))
-    noun, entry, _ = KINDS[kind]
+    noun, entry = KINDS[kind].noun, KINDS[kind].entry
     if not hasattr(module, name or entry):
+        what = "class" if entry[0].isupper() else "function"
         raise UserError(
             f"{noun} {type!r}: {module.__file__} has no {name or entry!r}",
-            f"name the function after a colon, or call it {entry!r}",
+            f"name the {what} after a colon, or call it {entry!r}",
         )
     found = getattr(module, name or entry)
     return _plugin(kind, type, module, found, found.__doc__ or module.__doc__)
@@ -196,9 +208,10 @@ def _unknown(kind: str, type: str) -> str:
     noun, known = KINDS[kind].noun, names(kind)
     close = difflib.get_close_matches(type, known, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
+    listed = f"there are: {', '.join(known)}; or " if known else ""
     return (
-        f"there is no {noun} {type!r}; {hint}there are: {', '.join(known)}; "
-        f"or write your own: './file.py:name' or 'package.module'"
+        f"there is no {noun} {type!r}; {hint}{listed}"
+        "write your own: './file.py:name' or 'package.module'"
     )
 
 

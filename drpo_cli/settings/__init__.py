@@ -116,7 +116,8 @@ class SourceSettings(Settings):
     max_prompt_tokens: Count | None = None
     """Prompts of more tokens, template included, are skipped."""
     too_long: Literal["stop", "skip"] = "stop"
-    """What to do with a prompt that leaves too little of the context for `max_new_tokens`."""
+    """What to do with a prompt that leaves too little of the context for `max_new_tokens`, or for
+    an environment's `max_tokens_per_episode`."""
     weight: Annotated[float, Field(gt=0)] | None = None
     """Share of this source in every step, relative to the weights of the other sources. Without any
     weight, rows are drawn uniformly from all sources; give every source a weight, or none."""
@@ -125,6 +126,9 @@ class SourceSettings(Settings):
     whose responses were all right or all wrong (by `eval.threshold`), which gives no signal."""
     rewards: tuple[str, ...] | None = Field(default=None, strict=False)
     """Names of the rewards that score the prompts of this source; all rewards if not set."""
+    environment: str | None = None
+    """Name of the environment that the episodes of this source take place in; the first if not
+    set."""
 
     @field_validator("template_options")
     @classmethod
@@ -280,3 +284,7 @@ class TrackerSettings(Settings):
     """Name of its log, and of its folder in the run folder; derived from the type if not set."""
     finish_s: Annotated[float, Field(gt=0)] = 30.0
     """Longest time that a finished run waits for it, in seconds; then it is killed."""
+
+
+NAMED = (EnvironmentSettings, RewardSettings, TrackerSettings)
+"""Options of plugins that have a name, which is derived from their type if not set."""

@@ -84,7 +84,8 @@ class TrainSettings(Settings):
     update; `sequence_mean` the mean over responses of the mean over their tokens; `fixed_horizon`
     the mean over responses of the sum over their tokens divided by `horizon`."""
     horizon: Count | None = None
-    """The divisor of `fixed_horizon`, in tokens; `rollout.max_new_tokens` if not set."""
+    """The divisor of `fixed_horizon`, in tokens; if not set, `rollout.max_new_tokens`, or the most
+    that the policy can sample in an episode."""
     anchor: Literal["engine", "trainer"] = "engine"
     """Whose log-probs are the denominator of the ratio: `engine` takes μ of the engine; `trainer`
     recomputes them at the start of each step, so that the gap between engine and trainer does not

@@ -34,8 +34,9 @@ class Prompts:
 
     `max_tokens` is the longest prompt: the context less the longest response. Token ids must be
     below `vocabulary`, the rows of the model's embedding, where there is a model. `compared` names
-    the rewards that compare with the reference answer. `doubled_bos` has the sources of which a
-    prompt began with two beginnings of sequence.
+    the rewards that compare with the reference answer. `environments` are the names of the run's
+    environments. `doubled_bos` has the sources of which a prompt began with two beginnings of
+    sequence.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Prompts:
         max_tokens: int,
         vocabulary: int | None = None,
         compared: Sequence[str] = (),
+        environments: Sequence[str] = (),
     ) -> None:
         self._tokenizer = tokenizer
         self._chats = Chats(tokenizer)
@@ -51,6 +53,7 @@ class Prompts:
         self._max_tokens = max_tokens
         self._vocabulary = vocabulary
         self._compared = compared
+        self._environment = next(iter(environments), None)
 
     @property
     def bos(self) -> str | None:
@@ -102,6 +105,7 @@ class Prompts:
             messages=tuple(messages),
             opening=opening,
             template=template,
+            environment=config.environment or self._environment,
         )
 
     def _check_length(self, tokens: int, config: SourceSettings, id: str) -> Unfit | None:
