@@ -162,9 +162,9 @@ def load(kind: str, type: str, folder: Path | None = None) -> Plugin[Any]:
     registered = installed(kind).get(type)
     where, name = split_type(registered or type)
     if where.endswith(".py"):
-        module = _load_file(kind, type, (folder or Path.cwd()) / where)
+        module = _load_file(KINDS[kind].noun, type, (folder or Path.cwd()) / where)
     elif registered or "." in where:
-        module = _load_module(kind, type, where)
+        module = _load_module(KINDS[kind].noun, type, where)
     else:
         raise UserError(_unknown(kind, type))
     noun, entry = KINDS[kind].noun, KINDS[kind].entry
@@ -176,6 +176,26 @@ def load(kind: str, type: str, folder: Path | None = None) -> Plugin[Any]:
         )
     found = getattr(module, name or entry)
     return _plugin(kind, type, module, found, found.__doc__ or module.__doc__)
+
+
+def find(noun: str, type: str, folder: Path) -> Any:
+    """What `./file.py:name` or `package.module:name` names, which need not be a plugin.
+
+    `noun` says in messages what it should be. Raises UserError where there is no such thing, or the
+    user's own code does not import.
+    """
+    where, name = split_type(type)
+    if not name:
+        raise UserError(f"{noun} {type!r} has no name", f"write it after a colon: {type + ':name'!r}")
+    if where.endswith(".py"):
+        module = _load_file(noun, type, folder / where)
+    else:
+        module = _load_module(noun, type, where)
+    if not hasattr(module, name):
+        close = difflib.get_close_matches(name, vars(module), n=1)
+        hint = f"did you mean {close[0]!r}?" if close else "define it there, or correct the name"
+        raise UserError(f"{noun} {type!r}: {module.__file__} has no {name!r}", hint)
+    return getattr(module, name)
 
 
 def split_type(type: str) -> tuple[str, str]:
@@ -215,9 +235,9 @@ def _unknown(kind: str, type: str) -> str:
     )
 
 
-def _load_file(kind: str, type: str, path: Path) -> ModuleType:
+def _load_file(noun: str, type: str, path: Path) -> ModuleType:
     if not path.is_file():
-        raise UserError(f"{KINDS[kind].noun} {type!r}: there is no file {path}")
+        raise UserError(f"{noun} {type!r}: there is no file {path}")
     # The name is the same in every process, so that its objects can be pickled between them.
     digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
     name = f"drpo_user_{re.sub(r'[^0-9A-Za-z_]', '_', path.stem)}_{digest}"
@@ -232,7 +252,7 @@ def _load_file(kind: str, type: str, path: Path) -> ModuleType:
             spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # the user's code may raise anything
         del sys.modules[name]
-        raise UserError(f"{KINDS[kind].noun} {type!r}: {where_it_broke(error)}") from error
+        raise UserError(f"{noun} {type!r}: {where_it_broke(error)}") from error
     return module
 
 
@@ -267,12 +287,12 @@ def _neighbours(folder: Path) -> Iterator[None]:
         sys.path += others
 
 
-def _load_module(kind: str, type: str, where: str) -> ModuleType:
+def _load_module(noun: str, type: str, where: str) -> ModuleType:
     try:
         return importlib.import_module(where)
     except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise UserError(
-            f"{KINDS[kind].noun} {type!r}: module {where!r} does not import: "
+            f"{noun} {type!r}: module {where!r} does not import: "
             f"{where_it_broke(error)}; is it installed in {sys.prefix}?"
         ) from error
 

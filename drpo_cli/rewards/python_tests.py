@@ -33,8 +33,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
+from drpo_cli import sandbox
 from drpo_cli.errors import UserError
-from drpo_cli.rewards.sandbox.run import Limits, Result, run_program
+from drpo_cli.sandbox.run import Limits, Result, run_program
 from drpo_cli.settings import Count, ParserSettings
 
 _FORMS = (
@@ -136,8 +137,8 @@ def _run(program: str, stdin: str, seconds: float, config: Config) -> Result:
 @lru_cache
 def _harness() -> str:
     """A program with the modules of the harness in it: in the sandbox there is no drpo."""
-    folder, package = Path(__file__).with_name("sandbox"), "drpo_cli.rewards.sandbox"
-    parents = [package.rsplit(".", up)[0] for up in (2, 1)] + [package]
+    folder, package = Path(sandbox.__file__).parent, "drpo_cli.sandbox"
+    parents = ["drpo_cli", package]
     sources = {f"{package}.{n}": (folder / f"{n}.py").read_text() for n in _HARNESS}
     return f"""import sys, types
 for name in {parents!r}:

@@ -27,7 +27,7 @@ ORDER = (
     ("plugins",),
     ("spec",),
     ("plan",),
-    ("calls",),
+    ("calls", "expressions", "sandbox"),
     (
         *("data", "rollout", "environments", "rewards", "advantages", "objectives"),
         *("trainer", "evaluate", "trackers"),

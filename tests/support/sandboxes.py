@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from drpo_cli.errors import UserError
-from drpo_cli.rewards.sandbox import run as sandbox
+from drpo_cli.sandbox import run as sandbox
 
 HOSTILE = Path(__file__).with_name("hostile")
 PATIENT_S = 60.0
@@ -62,8 +62,8 @@ class Machine:
         """A process that runs a program of the corpus, as a grader's worker does."""
         program = self.marked((HOSTILE / f"{name}.py").read_text())
         asked = f"{program!r}, '', s.Limits(wall_s=60), {self.backend!r}, False, {self.python!r}"
-        code = f"from drpo_cli.rewards.sandbox import run as s\ns._supervise({asked})"
-        root = Path(sandbox.__file__).parents[3]
+        code = f"from drpo_cli.sandbox import run as s\ns._supervise({asked})"
+        root = Path(sandbox.__file__).parents[2]
         return subprocess.Popen([sys.executable, "-c", code], cwd=root)
 
     def alive(self) -> list[int]:

@@ -18,9 +18,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from drpo_cli.rewards.sandbox import landlock
 from drpo_cli.runs.checkpoints import checkpoint_bytes
 from drpo_cli.runs.versions import MATRIX
+from drpo_cli.sandbox import landlock
 from drpo_cli.spec import load
 from drpo_cli.tools.doctor import devices, machine, needs, software
 from drpo_cli.tools.doctor.findings import Finding, ok, run_check, show, warning, wrong

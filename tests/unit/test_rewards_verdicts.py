@@ -9,7 +9,7 @@ import pytest
 
 from drpo_cli.rewards import python_tests
 from drpo_cli.rewards.python_tests import Config, reward
-from drpo_cli.rewards.sandbox import run as sandbox
+from drpo_cli.sandbox import run as sandbox
 from support.cheats import CHEATS, FORMS, PRELUDE
 from support.cheats_of_tests import OTHERS
 from support.sandboxes import machine, open_temporary

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from drpo_cli.errors import UserError
 from drpo_cli.processes import cores
-from drpo_cli.rewards.sandbox.run import find_backend, stops
+from drpo_cli.sandbox.run import find_backend, stops
 from drpo_cli.tools.doctor.findings import Finding, ok, warning, wrong
 
 GIB = 2**30

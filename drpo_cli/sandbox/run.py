@@ -23,17 +23,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from drpo_cli.errors import UserError
-from drpo_cli.rewards.sandbox import cgroup, landlock
-from drpo_cli.rewards.sandbox.calls import build_call_filter
+from drpo_cli.sandbox import cgroup, landlock
+from drpo_cli.sandbox.calls import build_call_filter
 
 Reason = Literal["ok", "failed", "killed", "timeout", "memory", "processes", "disk", "output"]
 BACKENDS = ("bubblewrap", "plain")
 _START_AND_END_S = 60.0  # for the supervisor, beyond the program's own time
-_PACKAGE_ROOT = Path(__file__).resolve().parents[3]
+_PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 # Appended, so that no file next to the package hides one of the standard library.
 _SUPERVISOR = (
     f"import sys; sys.path.append({str(_PACKAGE_ROOT)!r}); "
-    "from drpo_cli.rewards.sandbox.supervisor import main; main()"
+    "from drpo_cli.sandbox.supervisor import main; main()"
 )
 _ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",

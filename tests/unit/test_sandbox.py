@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from drpo_cli.errors import UserError
-from drpo_cli.rewards.sandbox import cgroup, landlock
-from drpo_cli.rewards.sandbox import run as sandbox
-from drpo_cli.rewards.sandbox.calls import build_call_filter
+from drpo_cli.sandbox import cgroup, landlock
+from drpo_cli.sandbox import run as sandbox
+from drpo_cli.sandbox.calls import build_call_filter
 from support.sandboxes import HOSTILE, LIMITS, Machine, machine, until
 
 SHORT_S = 3.0

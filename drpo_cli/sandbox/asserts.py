@@ -26,7 +26,7 @@ import sys
 import types
 from typing import Any, NoReturn
 
-from drpo_cli.rewards.sandbox.peer import Gone, Peer
+from drpo_cli.sandbox.peer import Gone, Peer
 
 SET_DUMPABLE = 4
 NAME, TESTS = "candidate", "tests"

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from drpo_cli.rewards.sandbox import cgroup, landlock
-from drpo_cli.rewards.sandbox import run as sandbox
-from drpo_cli.rewards.sandbox.calls import build_call_filter
+from drpo_cli.sandbox import cgroup, landlock
+from drpo_cli.sandbox import run as sandbox
+from drpo_cli.sandbox.calls import build_call_filter
 from support.escapes import ESCAPES, HOLDS, LEAVES, PRELUDE, attempts
 
 NOBODY = 65534

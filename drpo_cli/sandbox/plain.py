@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from drpo_cli.rewards.sandbox import landlock, limits
+from drpo_cli.sandbox import landlock, limits
 
 _FIRST_UID = 0x40000000  # far above those of accounts; plus the process id, it is unique
 _SYSTEM = (

@@ -7,7 +7,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from drpo_cli.rewards.sandbox.values import CLASSES, base_of
+from drpo_cli.sandbox.values import CLASSES, base_of
 
 _CHANGING = ("list", "set", "dict", "deque", "bytearray")
 _NAMES = ("__name__", "__qualname__", "__doc__", "__dict__", "__module__")  # the rest is Python's

@@ -34,7 +34,7 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-from drpo_cli.rewards.sandbox import bubblewrap, cgroup, limits, plain
+from drpo_cli.sandbox import bubblewrap, cgroup, limits, plain
 
 _LONGEST_WAIT_S = 0.1
 _LONGEST_START_S = 30.0  # until the first process is inside; the program's time starts then

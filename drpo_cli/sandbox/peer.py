@@ -23,8 +23,8 @@ from collections.abc import Callable
 from types import BuiltinFunctionType, CoroutineType
 from typing import Any
 
-from drpo_cli.rewards.sandbox.remote import OPERATIONS, Remote, wait
-from drpo_cli.rewards.sandbox.values import MUTABLE, Decoder, Encoder, base_name
+from drpo_cli.sandbox.remote import OPERATIONS, Remote, wait
+from drpo_cli.sandbox.values import MUTABLE, Decoder, Encoder, base_name
 
 LARGEST = 16 << 20  # bytes of a message
 _MALFORMED = (LookupError, TypeError, ValueError, AttributeError, RecursionError, StopIteration)
