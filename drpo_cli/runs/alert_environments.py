@@ -12,7 +12,7 @@ UNPARSED = 0.2  # share of turns with a call: a model that can call tools stays 
 UNFINISHED = 0.5  # share of episodes; a hard game that is being learned may begin above
 FAILED_EPISODES = 0.05  # share of an environment's episodes, as of a reward's calls
 TURNS_FACTOR = 1.5  # within BACK steps
-TURNS_LEAST = 1.0  # turns more: going from 1.2 to 1.9 turns is no trend
+TURNS_LEAST = 1.0  # turns more: going from 1.2 to 1.9 turns says little
 IDLE = 0.3  # share of the rollout; episodes that hide their environments stay below a tenth
 
 LIMITS = ("max_turns", "max_tokens", "context", "timeout")

@@ -7,8 +7,20 @@ from dataclasses import replace
 from typing import Any
 
 from drpo_cli.dist import World
+from drpo_cli.experience import Experience
 from drpo_cli.step.episodes import episode_metrics
-from drpo_cli.types import End, Episode, Group, Message, Prompt, Rollout, ToolCall, Turn
+from drpo_cli.step.samples import sample_records
+from drpo_cli.types import (
+    End,
+    Episode,
+    Group,
+    Message,
+    Prompt,
+    Rollout,
+    Scores,
+    ToolCall,
+    Turn,
+)
 
 OPENING: tuple[Message, ...] = (
     {"role": "system", "content": "Play well."},
@@ -110,3 +122,18 @@ def uneven_episodes(world: World) -> dict[str, Any]:
     else:
         found = [group(guesses(["1"], "max_turns", 0.0))]
     return episode_metrics(found, 0.5 + world.rank, 4.0, world)
+
+
+def spell(ids: Sequence[int]) -> str:
+    """Token ids as text, as a tokenizer decodes them."""
+    return "".join(f"«{token}»" for token in ids)
+
+
+def lines_of(step: int, *rollouts: Rollout, prompt: Prompt = PROMPT) -> list[dict[str, Any]]:
+    """The lines of samples.jsonl of these episodes, which score their environments' rewards."""
+    rows = [replace(row, earlier=()) for rollout in rollouts for row in rollout.rows]
+    totals = [rollout.episode.reward for rollout in rollouts if rollout.episode]
+    by_row = [total for total, r in zip(totals, rollouts, strict=True) for _ in r.rows]
+    exp = Experience.of([Group(prompt, tuple(rows))], [Scores(tuple(by_row), {})])
+    scores = Scores(tuple(totals), {"guess": tuple(totals)})
+    return sample_records(step, [Group(prompt, rollouts)], [scores], exp, None, spell)
