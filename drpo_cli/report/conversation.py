@@ -27,7 +27,7 @@ class Block:
     text      what it says, without thinking and calls
     thinking  of the policy's
     calls     its calls of tools, `name(arguments)`
-    wrong     whether a call could not be parsed, or a tool failed
+    wrong     whether a call of the policy could not be parsed
     """
 
     own: bool
@@ -123,15 +123,14 @@ def _block(message: Mapping[str, Any], turn: tuple[int, SampleTurn] | None) -> B
     thinking = _as_text(message.get("reasoning_content"))
     if turn is not None and not thinking and (found := _THINKING.match(text)):
         thinking, text = found[1].strip(), text[found.end() :]
-    failed = bool(message.get("error"))
     return Block(
         own=turn is not None,
         role=f"{role} {name}" if name else role,
-        note=_note(*turn) if turn else "failed" if failed else "",
+        note=_note(*turn) if turn else "",
         text=shorten(text),
         thinking=shorten(thinking),
         calls=[shorten(call) for call in _calls(message.get("tool_calls"))],
-        wrong=failed or (turn is not None and bool(turn[1].get("problem"))),
+        wrong=turn is not None and bool(turn[1].get("problem")),
     )
 
 

@@ -61,6 +61,7 @@ class EnvironmentUsage(TypedDict, total=False):
     sampled_tokens    mean per episode
     observed_tokens   mean per episode of those behind its first prompt that were not sampled
     split_share       share of the episodes that are trained as several rows
+    counts            what was counted in the answers, summed: tool_calls, printed_bytes, …
     """
 
     episodes: Count
@@ -78,6 +79,7 @@ class EnvironmentUsage(TypedDict, total=False):
     sampled_tokens: float | None
     observed_tokens: float | None
     split_share: float | None
+    counts: dict[str, float | None]
 
 
 class StepMetrics(TypedDict, total=False):
@@ -271,6 +273,7 @@ class SampleRecord(TypedDict, total=False):
     end          why it ended: done, a limit, or failed
     failure      None where the environment did not fail
     info         what the environment said with its last step
+    counts       what was counted in its answers
     rows         its rows in training: one, or more where the chat template rewrites history
     """
 
@@ -291,6 +294,7 @@ class SampleRecord(TypedDict, total=False):
     end: str
     failure: SampleFailure | None
     info: dict[str, Any]
+    counts: dict[str, float | None]
     rows: list[SampleRow]
 
 

@@ -23,10 +23,10 @@ class _Sums:
     turns_max: int = 0
     ends: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
     calls: int = 0
     turns_with_calls: int = 0
     unparsed: int = 0
-    tool_errors: int = 0
     answers: int = 0
     seconds: float = 0.0
     slowest: float = 0.0
@@ -48,15 +48,10 @@ class _Sums:
             self.answers += turn.answer_s > 0
             self.slowest = max(self.slowest, turn.answer_s)
         self.seconds += math.fsum(turn.answer_s for turn in episode.turns)
-        self.tool_errors += sum(is_error(message) for message in episode.messages)
+        self.counts.update(episode.counts)
         self.sampled += rollout.sampled_tokens
         self.observed += sum(len(row.token_ids) for row in rollout.rows) - rollout.sampled_tokens
         self.split += len(rollout.rows) > 1
-
-
-def is_error(message: Any) -> bool:
-    """Whether a message is the answer of a tool that failed."""
-    return message.get("role") == "tool" and bool(message.get("error"))
 
 
 def episode_metrics(
@@ -114,7 +109,7 @@ def _describe(sums: _Sums) -> dict[str, Any]:
         "failures": dict(sorted(sums.failures.items())),
         "tool_calls": sums.calls / sums.episodes,
         "unparsed_share": _share(sums.unparsed, sums.turns_with_calls),
-        "tool_errors": _share(sums.tool_errors, sums.calls),
+        "tool_errors": _share(sums.counts["tool_errors"], sums.calls),
         "answers": sums.answers,
         "answer_s": _share(sums.seconds, sums.answers),
         "slowest_s": sums.slowest,
@@ -122,6 +117,7 @@ def _describe(sums: _Sums) -> dict[str, Any]:
         "sampled_tokens": sums.sampled / sums.episodes,
         "observed_tokens": sums.observed / sums.episodes,
         "split_share": sums.split / sums.episodes,
+        "counts": dict(sorted(sums.counts.items())),
     }
 
 

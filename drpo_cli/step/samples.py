@@ -72,6 +72,7 @@ def episode_record(group: Group, rollout: Rollout, decode: Decode | None = None)
         "end": episode.end,
         "failure": _failure(episode),
         "info": to_json(episode.info),
+        "counts": dict(episode.counts),
         "rows": [_row(group, row, decode) for row in rollout.rows],
     }
 

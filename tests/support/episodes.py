@@ -81,7 +81,7 @@ def calculation() -> Rollout:
         },
         {"role": "tool", "name": "calculator", "tool_call_id": "call_1", "content": "42"},
         {"role": "assistant", "content": "<tool_call>{"},
-        {"role": "tool", "content": "not a call: JSON ends too early", "error": True},
+        {"role": "tool", "content": "not a call: JSON ends too early"},
         {"role": "assistant", "content": "42"},
     )
     turns = (
@@ -98,7 +98,7 @@ def calculation() -> Rollout:
         prompt_ids=(1, 2, 3, 7, 8, 30),
         sampled=(True, True, False, False, True),
         earlier=(first,),
-        episode=Episode("agent", messages, turns, "done"),
+        episode=Episode("agent", messages, turns, "done", counts={"tool_errors": 1}),
     )
 
 

@@ -68,7 +68,7 @@ def test_a_conversation_has_a_block_per_message_and_knows_who_wrote_it() -> None
         ("assistant", True, False),
         ("tool calculator", False, False),
         ("assistant", True, True),
-        ("tool", False, True),
+        ("tool", False, False),
         ("assistant", True, False),
     ]
     first, third = conversation.blocks[1], conversation.blocks[3]

@@ -78,7 +78,7 @@ def test_a_line_of_an_episode_has_its_conversation_its_ids_and_its_mask() -> Non
     (line,) = sample_records(2, [episodes.group(rollout)], [scores], exp, None, decode)
     assert (line["reward"], line["rewards"], line["tokens"]) == (1.5, {"agent": 0.5}, 7)
     assert (line["environment"], line["end"], line["failure"]) == ("agent", "done", None)
-    assert line["info"] == {}
+    assert (line["info"], line["counts"]) == ({}, {"tool_errors": 1})
     assert rollout.episode is not None
     assert line["messages"] == list(rollout.episode.messages)
     assert line["turns"] == [
