@@ -184,6 +184,7 @@ class Episode:
     end          why it ended
     failure      kind and message, where the environment failed
     info         of the last step
+    counts       what was counted in its answers: `tool_calls`, `tool_errors`, `printed_bytes`, …
     """
 
     environment: str
@@ -192,6 +193,7 @@ class Episode:
     end: End
     failure: tuple[str, str] | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
+    counts: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def reward(self) -> float:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from drpo_cli.report.charts import Line, Metrics, Panel, Series, colour, drop_gaps, thin
 from drpo_cli.report.charts import series as trace
-from drpo_cli.report.html import Table, Value, format_counts, format_number, shorten
+from drpo_cli.report.html import Table, Value
+from drpo_cli.report.plain import format_counts, format_number, shorten
 from drpo_cli.runs.metrics import QuarantineRecord, failed_calls
 from drpo_cli.runs.saved import SavedRun
 from drpo_cli.runs.spec import role_of
