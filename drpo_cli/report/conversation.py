@@ -103,10 +103,18 @@ def as_text(record: SampleRecord) -> str | None:
         return None
     lines = [f"[{conversation.summary}]"]
     lines += [conversation.failure] if conversation.failure else []
-    for block in conversation.blocks:
-        said = " ".join(part for part in (block.text, *block.calls) if part)
-        lines.append(f"{block.role}: {said}" if block.role else said)
-    return "\n".join(lines)
+    return "\n".join([*lines, *map(_as_line, conversation.blocks)])
+
+
+def describe_messages(messages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Messages of an episode as `role: text`, each shortened, without those in the middle."""
+    blocks = [_block(message, None) for message in messages]
+    yield from map(_as_line, _shorten_middle(blocks, _left_out))
+
+
+def _as_line(block: Block) -> str:
+    said = " ".join(part for part in (block.text, *block.calls) if part)
+    return f"{block.role}: {said}" if block.role else said
 
 
 def _blocks(record: SampleRecord) -> list[Block]:

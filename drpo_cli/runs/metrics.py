@@ -18,6 +18,9 @@ Time = Annotated[float, Meta(ge=0, le=1e11)]
 
 Share = Annotated[float, Meta(ge=0, le=1)]
 
+NAMED = ("environment", "reward", "tracker")
+"""The arrays of tables of a spec whose tables have names."""
+
 State = Literal["starting", "running", "finished", "stopped", "failed"]
 
 
@@ -306,9 +309,15 @@ class HeldOutRecord(TypedDict):
 
 
 class QuarantineRecord(TypedDict, total=False):
-    """One line of quarantine.jsonl: a call of a reward that failed.
+    """One line of quarantine.jsonl: a call of a reward, or an episode, that failed.
 
-    completion  the text, or those of all samples that the call was about
+    reward      its name, or that of the environment
+    completion  the text, or those of all samples that the call was about; of an episode, its last
+
+    And of an episode:
+    environment  its name
+    turn         actions so far
+    messages     the conversation so far
     """
 
     step: Count
@@ -320,6 +329,9 @@ class QuarantineRecord(TypedDict, total=False):
     completion: str | list[str]
     sample: Count | None
     seconds: float | None
+    environment: str
+    turn: Count
+    messages: list[dict[str, Any]]
 
 
 class EventRecord(TypedDict, total=False):
@@ -362,10 +374,10 @@ def flatten(value: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, An
 
 
 def _label_tables(section: str, tables: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The name of each reward and tracker, the type of every other table; repeats get a number."""
+    """The name of each table of `NAMED`, the type of every other; repeats get a number."""
     labels: list[str] = []
     for number, table in enumerate(tables, 1):
-        named = table.get("name") if section in ("reward", "tracker") else None
+        named = table.get("name") if section in NAMED else None
         label = str(named or short_name(str(table.get("type") or number)))
         taken = sum(other.partition(" #")[0] == label for other in labels)
         labels.append(f"{label} #{taken + 1}" if taken else label)

@@ -21,6 +21,8 @@ from drpo_cli.runs.metrics import SampleRecord
 from drpo_cli.runs.reader import check
 from drpo_cli.runs.records import Records
 from drpo_cli.runs.samples import read_columns
+from drpo_cli.runs.saved import SavedRun
+from drpo_cli.runs.spec import Role
 from drpo_cli.step.episodes import episode_metrics
 from drpo_cli.types import Episode, Rollout
 from support.episodes import calculation, failed, group, guesses, lines_of
@@ -170,6 +172,32 @@ def test_what_stands_in_an_episode_is_text_on_the_page(tmp_path: Path) -> None:
     assert text.count(shown) > 10
     for tag in ("details", "div", "td", "span"):
         assert text.count(f"<{tag}>") + text.count(f"<{tag} ") == text.count(f"</{tag}>"), tag
+
+
+def test_an_environment_is_a_reward_among_the_rewards(tmp_path: Path) -> None:
+    run = played(tmp_path, guesses(["1"]))
+    run.spec.write_text(
+        '[[environment]]\ntype = "./e.py:Guess"\nname = "guess"\nweight = 2.0\n'
+        '[[reward]]\ntype = "length"\n'
+    )
+    assert SavedRun(run).roles == {"guess": Role("./e.py:Guess", 2.0), "length": Role("length")}
+    page.write(run)
+    part = without_tags(run.report.read_text(encoding="utf-8").split("<h2 id=rewards>")[1])
+    assert "guess ./e.py:Guess weight 2 0.5 0.5" in part
+
+
+def test_a_failed_episode_in_quarantine_shows_its_conversation(tmp_path: Path) -> None:
+    run = run_folder(tmp_path)
+    Records(run.quarantine).append(
+        {"step": 3, "reward": "guess", "environment": "guess", "reason": "crash", "detail": "gone",
+         "prompt_id": "n/1", "sample": 2, "turn": 1, "prompt": "p", "answer": None,
+         "completion": "50", "seconds": 1.5,
+         "messages": [{"role": "user", "content": HOSTILE}, {"role": "assistant", "content": "50"}]}
+    )  # fmt: skip
+    page.write(run)
+    text = run.report.read_text(encoding="utf-8").split("<h2 id=quarantine>")[1]
+    assert "guess crash 1" in without_tags(text) and "turn 1" in text
+    assert "user: &lt;script&gt;" in text and "assistant: 50" in text
 
 
 def test_a_page_of_long_episodes_can_be_mailed(tmp_path: Path) -> None:
