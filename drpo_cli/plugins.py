@@ -51,9 +51,7 @@ class Kind(NamedTuple):
 KINDS = {
     "data": Kind("data source", "load", settings.SourceSettings),
     "rollout": Kind("rollout engine", "Engine", settings.RolloutSettings),
-    "environments": Kind(
-        "environment", "Environment", settings.EnvironmentSettings, ("episodes", "tools")
-    ),
+    "environments": Kind("environment", "Environment", settings.EnvironmentSettings, ("tools",)),
     "rewards": Kind("reward", "reward", settings.RewardSettings),
     "advantages": Kind("advantage", "advantages", settings.AdvantageSettings),
     "objectives": Kind("objective", "loss", settings.ObjectiveSettings),
