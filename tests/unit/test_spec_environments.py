@@ -201,7 +201,7 @@ def test_a_misspelt_section_hides_what_follows_from_it(folder: Path) -> None:
         (GUESS + "max_turns = 1\n", None),
         (GUESS + "max_turns = 1\ntools = ['python']\n", "max_turns: is 1, so the model never sees"),
         (OTHER + GUESS, "environment[1].name: is 'Guess', which no [[data]] names"),
-        (GUESS + "concurrency = 3\n", "concurrency: has no effect: `start` and `step` are not asy"),
+        (GUESS + "concurrency = 3\n", "concurrency: has no effect: none of its methods is async"),
         (GUESS.replace("Guess", "Slow") + "concurrency = 3\n", None),
         (
             GUESS + "timeout_s = 9\nepisode_timeout_s = 8\n",
@@ -215,6 +215,13 @@ def test_what_is_warned_of(folder: Path, rest: str, expected: str | None) -> Non
     found = warnings(folder, BASE + rest)
     assert len(found) == (expected is not None)
     assert expected is None or expected in found[0]
+
+
+def test_a_template_need_not_show_the_row(folder: Path) -> None:
+    """What the model sees of it is for the environment to say."""
+    text = f"{HEAD}{DATA}template = 'Guess.'\n{ROLLOUT}"
+    assert load(write(folder, text + GUESS)).data[0].config.template == "Guess."
+    assert "has no {{ prompt }}" in problem(folder, text + REWARD)
 
 
 def with_context(folder: Path, rest: str) -> Spec:

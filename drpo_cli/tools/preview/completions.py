@@ -28,7 +28,7 @@ from drpo_cli.spec import Spec, load
 from drpo_cli.step import build
 from drpo_cli.step.sample import train_sampling
 from drpo_cli.tools.own_process import answer, run_apart
-from drpo_cli.types import Group, Prompt, Rollout
+from drpo_cli.types import Episode, Group, Prompt, Rollout
 
 SEARCHED = 1000
 """Rows of each source that are searched for reference answers."""
@@ -41,7 +41,8 @@ RewardsOfSources = Mapping[str, tuple[str, ...] | None]
 class Line(BaseModel):
     """One line of a file: a completion and its prompt. Other keys are ignored.
 
-    Lines that agree in all keys but `completion`, `truncated` and `token_ids` form one group.
+    Lines that agree in all keys but `completion`, `truncated`, `token_ids` and `messages` form one
+    group. Messages are the whole conversation of an episode.
     """
 
     model_config = ConfigDict(coerce_numbers_to_str=True)
@@ -52,6 +53,7 @@ class Line(BaseModel):
     metadata: dict[str, Any] = {}
     truncated: bool = False
     token_ids: tuple[int, ...] = ()
+    messages: tuple[dict[str, Any], ...] = ()
     prompt_id: str | None = None
     step: int | None = None
     group: int | None = None
@@ -59,7 +61,7 @@ class Line(BaseModel):
     @property
     def group_key(self) -> str:
         """What all lines of its group agree in."""
-        own = {"completion", "truncated", "token_ids"}
+        own = {"completion", "truncated", "token_ids", "messages"}
         return json.dumps(self.model_dump(exclude=own), sort_keys=True)
 
 
@@ -100,10 +102,12 @@ def _make_group(file: str, lines: Sequence[tuple[int, Line]], rewards: RewardsOf
     id = first.prompt_id or f"{file}:{number}"
     own = rewards.get(id.rpartition("/")[0])
     prompt = Prompt(id, first.prompt, (), first.answer, first.metadata, own)
-    return Group(
-        prompt,
-        tuple(Rollout(one.token_ids, (), one.completion, one.truncated) for _, one in lines),
-    )
+    return Group(prompt, tuple(_make_rollout(one) for _, one in lines))
+
+
+def _make_rollout(line: Line) -> Rollout:
+    episode = Episode("", line.messages, (), "done") if line.messages else None
+    return Rollout(line.token_ids, (), line.completion, line.truncated, episode=episode)
 
 
 def as_line(group: Group, sample: int) -> dict[str, Any]:
@@ -117,6 +121,7 @@ def as_line(group: Group, sample: int) -> dict[str, Any]:
         "completion": rollout.text,
         "truncated": rollout.truncated,
         "token_ids": rollout.token_ids,
+        **({"messages": rollout.episode.messages} if rollout.episode else {}),
     }
 
 
@@ -142,9 +147,9 @@ def reference_groups(spec: Spec, rewards: Sequence[Reward], count: int) -> list[
     """The reference answers of the first `count` problems, a group of one each.
 
     They come evenly from all sources. Needs no model, and a tokenizer only if a reward asks for the
-    prompt. Raises UserError when no problem has an answer.
+    prompt or the messages. Raises UserError when no problem has an answer.
     """
-    rendered = any("prompt" in reward.asks for reward in rewards)
+    rendered = any(reward.asks & {"prompt", "messages"} for reward in rewards)
     prompts = Prompts(load_tokenizer(spec.model), ANY_LENGTH) if rendered else None
     sources = open_sources(spec.data)
     each = math.ceil(count / len(sources))
