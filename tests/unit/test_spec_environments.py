@@ -13,6 +13,7 @@ from drpo_cli.plan import describe, make_plan
 from drpo_cli.spec import Spec, load, schema
 from drpo_cli.spec.dumping import dump, settings_of
 from drpo_cli.spec.lengths import longest_sampled, room_for_responses
+from drpo_cli.tools.memory import estimate
 from support.specs import DATA, HEAD, REWARD, ROLLOUT, problem, problems, warnings, write
 
 CODE = '''
@@ -273,3 +274,10 @@ def test_check_describes_environments(folder: Path) -> None:
         "zero",
     ]
     assert rows["updates per step"].endswith("at most 320 response tokens")
+
+
+def test_memory_is_estimated_for_whole_episodes(folder: Path) -> None:
+    spec = with_context(folder, GUESS + "max_turns = 2\n")
+    assert estimate._lengths(make_plan(spec, 1)).response == 32
+    longer = load(spec.path, ["model.path=model", "environment[0].max_turns=9"])
+    assert estimate._lengths(make_plan(longer, 1)).response == 63
