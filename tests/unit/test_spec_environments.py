@@ -267,6 +267,9 @@ def test_check_describes_environments(folder: Path) -> None:
     )
     rows = dict(describe(make_plan(load(write(folder, BASE + rest)), 1)))
     assert "rewards" not in rows
+    assert rows["longest sequence"] == (
+        "16 new tokens per turn, 40 per episode after the prompt, the model's context in all"
+    )
     assert rows["environments"].splitlines() == [
         "0.5 × Guess: at most 8 turns and 40 tokens in 60 s, tools calculator, up to 1 process per "
         "rank, 30 s per call, on error stop",
