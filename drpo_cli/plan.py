@@ -14,7 +14,7 @@ from drpo_cli.model_folder import find_wrong_kind, read_shapes
 from drpo_cli.plugins import Selected, short_name
 from drpo_cli.settings import RewardSettings, TrackerSettings
 from drpo_cli.spec import Spec, rules_environment, rules_experts, rules_lora
-from drpo_cli.spec.lengths import longest_sampled
+from drpo_cli.spec.lengths import describe_longest, longest_sampled
 from drpo_cli.spec.presets import summary
 from drpo_cli.spec.problems import Problem
 from drpo_cli.spec.rules import Rule
@@ -189,11 +189,7 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
         ("layout", plan.rows.text),
         *devices.describe_each(spec.train, spec.model.dtype, plan.rows.padded),
         ("checkpoints", _checkpoints(spec)),
-        (
-            "longest sequence",
-            f"{rollout.max_new_tokens:,} new tokens after the prompt, "
-            + (f"{plan.context:,} in all" if plan.context else "the model's context in all"),
-        ),
+        ("longest sequence", describe_longest(spec, plan.context)),
         (
             "whole run",
             f"{spec.run.steps:,} steps × {updates:,} updates = {plan.total_updates:,} updates",

@@ -51,9 +51,7 @@ class Kind(NamedTuple):
 KINDS = {
     "data": Kind("data source", "load", settings.SourceSettings),
     "rollout": Kind("rollout engine", "Engine", settings.RolloutSettings),
-    "environments": Kind(
-        "environment", "Environment", settings.EnvironmentSettings, ("episodes", "tools")
-    ),
+    "environments": Kind("environment", "Environment", settings.EnvironmentSettings, ("tools",)),
     "rewards": Kind("reward", "reward", settings.RewardSettings),
     "advantages": Kind("advantage", "advantages", settings.AdvantageSettings),
     "objectives": Kind("objective", "loss", settings.ObjectiveSettings),
@@ -186,7 +184,8 @@ def find(noun: str, type: str, folder: Path) -> Any:
     """
     where, name = split_type(type)
     if not name:
-        raise UserError(f"{noun} {type!r} has no name", f"write it after a colon: {type + ':name'!r}")
+        write = f"{type}:name"
+        raise UserError(f"{noun} {type!r} has no name", f"write it after a colon: {write!r}")
     if where.endswith(".py"):
         module = _load_file(noun, type, folder / where)
     else:

@@ -251,15 +251,19 @@ class Group:
 class Scores:
     """The scores of one group.
 
-    total_G    the weighted total of each sample, always finite; 0 for a skipped sample
-    by_reward  the scores of each reward, by its name; None where it failed on a sample
-    skipped    samples without a total, because a reward that counts failed on them; advantages,
-               losses and means leave them out
+    total_G         the weighted total of each sample, always finite; 0 for a skipped sample
+    by_reward       the scores of each reward, by its name; None where it failed on a sample
+    skipped         samples without a total, because a reward that counts failed on them;
+                    advantages, losses and means leave them out
+    turn_rewards_G  what of each sample's total its environment gave for each turn: its weight and
+                    all gates multiplied in. What the total has besides counts for the last turn.
+                    None without an environment
     """
 
     total_G: tuple[float, ...]
     by_reward: Mapping[str, tuple[float | None, ...]]
     skipped: frozenset[int] = frozenset()
+    turn_rewards_G: tuple[tuple[float, ...], ...] | None = None
 
     @property
     def kept_totals(self) -> list[float]:

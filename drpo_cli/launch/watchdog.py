@@ -50,14 +50,13 @@ _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 def hang_limit(folder: RunFolder) -> float:
     """Seconds without progress after which the run hangs; infinite where the watch is off.
 
-    A call of a reward or an environment may take its own time-out on top of `run.hang_s`.
+    A call of a reward may take its own time-out on top of `run.hang_s`.
     """
     tables, _ = read_tables(folder)
     run: dict[str, Any] = tables.get("run", {})
     seconds = run.get("hang_s", RunSettings.model_fields["hang_s"].default)
     usual = RewardSettings.model_fields["timeout_s"].default
-    called = [*tables.get("reward", []), *tables.get("environment", [])]
-    calls = [table.get("timeout_s", usual) for table in called]
+    calls = [table.get("timeout_s", usual) for table in tables.get("reward", [])]
     return seconds + max(calls, default=0.0) if seconds else float("inf")
 
 

@@ -22,6 +22,14 @@ def room_for_responses(spec: Spec) -> int:
     return max(*turns, *episodes)
 
 
+def describe_longest(spec: Spec, context: int | None) -> str:
+    """The longest sequence in words; `context` is None where the model's is not known yet."""
+    new = f"{spec.rollout.config.max_new_tokens:,} new tokens"
+    new += f" per turn, {longest_sampled(spec):,} per episode" if spec.environment else ""
+    whole = f"{context:,}" if context else "the model's context"
+    return f"{new} after the prompt, {whole} in all"
+
+
 def _sampled(environment: EnvironmentSettings, turn: int) -> int:
     turns, limit = environment.max_turns * turn, environment.max_tokens_per_episode
     return turns if limit is None else min(turns, limit)

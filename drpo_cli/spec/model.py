@@ -110,7 +110,8 @@ class Spec:
     eval: EvalSettings
     eval_data: tuple[Selected[SourceSettings], ...]
     checkpoint: CheckpointSettings
-    environment: tuple[Selected[EnvironmentSettings], ...] = ()
+    # no class attribute, which would hide that the section is absent
+    environment: tuple[Selected[EnvironmentSettings], ...] = field(default_factory=tuple)
     tracker: tuple[Selected[TrackerSettings], ...] = field(default=(), compare=False)
     preset: str | None = field(default=None, compare=False)
     warnings: tuple[Diagnostic, ...] = field(default=(), compare=False)

@@ -37,12 +37,13 @@ def sources_of(spec: Spec) -> Iterator[tuple[KeyPath, SourceSettings]]:
 
 def template_has_prompt(spec: Spec) -> Iterator[Problem]:
     for key, source in sources_of(spec):
-        what = None if source.template == NO_TEMPLATE else _wrong_with(source.template)
+        needed = not spec.environment  # which says itself what the model sees of a row
+        what = None if source.template == NO_TEMPLATE else _wrong_with(source.template, needed)
         if what is not None:
             yield Problem((*key, "template"), what)
 
 
-def _wrong_with(template: str) -> str | None:
+def _wrong_with(template: str, needs_prompt: bool) -> str | None:
     from jinja2 import TemplateSyntaxError, meta
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -62,7 +63,7 @@ def _wrong_with(template: str) -> str | None:
         )
     if "prompt" not in names and "{prompt}" in template:
         return "is a Jinja template: write {{ prompt }} in place of {prompt}"
-    if "prompt" not in names:
+    if "prompt" not in names and needs_prompt:
         return (
             "has no {{ prompt }}, so the model would never see the prompt; "
             "write {{ prompt }} where it goes"

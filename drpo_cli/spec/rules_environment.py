@@ -14,6 +14,7 @@ from drpo_cli.spec.positions import KeyPath
 from drpo_cli.spec.problems import Problem
 from drpo_cli.spec.rules_data import sources_of
 
+METHODS = ("start", "step", "close")
 NEW_TOKENS: KeyPath = ("rollout", "max_new_tokens")
 CONTEXT: KeyPath = ("rollout", "context_length")
 
@@ -145,7 +146,7 @@ def concurrency_is_used(spec: Spec) -> Iterator[Problem]:
         if one.config.concurrency != default and not is_async(one.plugin.entry):
             yield Problem(
                 ("environment", index, "concurrency"),
-                "has no effect: `start` and `step` are not async, so each process has one episode "
+                "has no effect: none of its methods is async, so each process has one episode "
                 "at a time; remove it, or make them async",
                 also=(("environment", index, "type"),),
                 on_key=True,
@@ -153,9 +154,9 @@ def concurrency_is_used(spec: Spec) -> Iterator[Problem]:
 
 
 def is_async(entry: Any) -> bool:
-    """Whether an environment's class awaits in `start` or `step`."""
-    methods = (getattr(entry, name, None) for name in ("start", "step"))
-    return any(inspect.iscoroutinefunction(method) for method in methods)
+    """Whether a method of an environment's class is awaited."""
+    methods = (getattr(entry, name, None) for name in METHODS)
+    return any(inspect.iscoroutinefunction(inspect.unwrap(m)) for m in methods if callable(m))
 
 
 def episodes_fit_the_model(spec: Spec, limit: int, origin: str) -> Iterator[Problem]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from drpo_cli.errors import UserError
+from drpo_cli.rewards.grading.conversation import conversation
 from drpo_cli.tools.preview.completions import as_line, read_groups
 from drpo_cli.tools.preview.scores import contains, distribution
 from support.episodes import calculation, failed, guesses, lines_of
@@ -38,6 +39,14 @@ def test_lines_of_one_prompt_are_one_group_in_their_order(tmp_path: Path) -> Non
         "s.jsonl:2",
         "s.jsonl:5",
     ]
+
+
+def test_the_messages_of_an_episode_are_its_conversation(tmp_path: Path) -> None:
+    said = [[{"role": "user", "content": "q"}, {"role": "assistant", "content": c}] for c in "ab"]
+    lines = [{"prompt": "p", "completion": m[-1]["content"], "messages": m} for m in said]
+    (group,) = read_groups(write(tmp_path, *lines), {})
+    assert [conversation(group.prompt, one) for one in group.rollouts_G] == said
+    assert [as_line(group, i)["messages"] for i in range(2)] == [tuple(m) for m in said]
 
 
 def test_a_run_keeps_its_steps_apart_and_its_sources_their_rewards(tmp_path: Path) -> None:

@@ -26,12 +26,14 @@ SAMPLE: dict[str, Any] = SHARED | {
     "completion": str,
     "truncated": bool,
     "tokens": tuple[int, ...],
+    "messages": list[dict[str, Any]],
     "group": list[str],
 }
 GROUP: dict[str, Any] = SHARED | {
     "completions": list[str],
     "truncations": list[bool],
     "tokens": list[tuple[int, ...]],
+    "messages": list[list[dict[str, Any]]],
 }
 """Type of each argument. A list is accepted for a tuple, and a tuple for a list."""
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from drpo_cli import plugins
 from drpo_cli.settings import EnvironmentSettings
 from drpo_cli.spec.reference import options, own_options
-from drpo_cli.spec.rules_environment import is_async
+from drpo_cli.spec.rules_environment import METHODS, is_async
 from drpo_cli.tools.preview.plugin_pages import as_toml, list_plugins, options_table, print_page
 
 OWN = "./file.py:Name or package.module:Name, a class of your own; see docs/environments.md"
@@ -43,7 +43,7 @@ def show(name: str) -> None:
 def _methods(entry: Any) -> str:
     """The signatures of its methods, and where they run."""
     lines = []
-    for name in ("start", "step", "close"):
+    for name in METHODS:
         method = getattr(entry, name, None)
         if method is not None:
             begin = "async def" if inspect.iscoroutinefunction(method) else "def"
