@@ -114,6 +114,7 @@ def make_tokenizer(name: str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+@lru_cache
 def chats_of(name: str) -> Chats:
     """The dialogues of a family."""
     tokenizer, family = make_tokenizer(name), FAMILIES[name]
@@ -156,15 +157,14 @@ class Played:
 
     def __init__(self, name: str, dialogue: Dialogue) -> None:
         self.dialogue = dialogue
-        self.tokenizer = make_tokenizer(name)
+        self.name, self.tokenizer = name, make_tokenizer(name)
         family = FAMILIES[name]
         self.ends = self.tokenizer.convert_tokens_to_ids([family.special[1], *family.ends])
         self.saw: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
 
     def act(self, text: str, cut: bool = False, ids: Sequence[int] | None = None) -> Action:
         """Samples a text, or exactly these tokens."""
-        if ids is None:
-            ids = self.tokenizer(text, add_special_tokens=False).input_ids
+        ids = self.encode(text) if ids is None else ids
         prompt_ids = self.dialogue.prompt_ids
         self.saw.append((prompt_ids, tuple(ids)))
         return self.dialogue.act(rollout(self.tokenizer, prompt_ids, ids, self.ends, cut))
@@ -174,6 +174,11 @@ class Played:
         self.dialogue.observe(
             [{"role": "user", "content": m} if isinstance(m, str) else m for m in messages]
         )
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a text."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
+        return ids
 
     def check(self) -> tuple[Rollout, ...]:
         """Holds that the rows are what the engine saw and sampled, id for id; returns them."""
