@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
-from tokenizers import decoders
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
+from transformers import PreTrainedTokenizerFast
 
 from drpo_cli.environments.dialogue.chats import Chats
+from drpo_cli.environments.dialogue.tokens import Tokens
 from drpo_cli.errors import UserError
 from drpo_cli.types import Action, ChatTemplate, Prompt
 from support.data import make_tokenizer as make_characters
@@ -176,3 +186,60 @@ def test_a_start_that_the_template_refuses() -> None:
     missing = Prompt("a/0", "x", (5,), None, {}, template=ChatTemplate("{{ nothing.x }}"))
     with pytest.raises(UserError, match="refuses the messages"):
         chats.begin(missing, prompt.messages)
+
+
+def test_a_text_that_ends_responses_is_followed_by_the_end_that_the_template_writes() -> None:
+    played = Played("chatml", begin("chatml", tools=True))
+    call = '<tool_call>\n{"name": "look", "arguments": {}}\n</tool_call>'
+    assert len(played.act(call).calls) == 1  # with rollout.stop = ["</tool_call>"]
+    played.observe({"role": "tool", "content": "12"})
+    assert played.text.endswith(
+        f"{call}<|im_end|>\n<|im_start|>user\n<tool_response>\n12\n</tool_response><|im_end|>\n{ASKED}"
+    )
+    played.act("12<|im_end|>")
+    assert len(played.check()) == 1
+
+
+@pytest.mark.parametrize("scheme", ["always", "first", "never", "normalizer"])
+def test_a_text_that_follows_gets_no_space_in_front(scheme: Any) -> None:
+    inner = Tokenizer(models.BPE())
+    if scheme == "normalizer":
+        inner.normalizer = normalizers.Sequence(
+            [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+        )
+    else:
+        inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+    alphabet = list("abcdefghijklmnopqrstuvwxyz\n.\u2581")
+    trainer = trainers.BpeTrainer(
+        vocab_size=60,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    inner.train_from_iterator(["hello the end\n\nhello. hello\n"], trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>")
+    tokens = Tokens(tokenizer, [tokenizer.eos_token_id])
+    for text in ("hello", "\nhello", "\n\nhello", ". hello", " hello"):
+        pieces = tokenizer.convert_ids_to_tokens(tokens.encode_after(text))
+        assert "".join(pieces).replace("\u2581", " ") == text
+
+
+def test_a_text_of_the_conversation_may_look_like_a_mark() -> None:
+    played = Played("chatml", begin("chatml", text="Zq0q1cZ Zq1q"))
+    for answer in ("Zq0q1cZ", "Zq2q3cZ"):
+        played.act(answer + "<|im_end|>")
+        played.observe("Zq0q1cZ<|im_end|>")
+    played.act("5<|im_end|>")
+    assert len(played.check()) == 1
+    assert played.text.count("Zq0q1cZ") == 4
+
+
+def test_a_control_token_that_cannot_be_split_is_refused() -> None:
+    tokenizer = make_characters("^~", "{% for m in messages %}{{ m.content }}~{% endfor %}")
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("\u200b", "")
+    tokenizer.add_tokens([AddedToken("<b>", special=True, normalized=True)])
+    prompt, end = prompt_of(tokenizer), tokenizer.eos_token_id
+    dialogue = Chats(tokenizer, [end]).begin(prompt, prompt.messages)
+    dialogue.act(rollout(tokenizer, prompt.token_ids, [40, end], [end], False))
+    with pytest.raises(UserError, match="text of a control token, and the tokenizer reads it as"):
+        dialogue.observe([{"role": "user", "content": "a <b> c"}])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
+from typing import Literal
 
 import pytest
 
@@ -11,7 +12,7 @@ from drpo_cli.chat_templates import TODAY
 from drpo_cli.environments.dialogue.chats import Chats
 from drpo_cli.errors import UserError
 from drpo_cli.types import Message, ToolCall
-from support.dialogues import FAMILIES, TOOLS, Played, begin, make_tokenizer, prompt_of
+from support.dialogues import FAMILIES, TOOLS, Played, begin, make_tokenizer, prompt_of, rollout
 
 END = {name: family.special[1] for name, family in FAMILIES.items()}
 FOUND: Message = {"role": "tool", "content": 'It is "12".\n'}
@@ -247,6 +248,33 @@ def test_a_tokenizer_may_have_another_template_for_tools() -> None:
     chats, prompt = Chats(tokenizer, [1]), prompt_of(tokenizer)
     assert "<tools>" in tokenizer.decode(chats.begin(prompt, prompt.messages, TOOLS).prompt_ids)
     assert "<tools>" not in tokenizer.decode(chats.begin(prompt, prompt.messages).prompt_ids)
+
+
+def test_a_control_token_may_close_a_call() -> None:
+    tokenizer = make_tokenizer.__wrapped__("chatml")
+    tokenizer.chat_template = (
+        "{{ tools }}{% for m in messages %}<|im_start|>{{ m.role }}:{{ m.content }}"
+        "{% for c in m.tool_calls or [] %}<|tool_call_start|>[{{ c.function.name }}("
+        "{% for key, value in c.function.arguments.items() %}{{ key }}='{{ value }}'{% endfor %})]"
+        "<|tool_call_end|>{% endfor %}<|im_end|>\n{% endfor %}<|im_start|>assistant:"
+    )
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": ["<|tool_call_start|>", "<|tool_call_end|>"]}
+    )
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    histories: list[Literal["template", "keep"]] = ["template", "keep"]
+    for history in histories:
+        prompt = prompt_of(tokenizer)
+        dialogue = Chats(tokenizer, [end]).begin(prompt, prompt.messages, TOOLS, history)
+        text = "<|tool_call_start|>[look(x='the end')]<|tool_call_end|><|im_end|>"
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        action = dialogue.act(rollout(tokenizer, prompt.token_ids, ids, [end], False))
+        assert action.calls == (ToolCall("look", {"x": "the end"}),)
+        dialogue.observe([FOUND])
+        assert tokenizer.decode(dialogue.prompt_ids).endswith(
+            text + "\n<|im_start|>tool:" + FOUND["content"] + "<|im_end|>\n<|im_start|>assistant:"
+        )
+        assert dialogue.tokens
 
 
 def test_arguments_as_text_where_the_template_adds_texts() -> None:

@@ -73,6 +73,27 @@ def reader(name: str, thinking: tuple[str, str] | None = None) -> Reader:
             "",
             (LOOK,),
         ),
+        (
+            "GLM 4.5",
+            "So\n<tool_call>look\n<arg_key>x</arg_key>\n<arg_value>a</arg_value>\n</tool_call>"
+            "<tool_call>add</tool_call>",
+            "So",
+            (LOOK, ADD),
+        ),
+        (
+            "GLM 4.5",
+            "<tool_call>add\n<arg_key>n</arg_key>\n<arg_value>3</arg_value>\n</tool_call>",
+            "",
+            (ToolCall("add", {"n": 3}),),
+        ),
+        (
+            "LFM2",
+            "So<|tool_call_start|>[look(x='a'), add()]<|tool_call_end|>",
+            "So",
+            (LOOK, ADD),
+        ),
+        ("Llama 4", '[look(x="a"), add()]', "", (LOOK, ADD)),
+        ("Llama 4", "[1, 2] is a list", "[1, 2] is a list", ()),
         ("harmony", "<|channel|>final<|message|>So", "So", ()),
         ("harmony", "without any channel", "without any channel", ()),
         (
@@ -125,6 +146,19 @@ def test_calls_are_read(name: str, text: str, content: str, calls: tuple[ToolCal
         ("DeepSeek V3", BEGIN + END, "there is no call after"),
         ("DeepSeek V3", f"{BEGIN}look{END}", "there is text outside"),
         ("DeepSeek V3", f"{BEGIN}{OPEN}look{CLOSE}{END}", "before its arguments"),
+        ("GLM 4.5", "<tool_call>look x=3</tool_call>", "'look x=3' is not the name of a tool"),
+        (
+            "GLM 4.5",
+            "<tool_call>look\n<arg_key>x</arg_key>a</tool_call>",
+            "the call of look has text outside its arguments",
+        ),
+        ("LFM2", "<|tool_call_start|>[look(", "is never closed with <|tool_call_end|>"),
+        ("LFM2", "<|tool_call_start|>look(x=3)<|tool_call_end|>", "a list in square brackets"),
+        ("Llama 4", "[look(x=3]", "cannot be read as Python"),
+        ("Llama 4", "[look('a')]", "the arguments of look need their names"),
+        ("Llama 4", "[look(x=1 + y)]", "an argument of look is not a plain value"),
+        ("Llama 4", "[look(x=1), 3]", "'3' is not a call of a tool"),
+        ("Llama 4", "[look(x=" + "1" * 100_000 + ")]", "more than 100000 characters"),
         ("harmony", "<|channel|>commentary to=functions.look json {}", "<|message|> is missing"),
         ("harmony", "<|channel|>commentary to=functions.look<|message|>{", "the message to functi"),
         ("harmony", "<|channel|>commentary to=browser<|message|>{}", "there is no tool 'browser'"),
@@ -186,6 +220,8 @@ PIECES = [
     *("</parameter>", "<|python_tag|>", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "<|start|>"),
     *("<|channel|>", "<|message|>", "commentary to=functions.", "analysis", "<think>", "</think>"),
     *(BEGIN, OPEN, BETWEEN, CLOSE, END, '{"name": "look", "arguments": {}}', "[", "]", "look"),
+    *("<arg_key>", "</arg_key>", "<arg_value>", "<|tool_call_start|>", "<|tool_call_end|>"),
+    *("[look(", ")]", "x=" + "-" * 20_000, "x=" + "(" * 300, "\0", "x='"),
     *("{", "}", '"', "\n", "é", ";", "```json", "{}" * 2000, "[" * 20_000),
 ]
 

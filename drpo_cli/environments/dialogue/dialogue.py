@@ -215,14 +215,21 @@ class Dialogue:
             if None in ends:
                 return None
             last = max(end for end in ends if end is not None)
-            control = self._tokens.find_control(text, last)
+            control = self._find_end(renderer, text, at, last, turn, said)
             if control is None or not text.startswith(turn.tail, control.at):
-                return None
-            written = renderer.reader.read(text[at : control.at], turn.opened)
-            if written._replace(content=written.content.strip()) != said:
                 return None
             at, place = control.at + len(turn.tail), _Place(last, control)
         return place
+
+    def _find_end(
+        self, renderer: Renderer, text: str, at: int, last: int, turn: _Turn, said: Written
+    ) -> Control | None:
+        """The token that ends a turn which begins at `at`, if the turn says the same as before."""
+        for control in self._tokens.find_controls(text, last):
+            written = renderer.reader.read(text[at : control.at], turn.opened)
+            if written._replace(content=written.content.strip()) == said:
+                return control
+        return None
 
     def _append_kept(self, text: str, said: Written) -> None:
         """Appends what follows the last action, whatever stands before it."""
@@ -235,12 +242,16 @@ class Dialogue:
                 'set history = "template" in this environment',
             )
         last = max(ends)
-        control = self._tokens.find_control(text, last)
-        if control and turn.end is not None and control.id in self._tokens.ends:
-            turn.tail = text[control.at :]  # the end that the policy wrote, or another one
+        controls = self._tokens.find_controls(text, last)
+        if not turn.written.calls:  # behind a call, the first may be one that closes it
+            controls = controls[:1]
+        end = next((one for one in controls if one.id in self._tokens.ends), None)
+        if end is not None and turn.end is not None:
+            turn.tail = text[end.at :]  # the end that the policy wrote, or another one
             ids = self._tokens.encode(turn.tail)[1:]
         else:
-            turn.tail = text[control.at if control and turn.written.calls else last :]
+            closed = (end or controls[0]).at if turn.written.calls and controls else last
+            turn.tail = text[closed:]
             ids = self._tokens.encode_after(turn.tail)
         self._row.append(ids)
 

@@ -118,9 +118,12 @@ class Renderer:
         start = next((at for at, (one, other) in pairs if one != other), len(before))
         if (last := after.rfind(texts_of(Written("", None, made))[-1])) < 0:
             return False
-        end = self._tokens.find_control(after, last)
-        written = self.reader.read(after[start : None if end is None else end.at])
-        return [call._replace(id="") for call in written.calls] == list(made)
+        ends = [control.at for control in self._tokens.find_controls(after, last)]
+        for end in (*ends, len(after)):
+            written = self.reader.read(after[start:end])
+            if [call._replace(id="") for call in written.calls] == list(made):
+                return True
+        return False
 
 
 def _thinking_key(template: str) -> str:

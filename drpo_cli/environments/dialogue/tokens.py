@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 from drpo_cli.chat_templates import naming
@@ -11,6 +12,8 @@ from drpo_cli.errors import UserError
 
 ZERO_WIDTH = "\u200b"  # put into the text of a control token, so that it is not read as the token
 BROKEN = "\ufffd"  # in place of a control token of one character
+ANCHORS = ("\n", ".", ")", "x")
+MOST_CONTROLS = 4  # behind a call: tokens that close it, and the end of the turn
 SHORTEST = 3  # characters of a token of markup that a template writes, such as <b>
 
 
@@ -47,10 +50,11 @@ class Tokens:
     def encode_after(self, text: str) -> list[int]:
         """The ids of a text that follows another.
 
-        Some tokenizers put a space in front of a text; a line break in front keeps it away.
+        Some tokenizers put a space in front of a text. Another character in front keeps it away,
+        if it does not become one token with the text.
         """
-        if self._adds_space:
-            head, whole = self.encode("\n"), self.encode("\n" + text)
+        for before in ANCHORS if self._adds_space else ():
+            head, whole = self.encode(before), self.encode(before + text)
             if whole[: len(head)] == head:
                 return whole[len(head) :]
         return self.encode(text)
@@ -62,10 +66,10 @@ class Tokens:
         )
         return text
 
-    def find_control(self, text: str, start: int) -> Control | None:
-        """The first special token, or end of a response, in a text from `start` on."""
-        found = self._find_special.search(text, start)
-        return None if found is None else Control(found.start(), found[0], self._special[found[0]])
+    def find_controls(self, text: str, start: int) -> list[Control]:
+        """The first special tokens, or ends of a response, in a text from `start` on."""
+        found = islice(self._find_special.finditer(text, start), MOST_CONTROLS)
+        return [Control(one.start(), one[0], self._special[one[0]]) for one in found]
 
     def without_special(self, text: str) -> str:
         """A text without the special tokens in it."""

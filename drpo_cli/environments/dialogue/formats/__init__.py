@@ -9,10 +9,12 @@ from typing import Any
 from drpo_cli.environments.dialogue.formats import (
     coder,
     deepseek,
+    glm,
     harmony,
     hermes,
     llama,
     mistral,
+    pythonic,
 )
 from drpo_cli.environments.dialogue.formats.written import CallError, Written
 
@@ -32,10 +34,13 @@ class Form:
 FORMS = (
     Form("Qwen3-Coder", coder.FORM, coder.read),
     Form("Hermes", hermes.FORM, hermes.read),
+    Form("GLM 4.5", glm.FORM, glm.read),
     Form("Mistral", mistral.LIST_FORM, mistral.read_list),
     Form("Mistral (names)", mistral.NAME_FORM, mistral.read_names),
     Form("DeepSeek V3", deepseek.FENCED_FORM, deepseek.read),
     Form("DeepSeek V3.1", deepseek.FORM, deepseek.read),
+    Form("LFM2", pythonic.MARKED_FORM, pythonic.read_marked),
+    Form("Llama 4", pythonic.FORM, pythonic.read),
     Form("Llama 3", llama.FORM, llama.read),
 )
 HARMONY = Form("harmony", harmony.FORM, lambda text, tools: harmony.read(text))

@@ -38,14 +38,17 @@ def _call(text: str, tools: Sequence[Mapping[str, Any]]) -> ToolCall:
     name, body = function[1], function[2]
     if left := PARAMETER.sub("", body).strip():
         raise CallError(f"the call of {name} has text outside its parameters: {left[:80]!r}")
-    types = _types(name, tools)
+    types = types_of(name, tools)
     values = {}
     for parameter, value in PARAMETER.findall(body):
-        values[parameter] = _value(value.removeprefix("\n").removesuffix("\n"), types, parameter)
+        values[parameter] = read_value(
+            value.removeprefix("\n").removesuffix("\n"), types, parameter
+        )
     return named_call(name, values)
 
 
-def _value(text: str, types: Mapping[str, Any], name: str) -> Any:
+def read_value(text: str, types: Mapping[str, Any], name: str) -> Any:
+    """The value of a parameter: text where its type is that or unknown, else JSON."""
     if types.get(name, "string") == "string":
         return text
     try:
@@ -54,7 +57,8 @@ def _value(text: str, types: Mapping[str, Any], name: str) -> Any:
         return text  # which the tool's schema refuses, with words of its own
 
 
-def _types(name: str, tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def types_of(name: str, tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The types of a tool's parameters, by their names, as its JSON schema has them."""
     for tool in tools:
         function = tool.get("function", tool)
         if function.get("name") == name:
