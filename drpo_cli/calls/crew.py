@@ -14,6 +14,7 @@ from drpo_cli.calls.prints import Allowance
 from drpo_cli.calls.server import DEAD, Server, Worker
 
 BLOCKED = "; it blocked its event loop: await what waits, and do not catch the cancellation"
+LATE = "its process was ended, because another call in it took longer than timeout_s"
 
 
 class Ended(NamedTuple):
@@ -36,7 +37,8 @@ class Calls(NamedTuple, Generic[R]):
     run      what a worker runs
     outcome  what a call gives
     limit    most seconds of a call
-    awaits   whether its calls are awaited, so that a worker has several at a time
+    blocked  what to say of a call that did not end by itself when its time was up; None where
+             calls cannot do that
     """
 
     noun: str
@@ -44,7 +46,7 @@ class Calls(NamedTuple, Generic[R]):
     run: Callable[[socket.socket], None]
     outcome: type[R]
     limit: float
-    awaits: bool
+    blocked: str | None
 
 
 class Crew(Generic[R]):
@@ -80,14 +82,14 @@ class Crew(Generic[R]):
     async def ask(self, one: Worker[R], request: Request) -> R | Ended:
         """The outcome of a call. The worker is ended when the call takes too long."""
         began, limit = time.monotonic(), self.calls.limit
-        grace = self.server.setup.grace_seconds if self.calls.awaits else 0.0
+        grace = 0.0 if self.calls.blocked is None else self.server.setup.grace_seconds
         try:
             async with asyncio.timeout(limit + grace):
                 return await one.ask(request)
         except TimeoutError:
             failure = timeout_failure(limit, self.calls.noun)
-            if self.calls.awaits:
-                failure = failure._replace(detail=failure.detail + BLOCKED)
+            failure = failure._replace(detail=failure.detail + (self.calls.blocked or ""))
+            one.why = LATE
             one.end()
             innocent = one.shared
         except EOFError:

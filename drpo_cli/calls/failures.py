@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numbers
 import random
 import sys
+from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
@@ -92,6 +94,17 @@ def short(text: str, most: int = 80) -> str:
 def is_usable(number: float) -> bool:
     """Whether a number is finite and within ±LARGEST."""
     return -LARGEST <= number <= LARGEST  # not `math`, which the code may change; false for NaN
+
+
+def take_counts(holder: Any) -> dict[str, int | float]:
+    """What the user's code has counted in `holder.counts` since the last call of this."""
+    counts = getattr(holder, "counts", None)
+    if not isinstance(counts, Counter):
+        return {}
+    real = {short(str(k)): n for k, n in counts.items() if isinstance(n, numbers.Real)}
+    counts.clear()
+    taken = {k: float(n) for k, n in real.items() if is_usable(n)}
+    return {k: int(n) if n.is_integer() else n for k, n in taken.items()}
 
 
 def as_python(value: Any) -> Any:

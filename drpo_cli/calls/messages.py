@@ -51,9 +51,13 @@ class Setup(NamedTuple):
 
 
 class Imported(NamedTuple):
-    """The server has imported what was chosen, or says why it could not."""
+    """The server has imported what was chosen, or says why it could not.
+
+    described  what the trainer needs to know of each, as JSON
+    """
 
     problem: str | None = None
+    described: tuple[str, ...] = ()
 
 
 class Ready(NamedTuple):

@@ -65,6 +65,9 @@ class Pool(Generic[R]):
     outcome  what a call gives
     called   the rewards or environments
 
+    ended      why no call can be made any more
+    described  what the server says of each, as JSON, once it has imported them; or its exception
+
     Submitting works from any thread; a thread of the pool completes the futures.
     """
 
@@ -85,7 +88,8 @@ class Pool(Generic[R]):
         self._waiting: dict[int, tuple[int, Future[R]]] = {}
         self._number = 0
         self._imported = self._closing = False
-        self._ended: Exception | None = None
+        self.ended: Exception | None = None
+        self.described: Future[tuple[str, ...]] = Future()
         self._thread = Thread(target=self._receive, name=f"drpo-{noun}s", daemon=True)
         self._thread.start()
 
@@ -101,8 +105,8 @@ class Pool(Generic[R]):
         future: Future[R] = Future()
         future.set_running_or_notify_cancel()  # it cannot be cancelled any more
         with self._lock:
-            if self._ended is not None:
-                raise self._ended
+            if self.ended is not None:
+                raise self.ended
             self._number += 1
             self._waiting[self._number] = expected, future
             request = Request(self._number, index, expected, pickled, session, verb)
@@ -139,7 +143,10 @@ class Pool(Generic[R]):
             if imported.problem is not None:
                 ended = UserError(imported.problem)
                 return
+            if len(imported.described) != len(self._called):
+                raise GarbledError("it describes something else")
             self._imported = True
+            self.described.set_result(imported.described)
             reply: type[Reply[R]] = Reply[self._outcome]  # type: ignore[name-defined]
             while True:
                 self._complete(self._next(reply))
@@ -151,7 +158,9 @@ class Pool(Generic[R]):
                 ended = self._explain_end()
         finally:  # whatever happened, nobody may wait for ever
             with self._lock:
-                self._ended = ended
+                self.ended = ended
+            if not self.described.done():
+                self.described.set_exception(ended)
             for _, future in self._waiting.values():
                 future.set_exception(ended)
 

@@ -62,13 +62,15 @@ def serve(
     kind: str,
     prepare: Callable[[Selected[Any]], T],
     make: Callable[[Server, T, asyncio.TaskGroup], Takes],
+    describe: Callable[[T], str] = lambda one: "null",
 ) -> None:
     """Imports what the trainer has chosen, then has requests answered until it is gone.
 
-    handle   the descriptor of the connection to the trainer
-    kind     of the plugins
-    prepare  reads the signatures of one
-    make     what takes its requests
+    handle    the descriptor of the connection to the trainer
+    kind      of the plugins
+    prepare   gets one ready, before it is forked; raises UserError
+    make      what takes its requests
+    describe  what the trainer needs to know of it, as JSON
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the trainer acts on Ctrl-C
     trainer = socket.socket(fileno=handle)
@@ -81,7 +83,7 @@ def serve(
     except UserError as error:
         send(trainer, Imported(short(str(error), 2 * DETAIL)))
         return
-    send(trainer, Imported())
+    send(trainer, Imported(None, tuple(map(describe, called))))
     sys.stdout.flush()  # or every fork would print what the imports left in the buffer
     server = Server(setup, trainer)
     asyncio.run(server.serve(lambda tasks: [make(server, one, tasks) for one in called]))

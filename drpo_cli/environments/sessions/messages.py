@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from drpo_cli.calls.failures import Failure, is_usable
 from drpo_cli.types import Action, Message, Row
-
-Verb = Literal["open", "act", "close", "tools"]
-"""Begins an episode; has the environment answer an action; ends the episode; asks for the schemas
-of the tools, outside of any episode."""
 
 
 class Open(NamedTuple):

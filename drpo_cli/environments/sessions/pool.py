@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Sequence
 from concurrent.futures import Future
+from functools import cache
+from typing import Any
 
 from drpo_cli.calls.pool import Pool
 from drpo_cli.environments.sessions.contract import Environment
-from drpo_cli.environments.sessions.messages import Act, Answer, Open
+from drpo_cli.environments.sessions.messages import Act, Open
+from drpo_cli.environments.sessions.messages import Answer as Answer
+from drpo_cli.errors import UserError
 from drpo_cli.types import Action, Row
 
 
@@ -24,6 +29,14 @@ class Environments:
         server = "drpo_cli.environments.sessions.server"
         self._pool = Pool("environment", server, Answer, environments)
         self._numbers = itertools.count(1)
+        self._tools = cache(self._read_tools)
+
+    def tools(self, index: int) -> tuple[dict[str, Any], ...]:
+        """The JSON Schemas of the tools that the environment with this index offers.
+
+        Waits until the server has imported everything. Raises UserError for what cannot be a tool.
+        """
+        return self._tools(index)
 
     def open(self, index: int, row: Row, seed: int) -> Session:
         """Begins an episode of the environment with this index, once a process has room for it.
@@ -37,6 +50,9 @@ class Environments:
     def close(self) -> None:
         """Ends all processes; futures that still wait get an exception."""
         self._pool.close()
+
+    def _read_tools(self, index: int) -> tuple[dict[str, Any], ...]:
+        return tuple(json.loads(self._pool.described.result()[index]))
 
 
 class Session:
@@ -62,5 +78,13 @@ class Session:
         The answer has a failure if the environment's own `close` failed, which was then printed.
         """
         if self._closed is None:
-            self._closed = self._pool.submit(self._index, None, session=self._number, verb="close")
+            try:
+                self._closed = self._pool.submit(
+                    self._index, None, session=self._number, verb="close"
+                )
+            except (UserError, RuntimeError):
+                if self._pool.ended is None:
+                    raise
+                self._closed = Future()  # it has ended with the processes
+                self._closed.set_result(Answer())
         return self._closed

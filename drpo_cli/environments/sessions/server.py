@@ -3,39 +3,74 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
+import json
 from collections import deque
 from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
 from drpo_cli import processes
 from drpo_cli.calls import crew, server
-from drpo_cli.calls.crew import Calls, Ended
+from drpo_cli.calls.crew import BLOCKED, LATE, Calls, Ended
 from drpo_cli.calls.failures import Failure
 from drpo_cli.calls.messages import Reply, Request
 from drpo_cli.calls.server import Server
 from drpo_cli.environments.sessions import worker
 from drpo_cli.environments.sessions.contract import Environment, prepare
 from drpo_cli.environments.sessions.messages import Answer
+from drpo_cli.environments.sessions.tools import Toolbox
 from drpo_cli.environments.sessions.worker import CLOSED
+from drpo_cli.errors import UserError
+from drpo_cli.plugins import Selected
+from drpo_cli.settings import EnvironmentSettings
 
 _Worker = server.Worker[Answer]
-NEIGHBOURS = (
-    "; other episodes ran in the same process, and one of them may be the cause "
-    "(`concurrency = 1` gives each its own)"
+OTHERS = (
+    "; or another episode in the same process is the cause (`concurrency = 1` gives each its own)"
 )
 BEFORE = "; or an episode before it in the same process left something behind"
 
 
+class _Ready(NamedTuple):
+    """An environment, and the tools of its episodes."""
+
+    environment: Environment
+    toolbox: Toolbox | None
+
+
 def main(handle: int) -> None:
     """Has episodes played until the trainer closes the connection."""
-    server.serve(handle, "environments", prepare, _Crew)
+    server.serve(handle, "environments", _prepare, _Crew, _describe)
+
+
+def _prepare(selected: Selected[EnvironmentSettings]) -> _Ready:
+    environment, tools = prepare(selected), selected.config.tools
+    if not tools:
+        return _Ready(environment, None)
+    toolkit = importlib.import_module("drpo_cli.environments.toolkit.toolbox")
+    try:
+        return _Ready(environment, toolkit.Toolbox(tools, Path.cwd()))
+    except UserError as error:
+        raise UserError(f"environment {environment.name!r}: {error}") from error
+
+
+def _describe(ready: _Ready) -> str:
+    """The schemas of its tools."""
+    return json.dumps(ready.toolbox.schemas if ready.toolbox else ())
 
 
 class _Place:
-    """A process, or one that is being started; `worker` is None when its set-up failed."""
+    """A process, or one that is being started.
+
+    worker    its result is None when the set-up failed
+    episodes  that live in it
+    served    that have ever lived in it
+    """
 
     def __init__(self) -> None:
         self.worker: asyncio.Future[_Worker | None] = asyncio.get_running_loop().create_future()
-        self.episodes = 0
+        self.episodes = self.served = 0
 
 
 class _Session:
@@ -53,6 +88,11 @@ class _Session:
         self.one: _Worker | None = None
         self.running = self.closing = False
 
+    @property
+    def others(self) -> bool:
+        """Whether other episodes have lived in its process."""
+        return self.place is not None and self.place.served > 1
+
 
 class _Crew(crew.Crew[Answer]):
     """The processes of one environment, and the episodes that live in them or wait for a place.
@@ -61,14 +101,14 @@ class _Crew(crew.Crew[Answer]):
     as many processes as there are cores, then over more only where all are full.
     """
 
-    def __init__(self, server: Server, environment: Environment, tasks: asyncio.TaskGroup) -> None:
-        run, config = partial(worker.run, environment), environment.config
-        together = environment.is_async
+    def __init__(self, server: Server, ready: _Ready, tasks: asyncio.TaskGroup) -> None:
+        run, environment = partial(worker.run, *ready), ready.environment
+        config, together = environment.config, environment.is_async
+        blocked = BLOCKED if together else "" if ready.toolbox else None
         super().__init__(
-            server,
-            Calls("environment", environment.name, run, Answer, config.timeout_s, together),
+            server, Calls("environment", environment.name, run, Answer, config.timeout_s, blocked)
         )
-        self._tasks = tasks
+        self._tasks, self._together = tasks, together
         self._most, self._each = config.workers, config.concurrency if together else 1
         self._places: list[_Place] = []
         self._line: deque[_Session] = deque()
@@ -88,9 +128,9 @@ class _Crew(crew.Crew[Answer]):
     async def _open(self, session: _Session, request: Request) -> None:
         answer = await self._try_open(session, request)
         failure = answer.failure if answer else None
-        if failure and failure.kind == "crash" and failure.detail.endswith((NEIGHBOURS, BEFORE)):
-            self._leave(session)  # nothing of the episode has happened yet
-            session.turn = asyncio.get_running_loop().create_future()
+        if failure and failure.kind == "crash" and session.others:
+            self._leave(session)  # nothing has happened in it yet, and another may be the cause
+            session.one, session.turn = None, asyncio.get_running_loop().create_future()
             answer = await self._try_open(session, request)
         if session.closing and session.one is None:
             self._leave(session)
@@ -122,7 +162,7 @@ class _Crew(crew.Crew[Answer]):
         if one is None:  # it waits for a process
             if not session.turn.done():
                 session.turn.set_result(None)
-        elif session.running and not self.calls.awaits:
+        elif session.running and not self._together:
             one.end()
         elif not one.ended:
             answer = await self._ask(session, one, request)
@@ -135,19 +175,20 @@ class _Crew(crew.Crew[Answer]):
         found = await self.ask(one, request)
         session.running = False
         if isinstance(found, Ended):
-            failure = self._explain(found, one)
+            failure = self._explain(found, session)
             if session.closing and request.verb != "close":
                 failure = CLOSED
             found = Answer(seconds=found.seconds, failure=failure)
         size = one.prints.take()
         return found._replace(counts={**found.counts, "printed_bytes": size}) if size else found
 
-    def _explain(self, ended: Ended, one: _Worker) -> Failure:
-        failure = ended.failure
-        if ended.innocent:
-            why = NEIGHBOURS if one.shared else BEFORE
-            failure = failure._replace(detail=failure.detail + why)
-        return failure
+    def _explain(self, ended: Ended, session: _Session) -> Failure:
+        kind, detail = ended.failure
+        if kind == "crash" and detail != LATE and session.others:
+            detail += OTHERS if self._together else BEFORE
+        elif kind == "timeout" and ended.innocent and self._together:
+            detail += OTHERS
+        return Failure(kind, detail)
 
     def _admit(self) -> None:
         """Gives places to the episodes that wait, in the order in which they came."""
@@ -159,6 +200,7 @@ class _Crew(crew.Crew[Answer]):
             if place is not None:
                 session.place = place
                 place.episodes += 1
+                place.served += 1
                 session.turn.set_result(place)
 
     def _find_place(self) -> _Place | None:

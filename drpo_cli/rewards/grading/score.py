@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import numbers
 import time
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ from drpo_cli.calls.failures import (
     is_usable,
     seed_generators,
     short,
+    take_counts,
     timeout_failure,
 )
 from drpo_cli.errors import UserError
@@ -78,7 +78,9 @@ class ReadyReward:
                 return await self._call(call)
         except TimeoutError:
             seconds = time.perf_counter() - began
-            return Outcome((), timeout_failure(limit, "reward"), seconds, self._take_counts())
+            return Outcome(
+                (), timeout_failure(limit, "reward"), seconds, take_counts(self.function)
+            )
 
     async def _call(self, call: Call) -> Outcome:
         arguments, began = self._arguments(call), time.perf_counter()
@@ -97,7 +99,7 @@ class ReadyReward:
                 failure = Failure("exception", _explain(error))
                 if isinstance(error, UserError):
                     break  # another try would not help
-        return Outcome((), failure, time.perf_counter() - began, self._take_counts())
+        return Outcome((), failure, time.perf_counter() - began, take_counts(self.function))
 
     def _arguments(self, call: Call) -> dict[str, Any]:
         if "config" in self.reward.asks:
@@ -106,7 +108,7 @@ class ReadyReward:
 
     def _check(self, value: Any, call: Call, began: float) -> Outcome:
         """The outcome of a call that returned `value`."""
-        seconds, counts = time.perf_counter() - began, self._take_counts()
+        seconds, counts = time.perf_counter() - began, take_counts(self.function)
         values = value if self.reward.whole_group else [value]
         values = list(values) if _is_list(values) else None  # a class may lie about its length
         size = len(call.samples)
@@ -122,16 +124,6 @@ class ReadyReward:
                 return Outcome((), found, seconds, counts)
             scores.append(found)
         return Outcome(tuple(scores), None, seconds, counts)
-
-    def _take_counts(self) -> dict[str, int | float]:
-        """What the reward has counted since the last call of this, in usable numbers."""
-        counts = getattr(self.function, "counts", None)
-        if not isinstance(counts, Counter):
-            return {}
-        real = {short(str(k)): n for k, n in counts.items() if isinstance(n, numbers.Real)}
-        counts.clear()
-        taken = {k: float(n) for k, n in real.items() if is_usable(n)}
-        return {k: int(n) if n.is_integer() else n for k, n in taken.items()}
 
 
 def _is_ours(error: BaseException, reward: Reward) -> bool:

@@ -7,7 +7,7 @@ import socket
 from functools import partial
 
 from drpo_cli.calls import crew, server, worker
-from drpo_cli.calls.crew import Calls, Ended
+from drpo_cli.calls.crew import BLOCKED, Calls, Ended
 from drpo_cli.calls.messages import Reply, Request
 from drpo_cli.calls.server import Server
 from drpo_cli.rewards.grading.contract import Reward, prepare
@@ -50,8 +50,11 @@ class _Crew(crew.Crew[Outcome]):
 
     def __init__(self, server: Server, reward: Reward, tasks: asyncio.TaskGroup) -> None:
         run, config = partial(_run, reward), reward.config
-        calls = Calls("reward", reward.name, run, Outcome, config.timeout_s, reward.is_async)
-        super().__init__(server, calls)
+        blocked = BLOCKED if reward.is_async else None
+        super().__init__(
+            server, Calls("reward", reward.name, run, Outcome, config.timeout_s, blocked)
+        )
+        self._together = reward.is_async
         self._requests: asyncio.Queue[Request] = asyncio.Queue()
         self._tasks = tasks
         self._one_alone = asyncio.Lock()
@@ -81,7 +84,7 @@ class _Crew(crew.Crew[Outcome]):
             one = await place.worker
             outcome = await self._ask(one, request) if one else None
             if outcome is None and self.problem is None:  # another call may have ended the worker
-                if self.calls.awaits:
+                if self._together:
                     outcome = await self._ask_alone(request)
                 elif (one := await place.worker) is not None:  # new, and nothing else runs in it
                     outcome = await self._ask(one, request)
