@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from drpo_cli import plugins
+from drpo_cli.calls import pool
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected
-from drpo_cli.rewards.grading import pool
 from drpo_cli.rewards.grading.contract import prepare_all
 from drpo_cli.rewards.grading.grader import Grader
 from drpo_cli.settings import RewardSettings

@@ -18,19 +18,13 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from drpo_cli import progress
+from drpo_cli.calls.failures import LARGEST, Failure, is_usable, short
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected
 from drpo_cli.rewards.grading.contract import Call, Reward, prepare_all
 from drpo_cli.rewards.grading.episodes import GIVE_UP, Episodes, Own
 from drpo_cli.rewards.grading.pool import Pool
-from drpo_cli.rewards.grading.score import (
-    LARGEST,
-    Failure,
-    Outcome,
-    ReadyReward,
-    is_usable,
-    short,
-)
+from drpo_cli.rewards.grading.score import Outcome, ReadyReward
 from drpo_cli.settings import EnvironmentSettings, RewardSettings
 from drpo_cli.types import Group, Prompt, Rollout, Scores
 
