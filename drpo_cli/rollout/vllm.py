@@ -88,6 +88,13 @@ class Config(RolloutSettings):
         """See `RolloutSettings`: what sleeps is in a pool."""
         return self.sleep
 
+    def pushes_adapters(self, cuda: bool) -> bool:
+        """See `RolloutSettings`. On a CPU vLLM samples faster from merged weights.
+
+        What rounds weights must round those of the trainer, which has adapters apart.
+        """
+        return cuda or (self.quantization or self.weight_rounding) is not None
+
     def quantised_to(self) -> Literal["int8", "fp8"] | None:
         """See `RolloutSettings`."""
         return self.quantization
@@ -114,7 +121,7 @@ class Engine:
         check_device(config.quantization, context.model.dtype)
         if context.lora is not None:
             _set_environment(config)
-            wants_slot(context)
+            wants_slot(config, context)
         if not torch.cuda.is_available():
             model = load_config(context.model)
             require_cache(config, model, context.model.dtype, context.context_length, context.ranks)
@@ -140,7 +147,7 @@ class Engine:
         self.asleep: set[str] = set()
         self.requests = 0  # sent so far: no two have the same name
         self.has_weights = not context.awaits_weights
-        if context.lora is not None and wants_slot(context):
+        if context.lora is not None and wants_slot(config, context):
             rename = text_name if self.text_alone else str
             self.slot = open_slot(context.lora, self._worker, rename)
         self.takes_adapters = self.slot is not None
@@ -333,7 +340,7 @@ def engine_arguments(config: Config, context: EngineContext) -> dict[str, Any]:
         "tokenizer_mode": "hf",  # as the trainer reads it, whatever other files the folder has
         "load_format": PUSHED if context.awaits_weights else "auto",
     }
-    if context.lora is not None and wants_slot(context):
+    if context.lora is not None and wants_slot(config, context):
         arguments |= slot_arguments(context.lora)
     if config.quantization is not None:
         from drpo_cli.rollout.engine import quantized
