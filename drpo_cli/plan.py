@@ -300,7 +300,7 @@ def _adapters(spec: Spec) -> str:
     where = "all linear layers" if isinstance(named, str) else ", ".join(named)
     if any(".experts." in name for name in read_shapes(Path(spec.model.path))):
         where += " (experts have none)"
-    pushed = "them alone" if rules_lora.sync_of(spec) == "adapter" else "them merged"
+    pushed = rules_lora.describe_sync(lora, spec.rollout.config)
     return f"rank {lora.rank}, scaled by {lora.scaling:g}, in {where}; a sync pushes {pushed}"
 
 

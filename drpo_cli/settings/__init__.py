@@ -192,6 +192,10 @@ class RolloutSettings(Settings):
         """Whether the engine takes device memory from a pool of its own, apart from torch's."""
         return False
 
+    def pushes_adapters(self, cuda: bool) -> bool:
+        """Whether the engine wants adapters of `[lora]` alone on such a device, not merged."""
+        return False
+
     def quantised_to(self) -> Literal["int8", "fp8"] | None:
         """The format to which the engine itself quantises weights; None if it does not."""
         return None
