@@ -81,6 +81,7 @@ class Plugin(Generic[S_co]):
                     before its processes start
     min_group       advantage: the smallest group that it can compare
     token_level     advantage: computes one advantage per token, from the values of a critic
+    sees_turns      advantage: has an argument `turns_PG`, and gets the turns of every episode in it
     sequence_level  objective: takes the ratio of a whole response, so it needs one advantage for
                     all tokens of the response
     inline          reward: fast and sure to return, so it needs no process of its own
@@ -100,6 +101,7 @@ class Plugin(Generic[S_co]):
     imports: tuple[str, ...] = ()
     min_group: int = 1
     token_level: bool = False
+    sees_turns: bool = False
     sequence_level: bool = False
     inline: bool = False
     needs_answer: Callable[[Any], bool] | None = None
@@ -330,9 +332,18 @@ def _plugin(kind: str, type: str, module: ModuleType, entry: Any, doc: str | Non
         imports=tuple(declared.get("IMPORTS", ())),
         min_group=declared.get("MIN_GROUP", 1),
         token_level=declared.get("TOKEN_LEVEL", False),
+        sees_turns=kind == "advantages" and "turns_PG" in _arguments(entry),
         sequence_level=declared.get("SEQUENCE_LEVEL", False),
         inline=declared.get("INLINE", False),
         needs_answer=declared.get("needs_answer"),
         client=declared.get("CLIENT"),
         regime=declared.get("regime"),
     )
+
+
+def _arguments(entry: Any) -> frozenset[str]:
+    """The names of a function's arguments; none where it does not tell."""
+    try:
+        return frozenset(inspect.signature(entry).parameters)
+    except (TypeError, ValueError):
+        return frozenset()

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import to_jsonable_python
 
+from drpo_cli.settings.advantage import AdvantageSettings as AdvantageSettings
 from drpo_cli.settings.base import PLAIN_PATH as PLAIN_PATH
 from drpo_cli.settings.base import AbsentKeyError as AbsentKeyError
 from drpo_cli.settings.base import Count as Count
@@ -235,10 +236,6 @@ class ParserSettings(RewardSettings):
     """What a failed call does: end the run; count as 0 in the total; or leave its samples out of
     advantages and losses. A model can write what no parser can handle, so the default here is 0.
     Every failure is counted, and a reward that always fails still ends the run."""
-
-
-class AdvantageSettings(Settings):
-    """How much better than expected a response was."""
 
 
 class ObjectiveSettings(Settings):

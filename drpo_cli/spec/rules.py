@@ -10,7 +10,13 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from drpo_cli.settings import AbsentKeyError
-from drpo_cli.spec import rules_data, rules_environment, rules_lora, rules_precision
+from drpo_cli.spec import (
+    rules_data,
+    rules_environment,
+    rules_environment_credit,
+    rules_lora,
+    rules_precision,
+)
 from drpo_cli.spec.model import Spec
 from drpo_cli.spec.positions import KeyPath
 from drpo_cli.spec.problems import Problem
@@ -315,6 +321,7 @@ ERRORS: tuple[Rule, ...] = (
     context_holds_response,
     *rules_data.ERRORS,
     *rules_environment.ERRORS,
+    *rules_environment_credit.ERRORS,
     *rules_precision.ERRORS,
     *rules_lora.ERRORS,
     one_advantage_per_response,
@@ -336,5 +343,6 @@ WARNINGS: tuple[Rule, ...] = (
     restarts_find_a_checkpoint,
     *rules_data.WARNINGS,
     *rules_environment.WARNINGS,
+    *rules_environment_credit.WARNINGS,
     *rules_lora.WARNINGS,
 )

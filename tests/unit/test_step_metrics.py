@@ -10,11 +10,12 @@ import pytest
 from drpo_cli.experience import Experience
 from drpo_cli.rewards.grading.grader import Usage
 from drpo_cli.runs.metrics import failed_calls
-from drpo_cli.step.metrics import grading_metrics, rollout_metrics
+from drpo_cli.step.metrics import generated_tokens, grading_metrics, rollout_metrics
 from drpo_cli.types import Scores
 from support.models import world
 from support.ranks import open_ranks
 from support.reports import group, uneven
+from support.turns import grouped, played
 
 
 def test_metrics_of_a_rollout() -> None:
@@ -33,6 +34,26 @@ def test_metrics_of_a_rollout() -> None:
         "zero_advantage_groups": 0.5,
         "response_length": 2.0,
         "truncated_share": 0.5,
+    }
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_an_episode_counts_once_by_what_was_sampled(apart: bool) -> None:
+    """Not its rows, and not what it was shown."""
+    long, short = played([2, 9, 3, 1, 4]), played([1, 2, 1], seed=1, truncated=True)
+    groups_P = grouped([[long, short], [short]], apart=apart)
+    scores_P = [Scores((1.0, 1.0), {"env": (1.0, 1.0)}), Scores((4.0,), {"env": (4.0,)})]
+    with world() as here:
+        found = rollout_metrics(Experience.of(groups_P, scores_P), scores_P, here)
+        assert generated_tokens(groups_P, here) == 13
+    assert found == {
+        "reward": 2.0,
+        "reward_std": pytest.approx(math.sqrt(2)),
+        "rewards": {"env": 2.0},
+        "skipped_samples": 0,
+        "zero_advantage_groups": 1.0,
+        "response_length": pytest.approx(13 / 3),
+        "truncated_share": pytest.approx(2 / 3),
     }
 
 
