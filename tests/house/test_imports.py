@@ -28,6 +28,7 @@ ORDER = (
     ("spec",),
     ("plan",),
     ("calls", "expressions", "sandbox"),
+    ("gym",),
     (
         *("data", "rollout", "environments", "rewards", "advantages", "objectives"),
         *("trainer", "evaluate", "trackers"),
