@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from drpo_cli.rewards.grading.score import short
+from drpo_cli.calls.failures import short
 from drpo_cli.settings import EnvironmentSettings
 from drpo_cli.types import Episode, Prompt, Rollout
 
