@@ -72,9 +72,8 @@ def decode(ids: Sequence[int]) -> str:
 
 def test_a_line_of_an_episode_has_its_conversation_its_ids_and_its_mask() -> None:
     rollout = calculation()
-    rows = tuple(replace(row, earlier=()) for row in rollout.rows)
-    exp = Experience.of([Group(PROMPT, rows)], [Scores((0.0, 1.5), {})])
     scores = Scores((1.5,), {"agent": (0.5,)})
+    exp = Experience.of([Group(PROMPT, (rollout,))], [scores])
     (line,) = sample_records(2, [episodes.group(rollout)], [scores], exp, None, decode)
     assert (line["reward"], line["rewards"], line["tokens"]) == (1.5, {"agent": 0.5}, 7)
     assert (line["environment"], line["end"], line["failure"]) == ("agent", "done", None)
