@@ -52,14 +52,6 @@ def folder(tmp_path: Path) -> Path:
             "remove it, or set advantage.discount, which is per turn with level 'turn'",
         ),
         (
-            ENVIRONMENT + BY_TURN + '[objective]\ntype = "gspo"\n',
-            "objective.type: is 'gspo', which takes the ratio of a whole response, and each turn",
-        ),
-        (
-            ENVIRONMENT + '[advantage]\ntype = "./seeing.py"\n[objective]\ntype = "gspo"\n',
-            "objective.type: is 'gspo', which takes the ratio of a whole response, and each turn",
-        ),
-        (
             ENVIRONMENT + BY_TURN + "turn_discount = 0\n",
             "advantage.turn_discount: is 0; must be above 0",
         ),
@@ -79,6 +71,7 @@ def test_credit_that_cannot_be_given_is_refused(folder: Path, lines: str, said: 
         "",
         BY_TURN,
         BY_TURN + "turn_discount = 0.5\n",
+        BY_TURN + '[objective]\ntype = "gspo"\n',
         '[advantage]\ntype = "gae"\nlevel = "turn"\ndiscount = 0.9\n[critic]\n',
         '[advantage]\ntype = "./seeing.py"\nturn_discount = 0.9\n',
     ],
