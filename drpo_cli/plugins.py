@@ -131,6 +131,13 @@ class Selected(Generic[S_co]):
             raise settings.AbsentKeyError("type")
         return load(self.kind, self.type)
 
+    def describe(self) -> str:
+        """Its type and options; those that all plugins of its kind have, where they are changed."""
+        shared = KINDS[self.kind].base().model_dump(mode="json").items()
+        given = self.config.model_dump(mode="json", exclude_none=True).items()
+        options = ", ".join(f"{key} {value}" for key, value in given if (key, value) not in shared)
+        return f"{self.type} ({options})" if options else self.type
+
 
 def available(kind: str) -> list[str]:
     """Names of the built-in plugins of a kind, without importing them."""

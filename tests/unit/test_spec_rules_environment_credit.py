@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from drpo_cli.plan import describe, make_plan
+from drpo_cli.spec import load
 from support.specs import SMALLEST, problem, warnings
 
 ENVIRONMENT = '[[environment]]\ntype = "./games.py:Guess"\n'
@@ -84,3 +86,16 @@ def test_groups_of_equal_totals_are_not_dropped_unseen(folder: Path) -> None:
     lines = "[rollout]\ndynamic_sampling_rounds = 2\n"
     (line,) = warnings(folder, SMALLEST + ENVIRONMENT + BY_TURN + lines)
     assert "rollout.dynamic_sampling_rounds: drops groups whose totals are all equal" in line
+
+
+@pytest.mark.parametrize(
+    ("lines", "shown"),
+    [
+        ("", "group_mean, drpo (delta 0.2)"),
+        (ENVIRONMENT + BY_TURN, "group_mean (credit turn), drpo (delta 0.2)"),
+    ],
+)
+def test_check_shows_credit_where_it_was_asked_for(folder: Path, lines: str, shown: str) -> None:
+    path = folder / "run.toml"
+    path.write_text(SMALLEST + lines)
+    assert dict(describe(make_plan(load(path), 1)))["advantage, objective"] == shown
