@@ -39,8 +39,8 @@ def test_an_episode_begins_with_the_prompt_of_its_row() -> None:
 def test_observations_follow_what_was_sampled() -> None:
     played = Played("chatml", begin("chatml"))
     assert played.act("Is it 5?<|im_end|>") == Action("Is it 5?")
-    played.observe("higher")
-    more = "\n<|im_start|>user\nhigher<|im_end|>\n" + ASKED
+    played.observe("higher\ud800")
+    more = "\n<|im_start|>user\nhigher\ufffd<|im_end|>\n" + ASKED
     assert played.text == OPENING + ASKED + "Is it 5?<|im_end|>" + more
     assert played.dialogue.tokens == len(played.dialogue.prompt_ids) - len(
         prompt_of(played.tokenizer).token_ids

@@ -187,7 +187,7 @@ class Unescaped(Dialogue):
 def test_other_ways_to_make_the_tokens_are_found_out(
     mutant: type[Dialogue], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check = test_what_is_replayed_is_what_the_engine_saw.hypothesis.inner_test  # type: ignore[attr-defined]
+    check = test_what_is_replayed_is_what_the_engine_saw.hypothesis.inner_test
 
     def fails(turns: list[Turn]) -> bool:
         try:

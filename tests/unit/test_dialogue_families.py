@@ -159,6 +159,16 @@ def test_a_call_without_the_id_that_the_template_writes_begins_a_new_row() -> No
     assert len(played.check()) == 2
 
 
+def test_a_call_that_the_template_refuses_is_not_valid() -> None:
+    played = Played("mistral", begin("mistral", tools=True))
+    action = played.act('[TOOL_CALLS][{"name": "look", "arguments": {}, "id": "short"}]</s>')
+    assert action.calls == () and action.problem is not None
+    assert "is not valid: ids have 9 characters. Write it as:\n[TOOL_CALLS]" in action.problem
+    played.observe({"role": "tool", "content": action.problem})
+    played.act("12</s>")
+    played.check()
+
+
 def test_another_spelling_of_a_call_stays() -> None:
     played = Played("chatml", begin("chatml", tools=True))
     said = '<tool_call>{"arguments":{"x":"the end"},"name":"look"}</tool_call><|im_end|>'

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from drpo_cli.environments.dialogue.entries import Entry, Marks, texts_of
+from drpo_cli.environments.dialogue.formats import explain
 from drpo_cli.environments.dialogue.formats.written import Written
 from drpo_cli.environments.dialogue.renderer import Renderer
 from drpo_cli.environments.dialogue.tokens import Control, Tokens
@@ -161,7 +162,13 @@ class Dialogue:
             return written
         clean = self._tokens.without_special
         thinking = None if written.thinking is None else clean(written.thinking)
-        return written._replace(content=clean(written.content), thinking=thinking)
+        said = written._replace(content=clean(written.content), thinking=thinking)
+        if said.calls:  # such as an id that the template does not take
+            entries = [*self._entries, Entry({}, said)]
+            if (refusal := self._renderer.refusal(entries)) is not None:
+                problem = explain(refusal, self._renderer.reader.form)
+                return Written(text, thinking, problem=problem)
+        return said
 
     def _append_text(self, messages: Sequence[Message]) -> None:
         """Plain text follows plain text."""

@@ -11,7 +11,8 @@ from drpo_cli.chat_templates import naming
 from drpo_cli.errors import UserError
 
 ZERO_WIDTH = "\u200b"  # put into the text of a control token, so that it is not read as the token
-BROKEN = "\ufffd"  # in place of a control token of one character
+BROKEN = "\ufffd"  # in place of what is not text, and of a control token of one character
+SURROGATE = re.compile("[\ud800-\udfff]")
 ANCHORS = ("\n", ".", ")", "x")
 MOST_CONTROLS = 4  # behind a call: tokens that close it, and the end of the turn
 SHORTEST = 3  # characters of a token of markup that a template writes, such as <b>
@@ -94,10 +95,11 @@ class Escape:
         self._ids = frozenset(controls.values()) - {tokens.tokenizer.unk_token_id}
 
     def __call__(self, text: str) -> str:
-        """The text, in which no control token is left.
+        """The text, in which no control token is left, nor half a character (a lone surrogate).
 
         Raises UserError for a tokenizer that reads one all the same.
         """
+        text = SURROGATE.sub(BROKEN, text)
         if self._find.search(text) is None:
             return text
         while self._find.search(text) is not None:  # splitting one may leave another in its rest
