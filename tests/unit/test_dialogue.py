@@ -147,6 +147,32 @@ def test_plain_text_goes_on_as_plain_text() -> None:
         played.observe({"role": "tool", "content": "4"})
 
 
+def test_a_line_break_may_end_responses() -> None:
+    tokenizer = make_tokenizer("chatml")
+    (line,) = tokenizer("\n").input_ids
+    prompt = prompt_of(tokenizer, "Q: 1+1\n", chat=False)
+    played = plain(prompt.text, Chats(tokenizer, [line]), prompt)
+    played.ends = [line]
+    assert played.act("A: 3\n") == Action("A: 3")
+    played.observe("\nno\n")
+    assert played.text == "Q: 1+1\nA: 3\n\nno\n"
+    played.act("A: 2\n")
+    assert len(played.check()) == 1
+
+
+def test_tokens_stay_where_the_text_would_have_one_token_over_the_seam() -> None:
+    tokenizer = make_tokenizer("chatml")
+    prompt = prompt_of(tokenizer, "the", chat=False)
+    played = plain(prompt.text, Chats(tokenizer, [0]), prompt)
+    played.act(" answer\n", cut=True)
+    played.observe("\nof the")
+    played.act(" user", cut=True)
+    assert len(played.check()) == 1
+    whole = played.encode("the answer\n\nof the user")
+    assert tokenizer.decode(played.dialogue.prompt_ids) == tokenizer.decode(whole)
+    assert len(whole) < len(played.dialogue.prompt_ids)  # encoded again, a token would span both
+
+
 def test_plain_text_begins_with_the_special_tokens_that_prompts_begin_with() -> None:
     characters = make_characters("^~")
     chats = Chats(characters, [characters.eos_token_id])

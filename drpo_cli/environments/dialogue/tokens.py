@@ -34,9 +34,11 @@ class Tokens:
         self.ends = frozenset(ends)
         added = getattr(tokenizer, "added_tokens_decoder", {})
         self._added = {token.content: id for id, token in added.items()}
-        special = {token.content: id for id, token in added.items() if token.special}
-        self._special = {**special, **{self.decode([id]): id for id in self.ends}}
+        self._special = {token.content: id for id, token in added.items() if token.special}
         self._find_special = _any_of(self._special)
+        # any token may end a response, also one of ordinary text, such as a line break
+        self._controls = {**self._special, **{self.decode([id]): id for id in self.ends}}
+        self._find_control = _any_of(self._controls)
         self._adds_space = _adds_space(tokenizer)
 
     def encode(self, text: str, special: bool = False) -> list[int]:
@@ -69,8 +71,8 @@ class Tokens:
 
     def find_controls(self, text: str, start: int) -> list[Control]:
         """The first special tokens, or ends of a response, in a text from `start` on."""
-        found = islice(self._find_special.finditer(text, start), MOST_CONTROLS)
-        return [Control(one.start(), one[0], self._special[one[0]]) for one in found]
+        found = islice(self._find_control.finditer(text, start), MOST_CONTROLS)
+        return [Control(one.start(), one[0], self._controls[one[0]]) for one in found]
 
     def without_special(self, text: str) -> str:
         """A text without the special tokens in it."""
