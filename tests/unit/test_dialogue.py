@@ -102,6 +102,8 @@ def test_another_end_than_the_templates_begins_a_new_row() -> None:
     played.act("7<|im_end|>")
     first, second = played.check()
     assert (first.text, second.text) == ("five", "7")
+    observed = played.encode("higher")
+    assert played.dialogue.tokens == sum(len(ids) for _, ids in played.saw) + len(observed)
     assert second.prompt_ids == tuple(
         played.tokenizer(
             f"{OPENING}{ASKED}five<|im_end|>\n<|im_start|>user\nhigher<|im_end|>\n{ASKED}"

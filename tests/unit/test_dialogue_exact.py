@@ -125,7 +125,7 @@ def play(name: str, turns: list[Turn], tools: bool) -> Played:
         observed += ["more"] * (len(calls) - len(observed))
         messages: list[Message] = [{"role": role, "content": text} for text in observed]
         played.observe(*messages)
-        exact = exact or not played.dialogue.tokens  # a new row has the tokens of its prompt
+        exact = exact or played.begins_row  # a new row has the tokens of its prompt
         if exact:
             assert played.dialogue.prompt_ids == tuple(played.encode(played.text))
     return played

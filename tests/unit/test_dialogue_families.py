@@ -116,7 +116,7 @@ def test_a_prompt_that_ends_the_thinking_is_not_in_history() -> None:
     played.act("5<|im_end|>")
     played.observe("higher")
     assert played.text.count("<think>") == 1
-    assert len(played.dialogue.rows()) == 1 and played.dialogue.tokens == 0
+    assert played.begins_row
     played.act("7<|im_end|>")
     assert len(played.check()) == 2
 
@@ -284,7 +284,8 @@ def test_a_control_token_may_close_a_call() -> None:
         assert tokenizer.decode(dialogue.prompt_ids).endswith(
             text + "\n<|im_start|>tool:" + FOUND["content"] + "<|im_end|>\n<|im_start|>assistant:"
         )
-        assert dialogue.tokens
+        dialogue.act(rollout(tokenizer, dialogue.prompt_ids, [end], [end], False))
+        assert len(dialogue.rows()) == 1
 
 
 def test_arguments_as_text_where_the_template_adds_texts() -> None:
