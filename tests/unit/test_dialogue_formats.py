@@ -124,6 +124,11 @@ def test_calls_are_read(name: str, text: str, content: str, calls: tuple[ToolCal
             '<tool_call>{"name": "look", "arguments": "{}"}</tool_call>',
             "the arguments of look are an object, not a text",
         ),
+        (
+            "Hermes",
+            '<tool_call>{"name": "look", "arguments": {"x": "\\ud800"}}</tool_call>',
+            "the arguments of look cannot be JSON",
+        ),
         ("Qwen3-Coder", "<tool_call>\nlook\n</tool_call>", "is not one function"),
         (
             "Qwen3-Coder",
@@ -157,6 +162,7 @@ def test_calls_are_read(name: str, text: str, content: str, calls: tuple[ToolCal
         ("Llama 4", "[look(x=3]", "cannot be read as Python"),
         ("Llama 4", "[look('a')]", "the arguments of look need their names"),
         ("Llama 4", "[look(x=1 + y)]", "an argument of look is not a plain value"),
+        ("Llama 4", "[look(x={1})]", "the arguments of look cannot be JSON"),
         ("Llama 4", "[look(x=1), 3]", "'3' is not a call of a tool"),
         ("Llama 4", "[look(x=" + "1" * 100_000 + ")]", "more than 100000 characters"),
         ("harmony", "<|channel|>commentary to=functions.look json {}", "<|message|> is missing"),

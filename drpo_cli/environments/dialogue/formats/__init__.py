@@ -74,7 +74,7 @@ class Reader:
             written = self.form.read(rest, self.tools)
             self._require_few(written)
         except CallError as error:
-            return Written(rest, thinking, problem=_explain(error, self.form))
+            return Written(rest, thinking, problem=explain(error, self.form))
         return written._replace(thinking=thinking)
 
     def opens(self, prompt: str) -> bool:
@@ -87,7 +87,7 @@ class Reader:
             self._require_few(written)
         except CallError as error:
             thinking = harmony.thinking_of(text)
-            return Written(text, thinking, problem=_explain(error, self.form or HARMONY))
+            return Written(text, thinking, problem=explain(error, self.form))
         if written.calls and self.form is None:
             return written._replace(calls=(), content=text)
         return written
@@ -115,5 +115,7 @@ def _split(text: str, tags: tuple[str, str] | None, opened: bool) -> tuple[str |
     return thinking.strip(), rest.lstrip("\n")
 
 
-def _explain(error: CallError, form: Form) -> str:
+def explain(error: object, form: Form | None) -> str:
+    """Why a call is not valid and how to write it, for the model."""
+    form = form or HARMONY
     return f"The call of a tool is not valid: {error}. Write it as:\n{form.words}"
