@@ -79,6 +79,35 @@ def test_a_session_is_closed_before_it_has_a_process(own: Own, tmp_path: Path) -
             session.close()
 
 
+def test_a_call_that_does_not_listen_is_ended_with_its_process(
+    own: Own, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "GRACE_SECONDS", 0.1)
+    source = """
+import asyncio, os
+class Env:
+    async def start(self, row, rng): return str(os.getpid())
+    async def step(self, action: str) -> Step:
+        open(action, "w").close()
+        while True:
+            try: await asyncio.sleep(1000)
+            except asyncio.CancelledError: pass
+"""
+    with opened(own(source, timeout_s=0.5)) as pool:
+        one, two = pool.open(0, row(), 1), pool.open(0, row(), 2)
+        pids = [int(text) for session in (one, two) for text in texts(result(session.first))]
+        running, called = one.step(Action(str(tmp_path / "called"))), tmp_path / "called"
+        wait_until(called.exists, "`step` was never called")
+        failures = [result(future).failure for future in (one.close(), running)]
+        assert [failure and failure.kind for failure in failures] in (
+            ["crash", "closed"],  # the running call was late first, and ended the process
+            ["timeout", "closed"],
+        )
+        wait_until_gone(pids[:1])
+        two.close()
+        assert texts(result(pool.open(0, row(), 3).first)) != [str(pids[0])]
+
+
 BAD = """
 import asyncio, os, time
 class Env:
