@@ -22,8 +22,8 @@ def own(tmp_path: Path) -> Own:
     return Own(tmp_path)
 
 
-def prepared(own: Own, body: str, **options: object) -> Environment:
-    return own(f"class Env:\n{body}", **options)
+def prepared(own: Own, body: str) -> Environment:
+    return own(f"class Env:\n{body}")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from threading import Lock
 
 import psutil
 import pytest
@@ -180,7 +181,7 @@ class Env:
             session = pool.open(0, row(), 1)
             assert texts(result(session.first)) == ["x"]
             failure = result(session.close()).failure
-            assert failure is not None
+    assert failure is not None
     if failure.kind == "exception":
         assert "ValueError: no" in failure.detail
         assert "environment 'Env': `close` failed: ValueError: no" in capfd.readouterr().err
@@ -249,7 +250,7 @@ class Env:
 """
     with opened(own(source)) as pool:
         with pytest.raises(UserError, match="environment 'Env': its arguments cannot be sent"):
-            pool.open(0, row(lock=calls.Lock()), 1)
+            pool.open(0, row(lock=Lock()), 1)
         assert texts(result(pool.open(0, row(), 1).first)) == ["x"]
 
 
