@@ -115,7 +115,8 @@ def checkpoint_space(spec: Spec) -> int:
 
 def count_processes(spec: Spec) -> int:
     """Processes that the rewards and environments of one rank use."""
-    return sum(part.config.workers for part in (*spec.reward, *spec.environment))
+    rewards = sum(reward.config.workers for reward in spec.reward)
+    return rewards + sum(one.config.workers for one in spec.environment)
 
 
 def sandbox_of(spec: Spec) -> str:
