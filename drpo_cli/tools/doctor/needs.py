@@ -123,6 +123,7 @@ def sandbox_of(spec: Spec) -> str:
     """The sandbox that rewards and tools of this spec ask for; `none` where none runs code."""
     tests = [reward for reward in spec.reward if reward.type == "python_tests"]
     asked = {reward.config.model_dump()["backend"] for reward in tests}
-    if any("python" in one.config.tools for one in spec.environment):
+    tools = [tool.partition(":")[0] for one in spec.environment for tool in one.config.tools]
+    if "python" in tools:
         asked.add("auto")
     return next((name for name in ("bubblewrap", "auto", "plain") if name in asked), "none")
