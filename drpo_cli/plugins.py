@@ -174,7 +174,9 @@ def find(noun: str, type: str, folder: Path) -> Any:
     """
     where, name = split_type(type)
     if not name:
-        raise UserError(f"{noun} {type!r} has no name", f"write it after a colon: {type + ':name'!r}")
+        raise UserError(
+            f"{noun} {type!r} has no name", f"write it after a colon: {type + ':name'!r}"
+        )
     if where.endswith(".py"):
         module = _load_file(noun, type, folder / where)
     else:

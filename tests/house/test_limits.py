@@ -16,7 +16,8 @@ MAX_FILE_LINES = 400
 # they run the user's code, tests and what these call; the last one records a rank's crash
 MAY_CATCH_ALL = {
     *("rewards/grading/score.py", "rewards/grading/forks.py", "plugins.py"),
-    *("sandbox/asserts.py", "sandbox/peer.py"),
+    *("sandbox/asserts.py", "sandbox/interpreter.py", "sandbox/peer.py"),
+    "environments/toolkit/toolbox.py",
     "data/pipeline/templates.py",  # templates, and tokenizers, whose Rust raises plain Exception
     "launch/worker.py",
 }
