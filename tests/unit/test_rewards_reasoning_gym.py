@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from drpo_cli import plugins
+from drpo_cli.gym import disarm
 from drpo_cli.plugins import Selected
-from drpo_cli.rewards import _expressions, reasoning_gym
+from drpo_cli.rewards import reasoning_gym
 from drpo_cli.rewards.grading.grader import Grader
 from drpo_cli.types import Group, Prompt, Rollout
 
@@ -74,9 +75,9 @@ def test_nothing_that_a_model_writes_is_run(grader: Grader, task: str) -> None:
 )
 def test_what_a_scorer_reads_it_still_reads(text: str, task: str, score: float) -> None:
     row = problem(task)
-    before = dict(_expressions.counts)
+    before = dict(disarm.counts)
     reasoning_gym.reward(text, row.metadata, reasoning_gym.Config())
-    assert dict(_expressions.counts) == before
+    assert dict(disarm.counts) == before
     if task == "binary_matrix":
         text = str([list(map(int, line.split())) for line in row.answer.splitlines()])
         assert reasoning_gym.reward(text, row.metadata, reasoning_gym.Config()) == score
@@ -86,7 +87,7 @@ def test_every_scorer_that_evaluates_is_disarmed() -> None:
     from reasoning_gym.factory import DATASETS
 
     evaluates = {"eval", "exec", "compile", "parse_expr", "sympify", "Fraction", "literal_eval"}
-    known = {*_expressions._REPLACED, *_expressions._CALLERS_OF_SYMPY}
+    known = {*disarm._REPLACED, *disarm._CALLERS_OF_SYMPY}
     found = set()
     for dataset, _ in DATASETS.values():
         tree = ast.parse(textwrap.dedent(inspect.getsource(dataset.score_answer)))
