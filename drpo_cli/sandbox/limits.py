@@ -14,6 +14,7 @@ A job holds:
     status_fd                   where to report
     call_filter                 a seccomp filter in base64, or null
     watched_folder              whose files to count, or null; `memory_disks` have a size
+    longest_wait_s              between two looks at processes that compute nothing
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def run(job: dict[str, Any], harden: Callable[[], None] | None = None) -> NoRetu
             or _disks_exceeded(job.get("memory_disks", ()), limits)
         )
 
-    report(job["status_fd"], **_watch(program, exceeded))
+    report(job["status_fd"], **_watch(program, processes, exceeded, job["longest_wait_s"]))
     os._exit(0)
 
 
@@ -130,9 +131,11 @@ def _set_limits(limits: dict[str, Any]) -> None:
             resource.setrlimit(kind, (value, value))
 
 
-def _watch(program: int, exceeded: Callable[[], str | None]) -> dict[str, Any]:
+def _watch(
+    program: int, processes: Processes, exceeded: Callable[[], str | None], longest_wait_s: float
+) -> dict[str, Any]:
     """Waits for the end of the program: by itself, or because it exceeded a limit."""
-    wait_s = 0.001
+    wait_s, ticks = 0.001, -1
     while True:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == program:
@@ -142,13 +145,19 @@ def _watch(program: int, exceeded: Callable[[], str | None]) -> dict[str, Any]:
             if reason is not None:
                 return {"reason": reason}
             time.sleep(wait_s)
-            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+            idle = processes.ticks == ticks
+            wait_s = min(2 * wait_s, longest_wait_s if idle else LONGEST_WAIT_S)
+            ticks = processes.ticks
 
 
 class Processes:
-    """The processes below this one, as /proc shows them; none where there is no /proc."""
+    """The processes below this one, as /proc shows them; none where there is no /proc.
+
+    ticks  of the CPU that they had used when `exceeded` looked last
+    """
 
     def __init__(self) -> None:
+        self.ticks = 0
         self._proc: int | None = None
         if os.path.exists("/proc/self/stat"):
             self._proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
@@ -174,6 +183,7 @@ class Processes:
         """The limit that all of them together exceed."""
         found, most = self.below(), limits["processes"]
         _, ticks, pages, threads = map(sum, zip(*found.values(), [0] * 4, strict=True))
+        self.ticks = ticks
         if len(found) > most or threads > THREADS * most:
             return "processes"
         if pages * self._page > limits["memory_mib"] * MIB and (

@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -154,28 +155,8 @@ def stops(name: str) -> dict[str, bool]:
 def _supervise(
     program: str, stdin: str, limits: Limits, backend: str, packages: bool, python: str | None
 ) -> Result:
-    if backend == "bubblewrap" and shutil.which("bwrap", path=os.defpath) is None:
-        raise RuntimeError("`bwrap` is not installed; install bubblewrap")
-    call_filter = build_call_filter(backend == "bubblewrap" or os.getuid() == 0)
-    request = _interpreter(packages, python) | {
-        "program": program,
-        "stdin": stdin,
-        "limits": asdict(limits),
-        "backend": backend,
-        "environment": _ENVIRONMENT,
-        "parent": os.getpid(),
-        "temporary": os.path.realpath(tempfile.gettempdir()),
-        "call_filter": base64.b64encode(call_filter).decode() if call_filter else None,
-    }
-    supervisor = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _SUPERVISOR],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={},
-        cwd="/",
-        start_new_session=True,
-    )
+    request = make_request(program, limits, backend, packages, python) | {"stdin": stdin}
+    supervisor = start_supervisor()
     try:
         answer, complaint = supervisor.communicate(
             json.dumps(request).encode(), limits.wall_s + _START_AND_END_S
@@ -187,7 +168,44 @@ def _supervise(
     if not answer:
         last = complaint.decode(errors="replace").strip().splitlines()[-1:]
         raise RuntimeError(f"the sandbox's supervisor ended with {supervisor.returncode}: {last}")
-    return _result(json.loads(answer))
+    return read_answer(answer)
+
+
+def make_request(
+    program: str, limits: Limits, backend: str, packages: bool, python: str | None
+) -> dict[str, Any]:
+    """The request to the supervisor that runs a program, without input, on one of BACKENDS.
+
+    Raises RuntimeError where bubblewrap is not installed.
+    """
+    if backend == "bubblewrap" and shutil.which("bwrap", path=os.defpath) is None:
+        raise RuntimeError("`bwrap` is not installed; install bubblewrap")
+    call_filter = build_call_filter(backend == "bubblewrap" or os.getuid() == 0)
+    return _interpreter(packages, python) | {
+        "program": program,
+        "stdin": "",
+        "limits": asdict(limits),
+        "backend": backend,
+        "environment": _ENVIRONMENT,
+        "parent": os.getpid(),
+        "temporary": os.path.realpath(tempfile.gettempdir()),
+        "call_filter": base64.b64encode(call_filter).decode() if call_filter else None,
+        "talk": None,
+    }
+
+
+def start_supervisor(pass_fds: Sequence[int] = ()) -> subprocess.Popen[bytes]:
+    """Starts a supervisor, which waits for its request; it inherits the descriptors."""
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _SUPERVISOR],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={},
+        cwd="/",
+        start_new_session=True,
+        pass_fds=pass_fds,
+    )
 
 
 def _interpreter(packages: bool, python: str | None) -> dict[str, Any]:
@@ -203,7 +221,9 @@ def _interpreter(packages: bool, python: str | None) -> dict[str, Any]:
     return {"python": [base, "-P", "-s", "-S"], "roots": [sys.base_prefix]}
 
 
-def _result(answer: dict[str, Any]) -> Result:
+def read_answer(text: bytes) -> Result:
+    """The result in a supervisor's answer. Raises RuntimeError where the program did not start."""
+    answer = json.loads(text)
     reason, status = answer.get("reason"), answer.get("status")
     texts = (answer["stdout"], answer["stderr"], answer["report"])
     if "error" in answer or "started" not in answer:

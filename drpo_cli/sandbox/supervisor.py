@@ -15,6 +15,7 @@ A request holds:
     parent          process id of the caller
     temporary       where to make the folder of this run
     call_filter     a seccomp filter in base64, or null
+    talk            null; or [stdin, report], inherited pipes to the caller, for a session
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from typing import Any, NoReturn
 from drpo_cli.sandbox import bubblewrap, cgroup, limits, plain
 
 _LONGEST_WAIT_S = 0.1
+_IDLE_S = 0.25  # between two looks at a session that computes nothing
 _LONGEST_START_S = 30.0  # until the first process is inside; the program's time starts then
 _OUTPUTS = ("stdout", "stderr", "report")
 _STATUS_FD = limits.REPORT_FD + 1
@@ -51,7 +53,8 @@ def main() -> None:
         # Only noted: an exception could come in the middle of the cleaning up.
         signal.signal(number, lambda number, _: stopped.append(number))
     request = json.loads(sys.stdin.buffer.read())
-    limits.prctl(limits.SET_DEATH_SIGNAL, signal.SIGTERM)
+    if request["talk"] is None:  # the signal comes at the end of the thread that made this process
+        limits.prctl(limits.SET_DEATH_SIGNAL, signal.SIGTERM)
     limits.prctl(limits.SET_SUBREAPER, 1)
     if os.getppid() == request["parent"]:
         answer = _run(request, stopped)
@@ -65,7 +68,7 @@ def _run(request: dict[str, Any], stopped: list[int]) -> dict[str, Any]:
     child = 0
     try:
         child, pipes = _Sandbox(request, base, group).start()
-        reading = _Reading(pipes, request["limits"])
+        reading = _Reading(pipes, request["limits"], request["parent"])
         reason = reading.read_until_end(stopped)
         _end_all(child)
         reading.drain()
@@ -108,6 +111,11 @@ class _Sandbox:
         self._stdin.unlink()
         ends = {name: os.pipe() for name in (*_OUTPUTS, "status")}
         writes = [write for _, write in ends.values()]
+        if self._request["talk"] is not None:
+            # The pipe for the report ends at once: the program writes its reports to the caller.
+            os.close(stdin)
+            os.close(ends["report"][1])
+            stdin, writes[_OUTPUTS.index("report")] = self._request["talk"]
         child = os.fork()
         if child == 0:
             self._become_sandbox([stdin, *writes])
@@ -169,6 +177,7 @@ class _Sandbox:
             "limits": self._request["limits"] | {"user_processes": self._user_processes()},
             "status_fd": _STATUS_FD,
             "call_filter": self._request["call_filter"],
+            "longest_wait_s": limits.LONGEST_WAIT_S if self._request["talk"] is None else _IDLE_S,
         }
 
     def _user_processes(self) -> int | None:
@@ -185,9 +194,11 @@ class _Reading:
 
     pipes    read ends: one per output, and `status`, on which the first process reports
     allowed  the limits
+    parent   process id of the caller
     """
 
-    def __init__(self, pipes: dict[str, int], allowed: dict[str, Any]) -> None:
+    def __init__(self, pipes: dict[str, int], allowed: dict[str, Any], parent: int) -> None:
+        self._parent = parent
         self._names = {fd: name for name, fd in pipes.items()}
         self._kept = {name: bytearray() for name in pipes}
         self._most = allowed["output_kib"] << 10
@@ -214,6 +225,8 @@ class _Reading:
                     stopped.append(fd)
                 else:
                     self._read(fd)
+            if os.getppid() != self._parent:
+                stopped.append(self._parent)
             if self._too_much:
                 return "output"
         return None

@@ -64,12 +64,14 @@ HEAVY = (
     "wandb",
     "mlflow",
     "trackio",
+    "mcp",
 )
 LIGHT = [
     "drpo_cli.cli",
     "drpo_cli.api",
     "drpo_cli.spec",
     "drpo_cli.plan",
+    "drpo_cli.environments.toolkit.toolbox",
     *(f"drpo_cli.{kind}.{name}" for kind in plugins.KINDS for name in plugins.available(kind)),
 ]
 

@@ -18,7 +18,8 @@ MAY_CATCH_ALL = {
     *("rewards/grading/score.py", "calls/failures.py", "calls/forks.py", "plugins.py"),
     "environments/sessions/worker.py",
     "chat_templates.py",  # templates, and tokenizers, whose Rust raises plain Exception
-    *("sandbox/asserts.py", "sandbox/peer.py"),
+    *("sandbox/asserts.py", "sandbox/interpreter.py", "sandbox/peer.py"),
+    "environments/toolkit/toolbox.py",
     "launch/worker.py",
 }
 
