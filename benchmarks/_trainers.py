@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -154,8 +154,9 @@ def cut(exp: Experience, lengths: Sequence[int]) -> Experience:
     place_T = torch.arange(len(exp.token_T)) - exp.repeat(exp.offsets[:-1])
     kept_T = place_T < exp.repeat(length_S)
     columns = {
-        name: getattr(exp, name)[kept_T]
-        for name in ("token_T", "loss_mask_T", "logp_mu_T", "advantage_T")
+        field.name: getattr(exp, field.name)[kept_T]
+        for field in fields(exp)
+        if field.name.endswith("_T") and getattr(exp, field.name) is not None
     }
     return replace(exp, offsets=torch.nn.functional.pad(length_S.cumsum(0), (1, 0)), **columns)
 

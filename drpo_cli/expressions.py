@@ -1,4 +1,4 @@
-"""Arithmetic that a model wrote: what is safe to evaluate, by its syntax and the size of its value."""
+"""Arithmetic that a model wrote: what is safe to evaluate, by its syntax and its size."""
 
 from __future__ import annotations
 

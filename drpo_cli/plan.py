@@ -13,7 +13,8 @@ from drpo_cli import architecture, devices
 from drpo_cli.model_folder import find_wrong_kind, read_shapes
 from drpo_cli.plugins import Selected, short_name
 from drpo_cli.settings import RewardSettings, TrackerSettings
-from drpo_cli.spec import Spec, rules_experts, rules_lora
+from drpo_cli.spec import Spec, rules_environment, rules_experts, rules_lora
+from drpo_cli.spec.lengths import describe_longest, longest_sampled
 from drpo_cli.spec.presets import summary
 from drpo_cli.spec.problems import Problem
 from drpo_cli.spec.rules import Rule
@@ -162,7 +163,8 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
         ("run folder", str(plan.run_folder)),
         ("model", f"{spec.model.path} ({spec.model.dtype})"),
         ("data", ", ".join(source.type for source in spec.data)),
-        ("rewards", "\n".join(_reward(reward) for reward in spec.reward)),
+        *rules_environment.describe(spec),
+        *([("rewards", "\n".join(map(_reward, spec.reward)))] if spec.reward else []),
         *([("preset", summary(spec))] if spec.preset else []),
         ("advantage, objective", f"{_chosen(spec.advantage)}, {_chosen(spec.objective)}"),
         ("trust region", regime(spec)),
@@ -181,17 +183,13 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
         (
             "updates per step",
             f"{updates:,} of {plan.sequences_per_update:,} sequences, at most "
-            f"{plan.sequences_per_update * rollout.max_new_tokens:,} response tokens",
+            f"{plan.sequences_per_update * longest_sampled(spec):,} response tokens",
         ),
         ("micro-batches per update", _microbatches(plan)),
         ("layout", plan.rows.text),
         *devices.describe_each(spec.train, spec.model.dtype, plan.rows.padded),
         ("checkpoints", _checkpoints(spec)),
-        (
-            "longest sequence",
-            f"{rollout.max_new_tokens:,} new tokens after the prompt, "
-            + (f"{plan.context:,} in all" if plan.context else "the model's context in all"),
-        ),
+        ("longest sequence", describe_longest(spec, plan.context)),
         (
             "whole run",
             f"{spec.run.steps:,} steps × {updates:,} updates = {plan.total_updates:,} updates",
@@ -220,7 +218,7 @@ def regime(spec: Spec) -> str:
 
 def _microbatches(plan: Plan) -> str:
     budget = plan.spec.train.tokens_per_microbatch
-    least = plan.microbatches(plan.spec.rollout.config.max_new_tokens)
+    least = plan.microbatches(longest_sampled(plan.spec))
     text = f"{least:,} when every response is full-length, prompts not counted"
     if plan.context and (most := plan.microbatches(plan.context)) > least:
         text = f"{least:,} when every response is full-length, to {most:,} with the longest prompts"
@@ -279,7 +277,7 @@ def _engine(spec: Spec) -> str:
 def _loss(spec: Spec) -> str:
     """Reduction, anchor, and the optional terms of the loss."""
     train, reference = spec.train, spec.reference
-    horizon = train.horizon or spec.rollout.config.max_new_tokens
+    horizon = train.horizon or longest_sampled(spec)
     fixed = train.reduction == "fixed_horizon"
     parts = [f"{train.reduction} ({horizon:,} tokens)" if fixed else train.reduction]
     parts.append(f"ratio from the {train.anchor}'s log-probs")
@@ -302,7 +300,7 @@ def _adapters(spec: Spec) -> str:
     where = "all linear layers" if isinstance(named, str) else ", ".join(named)
     if any(".experts." in name for name in read_shapes(Path(spec.model.path))):
         where += " (experts have none)"
-    pushed = "them alone" if rules_lora.sync_of(spec) == "adapter" else "them merged"
+    pushed = rules_lora.describe_sync(lora, spec.rollout.config)
     return f"rank {lora.rank}, scaled by {lora.scaling:g}, in {where}; a sync pushes {pushed}"
 
 
@@ -386,6 +384,7 @@ def context_fits(spec: Spec, limit: ContextLimit | None) -> Iterator[Problem]:
             f"is {wanted}; the model in {spec.model.path} takes at most {limit.tokens} tokens "
             f"({limit.origin})",
         )
+    yield from rules_environment.episodes_fit_the_model(spec, *limit)
     lengths = {"rollout": spec.rollout.config.max_new_tokens, "eval": spec.eval.max_new_tokens}
     for section, length in lengths.items():
         if length is not None and length >= limit.tokens:

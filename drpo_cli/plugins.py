@@ -32,16 +32,26 @@ from drpo_cli.errors import UserError
 
 
 class Kind(NamedTuple):
-    """A kind of plugin: its noun, the name of its entry, and the base class of its `Config`."""
+    """A kind of plugin: its noun, the name of its entry, and the base class of its `Config`.
+
+    `beside` are the modules of its folder that are not plugins.
+    """
 
     noun: str
     entry: str
     base: type[settings.Settings]
+    beside: tuple[str, ...] = ()
+
+    @property
+    def a_noun(self) -> str:
+        """The noun after its article: `an objective`."""
+        return f"{'an' if self.noun[0] in 'aeiou' else 'a'} {self.noun}"
 
 
 KINDS = {
     "data": Kind("data source", "load", settings.SourceSettings),
     "rollout": Kind("rollout engine", "Engine", settings.RolloutSettings),
+    "environments": Kind("environment", "Environment", settings.EnvironmentSettings, ("tools",)),
     "rewards": Kind("reward", "reward", settings.RewardSettings),
     "advantages": Kind("advantage", "advantages", settings.AdvantageSettings),
     "objectives": Kind("objective", "loss", settings.ObjectiveSettings),
@@ -71,6 +81,7 @@ class Plugin(Generic[S_co]):
                     before its processes start
     min_group       advantage: the smallest group that it can compare
     token_level     advantage: computes one advantage per token, from the values of a critic
+    sees_turns      advantage: has an argument `turns_PG`, and gets the turns of every episode in it
     sequence_level  objective: takes the ratio of a whole response, so it needs one advantage for
                     all tokens of the response
     inline          reward: fast and sure to return, so it needs no process of its own
@@ -90,6 +101,7 @@ class Plugin(Generic[S_co]):
     imports: tuple[str, ...] = ()
     min_group: int = 1
     token_level: bool = False
+    sees_turns: bool = False
     sequence_level: bool = False
     inline: bool = False
     needs_answer: Callable[[Any], bool] | None = None
@@ -122,10 +134,9 @@ class Selected(Generic[S_co]):
 
 def available(kind: str) -> list[str]:
     """Names of the built-in plugins of a kind, without importing them."""
-    folder = Path(__file__).parent / kind
-    return sorted(
-        m.name for m in pkgutil.iter_modules([str(folder)]) if not m.ispkg and m.name[0] != "_"
-    )
+    found = pkgutil.iter_modules([str(Path(__file__).parent / kind)])
+    plain = [module.name for module in found if not module.ispkg and module.name[0] != "_"]
+    return sorted(name for name in plain if name not in KINDS[kind].beside)
 
 
 def installed(kind: str) -> dict[str, str]:
@@ -151,19 +162,41 @@ def load(kind: str, type: str, folder: Path | None = None) -> Plugin[Any]:
     registered = installed(kind).get(type)
     where, name = split_type(registered or type)
     if where.endswith(".py"):
-        module = _load_file(kind, type, (folder or Path.cwd()) / where)
+        module = _load_file(KINDS[kind].noun, type, (folder or Path.cwd()) / where)
     elif registered or "." in where:
-        module = _load_module(kind, type, where)
+        module = _load_module(KINDS[kind].noun, type, where)
     else:
         raise UserError(_unknown(kind, type))
-    noun, entry, _ = KINDS[kind]
+    noun, entry = KINDS[kind].noun, KINDS[kind].entry
     if not hasattr(module, name or entry):
+        what = "class" if entry[0].isupper() else "function"
         raise UserError(
             f"{noun} {type!r}: {module.__file__} has no {name or entry!r}",
-            f"name the function after a colon, or call it {entry!r}",
+            f"name the {what} after a colon, or call it {entry!r}",
         )
     found = getattr(module, name or entry)
     return _plugin(kind, type, module, found, found.__doc__ or module.__doc__)
+
+
+def find(noun: str, type: str, folder: Path) -> Any:
+    """What `./file.py:name` or `package.module:name` names, which need not be a plugin.
+
+    `noun` says in messages what it should be. Raises UserError where there is no such thing, or the
+    user's own code does not import.
+    """
+    where, name = split_type(type)
+    if not name:
+        write = f"{type}:name"
+        raise UserError(f"{noun} {type!r} has no name", f"write it after a colon: {write!r}")
+    if where.endswith(".py"):
+        module = _load_file(noun, type, folder / where)
+    else:
+        module = _load_module(noun, type, where)
+    if not hasattr(module, name):
+        close = difflib.get_close_matches(name, vars(module), n=1)
+        hint = f"did you mean {close[0]!r}?" if close else "define it there, or correct the name"
+        raise UserError(f"{noun} {type!r}: {module.__file__} has no {name!r}", hint)
+    return getattr(module, name)
 
 
 def split_type(type: str) -> tuple[str, str]:
@@ -196,15 +229,16 @@ def _unknown(kind: str, type: str) -> str:
     noun, known = KINDS[kind].noun, names(kind)
     close = difflib.get_close_matches(type, known, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
+    listed = f"there are: {', '.join(known)}; or " if known else ""
     return (
-        f"there is no {noun} {type!r}; {hint}there are: {', '.join(known)}; "
-        f"or write your own: './file.py:name' or 'package.module'"
+        f"there is no {noun} {type!r}; {hint}{listed}"
+        "write your own: './file.py:name' or 'package.module'"
     )
 
 
-def _load_file(kind: str, type: str, path: Path) -> ModuleType:
+def _load_file(noun: str, type: str, path: Path) -> ModuleType:
     if not path.is_file():
-        raise UserError(f"{KINDS[kind].noun} {type!r}: there is no file {path}")
+        raise UserError(f"{noun} {type!r}: there is no file {path}")
     # The name is the same in every process, so that its objects can be pickled between them.
     digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
     name = f"drpo_user_{re.sub(r'[^0-9A-Za-z_]', '_', path.stem)}_{digest}"
@@ -219,7 +253,7 @@ def _load_file(kind: str, type: str, path: Path) -> ModuleType:
             spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # the user's code may raise anything
         del sys.modules[name]
-        raise UserError(f"{KINDS[kind].noun} {type!r}: {where_it_broke(error)}") from error
+        raise UserError(f"{noun} {type!r}: {where_it_broke(error)}") from error
     return module
 
 
@@ -254,12 +288,12 @@ def _neighbours(folder: Path) -> Iterator[None]:
         sys.path += others
 
 
-def _load_module(kind: str, type: str, where: str) -> ModuleType:
+def _load_module(noun: str, type: str, where: str) -> ModuleType:
     try:
         return importlib.import_module(where)
     except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise UserError(
-            f"{KINDS[kind].noun} {type!r}: module {where!r} does not import: "
+            f"{noun} {type!r}: module {where!r} does not import: "
             f"{where_it_broke(error)}; is it installed in {sys.prefix}?"
         ) from error
 
@@ -298,9 +332,18 @@ def _plugin(kind: str, type: str, module: ModuleType, entry: Any, doc: str | Non
         imports=tuple(declared.get("IMPORTS", ())),
         min_group=declared.get("MIN_GROUP", 1),
         token_level=declared.get("TOKEN_LEVEL", False),
+        sees_turns=kind == "advantages" and "turns_PG" in _arguments(entry),
         sequence_level=declared.get("SEQUENCE_LEVEL", False),
         inline=declared.get("INLINE", False),
         needs_answer=declared.get("needs_answer"),
         client=declared.get("CLIENT"),
         regime=declared.get("regime"),
     )
+
+
+def _arguments(entry: Any) -> frozenset[str]:
+    """The names of a function's arguments; none where it does not tell."""
+    try:
+        return frozenset(inspect.signature(entry).parameters)
+    except (TypeError, ValueError):
+        return frozenset()

@@ -7,7 +7,9 @@ thing in the whole package, and `tests/house/test_suffixes.py` holds that no oth
 |---|---|
 | `_P` | prompts of a step (of this rank, unless stated otherwise) |
 | `_G` | samples of one prompt (its group) |
-| `_S` | rows: one prompt with one response each |
+| `_E` | episodes: the samples of all prompts, a response without an environment among them |
+| `_U` | turns of the policy, end to end over all episodes |
+| `_S` | rows: one prompt with one response each; an episode is one row, or several |
 | `_T` | response tokens, end to end over all rows |
 | `_I` | input tokens of a packed micro-batch |
 | `_V` | vocabulary |
@@ -184,6 +186,7 @@ class Episode:
     end          why it ended
     failure      kind and message, where the environment failed
     info         of the last step
+    counts       what was counted in its answers: `tool_calls`, `tool_errors`, `printed_bytes`, …
     """
 
     environment: str
@@ -192,6 +195,7 @@ class Episode:
     end: End
     failure: tuple[str, str] | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
+    counts: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def reward(self) -> float:
@@ -249,15 +253,19 @@ class Group:
 class Scores:
     """The scores of one group.
 
-    total_G    the weighted total of each sample, always finite; 0 for a skipped sample
-    by_reward  the scores of each reward, by its name; None where it failed on a sample
-    skipped    samples without a total, because a reward that counts failed on them; advantages,
-               losses and means leave them out
+    total_G         the weighted total of each sample, always finite; 0 for a skipped sample
+    by_reward       the scores of each reward, by its name; None where it failed on a sample
+    skipped         samples without a total, because a reward that counts failed on them;
+                    advantages, losses and means leave them out
+    turn_rewards_G  what of each sample's total its environment gave for each turn: its weight and
+                    all gates multiplied in. What the total has besides counts for the last turn.
+                    None without an environment
     """
 
     total_G: tuple[float, ...]
     by_reward: Mapping[str, tuple[float | None, ...]]
     skipped: frozenset[int] = frozenset()
+    turn_rewards_G: tuple[tuple[float, ...], ...] | None = None
 
     @property
     def kept_totals(self) -> list[float]:
@@ -265,15 +273,30 @@ class Scores:
         return [total for i, total in enumerate(self.total_G) if i not in self.skipped]
 
 
+class TurnView(NamedTuple):
+    """What an advantage sees of a turn.
+
+    reward       the turn's part of the total; the last one's has what no turn was rewarded with
+    tokens       the tokens that the policy sampled, at least 1
+    observation  the text that the policy was shown since its last turn: for the first one, the
+                 whole prompt; empty for a response without an environment
+    """
+
+    reward: float
+    tokens: int
+    observation: str = ""
+
+
 class Tokens(NamedTuple):
-    """The input of an objective: tensors of shape [T], float32 or float64, response tokens only.
+    """The input of an objective: tensors of shape [T], float32 or float64, sampled tokens only.
 
     logp_T      log π of the sampled token under the weights being trained (carries the gradient)
     old_logp_T  log μ, as the rollout engine reported it (or, with `train.anchor = "trainer"`, as
                 the trainer recomputed it at the start of the step)
     adv_T       the advantage of the token, or of its whole response
     response_T  the response that each token belongs to: int64, 0 … S − 1, without gaps; None means
-                a single response. A response is never split: all its tokens are here.
+                a single response. A response is never split: all its tokens are here. An episode
+                of several rows has as many responses
     """
 
     logp_T: Tensor

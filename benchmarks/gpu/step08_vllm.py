@@ -109,10 +109,16 @@ def _seeds(name: str, engine: Any, prompts: Any, sampling: Any) -> list[Finding]
 
 
 def _sample(engine: Any, prompts: Any, sampling: Any, seed: int, backwards: bool = False) -> Any:
+    from drpo_cli.rollout.engine.requests import AllAtOnce, Request
+
     order = list(range(len(prompts)))[:: -1 if backwards else 1]
-    seeds = [[1000 * seed + 10 * at + i for i in range(sampling.samples)] for at in order]
-    found = engine.generate([prompts[at] for at in order], sampling, seeds)
-    return {(order[at], sample): rollout.token_ids for at, sample, rollout in found}
+    requests = AllAtOnce(
+        Request((place, i), prompts[at], 1000 * seed + 10 * at + i, sampling.max_new_tokens)
+        for place, at in enumerate(order)
+        for i in range(sampling.samples)
+    )
+    found = engine.generate(requests, sampling)
+    return {(order[place], sample): rollout.token_ids for (place, sample), rollout in found}
 
 
 def _speed(name: str, engine: Any, prompts: Any, sampling: Any, least: float) -> list[Finding]:

@@ -9,14 +9,14 @@ from typing import Annotated
 import typer
 
 from drpo_cli import __version__, secrets
-from drpo_cli.cli import after, before, during, parts
+from drpo_cli.cli import after, before, during, environments, parts
 from drpo_cli.cli.common import app
 from drpo_cli.errors import EXIT_USER_ERROR, UserError, os_message
 from drpo_cli.terminal import OutputError, guard_streams
 
 EXIT_PIPE_CLOSED = 141  # as of a program that SIGPIPE ended
 
-__all__ = ["after", "app", "before", "during", "main", "parts"]
+__all__ = ["after", "app", "before", "during", "environments", "main", "parts"]
 
 
 def main() -> None:

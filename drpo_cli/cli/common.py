@@ -84,6 +84,8 @@ app = typer.Typer(
 )
 reward_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(reward_app, name="reward", help="Try rewards before training, and look them up.")
+environment_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(environment_app, name="environment", help="Look environments up, and try them.")
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data", help="Look at the data before training.")
 runs_app = typer.Typer(cls=ListsByDefault, rich_markup_mode=None)

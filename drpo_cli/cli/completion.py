@@ -40,6 +40,11 @@ def rewards(incomplete: str) -> list[str]:
     return _plugin_names("rewards", incomplete)
 
 
+def environments(incomplete: str) -> list[str]:
+    """Names of environments, built in or installed."""
+    return _plugin_names("environments", incomplete)
+
+
 def specs(incomplete: str) -> list[str]:
     """TOML files that have a `[run]` table, in this folder or one level down."""
     found = _find_files(incomplete, "", "/*.toml")

@@ -64,11 +64,12 @@ def reward_test(
     `eval.threshold`, unless a reward rightly wants more than the answer, such as a format or
     reasoning. `--generate` uses the run's model, engine and `rollout` settings.
 
-    A line of `FILE` is `{"prompt": "…", "completion": "…"}`, with optional `answer`, `metadata` and
-    `truncated`. Lines that agree in everything but the completion form one group. Where a reward
-    asks for `tokens` and the line has no `token_ids`, the model's tokenizer makes them. When a
-    source names its own `rewards`, only those score its prompts; the `prompt_id` of a run's samples
-    tells the source.
+    A line of `FILE` is `{"prompt": "…", "completion": "…"}`, with optional `answer`, `metadata`,
+    `truncated`, and `messages`: the whole conversation of an episode, whose own reward is not
+    scored. Lines that agree in everything but the completion form one group. Where a reward asks
+    for `tokens` and the line has no `token_ids`, the model's tokenizer makes them. When a source
+    names its own `rewards`, only those score its prompts; the `prompt_id` of a run's samples tells
+    the source.
 
     "Has the answer" means that the completion contains the reference answer, not as part of a
     longer word or number.

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drpo_cli.report.html import Table, format_number
+from drpo_cli.report.html import Table
+from drpo_cli.report.plain import format_number
 from drpo_cli.runs.metrics import StepMetrics
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -18,9 +18,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from drpo_cli.report.plain import format_number
+
 PACKAGE = Path(__file__).parents[1]
 TEMPLATES = PACKAGE / "report" / "templates"
-HEAD, TAIL = 400, 400  # characters shown of a long text; an answer is often at its end
 
 # Characters that are invisible or reverse the text are replaced: ␛ for an escape, [U+202E]
 CONTROLS: dict[int, str] = {c: chr(0x2400 + c) for c in range(0x20) if c not in b"\t\n\r"}
@@ -102,36 +103,6 @@ def save(path: Path, text: str) -> None:
         pid = left.name.removeprefix(f"{path.name}.").removesuffix(".partial")
         if left.name == f"{path.name}.{pid}.partial" and pid.isdecimal() and not _alive(int(pid)):
             left.unlink(missing_ok=True)
-
-
-def shorten(text: str) -> str:
-    """A text's beginning and end, and how many characters between them are left out."""
-    left_out = len(text) - HEAD - TAIL
-    if left_out <= 0:
-        return text
-    return f"{text[:HEAD]} […  {left_out:,} characters left out  …] {text[-TAIL:]}"
-
-
-def format_number(value: float | None) -> str:
-    """Four digits, all digits of an integer, or a dash for None."""
-    if value is None:
-        return "–"
-    text = f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
-    return text.replace("-", "−")
-
-
-def format_counts(counts: Mapping[str, float]) -> str:
-    """`12 timeout, 1 crash`: names with their counts, the largest first."""
-    ranked = sorted(counts.items(), key=lambda item: -item[1])
-    return ", ".join(
-        f"{format_number(int(count) if float(count).is_integer() else count)} {name}"
-        for name, count in ranked
-    )
-
-
-def join_lines(parts: Iterable[str]) -> str:
-    """The parts that are not empty, one per line."""
-    return "\n".join(part for part in parts if part)
 
 
 @cache

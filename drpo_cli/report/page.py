@@ -11,7 +11,7 @@ from typing import Any
 import tomli
 
 from drpo_cli.errors import UserError, os_message
-from drpo_cli.report import held_out, rewards, samples, training
+from drpo_cli.report import environments, held_out, rewards, samples, training
 from drpo_cli.report.charts import Panel, Shade, colour, draw
 from drpo_cli.report.html import Table, read_asset, render, save
 from drpo_cli.runs import suspicion
@@ -23,8 +23,8 @@ from drpo_cli.spec.model import SECTIONS
 
 TEMPLATE = "report/templates/page.html.jinja"
 PARTS = (
-    "alerts", "differences", "training", "rewards", "suspicious", "samples", "quarantine", "spec",
-    "versions",
+    "alerts", "differences", "training", "rewards", "environments", "suspicious", "samples",
+    "quarantine", "spec", "versions",
 )  # fmt: skip
 ALARM = "#d03030"
 COMPARISON = "comparison.html"
@@ -71,18 +71,21 @@ def render_page(folders: Sequence[RunFolder]) -> str:
     parts = [_describe_run(place, run) for place, run in enumerate(runs)]
     difference = held_out.difference_panel(runs) if runs[1:] else None
     trained, rewarded = training.training_panels(runs), rewards.rewards_panels(runs)
-    panels = [*trained, *([difference] if difference else []), *rewarded]
+    played = environments.environments_panels(runs)
+    panels = [*trained, *([difference] if difference else []), *rewarded, *played]
+    absent = {"differences": not difference, "environments": not played}
     return render(
         TEMPLATE,
         ", ".join(run.name for run in runs),
         scripts=[_bokeh(), read_asset("page.js")],
-        sections=[name for name in PARTS if difference or name != "differences"],
+        sections=[name for name in PARTS if not absent.get(name)],
         runs=parts,
         alerts=_alerts_table(runs),
         differences=None if difference is None else _describe_differences(runs, difference),
         thinned=training.describe_thinning(runs),
         training=trained,
         rewards=rewarded,
+        environments=played,
         suspicion=suspicion,
         samples=table,
         plots=draw([panel for panel in panels if panel.has_data], _alert_shades(runs)),
@@ -118,6 +121,7 @@ def _describe_run(place: int, run: SavedRun) -> dict[str, Any]:
         "verdict": held_out.describe_run(run),
         "warnings": [f"Suspicious: {text}" for text, _ in suspicions],
         "rewards": rewards.describe_rewards(run),
+        "environments": environments.describe_environments(run),
         "suspicions": suspicions,
         "not_suspicious": rewards.describe_nothing(run.pairs),
         "examined": rewards.examined_table(run.pairs),

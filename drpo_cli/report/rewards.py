@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from drpo_cli.report.charts import Line, Metrics, Panel, Series, colour, drop_gaps, thin
 from drpo_cli.report.charts import series as trace
-from drpo_cli.report.html import Table, Value, format_counts, format_number, shorten
+from drpo_cli.report.conversation import describe_messages
+from drpo_cli.report.html import Table, Value
+from drpo_cli.report.plain import format_counts, format_number, shorten
 from drpo_cli.runs.metrics import QuarantineRecord, failed_calls
 from drpo_cli.runs.saved import SavedRun
 from drpo_cli.runs.spec import role_of
@@ -199,12 +201,15 @@ def _sum(points: Series) -> float:
 def _failure_row(record: QuarantineRecord) -> list[str]:
     completion = record.get("completion", "")
     texts = completion if isinstance(completion, list) else [completion]
+    if "messages" in record:
+        texts = list(describe_messages(record["messages"]))
     sample = "all samples" if isinstance(completion, list) else f"sample {record.get('sample')}"
+    turn = f"\nturn {record['turn']}" if "turn" in record else ""
     return [
         record["reward"],
         f"{record['reason']}\nafter {record.get('seconds') or 0:.1f} s",
         shorten(record.get("detail", "")),
         shorten(record.get("prompt", "")),
         shorten("\n———\n".join(texts)),
-        f"step {record.get('step')}\n{record.get('prompt_id')}\n{sample}",
+        f"step {record.get('step')}\n{record.get('prompt_id')}\n{sample}{turn}",
     ]

@@ -9,7 +9,9 @@ from itertools import chain, zip_longest
 import numpy as np
 from markupsafe import escape
 
-from drpo_cli.report.html import Table, format_number, join_lines, shorten
+from drpo_cli.report.conversation import Conversation, as_text, read_conversation
+from drpo_cli.report.html import Table
+from drpo_cli.report.plain import format_number, join_lines, shorten
 from drpo_cli.runs.samples import (
     Floats,
     Integers,
@@ -27,7 +29,8 @@ SHOWN_PROMPTS = 25  # prompts of the view of changed ones, two samples each
 SHOWN_OF_A_SUSPICION = 4
 MOST_BYTES = 800_000
 """Largest size of the table, over all runs, so that the page can be mailed."""
-ROW_BYTES = 500  # of a row's markup and numbers
+ROW_BYTES = 400  # of a row's markup and numbers
+TEXT_BYTES = 50  # of the markup around a text
 
 TITLES = {
     "newest": "newest, one per prompt",
@@ -36,8 +39,11 @@ TITLES = {
     "changed": "most changed prompts",
     "counting": "rewards that count disagree most",
     "disagreeing": "rewards disagree most, metrics included",
+    "unfinished": "episodes that failed, or that a limit ended",
+    "slowest": "slowest answer of an environment",
 }
 COLUMNS = ("total", "rewards", "prompt", "completion", "from")
+FURTHER = ("change", "disagreement", "tokens", "turns", "slowest answer")
 KINDS = {"total": "n", "rewards": "t", "from": "k", "prompt": "t", "completion": "t"}
 
 
@@ -56,7 +62,10 @@ class Views:
 
 @dataclass(frozen=True)
 class Row:
-    """A sample of the table; `ranks` are its places in the views that have it."""
+    """A sample of the table; `ranks` are its places in the views that have it.
+
+    The completion of an episode is how it ended, with its conversation folded away.
+    """
 
     run: str
     ranks: Mapping[str, int]
@@ -65,22 +74,26 @@ class Row:
     rewards: Sequence[float | None]
     prompt: str
     completion: str
+    conversation: Conversation | None
     further: Sequence[float | None]
     origin: str
 
     @property
     def size(self) -> int:
         """About the bytes of its HTML."""
-        return ROW_BYTES + len(escape(self.prompt)) + len(escape(self.completion))
+        texts = [self.prompt, self.completion]
+        texts += self.conversation.texts if self.conversation else []
+        return ROW_BYTES + sum(TEXT_BYTES + len(escape(text)) for text in texts)
 
 
 @dataclass(frozen=True)
 class SamplesPart:
-    """The table of samples: titles by view, names of the rewards, and rows."""
+    """The table of samples: titles by view, names of the rewards and of further numbers, rows."""
 
     notes: Sequence[str]
     views: Mapping[str, str]
     rewards: Sequence[str]
+    further: Sequence[str]
     rows: Sequence[Row]
     shown = SHOWN
 
@@ -113,6 +126,7 @@ def describe_samples(runs: Sequence[SavedRun]) -> SamplesPart | None:
         notes=notes,
         views={name: TITLES[name] for name in chain(*(views.orders for views in found))},
         rewards=rewards,
+        further=FURTHER if any(row.conversation for row in rows) else FURTHER[:3],
         rows=rows,
     )
 
@@ -150,6 +164,10 @@ def rank_views(samples: SampleColumns, roles: Roles) -> Views:
         "best": samples.top(totals_N, SHOWN, once_N),
         "worst": samples.top(-totals_N, SHOWN, once_N),
         "changed": _find_changed(samples, first_N, change_N),
+        "unfinished": samples.top(
+            np.where(samples.trouble_N > 0, samples.trouble_N, np.nan), SHOWN, once_N
+        ),
+        "slowest": samples.top(samples.slowest_N, SHOWN, once_N),
     }
     spread_N = np.full(len(samples), np.nan)
     if len(columns) > 1:
@@ -230,7 +248,10 @@ def _row(
     rewards: Sequence[str],
 ) -> Row:
     values = record.get("rewards", {})
-    further = (views.change_N[sample], views.disagreement_N[sample])
+    columns = run.sample_columns
+    changes = (views.change_N[sample], views.disagreement_N[sample])
+    of_episode = (columns.turns_N[sample], columns.slowest_N[sample])
+    conversation = read_conversation(record)
     prompt, completion = _texts(record)
     return Row(
         run=run.name,
@@ -239,10 +260,15 @@ def _row(
         total=record.get("reward"),
         rewards=[values.get(name) for name in rewards],
         prompt=prompt,
-        completion=completion,
-        further=[*(float(v) if np.isfinite(v) else None for v in further), record.get("tokens")],
+        completion=completion if conversation is None else conversation.summary,
+        conversation=conversation,
+        further=[*_finite(changes), record.get("tokens"), *_finite(of_episode)],
         origin=_origin(record),
     )
+
+
+def _finite(values: Sequence[float]) -> list[float | None]:
+    return [float(value) if np.isfinite(value) else None for value in values]
 
 
 def _format_rewards(record: NumberedSample) -> str:
@@ -255,7 +281,7 @@ def _texts(record: NumberedSample) -> tuple[str, str]:
     prompt = shorten(record["prompt"])
     asked = prompt if answer is None else f"{prompt}\n\nanswer: {shorten(str(answer))}"
     cut = "\n[truncated]" if record.get("truncated") else ""
-    return asked, shorten(record["completion"]) + cut
+    return asked, (as_text(record) or shorten(record["completion"])) + cut
 
 
 def _origin(record: NumberedSample, with_step: bool = False) -> str:

@@ -5,7 +5,7 @@ It holds its own copy of the model, so that sampling does not gather sharded wei
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,9 @@ from drpo_cli import pretrained, progress
 from drpo_cli.errors import UserError
 from drpo_cli.rollout.engine.ends import Ends, find_ends, load_config
 from drpo_cli.rollout.engine.experts import TransformersExperts
+from drpo_cli.rollout.engine.feed import Feed
 from drpo_cli.rollout.engine.protocol import EngineContext, Sampling
+from drpo_cli.rollout.engine.requests import Key, Request, Requests
 from drpo_cli.rollout.engine.text import decode_response
 from drpo_cli.settings import Count, ModelSettings, RolloutSettings
 from drpo_cli.types import Rollout
@@ -62,22 +64,23 @@ class Engine:
         self.pad_id = pad if pad is not None and pad < rows else 0  # it is masked
 
     def generate(
-        self,
-        prompt_ids: Sequence[tuple[int, ...]],
-        sampling: Sampling,
-        seeds_PG: Sequence[Sequence[int]],
-    ) -> Iterator[tuple[int, int, Rollout]]:
-        """See `EngineProtocol.generate`. All rollouts of a batch finish at the same time."""
-        rows = [
-            (ids, seed)
-            for ids, seeds_G in zip(prompt_ids, seeds_PG, strict=True)
-            for seed in seeds_G
-        ]
-        size = self.config.max_sequences
-        for first in range(0, len(rows), size):
-            batch = self._sample_batch(rows[first : first + size], sampling)
-            for row, rollout in enumerate(batch, first):
-                yield *divmod(row, sampling.samples), rollout
+        self, requests: Requests, sampling: Sampling
+    ) -> Generator[tuple[Key, Rollout], None, None]:
+        """See `EngineProtocol.generate`. All rollouts of a batch finish at the same time.
+
+        Batches are static, so it samples in rounds: what a response is sampled with must not
+        depend on how long an environment takes.
+        """
+        feed, size = Feed(requests, in_rounds=True), self.config.max_sequences
+        while not feed.ended:
+            progress.tick()
+            come = feed.take(busy=False)
+            for first in range(0, len(come), size):
+                batch = come[first : first + size]
+                for request, rollout in zip(
+                    batch, self._sample_batch(batch, sampling), strict=True
+                ):
+                    yield request.key[1:], rollout  # no other rank shares it
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """See `EngineProtocol.load_weights`. Takes names as in the trainer's own model."""
@@ -106,19 +109,18 @@ class Engine:
         """Frees the copy of the model."""
         del self.model
 
-    def _sample_batch(
-        self, rows: Sequence[tuple[tuple[int, ...], int]], sampling: Sampling
-    ) -> list[Rollout]:
-        """A rollout of each prompt with its seed."""
+    def _sample_batch(self, batch: Sequence[Request], sampling: Sampling) -> list[Rollout]:
+        """A rollout of each request."""
         import torch
         from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList
 
-        prompts, seeds = zip(*rows, strict=True)
+        prompts = [request.prompt_ids for request in batch]
+        limits = [request.max_new_tokens for request in batch]
         longest = max(map(len, prompts))
         padded = [[self.pad_id] * (longest - len(ids)) + list(ids) for ids in prompts]
         seen = [[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts]
         device = self.model.device
-        draw = _Draw(sampling, seeds, device)
+        draw = _Draw(sampling, [request.seed for request in batch], device)
         if self.experts is not None:
             self.experts.begin()
         with torch.no_grad():
@@ -129,30 +131,41 @@ class Engine:
                 attention_mask=torch.tensor(seen, device=device),
                 generation_config=GenerationConfig(
                     do_sample=False,  # `draw` has drawn: the highest score is its token
-                    max_new_tokens=sampling.max_new_tokens,
+                    max_new_tokens=max(limits),
                     eos_token_id=sorted(self.ends.ids) or None,
                     pad_token_id=self.pad_id,
                 ),
                 logits_processor=LogitsProcessorList([draw]),
+                stopping_criteria=_limits(limits, longest, device),
             )
         responses = out[:, longest:].tolist()
         logp_rows = torch.stack(draw.logps, dim=1).tolist()
-        made = [self._make_rollout(*row) for row in zip(prompts, responses, logp_rows, strict=True)]
+        made = [self._make_rollout(*row) for row in zip(batch, responses, logp_rows, strict=True)]
         if self.experts is None:
             return made
-        experts = self.experts.take(len(rows))
+        experts = self.experts.take(len(batch))
         return [
             replace(rollout, experts=own[longest - len(ids) :][: len(ids) + len(rollout.logps) - 1])
             for ids, rollout, own in zip(prompts, made, experts, strict=True)
         ]
 
-    def _make_rollout(
-        self, prompt_ids: tuple[int, ...], ids: list[int], logps: list[float]
-    ) -> Rollout:
+    def _make_rollout(self, request: Request, ids: list[int], logps: list[float]) -> Rollout:
+        ids = ids[: request.max_new_tokens]
         end = next((t for t, token in enumerate(ids) if token in self.ends.ids), None)
         length = len(ids) if end is None else end + 1
-        text = decode_response(self.tokenizer, prompt_ids, ids[:end])
+        text = decode_response(self.tokenizer, request.prompt_ids, ids[:end])
         return Rollout(tuple(ids[:length]), tuple(logps[:length]), text, truncated=end is None)
+
+
+def _limits(limits: Sequence[int], longest: int, device: torch.device) -> Any:
+    """Criteria that end each row of a batch at its own length; None if all have the same."""
+    import torch
+    from transformers import StoppingCriteriaList
+
+    if len(set(limits)) == 1:
+        return None
+    limit_S = torch.tensor(limits, device=device) + longest
+    return StoppingCriteriaList([lambda ids, scores, **more: ids.shape[1] >= limit_S])
 
 
 def _read(model: ModelSettings, device: torch.device) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,13 +20,19 @@ from drpo_cli import progress
 from drpo_cli.errors import UserError
 from drpo_cli.rollout.engine.adapters import Slot, open_slot, slot_arguments, wants_slot
 from drpo_cli.rollout.engine.capacity import require_cache
-from drpo_cli.rollout.engine.ends import NEUTRAL, Ends, find_ends, load_config
-from drpo_cli.rollout.engine.experts import VllmExperts, tell_every_rank, vllm_arguments
-from drpo_cli.rollout.engine.pooling import pool
+from drpo_cli.rollout.engine.ends import NEUTRAL, find_ends, load_config
+from drpo_cli.rollout.engine.experts import VllmExperts, vllm_arguments
+from drpo_cli.rollout.engine.feed import Feed
 from drpo_cli.rollout.engine.protocol import EngineContext, Sampling
-from drpo_cli.rollout.engine.text import decode_response
+from drpo_cli.rollout.engine.requests import Key, Request, Requests
 from drpo_cli.rollout.engine.text_model import stored_weights, text_arguments, text_name
 from drpo_cli.rollout.engine.vllm_errors import Start, explain
+from drpo_cli.rollout.engine.vllm_ranks import (
+    find_sharers,
+    keep_from_shared_memory,
+    tell_every_rank,
+)
+from drpo_cli.rollout.engine.vllm_requests import read_output, sampling_options
 from drpo_cli.rollout.engine.vllm_weights import (
     copy_in_place,
     find_embedding,
@@ -82,6 +88,13 @@ class Config(RolloutSettings):
         """See `RolloutSettings`: what sleeps is in a pool."""
         return self.sleep
 
+    def pushes_adapters(self, cuda: bool) -> bool:
+        """See `RolloutSettings`. On a CPU vLLM samples faster from merged weights.
+
+        What rounds weights must round those of the trainer, which has adapters apart.
+        """
+        return cuda or (self.quantization or self.weight_rounding) is not None
+
     def quantised_to(self) -> Literal["int8", "fp8"] | None:
         """See `RolloutSettings`."""
         return self.quantization
@@ -108,7 +121,7 @@ class Engine:
         check_device(config.quantization, context.model.dtype)
         if context.lora is not None:
             _set_environment(config)
-            wants_slot(context)
+            wants_slot(config, context)
         if not torch.cuda.is_available():
             model = load_config(context.model)
             require_cache(config, model, context.model.dtype, context.context_length, context.ranks)
@@ -125,7 +138,7 @@ class Engine:
         self.explained = partial(_explained, config, context)
         self.llm = _start(config, context)
         self.text_alone = "hf_overrides" in _text_arguments(config, context)
-        self.sharers = _find_sharers(config, context)
+        self.sharers = find_sharers(config.tensor_parallel, context.ranks)
         self.tokenizer = self.llm.get_tokenizer()
         self.ends = find_ends(config, context.model, self.tokenizer)
         from vllm.platforms import current_platform
@@ -134,7 +147,7 @@ class Engine:
         self.asleep: set[str] = set()
         self.requests = 0  # sent so far: no two have the same name
         self.has_weights = not context.awaits_weights
-        if context.lora is not None and wants_slot(context):
+        if context.lora is not None and wants_slot(config, context):
             rename = text_name if self.text_alone else str
             self.slot = open_slot(context.lora, self._worker, rename)
         self.takes_adapters = self.slot is not None
@@ -143,37 +156,28 @@ class Engine:
             self.load_weights(stored_weights(context.model))
 
     def generate(
-        self,
-        prompt_ids: Sequence[tuple[int, ...]],
-        sampling: Sampling,
-        seeds_PG: Sequence[Sequence[int]],
-    ) -> Iterator[tuple[int, int, Rollout]]:
-        """See `EngineProtocol.generate`."""
-        from vllm import SamplingParams
-
-        prompt_ids, seeds_PG, own = pool(prompt_ids, seeds_PG, self.sharers)
-        options = sampling_options(sampling, self.ends)
-        adapter = self.slot.request if self.slot else None
+        self, requests: Requests, sampling: Sampling
+    ) -> Generator[tuple[Key, Rollout], None, None]:
+        """See `EngineProtocol.generate`. Requests enter the running batch as they come."""
+        feed, options = Feed(requests, self.sharers), sampling_options(sampling, self.ends)
         # A cached prefix would make a resumed run's first batch differ from an uninterrupted run's.
         self._drop_prefix_cache()
         if self.experts is not None:
             self.experts.begin()
-        # One request per sample: with `n`, the first of a group would wait for its last.
-        engine, samples, first = self.llm.llm_engine, sampling.samples, self.requests
-        self.requests += len(prompt_ids) * samples
-        for at, (ids, seeds_G) in enumerate(zip(prompt_ids, seeds_PG, strict=True)):
-            for sample, seed in enumerate(seeds_G):
-                params = SamplingParams(**options, seed=seed)
-                prompt = {"prompt_token_ids": list(ids)}
-                name = str(first + at * samples + sample)
-                engine.add_request(name, prompt, params, lora_request=adapter)
-        while engine.has_unfinished_requests():
-            progress.tick()
-            for output in engine.step():
-                at, sample = divmod(int(output.request_id) - first, samples)
-                if at in own:
-                    rollout = self._make_rollout(prompt_ids[at], output)
-                    yield at - own.start, sample, rollout
+        engine, running = self.llm.llm_engine, dict[str, Request]()
+        try:
+            while running or not feed.ended:
+                progress.tick()
+                # One request per sample: with `n`, the first of a group would wait for its last.
+                for request in feed.take(busy=bool(running)):
+                    running[self._add(request, options)] = request
+                for output in engine.step() if running else ():
+                    request = running.pop(output.request_id)
+                    if (own := feed.answered(request.key)) is not None:
+                        yield own, self._make_rollout(request.prompt_ids, output)
+        finally:
+            if running:
+                engine.abort_request([*running])
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """See `EngineProtocol.load_weights`. Takes names as in a Hugging Face checkpoint."""
@@ -234,19 +238,21 @@ class Engine:
         if not self.llm.reset_prefix_cache(reset_running_requests=True):
             raise RuntimeError("vLLM did not drop its prefix cache")
 
+    def _add(self, request: Request, options: dict[str, Any]) -> str:
+        """Adds a request to the running batch, under a name that no other had."""
+        from vllm import SamplingParams
+
+        name, self.requests = str(self.requests), self.requests + 1
+        self.llm.llm_engine.add_request(
+            name,
+            {"prompt_token_ids": list(request.prompt_ids)},
+            SamplingParams(**options, seed=request.seed, max_tokens=request.max_new_tokens),
+            lora_request=self.slot.request if self.slot else None,
+        )
+        return name
+
     def _make_rollout(self, prompt_ids: Sequence[int], output: Any) -> Rollout:
-        sample = output.outputs[0]
-        ids, flat = tuple(sample.token_ids), sample.logprobs
-        # per token, the first entry is that of the sampled token: `logprobs = 0` asks for no other
-        firsts = flat.start_indices
-        if [flat.token_ids[first] for first in firsts] != list(ids):
-            raise RuntimeError("vLLM's log-probs are not those of its tokens")
-        text = sample.text
-        if not isinstance(sample.stop_reason, str):  # not cut at a text
-            ended = sample.finish_reason == "stop"
-            text = decode_response(self.tokenizer, prompt_ids, ids[:-1] if ended else ids)
-        logps = tuple(flat.logprobs[first] for first in firsts)
-        rollout = Rollout(ids, logps, text, truncated=sample.finish_reason == "length")
+        rollout = read_output(self.tokenizer, prompt_ids, output)
         return rollout if self.experts is None else self.experts.add(rollout, prompt_ids, output)
 
 
@@ -273,7 +279,7 @@ def _start(config: Config, context: EngineContext) -> Any:
 
     register_model_loader(PUSHED)(PushLoader)
     if config.tensor_parallel > 1:
-        _keep_from_shared_memory()
+        keep_from_shared_memory()
         tell_every_rank()
     with _plain_folder(context.model.path) as path, _explained(config, context):
         arguments = engine_arguments(config, context) | _text_arguments(config, context)
@@ -299,17 +305,6 @@ def _explained(config: Config, context: EngineContext) -> Iterator[None]:
         if (known := explain(error, start)) is None:
             raise
         raise known from error
-
-
-def _keep_from_shared_memory() -> None:
-    """Has ranks that share an engine on CPUs use the process group, not vLLM's shared memory.
-
-    vLLM names that memory by the ranks alone. Two runs on one machine would get the same, and after
-    a run that was killed no other could start: the memory stays, and vLLM refuses it.
-    """
-    from vllm.distributed.device_communicators.cpu_communicator import CpuCommunicator
-
-    CpuCommunicator._all_group_ranks_share_shm_group_name = lambda self: False
 
 
 @contextmanager
@@ -345,7 +340,7 @@ def engine_arguments(config: Config, context: EngineContext) -> dict[str, Any]:
         "tokenizer_mode": "hf",  # as the trainer reads it, whatever other files the folder has
         "load_format": PUSHED if context.awaits_weights else "auto",
     }
-    if context.lora is not None and wants_slot(context):
+    if context.lora is not None and wants_slot(config, context):
         arguments |= slot_arguments(context.lora)
     if config.quantization is not None:
         from drpo_cli.rollout.engine import quantized
@@ -358,42 +353,6 @@ def engine_arguments(config: Config, context: EngineContext) -> dict[str, Any]:
         arguments |= vllm_arguments(cuda, arguments["enforce_eager"])
     if context.ranks > 1:
         arguments["distributed_executor_backend"] = "external_launcher"
-        # ranks that share an engine wait in `pool` for the last of them, as other collectives do
+        # ranks that share an engine wait in `Feed` for the last of them, as other collectives do
         arguments["cpu_distributed_timeout_seconds"] = 7200
     return arguments
-
-
-def _find_sharers(config: Config, context: EngineContext) -> Any:
-    """The process group, on CPUs, of the ranks that share this one's engine; None if it is alone.
-
-    vLLM makes an engine of each `tensor_parallel` neighbouring ranks of the process group. With one
-    rank, as in `drpo eval`, it starts the processes for the other devices itself.
-    """
-    if config.tensor_parallel == 1 or context.ranks == 1:
-        return None
-    from vllm.distributed import get_tp_group
-
-    return get_tp_group().cpu_group
-
-
-def sampling_options(sampling: Sampling, ends: Ends) -> dict[str, Any]:
-    """What all requests of a batch have in common, as `vllm.SamplingParams` takes it.
-
-    vLLM decodes a text token by token only where it must search it for the texts that end it.
-    """
-    from vllm.sampling_params import RequestOutputKind
-
-    return {
-        "max_tokens": sampling.max_new_tokens,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "top_k": sampling.top_k,
-        "min_p": sampling.min_p,
-        "stop": list(ends.texts),
-        "stop_token_ids": sorted(ends.ids),
-        "ignore_eos": True,  # the ends above are all, with every engine
-        "logprobs": 0,
-        "flat_logprobs": True,
-        "detokenize": bool(ends.texts),
-        "output_kind": RequestOutputKind.FINAL_ONLY,
-    }

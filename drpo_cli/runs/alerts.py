@@ -18,7 +18,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from drpo_cli.runs.alert_rules import RULES, Rule
+from drpo_cli.runs.alert_base import Rule
+from drpo_cli.runs.alert_rules import RULES
 
 GRACE = 5  # steps in a row without the rule that end an alert
 

@@ -18,6 +18,9 @@ Time = Annotated[float, Meta(ge=0, le=1e11)]
 
 Share = Annotated[float, Meta(ge=0, le=1)]
 
+NAMED = ("environment", "reward", "tracker")
+"""The arrays of tables of a spec whose tables have names."""
+
 State = Literal["starting", "running", "finished", "stopped", "failed"]
 
 
@@ -44,6 +47,44 @@ class RewardUsage(TypedDict, total=False):
     counts: dict[str, float | None]
 
 
+class EnvironmentUsage(TypedDict, total=False):
+    """What happened in one environment in a step, over all sampled episodes of all ranks.
+
+    A mean or a share is null (None) where there is nothing to take it of.
+
+    episodes          how many there were
+    turns, turns_max  actions per episode: mean, and the most
+    ends              share of the episodes by why they ended
+    failures          episodes that failed, by kind
+    tool_calls        mean per episode, without those that could not be parsed
+    unparsed_share    share of the turns with a call whose call could not be parsed
+    tool_errors       share of the calls that were answered by an error
+    answers           answers of the environment or of tools
+    answer_s          mean seconds of one; `slowest_s` of the slowest, `seconds` of all
+    sampled_tokens    mean per episode
+    observed_tokens   mean per episode of those behind its first prompt that were not sampled
+    split_share       share of the episodes that are trained as several rows
+    counts            what was counted in the answers, summed: tool_calls, printed_bytes, …
+    """
+
+    episodes: Count
+    turns: float | None
+    turns_max: Count
+    ends: dict[str, float | None]
+    failures: dict[str, Count]
+    tool_calls: float | None
+    unparsed_share: float | None
+    tool_errors: float | None
+    answers: Count
+    answer_s: float | None
+    slowest_s: float | None
+    seconds: float | None
+    sampled_tokens: float | None
+    observed_tokens: float | None
+    split_share: float | None
+    counts: dict[str, float | None]
+
+
 class StepMetrics(TypedDict, total=False):
     """One line of metrics.jsonl. Step 0 is the evaluation of the untrained model.
 
@@ -61,6 +102,9 @@ class StepMetrics(TypedDict, total=False):
     zero_advantage_groups         share of groups in which all totals are equal, in [0, 1]
     response_length               mean, in tokens
     truncated_share               share of responses cut off by rollout.max_new_tokens
+    turns                         mean actions per episode, where there are environments
+    environments                  what happened in each environment
+    idle_share                    share of the rollout's time in which nothing was sampled
     sampling_rounds               dynamic sampling: batches of prompts sampled
     dropped_groups                dynamic sampling: groups sampled and not trained on
     missing_groups                dynamic sampling: groups without a signal that were trained on
@@ -105,6 +149,9 @@ class StepMetrics(TypedDict, total=False):
     zero_advantage_groups: float | None
     response_length: float | None
     truncated_share: float | None
+    turns: float | None
+    environments: dict[str, EnvironmentUsage]
+    idle_share: float | None
     sampling_rounds: float | None
     dropped_groups: float | None
     missing_groups: float | None
@@ -157,14 +204,80 @@ class StepMetrics(TypedDict, total=False):
     peak_memory_gib: float | None
 
 
+class SampleCall(TypedDict, total=False):
+    """A call of a tool that the model wrote; `id` is empty where its format has none."""
+
+    name: Required[str]
+    arguments: dict[str, Any]
+    id: str
+
+
+class SampleTurn(TypedDict, total=False):
+    """One action of an episode, and the answer to it.
+
+    row, first, end  its tokens: `rows[row]["token_ids"][first:end]`
+    reward           the environment's
+    calls            the tools that were called
+    problem          why a call could not be parsed; None where none was wrong
+    sampling_s       seconds from the request to the last token
+    answer_s         seconds until environment or tools answered
+    """
+
+    row: Count
+    first: Count
+    end: Count
+    reward: float | None
+    calls: list[SampleCall]
+    problem: str | None
+    sampling_s: float | None
+    answer_s: float | None
+
+
+class SampleFailure(TypedDict):
+    """Why an environment failed: the kind, and the message with its traceback."""
+
+    kind: str
+    message: str
+
+
+class SamplePart(TypedDict):
+    """A stretch of a row's text that the policy sampled, or did not."""
+
+    sampled: Literal[0, 1]
+    text: str
+
+
+class SampleRow(TypedDict, total=False):
+    """One training row of an episode, id for id as the model saw it.
+
+    sampled  for each of `token_ids` whether the policy sampled it
+    parts    the same as text: the prompt, and then in turn what was sampled and what was not
+    """
+
+    prompt_ids: Required[list[Count]]
+    token_ids: Required[list[Count]]
+    sampled: Required[list[Literal[0, 1]]]
+    parts: list[SamplePart]
+
+
 class SampleRecord(TypedDict, total=False):
     """One line of samples.jsonl: a response with its prompt and what it scored.
 
     sample     number of the response among those to its prompt, from 0
     metadata   the prompt's row of the data set
-    tokens     length of the completion
+    tokens     length of the completion, sampled tokens only
     reward     total; None for a skipped sample
     rewards    value of each reward; None where it failed
+
+    And of an episode in an environment:
+    environment  its name
+    messages     the whole conversation
+    turns        the policy's actions, in order
+    end          why it ended: done, a limit, or failed
+    failure      None where the environment did not fail
+    info         what the environment said with its last step
+    counts       what was counted in its answers
+    rows         its rows in training: one, or more where the chat template rewrites history
     """
 
     step: Required[Count]
@@ -178,6 +291,14 @@ class SampleRecord(TypedDict, total=False):
     tokens: Count
     reward: float | None
     rewards: dict[str, float | None]
+    environment: str
+    messages: list[dict[str, Any]]
+    turns: list[SampleTurn]
+    end: str
+    failure: SampleFailure | None
+    info: dict[str, Any]
+    counts: dict[str, float | None]
+    rows: list[SampleRow]
 
 
 class HeldOutRecord(TypedDict):
@@ -188,9 +309,15 @@ class HeldOutRecord(TypedDict):
 
 
 class QuarantineRecord(TypedDict, total=False):
-    """One line of quarantine.jsonl: a call of a reward that failed.
+    """One line of quarantine.jsonl: a call of a reward, or an episode, that failed.
 
-    completion  the text, or those of all samples that the call was about
+    reward      its name, or that of the environment
+    completion  the text, or those of all samples that the call was about; of an episode, its last
+
+    And of an episode:
+    environment  its name
+    turn         actions so far
+    messages     the conversation so far
     """
 
     step: Count
@@ -202,6 +329,9 @@ class QuarantineRecord(TypedDict, total=False):
     completion: str | list[str]
     sample: Count | None
     seconds: float | None
+    environment: str
+    turn: Count
+    messages: list[dict[str, Any]]
 
 
 class EventRecord(TypedDict, total=False):
@@ -244,10 +374,10 @@ def flatten(value: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, An
 
 
 def _label_tables(section: str, tables: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The name of each reward and tracker, the type of every other table; repeats get a number."""
+    """The name of each table of `NAMED`, the type of every other; repeats get a number."""
     labels: list[str] = []
     for number, table in enumerate(tables, 1):
-        named = table.get("name") if section in ("reward", "tracker") else None
+        named = table.get("name") if section in NAMED else None
         label = str(named or short_name(str(table.get("type") or number)))
         taken = sum(other.partition(" #")[0] == label for other in labels)
         labels.append(f"{label} #{taken + 1}" if taken else label)

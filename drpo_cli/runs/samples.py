@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from drpo_cli.runs.metrics import Count, SampleRecord
 from drpo_cli.runs.reader import Damage, decode, iterate_lines, open_regular
 
+TROUBLE = {"done": 0.0, "failed": 2.0}
+"""How bad an end of an episode is, from 0; a limit, which is any other end, is 1."""
+
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
@@ -32,10 +35,13 @@ class SampleColumns:
     """Columns over the N samples of a run, in the file's order; NaN for a missing value.
 
     offsets_N    byte of samples.jsonl at which the line begins
-    texts_N      equal for equal completions
+    texts_N      equal for equal completions, of episodes for equal conversations
     prompts_N    equal for equal prompts
     by_reward    values [N] of each reward by its name
     lines_N      number of the line in the file, from 1
+    trouble_N    how an episode ended: 0 done, 1 by a limit, 2 failed; NaN without environment
+    turns_N      actions of an episode, NaN without environment
+    slowest_N    seconds of the slowest answer of its environment, NaN without one
     damage       what is left out of the file
     """
 
@@ -47,6 +53,9 @@ class SampleColumns:
     prompts_N: Integers
     by_reward: Mapping[str, Floats]
     lines_N: Integers
+    trouble_N: Floats
+    turns_N: Floats
+    slowest_N: Floats
     damage: Damage = field(default_factory=Damage)
 
     def __len__(self) -> int:
@@ -79,6 +88,10 @@ class SampleColumns:
         return best
 
 
+class _Turn(msgspec.Struct, gc=False):
+    answer_s: float | None = None
+
+
 class _Line(msgspec.Struct, gc=False):
     """The fields read of a line; texts stay bytes, which takes a third of the time."""
 
@@ -87,6 +100,9 @@ class _Line(msgspec.Struct, gc=False):
     completion: msgspec.Raw
     reward: float | None = None
     rewards: dict[str, float | None] | None = None
+    messages: msgspec.Raw = msgspec.Raw()
+    end: str | None = None
+    turns: list[_Turn] | None = None
 
 
 @dataclass
@@ -97,6 +113,9 @@ class _Columns:
     prompts: array[int] = field(default_factory=lambda: array("q"))
     steps: array[float] = field(default_factory=lambda: array("d"))
     totals: array[float] = field(default_factory=lambda: array("d"))
+    trouble: array[float] = field(default_factory=lambda: array("d"))
+    turns: array[float] = field(default_factory=lambda: array("d"))
+    slowest: array[float] = field(default_factory=lambda: array("d"))
     rewards: dict[str, array[float]] = field(default_factory=dict)
 
     def add(self, at: int, number: int, line: _Line) -> None:
@@ -109,7 +128,11 @@ class _Columns:
         self.lines.append(number)
         self.steps.append(line.step)
         self.totals.append(_float(line.reward))
-        self.texts.append(hash(bytes(line.completion)))
+        self.trouble.append(math.nan if line.end is None else TROUBLE.get(line.end, 1.0))
+        self.turns.append(math.nan if line.turns is None else len(line.turns))
+        answers = [turn.answer_s for turn in line.turns or () if turn.answer_s]
+        self.slowest.append(max(answers, default=math.nan))
+        self.texts.append(hash(bytes(line.completion) + bytes(line.messages)))
         self.prompts.append(hash(bytes(line.prompt)))
 
 
@@ -128,7 +151,17 @@ def _decode(
     prompt, completion = (
         msgspec.Raw(json.dumps(text).encode()) for text in (record["prompt"], record["completion"])
     )
-    return _Line(record["step"], prompt, completion, record.get("reward"), record.get("rewards"))
+    turns = [_Turn(turn.get("answer_s")) for turn in record["turns"]] if "turns" in record else None
+    return _Line(
+        record["step"],
+        prompt,
+        completion,
+        record.get("reward"),
+        record.get("rewards"),
+        msgspec.Raw(json.dumps(record.get("messages", "")).encode()),
+        record.get("end"),
+        turns,
+    )
 
 
 def read_columns(path: Path) -> SampleColumns:
@@ -149,6 +182,9 @@ def read_columns(path: Path) -> SampleColumns:
             for name in sorted(columns.rewards)
         },
         lines_N=np.array(columns.lines, dtype=np.int64),
+        trouble_N=np.array(columns.trouble, dtype=np.float64),
+        turns_N=np.array(columns.turns, dtype=np.float64),
+        slowest_N=np.array(columns.slowest, dtype=np.float64),
         damage=damage,
     )
 

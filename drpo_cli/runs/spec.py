@@ -36,6 +36,12 @@ class _Reward(TypedDict, total=False):
     gate: bool
 
 
+class _Environment(TypedDict, total=False):
+    type: Required[str]
+    name: str
+    weight: float
+
+
 class _Tracker(TypedDict, total=False):
     type: Required[str]
     name: Annotated[str, Meta(pattern=r"^[^/\x00]+$")]  # of a folder
@@ -48,6 +54,7 @@ class SpecTables(TypedDict, total=False):
     run: _Run
     model: _Model
     objective: _Plugin
+    environment: list[_Environment]
     reward: list[_Reward]
     tracker: list[_Tracker]
 
@@ -113,12 +120,12 @@ def find_steps(spec: Mapping[str, Any]) -> int | None:
 
 
 def find_roles(spec: Mapping[str, Any]) -> Roles:
-    """The role of each of a spec's rewards."""
+    """The role of each of a spec's rewards; those of the environments' own come first."""
     return {
         table.get("name") or short_name(table["type"]): Role(
             table["type"], table.get("weight", 1.0), table.get("gate", False)
         )
-        for table in spec.get("reward", [])
+        for table in (*spec.get("environment", []), *spec.get("reward", []))
     }
 
 

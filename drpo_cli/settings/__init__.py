@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import to_jsonable_python
 
+from drpo_cli.settings.advantage import AdvantageSettings as AdvantageSettings
 from drpo_cli.settings.base import PLAIN_PATH as PLAIN_PATH
 from drpo_cli.settings.base import AbsentKeyError as AbsentKeyError
 from drpo_cli.settings.base import Count as Count
@@ -116,7 +117,8 @@ class SourceSettings(Settings):
     max_prompt_tokens: Count | None = None
     """Prompts of more tokens, template included, are skipped."""
     too_long: Literal["stop", "skip"] = "stop"
-    """What to do with a prompt that leaves too little of the context for `max_new_tokens`."""
+    """What to do with a prompt that leaves too little of the context for `max_new_tokens`, or for
+    an environment's `max_tokens_per_episode`."""
     weight: Annotated[float, Field(gt=0)] | None = None
     """Share of this source in every step, relative to the weights of the other sources. Without any
     weight, rows are drawn uniformly from all sources; give every source a weight, or none."""
@@ -125,6 +127,9 @@ class SourceSettings(Settings):
     whose responses were all right or all wrong (by `eval.threshold`), which gives no signal."""
     rewards: tuple[str, ...] | None = Field(default=None, strict=False)
     """Names of the rewards that score the prompts of this source; all rewards if not set."""
+    environment: str | None = None
+    """Name of the environment that the episodes of this source take place in; the first if not
+    set."""
 
     @field_validator("template_options")
     @classmethod
@@ -188,6 +193,10 @@ class RolloutSettings(Settings):
         """Whether the engine takes device memory from a pool of its own, apart from torch's."""
         return False
 
+    def pushes_adapters(self, cuda: bool) -> bool:
+        """Whether the engine wants adapters of `[lora]` alone on such a device, not merged."""
+        return False
+
     def quantised_to(self) -> Literal["int8", "fp8"] | None:
         """The format to which the engine itself quantises weights; None if it does not."""
         return None
@@ -227,10 +236,6 @@ class ParserSettings(RewardSettings):
     """What a failed call does: end the run; count as 0 in the total; or leave its samples out of
     advantages and losses. A model can write what no parser can handle, so the default here is 0.
     Every failure is counted, and a reward that always fails still ends the run."""
-
-
-class AdvantageSettings(Settings):
-    """How much better than expected a response was."""
 
 
 class ObjectiveSettings(Settings):
@@ -280,3 +285,7 @@ class TrackerSettings(Settings):
     """Name of its log, and of its folder in the run folder; derived from the type if not set."""
     finish_s: Annotated[float, Field(gt=0)] = 30.0
     """Longest time that a finished run waits for it, in seconds; then it is killed."""
+
+
+NAMED = (EnvironmentSettings, RewardSettings, TrackerSettings)
+"""Options of plugins that have a name, which is derived from their type if not set."""

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from drpo_cli.settings.base import Count, Settings
+
+OWN_TOOL = re.compile(r"(.*\.py)(:[^/]*)?", re.DOTALL)
+MCP = "mcp:"
 
 
 class EnvironmentSettings(Settings):
@@ -20,9 +27,10 @@ class EnvironmentSettings(Settings):
     tools: tuple[Annotated[str, Field(min_length=1)], ...] = Field(default=(), strict=False)
     """Tools that the model may call: built-in ones (`"calculator"`, `"python"`, `"submit"`), typed
     Python functions (`"./tools.py:search"`), and servers of the Model Context Protocol
-    (`"mcp: command arguments"`)."""
+    (`"mcp: command arguments"`). Relative paths count from the folder of the spec."""
     max_turns: Count = 8
-    """Most actions of the policy in an episode; then it ends, as it is."""
+    """Most actions of the policy in an episode; then it ends, as it is. Each has up to
+    `rollout.max_new_tokens` tokens."""
     max_tokens_per_episode: Count | None = None
     """Most tokens of an episode after its first prompt, sampled or observed; no limit but the
     context if not set."""
@@ -30,7 +38,8 @@ class EnvironmentSettings(Settings):
     """Longest time of one call, in seconds; after it, the call has failed and its process is
     killed."""
     episode_timeout_s: Annotated[float, Field(gt=0)] | None = None
-    """Longest time of an episode, in seconds; then it ends, as it is. No limit if not set."""
+    """Longest time of an episode, in seconds; then it ends, as it is. No limit if not set. What
+    ends then depends on the speed of the machine, so such a run cannot be repeated bit for bit."""
     workers: Count = 64
     """Processes per rank. Each has one episode at a time, or `concurrency` of them if the
     environment is async."""
@@ -43,3 +52,40 @@ class EnvironmentSettings(Settings):
     history: Literal["template", "keep"] = "template"
     """What the model sees of its earlier turns: what the chat `template` makes of them, which may
     drop its thinking, so that the episode is trained as several rows; or `keep` every token."""
+
+    @field_validator("tools")
+    @classmethod
+    def _find_files(cls, tools: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        folder: Path | None = (info.context or {}).get("folder")
+        twice = sorted({tool for tool in tools if tools.count(tool) > 1})
+        if twice:
+            raise ValueError(f"names {', '.join(map(repr, twice))} twice; name each tool once")
+        return tuple(_absolute(tool.strip(), folder) for tool in tools)
+
+
+def _absolute(tool: str, folder: Path | None) -> str:
+    """The tool with absolute paths, so that it is valid in any folder."""
+    if tool.startswith(MCP):
+        return _absolute_command(tool, folder)
+    own = OWN_TOOL.fullmatch(tool)
+    if own is None or folder is None:
+        return tool
+    file = (folder / os.path.expanduser(own[1])).resolve()
+    if not file.is_file():
+        raise ValueError(f"there is no file {file}; name a file with a typed Python function")
+    return f"{file}{own[2] or ''}"
+
+
+def _absolute_command(tool: str, folder: Path | None) -> str:
+    try:
+        words = shlex.split(tool.removeprefix(MCP))
+    except ValueError as error:
+        raise ValueError(f"{tool!r} is not a command: {error}; close the quotation") from error
+    if not words:
+        raise ValueError(f"{tool!r} names no command; write 'mcp: command arguments'")
+    if folder is not None:
+        words = [
+            str((folder / word).resolve()) if word.startswith(("./", "../")) else word
+            for word in words
+        ]
+    return f"{MCP} {shlex.join(words)}"

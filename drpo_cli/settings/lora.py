@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from drpo_cli.settings.base import Count, Settings, SpecPath
+
+if TYPE_CHECKING:
+    from drpo_cli.settings import RolloutSettings
 
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)]
 
@@ -36,7 +39,8 @@ class LoraSettings(Settings):
     adapter if not set. It must be of this base, with the same rank, scaling and layers."""
     sync: Literal["adapter", "merged"] | None = None
     """What a weight sync pushes into the engine: the `adapter` alone, or every weight with its
-    adapter `merged` into it. If not set: `adapter` with vLLM, `merged` with transformers."""
+    adapter `merged` into it. If not set: `adapter` with vLLM on a GPU, or where its weights are
+    rounded; else `merged`."""
 
     @field_validator("target_modules")
     @classmethod
@@ -55,9 +59,9 @@ class LoraSettings(Settings):
             )
         return dropout
 
-    def sync_into(self, engine: str) -> str:
-        """What a sync pushes into an engine: `adapter` or `merged`."""
-        return self.sync or ("adapter" if engine == "vllm" else "merged")
+    def sync_into(self, rollout: RolloutSettings, cuda: bool) -> Literal["adapter", "merged"]:
+        """What a sync pushes into an engine of these options on a GPU, or on a CPU."""
+        return self.sync or ("adapter" if rollout.pushes_adapters(cuda) else "merged")
 
     @property
     def scaling(self) -> float:

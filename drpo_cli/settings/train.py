@@ -82,9 +82,11 @@ class TrainSettings(Settings):
     reduction: Literal["token_mean", "sequence_mean", "fixed_horizon"] = "token_mean"
     """How the losses of tokens are reduced to one: `token_mean` is the mean over all tokens of an
     update; `sequence_mean` the mean over responses of the mean over their tokens; `fixed_horizon`
-    the mean over responses of the sum over their tokens divided by `horizon`."""
+    the mean over responses of the sum over their tokens divided by `horizon`. An episode of several
+    turns is one response: its tokens are those that were sampled in it."""
     horizon: Count | None = None
-    """The divisor of `fixed_horizon`, in tokens; `rollout.max_new_tokens` if not set."""
+    """The divisor of `fixed_horizon`, in tokens; if not set, `rollout.max_new_tokens`, or the most
+    that the policy can sample in an episode."""
     anchor: Literal["engine", "trainer"] = "engine"
     """Whose log-probs are the denominator of the ratio: `engine` takes μ of the engine; `trainer`
     recomputes them at the start of each step, so that the gap between engine and trainer does not
@@ -97,7 +99,8 @@ class TrainSettings(Settings):
     overlong: Literal["keep", "zero", "soft", "mask"] = "keep"
     """What to do with truncated responses: `keep` scores them like others; `zero` gives them the
     score 0; `mask` leaves them out of the loss; `soft` takes a penalty off every response that
-    reaches the last `overlong_buffer` tokens, linearly up to 1."""
+    reaches the last `overlong_buffer` tokens, linearly up to 1. An episode of several turns is
+    judged by its longest turn."""
     overlong_buffer: Count | None = None
     """Tokens over which the penalty of `overlong = "soft"` grows; a fifth of `max_new_tokens` if
     not set."""

@@ -11,7 +11,7 @@ import tomli_w
 
 from drpo_cli import plugins
 from drpo_cli.plugins import Selected
-from drpo_cli.settings import RewardSettings, Settings, TrackerSettings
+from drpo_cli.settings import NAMED, Settings
 from drpo_cli.spec.model import CHOICES, LISTS, ORDER, Choice, Spec
 from drpo_cli.spec.positions import KeyPath
 from drpo_cli.spec.problems import Diagnostic
@@ -109,7 +109,7 @@ def _settings_of_table(
         default = field.get_default(call_default_factory=True)
         if isinstance(default, Path):
             default = spec.folder / default
-        if key == "name" and isinstance(table, RewardSettings | TrackerSettings):
+        if key == "name" and isinstance(table, NAMED):
             default = name
         origin = spec.source.origin((*at, key)) if key in table.model_fields_set else None
         yield Setting((*at, key), getattr(table, key), default, field.is_required(), origin)

@@ -16,6 +16,7 @@ from drpo_cli import plugins
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import KINDS, Selected
 from drpo_cli.settings import (
+    NAMED,
     CheckpointSettings,
     CriticSettings,
     EvalSettings,
@@ -23,10 +24,8 @@ from drpo_cli.settings import (
     ModelSettings,
     ParallelSettings,
     ReferenceSettings,
-    RewardSettings,
     RunSettings,
     Settings,
-    TrackerSettings,
     TrainSettings,
 )
 from drpo_cli.spec import presets, rules
@@ -178,15 +177,14 @@ class _Reader:
         held_out: tuple[Selected[Any], ...] = ()
         if isinstance(evaluation, dict) and "data" in evaluation:
             held_out = self.several(("eval", "data"), evaluation["data"], LISTS["data"])
-        trackers = self.document.get("tracker", [])  # the one list that may be empty
         return Spec(
             path=self.path,
             folder=self.folder,
             run=self.section("run", RunSettings),
             model=_locate(self.section("model", ModelSettings), self.folder),
-            data=self.several(("data",), self.document.get("data", []), LISTS["data"]),
+            data=self.array("data"),
             rollout=self.choice("rollout"),
-            reward=self.several(("reward",), self.document.get("reward", []), LISTS["reward"]),
+            reward=self.array("reward", optional=self.has_environments()),
             advantage=self.choice("advantage"),
             objective=self.choice("objective"),
             train=self.section("train", TrainSettings),
@@ -197,9 +195,8 @@ class _Reader:
             eval=self.section("eval", EvalSettings, leave="data"),
             eval_data=held_out,
             checkpoint=self.section("checkpoint", CheckpointSettings),
-            tracker=self.several(("tracker",), trackers, LISTS["tracker"])
-            if trackers != []
-            else (),
+            environment=self.array("environment", optional=True),
+            tracker=self.array("tracker", optional=True),
         )
 
     def forget_unknown(self, spec: Spec) -> None:
@@ -236,6 +233,15 @@ class _Reader:
     def choice(self, name: str) -> Selected[Any]:
         return self.select((name,), self.document.get(name, {}), CHOICES[name])
 
+    def array(self, name: str, optional: bool = False) -> tuple[Selected[Any], ...]:
+        """The tables of an array, which may be empty if it is optional."""
+        tables = self.document.get(name, [])
+        return () if optional and tables == [] else self.several((name,), tables, LISTS[name])
+
+    def has_environments(self) -> bool:
+        """Whether there are environments, whose own rewards may be enough; or may be meant."""
+        return self.document.get("environment", []) != [] or self.is_unknown(("environment",))
+
     def several(self, key: KeyPath, tables: Any, choice: Choice) -> tuple[Selected[Any], ...]:
         header = f"[[{key_text(key)}]]"
         if isinstance(tables, dict):
@@ -243,7 +249,8 @@ class _Reader:
         elif not isinstance(tables, list):
             self.report(key, f"must be a list of tables; write each as {header}")
         elif not tables and not self.is_unknown(key):
-            self.report(key, f"is missing; add at least one {header} table with a type")
+            other = ", or an [[environment]]" if key == ("reward",) else ""
+            self.report(key, f"is missing; add at least one {header} table with a type{other}")
         else:
             return tuple(self.select((*key, i), t, choice) for i, t in enumerate(tables))
         return ()
@@ -259,7 +266,7 @@ class _Reader:
         if not name:  # the options that every plugin of the kind takes can be checked all the same
             options = {k: v for k, v in options.items() if k in base.model_fields}
             self.unknown |= {(*key, "name")} if "name" not in options else set()
-        if name and issubclass(config, RewardSettings | TrackerSettings):
+        if name and issubclass(config, NAMED):
             options.setdefault("name", plugins.short_name(name))
         settings = self.validate(key, config, options)
         return Selected(choice.kind, plugins.absolute(name, self.folder), settings)
@@ -271,7 +278,7 @@ class _Reader:
 
         ("", the base of its kind) where there is none, which is reported.
         """
-        noun, base = KINDS[choice.kind].noun, KINDS[choice.kind].base
+        base = KINDS[choice.kind].base
         if misspelt := _misspelt_selector(table, choice):
             what = f"is not a known key; did you mean {choice.selector!r}?"
             self.report((*key, misspelt), what, on_key=True)
@@ -280,8 +287,9 @@ class _Reader:
             return "", base
         name = table.get(choice.selector, choice.default)
         if name is None:
-            known = ", ".join(plugins.available(choice.kind))
-            what = f"is missing; name a {noun}: {known}, or your own './file.py:name'"
+            known = "".join(f"{one}, " for one in plugins.available(choice.kind))
+            own = f"{known}or your own './file.py:name'" if known else "your own './file.py:name'"
+            what = f"is missing; name {KINDS[choice.kind].a_noun}: {own}"
         elif not isinstance(name, str):
             what = f"is {name!r}; must be a name in quotes"
         else:

@@ -12,6 +12,7 @@ from drpo_cli.settings import (
     AdvantageSettings,
     CheckpointSettings,
     CriticSettings,
+    EnvironmentSettings,
     EvalSettings,
     LoraSettings,
     ModelSettings,
@@ -40,7 +41,7 @@ SECTIONS: dict[str, type[Settings]] = {
     "checkpoint": CheckpointSettings,
 }
 """Sections that select no plugin."""
-OPTIONAL = frozenset({"lora", "reference", "critic", "tracker"})
+OPTIONAL = frozenset({"environment", "lora", "reference", "critic", "tracker"})
 """Sections whose part of a run does not exist without them."""
 
 
@@ -58,9 +59,14 @@ CHOICES = {
     "advantage": Choice("advantages", default="group_mean"),
     "objective": Choice("objectives", default="drpo"),
 }
-LISTS = {"data": Choice("data"), "reward": Choice("rewards"), "tracker": Choice("trackers")}
+LISTS = {
+    "data": Choice("data"),
+    "environment": Choice("environments"),
+    "reward": Choice("rewards"),
+    "tracker": Choice("trackers"),
+}
 """Arrays of tables, each of which selects one plugin; `[[eval.data]]` is like `[[data]]`."""
-ARRAYS = (("data",), ("reward",), ("tracker",), ("eval", "data"))
+ARRAYS = (("data",), ("environment",), ("reward",), ("tracker",), ("eval", "data"))
 """The keys of all arrays of tables."""
 
 ORDER = (
@@ -68,6 +74,7 @@ ORDER = (
     "model",
     "data",
     "rollout",
+    "environment",
     "reward",
     "advantage",
     "objective",
@@ -103,10 +110,19 @@ class Spec:
     eval: EvalSettings
     eval_data: tuple[Selected[SourceSettings], ...]
     checkpoint: CheckpointSettings
+    # no class attribute, which would hide that the section is absent
+    environment: tuple[Selected[EnvironmentSettings], ...] = field(default_factory=tuple)
     tracker: tuple[Selected[TrackerSettings], ...] = field(default=(), compare=False)
     preset: str | None = field(default=None, compare=False)
     warnings: tuple[Diagnostic, ...] = field(default=(), compare=False)
     source: Source = field(default=Source(""), compare=False, repr=False)
+
+    def environment_of(self, source: SourceSettings) -> Selected[EnvironmentSettings] | None:
+        """The environment of a source: the one that it names, else the first; None without any."""
+        if source.environment is None:
+            return next(iter(self.environment), None)
+        found = (one for one in self.environment if one.config.name == source.environment)
+        return next(found, None)
 
     if not TYPE_CHECKING:  # for mypy, every section is there
 

@@ -1,7 +1,7 @@
 """Rules over several keys of a spec. Each is a function that yields what is wrong, if anything.
 
 The rules here are about sampling, training and how a run's methods go together; those about data,
-rewards and trackers are in `rules_data`, and those about adapters in `rules_lora`.
+rewards and trackers are in `rules_data`, and other files have those about their own sections.
 """
 
 from __future__ import annotations
@@ -10,7 +10,13 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from drpo_cli.settings import AbsentKeyError
-from drpo_cli.spec import rules_data, rules_lora, rules_precision
+from drpo_cli.spec import (
+    rules_data,
+    rules_environment,
+    rules_environment_credit,
+    rules_lora,
+    rules_precision,
+)
 from drpo_cli.spec.model import Spec
 from drpo_cli.spec.positions import KeyPath
 from drpo_cli.spec.problems import Problem
@@ -314,6 +320,8 @@ ERRORS: tuple[Rule, ...] = (
     warmup_fits,
     context_holds_response,
     *rules_data.ERRORS,
+    *rules_environment.ERRORS,
+    *rules_environment_credit.ERRORS,
     *rules_precision.ERRORS,
     *rules_lora.ERRORS,
     one_advantage_per_response,
@@ -334,5 +342,7 @@ WARNINGS: tuple[Rule, ...] = (
     equal_rewards_teach_a_critic,
     restarts_find_a_checkpoint,
     *rules_data.WARNINGS,
+    *rules_environment.WARNINGS,
+    *rules_environment_credit.WARNINGS,
     *rules_lora.WARNINGS,
 )

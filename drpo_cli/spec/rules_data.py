@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from drpo_cli.plugins import Selected
-from drpo_cli.settings import RewardSettings, SourceSettings, TrackerSettings
+from drpo_cli.settings import (
+    EnvironmentSettings,
+    RewardSettings,
+    SourceSettings,
+    TrackerSettings,
+)
 from drpo_cli.spec.model import Spec
 from drpo_cli.spec.positions import KeyPath
 from drpo_cli.spec.problems import Problem
@@ -23,7 +28,7 @@ NO_TEMPLATE = SourceSettings().template
 # --- data sources ---
 
 
-def _sources(spec: Spec) -> Iterator[tuple[KeyPath, SourceSettings]]:
+def sources_of(spec: Spec) -> Iterator[tuple[KeyPath, SourceSettings]]:
     """The options of every source, training and evaluation, with the key of its table."""
     for key, sources in ((DATA, spec.data), (EVAL_DATA, spec.eval_data)):
         for index, source in enumerate(sources):
@@ -31,13 +36,14 @@ def _sources(spec: Spec) -> Iterator[tuple[KeyPath, SourceSettings]]:
 
 
 def template_has_prompt(spec: Spec) -> Iterator[Problem]:
-    for key, source in _sources(spec):
-        what = None if source.template == NO_TEMPLATE else _wrong_with(source.template)
+    for key, source in sources_of(spec):
+        needed = not spec.environment  # which says itself what the model sees of a row
+        what = None if source.template == NO_TEMPLATE else _wrong_with(source.template, needed)
         if what is not None:
             yield Problem((*key, "template"), what)
 
 
-def _wrong_with(template: str) -> str | None:
+def _wrong_with(template: str, needs_prompt: bool) -> str | None:
     from jinja2 import TemplateSyntaxError, meta
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -57,7 +63,7 @@ def _wrong_with(template: str) -> str | None:
         )
     if "prompt" not in names and "{prompt}" in template:
         return "is a Jinja template: write {{ prompt }} in place of {prompt}"
-    if "prompt" not in names:
+    if "prompt" not in names and needs_prompt:
         return (
             "has no {{ prompt }}, so the model would never see the prompt; "
             "write {{ prompt }} where it goes"
@@ -66,7 +72,7 @@ def _wrong_with(template: str) -> str | None:
 
 
 def lengths_leave_prompts(spec: Spec) -> Iterator[Problem]:
-    for key, source in _sources(spec):
+    for key, source in sources_of(spec):
         least, most = source.min_prompt_tokens, source.max_prompt_tokens
         if most is not None and least > most:
             yield Problem(
@@ -78,7 +84,7 @@ def lengths_leave_prompts(spec: Spec) -> Iterator[Problem]:
 
 
 def all_weights_or_none(spec: Spec) -> Iterator[Problem]:
-    weights = {key: config.weight for key, config in _sources(spec) if key[:1] == DATA}
+    weights = {key: config.weight for key, config in sources_of(spec) if key[:1] == DATA}
     given = [key for key, weight in weights.items() if weight is not None]
     for key, weight in weights.items():
         if given and weight is None:
@@ -90,7 +96,7 @@ def all_weights_or_none(spec: Spec) -> Iterator[Problem]:
 
 
 def evaluation_draws_uniformly(spec: Spec) -> Iterator[Problem]:
-    for key, source in _sources(spec):
+    for key, source in sources_of(spec):
         if key[: len(EVAL_DATA)] == EVAL_DATA:
             what = (
                 "has no effect here: held-out problems are chosen once, uniformly from all rows; "
@@ -110,7 +116,7 @@ def bos_is_written_once(spec: Spec) -> Iterator[Problem]:
     bos = bos.get("content") if isinstance(bos, dict) else bos
     if not isinstance(bos, str) or not bos:
         return
-    for key, source in _sources(spec):
+    for key, source in sources_of(spec):
         plain = not source.chat and source.add_special_tokens is not False
         if plain and source.template.startswith(bos) and _adds(folder, tokenizer, bos):
             yield Problem(
@@ -163,7 +169,7 @@ def _rewards_by_name(spec: Spec) -> dict[str | None, RewardSettings]:
 
 def rewards_exist(spec: Spec) -> Iterator[Problem]:
     known = _rewards_by_name(spec)
-    for key, source in _sources(spec):
+    for key, source in sources_of(spec):
         for index, name in enumerate(source.rewards or ()):
             if name not in known:
                 yield Problem(
@@ -175,10 +181,13 @@ def rewards_exist(spec: Spec) -> Iterator[Problem]:
 
 def rewards_of_a_source_count(spec: Spec) -> Iterator[Problem]:
     known = _rewards_by_name(spec)
-    for key, source in _sources(spec):
+    for key, source in sources_of(spec):
         if source.rewards is None or not all(name in known for name in source.rewards):
             continue
         used = [known[name] for name in source.rewards]
+        environment = spec.environment_of(source)
+        if environment is not None and environment.config.weight:
+            continue
         if not any(reward.weight and not reward.gate for reward in used):
             yield Problem(
                 (*key, "rewards"),
@@ -188,7 +197,7 @@ def rewards_of_a_source_count(spec: Spec) -> Iterator[Problem]:
 
 
 def every_reward_is_used(spec: Spec) -> Iterator[Problem]:
-    chosen = [config.rewards for key, config in _sources(spec) if key[:1] == DATA]
+    chosen = [config.rewards for key, config in sources_of(spec) if key[:1] == DATA]
     if None in chosen:
         return
     used = {name for names in chosen for name in names or ()}
@@ -204,6 +213,8 @@ def every_reward_is_used(spec: Spec) -> Iterator[Problem]:
 
 def some_reward_counts(spec: Spec) -> Iterator[Problem]:
     rewards = [reward.config for reward in spec.reward]
+    if spec.environment:
+        return  # whose own reward may count; see `rules_environment`
     if rewards and not any(reward.weight for reward in rewards if not reward.gate):
         if any(reward.gate for reward in rewards):
             what = (
@@ -244,11 +255,12 @@ def only_metrics_pause(spec: Spec) -> Iterator[Problem]:
 def names_differ(spec: Spec) -> Iterator[Problem]:
     rewards = [reward.config for reward in spec.reward]
     yield from _names_differ("reward", rewards)
+    yield from _names_differ("environment", [one.config for one in spec.environment])
     yield from _names_differ("tracker", [tracker.config for tracker in spec.tracker])
 
 
 def _names_differ(
-    section: str, several: Iterable[RewardSettings | TrackerSettings]
+    section: str, several: Iterable[EnvironmentSettings | RewardSettings | TrackerSettings]
 ) -> Iterator[Problem]:
     seen: Counter[str] = Counter()
     for index, one in enumerate(several):

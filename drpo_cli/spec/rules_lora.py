@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from drpo_cli.devices import NAMES
 from drpo_cli.model_folder import ADAPTER_CONFIG
+from drpo_cli.settings import LoraSettings, RolloutSettings
 from drpo_cli.spec.model import Spec
 from drpo_cli.spec.problems import Problem
 
@@ -17,9 +19,18 @@ ROUTERS = {"gate", "router"}
 """Matrices beside experts, which transformers makes no linear layers."""
 
 
-def sync_of(spec: Spec) -> str | None:
-    """What a sync pushes: `adapter` or `merged`; None without adapters."""
-    return None if spec.lora is None else spec.lora.sync_into(spec.rollout.type)
+def syncs_of(lora: LoraSettings, rollout: RolloutSettings) -> dict[str, str]:
+    """What a sync pushes, `adapter` or `merged`, by the kind of device."""
+    return {kind: lora.sync_into(rollout, kind == "cuda") for kind in NAMES}
+
+
+def describe_sync(lora: LoraSettings, rollout: RolloutSettings) -> str:
+    """What a sync pushes, in words, with the kind of device where it matters."""
+    words = {"adapter": "them alone", "merged": "them merged"}
+    syncs = syncs_of(lora, rollout)
+    if len(set(syncs.values())) == 1:
+        return words[syncs["cpu"]]
+    return ", ".join(f"{words[sync]} on a {NAMES[kind]}" for kind, sync in syncs.items())
 
 
 def shares_base(spec: Spec) -> bool:
@@ -30,7 +41,9 @@ def shares_base(spec: Spec) -> bool:
 
 def rank_fits_the_engine(spec: Spec) -> Iterator[Problem]:
     most = MOST_RANK.get(spec.rollout.type)
-    if spec.lora and most and sync_of(spec) == "adapter" and spec.lora.rank > most:
+    if spec.lora is None or most is None or spec.lora.rank <= most:
+        return
+    if "adapter" in syncs_of(spec.lora, spec.rollout.config).values():
         yield Problem(
             ("lora", "rank"),
             f"is {spec.lora.rank}; {spec.rollout.type} takes adapters of at most rank {most}; "

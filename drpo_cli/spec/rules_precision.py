@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from drpo_cli.spec import rules_lora
 from drpo_cli.spec.model import Spec
 from drpo_cli.spec.positions import KeyPath
 from drpo_cli.spec.problems import Problem
@@ -53,9 +54,9 @@ def rounded_weights_are_not_merged(spec: Spec) -> Iterator[Problem]:
     if spec.lora is None:
         return
     rollout = spec.rollout.config
-    sync = spec.lora.sync_into(spec.rollout.type)
+    merged = "merged" in rules_lora.syncs_of(spec.lora, rollout).values()
     key = "quantization" if rollout.quantised_to() else "weight_rounding"
-    if sync == "merged" and (rollout.quantised_to() or rollout.weight_rounding):
+    if merged and (rollout.quantised_to() or rollout.weight_rounding):
         yield Problem(
             ("rollout", key),
             "rounds weights that have adapters merged into them, and the trainer, which has the "

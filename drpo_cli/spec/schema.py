@@ -38,6 +38,13 @@ Node = dict[str, Any]
 """A part of a JSON Schema."""
 
 
+REWARDED: Node = {
+    "if": {"properties": {"environment": {"maxItems": 0}}},  # none, or an empty list
+    "then": {"required": ["reward"], "properties": {"reward": {"minItems": 1}}},
+}
+"""Without an environment, whose own reward may be enough, there is a reward."""
+
+
 class Built(NamedTuple):
     """The schema, and a warning for each plugin whose options it could not describe."""
 
@@ -95,7 +102,7 @@ class _Builder:
             "properties": properties,
             "required": [name for name in ORDER if _required(name)],
             "additionalProperties": False,
-            "allOf": list(_defaults()),
+            "allOf": [*_defaults(), REWARDED],
             "$defs": self.definitions,
         }
 
@@ -110,7 +117,7 @@ class _Builder:
         if name in LISTS:
             selecting["required"] = [choice.selector]
             selecting = {"type": "array", "items": selecting}
-            if name not in OPTIONAL:
+            if _required(name):
                 selecting["minItems"] = 1
         self.definitions[name] = selecting
         return _ref(name)
@@ -127,12 +134,13 @@ class _Builder:
         self.definitions[f"{section}.own"] = _own_code(choice, own)
         conditions = [({"const": name}, f"{section}.{name}") for name in names]
         conditions.append((own, f"{section}.own"))
+        one_of_these = "one of these, " if names else ""
         selector = {
-            "description": f"Which {kind.noun}: one of these, an installed module "
+            "description": f"Which {kind.noun}: {one_of_these}an installed module "
             '("package.module" or "package.module:name"), or a file beside the spec '
             '("./file.py:name").',
             "type": "string",
-            "anyOf": [{"enum": names}, own],
+            "anyOf": [*([{"enum": names}] if names else []), own],
         }
         if choice.default:
             selector["default"] = choice.default
@@ -163,7 +171,7 @@ class _Builder:
 
 
 def _required(name: str) -> bool:
-    if name in OPTIONAL:
+    if name in OPTIONAL or name == "reward":  # see REWARDED
         return False
     return name in LISTS or (name in SECTIONS and "required" in table_of(SECTIONS[name]))
 

@@ -19,6 +19,7 @@ from drpo_cli.rollout.engine.precision import Precision
 from drpo_cli.rollout.engine.protocol import EngineContext, EngineProtocol
 from drpo_cli.settings import ModelSettings, TrainSettings
 from drpo_cli.spec import Spec
+from drpo_cli.spec.lengths import longest_sampled, room_for_responses
 from drpo_cli.spec.rules_lora import shares_base
 
 
@@ -118,10 +119,11 @@ def _vocabulary(model: ModelSettings) -> int:
 def data(plan: Plan, tokenizer: Any, rank: int) -> Data:
     """Opens the data: this rank's training stream, and the held-out prompts."""
     spec, rollout = plan.spec, plan.spec.rollout.config
-    longest = max(rollout.max_new_tokens, spec.eval.max_new_tokens or 0)
     batching = Batching(rollout.prompts_per_step, spec.run.seed, rank, plan.world)
-    room, compared = context_length(plan) - longest, _rewards_with_answer(spec)
-    prompts = Prompts(tokenizer, room, _vocabulary(spec.model), compared)
+    room = context_length(plan) - room_for_responses(spec)
+    names = [str(one.config.name) for one in spec.environment]
+    rewards = _rewards_with_answer(spec)
+    prompts = Prompts(tokenizer, room, _vocabulary(spec.model), rewards, names)
     return open_data(spec.data, spec.eval_data, spec.eval, prompts, batching)
 
 
@@ -143,7 +145,7 @@ def trainer(plan: Plan, world: World) -> Any:
 
     spec, rollout = plan.spec, plan.spec.rollout.config
     float8.check(spec.train.float8, world.device.type)
-    horizon = spec.train.horizon or rollout.max_new_tokens
+    horizon = spec.train.horizon or longest_sampled(spec)
     train = resolve(spec.train, world.device.type, spec.model.dtype)
     train = train.model_copy(update={"horizon": horizon})
     attention = name_for(str(train.attention), world.device.type)

@@ -50,7 +50,7 @@ def take(r: Run, step: int) -> None:
     with r.phase("train"):
         r.gap = check_sync(r, groups)  # did the weights that were trained also sample?
         exp = with_overlong(exp, spec.train, rollout.max_new_tokens)
-        exp = with_advantages(exp, spec.advantage, r.trainer.critic, r.world)
+        exp = with_advantages(exp, spec.advantage, r.trainer.critic, r.world, groups)
         trained = r.trainer.step(exp)  # all optimizer updates on this experience
     with r.phase("sync"):
         push(r, step)  # the new weights go into the engine

@@ -18,13 +18,16 @@ if TYPE_CHECKING:
 def rollout_metrics(exp: Experience, scores_P: Sequence[Scores], world: World) -> dict[str, Any]:
     """Rewards, groups without a learning signal, lengths and truncation; collective.
 
-    Total rewards are those that training sees, of rows that have one; None if there is none. A
+    Each episode counts once, however many rows it has; its length is what the policy sampled in it.
+    Total rewards are those that training sees, of episodes that have one; None if there is none. A
     reward's mean is over the samples it has a value of; one without any in the step is left out.
     """
-    total_S, scored_S = exp.score_S.tolist(), exp.scored_S.tolist()
-    totals = [total for total, scored in zip(total_S, scored_S, strict=True) if scored]
-    by_group: dict[int, set[float]] = {group: set() for group in exp.group_S.tolist()}
-    for group, total, scored in zip(exp.group_S.tolist(), total_S, scored_S, strict=True):
+    first_E = exp.first_E
+    group_E = exp.group_S[first_E].tolist()
+    total_E, scored_E = exp.score_S[first_E].tolist(), exp.scored_S[first_E].tolist()
+    totals = [total for total, scored in zip(total_E, scored_E, strict=True) if scored]
+    by_group: dict[int, set[float]] = {group: set() for group in group_E}
+    for group, total, scored in zip(group_E, total_E, scored_E, strict=True):
         if scored:
             by_group[group].add(total)
     means = _means(
@@ -32,8 +35,8 @@ def rollout_metrics(exp: Experience, scores_P: Sequence[Scores], world: World) -
             "reward": totals,
             "square": [total**2 for total in totals],
             "zero_advantage_groups": [len(different) <= 1 for different in by_group.values()],
-            "response_length": exp.lengths_S.tolist(),
-            "truncated_share": exp.truncated_S.tolist(),
+            "response_length": exp.sampled_E.tolist(),
+            "truncated_share": exp.truncated_S[first_E].tolist(),
         },
         world,
     )
@@ -43,7 +46,7 @@ def rollout_metrics(exp: Experience, scores_P: Sequence[Scores], world: World) -
         **means,
         "reward_std": std,
         "rewards": _means(_by_reward(scores_P), world),
-        "skipped_samples": int(world.sum([scored_S.count(False)])[0]),
+        "skipped_samples": int(world.sum([scored_E.count(False)])[0]),
     }
 
 
@@ -62,41 +65,9 @@ def grading_metrics(usage: Mapping[str, Usage], world: World) -> dict[str, Any]:
 
 
 def generated_tokens(groups_P: Sequence[Group], world: World) -> float:
-    """The response tokens of all ranks' groups. Collective."""
-    own = sum(len(rollout.token_ids) for group in groups_P for rollout in group.rollouts_G)
+    """The tokens that the policy sampled in all ranks' groups. Collective."""
+    own = sum(rollout.sampled_tokens for group in groups_P for rollout in group.rollouts_G)
     return world.sum([own])[0]
-
-
-def sample_records(
-    step: int,
-    groups_P: Sequence[Group],
-    scores_P: Sequence[Scores],
-    exp: Experience,
-    count: int | None,
-) -> list[dict[str, Any]]:
-    """A step's groups as lines of samples.jsonl, one per rollout: the first `count`, or all.
-
-    `reward` is the total that training saw; None for a sample that was skipped.
-    """
-    totals = zip(exp.score_S.tolist(), exp.scored_S.tolist(), strict=True)
-    reward_S = iter([total if scored else None for total, scored in totals])
-    return [
-        {
-            "step": step,
-            "prompt_id": group.prompt.id,
-            "sample": i,
-            "prompt": group.prompt.text,
-            "answer": group.prompt.answer,
-            "metadata": _json(group.prompt.metadata),
-            "completion": rollout.text,
-            "truncated": rollout.truncated,
-            "tokens": len(rollout.token_ids),
-            "reward": next(reward_S),
-            "rewards": {name: values[i] for name, values in scores.by_reward.items()},
-        }
-        for group, scores in list(zip(groups_P, scores_P, strict=True))[:count]
-        for i, rollout in enumerate(group.rollouts_G)
-    ]
 
 
 def _by_reward(scores_P: Sequence[Scores]) -> dict[str, list[float]]:
@@ -129,12 +100,3 @@ def _together(parts: Sequence[Usage]) -> dict[str, Any]:
         "failures": dict(sum((part.failures for part in parts), Counter())),
         "counts": dict(sum((part.counts for part in parts), Counter())),
     }
-
-
-def _json(value: Any) -> Any:
-    # Values that JSON cannot hold are kept as text
-    if isinstance(value, Mapping):
-        return {str(key): _json(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json(inner) for inner in value]
-    return value if value is None or isinstance(value, str | int | float) else repr(value)

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from drpo_cli import dist
 from drpo_cli.evaluate.results import HeldOut
 from drpo_cli.experience import Experience
 from drpo_cli.runs.records import Records
+from drpo_cli.step.episodes import episode_metrics
 from drpo_cli.step.evaluate import problems_id
-from drpo_cli.step.metrics import (
-    generated_tokens,
-    grading_metrics,
-    rollout_metrics,
-    sample_records,
-)
+from drpo_cli.step.metrics import generated_tokens, grading_metrics, rollout_metrics
 from drpo_cli.step.sample import Draws
+from drpo_cli.step.samples import sample_records
 from drpo_cli.types import Group, Scores
 
 if TYPE_CHECKING:
@@ -39,10 +37,12 @@ def record(
     seconds = dict(r.seconds)
     r.seconds.clear()
     groups_P, scores_P = draws.chosen()
-    tokens = generated_tokens([group for group, _ in draws.drawn], r.world)
+    drawn_P = [group for group, _ in draws.drawn]
+    tokens = generated_tokens(drawn_P, r.world)
     metrics = {
         "step": step,
         **rollout_metrics(exp, scores_P, r.world),
+        **episode_metrics(drawn_P, draws.waited_s, seconds["rollout"], r.world),
         "grading": grading_metrics(draws.usage, r.world),
         **draws.metrics(),
         **r.data.stream.metrics(),
@@ -86,6 +86,8 @@ def _record_samples(
 ) -> None:
     wanted = r.spec.run.recorded_prompts
     count = None if wanted is None else -(-wanted // r.world.size)
-    parts = r.world.gather_objects(sample_records(step, groups_P, scores_P, exp, count))
+    decode = partial(r.tokenizer.decode, clean_up_tokenization_spaces=False)
+    lines = sample_records(step, groups_P, scores_P, exp, count, decode)
+    parts = r.world.gather_objects(lines)
     if r.world.rank == 0:
         Records(r.folder.samples).extend(line for part in parts for line in part)

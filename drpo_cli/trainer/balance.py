@@ -35,7 +35,8 @@ def balance(exp: Experience, budget: int, costs: Costs, world: World) -> Experie
 
     Consumes: this rank's rows, with the update of each; the columns are the same on every rank.
     Waits for: the costs of all ranks' rows, then the rows that other ranks send here.
-    Produces: the rows that this rank trains on. Rows without a loss stay where they are.
+    Produces: the rows that this rank trains on. Rows without a loss stay where they are. Rows of
+    one episode may part: what `trainer.reduction` needs of the others is in `counted_S`.
     """
     if world.size == 1:
         return exp
@@ -48,7 +49,7 @@ def replay_evenly(model: Any, exp: Experience, budget: int, world: World) -> Ten
 
     Consumes: this rank's rows, which stay as they are.
     Waits for: the rows that other ranks send here, then the values of its own.
-    Produces: the model's output at every response token, [T], float32, on the CPU.
+    Produces: the model's output at every sampled token, [T], float32, on the CPU; 0 elsewhere.
     """
     if world.size == 1:
         return replay(model, exp, budget, world)

@@ -35,20 +35,22 @@ def microbatches(exp: Experience, budget: int, world: World, costs: Costs) -> li
 
 @torch.no_grad()
 def replay(model: Any, exp: Experience, budget: int, world: World) -> Tensor:
-    """A sharded model's output at every response token, masked or not: [T], float32, on the CPU.
+    """A sharded model's output at every sampled token, masked or not: [T], float32, on the CPU.
 
-    The model maps a packed micro-batch to one value per response token, or to several such
-    columns, of which the first counts. Collective.
+    It is 0 at tokens that the policy did not sample: they are read, and nothing is asked of them.
+    The model maps a packed micro-batch to one value per token, or to several such columns, of which
+    the first counts. Collective.
     """
-    everything = exp.unmasked()
-    found_T = torch.empty(len(exp.token_T))
+    everything, kept = _sampled_rows(exp)
+    found_T = torch.zeros(len(exp.token_T))
+    place_S = exp.split(torch.arange(len(exp.token_T)))
     for rows in microbatches(everything, budget, world, model.costs):
         part = everything.take(rows)
         output = model(pack(part, world.device, costs=model.costs))
         value_T = (output[0] if isinstance(output, tuple) else output).cpu()
-        places = [slice(*exp.offsets[row : row + 2].tolist()) for row in rows]
-        for place, own_T in zip(places, part.split(value_T) if rows else (), strict=True):
-            found_T[place] = own_T
+        if rows:
+            place_T = torch.cat([place_S[kept[row]] for row in rows])
+            found_T[place_T[part.sampled_T]] = value_T
     reshard(model)
     return found_T
 
@@ -60,7 +62,7 @@ def add_gradient(
 
     The output is that of `replay`. FSDP divides the sum by the number of ranks. Collective.
     """
-    weighted = replace(exp.unmasked(), advantage_T=weight_T.double())
+    weighted, _ = _sampled_rows(replace(exp, advantage_T=weight_T.double()))
     budget = settings.tokens_per_microbatch
     parts = microbatches(weighted, budget, world, model.costs)
     for i, rows in enumerate(parts):
@@ -69,3 +71,9 @@ def add_gradient(
         output = model(packed)
         value_T = output[0] if isinstance(output, tuple) else output
         torch.autograd.backward((value_T * packed.adv_T).sum())
+
+
+def _sampled_rows(exp: Experience) -> tuple[Experience, list[int]]:
+    """The rows with something sampled in them, a loss on all of that; and which rows they are."""
+    kept: list[int] = torch.where(exp.count(exp.sampled_T) > 0)[0].tolist()
+    return (exp if len(kept) == len(exp) else exp.take(kept)).unmasked(), kept

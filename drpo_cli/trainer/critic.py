@@ -5,12 +5,14 @@ generalised advantage estimation (arXiv 1506.02438; clipping as in arXiv 2005.12
 
     max((V − R)², (clip(V, V_old − c, V_old + c) − R)²) / 2
 
-averaged over all tokens of an update.
+averaged over all tokens of an update that have a value to learn: the sampled ones, or the first of
+each turn (`Experience.valued_T`).
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -47,7 +49,7 @@ class Critic:
         self.world = world
 
     def values(self, exp: Experience) -> Tensor:
-        """V at each response token, of the text before it: [T], float64. Collective."""
+        """V at each sampled token, of the text before it, 0 elsewhere: [T], float64. Collective."""
         return replay_evenly(self.model, exp, self.train.tokens_per_microbatch, self.world).double()
 
     def update(self, exp: Experience) -> float | None:
@@ -56,6 +58,7 @@ class Critic:
         None if no rank has a token with a loss, or if something was not finite and the update was
         skipped.
         """
+        exp = replace(exp, loss_mask_T=_learnt(exp))
         tokens = self.world.sum([int(exp.loss_mask_T.sum())])[0]
         if not tokens:
             return None
@@ -82,13 +85,14 @@ class Critic:
         return total if finite else None
 
     def explained_variance(self, exp: Experience) -> float:
-        """1 − Var(R − V) / Var(R) over the tokens with a loss: 1 for a perfect critic.
+        """1 − Var(R − V) / Var(R) over the tokens that it learns from: 1 for a perfect critic.
 
         0 for a constant one; NaN if all returns are equal, up to rounding. Collective.
         """
         assert exp.value_T is not None and exp.return_T is not None
-        return_T = exp.return_T[exp.loss_mask_T]
-        error_T = return_T - exp.value_T[exp.loss_mask_T]
+        learnt_T = _learnt(exp)
+        return_T = exp.return_T[learnt_T]
+        error_T = return_T - exp.value_T[learnt_T]
         moments = [len(return_T), *(float(m) for x in (return_T, error_T) for m in _sums(x))]
         count, first, second, error, error_square = self.world.sum(moments)
         spread = count * second - first**2
@@ -114,6 +118,11 @@ def whiten(adv_T: Tensor, world: World, epsilon: float = 1e-8) -> Tensor:
     mean = first / max(1, count)
     std = math.sqrt(max(0.0, second / max(1, count) - mean**2))
     return (adv_T - mean) / (std + epsilon)
+
+
+def _learnt(exp: Experience) -> Tensor:
+    """The tokens with a loss whose value the critic learns."""
+    return exp.loss_mask_T if exp.valued_T is None else exp.loss_mask_T & exp.valued_T
 
 
 def _sums(values: Tensor) -> tuple[Tensor, Tensor]:

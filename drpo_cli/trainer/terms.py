@@ -38,7 +38,7 @@ class Reference:
     settings: ReferenceSettings
 
     def replay(self, exp: Experience, budget: int, world: World) -> Tensor:
-        """log π_ref of every response token: [T], float32, on the CPU. Collective."""
+        """log π_ref of every sampled token: [T], float32, on the CPU. Collective."""
         with adapters_off(self.policy.adapted):
             return replay(self.policy, exp, budget, world)
 
@@ -46,7 +46,7 @@ class Reference:
 def with_anchor(exp: Experience, logp_T: Tensor, cap: float | None) -> Experience:
     """Takes ratios against the trainer's own log π_old; with a cap, adds the weights ρ.
 
-    `logp_T` is log π_old of every response token, float32.
+    `logp_T` is log π_old of every sampled token, float32.
     """
     if cap is None:
         return replace(exp, anchor_logp_T=logp_T)
@@ -63,11 +63,11 @@ def with_reference(exp: Experience, ref_logp_T: Tensor, settings: ReferenceSetti
 
 
 def mean_divergence(exp: Experience, ref_logp_T: Tensor, world: World) -> float:
-    """The mean of k3 over all response tokens, at the policy that the ratios start from: nats.
+    """The mean of k3 over all sampled tokens, at the policy that the ratios start from: nats.
 
     Collective.
     """
-    k_T = divergence("k3", exp.old_logp_T.float(), ref_logp_T)
+    k_T = divergence("k3", exp.old_logp_T.float(), ref_logp_T)[exp.sampled_T]
     total, count = world.sum([float(k_T.double().sum()), len(k_T)])
     return total / max(1, count)
 

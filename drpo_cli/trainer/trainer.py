@@ -114,10 +114,15 @@ class Trainer:
         return exp, metrics
 
     def _divide(self, exp: Experience) -> Experience:
-        """Gives each row its update; rows are counted over all ranks."""
-        row_S = self.world.rank * len(exp) + torch.arange(len(exp))
-        updates = self.settings.updates_per_rollout
-        return replace(exp, update_S=row_S // self._rows_together(exp) % updates)
+        """Gives all rows of an episode the same update, and says how many tokens count in it.
+
+        Episodes are counted over all ranks.
+        """
+        place_S = exp.place_in_episodes
+        counted_E = exp.sum_by_episode(exp.loss_tokens_S)
+        episode_S = self.world.rank * len(counted_E) + place_S
+        update_S = episode_S // self._episodes_together(exp) % self.settings.updates_per_rollout
+        return replace(exp, update_S=update_S, counted_S=counted_E[place_S])
 
     def _rows_of_updates(self, exp: Experience) -> list[list[int]]:
         """This rank's rows of each update that have a loss."""
@@ -125,12 +130,13 @@ class Trainer:
         updates = range(self.settings.updates_per_rollout)
         return [torch.where(has_loss_S & (exp.update_S == u))[0].tolist() for u in updates]
 
-    def _rows_together(self, exp: Experience) -> int:
-        """How many neighbouring rows belong to one update: divides groups and mini-batches."""
+    def _episodes_together(self, exp: Experience) -> int:
+        """How many neighbours belong to one update: divides groups and mini-batches."""
         if self.settings.minibatches == "spread":
             return 1
-        groups = torch.bincount(exp.group_S).tolist()
-        return math.gcd(len(exp) // self.settings.updates_per_rollout, *groups) or 1
+        group_E = exp.group_S[exp.first_E]
+        groups = torch.bincount(group_E).tolist()
+        return math.gcd(len(group_E) // self.settings.updates_per_rollout, *groups) or 1
 
     def _update(self, exp: Experience, stats: TokenStats) -> dict[str, float] | None:
         """One optimizer update; None if it was skipped: no token, or something not finite."""

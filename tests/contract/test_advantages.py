@@ -48,8 +48,16 @@ def test_its_options_are_documented_closed_and_have_defaults(name: str) -> None:
 def test_it_has_a_section_in_the_docs_with_every_option(name: str) -> None:
     section = PAGE.read_text().partition(f"\n## `{name}`")[2].partition("\n## ")[0]
     assert section
-    options = plugins.load("advantages", name).Config.model_fields
-    assert [option for option in options if f"| `{option}` |" not in section] == []
+    options = plugins.load("advantages", name).Config.model_fields.keys()
+    own = options - AdvantageSettings.model_fields.keys()
+    assert [option for option in own if f"| `{option}` |" not in section] == []
+
+
+def test_the_docs_have_the_options_of_all_advantages() -> None:
+    section = PAGE.read_text().partition("\n## Episodes of several turns")[2].partition("\n## ")[0]
+    assert AdvantageSettings.model_fields
+    for option in AdvantageSettings.model_fields:
+        assert f"| `{option}` |" in section
 
 
 def approximate(values: list[Any]) -> Any:

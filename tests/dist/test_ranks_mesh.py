@@ -114,11 +114,23 @@ def test_a_rehearsal_disturbs_all_copies_alike(four: Ranks, model: Path) -> None
         assert furthest(rehearsal, exact) > 1e-3
 
 
-def test_ranks_of_an_engine_ask_for_the_same_and_keep_their_own(four: Ranks) -> None:
-    found = four.run(jobs.pooled, size=2)
-    assert found[0][:2] == found[1][:2] == ([(1, 0)], [[10]])
-    assert found[2][:2] == found[3][:2] == ([(2, 0), (2, 1)], [[20], [21]])
-    assert [list(rank.own) for rank in found] == [[], [0], [0, 1], []]
+@pytest.mark.parametrize("in_rounds", [False, True])
+def test_ranks_of_an_engine_ask_for_the_same_and_keep_their_own(
+    four: Ranks, in_rounds: bool
+) -> None:
+    """Whenever their environments answer: ranks 0 and 3 have no conversation, 1 and 2 have some."""
+    found = four.run(jobs.asked, size=2, in_rounds=in_rounds)
+    keys = [steps for steps, _ in found]
+    assert keys[0] == keys[1] and keys[2] == keys[3]
+    own = [[key for keys in taken for key in keys] for _, taken in found]
+    assert own[0] == own[3] == []
+    assert own[1] == [(0, turn) for turn in range(3)]
+    assert sorted(own[2]) == [(talk, turn) for talk in range(2) for turn in range(3)]
+    rounds = [step for step in keys[2] if step]
+    if in_rounds:
+        assert rounds == [[(0, 0, turn), (0, 1, turn)] for turn in range(3)]
+    else:
+        assert len(rounds) > 3
 
 
 def test_collectives_of_a_mesh_wait_as_long_as_those_of_all_ranks(four: Ranks) -> None:

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from drpo_cli.rollout.engine.protocol import Sampling, derive_seeds
+from drpo_cli.rollout.engine.protocol import Sampling
 from support.damaged import as_bin
 from support.ends import PROMPTS, odd_model, open_engine, the_spec_alone_says_how_to_sample
 from support.models import CHARACTERS, SPECIAL, VOCABULARY
 from support.paths import NASTY
-from support.seeds import rollouts_belong_to_their_prompts
+from support.seeds import rollouts_belong_to_their_prompts, sample_each
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("environment")]
 
@@ -35,7 +35,7 @@ def test_vllm_samples_by_the_spec_alone(tmp_path: Path) -> None:
 def stops_at_texts(engine: Any) -> None:
     engine.ends = replace(engine.ends, texts=("ab", "7"))
     sampling, found = Sampling(samples=200, max_new_tokens=12, temperature=1.0, seed=1), 0
-    for _, _, rollout in engine.generate(PROMPTS, sampling, derive_seeds(sampling, PROMPTS)):
+    for _, _, rollout in sample_each(engine, PROMPTS, sampling):
         assert "7" not in rollout.text
         if rollout.token_ids[-1] == SEVEN:
             found += 1

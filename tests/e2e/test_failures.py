@@ -30,7 +30,7 @@ FAULT = Path(__file__).with_name("fault")
 class Engine(transformers.Engine):
     """The transformers engine, until the fault."""
 
-    def generate(self, prompt_ids, sampling, seeds_PG):
+    def generate(self, requests, sampling):
         import torch.distributed as dist
 
         kind = FAULT.read_text() if FAULT.exists() else ""
@@ -44,7 +44,7 @@ class Engine(transformers.Engine):
             # As a collective of NCCL: it neither sees that its neighbour is gone, nor lets Python
             # act on a signal
             dist.distributed_c10d._get_default_store().wait(["never"])
-        yield from super().generate(prompt_ids, sampling, seeds_PG)
+        yield from super().generate(requests, sampling)
 
     def close(self):
         if FAULT.exists():

@@ -9,10 +9,11 @@ import torch
 from transformers import AutoModelForMultimodalLM
 
 from drpo_cli.rollout import vllm
-from drpo_cli.rollout.engine.protocol import EngineContext, Sampling, derive_seeds
+from drpo_cli.rollout.engine.protocol import EngineContext, Sampling
 from drpo_cli.rollout.engine.text_model import stored_weights
 from drpo_cli.settings import ModelSettings
 from support.multimodal import tiny_multimodal
+from support.seeds import sample_each
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("environment")]
 
@@ -39,7 +40,7 @@ def test_the_text_model_alone(tmp_path: Path) -> None:
 def gap(engine: vllm.Engine, lm: torch.nn.Module) -> float:
     """The largest |log π − log μ| of sampled tokens."""
     worst = 0.0
-    for at, _, rollout in engine.generate(PROMPTS, SAMPLING, derive_seeds(SAMPLING, PROMPTS)):
+    for at, _, rollout in sample_each(engine, PROMPTS, SAMPLING):
         ids = torch.tensor([PROMPTS[at] + rollout.token_ids])
         with torch.no_grad():
             logp_TV = lm(input_ids=ids).logits[0, len(PROMPTS[at]) - 1 : -1].log_softmax(-1)

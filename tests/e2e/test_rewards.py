@@ -17,7 +17,6 @@ from drpo_cli.rollout.engine.protocol import (
     EngineContext,
     EngineProtocol,
     Sampling,
-    derive_seeds,
     sample_groups,
 )
 from drpo_cli.runs.folder import RunFolder
@@ -26,6 +25,7 @@ from drpo_cli.types import Prompt, Rollout
 from support.command import drpo, drpo_until, records, reproducible
 from support.models import tiny_model
 from support.rewards import Own, numbers_in, wait_until
+from support.seeds import sample_each
 
 GRADER = """
 import time, zlib
@@ -177,8 +177,9 @@ def graded_meanwhile(engine: EngineProtocol, folder: Path, busy: Callable[[], bo
 
         groups_P = sample_groups(engine, PROMPTS, SAMPLING, finished)
         assert batch.wait().usage["fn"].calls == 16
-    seeds_PG = derive_seeds(SAMPLING, ((prompt.id, prompt.epoch) for prompt in PROMPTS))
-    assert list(engine.generate([p.token_ids for p in PROMPTS], SAMPLING, seeds_PG)) == order
+    again: list[tuple[int, int, Rollout]] = []
+    sample_groups(engine, PROMPTS, SAMPLING, lambda *one: again.append(one))
+    assert again == order
     assert {(at, sample): rollout for at, sample, rollout in order} == {
         (at, sample): rollout
         for at, group in enumerate(groups_P)
@@ -198,8 +199,8 @@ def test_vllm_hands_samples_out_as_they_finish(tmp_path: Path) -> None:
     engine = engine_of("vllm", tmp_path)
     try:
         graded_meanwhile(engine, tmp_path, engine.llm.llm_engine.has_unfinished_requests)
-        ids_P, seeds_PG = [(4, 5, 6)] * 4, derive_seeds(SAMPLING, range(4))
-        lengths = [len(r.token_ids) for _, _, r in engine.generate(ids_P, SAMPLING, seeds_PG)]
+        sampled = sample_each(engine, [prompt.token_ids for prompt in PROMPTS], SAMPLING)
+        lengths = [len(rollout.token_ids) for _, _, rollout in sampled]
         assert lengths == sorted(lengths)  # all began together: the shortest is there first
     finally:
         engine.close()

@@ -65,6 +65,11 @@ def test_engines_over_two_ranks_are_as_one_alone(tmp_path: Path) -> None:
             ):
                 assert ids == same_ids
                 assert logps == pytest.approx(same_logps, abs=1e-5)
+    assert [len(rank["talks"][0]) for rank in ranks] == [6, 3, 0, 6]
+    for rank, held in zip(ranks, alone["talks"], strict=True):
+        for (*said, logps), (*same, same_logps) in zip(rank["talks"][0], held, strict=True):
+            assert said == same
+            assert logps == pytest.approx(same_logps, abs=1e-5)
     for one in (*ranks, alone):
         assert one["fresh"] < 1e-5 < 1e-3 < one["stale"]
     assert len({rank["fresh"] for rank in ranks}) == 1

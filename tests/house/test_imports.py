@@ -18,7 +18,10 @@ ORDER = (
     ("__init__",),
     ("secrets",),
     ("types", "errors", "settings", "processes", "terminal", "progress"),
-    ("architecture", "console", "deferred", "devices", "experience", "model_folder", "routers"),
+    (
+        *("architecture", "chat_templates", "console", "deferred", "devices", "experience"),
+        *("model_folder", "routers"),
+    ),
     ("adapter_folder", "dist", "wrong_weights"),
     ("pretrained",),
     ("plugins",),

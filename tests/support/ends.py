@@ -10,15 +10,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from drpo_cli import plugins
-from drpo_cli.rollout.engine.protocol import (
-    EngineContext,
-    EngineProtocol,
-    Sampling,
-    derive_seeds,
-)
+from drpo_cli.rollout.engine.protocol import EngineContext, EngineProtocol, Sampling
 from drpo_cli.settings import ModelSettings
 from support.damaged import set_config
 from support.models import VOCABULARY, tiny_model
+from support.seeds import sample_each
 
 GENERATION: dict[str, Any] = {
     "eos_token_id": [2, 5],
@@ -97,8 +93,7 @@ def the_spec_alone_says_how_to_sample(engine: EngineProtocol, model: Path) -> No
     last, sampled = set(), set()
     for length in (1, 40):
         sampling = Sampling(samples=48, max_new_tokens=length, temperature=1.0, seed=1)
-        seeds_PG = derive_seeds(sampling, PROMPTS)
-        for at, _, rollout in engine.generate(PROMPTS, sampling, seeds_PG):
+        for at, _, rollout in sample_each(engine, PROMPTS, sampling):
             ids = rollout.token_ids
             ends = ids[-1] in ENDS
             assert not ENDS & set(ids[:-1])

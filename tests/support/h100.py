@@ -22,8 +22,9 @@ import torch
 
 from drpo_cli.rollout import vllm as rollout
 from drpo_cli.rollout.engine.ends import Ends
-from drpo_cli.rollout.engine.protocol import EngineContext, Sampling, derive_seeds
+from drpo_cli.rollout.engine.protocol import EngineContext, Sampling
 from drpo_cli.settings import ModelSettings
+from support.seeds import sample_each
 
 GIB = 2**30
 
@@ -146,6 +147,10 @@ def kernels() -> dict[str, str]:
     return {"fp8": type(fp8).__name__, "int8": type(int8).__name__}
 
 
+class Asked(Exception):
+    """The engine was asked to compute."""
+
+
 class Requests:
     """Stands for vLLM's engine, and keeps what it is asked for."""
 
@@ -156,9 +161,12 @@ class Requests:
         """Keeps a request."""
         self.params[name] = params
 
-    def has_unfinished_requests(self) -> bool:
-        """Says that all is done."""
-        return False
+    def step(self) -> None:
+        """Raises Asked: there is no device."""
+        raise Asked
+
+    def abort_request(self, names: list[str]) -> None:
+        """Does nothing."""
 
 
 def requested(sampling: Sampling, prompts: list[int]) -> list[Any]:
@@ -167,7 +175,8 @@ def requested(sampling: Sampling, prompts: list[int]) -> list[Any]:
     engine.llm = SimpleNamespace(llm_engine=requests, reset_prefix_cache=lambda **more: True)
     engine.ends, engine.requests, engine.sharers = Ends(frozenset({2})), 0, None
     ids_P = [(5, prompt) for prompt in prompts]
-    assert not list(engine.generate(ids_P, sampling, derive_seeds(sampling, prompts)))
+    with suppress(Asked):
+        list(sample_each(engine, ids_P, sampling))
     return list(requests.params.values())
 
 

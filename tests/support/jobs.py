@@ -18,9 +18,10 @@ from drpo_cli.errors import UserError
 from drpo_cli.experience import Experience
 from drpo_cli.rewards.grading.grader import Graded, Usage
 from drpo_cli.rollout import transformers
-from drpo_cli.rollout.engine.pooling import Pooled, pool
+from drpo_cli.rollout.engine.feed import Feed
 from drpo_cli.rollout.engine.precision import Precision
 from drpo_cli.rollout.engine.protocol import EngineContext, Sampling
+from drpo_cli.rollout.engine.requests import Key
 from drpo_cli.settings import CriticSettings, ModelSettings
 from drpo_cli.step.advantage import with_advantages
 from drpo_cli.step.checkpoint import Checkpoints
@@ -32,7 +33,8 @@ from drpo_cli.trainer.critic import whiten
 from drpo_cli.trainer.model import Policy
 from drpo_cli.trainer.pack import Packed
 from drpo_cli.trainer.stats import TokenStats
-from drpo_cli.types import Group, Prompt, Scores
+from drpo_cli.types import Group, Prompt, Rollout, Scores
+from support.feeds import Talks, starts
 from support.models import Row, experience, samples, tokenizer
 from support.proofs import SAMPLING, opened, prompts
 from support.training import (
@@ -287,14 +289,29 @@ class RecordingEngine(transformers.Engine):
         super().load_weights(kept.items())
 
 
-def pooled(here: World, size: int) -> Pooled:
-    """What each `size` neighbours ask their engine for; this rank has `rank % 3` prompts."""
+def asked(here: World, size: int, in_rounds: bool) -> tuple[list[list[Key]], list[list[Key]]]:
+    """What each `size` neighbours ask their engine for in front of every step; what came here.
+
+    This rank has `rank % 3` conversations, and the environments of each rank a pace of their own.
+    Every response takes as many steps as its request has tokens beyond 10.
+    """
     firsts = range(0, here.size, size)
     groups = [dist.new_group(range(first, first + size)) for first in firsts]
-    count = here.rank % 3
-    prompt_ids = [(here.rank, place) for place in range(count)]
-    seeds_PG = [[10 * here.rank + place] for place in range(count)]
-    return pool(prompt_ids, seeds_PG, groups[here.rank // size])
+    talks = Talks(
+        starts(here.rank % 3), 3, lambda talk, turn: (here.rank + talk + turn) % 4, in_rounds
+    )
+    feed, steps = Feed(talks, groups[here.rank // size]), list[list[Key]]()
+    left: dict[Key, int] = {}
+    while left or not feed.ended:
+        come = feed.take(busy=bool(left))
+        left |= {request.key: request.max_new_tokens - 10 for request in come}
+        steps.append([request.key for request in come])
+        for key in [key for key, count in left.items() if count <= 0]:
+            del left[key]
+            if (own := feed.answered(key)) is not None:
+                talks.answer(own, Rollout((5,), (-1.0,), "", truncated=True))
+        left = {key: count - 1 for key, count in left.items()}
+    return steps, talks.taken
 
 
 def timeouts(here: World) -> list[float]:

@@ -28,6 +28,7 @@ from drpo_cli.trainer import optim
 from drpo_cli.trainer.loading import load_policy
 from drpo_cli.trainer.trainer import Objective, Trainer
 from drpo_cli.types import Group, Prompt
+from support.feeds import Talks, starts
 from support.models import experience, free_port, samples, tokenizer, world
 
 RANKS = 4
@@ -73,7 +74,7 @@ def _find(here: World, folder: Path) -> dict[str, Any]:
     # a copy of the weights on each rank, so that an engine takes its parts from two copies
     trainer = _open_trainer(model, here.in_shards(1))
     config = vllm.Config(tensor_parallel=2 if shared else 1, max_new_tokens=16)
-    engine = vllm.Engine(config, EngineContext(model, 64, here.size, awaits_weights=True))
+    engine = vllm.Engine(config, EngineContext(model, 96, here.size, awaits_weights=True))
     pushed = WeightSync(trainer, engine, Precision(model.dtype, model.dtype))
     proof = Proof(pushed)
     sampling = Sampling(samples=3, max_new_tokens=16, temperature=0.8, seed=1)
@@ -84,8 +85,21 @@ def _find(here: World, folder: Path) -> dict[str, Any]:
     pushed.push(1)
     after = sample_groups(engine, mine, sampling)
     found = {"stale": stale, "fresh": proof.gap(after), "before": _dump(before)}
+    found["talks"] = [_talk(engine, rank) for rank in _served(here)]
     engine.close()
     return found
+
+
+def _served(here: World) -> range:
+    """The ranks whose conversations this one holds: its own, or all if it has an engine alone."""
+    return range(RANKS) if here.size == 1 else range(here.rank, here.rank + 1)
+
+
+def _talk(engine: vllm.Engine, rank: int) -> list[Any]:
+    """The turns of a rank's conversations, whose environments have a pace of their own."""
+    talks = Talks(starts(len(SHARES[rank])), 3, lambda talk, turn: (3 * rank + turn) % 5, seed=rank)
+    said = talks.hold(engine)
+    return [(key, ids, one.token_ids, one.logps) for key, (ids, one) in sorted(said.items())]
 
 
 def _open_trainer(model: ModelSettings, here: World) -> Trainer:

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from drpo_cli import plugins
-from drpo_cli.data import arithmetic, csv, huggingface, jsonl, parquet, reasoning_gym
+from drpo_cli.data import arithmetic, csv, huggingface, jsonl, numbered, parquet, reasoning_gym
 from drpo_cli.errors import UserError
 from drpo_cli.types import Problem
 
@@ -39,6 +39,12 @@ def test_arithmetic_pads_and_reverses() -> None:
     assert (reverse[1234].prompt, reverse[1234].answer) == ("12+34=", "640")
     assert (plain[-1].prompt, plain[-1].answer) == ("99+99=", "198")
     assert [row.prompt for row in plain[:2]] == ["00+00=", "00+01="]
+
+
+def test_numbered_rows_are_numbers() -> None:
+    rows = numbered.load(numbered.Config(count=3, first=7))
+    assert [(row.prompt, row.answer) for row in rows] == [("7", None), ("8", None), ("9", None)]
+    assert [dict(row.metadata) for row in rows] == [{"number": 7}, {"number": 8}, {"number": 9}]
 
 
 def test_jsonl_maps_columns(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from drpo_cli.data.pipeline.prompts import Prompts
 from drpo_cli.data.pipeline.rows import Row, Source
 from drpo_cli.errors import UserError
 from drpo_cli.settings import SourceSettings
-from drpo_cli.types import Problem, Prompt
+from drpo_cli.types import ChatTemplate, Problem, Prompt
 from support.data import CHAT_TEMPLATE, make_tokenizer
 
 OPTIONS = (
@@ -139,3 +139,25 @@ def test_special_tokens_are_added_once() -> None:
     assert made(**twice, add_special_tokens=False) == ("^q", set())
     assert made(chat=True) == ("^q", set())
     assert made(chat=True, add_special_tokens=True) == ("^^q", {"own"})
+
+
+def test_the_date_of_a_template_is_the_same_on_every_day() -> None:
+    dated = "{{ strftime_now('%d %b %Y') }}:{{ messages[0].content }}"
+    assert prompt_of(make_tokenizer(chat=dated)).text == "01 Jan 2025:q"
+    own = "{% if not day is defined %}{% set day = strftime_now('%Y') %}{% endif %}{{ day }}"
+    assert prompt_of(make_tokenizer(chat=own)).text == "2025"
+    assert prompt_of(make_tokenizer(chat=own), template_options={"day": "1999"}).text == "1999"
+
+
+def test_a_prompt_keeps_its_chat_and_the_template_that_rendered_it() -> None:
+    chat = make_tokenizer(chat=OPTIONS)
+    shots = [{"prompt": "1+1", "answer": "2"}]
+    made = prompt_of(chat, system="add", few_shot=shots, template_options={"day": "May"})
+    assert [turn["role"] for turn in made.messages] == ["system", "user", "assistant", "user"]
+    assert made.messages[made.opening :] == ({"role": "user", "content": "q"},)
+    assert made.template == ChatTemplate(OPTIONS, {"day": "May"})
+    own = ({"role": "system", "content": "s"}, {"role": "user", "content": "q"})
+    assert prompt_of(chat, Problem(own)).opening == 1
+    plain = prompt_of(make_tokenizer(), chat=False, few_shot=shots)
+    assert plain.messages == ({"role": "user", "content": "1+12\n\nq"},)
+    assert (plain.opening, plain.template) == (0, None)

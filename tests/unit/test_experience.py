@@ -6,12 +6,14 @@ from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from drpo_cli.experience import Experience
-from drpo_cli.types import Group, Prompt, Rollout, Scores
+from drpo_cli.types import Group, Prompt, Rollout, Scores, Turn
+from support.turns import grouped, played, turn_rewards
 
 
 def rollout(*token_ids: int, truncated: bool = False) -> Rollout:
@@ -31,7 +33,7 @@ def full() -> Experience:
     exp = Experience.of(GROUPS, SCORES)
     count_T = torch.arange(len(exp.token_T)).double()
     names = [f.name for f in fields(exp) if getattr(exp, f.name) is None]
-    assert len(names) == 5
+    assert len(names) == 6
     columns: dict[str, Any] = {name: count_T + 100 * i for i, name in enumerate(names, 1)}
     return replace(exp, **columns)
 
@@ -95,11 +97,68 @@ def test_joined_rows_are_those_of_the_parts_with_groups_apart() -> None:
     expected = exp.take([2, 0, 4, 1])
     for field in fields(exp):
         mine, right = getattr(joined, field.name), getattr(expected, field.name)
-        if field.name == "group_S":
-            assert mine.tolist() == [0, 1, 2, 3]  # what came from several ranks is not one group
+        if field.name in ("group_S", "episode_S"):
+            assert mine.tolist() == [0, 1, 2, 3]  # what came from several ranks is never one
         else:
             if field.name == "experts_S":
                 mine, right = torch.cat(mine), torch.cat(right)
             assert torch.equal(mine, right) if isinstance(mine, torch.Tensor) else mine == right
     nothing = Experience.join([exp.take([]), exp.take([])])
     assert len(nothing) == 0 and nothing.group_S.tolist() == []
+
+
+def test_an_episode_is_a_row_or_several_neighbours() -> None:
+    """Turns of 2, 1 and 2 tokens, with observations of 3 and 1 between them; then two of 1."""
+    long, short = played([2, 3, 1, 1, 2], [0.5, 0.0, 2.0]), played([1, 2, 1], [1.0, 3.0], 1, True)
+    for apart in (False, True):
+        (group,) = grouped([[long, short]], apart=apart)
+        scores = Scores((2.75, 0.0), {}, frozenset({1}), turn_rewards(group))
+        exp = Experience.of([*GROUPS[1:], group], [SCORES[1], scores])
+        exp = exp.take(range(2, len(exp)))
+        rows = [3, 2] if apart else [1, 1]
+        assert exp.group_S.tolist() == [1] * sum(rows)
+        assert exp.episode_S.tolist() == [2] * rows[0] + [3] * rows[1]
+        assert exp.first_E.tolist() == [0, rows[0]]
+        assert exp.place_in_episodes.tolist() == [0] * rows[0] + [1] * rows[1]
+        assert exp.sampled_E.tolist() == [5, 2]
+        assert exp.score_S.tolist() == [2.75] * rows[0] + [0.0] * rows[1]
+        assert exp.truncated_S.tolist() == [False] * rows[0] + [True] * rows[1]
+        assert exp.scored_S.tolist() == [True] * rows[0] + [False] * rows[1]
+        assert exp.sum_by_episode(exp.loss_tokens_S).tolist() == [5, 0]
+        assert exp.loss_mask_T.tolist() == (exp.sampled_T & exp.repeat(exp.scored_S)).tolist()
+        assert exp.turn_T[exp.sampled_T].tolist() == [0, 0, 1, 2, 2, 0, 1]
+        assert set(exp.turn_T[~exp.sampled_T].tolist()) == (set() if apart else {-1})
+        assert exp.reward_T[exp.sampled_T].tolist() == [0, 0.5, 0, 0, 2, 1, 3]
+        assert not bool(exp.reward_T[~exp.sampled_T].any())
+        whole = [group.prompt.token_ids + one.token_ids for one in (long, short)]
+        for row, place in enumerate(exp.place_in_episodes.tolist()):
+            ids = exp.prompt_ids_S[row] + tuple(exp.split(exp.token_T)[row].tolist())
+            assert ids == whole[place][: len(ids)]
+
+
+def test_without_rewards_of_turns_none_is_given_to_any() -> None:
+    groups = grouped([[played([2, 1, 1], [1.0, 2.0])]])
+    for scores in (None, [Scores((3.0,), {})]):
+        assert set(Experience.of(groups, scores).reward_T.tolist()) == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("turns", "message"),
+    [
+        ([Turn(0, 0, 2), Turn(0, 4, 5)], r"turn 1: not all of Turn\(row=0, first=4"),
+        ([Turn(0, 0, 0), Turn(0, 5, 6)], r"turn 0: not all of Turn\(row=0, first=0, end=0"),
+        ([Turn(0, 0, 2)], "1 sampled tokens are in none of 1 turns"),
+    ],
+)
+def test_turns_that_do_not_fit_the_tokens_are_refused(turns: list[Turn], message: str) -> None:
+    whole = played([2, 3, 1])
+    assert whole.episode is not None
+    wrong = replace(whole, episode=replace(whole.episode, turns=tuple(turns)))
+    with pytest.raises(ValueError, match=message):
+        Experience.of(grouped([[wrong]]))
+
+
+def test_rewards_of_another_number_of_turns_are_refused() -> None:
+    scores = Scores((1.0,), {}, turn_rewards_G=((0.5,),))
+    with pytest.raises(ValueError, match=r"zip\(\)"):
+        Experience.of(grouped([[played([2, 3, 1])]]), [scores])

@@ -13,11 +13,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from drpo_cli.dist import World
 from drpo_cli.rollout import transformers as engine
 from drpo_cli.rollout.engine.precision import Precision
-from drpo_cli.rollout.engine.protocol import EngineContext, Sampling, derive_seeds
+from drpo_cli.rollout.engine.protocol import EngineContext, Sampling
 from drpo_cli.settings import ModelSettings
 from drpo_cli.step.sync import WeightSync
 from support.damaged import as_bin, set_config, shard
 from support.models import VOCABULARY, Row, experience, tiny_model, world
+from support.seeds import sample_each
 from support.training import open_trainer, weights
 
 PROMPTS = ((20, 21, 22), (30, 31, 32, 33))
@@ -84,5 +85,5 @@ def sampled(sampler: engine.Engine) -> list[Row]:
     sampling = Sampling(samples=16, max_new_tokens=12, temperature=1.0, seed=1)
     return [
         Row(PROMPTS[at], rollout.token_ids, rollout.logps, (0.0,) * len(rollout.token_ids))
-        for at, _, rollout in sampler.generate(PROMPTS, sampling, derive_seeds(sampling, PROMPTS))
+        for at, _, rollout in sample_each(sampler, PROMPTS, sampling)
     ]

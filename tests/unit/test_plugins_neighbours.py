@@ -18,6 +18,7 @@ ENTRIES = {
     "rewards": "def reward(completion): return helper.VALUE",
     "advantages": "def advantages(*a): return helper.VALUE",
     "objectives": "def loss(*a): return helper.VALUE",
+    "environments": "def Environment(*a): return helper.VALUE",
     "trackers": "def Tracker(*a): return helper.VALUE",
 }
 

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from drpo_cli.errors import UserError
+from drpo_cli.rewards.grading.conversation import conversation
 from drpo_cli.tools.preview.completions import as_line, read_groups
 from drpo_cli.tools.preview.scores import contains, distribution
+from support.episodes import calculation, failed, guesses, lines_of
 
 
 def write(folder: Path, *lines: Mapping[str, Any] | str) -> Path:
@@ -39,6 +41,14 @@ def test_lines_of_one_prompt_are_one_group_in_their_order(tmp_path: Path) -> Non
     ]
 
 
+def test_the_messages_of_an_episode_are_its_conversation(tmp_path: Path) -> None:
+    said = [[{"role": "user", "content": "q"}, {"role": "assistant", "content": c}] for c in "ab"]
+    lines = [{"prompt": "p", "completion": m[-1]["content"], "messages": m} for m in said]
+    (group,) = read_groups(write(tmp_path, *lines), {})
+    assert [conversation(group.prompt, one) for one in group.rollouts_G] == said
+    assert [as_line(group, i)["messages"] for i in range(2)] == [tuple(m) for m in said]
+
+
 def test_a_run_keeps_its_steps_apart_and_its_sources_their_rewards(tmp_path: Path) -> None:
     line = {"prompt": "p", "completion": "a", "prompt_id": "eval:rows/3"}
     path = write(tmp_path, {**line, "step": 1}, {**line, "step": 2}, {**line, "prompt_id": "x/3"})
@@ -61,11 +71,38 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert json.loads(json.dumps(as_line(group, 0))) == line
 
 
+def test_episodes_of_a_run_are_read_again_with_all_that_happened(tmp_path: Path) -> None:
+    rollouts = (guesses(["1", "2"]), failed())
+    (group,) = read_groups(write(tmp_path, *lines_of(3, *rollouts)), {})
+    for found, rollout in zip(group.rollouts_G, rollouts, strict=True):
+        assert found.episode == rollout.episode and found.text == rollout.text
+        assert [(r.prompt_ids, r.token_ids, r.sampled) for r in found.rows] == [
+            (r.prompt_ids, r.token_ids, r.sampled) for r in rollout.rows
+        ]
+    again = [as_line(group, i) for i in range(len(rollouts))]
+    assert read_groups(write(tmp_path, *again), {}) == [group]
+    (with_tools,) = read_groups(write(tmp_path, *lines_of(3, calculation())), {})
+    assert with_tools.rollouts_G[0].episode == calculation().episode
+    assert [row.token_ids for row in with_tools.rollouts_G[0].rows] == [
+        row.token_ids for row in calculation().rows
+    ]
+
+
+def test_keys_that_an_episode_would_have_are_ignored_without_one(tmp_path: Path) -> None:
+    line = {"prompt": "p", "completion": "c", "messages": "none", "end": 7, "rows": [1]}
+    (group,) = read_groups(write(tmp_path, line), {})
+    assert group.rollouts_G[0].episode is None
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
         ("{", "s.jsonl:2: Invalid JSON"),
         ("[1]", "s.jsonl:2: "),
+        (
+            '{"prompt": "p", "completion": "", "environment": "e", "messages": [], "end": "x"}',
+            "s.jsonl:2: end: Input should be 'done'",
+        ),
         ('{"prompt": "p"}', "s.jsonl:2: completion: Field required; a line is {"),
         ('{"prompt": ["p"], "completion": ""}', "s.jsonl:2: prompt: Input should be a valid str"),
         ('{"prompt": "p", "completion": "", "metadata": 3}', "s.jsonl:2: metadata: "),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from drpo_cli.errors import UserError
 from drpo_cli.rollout.engine.precision import Precision
+from drpo_cli.rollout.engine.protocol import sample_groups
 from drpo_cli.step.proof import LIMITS, STALE_CHANCE, STOP, SUSPECT, Look, Stalest
 from drpo_cli.types import Group
 from support.models import tiny_model, world
@@ -196,3 +197,36 @@ def test_independent_rehearsals_add_up() -> None:
     assert found.name == "a" and found.times == pytest.approx(3.5 * 3**0.5)
     assert found.chance < STALE_CHANCE
     assert Stalest.of([Look(0.1)]).chance == 1.0
+
+
+def test_the_gap_of_an_episode_is_over_what_was_sampled(tmp_path: Path) -> None:
+    """Observations have no log μ: at 0, they would count as a gap of several nats each."""
+    shown = (20, 30, 40)
+    with world() as here:
+        proof = opened(tiny_model(tmp_path), here, F32)
+        proof.sync.push(1)
+        first = sampled(proof)
+        played = []
+        for group in first:
+            episodes = []
+            for rollout in group.rollouts_G:
+                seen = group.prompt.token_ids + rollout.token_ids + shown
+                again = replace(group.prompt, token_ids=seen)
+                (second,) = sample_groups(proof.engine, [again], replace(SAMPLING, samples=1))
+                (then,) = second.rollouts_G
+                masks = ((True,) * len(rollout.logps), (False,) * 3, (True,) * len(then.logps))
+                episodes.append(
+                    replace(
+                        then,
+                        token_ids=rollout.token_ids + shown + then.token_ids,
+                        logps=rollout.logps + (0.0,) * 3 + then.logps,
+                        sampled=sum(masks, ()),
+                    )
+                )
+            played.append(replace(group, rollouts_G=tuple(episodes)))
+        one_turn, both = proof.gap(first), proof.gap(played)
+        everything = [
+            replace(g, rollouts_G=tuple(replace(r, sampled=None) for r in g.rollouts_G))
+            for g in played
+        ]
+        assert 0 < both < 3 * one_turn < 1e-3 < proof.gap(everything)

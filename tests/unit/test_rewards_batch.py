@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from drpo_cli import plugins
 from drpo_cli.plugins import Selected
-from drpo_cli.rewards.grading.grader import GIVE_UP, Grader
+from drpo_cli.rewards.grading.episodes import GIVE_UP
+from drpo_cli.rewards.grading.grader import Grader
 from drpo_cli.types import Scores
 from support.rewards import Own, graded, group, numbers_in, wait_until
 

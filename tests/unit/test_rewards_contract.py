@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from drpo_cli import plugins
+from drpo_cli.calls import pool
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected
-from drpo_cli.rewards.grading import pool
 from drpo_cli.rewards.grading.contract import prepare_all
 from drpo_cli.rewards.grading.grader import Grader
 from drpo_cli.settings import RewardSettings
@@ -74,7 +74,7 @@ def test_functions_classes_and_instances_get_what_they_ask_for(own: Own) -> None
     ]
     assert by_reward(selected, "a", "bbbb") == {
         "fn": (2.5, 8.5),
-        "everything": (8.0, 8.0),
+        "everything": (9.0, 9.0),
         "Held": (1.5, 4.5),
         "Bare": (4.0, 16.0),
         "Whole": (3.0, 12.0),

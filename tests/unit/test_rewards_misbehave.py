@@ -11,9 +11,9 @@ from typing import NamedTuple
 import psutil
 import pytest
 
-from drpo_cli.rewards.grading import pool
+from drpo_cli.calls import pool
+from drpo_cli.calls.prints import IN_ALL, OF_CALL
 from drpo_cli.rewards.grading.grader import Grader
-from drpo_cli.rewards.grading.prints import IN_ALL, OF_CALL
 from support.rewards import (
     Own,
     descendants,
@@ -50,11 +50,12 @@ return Liar(1)
 """
 FDS = "for fd in map(int, os.listdir('/dev/fd')):"
 FORGE = f"""
-from drpo_cli.rewards.grading.messages import Answer, frame
-from drpo_cli.rewards.grading.score import Failure, Outcome
+from drpo_cli.calls.messages import Reply, frame
+from drpo_cli.calls.failures import Failure
+from drpo_cli.rewards.grading.score import Outcome
 caller = sys._getframe()
 while "request" not in caller.f_locals: caller = caller.f_back
-answer = Answer(caller.f_locals["request"].number, {{outcome}})
+answer = Reply(caller.f_locals["request"].number, {{outcome}})
 {FDS}
     try: fd > 2 and os.write(fd, frame(answer))
     except OSError: pass
@@ -170,7 +171,7 @@ time.sleep(9)
       for name, outcome in FORGED.items()),
     Case("patched msgspec", "msgspec.msgpack.encode = lambda _: b'no'\nreturn 1.0"),
     Case("patched frame", """
-from drpo_cli.rewards.grading import messages
+from drpo_cli.calls import messages
 messages.send.__code__ = (lambda to, message: to.sendall(b'\\xff' * 99)).__code__
 return 1.0
 """, "crash", "not an answer"),

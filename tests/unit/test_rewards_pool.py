@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from drpo_cli.calls import pool
 from drpo_cli.errors import UserError
-from drpo_cli.rewards.grading import pool
 from drpo_cli.rewards.grading.grader import Grader
 from support.rewards import (
     Own,
@@ -201,15 +201,15 @@ def test_a_server_that_dies_leaves_nobody_waiting(own: Own, tmp_path: Path, idle
         psutil.Process(pid).kill() if is_alive(pid) else None
 
 
-@pytest.mark.parametrize("sends", ["b'\\xff' * 999", "bytes(999)", "frame(Answer(9, None, None))"])
+@pytest.mark.parametrize("sends", ["b'\\xff' * 999", "bytes(999)", "frame(Reply(9, None, None))"])
 def test_a_server_that_sends_garbage_is_one_message(own: Own, sends: str) -> None:
     source = f"""
 import sys, threading, time
-from drpo_cli.rewards.grading.messages import Answer, frame
+from drpo_cli.calls.messages import Reply, frame
 def spoil():
-    server = sys.modules["drpo_cli.rewards.grading.server"]
+    server = sys.modules["drpo_cli.calls.server"]
     server.frame = lambda message: {sends}
-if "drpo_cli.rewards.grading.server" in sys.modules: spoil()
+if "drpo_cli.calls.server" in sys.modules: spoil()
 def fn(completion): return 1.0
 """
     with Grader([own(source, timeout_s=0.5)], forgiving=True) as grader:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from drpo_cli import plugins
+from drpo_cli.calls import pool
 from drpo_cli.plugins import Selected
-from drpo_cli.rewards.grading import pool
 from support.rewards import Own, graded, group, numbers_in
 
 USER_ERROR = "from drpo_cli.errors import UserError\n"

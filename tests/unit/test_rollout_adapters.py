@@ -34,16 +34,29 @@ def test_a_slot_has_one_of_the_sizes_of_vllm_and_no_other_layers() -> None:
 
 def test_what_vllm_has_no_slot_for_comes_merged_or_is_refused(tmp_path: Path) -> None:
     qwen = tiny_model(tmp_path / "qwen3")
-    assert wants_slot(context(qwen, rank=512))
-    assert not wants_slot(context(qwen, rank=513, sync="merged"))
+    config = rollout.Config()
+    assert wants_slot(config, context(qwen, rank=512, sync="adapter"))
+    assert not wants_slot(config, context(qwen, rank=513, sync="merged"))
     with pytest.raises(UserError, match=r"rank is 513, .*at most 512") as raised:
-        wants_slot(context(qwen, rank=513))
+        wants_slot(config, context(qwen, rank=513, sync="adapter"))
     assert 'lora.sync = "merged"' in raised.value.fix
-    config = (qwen / "config.json").read_text().replace("Qwen3ForCausalLM", "GPT2LMHeadModel")
-    (qwen / "config.json").write_text(config)
-    assert not wants_slot(context(qwen))
+    written = (qwen / "config.json").read_text().replace("Qwen3ForCausalLM", "GPT2LMHeadModel")
+    (qwen / "config.json").write_text(written)
+    assert not wants_slot(rollout.Config(weight_rounding="int8"), context(qwen))
     with pytest.raises(UserError, match="no slots for adapters in its GPT2LMHeadModel"):
-        rollout.Engine.check(rollout.Config(), context(qwen, sync="adapter"))
+        rollout.Engine.check(config, context(qwen, sync="adapter"))
+
+
+def test_without_a_setting_the_device_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Merged where that samples faster; where the engine rounds, adapters must come apart."""
+    qwen = context(tiny_model(tmp_path))
+    assert not wants_slot(rollout.Config(), qwen)
+    assert wants_slot(rollout.Config(quantization="int8"), qwen)
+    assert wants_slot(rollout.Config(weight_rounding="int8"), qwen)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert wants_slot(rollout.Config(), qwen)
 
 
 class Kept:

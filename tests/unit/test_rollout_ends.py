@@ -13,12 +13,13 @@ from drpo_cli.errors import UserError
 from drpo_cli.rollout import transformers
 from drpo_cli.rollout.engine.ends import find_ends, read_generation
 from drpo_cli.rollout.engine.precision import Precision
-from drpo_cli.rollout.engine.protocol import EngineContext, Sampling, derive_seeds
+from drpo_cli.rollout.engine.protocol import EngineContext, Sampling
 from drpo_cli.settings import ModelSettings, RolloutSettings
 from drpo_cli.step.sync import WeightSync
 from support.ends import ENDS, OPTIONS, PROMPTS, odd_model, open_engine
 from support.ends import the_spec_alone_says_how_to_sample as check_sampling
 from support.models import Row, experience, world
+from support.seeds import sample_each
 from support.training import open_trainer
 
 
@@ -49,7 +50,7 @@ def test_what_is_trained_is_what_was_sampled(model: Path) -> None:
     with world() as here:
         trainer = open_trainer(model, here)
         WeightSync(trainer, engine, Precision("float32", "float32")).push(0)
-        sampled = engine.generate(PROMPTS, sampling, derive_seeds(sampling, PROMPTS))
+        sampled = sample_each(engine, PROMPTS, sampling)
         rows = [
             Row(PROMPTS[at], rollout.token_ids, rollout.logps, (0.0,) * len(rollout.token_ids))
             for at, _, rollout in sampled

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from drpo_cli.rollout.engine.experts import tell_every_rank
 from drpo_cli.rollout.engine.protocol import Sampling, derive_seeds
+from drpo_cli.rollout.engine.vllm_ranks import tell_every_rank
 from drpo_cli.rollout.vllm import Config
 from drpo_cli.tools.memory.engine import _batch_tokens, parse_device
 from support.models import tiny_model
@@ -105,7 +105,7 @@ def test_the_gpus_sampler_takes_our_seeds(found: dict[str, Any]) -> None:
     seeds = found["seeds"]
     assert seeds["none, torch 1"] == seeds["none, torch 2"]  # the reason for seeds of our own
     sampling = Sampling(samples=3, max_new_tokens=4, temperature=1.0, seed=7)
-    ours = [seed for seeds_G in derive_seeds(sampling, [0, 1]) for seed in seeds_G]
+    ours = [seed for seeds_G in derive_seeds(sampling, [(5, 0), (5, 1)]) for seed in seeds_G]
     assert seeds["ours, torch 1"] == seeds["ours, torch 2"] == ours
     assert seeds["other order"] == ours[3:] + ours[:3]
     assert not set(seeds["other step"]) & set(ours)

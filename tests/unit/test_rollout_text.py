@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from drpo_cli.rollout.engine.ends import Ends
 from drpo_cli.rollout.engine.protocol import Sampling
 from drpo_cli.rollout.engine.text import decode_response
-from drpo_cli.rollout.vllm import Engine, sampling_options
+from drpo_cli.rollout.engine.vllm_requests import read_output, sampling_options
 from support.models import tokenizer as characters
 
 vllm = pytest.importorskip("vllm")
@@ -166,7 +166,7 @@ def test_vllm_decodes_only_where_it_searches_a_text(
             external_req_id=str(i),
             prompt_token_ids=[5, 6],
             mm_features=None,
-            sampling_params=vllm.SamplingParams(**options, seed=i),
+            sampling_params=vllm.SamplingParams(**options, seed=i, max_tokens=50),
             pooling_params=None,
             arrival_time=0.0,
             lora_request=None,
@@ -188,8 +188,7 @@ def test_vllm_decodes_only_where_it_searches_a_text(
             for i in range(8)
         ]
         done += processor.process_outputs(outputs).request_outputs
-    engine: Any = SimpleNamespace(tokenizer=tokenizer, experts=None)
-    rollouts = [Engine._make_rollout(engine, [5, 6], one) for one in done]
+    rollouts = [read_output(tokenizer, [5, 6], one) for one in done]
     tokens = 8 * 50 if texts else 0
     assert counts == {"decoded": tokens, "looked up": tokens, "objects": 0}
     assert [rollout.logps for rollout in rollouts] == [tuple(-0.5 - t for t in range(50))] * 8

@@ -180,11 +180,14 @@ def test_equal_runs_and_folders_that_are_none(tmp_path: Path) -> None:
 
 def test_tables_go_by_their_names_and_paths_by_their_last() -> None:
     spec = {
+        "environment": [{"type": "/a/environments.py:Guess", "name": "guess"}],
         "reward": [{"type": "/a/rewards.py:tidy"}, {"type": "regex", "name": "tidy"}],
         "eval": {"data": [{"type": "jsonl", "name": "part"}]},
         "stop": ["a"],
     }
     assert [key for key, _ in flatten(spec)] == [
+        "environment[guess].type",
+        "environment[guess].name",
         "reward[tidy].type",
         "reward[tidy #2].type",
         "reward[tidy #2].name",

@@ -36,7 +36,11 @@ START = {
     "skipped_updates": 0.0,
     "reference_kl": 0.2,
     "grading": {"exact": {"calls": 100, "failures": {}}, "judge": {"calls": 20, "failures": {}}},
-}
+    "turns": 3.0,
+    "idle_share": 0.05,
+    "environments": {"game": {"episodes": 100, "unparsed_share": None, "failures": {},
+                              "ends": {"done": 0.9, "max_turns": 0.1}}},
+}  # fmt: skip
 
 
 def run(steps: int = 60, since: int = 31, until: int | None = None, **later: Any) -> Metrics:
@@ -48,6 +52,11 @@ def run(steps: int = 60, since: int = 31, until: int | None = None, **later: Any
 def failing(calls: int) -> dict[str, Any]:
     judge = {"calls": 20, "failures": {"timeout": calls}}
     return {"exact": {"calls": 100, "failures": {"crash": 1}}, "judge": judge}
+
+
+def environments(**changed: Any) -> dict[str, Any]:
+    fine = {"episodes": 50, "unparsed_share": 0.02, "failures": {}, "ends": {"done": 1.0}}
+    return {"environments": {"tools": {**fine, **changed}, "fine": fine}}
 
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -67,6 +76,17 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "clipped-share": ({"masked_share": 0.26}, {"masked_share": 0.25}),
     "skipped-updates": ({"skipped_updates": 1.0}, {"skipped_updates": 0.0}),
     "reward-failures": ({"grading": failing(2)}, {"grading": failing(1)}),
+    "tool-call-failures": (environments(unparsed_share=0.21), environments(unparsed_share=0.2)),
+    "unfinished-episodes": (
+        environments(ends={"done": 0.49, "max_turns": 0.3, "context": 0.21}),
+        environments(ends={"done": 0.4, "max_turns": 0.3, "context": 0.2, "failed": 0.1}),
+    ),
+    "environment-failures": (
+        environments(failures={"timeout": 2, "crash": 1}),
+        environments(failures={"timeout": 2}),
+    ),
+    "turns-growing": ({"turns": 4.6}, {"turns": 4.4}),
+    "idle-engine": ({"idle_share": 0.31}, {"idle_share": 0.3}),
 }
 
 
@@ -81,7 +101,7 @@ def test_a_rule_fires_beyond_its_limit_and_only_there(kind: str) -> None:
     assert alert.kind == kind
     assert 31 <= alert.step <= 34  # a median over some steps lags behind by a few
     # what runs away is compared with itself some steps ago, and so comes to rest
-    assert alert.until is None or kind in ("length-explosion", "kl-runaway")
+    assert alert.until is None or kind in ("length-explosion", "kl-runaway", "turns-growing")
     assert any(figure.isdigit() for figure in alert.reason) and alert.suggestion
     assert alerts(run(**below)) == []
     assert alerts(run(since=31, until=32, **beyond)) == []  # two odd steps are no alert
@@ -103,6 +123,26 @@ def test_what_an_alert_says() -> None:
     )
     (alert,) = alerts(run(grading=failing(5)))
     assert alert.reason == "25% of the calls of judge fail"
+
+
+def test_what_an_alert_on_environments_says() -> None:
+    (alert,) = alerts(run(**environments(ends={"done": 0.25, "max_turns": 0.25, "timeout": 0.5})))
+    assert alert.reason == "75% of the episodes of tools are ended by a limit, mostly timeout"
+    (alert,) = alerts(run(**environments(failures={"crash": 5})))
+    assert alert.reason == "10% of the episodes of tools fail"
+    (alert,) = alerts(run(**environments(unparsed_share=0.5)))
+    assert alert.reason == "50% of the turns of tools that call a tool cannot be parsed"
+    (alert,) = alerts(run(turns=6.0))
+    assert alert.reason == (
+        "episodes grew from 3.0 to 6.0 turns within about 20 steps while the reward went from 0.3 "
+        "to 0.3"
+    )
+
+
+def test_turns_that_grow_with_the_reward_or_by_less_than_one_are_fine() -> None:
+    assert alerts(run(turns=6.0, reward=0.31)) == []
+    few = [{**record, "turns": 1.1 if record["step"] < 31 else 1.9} for record in run()]
+    assert alerts(few) == []
 
 
 def test_the_same_gap_from_the_start_on_is_rounding() -> None:
@@ -156,7 +196,22 @@ NUMBERS = st.one_of(
 RECORD = st.fixed_dictionaries(
     {"step": st.integers(0, 60)},
     optional={
-        **{key: NUMBERS for key in START if key != "grading"},
+        **{key: NUMBERS for key in START if key not in ("grading", "environments")},
+        "environments": st.one_of(
+            NUMBERS,
+            st.dictionaries(
+                st.sampled_from("ab"),
+                st.one_of(
+                    NUMBERS,
+                    st.dictionaries(
+                        st.sampled_from(("episodes", "unparsed_share", "failures", "ends")),
+                        st.one_of(
+                            NUMBERS, st.dictionaries(st.sampled_from(("done", "context")), NUMBERS)
+                        ),
+                    ),
+                ),
+            ),
+        ),
         "grading": st.one_of(
             NUMBERS,
             st.dictionaries(

@@ -87,10 +87,13 @@ def test_targets_are_looked_for_in_the_files_of_the_model(tmp_path: Path, kind: 
     aside = " (experts have none)" if kind == "qwen3_moe" else ""
     plan = make_plan(load(path, [targets + '["layers.1.self_attn.q_proj"]']), 1)
     assert dict(describe(plan))["adapters"] == (
-        f"rank 16, scaled by 2, in layers.1.self_attn.q_proj{aside}; a sync pushes them alone"
+        f"rank 16, scaled by 2, in layers.1.self_attn.q_proj{aside}; a sync pushes them merged "
+        "on a CPU, them alone on a GPU"
     )
     shown = dict(describe(make_plan(load(path, ["rollout.engine=transformers"]), 1)))["adapters"]
     assert shown.endswith(f"all linear layers{aside}; a sync pushes them merged")
+    shown = dict(describe(make_plan(load(path, ["lora.sync=adapter"]), 1)))["adapters"]
+    assert shown.endswith("; a sync pushes them alone")
 
 
 def test_the_room_for_checkpoints_is_that_of_adapters(tmp_path: Path) -> None:

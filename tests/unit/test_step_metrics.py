@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
-from datetime import date
-from fractions import Fraction
-from typing import Any
 
 import pytest
 
 from drpo_cli.experience import Experience
 from drpo_cli.rewards.grading.grader import Usage
 from drpo_cli.runs.metrics import failed_calls
-from drpo_cli.step.metrics import (
-    grading_metrics,
-    rollout_metrics,
-    sample_records,
-)
-from drpo_cli.types import Group, Prompt, Rollout, Scores
+from drpo_cli.step.metrics import generated_tokens, grading_metrics, rollout_metrics
+from drpo_cli.types import Scores
 from support.models import world
 from support.ranks import open_ranks
 from support.reports import group, uneven
+from support.turns import grouped, played
 
 
 def test_metrics_of_a_rollout() -> None:
@@ -41,6 +34,26 @@ def test_metrics_of_a_rollout() -> None:
         "zero_advantage_groups": 0.5,
         "response_length": 2.0,
         "truncated_share": 0.5,
+    }
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_an_episode_counts_once_by_what_was_sampled(apart: bool) -> None:
+    """Not its rows, and not what it was shown."""
+    long, short = played([2, 9, 3, 1, 4]), played([1, 2, 1], seed=1, truncated=True)
+    groups_P = grouped([[long, short], [short]], apart=apart)
+    scores_P = [Scores((1.0, 1.0), {"env": (1.0, 1.0)}), Scores((4.0,), {"env": (4.0,)})]
+    with world() as here:
+        found = rollout_metrics(Experience.of(groups_P, scores_P), scores_P, here)
+        assert generated_tokens(groups_P, here) == 13
+    assert found == {
+        "reward": 2.0,
+        "reward_std": pytest.approx(math.sqrt(2)),
+        "rewards": {"env": 2.0},
+        "skipped_samples": 0,
+        "zero_advantage_groups": 1.0,
+        "response_length": pytest.approx(13 / 3),
+        "truncated_share": pytest.approx(2 / 3),
     }
 
 
@@ -103,46 +116,3 @@ def test_grading_of_a_reward_that_was_not_called() -> None:
         )
     assert found["rare"] == {"calls": 0, "seconds": 0, "slowest": 0, "failures": {}, "counts": {}}
     assert failed_calls({"step": 1, "grading": found}) == failed_calls({"step": 1}) == Counter()
-
-
-def test_a_line_of_samples_holds_all_that_is_known() -> None:
-    metadata: dict[Any, Any] = {
-        "level": 3,
-        "tags": ("a", {"b"}),
-        "day": date(2026, 1, 2),
-        7: [Fraction(1, 3)],
-    }
-    prompt = Prompt("words/4", "spell", (1, 2), "yes", metadata)
-    rollouts = (Rollout((5, 6), (0.0, 0.0), "ye", True), Rollout((5,), (0.0,), "y", False))
-    scores = Scores((0.0, 1.5), {"right": (None, 1.5)}, frozenset({0}))
-    groups_P = [Group(prompt, rollouts)]
-    exp = Experience.of(groups_P, [scores])
-    first, second = sample_records(3, groups_P, [scores], exp, None)
-    assert first == {
-        "step": 3,
-        "prompt_id": "words/4",
-        "sample": 0,
-        "prompt": "spell",
-        "answer": "yes",
-        "metadata": {
-            "level": 3,
-            "tags": ["a", "{'b'}"],
-            "day": "datetime.date(2026, 1, 2)",
-            "7": ["Fraction(1, 3)"],
-        },
-        "completion": "ye",
-        "truncated": True,
-        "tokens": 2,
-        "reward": None,
-        "rewards": {"right": None},
-    }
-    assert (second["sample"], second["reward"], second["rewards"]) == (1, 1.5, {"right": 1.5})
-    assert json.loads(json.dumps(first)) == first
-
-
-@pytest.mark.parametrize(("count", "expected"), [(None, 6), (1, 2), (2, 4), (9, 6)])
-def test_how_many_prompts_are_recorded(count: int | None, expected: int) -> None:
-    groups_P = [group(("a", "b"))] * 3
-    scores_P = [Scores((0.0, 1.0), {})] * 3
-    exp = Experience.of(groups_P, scores_P)
-    assert len(sample_records(1, groups_P, scores_P, exp, count)) == expected

@@ -10,6 +10,7 @@ from drpo_cli.experience import Experience
 from drpo_cli.settings import TrainSettings
 from drpo_cli.step.overlong import with_overlong
 from drpo_cli.types import Group, Prompt, Rollout, Scores
+from support.turns import grouped, played, turn_rewards
 
 LONGEST = 20
 LENGTHS = (3, 16, 17, 18, 20, 20)
@@ -68,3 +69,24 @@ def test_the_shortest_buffer_is_one_token() -> None:
     """A fifth of a response of at most 3 tokens is less than one token."""
     short = experience_of((2, 3), (False, True), (1.0, 1.0))
     assert with_overlong(short, TrainSettings(overlong="soft"), 3).score_S.tolist() == [1.0, 0.0]
+
+
+# turns of 12, 18 and 4 tokens, then of 9 and 10: only the first episode has a long one
+PLAYED = [played([12, 30, 18, 2, 4], [1.0, 2.0, 0.5], 1), played([9, 40, 10], [1.0, 0.0], 2, True)]
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_the_longest_turn_of_an_episode_is_what_is_overlong(apart: bool) -> None:
+    """Neither all turns together nor observations; and the penalty is taken off once."""
+    groups = grouped([PLAYED], apart=apart)
+    exp = Experience.of(groups, [Scores((3.5, 1.0), {}, turn_rewards_G=turn_rewards(groups[0]))])
+    soft = with_overlong(exp, TrainSettings(overlong="soft", overlong_buffer=4), LONGEST)
+    assert soft.score_S[soft.first_E].tolist() == [3.5 + (16 - 18) / 4, 1.0]
+    zero = with_overlong(exp, TrainSettings(overlong="zero"), LONGEST)
+    assert zero.score_S[zero.first_E].tolist() == [3.5, 0.0]
+    assert zero.reward_T[zero.reward_T != 0].tolist() == [1.0, 2.0, 0.5]
+    mask = with_overlong(exp, TrainSettings(overlong="mask"), LONGEST)
+    assert mask.sum_by_episode(mask.loss_tokens_S).tolist() == [34, 0]
+    for after in (soft, zero, mask):
+        same_S = after.score_S[after.first_E][after.place_in_episodes]
+        assert after.score_S.tolist() == same_S.tolist()

@@ -23,6 +23,7 @@ from drpo_cli.trainer.batches import microbatches
 from drpo_cli.trainer.pack import Packed
 from drpo_cli.trainer.sharing import Costs
 from support.models import experience, group
+from support.turns import grouped, played
 
 RANKS, UPDATES, BUDGET = 4, 2, 4096
 PARTS = st.tuples(st.integers(0, 2), st.floats(0.1, 9))  # update and cost
@@ -184,3 +185,17 @@ def test_values_come_back_to_the_rows_that_they_belong_to(monkeypatch: pytest.Mo
             assert value_T.tolist() == expected
         passes.append(model.passes)
     assert passes[1] < 0.7 * passes[0]
+
+
+def test_rows_of_an_episode_part_and_each_knows_the_tokens_of_all() -> None:
+    """Its turns of 900 tokens are rows on the first rank, and the other ranks have little."""
+    long = grouped([[played([900, 5] * 7 + [900])]], prompt=100, apart=True)
+    short = grouped([[played([5])]], prompt=10)
+    exps_R = [Experience.of(groups) for groups in (long, *[short] * 3)]
+    before_R = [replace(exp, counted_S=exp.sampled_E[exp.place_in_episodes]) for exp in exps_R]
+    costs = COSTS["shared prompts"]
+    after_R = on_ranks(partial(balance, budget=BUDGET, costs=costs), before_R)
+    counted_R = [sorted(set(exp.counted_S.tolist())) for exp in after_R]
+    assert all(7200 in counted for counted in counted_R)
+    shares = [float((exp.loss_tokens_S / exp.counted_S).sum()) for exp in after_R]
+    assert sum(shares) == pytest.approx(4)

@@ -80,8 +80,10 @@ def test_the_gradient_is_that_of_the_loss_by_hand(folder: Path, kind: dict[str, 
 
 def test_the_three_weigh_responses_differently(folder: Path) -> None:
     batch, settings = samples([(2, 1), (2, 3)]), [TrainSettings(**kind) for kind in KINDS]
+    exp = experience(batch)
+    exp = replace(exp, counted_S=exp.loss_tokens_S)
     with world() as here:
-        found = [scales(experience(batch), setting, here) for setting in settings]
+        found = [scales(exp, setting, here) for setting in settings]
     assert found == [[1 / 4, 1 / 4], [1 / 2, 1 / 6], [1 / (2 * HORIZON)] * 2]
 
 

@@ -7,11 +7,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from drpo_cli.chat_templates import naming, render
 from drpo_cli.data.pipeline.rows import Row
-from drpo_cli.data.pipeline.templates import evaluate, naming
+from drpo_cli.data.pipeline.templates import evaluate
 from drpo_cli.errors import UserError
 from drpo_cli.settings import RESERVED, SourceSettings
-from drpo_cli.types import Message
+from drpo_cli.types import ChatTemplate, Message
 
 
 class Chats:
@@ -20,30 +21,24 @@ class Chats:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
 
-    def render(self, messages: Sequence[Message], row: Row) -> str:
-        """The text of the messages. Raises UserError, naming the row, where it cannot be made."""
+    def render(self, messages: Sequence[Message], row: Row) -> tuple[str, ChatTemplate]:
+        """The text of the messages, and the template that made it, with its variables.
+
+        Raises UserError, naming the row, where it cannot be made.
+        """
         config = row.config
         continues = config.continue_final_message and messages[-1]["role"] == "assistant"
-        template = self._find_template(config, row.id)
-        _check_options(template, config, row.id)
+        text = self._find_template(config, row.id)
+        _check_options(text, config, row.id)
         options = {
             name: _fill(value, row.problem.metadata, f"{row.id}, template_options.{name}")
             for name, value in config.template_options.items()
         }
-        # Tokenizers with code of their own may not know these
-        if template != self._tokenizer.chat_template:
-            options["chat_template"] = template
-        if continues:
-            options["continue_final_message"] = True
+        template = ChatTemplate(text, options)
         roles = ", ".join(turn["role"] for turn in messages)
         with naming(f"data {row.id}: the tokenizer's chat template refuses the messages ({roles})"):
-            text: str = self._tokenizer.apply_chat_template(
-                [dict(turn) for turn in messages],
-                add_generation_prompt=not continues,
-                tokenize=False,
-                **options,
-            )
-        return text
+            rendered = render(self._tokenizer, messages, template, continues=continues)
+        return rendered, template
 
     def _find_template(self, config: SourceSettings, id: str) -> str:
         """The text of the template that the source asks for."""
@@ -101,7 +96,7 @@ def _check_options(template: str, config: SourceSettings, id: str) -> None:
     used = _find_names(template)
     unknown = [] if used is None else sorted(config.template_options.keys() - used)
     if unknown:
-        known = (used or frozenset()) - RESERVED - {"raise_exception"}
+        known = (used or frozenset()) - RESERVED - {"raise_exception", "strftime_now"}
         raise UserError(
             f"data {id}: the chat template never uses {', '.join(map(repr, unknown))} of "
             "template_options",

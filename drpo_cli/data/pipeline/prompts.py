@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from drpo_cli.chat_templates import naming
 from drpo_cli.data.pipeline.chat import Chats
 from drpo_cli.data.pipeline.problems import INSTRUCTIONS
 from drpo_cli.data.pipeline.rows import Row
-from drpo_cli.data.pipeline.templates import naming, render
+from drpo_cli.data.pipeline.templates import render
 from drpo_cli.data.pipeline.values import UnfitError, valid_text
 from drpo_cli.errors import UserError
 from drpo_cli.settings import SourceSettings
@@ -33,8 +34,9 @@ class Prompts:
 
     `max_tokens` is the longest prompt: the context less the longest response. Token ids must be
     below `vocabulary`, the rows of the model's embedding, where there is a model. `compared` names
-    the rewards that compare with the reference answer. `doubled_bos` has the sources of which a
-    prompt began with two beginnings of sequence.
+    the rewards that compare with the reference answer. `environments` are the names of the run's
+    environments. `doubled_bos` has the sources of which a prompt began with two beginnings of
+    sequence.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Prompts:
         max_tokens: int,
         vocabulary: int | None = None,
         compared: Sequence[str] = (),
+        environments: Sequence[str] = (),
     ) -> None:
         self._tokenizer = tokenizer
         self._chats = Chats(tokenizer)
@@ -50,6 +53,7 @@ class Prompts:
         self._max_tokens = max_tokens
         self._vocabulary = vocabulary
         self._compared = compared
+        self._environment = next(iter(environments), None)
 
     @property
     def bos(self) -> str | None:
@@ -66,7 +70,12 @@ class Prompts:
         """
         problem, config, id = row
         chat = config.chat or not isinstance(problem.prompt, str)
-        text = self._chats.render(_make_messages(row), row) if chat else _plain_text(row)
+        template = None
+        if chat:
+            messages, opening = _make_messages(row)
+            text, template = self._chats.render(messages, row)
+        else:
+            text = _plain_text(row)
         try:
             text = valid_text(text, config.invalid_unicode == "replace")
         except UnfitError as error:
@@ -84,7 +93,20 @@ class Prompts:
         self._require_known(ids, id)
         if problem.answer is None:
             self._require_no_answer(config, id)
-        return Prompt(id, text, tuple(ids), problem.answer, problem.metadata, config.rewards)
+        if not chat:
+            messages, opening = [{"role": "user", "content": text}], 0
+        return Prompt(
+            id,
+            text,
+            tuple(ids),
+            problem.answer,
+            problem.metadata,
+            config.rewards,
+            messages=tuple(messages),
+            opening=opening,
+            template=template,
+            environment=config.environment or self._environment,
+        )
 
     def _check_length(self, tokens: int, config: SourceSettings, id: str) -> Unfit | None:
         if tokens < config.min_prompt_tokens:
@@ -155,8 +177,11 @@ def _render_examples(config: SourceSettings, id: str) -> Sequence[tuple[str, str
     ]
 
 
-def _make_messages(row: Row) -> list[Message]:
-    """System messages, then the examples as turns, then what the row asks."""
+def _make_messages(row: Row) -> tuple[list[Message], int]:
+    """System messages, then the examples as turns, then what the row asks; where the last begins.
+
+    A system message of the row itself counts to the front, so the front has every one.
+    """
     problem, config, id = row
     if isinstance(problem.prompt, str):
         if config.continue_final_message:
@@ -173,4 +198,5 @@ def _make_messages(row: Row) -> list[Message]:
     turns: list[Message] = []
     for prompt, answer in _render_examples(config, id):
         turns += [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
-    return [*system, *asked[:first], *turns, *asked[first:]]
+    front = [*system, *asked[:first], *turns]
+    return [*front, *asked[first:]], len(front)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from drpo_cli.chat_templates import naming
 from drpo_cli.data.pipeline.values import as_text
 from drpo_cli.errors import UserError
 
@@ -32,23 +32,6 @@ def render(template: str, prompt: str, columns: Mapping[str, Any], where: str) -
 def evaluate(template: str, columns: Mapping[str, Any], where: str) -> Any:
     """What the template gives for a row: text, or the value itself if it is one `{{ … }}`."""
     return _fill(_compile(template, keep_type=True), columns, where)
-
-
-@contextmanager
-def naming(where: str) -> Iterator[None]:
-    """Turns what a template or a tokenizer raises into a UserError that begins with `where`.
-
-    Both run on what users and models bring, so any exception may be of their making; the libraries
-    in Rust panic with one that is not an Exception.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise UserError(f"{where}: {str(error) or type(error).__name__}") from error
 
 
 class _Compiled(NamedTuple):

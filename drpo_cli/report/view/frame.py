@@ -11,6 +11,7 @@ from typing import Any
 from rich.cells import cell_len, chop_cells
 from rich.text import Text
 
+from drpo_cli.report.conversation import as_text
 from drpo_cli.report.view.follow import Followed
 from drpo_cli.report.view.text import (
     ASCII,
@@ -35,7 +36,9 @@ CURVES = (
     (5, "corrective_share", "corrective share"),
     (6, "entropy", "entropy"),
     (6, "response_length", "response length"),
+    (6, "turns", "turns"),
 )
+OPTIONAL = {"turns"}  # curves of runs that record them
 LABEL = 17  # cells of a line's name
 LATEST = 26  # cells after a curve
 STATE_STYLES = {"running": "bold green", "failed": "bold red", "stopped": "bold yellow"}
@@ -108,7 +111,7 @@ def _sample(name: str, record: SampleRecord, space: Space, most: int) -> list[Li
     # The question is at the end of a prompt
     prompt = tail(make_visible(record["prompt"]), width * most // 3)
     arrow = " → "
-    completion = make_visible(record["completion"])
+    completion = make_visible(as_text(record) or record["completion"])
     room = max(0, width * most - most - cell_len(prompt) - len(arrow))
     text = prompt + arrow + head_and_tail(completion, room)
     chopped = chop_cells(text, max(2, width))[:most]
@@ -124,8 +127,11 @@ def _lines(run: Followed, space: Space) -> Iterator[Line]:
     yield Line(0, _header(run, space))
     yield Line(1, _progress(run, space))
     for priority, key, name in CURVES:
+        if key in OPTIONAL and key not in run.last:
+            continue
         yield Line(priority, _curve(run, key, name, space))
     yield from _rewards(run, space)
+    yield from _environments(run, space)
     yield from _time(run, space)
     yield from _troubles(run, space)
     yield from _events(run, space)
@@ -203,6 +209,20 @@ def _rewards(run: Followed, space: Space) -> Iterator[Line]:
             f"{make_visible(name)} {format_number(value)}" for name, value in rewards.items()
         )
         yield Line(7, _label("rewards", space).append(means))
+
+
+def _environments(run: Followed, space: Space) -> Iterator[Line]:
+    for name, own in run.last.get("environments", {}).items():
+        ends = ", ".join(f"{share or 0:.0%} {end}" for end, share in own.get("ends", {}).items())
+        parts = [f"{make_visible(name)} {format_number(own.get('turns'))} turns: {ends}"]
+        parts += _known("{:.0%} of calls not parsed", own.get("unparsed_share"))
+        parts += _known("{:.2f} s per answer", own.get("answer_s"))
+        parts += _known("nobody sampled for {:.0%}", run.last.get("idle_share"))
+        yield Line(7, _label("episodes", space).append(make_visible("; ".join(parts))))
+
+
+def _known(form: str, value: float | None) -> list[str]:
+    return [] if value is None else [form.format(value)]
 
 
 def _time(run: Followed, space: Space) -> Iterator[Line]:

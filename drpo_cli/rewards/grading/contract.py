@@ -14,10 +14,11 @@ from drpo_cli import secrets
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected, short_name
 from drpo_cli.rewards.grading import hints as _hints
+from drpo_cli.rewards.grading.conversation import conversation, sampled_ids
 from drpo_cli.settings import RewardSettings
 from drpo_cli.types import Prompt, Rollout
 
-SHARED = ("prompt", "answer", "metadata", "tokens", "config")
+SHARED = ("prompt", "answer", "metadata", "messages", "tokens", "config")
 SAMPLE_ARGUMENTS = (*SHARED, "completion", "truncated", "group")
 GROUP_ARGUMENTS = (*SHARED, "completions", "truncations")
 
@@ -88,7 +89,8 @@ class Reward:
         own = {
             "completion": rollout.text,
             "truncated": rollout.truncated,
-            "tokens": rollout.token_ids,
+            "tokens": sampled_ids(rollout),
+            "messages": conversation(prompt, rollout),
             "group": [other.text for other in rollouts_G],
         }
         return Call(self._arguments(prompt, own), (sample,), self._seed(prompt, rollout.text))
@@ -98,7 +100,8 @@ class Reward:
         whole: dict[str, Any] = {
             "completions": [rollout.text for rollout in rollouts_G],
             "truncations": [rollout.truncated for rollout in rollouts_G],
-            "tokens": [rollout.token_ids for rollout in rollouts_G],
+            "tokens": [sampled_ids(rollout) for rollout in rollouts_G],
+            "messages": [conversation(prompt, rollout) for rollout in rollouts_G],
         }
         seed = self._seed(prompt, *whole["completions"])
         return Call(self._arguments(prompt, whole), tuple(range(len(rollouts_G))), seed)

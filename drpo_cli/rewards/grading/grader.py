@@ -2,7 +2,9 @@
 
 With w the weights and s the scores of a sample, its total is
 
-    (Σ_{r not a gate} w_r s_r) · Π_{r a gate} s_r
+    (w_e s_e + Σ_{r not a gate} w_r s_r) · Π_{r a gate} s_r
+
+where s_e is the own reward of its environment: the sum over the turns of its episode.
 """
 
 from __future__ import annotations
@@ -16,26 +18,15 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from drpo_cli import progress
+from drpo_cli.calls.failures import LARGEST, Failure, is_usable, short
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected
 from drpo_cli.rewards.grading.contract import Call, Reward, prepare_all
+from drpo_cli.rewards.grading.episodes import GIVE_UP, Episodes, Own
 from drpo_cli.rewards.grading.pool import Pool
-from drpo_cli.rewards.grading.score import (
-    LARGEST,
-    Failure,
-    Outcome,
-    ReadyReward,
-    is_usable,
-    short,
-)
-from drpo_cli.settings import RewardSettings
+from drpo_cli.rewards.grading.score import Outcome, ReadyReward
+from drpo_cli.settings import EnvironmentSettings, RewardSettings
 from drpo_cli.types import Group, Prompt, Rollout, Scores
-
-GIVE_UP = 16
-"""Failed calls of one reward in one batch, with none that worked, after which the run ends.
-
-For a reward that has never worked, a whole batch of fewer calls is enough.
-"""
 
 
 @dataclass
@@ -72,7 +63,7 @@ class Graded:
     """A graded batch.
 
     seconds_P   for each group, by reward: seconds of each sample (a group's call in equal parts)
-    quarantine  a record of each failed call, for quarantine.jsonl
+    quarantine  a record of each failed call and each failed episode, for quarantine.jsonl
     fatal       why the run must end, if it must
     """
 
@@ -91,16 +82,29 @@ class _Asked(NamedTuple):
     call: Call
 
 
+class _Sum(NamedTuple):
+    """The total of a sample, and what each turn of its episode has in it."""
+
+    total: float
+    turns: tuple[float, ...]
+    skipped: bool
+
+
 class Grader:
     """All rewards, set up; `close` ends their processes.
 
-    `forgiving` is for trying rewards out: no failure is fatal, its samples are skipped.
-    Raises UserError for a reward that cannot be called, and for two rewards with one name.
+    Adds the own rewards of `environments` to those that it calls. `forgiving` is for trying rewards
+    out: no failure is fatal, its samples are skipped. Raises UserError for a reward that cannot be
+    called, and for two rewards with one name.
     """
 
     def __init__(
-        self, selected: Sequence[Selected[RewardSettings]], forgiving: bool = False
+        self,
+        selected: Sequence[Selected[RewardSettings]],
+        environments: Sequence[Selected[EnvironmentSettings]] = (),
+        forgiving: bool = False,
     ) -> None:
+        self._environments = {str(one.config.name): one.config for one in environments}
         self.rewards = prepare_all(selected)
         self.forgiving = forgiving
         self._worked: set[str] = set()
@@ -151,7 +155,8 @@ class Grader:
     def _batch(
         self, due: Sequence[Reward], prompts_P: Sequence[Prompt], sizes_P: Sequence[int]
     ) -> Batch:
-        return Batch(due, self._call, prompts_P, sizes_P, self._worked, self.forgiving)
+        episodes = Episodes(self._environments, self._worked, self.forgiving)
+        return Batch(due, self._call, prompts_P, sizes_P, self._worked, self.forgiving, episodes)
 
     def _call(self, reward: Reward, call: Call) -> Future[Outcome]:
         if self._pool is not None and reward.name in self._index:
@@ -168,6 +173,7 @@ class Batch:
     make       makes a call, here or in a worker
     worked     names of the rewards that have ever given a score; the batch adds to it
     forgiving  no failure is fatal; its samples are skipped
+    episodes   collects those that failed; a reward of single samples is not called on them
     """
 
     def __init__(
@@ -178,8 +184,10 @@ class Batch:
         sizes_P: Sequence[int],
         worked: set[str],
         forgiving: bool,
+        episodes: Episodes,
     ) -> None:
         self._due, self._make, self._worked, self._forgiving = due, make, worked, forgiving
+        self._episodes = episodes
         self._prompts_P = prompts_P
         self._rollouts_PG: list[list[Rollout | None]] = [[None] * size for size in sizes_P]
         self._asked: dict[Future[Outcome], _Asked] = {}
@@ -192,21 +200,25 @@ class Batch:
         """Takes a rollout of prompt `at`, and calls every reward that waits for nothing else."""
         prompt, rollouts_G = self._prompts_P[at], self._rollouts_PG[at]
         rollouts_G[sample] = rollout
+        failed = self._episodes.add(at, sample, prompt, rollout)
         whole = [one for one in rollouts_G if one is not None]
         complete = len(whole) == len(rollouts_G)
         for reward in self._of(at):
             if not reward.waits_for_group:
-                self._call(reward, at, reward.sample_call(prompt, sample, rollout))
+                if not failed:
+                    self._call(reward, at, reward.sample_call(prompt, sample, rollout))
             elif complete and reward.whole_group:
                 self._call(reward, at, reward.group_call(prompt, whole))
             elif complete:
                 for i, one in enumerate(whole):
-                    self._call(reward, at, reward.sample_call(prompt, i, one, whole))
+                    own = self._episodes.find(one)
+                    if not (own and own.failed):
+                        self._call(reward, at, reward.sample_call(prompt, i, one, whole))
 
     def wait(self) -> Graded:
         """Waits for all outcomes, or for a failure that ends the run."""
-        fatal = None
-        for future in as_completed(self._asked):
+        fatal = self._episodes.find_fatal()
+        for future in as_completed(self._asked if fatal is None else ()):
             fatal = self._take(future)
             if fatal is not None:
                 break
@@ -215,7 +227,10 @@ class Batch:
             scores_P=scores_P,
             seconds_P=[{k: tuple(v) for k, v in by.items()} for by in self._seconds],
             usage=self._usage,
-            quarantine=[self._record(*failed) for failed in self._failed],
+            quarantine=[
+                *self._episodes.records(),
+                *(self._record(*failed) for failed in self._failed),
+            ],
             fatal=fatal or self._none_worked() or self._too_large(scores_P),
         )
 
@@ -312,19 +327,35 @@ class Batch:
         }
 
     def _scores(self, at: int) -> Scores:
-        by_reward, size = self._values[at], len(self._rollouts_PG[at])
+        """The scores of a group; the own reward of its environment comes first."""
+        own_G = [self._episodes.find(rollout) for rollout in self._rollouts_PG[at]]
+        sums_G = [self._sum(at, i, own) for i, own in enumerate(own_G)]
+        by_reward = self._values[at]
+        if name := next((own.settings.name for own in own_G if own), None):
+            by_reward = {name: [own and own.reward for own in own_G]} | by_reward
+        return Scores(
+            tuple(one.total for one in sums_G),
+            {name: tuple(values) for name, values in by_reward.items()},
+            frozenset(i for i, one in enumerate(sums_G) if one.skipped),
+            tuple(one.turns for one in sums_G) if any(own_G) else None,
+        )
+
+    def _sum(self, at: int, sample: int, own: Own | None) -> _Sum:
+        """The total of a sample. That of a failed episode is 0."""
         counting = [reward for reward in self._of(at) if reward.counts]
-        skipping = [r for r in counting if self._forgiving or r.config.on_error == "skip_sample"]
-        skipped = frozenset(
-            i for r in skipping for i, score in enumerate(by_reward[r.name]) if score is None
-        )
-        totals = (
-            0.0 if i in skipped else _total([(r, by_reward[r.name][i] or 0.0) for r in counting])
-            for i in range(size)
-        )
-        return Scores(tuple(totals), {k: tuple(v) for k, v in by_reward.items()}, skipped)
+        scores = [(reward, self._values[at][reward.name][sample]) for reward in counting]
+        weight, turns = (own.settings.weight, own.turns) if own else (0.0, ())
+        if own and own.failed:
+            skipped = self._skips(own.settings)
+        else:
+            skipped = any(self._skips(r.config) for r, score in scores if score is None)
+        if skipped or (own and own.failed):
+            return _Sum(0.0, (0.0,) * len(turns), skipped)
+        gates = math.prod(score or 0.0 for reward, score in scores if reward.config.gate)
+        added = [r.config.weight * (score or 0.0) for r, score in scores if not r.config.gate]
+        total = sum([weight * math.fsum(turns), *added], 0.0) * gates
+        return _Sum(total, tuple(weight * reward * gates for reward in turns), skipped=False)
 
-
-def _total(scores: Sequence[tuple[Reward, float]]) -> float:
-    added = (reward.config.weight * score for reward, score in scores if not reward.config.gate)
-    return sum(added, 0.0) * math.prod(score for reward, score in scores if reward.config.gate)
+    def _skips(self, config: EnvironmentSettings | RewardSettings) -> bool:
+        """Whether a failure leaves its sample out."""
+        return self._forgiving or config.on_error == "skip_sample"

@@ -9,36 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import numbers
-import random
-import sys
 import time
-from collections import Counter
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-import msgspec
-
-from drpo_cli import secrets
+from drpo_cli.calls.failures import (
+    LARGEST,
+    Failure,
+    Kind,
+    as_python,
+    explain,
+    is_usable,
+    seed_generators,
+    short,
+    take_counts,
+    timeout_failure,
+)
 from drpo_cli.errors import UserError
-from drpo_cli.plugins import where_it_broke
 from drpo_cli.rewards.grading import contract as _contract
 from drpo_cli.rewards.grading.contract import Call, Reward
 
 MACHINERY = (__file__, _contract.__file__)
-DETAIL = 2000
-"""Most characters of a failure's message: it may quote a whole completion."""
-LARGEST = 1e15
-"""Largest score, and largest count, in size: their squares and sums stay finite in float32."""
-
-
-Kind = Literal["exception", "timeout", "crash", "not_finite", "wrong_type", "wrong_length"]
-
-
-class Failure(NamedTuple):
-    """Why a call gave no scores: a kind to count by, and a message."""
-
-    kind: Kind
-    detail: Annotated[str, msgspec.Meta(max_length=16 * DETAIL)]
 
 
 class Outcome(NamedTuple):
@@ -67,7 +58,7 @@ class ReadyReward:
             if reward.inline and not isinstance(error, Exception):
                 raise  # in the trainer it may be Ctrl-C
             raise UserError(
-                f"reward {reward.name!r}: its set-up failed: {_explain(error)}"
+                f"reward {reward.name!r}: its set-up failed: {explain(error, 'reward', MACHINERY)}"
             ) from error
 
     def outcome(self, call: Call) -> Outcome:
@@ -87,7 +78,9 @@ class ReadyReward:
                 return await self._call(call)
         except TimeoutError:
             seconds = time.perf_counter() - began
-            return Outcome((), timeout_failure(limit), seconds, self._take_counts())
+            return Outcome(
+                (), timeout_failure(limit, "reward"), seconds, take_counts(self.function)
+            )
 
     async def _call(self, call: Call) -> Outcome:
         arguments, began = self._arguments(call), time.perf_counter()
@@ -106,7 +99,7 @@ class ReadyReward:
                 failure = Failure("exception", _explain(error))
                 if isinstance(error, UserError):
                     break  # another try would not help
-        return Outcome((), failure, time.perf_counter() - began, self._take_counts())
+        return Outcome((), failure, time.perf_counter() - began, take_counts(self.function))
 
     def _arguments(self, call: Call) -> dict[str, Any]:
         if "config" in self.reward.asks:
@@ -115,7 +108,7 @@ class ReadyReward:
 
     def _check(self, value: Any, call: Call, began: float) -> Outcome:
         """The outcome of a call that returned `value`."""
-        seconds, counts = time.perf_counter() - began, self._take_counts()
+        seconds, counts = time.perf_counter() - began, take_counts(self.function)
         values = value if self.reward.whole_group else [value]
         values = list(values) if _is_list(values) else None  # a class may lie about its length
         size = len(call.samples)
@@ -126,54 +119,11 @@ class ReadyReward:
             return Outcome((), Failure(kind, detail), seconds, counts)
         scores = []
         for one in values:
-            found = _as_score(_as_python(one))
+            found = _as_score(as_python(one))
             if isinstance(found, Failure):
                 return Outcome((), found, seconds, counts)
             scores.append(found)
         return Outcome(tuple(scores), None, seconds, counts)
-
-    def _take_counts(self) -> dict[str, int | float]:
-        """What the reward has counted since the last call of this, in usable numbers."""
-        counts = getattr(self.function, "counts", None)
-        if not isinstance(counts, Counter):
-            return {}
-        real = {short(str(k)): n for k, n in counts.items() if isinstance(n, numbers.Real)}
-        counts.clear()
-        taken = {k: float(n) for k, n in real.items() if is_usable(n)}
-        return {k: int(n) if n.is_integer() else n for k, n in taken.items()}
-
-
-def seed_generators(seed: int) -> None:
-    """Makes a reward's random numbers depend on its sample only, not on the process it runs in."""
-    import numpy
-
-    random.seed(seed)
-    numpy.random.seed(seed)
-
-
-def flush_prints() -> None:
-    """Writes what is left in the buffers of stdout and stderr."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except Exception:  # the reward may have closed or replaced it
-            continue
-
-
-def timeout_failure(limit: float) -> Failure:
-    """The failure of a call that took too long."""
-    detail = f"took longer than timeout_s = {limit:g}; raise it, or make the reward faster"
-    return Failure("timeout", detail)
-
-
-def short(text: str, most: int = 80) -> str:
-    """The text, cut for a message; half a surrogate pair, which cannot be sent, as its escape.
-
-    It is masked before it is cut, or half a secret would be left.
-    """
-    text = secrets.mask(text)
-    text = text if len(text) <= most else f"{text[: most - 1]}…"
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _is_ours(error: BaseException, reward: Reward) -> bool:
@@ -191,11 +141,6 @@ def _is_list(value: Any) -> bool:
     return ordered and not scalar and not isinstance(value, str | bytes | Mapping)
 
 
-def _as_python(value: Any) -> Any:
-    """A tensor with one element, or a numpy scalar, as a Python number."""
-    return value.item() if getattr(value, "ndim", None) == 0 else value
-
-
 def _as_score(value: Any) -> float | Failure:
     """The value as a plain float, whatever its class says about itself; or what is wrong."""
     if not isinstance(value, numbers.Real):
@@ -210,19 +155,5 @@ def _as_score(value: Any) -> float | Failure:
     return Failure("not_finite", f"returned {score}; return a finite number, up to {LARGEST:g}")
 
 
-def is_usable(number: float) -> bool:
-    """Whether a number is finite and within ±LARGEST."""
-    return -LARGEST <= number <= LARGEST  # not `math`, which a reward may change; false for NaN
-
-
 def _explain(error: BaseException) -> str:
-    if isinstance(error, UserError):
-        return short(str(error), DETAIL)
-    trace = error.__traceback__
-    while trace and trace.tb_next and trace.tb_frame.f_code.co_filename in MACHINERY:
-        trace = trace.tb_next
-    try:
-        what = where_it_broke(error.with_traceback(trace))
-    except BaseException:  # it has a `__str__` of its own
-        what = type(error).__name__
-    return f"{short(what, 2 * DETAIL)}; fix the reward"
+    return explain(error, "reward", MACHINERY)

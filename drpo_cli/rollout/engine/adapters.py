@@ -15,7 +15,7 @@ from drpo_cli.model_folder import listed
 from drpo_cli.rollout.engine.ends import load_config
 from drpo_cli.rollout.engine.protocol import EngineContext
 from drpo_cli.rollout.engine.text_model import architectures
-from drpo_cli.settings import LoraSettings, ModelSettings
+from drpo_cli.settings import LoraSettings, ModelSettings, RolloutSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,13 +28,15 @@ PREFIX = "base_model.model."
 MERGED = 'set lora.sync = "merged"'
 
 
-def wants_slot(context: EngineContext) -> bool:
+def wants_slot(config: RolloutSettings, context: EngineContext) -> bool:
     """Whether the engine is to start with a slot. Imports vLLM's class of the model.
 
     Raises UserError for adapters that vLLM cannot take.
     """
+    import torch
+
     lora = context.lora
-    if lora is None or lora.sync == "merged":
+    if lora is None or lora.sync_into(config, torch.cuda.is_available()) == "merged":
         return False
     if lora.rank > RANKS[-1]:
         raise UserError(

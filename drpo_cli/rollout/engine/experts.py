@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from drpo_cli.errors import UserError
@@ -134,13 +133,3 @@ def vllm_arguments(cuda: bool, eager: bool) -> dict[str, Any]:
             "leave rollout.eager out",
         )
     return {"enable_prefix_caching": False}
-
-
-def tell_every_rank() -> None:
-    """Has vLLM return experts to every rank that shares an engine, and not to the first alone.
-
-    Each has a scheduler of its own, which waits for them, and each hears all routers.
-    """
-    from vllm.distributed.aux_output_connector import worker
-
-    worker.get_tp_group = lambda: SimpleNamespace(is_first_rank=True)

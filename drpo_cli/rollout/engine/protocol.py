@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from drpo_cli import progress
+from drpo_cli.rollout.engine.requests import AllAtOnce, Key, Request, Requests
 from drpo_cli.settings import LoraSettings, ModelSettings
 from drpo_cli.types import Group, Prompt, Rollout
 
@@ -17,7 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How one batch of requests is sampled; each rollout has a seed of its own (`derive_seeds`)."""
+    """How one batch is sampled.
+
+    samples, max_new_tokens, seed  of a group of responses to each prompt: a request has its own
+                                   length and seed (`derive_seeds`)
+    """
 
     samples: int
     max_new_tokens: int
@@ -70,20 +76,20 @@ class EngineProtocol(Protocol):
         """
 
     def generate(
-        self,
-        prompt_ids: Sequence[tuple[int, ...]],
-        sampling: Sampling,
-        seeds_PG: Sequence[Sequence[int]],
-    ) -> Iterable[tuple[int, int, Rollout]]:
-        """Samples `sampling.samples` rollouts of each prompt, with the engine's own log μ.
+        self, requests: Requests, sampling: Sampling
+    ) -> Generator[tuple[Key, Rollout], None, None]:
+        """Samples a response to each request of a feed, with the engine's own log μ.
 
-        Consumes: token ids of this rank's prompts, of which there may be none, and the seed of each
-            rollout. Other ranks sample theirs on their own.
-        Waits for: the ranks that share this engine, if any; no other rank.
-        Produces: (index of the prompt, index among its samples, rollout) as soon as a rollout is
-            finished, in any order. μ is taken at the sampling temperature. A rollout is a function
-            of its seed, its prompt and the weights: what else is sampled with it changes no more
-            than rounding.
+        Consumes: this rank's requests, of which there may be none, as they come: an engine that can
+            adds them to those that it is sampling (`Requests`). `sampling` holds for all; seed and
+            length are those of each request. Other ranks sample theirs on their own.
+        Waits for: the requests of this rank, and of those that share this engine, if any.
+        Produces: (key of the request, rollout) as soon as a rollout is finished, in any order,
+            until the feed has ended. μ is taken at the sampling temperature. A rollout is a
+            function of its seed, its prompt and the weights: what else is sampled with it changes
+            no more than rounding. If the generator is closed early, what is not finished is
+            dropped, and the next call starts as if it had not been asked for; only an engine that
+            no other rank shares can be used again then.
         """
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
@@ -148,11 +154,16 @@ def sample_groups(
     """
     rollouts_PG: list[dict[int, Rollout]] = [{} for _ in prompts_P]
     seeds_PG = derive_seeds(sampling, ((prompt.id, prompt.epoch) for prompt in prompts_P))
-    ids_P = [prompt.token_ids for prompt in prompts_P]
-    for at, sample, rollout in engine.generate(ids_P, sampling, seeds_PG):
-        progress.tick()
-        rollouts_PG[at][sample] = rollout
-        finished(at, sample, rollout)
+    requests = AllAtOnce(
+        Request((at, sample), prompt.token_ids, seed, sampling.max_new_tokens)
+        for at, (prompt, seeds_G) in enumerate(zip(prompts_P, seeds_PG, strict=True))
+        for sample, seed in enumerate(seeds_G)
+    )
+    with closing(engine.generate(requests, sampling)) as sampled:
+        for (at, sample), rollout in sampled:
+            progress.tick()
+            rollouts_PG[at][sample] = rollout
+            finished(at, sample, rollout)
     return [
         Group(prompt, tuple(by_sample[i] for i in range(sampling.samples)))
         for prompt, by_sample in zip(prompts_P, rollouts_PG, strict=True)

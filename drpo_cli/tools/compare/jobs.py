@@ -17,6 +17,7 @@ from drpo_cli.runs.metrics import StepMetrics, flatten
 from drpo_cli.runs.reader import read
 from drpo_cli.spec import Spec, SpecError, load
 from drpo_cli.spec.dumping import document
+from drpo_cli.spec.lengths import room_for_responses
 from drpo_cli.tools.compare.grid import Cell, run_name
 
 MOST_SHOWN = 5
@@ -138,13 +139,13 @@ def evaluation_settings(spec: Spec) -> dict[str, Any]:
         "eval.max_new_tokens": spec.eval.max_new_tokens or rollout.max_new_tokens,
         "eval.threshold": spec.eval.threshold,
         "eval.data" if spec.eval_data else "data": _dump_plugins(sources),
+        "environment": _dump_plugins(spec.environment),
         "reward": _dump_plugins(spec.reward),
         "rollout.stop": rollout.stop,
         "rollout.stop_token_ids": rollout.stop_token_ids,
     }
     if any(getattr(source.config, "too_long", "stop") == "skip" for source in sources):
-        longest = max(rollout.max_new_tokens, spec.eval.max_new_tokens or 0)
-        found["room for the prompt"] = (rollout.context_length, longest)
+        found["room for the prompt"] = (rollout.context_length, room_for_responses(spec))
     return found
 
 

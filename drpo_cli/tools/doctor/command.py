@@ -85,7 +85,7 @@ def _check_torchvision() -> Iterator[Finding]:
 
 
 def _check_machine(spec: Spec | None, gpus: int) -> Iterator[Finding]:
-    processes = needs.count_reward_processes(spec) * max(1, gpus) if spec else 0
+    processes = needs.count_processes(spec) * max(1, gpus) if spec else 0
     yield from run_check("CPU", lambda: machine.check_threads(gpus))
     yield from run_check("memory", machine.check_memory)
     yield from run_check("shared memory", lambda: machine.check_shared_memory(gpus))

@@ -113,13 +113,15 @@ def checkpoint_space(spec: Spec) -> int:
     return checkpoint_bytes(weights) * (spec.checkpoint.keep + 2) if weights else 0
 
 
-def count_reward_processes(spec: Spec) -> int:
-    """Processes that the rewards of one rank use."""
-    return sum(reward.config.model_dump()["workers"] for reward in spec.reward)
+def count_processes(spec: Spec) -> int:
+    """Processes that the rewards and environments of one rank use."""
+    return sum(part.config.workers for part in (*spec.reward, *spec.environment))
 
 
 def sandbox_of(spec: Spec) -> str:
-    """The sandbox that the rewards of this spec ask for; `none` where no reward runs code."""
+    """The sandbox that rewards and tools of this spec ask for; `none` where none runs code."""
     tests = [reward for reward in spec.reward if reward.type == "python_tests"]
     asked = {reward.config.model_dump()["backend"] for reward in tests}
+    if any("python" in one.config.tools for one in spec.environment):
+        asked.add("auto")
     return next((name for name in ("bubblewrap", "auto", "plain") if name in asked), "none")

@@ -10,6 +10,7 @@ from typing import Any
 from drpo_cli.devices import idle_options, resolve, saves_asynchronously
 from drpo_cli.plan import Plan
 from drpo_cli.rollout.engine.capacity import GIB, WIDTH, cache_bytes
+from drpo_cli.spec.lengths import longest_sampled
 from drpo_cli.spec.rules_lora import shares_base, sync_of
 from drpo_cli.spec.rules_parallel import tensor_parallel
 from drpo_cli.step.build import context_length, precision
@@ -189,9 +190,13 @@ def _on_adapters(plan: Plan, weights: int, adapters: int) -> Iterator[str]:
 
 
 def _lengths(plan: Plan) -> Lengths:
-    """The longest prompt and response: by context_length, or by the limits of the sources."""
+    """The longest prompt and response: by context_length, or by the limits of the sources.
+
+    Of an episode, the response is all that the policy can sample in it; what it observes beside
+    that is not counted where there is no context_length.
+    """
     rollout = plan.spec.rollout.config
-    response = rollout.max_new_tokens
+    response = min(longest_sampled(plan.spec), max(1, context_length(plan) - 1))
     if rollout.context_length is not None:
         return Lengths(max(1, rollout.context_length - response), response)
     room = max(1, context_length(plan) - response)

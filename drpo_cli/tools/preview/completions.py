@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
 from drpo_cli.data.pipeline.prompts import Prompts
 from drpo_cli.data.pipeline.rows import Row, Source, name_sources, open_sources
@@ -27,7 +27,9 @@ from drpo_cli.settings import ModelSettings, SourceSettings
 from drpo_cli.spec import Spec, load
 from drpo_cli.step import build
 from drpo_cli.step.sample import train_sampling
+from drpo_cli.step.samples import episode_record
 from drpo_cli.tools.own_process import answer, run_apart
+from drpo_cli.tools.preview.episode_lines import EpisodeLine
 from drpo_cli.types import Group, Prompt, Rollout
 
 SEARCHED = 1000
@@ -41,7 +43,8 @@ RewardsOfSources = Mapping[str, tuple[str, ...] | None]
 class Line(BaseModel):
     """One line of a file: a completion and its prompt. Other keys are ignored.
 
-    Lines that agree in all keys but `completion`, `truncated` and `token_ids` form one group.
+    Lines that agree in all keys but `completion`, `truncated` and `token_ids` form one group. One
+    with an `environment` is an episode, and has the keys of one too.
     """
 
     model_config = ConfigDict(coerce_numbers_to_str=True)
@@ -55,12 +58,19 @@ class Line(BaseModel):
     prompt_id: str | None = None
     step: int | None = None
     group: int | None = None
+    environment: str | None = None
+    _episode: EpisodeLine | None = PrivateAttr(default=None)
 
     @property
     def group_key(self) -> str:
         """What all lines of its group agree in."""
         own = {"completion", "truncated", "token_ids"}
         return json.dumps(self.model_dump(exclude=own), sort_keys=True)
+
+    def rollout(self) -> Rollout:
+        """The completion, or the episode, as it was sampled."""
+        rollout = Rollout(self.token_ids, (), self.completion, self.truncated)
+        return rollout if self._episode is None else self._episode.add_to(rollout)
 
 
 def read_groups(path: Path, rewards: RewardsOfSources) -> list[Group]:
@@ -84,7 +94,9 @@ def read_groups(path: Path, rewards: RewardsOfSources) -> list[Group]:
 
 def _read_line(text: bytes, where: str) -> Line:
     try:
-        return Line.model_validate_json(text)
+        line = Line.model_validate_json(text)
+        line._episode = EpisodeLine.model_validate_json(text) if line.environment else None
+        return line
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
@@ -102,7 +114,7 @@ def _make_group(file: str, lines: Sequence[tuple[int, Line]], rewards: RewardsOf
     prompt = Prompt(id, first.prompt, (), first.answer, first.metadata, own)
     return Group(
         prompt,
-        tuple(Rollout(one.token_ids, (), one.completion, one.truncated) for _, one in lines),
+        tuple(one.rollout() for _, one in lines),
     )
 
 
@@ -117,6 +129,7 @@ def as_line(group: Group, sample: int) -> dict[str, Any]:
         "completion": rollout.text,
         "truncated": rollout.truncated,
         "token_ids": rollout.token_ids,
+        **episode_record(group, rollout),
     }
 
 

@@ -17,6 +17,7 @@ from drpo_cli.data.pipeline.stream import Data, PromptStream
 from drpo_cli.plan import Plan, lone_plan
 from drpo_cli.rewards.grading.contract import prepare_all
 from drpo_cli.spec import Spec, load
+from drpo_cli.spec.lengths import room_for_responses
 from drpo_cli.step import build
 from drpo_cli.tools.preview.completions import load_tokenizer
 from drpo_cli.tools.tables import make_console, make_grid, make_table, numbers
@@ -105,7 +106,7 @@ def _sizes(spec: Spec, plan: Plan, data: Data, counted: int) -> Table:
     grid = make_grid()
     source = "the sources of [[eval.data]]" if spec.eval_data else "these rows, never trained on"
     grid.add_row("held out", f"{len(data.held_out):,} of {source}")
-    longest = max(spec.rollout.config.max_new_tokens, spec.eval.max_new_tokens or 0)
+    longest = room_for_responses(spec)
     context = build.context_length(plan)
     grid.add_row(
         "room",

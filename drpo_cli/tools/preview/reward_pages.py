@@ -6,17 +6,15 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import tomli_w
-from rich.table import Column, Table
-from rich.text import Text
+from rich.table import Table
 
 from drpo_cli import plugins
-from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected
 from drpo_cli.rewards.grading.contract import Reward, prepare
 from drpo_cli.settings import RewardSettings, Settings
-from drpo_cli.spec.reference import REQUIRED, Option, options, own_options
-from drpo_cli.tools.tables import make_console, make_grid, make_table, numbers
+from drpo_cli.spec.reference import options, own_options
+from drpo_cli.tools.preview.plugin_pages import as_toml, list_plugins, options_table, print_page
+from drpo_cli.tools.tables import make_table, numbers
 
 EXAMPLE_WIDTH = 60
 OWN = "./file.py:name or package.module:name, a function of your own; see docs/extending.md"
@@ -24,14 +22,7 @@ OWN = "./file.py:name or package.module:name, a function of your own; see docs/e
 
 def list_rewards() -> None:
     """Prints every reward with a name, and the first line of its docstring."""
-    grid = make_grid()
-    for name in plugins.available("rewards"):
-        grid.add_row(Text(name, "bold"), Text(_summary(name)))
-    for name, value in plugins.installed("rewards").items():
-        grid.add_row(Text(name, "bold"), Text(f"{_summary(name)}  ({value})"))
-    console = make_console()
-    console.print(grid)
-    console.print(f"\n{OWN}\nMore about one reward: drpo reward show TYPE")
+    list_plugins("rewards", f"{OWN}\nMore about one reward: drpo reward show TYPE")
 
 
 def show(name: str) -> None:
@@ -46,26 +37,17 @@ def show(name: str) -> None:
     parts: list[tuple[str, Table | str]] = [
         (name, (plugin.doc or "No docstring.") + "\n"),
         ("Asks for", _format_asks(reward) + "\n"),
-        ("Options that every reward has", _options_table(options(config, shared))),
-        ("To paste into run.toml", _as_toml(name, options(config, own), _example_config(examples))),
+        ("Options that every reward has", options_table(options(config, shared))),
+        (
+            "To paste into run.toml",
+            as_toml("reward", name, options(config, own), _example_config(examples)),
+        ),
     ]
     if examples:
         parts.insert(3, ("Examples", _examples_table(examples)))
     if own:
-        parts.insert(2, ("Its options", _options_table(options(config, own))))
-    console = make_console()
-    for heading, content in parts:
-        console.print(Text(heading, "bold"))
-        # only the last part is pasted: its lines must not be wrapped
-        console.print(content, soft_wrap=heading == parts[-1][0])
-
-
-def _summary(name: str) -> str:
-    try:
-        doc = plugins.load("rewards", name).doc or "No docstring."
-    except UserError as error:  # a broken package does not hide the other rewards
-        return f"does not load: {error}"
-    return doc.partition("\n")[0]
+        parts.insert(2, ("Its options", options_table(options(config, own))))
+    print_page(parts)
 
 
 def _format_asks(reward: Reward) -> str:
@@ -78,19 +60,6 @@ def _format_asks(reward: Reward) -> str:
     else:
         where = "in worker processes, one call at a time in each"
     return f"  {wants}\n  called for {each}, {where}"
-
-
-def _options_table(found: Iterable[Option]) -> Table:
-    table = make_table(
-        Column("key", no_wrap=True),
-        Column("value", max_width=24),
-        Column("default", max_width=18),
-        "meaning",
-    )
-    for option in found:
-        value, default = option.value.replace("`", ""), option.default.replace("`", "")
-        table.add_row(option.name, value, default, option.meaning)
-    return table
 
 
 def _examples_table(examples: Iterable[tuple[Mapping[str, Any], Any]]) -> Table:
@@ -117,17 +86,3 @@ def _example_config(examples: Iterable[tuple[Mapping[str, Any], Any]]) -> dict[s
         if isinstance(config := arguments.get("config"), Settings):
             return config.model_dump(mode="json", exclude_none=True)
     return {}
-
-
-def _as_toml(name: str, own: Iterable[Option], example: Mapping[str, Any]) -> str:
-    """A table with the required options; its other options are commented out."""
-    lines = ["[[reward]]", tomli_w.dumps({"type": name}).strip()]
-    for option in sorted(own, key=lambda option: option.default != REQUIRED):
-        if option.default != REQUIRED:
-            default = option.default.strip("`")
-            lines.append(f"# {option.name} = {default if default != 'not set' else '…'}")
-        elif option.name in example:
-            lines.append(tomli_w.dumps({option.name: example[option.name]}).strip())
-        else:
-            lines.append(f"{option.name} = …  # {option.value.replace('`', '')}")
-    return "\n".join(lines)

@@ -43,11 +43,21 @@ def try_rewards(
     spec = load(spec_path, overrides)
     for warning in spec.warnings:
         sys.stderr.write(f"warning: {warning}\n")
+    if not spec.reward:
+        raise UserError(
+            f"{spec_path} has no [[reward]], and the own reward of an environment needs an episode",
+            "try it with: drpo environment try",
+        )
     rewards = prepare_all(spec.reward)  # reports a reward that cannot be called before sampling
     console = make_console()
     if samples is not None:
         origin = str(samples)
         groups_P = completions.read_groups(samples, completions.rewards_of_sources(spec))
+    elif prompts is not None and spec.environment:
+        raise UserError(
+            "--generate samples single responses, and this run plays episodes",
+            "play one with: drpo environment try; or score a run's samples.jsonl with --samples",
+        )
     elif prompts is not None:
         origin = f"{spec.model.path}, sampled by {spec.rollout.type}"
         groups_P = _sample(spec, overrides, prompts, console)

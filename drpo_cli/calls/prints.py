@@ -12,12 +12,15 @@ from drpo_cli.terminal import printable
 OF_CALL = 1 << 12
 """Most bytes of one call that are passed on."""
 IN_ALL = 1 << 20
-"""Most bytes of one reward that are passed on."""
+"""Most bytes of one reward or environment that are passed on."""
 _PIPE = 1 << 16
 
 
 class Allowance:
-    """What a reward may still print; its workers share it."""
+    """What a reward or environment may still print; its workers share it.
+
+    name  as in messages: `reward 'tidy'`
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -53,7 +56,7 @@ class Prints:
             os.close(self._pipe)
 
     def _drain(self) -> None:
-        # Twice what a pipe holds: a thread of the reward may go on printing for ever
+        # Twice what a pipe holds: a thread of the user's code may go on printing for ever
         for _ in range(32):
             if self._closed or not self._read():
                 return
@@ -72,8 +75,8 @@ class Prints:
     def _explain(self, cut: int) -> str:
         name = self._allowance.name
         if self._allowance.left <= 0:
-            return f"\n[reward {name!r} has printed {IN_ALL} bytes: more is counted, not shown]\n"
-        return f"\n[reward {name!r} printed {cut} more bytes in this call]\n" if cut else ""
+            return f"\n[{name} has printed {IN_ALL} bytes: more is counted, not shown]\n"
+        return f"\n[{name} printed {cut} more bytes in this call]\n" if cut else ""
 
 
 def _printable(data: bytes) -> str:

@@ -1,10 +1,10 @@
 """Forks the workers, each below a guard, and ends them with everything that they started.
 
-    server → guard → worker → what the reward starts
+    server → guard → worker → what the code in it starts
 
-A reward may stop or kill its parent. That is its guard, which only waits: if it dies, its worker
-dies with it, and nobody else. On Linux a guard adopts orphans, and the server those of a dead
-guard, so what a reward started stays below them, in whatever session it is.
+The user's code may stop or kill its parent. That is its guard, which only waits: if it dies, its
+worker dies with it, and nobody else. On Linux a guard adopts orphans, and the server those of a
+dead guard, so what it started stays below them, in whatever session it is.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Messages between the trainer, the grading server and its workers, and how they travel.
+"""Messages between the trainer, a server of calls and its workers, and how they travel.
 
     trainer → server   Setup, then a Request per call
-    server → trainer   Imported, then an Answer per call
+    server → trainer   Imported, then a Reply per call
     server → worker    a Request per call
-    worker → server    Ready, then an Answer per call
+    worker → server    Ready, then a Reply per call
 
 A message travels as MessagePack behind its length. A worker runs code that nobody has read, so what
 comes from it is never unpickled: it is decoded as plain values of exactly the types below, up to
@@ -15,14 +15,14 @@ from __future__ import annotations
 import asyncio
 import pickle
 import socket
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from drpo_cli.rewards.grading.contract import Call
-from drpo_cli.rewards.grading.score import Outcome
+from drpo_cli.calls.failures import Outcome
 
 M = TypeVar("M")
+R = TypeVar("R", bound=Outcome)
 LONGEST_REPLY = 1 << 24  # bytes; a million scores take nine of it
 _LONGEST_REQUEST = (1 << 32) - 1
 _LENGTH = 4  # bytes
@@ -37,55 +37,65 @@ class Setup(NamedTuple):
     """What the server imports, and how patient it is; the first two are pickled.
 
     search_path    the trainer's `sys.path`
-    rewards        type and pickled options of each reward; the options may hold objects of a class
-                   in the reward's own module, so the module is imported before they are unpickled
-    setup_seconds  longest time to set a reward up
+    chosen         type and pickled options of each reward or environment; the options may hold
+                   objects of a class in its own module, so the module is imported before they are
+                   unpickled
+    setup_seconds  longest time to set one up in a worker
     grace_seconds  time beyond `timeout_s` in which an async worker stops a late call by itself
     """
 
     search_path: bytes
-    rewards: bytes
+    chosen: bytes
     setup_seconds: float
     grace_seconds: float
 
 
 class Imported(NamedTuple):
-    """The server has imported the rewards, or says why it could not."""
+    """The server has imported what was chosen, or says why it could not.
+
+    described  what the trainer needs to know of each, as JSON
+    """
 
     problem: str | None = None
+    described: tuple[str, ...] = ()
 
 
 class Ready(NamedTuple):
-    """A worker has set its reward up, or says why it could not."""
+    """A worker has set itself up, or says why it could not."""
 
     problem: str | None = None
 
 
 class Request(NamedTuple):
-    """A call of the reward with this index; pickled, since only its worker needs to read it."""
+    """A call, pickled, since only its worker needs to read it.
+
+    target    index of the reward or environment
+    expected  how many results the outcome must have
+    session   the episode that it belongs to, for calls that do not stand alone
+    verb      what is asked of the episode
+    """
 
     number: int
-    reward: int
-    samples: int
+    target: int
+    expected: int
     call: bytes
+    session: int = 0
+    verb: str = ""
 
-    def unpack(self) -> Call:
+    def unpack(self) -> Any:
         """Returns the call itself."""
-        call: Call = pickle.loads(self.call)
-        return call
+        return pickle.loads(self.call)
 
 
-class Answer(NamedTuple):
-    """The outcome of the call with this number, or why its reward could not be set up."""
+class Reply(NamedTuple, Generic[R]):
+    """The outcome of the call with this number, or why there can be none: a set-up failed."""
 
     number: int
-    outcome: Outcome | None
+    outcome: R | None
     problem: str | None = None
 
 
-_DECODERS: dict[Any, msgspec.msgpack.Decoder[Any]] = {
-    kind: msgspec.msgpack.Decoder(kind) for kind in (Setup, Imported, Ready, Request, Answer)
-}
+_DECODERS: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
 
 
 def frame(message: Any) -> bytes:
@@ -123,6 +133,8 @@ def _check_length(data: bytes | bytearray, kind: type) -> int:
 
 
 def _decode(data: bytes | bytearray, kind: type[M]) -> M:
+    if kind not in _DECODERS:
+        _DECODERS[kind] = msgspec.msgpack.Decoder(kind)
     try:
         message: M = _DECODERS[kind].decode(data)
     except (msgspec.DecodeError, RecursionError) as error:

@@ -1,0 +1,1 @@
+"""The tokens of an episode: the policy's as the engine gave them, observations tokenized once."""

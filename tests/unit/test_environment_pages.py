@@ -1,0 +1,98 @@
+"""`drpo environment list | show`, and what other verbs say of a run with environments."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from drpo_cli import plugins
+from drpo_cli.cli import completion
+from drpo_cli.errors import UserError
+from drpo_cli.spec import load
+from drpo_cli.tools.doctor import needs
+from drpo_cli.tools.preview.environment_pages import list_environments, show
+from drpo_cli.tools.preview.reward_test import try_rewards
+from support.command import drpo
+from support.specs import DATA, HEAD, REWARD, ROLLOUT, write
+
+CODE = '''
+from drpo_cli.environments import EnvironmentSettings, Step
+
+class Guess:
+    """Guess a number.
+
+    It answers "higher" or "lower".
+    """
+    class Config(EnvironmentSettings):
+        """Options."""
+        limit: int = 100
+        """The largest number."""
+        word: str
+        """What to say."""
+    def __init__(self, config): ...
+    def start(self, row, rng): return "Guess!"
+    async def step(self, action: str) -> Step: return Step("no")
+'''
+GUESS = '[[environment]]\ntype = "./mine.py:Guess"\nword = "a"\n'
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "mine.py").write_text(CODE)
+    monkeypatch.setenv("COLUMNS", "200")
+    return tmp_path
+
+
+def test_the_list_names_every_built_in_environment(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    list_environments()
+    said = capsys.readouterr().out
+    assert "./file.py:Name or package.module:Name" in said
+    for name in plugins.available("environments"):
+        assert f"{name} " in said
+    assert "does not load" not in said
+    assert completion.environments("") == plugins.names("environments")
+
+
+def test_a_page_has_methods_options_and_a_table_that_loads(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    type_ = f"{folder}/mine.py:Guess"
+    show(type_)
+    page = capsys.readouterr().out
+    assert page.startswith(f"{type_}\nGuess a number.\n\nIt answers")
+    assert "  def start(self, row, rng)\n  async def step(self, action: str) -> " in page
+    assert "several episodes in each (async)" in page
+    own, shared = page.index("The largest number."), page.index("max_turns")
+    assert own < shared < page.index("[[environment]]")
+    pasted = page[page.index("[[environment]]") :].replace("word = …  # text", 'word = "x"')
+    (table,) = tomllib.loads(pasted)["environment"]
+    assert table == {"type": type_, "word": "x"}
+    assert "# limit = 100" in pasted
+    load(write(folder, HEAD + DATA + pasted))
+
+
+def test_the_verbs_are_there(folder: Path) -> None:
+    done = drpo("environment", "show", "gone")
+    assert done.returncode == 2 and "there is no environment 'gone'" in done.stderr
+    assert drpo("environment", "list").returncode == 0
+
+
+def test_reward_test_asks_for_rewards(folder: Path) -> None:
+    path = write(folder, HEAD + DATA + ROLLOUT + GUESS)
+    with pytest.raises(UserError, match=r"has no \[\[reward\]\], and the own reward of an env"):
+        try_rewards(path, [], None, None, None)
+    path = write(folder, HEAD + DATA + ROLLOUT + GUESS + REWARD)
+    with pytest.raises(UserError, match="samples single responses, and this run plays episodes"):
+        try_rewards(path, [], None, 2, None)
+
+
+def test_doctor_counts_the_processes_of_environments_and_finds_their_sandbox(folder: Path) -> None:
+    text = HEAD + DATA + ROLLOUT + GUESS + "workers = 5\n"
+    spec = load(write(folder, text + REWARD))
+    assert needs.count_processes(spec) == 7 and needs.sandbox_of(spec) == "none"
+    spec = load(write(folder, text + 'tools = ["python"]\n'))
+    assert needs.count_processes(spec) == 5 and needs.sandbox_of(spec) == "auto"
