@@ -109,6 +109,29 @@ class Env:
         assert texts(result(pool.open(0, row(), 3).first)) != [str(pids[0])]
 
 
+@pytest.mark.parametrize("prefix", ["", "async "])
+def test_a_session_is_closed_while_it_starts(own: Own, tmp_path: Path, prefix: str) -> None:
+    source = f"""
+import asyncio, os, time
+class Env:
+    {prefix}def start(self, row, rng):
+        open(row.prompt, "w").close()
+        {"await asyncio.sleep" if prefix else "time.sleep"}(1000 if row.metadata else 0)
+        return str(os.getpid())
+    {prefix}def step(self, action: str) -> Step: return Step("x")
+"""
+    with opened(own(source, concurrency=1)) as pool:
+        one, called = (
+            pool.open(0, row(str(tmp_path / "called"), waits=True), 1),
+            tmp_path / "called",
+        )
+        wait_until(called.exists, "`start` was never called")
+        assert result(one.close()).failure is None
+        failure = result(one.first).failure
+        assert failure is not None and failure.kind == "closed"
+        assert texts(result(pool.open(0, row(str(called)), 2).first))
+
+
 BAD = """
 import asyncio, os, time
 class Env:

@@ -152,9 +152,9 @@ class _Crew(crew.Crew[Answer]):
         return await self._ask(session, one, request)
 
     async def _act(self, session: _Session, request: Request) -> None:
-        assert session.one is not None, "an action before the first answer"
-        answer = await self._ask(session, session.one, request)
-        self.server.reply(Reply(request.number, answer))
+        one = session.one  # none where the set-up has failed
+        answer = await self._ask(session, one, request) if one else None
+        self.server.reply(Reply(request.number, answer, None if answer else self.problem))
 
     async def _close(self, session: _Session, request: Request) -> None:
         session.closing = True
