@@ -97,7 +97,8 @@ class Env:
     with opened(own(source, timeout_s=0.5)) as pool:
         one, two = pool.open(0, row(), 1), pool.open(0, row(), 2)
         pids = [int(text) for session in (one, two) for text in texts(result(session.first))]
-        running, called = one.step(Action(str(tmp_path / "called"))), tmp_path / "called"
+        called = tmp_path / "called"
+        running = one.step(Action(str(called)))
         wait_until(called.exists, "`step` was never called")
         failures = [result(future).failure for future in (one.close(), running)]
         assert [failure and failure.kind for failure in failures] in (
@@ -121,10 +122,8 @@ class Env:
     {prefix}def step(self, action: str) -> Step: return Step("x")
 """
     with opened(own(source, concurrency=1)) as pool:
-        one, called = (
-            pool.open(0, row(str(tmp_path / "called"), waits=True), 1),
-            tmp_path / "called",
-        )
+        called = tmp_path / "called"
+        one = pool.open(0, row(str(called), waits=True), 1)
         wait_until(called.exists, "`start` was never called")
         assert result(one.close()).failure is None
         failure = result(one.first).failure

@@ -30,7 +30,8 @@ from drpo_cli.environments.sessions import contract as _contract
 from drpo_cli.environments.sessions.checks import RefusedError
 from drpo_cli.environments.sessions.contract import Environment
 from drpo_cli.environments.sessions.messages import Act, Answer, Open
-from drpo_cli.environments.sessions.tools import Run, Toolbox, Tools
+from drpo_cli.environments.sessions.tools import Run
+from drpo_cli.environments.toolkit.toolbox import Toolbox, Tools
 from drpo_cli.types import Action
 
 MACHINERY = (__file__, _contract.__file__, _checks.__file__)
