@@ -76,7 +76,7 @@ class Played:
 
 
 class Wanted(NamedTuple):
-    """What is to be played.
+    """What to play.
 
     environment  its name; None for the first of the spec
     row          the number of a row, or its id
