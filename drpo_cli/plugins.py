@@ -47,7 +47,7 @@ class Kind(NamedTuple):
 KINDS = {
     "data": Kind("data source", "load", settings.SourceSettings),
     "rollout": Kind("rollout engine", "Engine", settings.RolloutSettings),
-    "environments": Kind("environment", "Environment", settings.EnvironmentSettings, ("episodes",)),
+    "environments": Kind("environment", "Environment", settings.EnvironmentSettings),
     "rewards": Kind("reward", "reward", settings.RewardSettings),
     "advantages": Kind("advantage", "advantages", settings.AdvantageSettings),
     "objectives": Kind("objective", "loss", settings.ObjectiveSettings),
