@@ -147,6 +147,7 @@ def test_without_rewards_of_turns_none_is_given_to_any() -> None:
     ("turns", "message"),
     [
         ([Turn(0, 0, 2), Turn(0, 4, 5)], r"turn 1: not all of Turn\(row=0, first=4"),
+        ([Turn(0, 0, 2), Turn(0, 5, 8)], r"turn 1: not all of Turn\(row=0, first=5, end=8"),
         ([Turn(0, 0, 0), Turn(0, 5, 6)], r"turn 0: not all of Turn\(row=0, first=0, end=0"),
         ([Turn(0, 0, 2)], "1 sampled tokens are in none of 1 turns"),
     ],
@@ -156,7 +157,7 @@ def test_turns_that_do_not_fit_the_tokens_are_refused(turns: list[Turn], message
     assert whole.episode is not None
     wrong = replace(whole, episode=replace(whole.episode, turns=tuple(turns)))
     with pytest.raises(ValueError, match=message):
-        Experience.of(grouped([[wrong]]))
+        Experience.of(grouped([[wrong, played([2])]]))
 
 
 def test_rewards_of_another_number_of_turns_are_refused() -> None:
