@@ -134,7 +134,8 @@ class Dialogue:
             if message["role"] == "tool" and not acted.calls:  # an answer to no call
                 message = {"role": "user", "content": message["content"]}
             self.messages.append(message)
-            self._entries.append(Entry(message, observed=True))
+            explains = acted.problem is not None and message["content"] == acted.problem
+            self._entries.append(Entry(message, observed=True, explains=explains))
         before = len(self._row.ids)
         if self._renderer is None:
             self._append_text(messages)
