@@ -61,7 +61,7 @@ return fine
     # what it returns
     Case("nothing", "return None", "wrong_type", f"{STEP} None (NoneType); return Step(obs"),
     Case("text", "return 'higher'", "wrong_type", f"{STEP} 'higher' (str); return Step("),
-    Case("a coroutine", "return asyncio.sleep(0)", "wrong_type", "coroutine"),
+    Case("a coroutine", "return asyncio.sleep(0)", "wrong_type", "write `async def`, or await"),
     Case("nan", "return Step('x', float('nan'))", "not_finite", f"{STEP} reward = nan; give"),
     Case("inf", "return Step('x', numpy.float32('inf'))", "not_finite", "reward = inf"),
     Case("huge", "return Step('x', -1e300)", "not_finite", "up to 1e+15"),
