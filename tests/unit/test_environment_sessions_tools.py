@@ -45,26 +45,34 @@ class Env:
 LIMIT = 1.0
 
 
-@pytest.fixture(scope="module", params=["", "async "])
-def pool(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Environments]:
-    """One process of an environment with tools; sync and async."""
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environments]:
+    """An environment with tools, as sync one and as async one; each has one process."""
     folder = tmp_path_factory.mktemp("own")
     (folder / "tools.py").write_text(TOOLS)
     tools = [f"{folder}/tools.py:{name}" for name in ("add", "fails", "hangs", "waits", "Notes")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calls, "GRACE_SECONDS", 0.1)
-        source = ENVIRONMENT.format(prefix=request.param)
-        environment = Own(folder)(source, tools=[*tools, "submit"], timeout_s=LIMIT)
-        with opened(environment) as found:
+        own = Own(folder)
+        chosen = [
+            own(ENVIRONMENT.format(prefix=prefix), tools=[*tools, "submit"], timeout_s=LIMIT)
+            for prefix in ("", "async ")
+        ]
+        with opened(*chosen) as found:
             yield found
 
 
+@pytest.fixture(params=[0, 1], ids=["sync", "async"])
+def index(request: pytest.FixtureRequest) -> int:
+    """The index of the environment."""
+    found: int = request.param
+    return found
+
+
 @pytest.fixture
-def session(pool: Environments) -> Iterator[Session]:
+def session(pool: Environments, index: int) -> Iterator[Session]:
     """An episode that has begun."""
-    one = pool.open(0, row(), 1)
+    one = pool.open(index, row(), 1)
     assert texts(result(one.first)) == ["p"]
     yield one
     one.close()
@@ -117,12 +125,12 @@ def test_a_tool_that_waits_too_long_reaches_the_model(session: Session) -> None:
     assert texts(use(session, "waits", seconds=0)) == ["waited"]
 
 
-def test_a_tool_that_blocks_ends_its_episode(pool: Environments) -> None:
-    one = pool.open(0, row(), 1)
+def test_a_tool_that_blocks_ends_its_episode(pool: Environments, index: int) -> None:
+    one = pool.open(index, row(), 1)
     failure = use(one, "hangs", how="x").failure if texts(result(one.first)) else None
     assert failure is not None and failure.kind == "timeout"
     one.close()
-    two = pool.open(0, row(), 1)
+    two = pool.open(index, row(), 1)
     assert texts(result(two.first)) == ["p"] and texts(use(two, "add", one=1, two=2)) == ["3"]
     two.close()
 
@@ -134,10 +142,10 @@ def test_an_answer_that_is_submitted_is_the_last_action(session: Session) -> Non
     assert texts(answer)[0] == "3" and texts(answer)[-1] == "said four" and len(texts(answer)) == 3
 
 
-def test_a_tool_has_a_state_for_its_episode(pool: Environments, tmp_path: Path) -> None:
+def test_a_tool_has_a_state_for_its_episode(pool: Environments, index: int, tmp_path: Path) -> None:
     first = str(tmp_path / "closed")
     for _ in range(2):
-        one = pool.open(0, row(), 1)
+        one = pool.open(index, row(), 1)
         result(one.first)
         assert texts(use(one, "Notes", note=first)) == [first]
         assert texts(use(one, "Notes", note="b")) == [f"{first}, b"]
@@ -146,8 +154,8 @@ def test_a_tool_has_a_state_for_its_episode(pool: Environments, tmp_path: Path) 
         Path(first).unlink()
 
 
-def test_the_schemas_of_the_tools(pool: Environments) -> None:
-    names = [schema["function"]["name"] for schema in pool.tools(0)]
+def test_the_schemas_of_the_tools(pool: Environments, index: int) -> None:
+    names = [schema["function"]["name"] for schema in pool.tools(index)]
     assert names == ["add", "fails", "hangs", "waits", "Notes", "submit"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,6 +30,7 @@ class RefusedError(Exception):
 
 def opening(value: Any, where: str) -> Answer:
     """The answer to `start`, from what it returned; `where` is its file and line."""
+    _refuse_awaitable(value, f"{where}: `start`")
     messages = _messages(value, f"{where}: `start`")
     if not messages:
         raise RefusedError(
@@ -40,6 +42,7 @@ def opening(value: Any, where: str) -> Answer:
 def answer(value: Any, where: str) -> Answer:
     """The answer to an action, from what `step` returned; `where` is its file and line."""
     who = f"{where}: `step`"
+    _refuse_awaitable(value, who)
     if not isinstance(value, Step):
         raise RefusedError(
             "wrong_type", f"{who} returned {_shown(value)}; return Step(observation, reward, done)"
@@ -57,6 +60,16 @@ def answer(value: Any, where: str) -> Answer:
         )
     reward = _reward(value.reward, who)
     return Answer(messages, reward, done, _info(value.info, who))
+
+
+def _refuse_awaitable(value: Any, who: str) -> None:
+    if not inspect.isawaitable(value):
+        return
+    if inspect.iscoroutine(value):
+        value.close()  # or Python warns that nobody has awaited it
+    raise RefusedError(
+        "wrong_type", f"{who} returned what has to be awaited; write `async def`, or await it there"
+    )
 
 
 def _messages(value: Any, who: str) -> tuple[Message, ...]:
