@@ -17,6 +17,12 @@ With the real date, a run that is resumed after midnight would see other prompts
 """
 
 
+def fixed_date(template: object) -> dict[str, Any]:
+    """The variables that give a template, or a dict of them, the same date on every day."""
+    # Tokenizers with code of their own may not know it
+    return {"strftime_now": TODAY.strftime} if "strftime_now" in str(template) else {}
+
+
 def render(
     tokenizer: Any,
     messages: Sequence[Message],
@@ -33,8 +39,7 @@ def render(
     # Tokenizers with code of their own may not know these
     if template.text != tokenizer.chat_template:
         options["chat_template"] = template.text
-    if "strftime_now" in template.text:
-        options["strftime_now"] = TODAY.strftime
+    options |= fixed_date(template.text)
     if tools:
         options["tools"] = [dict(tool) for tool in tools]
     if continues:

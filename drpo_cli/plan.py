@@ -166,7 +166,7 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
         *rules_environment.describe(spec),
         *([("rewards", "\n".join(map(_reward, spec.reward)))] if spec.reward else []),
         *([("preset", summary(spec))] if spec.preset else []),
-        ("advantage, objective", f"{_chosen(spec.advantage)}, {_chosen(spec.objective)}"),
+        ("advantage, objective", f"{spec.advantage.describe()}, {spec.objective.describe()}"),
         ("trust region", regime(spec)),
         ("loss", _loss(spec)),
         *rules_experts.describe(spec, _read_config(spec)[0]),
@@ -251,12 +251,6 @@ def _tracker(tracker: Selected[TrackerSettings]) -> str:
     config = tracker.config
     short = short_name(tracker.type)
     return short if config.name == short else f"{config.name} ({short})"
-
-
-def _chosen(plugin: Selected[Any]) -> str:
-    given = plugin.config.model_dump(mode="json", exclude_none=True)
-    options = ", ".join(f"{key} {value}" for key, value in given.items())
-    return f"{plugin.type} ({options})" if options else plugin.type
 
 
 def _engine(spec: Spec) -> str:

@@ -32,15 +32,11 @@ from drpo_cli.errors import UserError
 
 
 class Kind(NamedTuple):
-    """A kind of plugin: its noun, the name of its entry, and the base class of its `Config`.
-
-    `beside` are the modules of its folder that are not plugins.
-    """
+    """A kind of plugin: its noun, the name of its entry, and the base class of its `Config`."""
 
     noun: str
     entry: str
     base: type[settings.Settings]
-    beside: tuple[str, ...] = ()
 
     @property
     def a_noun(self) -> str:
@@ -51,7 +47,7 @@ class Kind(NamedTuple):
 KINDS = {
     "data": Kind("data source", "load", settings.SourceSettings),
     "rollout": Kind("rollout engine", "Engine", settings.RolloutSettings),
-    "environments": Kind("environment", "Environment", settings.EnvironmentSettings, ("episodes",)),
+    "environments": Kind("environment", "Environment", settings.EnvironmentSettings),
     "rewards": Kind("reward", "reward", settings.RewardSettings),
     "advantages": Kind("advantage", "advantages", settings.AdvantageSettings),
     "objectives": Kind("objective", "loss", settings.ObjectiveSettings),
@@ -131,12 +127,20 @@ class Selected(Generic[S_co]):
             raise settings.AbsentKeyError("type")
         return load(self.kind, self.type)
 
+    def describe(self) -> str:
+        """Its type and options; those that all plugins of its kind have, where they are changed."""
+        shared = KINDS[self.kind].base().model_dump(mode="json").items()
+        given = self.config.model_dump(mode="json", exclude_none=True).items()
+        options = ", ".join(f"{key} {value}" for key, value in given if (key, value) not in shared)
+        return f"{self.type} ({options})" if options else self.type
+
 
 def available(kind: str) -> list[str]:
     """Names of the built-in plugins of a kind, without importing them."""
-    found = pkgutil.iter_modules([str(Path(__file__).parent / kind)])
-    plain = [module.name for module in found if not module.ispkg and module.name[0] != "_"]
-    return sorted(name for name in plain if name not in KINDS[kind].beside)
+    folder = Path(__file__).parent / kind
+    return sorted(
+        m.name for m in pkgutil.iter_modules([str(folder)]) if not m.ispkg and m.name[0] != "_"
+    )
 
 
 def installed(kind: str) -> dict[str, str]:

@@ -293,10 +293,10 @@ class Tokens(NamedTuple):
     logp_T      log π of the sampled token under the weights being trained (carries the gradient)
     old_logp_T  log μ, as the rollout engine reported it (or, with `train.anchor = "trainer"`, as
                 the trainer recomputed it at the start of the step)
-    adv_T       the advantage of the token, or of its whole response
+    adv_T       the advantage of the token, or of its whole response or episode
     response_T  the response that each token belongs to: int64, 0 … S − 1, without gaps; None means
-                a single response. A response is never split: all its tokens are here. An episode
-                of several rows has as many responses
+                a single response. A response is never split: all its tokens are here. Of an episode
+                with several turns, each is a response
     """
 
     logp_T: Tensor

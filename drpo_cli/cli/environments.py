@@ -1,13 +1,14 @@
-"""Verbs about environments: which there are, and what one has."""
+"""Verbs about environments: which there are, what one has, and an episode to try."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from drpo_cli.cli import completion
-from drpo_cli.cli.common import BEFORE, environment_app, examples
+from drpo_cli.cli.common import BEFORE, Overrides, SpecFile, environment_app, examples
 
 
 @environment_app.command(
@@ -46,3 +47,50 @@ def environment_show(
     from drpo_cli.tools.preview.environment_pages import show
 
     show(type_)
+
+
+@environment_app.command(
+    name="try",
+    rich_help_panel=BEFORE,
+    epilog=examples(
+        "drpo environment try demo/run.toml",
+        "drpo environment try demo/run.toml --row 17 --seed 3",
+    ),
+)
+def environment_try(
+    spec: SpecFile,
+    environment: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The environment. Default: the first of the spec."),
+    ] = None,
+    row: Annotated[
+        str,
+        typer.Option(
+            metavar="N", help="A row of its data, by its number or its id, such as words/17."
+        ),
+    ] = "0",
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="The seed of the episode: the same gives the same.")
+    ] = 0,
+    set_: Overrides = None,
+    json_out: Annotated[
+        Path | None,
+        typer.Option(
+            "--json", metavar="FILE", help="Write the episode as a line of samples.jsonl."
+        ),
+    ] = None,
+) -> None:
+    """Play an episode yourself.
+
+    It prints what the policy would see and asks for one action after the other: a line of
+    text, several lines between `<<<` and `>>>`, or `/call NAME {...}` for a tool (`/tools` shows
+    them). After each it prints the reward, what the environment says next, and how long that took.
+    It needs no model. Ctrl-D ends the episode. Actions may also come from a file or a pipe, one per
+    line.
+
+    The environment runs in worker processes with the time-outs of a run. Exits 1 when it failed.
+    """
+    from drpo_cli.tools.preview import environment_try as tries
+
+    wanted = tries.Wanted(spec, set_ or [], environment, row, seed, json_out)
+    raise typer.Exit(tries.try_by_hand(wanted))

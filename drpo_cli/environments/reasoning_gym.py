@@ -46,8 +46,6 @@ class Config(EnvironmentSettings):
 class Environment:
     """One problem, and the tries at it."""
 
-    Config = Config
-
     def __init__(self, config: Config) -> None:
         self._config = config
         self._tries = 0

@@ -84,7 +84,7 @@ def read_conversation(record: SampleRecord) -> Conversation | None:
 def summarize(record: SampleRecord) -> str:
     """`4 turns, max_turns`, and the seconds of sampling and of answers where there are any."""
     turns = record.get("turns", [])
-    parts = [f"{len(turns)} turn{'s' if len(turns) != 1 else ''}", record.get("end", "")]
+    parts = [f"{len(turns)} turn{'s' if len(turns) != 1 else ''}", record.get("end") or ""]
     for key, what in (("sampling_s", "sampling"), ("answer_s", "waiting for answers")):
         seconds = sum(_number(turn.get(key)) for turn in turns)
         parts.append(f"{seconds:.1f} s {what}" if seconds >= 0.05 else "")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from drpo_cli import pretrained
+from drpo_cli.chat_templates import fixed_date
 from drpo_cli.errors import UserError
 from drpo_cli.settings import Count, RewardSettings
 
@@ -103,7 +104,9 @@ class reward:
                 {"role": "user", "content": prompt},
                 {"role": "assistant", "content": completion},
             ]
-            text, special = self._tokenizer.apply_chat_template(turns, tokenize=False), False
+            date = fixed_date(self._tokenizer.chat_template)
+            text = self._tokenizer.apply_chat_template(turns, tokenize=False, **date)
+            special = False
         else:
             text = f"{prompt}{completion}{self._config.suffix}"
             first = self._tokenizer.bos_token

@@ -294,7 +294,7 @@ class SampleRecord(TypedDict, total=False):
     environment: str
     messages: list[dict[str, Any]]
     turns: list[SampleTurn]
-    end: str
+    end: str | None
     failure: SampleFailure | None
     info: dict[str, Any]
     counts: dict[str, float | None]

@@ -27,7 +27,8 @@ class EnvironmentSettings(Settings):
     tools: tuple[Annotated[str, Field(min_length=1)], ...] = Field(default=(), strict=False)
     """Tools that the model may call: built-in ones (`"calculator"`, `"python"`, `"submit"`), typed
     Python functions (`"./tools.py:search"`), and servers of the Model Context Protocol
-    (`"mcp: command arguments"`). Relative paths count from the folder of the spec."""
+    (`"mcp: command arguments"`). Options follow the name: `"python: seconds=5"`. Relative paths
+    count from the folder of the spec."""
     max_turns: Count = 8
     """Most actions of the policy in an episode; then it ends, as it is. Each has up to
     `rollout.max_new_tokens` tokens."""

@@ -70,19 +70,6 @@ def discount_has_an_effect(spec: Spec) -> Iterator[Problem]:
     )
 
 
-def a_response_has_one_advantage(spec: Spec) -> Iterator[Problem]:
-    if not spec.objective.plugin.sequence_level:
-        return
-    sees = spec.advantage.plugin.sees_turns and not spec.advantage.plugin.token_level
-    if spec.advantage.config.credit == "turn" or (sees and spec.environment):
-        yield Problem(
-            ("objective", "type"),
-            f"is {spec.objective.type!r}, which takes the ratio of a whole response, and each turn "
-            "has its own advantage; choose another objective, or credit per episode",
-            also=(CREDIT,),
-        )
-
-
 def equal_totals_teach_turns(spec: Spec) -> Iterator[Problem]:
     if spec.rollout.config.dynamic_sampling_rounds and spec.advantage.config.credit == "turn":
         yield Problem(
@@ -97,6 +84,5 @@ ERRORS = (
     turns_need_an_environment,
     credit_has_an_effect,
     discount_has_an_effect,
-    a_response_has_one_advantage,
 )
 WARNINGS = (equal_totals_teach_turns,)

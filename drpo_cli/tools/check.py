@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,12 @@ from rich.text import Text
 
 from drpo_cli.console import open_console
 from drpo_cli.devices import BY_DEVICE, NAMES, resolve
+from drpo_cli.environments.sessions import contract as sessions
 from drpo_cli.errors import EXIT_USER_ERROR, UserError
 from drpo_cli.plan import Plan, describe, make_plan, regime, rules
-from drpo_cli.rewards.grading.contract import prepare
-from drpo_cli.settings import RewardSettings
+from drpo_cli.plugins import Selected
+from drpo_cli.rewards.grading import contract
+from drpo_cli.settings import EnvironmentSettings, RewardSettings
 from drpo_cli.spec import Spec, SpecError, load
 from drpo_cli.spec.dumping import Setting, document, settings_of
 from drpo_cli.spec.excerpt import count, show_all
@@ -34,7 +36,7 @@ def check(path: Path, overrides: Sequence[str], world: int, diff: bool, as_json:
     Raises SpecError for a wrong spec, or with `as_json` prints the problems.
     """
     try:
-        spec = load(path, overrides, (*rules(world), rewards_can_be_called))
+        spec = load(path, overrides, (*rules(world), parts_can_be_called))
         plan = make_plan(spec, world)
     except SpecError as error:
         if not as_json:
@@ -59,16 +61,28 @@ def check(path: Path, overrides: Sequence[str], world: int, diff: bool, as_json:
     return 0
 
 
-def rewards_can_be_called(spec: Spec) -> Iterator[Problem]:
-    """A rule: every reward takes only arguments that rewards get."""
-    for index, selected in enumerate(spec.reward):
+def parts_can_be_called(spec: Spec) -> Iterator[Problem]:
+    """A rule: rewards and environments take only arguments that they get."""
+    yield from _can_be_called("reward", spec.reward, RewardSettings, contract.prepare)
+    yield from _can_be_called(
+        "environment", spec.environment, EnvironmentSettings, sessions.prepare
+    )
+
+
+def _can_be_called(
+    section: str,
+    several: Sequence[Selected[Any]],
+    base: type[RewardSettings | EnvironmentSettings],
+    prepare: Callable[[Selected[Any]], object],
+) -> Iterator[Problem]:
+    for index, selected in enumerate(several):
         if not selected.type:
             continue  # its plugin does not load, which is reported already
         name = getattr(selected.config, "name", None)
         try:
-            prepare(replace(selected, config=RewardSettings(name=name)))
+            prepare(replace(selected, config=base(name=name)))
         except UserError as error:
-            yield Problem(("reward", index, "type"), str(error))
+            yield Problem((section, index, "type"), str(error))
 
 
 def resolved(plan: Plan) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class Packed:
     sequences   how many sequences of one length the inputs are: 1 for a packed row
     layout      the spans of a packed row; None for a padded batch
     predict_T   the input token that each response token is predicted from
-    response_T  the row that each response token belongs to
+    response_T  the response that each token belongs to: a turn of the policy, 0 … without gaps
     scale_T     the factor of each token's loss, from the reduction
     experts_I   what the engine's routers chose for each input token: [I, blocks, experts of a
                 token], on the CPU, −1 for padding; None if it is not known, or not to be used
@@ -198,7 +198,7 @@ def pack(
         layout=None if costs.padded else Layout(row.spans, device),
         predict_T=chosen(torch.tensor(row.predict, dtype=torch.long)),
         target_T=chosen(exp.token_T),
-        response_T=chosen(exp.repeat(torch.arange(len(exp)))),
+        response_T=_responses(exp).to(device),
         scale_T=chosen(exp.repeat(scale)).float(),
         old_logp_T=chosen(exp.old_logp_T).float(),
         adv_T=chosen(exp.advantage_T).float(),
@@ -209,6 +209,14 @@ def pack(
         experts_I=torch.cat(experts) if experts else None,
         sequences=len(row.spans) if costs.padded else 1,
     )
+
+
+def _responses(exp: Experience) -> Tensor:
+    """The response of each token with a loss. A turn is in one row, whichever row that is."""
+    row_T = exp.repeat(torch.arange(len(exp)))[exp.loss_mask_T]
+    new_T = torch.ones_like(row_T)
+    new_T[1:] = ((row_T.diff() != 0) | (exp.turn_T[exp.loss_mask_T].diff() != 0)).long()
+    return new_T.cumsum(0) - 1
 
 
 def _experts_of(prompt: int, experts: list[Tensor], width: int) -> list[Tensor]:

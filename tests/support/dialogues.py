@@ -200,6 +200,11 @@ class Played:
         return rows
 
     @property
+    def begins_row(self) -> bool:
+        """Whether the next action is the first of a row."""
+        return self.dialogue._row.turns == []
+
+    @property
     def text(self) -> str:
         """What the policy continues, as text."""
         text: str = self.tokenizer.decode(list(self.dialogue.prompt_ids))

@@ -129,11 +129,9 @@ def spell(ids: Sequence[int]) -> str:
     return "".join(f"«{token}»" for token in ids)
 
 
-def lines_of(step: int, *rollouts: Rollout, prompt: Prompt = PROMPT) -> list[dict[str, Any]]:
+def lines_of(step: int, *rollouts: Rollout) -> list[dict[str, Any]]:
     """The lines of samples.jsonl of these episodes, which score their environments' rewards."""
-    rows = [replace(row, earlier=()) for rollout in rollouts for row in rollout.rows]
-    totals = [rollout.episode.reward for rollout in rollouts if rollout.episode]
-    by_row = [total for total, r in zip(totals, rollouts, strict=True) for _ in r.rows]
-    exp = Experience.of([Group(prompt, tuple(rows))], [Scores(tuple(by_row), {})])
-    scores = Scores(tuple(totals), {"guess": tuple(totals)})
-    return sample_records(step, [Group(prompt, rollouts)], [scores], exp, None, spell)
+    totals = tuple(rollout.episode.reward for rollout in rollouts if rollout.episode)
+    groups_P, scores_P = [group(*rollouts)], [Scores(totals, {"guess": totals})]
+    exp = Experience.of(groups_P, scores_P)
+    return sample_records(step, groups_P, scores_P, exp, None, spell)

@@ -51,9 +51,11 @@ def group(
     return Group(prompt, tuple(rollouts))
 
 
-def graded(selected: Iterable[Selected[Any]], groups_P: list[Group], **options: bool) -> Graded:
+def graded(
+    selected: Iterable[Selected[Any]], groups_P: list[Group], forgiving: bool = False
+) -> Graded:
     """Grades the groups with a new grader."""
-    with Grader(list(selected), **options) as grader:
+    with Grader(list(selected), forgiving=forgiving) as grader:
         return grader.score(groups_P)
 
 

@@ -29,6 +29,14 @@ def prompt_of(
     return prompt
 
 
+def test_a_prompt_names_the_environment_of_its_episodes() -> None:
+    prompts = Prompts(PLAIN, 64, environments=["first", "second"])
+    for options, expected in (({}, "first"), ({"environment": "second"}, "second")):
+        prompt = prompts.make(Row(Problem("x"), SourceSettings(**options), "own/7"))
+        assert isinstance(prompt, Prompt) and prompt.environment == expected
+    assert prompt_of(Problem("x")).environment is None
+
+
 def test_plain_text_keeps_its_start_and_loses_an_added_end() -> None:
     problem = Problem(prompt="{x} \\frac{a}{b}", answer="1", metadata={"k": 1})
     prompt = prompt_of(problem, make_tokenizer("^~"), template="Q {{ prompt }}\nA")

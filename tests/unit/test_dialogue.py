@@ -21,7 +21,7 @@ from drpo_cli.environments.dialogue.tokens import Tokens
 from drpo_cli.errors import UserError
 from drpo_cli.types import Action, ChatTemplate, Prompt
 from support.data import make_tokenizer as make_characters
-from support.dialogues import Played, begin, make_tokenizer, prompt_of, rollout
+from support.dialogues import Played, begin, chats_of, make_tokenizer, prompt_of, rollout
 
 OPENING = "<|im_start|>system\nYou help.<|im_end|>\n<|im_start|>user\nGo.<|im_end|>\n"
 ASKED = "<|im_start|>assistant\n"
@@ -36,11 +36,17 @@ def test_an_episode_begins_with_the_prompt_of_its_row() -> None:
     )
 
 
+def test_half_a_character_is_not_text() -> None:
+    prompt = prompt_of(make_tokenizer("chatml"))
+    dialogue = chats_of("chatml").begin(prompt, [{"role": "user", "content": "a\ud800"}])
+    assert "a\ufffd<|im_end|>" in make_tokenizer("chatml").decode(dialogue.prompt_ids)
+
+
 def test_observations_follow_what_was_sampled() -> None:
     played = Played("chatml", begin("chatml"))
     assert played.act("Is it 5?<|im_end|>") == Action("Is it 5?")
-    played.observe("higher")
-    more = "\n<|im_start|>user\nhigher<|im_end|>\n" + ASKED
+    played.observe("higher\ud800")
+    more = "\n<|im_start|>user\nhigher\ufffd<|im_end|>\n" + ASKED
     assert played.text == OPENING + ASKED + "Is it 5?<|im_end|>" + more
     assert played.dialogue.tokens == len(played.dialogue.prompt_ids) - len(
         prompt_of(played.tokenizer).token_ids
@@ -102,6 +108,8 @@ def test_another_end_than_the_templates_begins_a_new_row() -> None:
     played.act("7<|im_end|>")
     first, second = played.check()
     assert (first.text, second.text) == ("five", "7")
+    observed = played.encode("higher")
+    assert played.dialogue.tokens == sum(len(ids) for _, ids in played.saw) + len(observed)
     assert second.prompt_ids == tuple(
         played.tokenizer(
             f"{OPENING}{ASKED}five<|im_end|>\n<|im_start|>user\nhigher<|im_end|>\n{ASKED}"
@@ -145,6 +153,32 @@ def test_plain_text_goes_on_as_plain_text() -> None:
         chats.begin(prompt, prompt.messages, [{"type": "function"}])
     with pytest.raises(UserError, match="'tool' needs a chat"):
         played.observe({"role": "tool", "content": "4"})
+
+
+def test_a_line_break_may_end_responses() -> None:
+    tokenizer = make_tokenizer("chatml")
+    (line,) = tokenizer("\n").input_ids
+    prompt = prompt_of(tokenizer, "Q: 1+1\n", chat=False)
+    played = plain(prompt.text, Chats(tokenizer, [line]), prompt)
+    played.ends = [line]
+    assert played.act("A: 3\n") == Action("A: 3")
+    played.observe("\nno\n")
+    assert played.text == "Q: 1+1\nA: 3\n\nno\n"
+    played.act("A: 2\n")
+    assert len(played.check()) == 1
+
+
+def test_tokens_stay_where_the_text_would_have_one_token_over_the_seam() -> None:
+    tokenizer = make_tokenizer("chatml")
+    prompt = prompt_of(tokenizer, "the", chat=False)
+    played = plain(prompt.text, Chats(tokenizer, [0]), prompt)
+    played.act(" answer\n", cut=True)
+    played.observe("\nof the")
+    played.act(" user", cut=True)
+    assert len(played.check()) == 1
+    whole = played.encode("the answer\n\nof the user")
+    assert tokenizer.decode(played.dialogue.prompt_ids) == tokenizer.decode(whole)
+    assert len(whole) < len(played.dialogue.prompt_ids)  # encoded again, a token would span both
 
 
 def test_plain_text_begins_with_the_special_tokens_that_prompts_begin_with() -> None:

@@ -116,7 +116,7 @@ def test_a_prompt_that_ends_the_thinking_is_not_in_history() -> None:
     played.act("5<|im_end|>")
     played.observe("higher")
     assert played.text.count("<think>") == 1
-    assert len(played.dialogue.rows()) == 1 and played.dialogue.tokens == 0
+    assert played.begins_row
     played.act("7<|im_end|>")
     assert len(played.check()) == 2
 
@@ -157,6 +157,16 @@ def test_a_call_without_the_id_that_the_template_writes_begins_a_new_row() -> No
     assert played.text.count("call00000") == 2
     played.act("12</s>")
     assert len(played.check()) == 2
+
+
+def test_a_call_that_the_template_refuses_is_not_valid() -> None:
+    played = Played("mistral", begin("mistral", tools=True))
+    action = played.act('[TOOL_CALLS][{"name": "look", "arguments": {}, "id": "short"}]</s>')
+    assert action.calls == () and action.problem is not None
+    assert "is not valid: ids have 9 characters. Write it as:\n[TOOL_CALLS]" in action.problem
+    played.observe({"role": "tool", "content": action.problem})
+    played.act("12</s>")
+    played.check()
 
 
 def test_another_spelling_of_a_call_stays() -> None:
@@ -202,6 +212,7 @@ def test_a_problem_is_told_as_the_user_where_there_is_no_call_to_answer() -> Non
         assert action.problem is not None and action.calls == ()
         played.observe({"role": "tool", "content": action.problem})
         assert "is not valid" in played.text
+        assert played.dialogue.messages[-1]["role"] == "user"
         played.act("12" + END[name])
         played.check()
 
@@ -274,7 +285,8 @@ def test_a_control_token_may_close_a_call() -> None:
         assert tokenizer.decode(dialogue.prompt_ids).endswith(
             text + "\n<|im_start|>tool:" + FOUND["content"] + "<|im_end|>\n<|im_start|>assistant:"
         )
-        assert dialogue.tokens
+        dialogue.act(rollout(tokenizer, dialogue.prompt_ids, [end], [end], False))
+        assert len(dialogue.rows()) == 1
 
 
 def test_arguments_as_text_where_the_template_adds_texts() -> None:

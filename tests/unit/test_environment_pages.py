@@ -11,6 +11,7 @@ from drpo_cli import plugins
 from drpo_cli.cli import completion
 from drpo_cli.errors import UserError
 from drpo_cli.spec import load
+from drpo_cli.tools.check import parts_can_be_called
 from drpo_cli.tools.doctor import needs
 from drpo_cli.tools.preview.environment_pages import list_environments, show
 from drpo_cli.tools.preview.reward_test import try_rewards
@@ -81,6 +82,17 @@ def test_the_verbs_are_there(folder: Path) -> None:
     assert drpo("environment", "list").returncode == 0
 
 
+def test_check_refuses_a_class_that_cannot_be_called(folder: Path) -> None:
+    (folder / "mine.py").write_text(CODE + "\nclass Half:\n    def start(self, row, rng, x): ...\n")
+    path = write(folder, HEAD + DATA + ROLLOUT + GUESS)
+    assert list(parts_can_be_called(load(path))) == []
+    half = '[[environment]]\ntype = "./mine.py:Half"\n'
+    (wrong,) = parts_can_be_called(load(write(folder, HEAD + DATA + ROLLOUT + half)))
+    assert wrong.key == ("environment", 0, "type")
+    assert "Half has no `step`; write `def step(self, action)`" in wrong.what
+    assert "`start` takes row, rng, x, but it gets row and rng" in wrong.what
+
+
 def test_reward_test_asks_for_rewards(folder: Path) -> None:
     path = write(folder, HEAD + DATA + ROLLOUT + GUESS)
     with pytest.raises(UserError, match=r"has no \[\[reward\]\], and the own reward of an env"):
@@ -94,5 +106,5 @@ def test_doctor_counts_the_processes_of_environments_and_finds_their_sandbox(fol
     text = HEAD + DATA + ROLLOUT + GUESS + "workers = 5\n"
     spec = load(write(folder, text + REWARD))
     assert needs.count_processes(spec) == 7 and needs.sandbox_of(spec) == "none"
-    spec = load(write(folder, text + 'tools = ["python"]\n'))
+    spec = load(write(folder, text + 'tools = ["python: seconds=5"]\n'))
     assert needs.count_processes(spec) == 5 and needs.sandbox_of(spec) == "auto"

@@ -20,7 +20,7 @@ import asyncio, ctypes, os, signal, sys, threading, time
 import numpy
 from drpo_cli.environments import Action, Message, Row, Step
 """
-LIMIT = 1.0
+LIMIT = 2.0
 
 
 class Case(NamedTuple):
@@ -40,7 +40,7 @@ CASES = [
     Case("CancelledError", "raise asyncio.CancelledError", "exception", "CancelledError"),
     Case("its own TimeoutError", "raise TimeoutError('mine')", "exception", "TimeoutError: mine"),
     Case("surrogate", "raise ValueError('\\ud800')", "exception", r"ValueError: \ud800"),
-    Case("hang", "time.sleep(1000)", "timeout", "took longer than timeout_s = 1"),
+    Case("hang", "time.sleep(1000)", "timeout", "took longer than timeout_s = 2"),
     Case("catches everything", """
 while True:
     try: time.sleep(1000)
@@ -79,6 +79,10 @@ return fine
     Case("no text", "return Step({'role': 'user', 'content': 3})", "wrong_type", "content is 3"),
     Case("half", "return Step('\\ud83d')", "wrong_type", "half a surrogate pair"),
     Case("too long", f"return Step('x' * {MOST_TEXT + 1})", "too_large", f"{MOST_TEXT + 1} char"),
+    Case("long message", f"return Step(dict(role='user', content='', x='y' * {2 * MOST_TEXT}))",
+         "too_large", "characters beside its text; cut it"),
+    Case("many messages", "return Step([{'role': 'user', 'content': ''}] * 10**6)", "too_large",
+         "1000000 messages"),
     Case("message", "return Step({'role': 'user', 'content': 'fine'})"),
     Case("messages", "return Step([{'role': 'user', 'content': 'fine'}])"),
     Case("info of an object", "return Step('x', info={'a': {1, 2}})", "wrong_type",

@@ -97,7 +97,8 @@ class Env:
     with opened(own(source, timeout_s=0.5)) as pool:
         one, two = pool.open(0, row(), 1), pool.open(0, row(), 2)
         pids = [int(text) for session in (one, two) for text in texts(result(session.first))]
-        running, called = one.step(Action(str(tmp_path / "called"))), tmp_path / "called"
+        called = tmp_path / "called"
+        running = one.step(Action(str(called)))
         wait_until(called.exists, "`step` was never called")
         failures = [result(future).failure for future in (one.close(), running)]
         assert [failure and failure.kind for failure in failures] in (
@@ -107,6 +108,27 @@ class Env:
         wait_until_gone(pids[:1])
         two.close()
         assert texts(result(pool.open(0, row(), 3).first)) != [str(pids[0])]
+
+
+@pytest.mark.parametrize("prefix", ["", "async "])
+def test_a_session_is_closed_while_it_starts(own: Own, tmp_path: Path, prefix: str) -> None:
+    source = f"""
+import asyncio, os, time
+class Env:
+    {prefix}def start(self, row, rng):
+        open(row.prompt, "w").close()
+        {"await asyncio.sleep" if prefix else "time.sleep"}(1000 if row.metadata else 0)
+        return str(os.getpid())
+    {prefix}def step(self, action: str) -> Step: return Step("x")
+"""
+    with opened(own(source, concurrency=1)) as pool:
+        called = tmp_path / "called"
+        one = pool.open(0, row(str(called), waits=True), 1)
+        wait_until(called.exists, "`start` was never called")
+        assert result(one.close()).failure is None
+        failure = result(one.first).failure
+        assert failure is not None and failure.kind == "closed"
+        assert texts(result(pool.open(0, row(str(called)), 2).first))
 
 
 BAD = """

@@ -11,6 +11,7 @@ import pytest
 from drpo_cli.plan import make_plan
 from drpo_cli.spec import load
 from drpo_cli.step import build as assemble
+from drpo_cli.tools.preview import data_show
 from support.command import drpo
 from support.models import tiny_model
 
@@ -139,3 +140,20 @@ def test_the_model_folder_is_made_first_where_it_is_missing(tmp_path: Path, mode
     assert done.returncode == 0, done.stderr
     assert "preparing the model: python" in done.stderr
     assert (tmp_path / "made" / "config.json").is_file()
+
+
+def test_prompts_of_an_environment_name_it(
+    spec: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    (spec.parent / "mine.py").write_text(
+        "class Guess:\n    def start(self, row, rng): ...\n    def step(self, action): ...\n"
+    )
+    data = SPEC.partition("[[data]]")[0] + '[[data]]\ntype = "numbered"\nchat = true\n'
+    rest = "[rollout]" + SPEC.partition("[rollout]")[2].partition("[[reward]]")[0]
+    text = f'{data}{rest}[[environment]]\ntype = "./mine.py:Guess"\n[eval]\nproblems = 20\n'
+    spec.write_text(text)
+    data_show.show(spec, (), 2)
+    said = capsys.readouterr().out
+    assert said.count("no answer · played in Guess, which says what the model sees\n") == 2
+    assert "<bos>user: " in said

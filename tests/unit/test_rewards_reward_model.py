@@ -75,6 +75,13 @@ def test_score_is_the_logit_of_the_conversation(folder: Path) -> None:
     assert scored(folder, ["4"], sigmoid=True) == pytest.approx([squashed], abs=1e-5)
 
 
+def test_the_date_of_a_template_is_the_same_on_every_day(folder: Path, tmp_path: Path) -> None:
+    path = classifier(tmp_path)
+    (path / "chat_template.jinja").write_text("{{ strftime_now('%Y') }}" + TEMPLATE)
+    expected = logits(folder, "2025u:2+2=\na:4\n").item()
+    assert scored(path, ["4"]) == pytest.approx([expected], abs=1e-5)
+
+
 def test_without_chat_prompt_and_completion_are_one_text(folder: Path) -> None:
     expected = logits(folder, "2+2=4").item()
     assert scored(folder, ["4"], chat=False) == pytest.approx([expected], abs=1e-5)

@@ -14,14 +14,14 @@ from rich.console import Console
 from drpo_cli.plan import rules
 from drpo_cli.spec import Spec, SpecError, excerpt, load
 from drpo_cli.spec.problems import Diagnostic
-from drpo_cli.tools.check import rewards_can_be_called
+from drpo_cli.tools.check import parts_can_be_called
 from support.corpus import FOLDER, Case, Mark, cases, marks
 
 CASES = list(cases())
 
 
 def checked(path: Path, overrides: Sequence[str] = ()) -> Spec:
-    return load(path, overrides, (*rules(1), rewards_can_be_called))
+    return load(path, overrides, (*rules(1), parts_can_be_called))
 
 
 def place(one: Diagnostic) -> Mark:

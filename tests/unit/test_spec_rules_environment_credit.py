@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from drpo_cli.plan import describe, make_plan
+from drpo_cli.spec import load
 from support.specs import SMALLEST, problem, warnings
 
 ENVIRONMENT = '[[environment]]\ntype = "./games.py:Guess"\n'
@@ -52,14 +54,6 @@ def folder(tmp_path: Path) -> Path:
             "remove it, or set advantage.discount, which is per turn with level 'turn'",
         ),
         (
-            ENVIRONMENT + BY_TURN + '[objective]\ntype = "gspo"\n',
-            "objective.type: is 'gspo', which takes the ratio of a whole response, and each turn",
-        ),
-        (
-            ENVIRONMENT + '[advantage]\ntype = "./seeing.py"\n[objective]\ntype = "gspo"\n',
-            "objective.type: is 'gspo', which takes the ratio of a whole response, and each turn",
-        ),
-        (
             ENVIRONMENT + BY_TURN + "turn_discount = 0\n",
             "advantage.turn_discount: is 0; must be above 0",
         ),
@@ -79,6 +73,7 @@ def test_credit_that_cannot_be_given_is_refused(folder: Path, lines: str, said: 
         "",
         BY_TURN,
         BY_TURN + "turn_discount = 0.5\n",
+        BY_TURN + '[objective]\ntype = "gspo"\n',
         '[advantage]\ntype = "gae"\nlevel = "turn"\ndiscount = 0.9\n[critic]\n',
         '[advantage]\ntype = "./seeing.py"\nturn_discount = 0.9\n',
     ],
@@ -91,3 +86,16 @@ def test_groups_of_equal_totals_are_not_dropped_unseen(folder: Path) -> None:
     lines = "[rollout]\ndynamic_sampling_rounds = 2\n"
     (line,) = warnings(folder, SMALLEST + ENVIRONMENT + BY_TURN + lines)
     assert "rollout.dynamic_sampling_rounds: drops groups whose totals are all equal" in line
+
+
+@pytest.mark.parametrize(
+    ("lines", "shown"),
+    [
+        ("", "group_mean, drpo (delta 0.2)"),
+        (ENVIRONMENT + BY_TURN, "group_mean (credit turn), drpo (delta 0.2)"),
+    ],
+)
+def test_check_shows_credit_where_it_was_asked_for(folder: Path, lines: str, shown: str) -> None:
+    path = folder / "run.toml"
+    path.write_text(SMALLEST + lines)
+    assert dict(describe(make_plan(load(path), 1)))["advantage, objective"] == shown

@@ -157,6 +157,16 @@ class Prompts:
         return ids
 
 
+def converse(row: Row) -> tuple[list[Message], int]:
+    """A row's prompt as a chat, as `Prompt` has it, and how many of the first messages are not its.
+
+    Needs no tokenizer. Raises UserError as `Prompts.make` does.
+    """
+    if row.config.chat or not isinstance(row.problem.prompt, str):
+        return _make_messages(row)
+    return [{"role": "user", "content": _plain_text(row)}], 0
+
+
 def _plain_text(row: Row) -> str:
     problem, config, id = row
     assert isinstance(problem.prompt, str)

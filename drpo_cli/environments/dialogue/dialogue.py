@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from drpo_cli.environments.dialogue.entries import Entry, Marks, texts_of
+from drpo_cli.environments.dialogue.formats import explain
 from drpo_cli.environments.dialogue.formats.written import Written
 from drpo_cli.environments.dialogue.renderer import Renderer
 from drpo_cli.environments.dialogue.tokens import Control, Tokens
@@ -77,6 +78,8 @@ class Dialogue:
     """An episode's conversation and its tokens. Call `act` and `observe` in turns.
 
     messages  the conversation so far
+    tokens    those after the first prompt, sampled and observed; where a new row began, of its
+              observation those of the text alone
     spans     (row, first, end) of each action: where its tokens are in the row
     """
 
@@ -91,6 +94,7 @@ class Dialogue:
         self._entries = [Entry(message) for message in messages]
         self._rows = [_Row(start.prompt_ids, start.text)]
         self.messages = list(messages)
+        self.tokens = 0
         self.spans: list[tuple[int, int, int]] = []
 
     @property
@@ -98,15 +102,11 @@ class Dialogue:
         """What the policy continues: every token as it was seen."""
         return (*self._row.prompt_ids, *self._row.ids)
 
-    @property
-    def tokens(self) -> int:
-        """The tokens of the current row after its prompt."""
-        return len(self._row.ids)
-
     def act(self, rollout: Rollout) -> Action:
         """Appends what the engine sampled, and returns what it says."""
         row, ids = self._row, rollout.token_ids
         first = len(row.ids)
+        self.tokens += len(ids)
         row.ids += ids
         row.logps += rollout.logps
         row.sampled += [True] * len(ids)
@@ -124,22 +124,28 @@ class Dialogue:
     def observe(self, messages: Sequence[Message]) -> None:
         """Appends what the policy sees after its action, and what begins its next one.
 
-        Where the template makes something else of the earlier turns than the policy saw, a new row
-        begins. Raises UserError for messages that the template refuses.
+        An answer of a tool to no call, such as what is wrong with a call, becomes a message of the
+        user. Where the template makes something else of the earlier turns than the policy saw, a
+        new row begins. Raises UserError for messages that the template refuses.
         """
         acted = self._entries[-1].written
         assert acted is not None, "observe follows act"
         for message in messages:
-            self.messages.append(message)
             if message["role"] == "tool" and not acted.calls:  # an answer to no call
                 message = {"role": "user", "content": message["content"]}
+            self.messages.append(message)
             self._entries.append(Entry(message, observed=True))
+        before = len(self._row.ids)
         if self._renderer is None:
             self._append_text(messages)
         elif not self._append_rendered(self._renderer):
             text = self._renderer.render(self._entries)
             ids = self._tokens.encode(text, self._start.special)
             self._rows.append(_Row(tuple(ids), text))
+            said = self._renderer.spelling.escape(LINE.join(one["content"] for one in messages))
+            self.tokens += len(self._tokens.encode(said))
+            return
+        self.tokens += len(self._row.ids) - before
 
     def rows(self) -> tuple[Rollout, ...]:
         """The training rows, in order; each ends with its last sampled token."""
@@ -161,7 +167,13 @@ class Dialogue:
             return written
         clean = self._tokens.without_special
         thinking = None if written.thinking is None else clean(written.thinking)
-        return written._replace(content=clean(written.content), thinking=thinking)
+        said = written._replace(content=clean(written.content), thinking=thinking)
+        if said.calls:  # such as an id that the template does not take
+            entries = [*self._entries, Entry({}, said)]
+            if (refusal := self._renderer.refusal(entries)) is not None:
+                problem = explain(refusal, self._renderer.reader.form)
+                return Written(text, thinking, problem=problem)
+        return said
 
     def _append_text(self, messages: Sequence[Message]) -> None:
         """Plain text follows plain text."""

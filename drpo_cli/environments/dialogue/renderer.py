@@ -51,6 +51,14 @@ class Renderer:
         other._template = ChatTemplate(self._template.text, options)
         return other
 
+    def refusal(self, entries: Sequence[Entry]) -> str | None:
+        """Why the template refuses what the policy wrote last; None if it takes it."""
+        try:
+            self.render(entries)
+        except UserError as error:
+            return str(error.__cause__)
+        return None
+
     def render(self, entries: Sequence[Entry], hidden: Mapping[int, Written] | None = None) -> str:
         """The text of a conversation, up to where the policy continues. Raises UserError."""
         messages = spell(entries, self.spelling, hidden)

@@ -11,7 +11,8 @@ from drpo_cli.chat_templates import naming
 from drpo_cli.errors import UserError
 
 ZERO_WIDTH = "\u200b"  # put into the text of a control token, so that it is not read as the token
-BROKEN = "\ufffd"  # in place of a control token of one character
+BROKEN = "\ufffd"  # in place of what is not text, and of a control token of one character
+SURROGATE = re.compile("[\ud800-\udfff]")
 ANCHORS = ("\n", ".", ")", "x")
 MOST_CONTROLS = 4  # behind a call: tokens that close it, and the end of the turn
 SHORTEST = 3  # characters of a token of markup that a template writes, such as <b>
@@ -33,9 +34,11 @@ class Tokens:
         self.ends = frozenset(ends)
         added = getattr(tokenizer, "added_tokens_decoder", {})
         self._added = {token.content: id for id, token in added.items()}
-        special = {token.content: id for id, token in added.items() if token.special}
-        self._special = {**special, **{self.decode([id]): id for id in self.ends}}
+        self._special = {token.content: id for id, token in added.items() if token.special}
         self._find_special = _any_of(self._special)
+        # any token may end a response, also one of ordinary text, such as a line break
+        self._controls = {**self._special, **{self.decode([id]): id for id in self.ends}}
+        self._find_control = _any_of(self._controls)
         self._adds_space = _adds_space(tokenizer)
 
     def encode(self, text: str, special: bool = False) -> list[int]:
@@ -68,8 +71,8 @@ class Tokens:
 
     def find_controls(self, text: str, start: int) -> list[Control]:
         """The first special tokens, or ends of a response, in a text from `start` on."""
-        found = islice(self._find_special.finditer(text, start), MOST_CONTROLS)
-        return [Control(one.start(), one[0], self._special[one[0]]) for one in found]
+        found = islice(self._find_control.finditer(text, start), MOST_CONTROLS)
+        return [Control(one.start(), one[0], self._controls[one[0]]) for one in found]
 
     def without_special(self, text: str) -> str:
         """A text without the special tokens in it."""
@@ -94,10 +97,11 @@ class Escape:
         self._ids = frozenset(controls.values()) - {tokens.tokenizer.unk_token_id}
 
     def __call__(self, text: str) -> str:
-        """The text, in which no control token is left.
+        """The text, in which no control token is left, nor half a character (a lone surrogate).
 
         Raises UserError for a tokenizer that reads one all the same.
         """
+        text = whole(text)
         if self._find.search(text) is None:
             return text
         while self._find.search(text) is not None:  # splitting one may leave another in its rest
@@ -109,6 +113,11 @@ class Escape:
                 "remove it from the observation in the environment or the tool",
             )
         return text
+
+
+def whole(text: str) -> str:
+    """A text with U+FFFD in place of half characters (lone surrogates), which have no tokens."""
+    return SURROGATE.sub(BROKEN, text)
 
 
 def _split(found: re.Match[str]) -> str:

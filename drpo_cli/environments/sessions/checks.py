@@ -12,6 +12,7 @@ from drpo_cli.types import Message, Step
 
 MOST_TEXT = 1 << 20
 """Most characters that one call may show the policy: several times the longest context."""
+MOST_MESSAGES = 1 << 10
 MOST_INFO = 1 << 16
 """Most characters of a step's info, roughly as JSON: it is kept with each episode."""
 DEEPEST = 32
@@ -65,6 +66,9 @@ def _messages(value: Any, who: str) -> tuple[Message, ...]:
     elif isinstance(value, Mapping):
         found = [_message(value, who)]
     elif isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
+        if len(value) > MOST_MESSAGES:
+            what = f"{who} returned {len(value)} messages as observation"
+            raise RefusedError("too_large", f"{what}; at most {MOST_MESSAGES} are possible")
         found = [_message(one, who) for one in value]
     else:
         raise RefusedError(
@@ -72,12 +76,12 @@ def _messages(value: Any, who: str) -> tuple[Message, ...]:
             f"{who} returned {_shown(value)} as observation; return text, or messages "
             '({"role": "user", "content": "…"})',
         )
-    size = sum(len(one["content"]) for one in found)
-    if size > MOST_TEXT:
-        raise RefusedError(
-            "too_large",
-            f"{who} returned an observation of {size} characters; cut it to {MOST_TEXT} or fewer",
-        )
+    shown = sum(len(one["content"]) for one in found)
+    beside = sum(len(repr({**one, "content": ""})) for one in found)
+    for size, where in ((shown, ""), (beside, " beside its text")):
+        if size > MOST_TEXT:
+            detail = f"{who} returned an observation of {size} characters{where}"
+            raise RefusedError("too_large", f"{detail}; cut it to {MOST_TEXT} or fewer")
     return tuple(found)
 
 

@@ -115,13 +115,15 @@ def checkpoint_space(spec: Spec) -> int:
 
 def count_processes(spec: Spec) -> int:
     """Processes that the rewards and environments of one rank use."""
-    return sum(part.config.workers for part in (*spec.reward, *spec.environment))
+    rewards = sum(reward.config.workers for reward in spec.reward)
+    return rewards + sum(one.config.workers for one in spec.environment)
 
 
 def sandbox_of(spec: Spec) -> str:
     """The sandbox that rewards and tools of this spec ask for; `none` where none runs code."""
     tests = [reward for reward in spec.reward if reward.type == "python_tests"]
     asked = {reward.config.model_dump()["backend"] for reward in tests}
-    if any("python" in one.config.tools for one in spec.environment):
+    tools = [tool.partition(":")[0] for one in spec.environment for tool in one.config.tools]
+    if "python" in tools:
         asked.add("auto")
     return next((name for name in ("bubblewrap", "auto", "plain") if name in asked), "none")

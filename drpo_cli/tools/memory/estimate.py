@@ -11,7 +11,7 @@ from drpo_cli.devices import idle_options, resolve, saves_asynchronously
 from drpo_cli.plan import Plan
 from drpo_cli.rollout.engine.capacity import GIB, WIDTH, cache_bytes
 from drpo_cli.spec.lengths import longest_sampled
-from drpo_cli.spec.rules_lora import shares_base, sync_of
+from drpo_cli.spec.rules_lora import shares_base, syncs_of
 from drpo_cli.spec.rules_parallel import tensor_parallel
 from drpo_cli.step.build import context_length, precision
 from drpo_cli.tools.memory.engine import Device, Engine, estimate_transformers, estimate_vllm
@@ -125,7 +125,8 @@ def estimate(plan: Plan, device: Device, nodes: int) -> Estimate:
     policy = _policy_job(plan, lengths, device)
     passes, count = measure(policy), count_parameters(spec.model)
     adapters = count_adapters(spec.model, spec.lora)
-    pushed = adapters if sync_of(spec) == "adapter" else count
+    syncs = syncs_of(spec.lora, spec.rollout.config) if spec.lora else {}
+    pushed = adapters if syncs.get("cuda") == "adapter" else count
     width = WIDTH[precision(spec).rollout]
     held = count + pushed if pushed == adapters else count
     engine = _engine(plan, config, held * width, lengths, device)

@@ -70,7 +70,11 @@ def _print_prompt(
 ) -> None:
     answer = "no answer" if prompt.answer is None else f"answer {_shorten(prompt.answer, 30)}"
     rewards = ", ".join(prompt.rewards if prompt.rewards is not None else names)
-    facts = (f"{len(prompt.token_ids):,} tokens", answer, f"scored by {rewards or 'no reward'}")
+    facts = [f"{len(prompt.token_ids):,} tokens", answer]
+    if prompt.environment is not None:
+        facts.append(f"played in {prompt.environment}, which says what the model sees")
+    if rewards or prompt.environment is None:
+        facts.append(f"scored by {rewards or 'no reward'}")
     console.print(Text(f"{number}  {prompt.id}", "bold"), "·", " · ".join(facts))
     if prompt.metadata:
         columns = ", ".join(f"{key} = {value!r}" for key, value in prompt.metadata.items())

@@ -63,7 +63,7 @@ class RowLine(BaseModel):
 class EpisodeLine(BaseModel):
     """What a line has of an episode."""
 
-    environment: str
+    environment: str = ""
     messages: tuple[dict[str, Any], ...]
     turns: tuple[TurnLine, ...] = ()
     end: End = "done"

@@ -9,6 +9,7 @@ from typing import Any
 from drpo_cli.environments.dialogue.formats import (
     coder,
     deepseek,
+    gemma4,
     glm,
     harmony,
     hermes,
@@ -18,7 +19,10 @@ from drpo_cli.environments.dialogue.formats import (
 )
 from drpo_cli.environments.dialogue.formats.written import CallError, Written
 
-THINKING = (("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<thought>", "</thought>"))
+THINKING = (
+    *(("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<thought>", "</thought>")),
+    ("<|channel>thought", "<channel|>"),
+)
 """Tags around thinking, as templates know them."""
 
 
@@ -39,6 +43,7 @@ FORMS = (
     Form("Mistral (names)", mistral.NAME_FORM, mistral.read_names),
     Form("DeepSeek V3", deepseek.FENCED_FORM, deepseek.read),
     Form("DeepSeek V3.1", deepseek.FORM, deepseek.read),
+    Form("Gemma 4", gemma4.FORM, gemma4.read),
     Form("LFM2", pythonic.MARKED_FORM, pythonic.read_marked),
     Form("Llama 4", pythonic.FORM, pythonic.read),
     Form("Llama 3", llama.FORM, llama.read),
@@ -74,7 +79,7 @@ class Reader:
             written = self.form.read(rest, self.tools)
             self._require_few(written)
         except CallError as error:
-            return Written(rest, thinking, problem=_explain(error, self.form))
+            return Written(rest, thinking, problem=explain(error, self.form))
         return written._replace(thinking=thinking)
 
     def opens(self, prompt: str) -> bool:
@@ -87,7 +92,7 @@ class Reader:
             self._require_few(written)
         except CallError as error:
             thinking = harmony.thinking_of(text)
-            return Written(text, thinking, problem=_explain(error, self.form or HARMONY))
+            return Written(text, thinking, problem=explain(error, self.form))
         if written.calls and self.form is None:
             return written._replace(calls=(), content=text)
         return written
@@ -115,5 +120,7 @@ def _split(text: str, tags: tuple[str, str] | None, opened: bool) -> tuple[str |
     return thinking.strip(), rest.lstrip("\n")
 
 
-def _explain(error: CallError, form: Form) -> str:
+def explain(error: object, form: Form | None) -> str:
+    """Why a call is not valid and how to write it, for the model."""
+    form = form or HARMONY
     return f"The call of a tool is not valid: {error}. Write it as:\n{form.words}"

@@ -17,7 +17,7 @@ LONGEST = 100_000  # characters that Python's parser gets
 
 
 def read(text: str, tools: Sequence[Mapping[str, Any]]) -> Written:
-    """The calls, or the text if it is no list of them. Raises CallError."""
+    """The calls, or the text if it is not a list of them. Raises CallError."""
     body = text.strip()
     names = [tool.get("function", tool)["name"] for tool in tools]
     if not body.startswith(tuple(f"[{name}(" for name in names)):

@@ -41,6 +41,10 @@ def named_call(name: Any, arguments: Any, id: Any = "") -> ToolCall:
         raise CallError(f"{str(name)[:80]!r} is not the name of a tool")
     if not isinstance(arguments, dict):
         raise CallError(f"the arguments of {name} are an object, not {_kind(arguments)}")
+    try:
+        json.dumps(arguments, ensure_ascii=False).encode()
+    except (ValueError, TypeError, RecursionError) as error:  # half a character, a set, …
+        raise CallError(f"the arguments of {name} cannot be JSON ({error})") from error
     return ToolCall(name, arguments, id if isinstance(id, str) else "")
 
 
