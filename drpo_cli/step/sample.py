@@ -10,10 +10,11 @@ from drpo_cli.dist import World
 from drpo_cli.errors import UserError
 from drpo_cli.evaluate.metrics import is_right
 from drpo_cli.rewards.grading.grader import Batch, Graded, Usage
-from drpo_cli.rollout.engine.protocol import Sampling, derive_seed, sample_groups
+from drpo_cli.rollout.engine.protocol import Sampling, derive_seed
 from drpo_cli.runs.records import Records
 from drpo_cli.spec import Spec
 from drpo_cli.step.checkpoint import save_last_step
+from drpo_cli.step.play import sample_or_play
 from drpo_cli.types import Group, Scores
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def sample(r: Run, step: int, round_: int) -> tuple[list[Group], Batch]:
         save_last_step(r)
         raise
     batch = r.grader.begin(prompts_P, sampling.samples, step)
-    return sample_groups(r.engine, prompts_P, sampling, batch.add), batch
+    return sample_or_play(r.engine, r.player, prompts_P, sampling, batch.add), batch
 
 
 def score(batch: Batch, quarantine: Records | None, step: int) -> Graded:
