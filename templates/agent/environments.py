@@ -27,7 +27,7 @@ class Guess:
     def start(self, row: Row, rng: Random) -> str:
         """Draws the secret. `rng` is the same for all episodes of a group."""
         self.secret = rng.randint(1, self.config.limit)
-        return row.prompt
+        return f"guess 1-{self.config.limit}\n"
 
     def step(self, action: str) -> Step:
         """Answers a guess: `action` is what the model wrote."""
