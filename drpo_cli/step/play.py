@@ -11,8 +11,10 @@ the requests that are being sampled as soon as the environment has answered.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 from types import TracebackType
@@ -31,11 +33,9 @@ from drpo_cli.rollout.engine.protocol import (
     derive_seeds,
     sample_groups,
 )
-from drpo_cli.rollout.engine.requests import Request
+from drpo_cli.rollout.engine.requests import PATIENCE_S, Key, Request
 from drpo_cli.settings import EnvironmentSettings
 from drpo_cli.types import End, Episode, Group, Message, Prompt, Rollout, Row, Turn
-
-PAUSE_S = 0.5  # longest wait before an engine that has nothing to do can show that it is alive
 
 Finished = Callable[[int, int, Rollout], None]
 
@@ -83,6 +83,11 @@ class Player:
         """The name of an environment."""
         return self._prepared[index].name
 
+    def room(self, index: int) -> int:
+        """The episodes of an environment that its processes can hold at the same time."""
+        one = self._prepared[index]
+        return one.config.workers * (one.config.concurrency if one.is_async else 1)
+
     def play(
         self,
         engine: EngineProtocol,
@@ -107,9 +112,10 @@ class Player:
 
         episodes = _Episodes(self, prompts_P, sampling, keep)
         try:
-            for key, rollout in engine.generate(episodes, sampling):
-                progress.tick()
-                episodes.take_turn(key, rollout)
+            with closing(engine.generate(episodes, sampling)) as sampled:
+                for key, rollout in sampled:
+                    progress.tick()
+                    episodes.take_turn(key, rollout)
         finally:
             episodes.close()
             self.waited_s += episodes.waited_s
@@ -144,6 +150,8 @@ class _Answered(NamedTuple):
 class _Episode:
     """An episode that is being played.
 
+    seed      of its first turn; those of the others are derived from it
+    session   None until there is room for it
     turns     the actions so far, the newest without the environment's answer to it
     sampling  whether the engine has a request of it, else it waits for its environment
     asked     when the engine got its newest request
@@ -155,8 +163,9 @@ class _Episode:
     prompt: Prompt
     index: int
     config: EnvironmentSettings
+    start_seed: int
     seed: int
-    session: Session
+    session: Session | None = None
     dialogue: Dialogue | None = None
     turns: list[Turn] = field(default_factory=list)
     sampling: bool = False
@@ -170,6 +179,8 @@ class _Episode:
 class _Episodes:
     """The episodes of a batch, as an engine takes requests from them (`Requests`)."""
 
+    in_rounds = False
+
     def __init__(
         self, player: Player, prompts_P: Sequence[Prompt], sampling: Sampling, finished: Finished
     ) -> None:
@@ -179,16 +190,24 @@ class _Episodes:
         self._first_ids_P: dict[int, tuple[int, ...]] = {}
         keys_P = [(prompt.id, prompt.epoch) for prompt in prompts_P]
         seeds_PG = derive_seeds(sampling, keys_P)
-        self._living: dict[tuple[int, int], _Episode] = {}
+        self._living: dict[Key, _Episode] = {}
+        self._queues: dict[int, deque[_Episode]] = {}
         for at, (prompt, seeds_G) in enumerate(zip(prompts_P, seeds_PG, strict=True)):
             start_seed = derive_seed(sampling.seed, "start", *keys_P[at])
+            index = player.find(prompt)
+            queue = self._queues.setdefault(index, deque())
             for sample, seed in enumerate(seeds_G):
-                index = player.find(prompt)
-                session = player.environments.open(index, _row(prompt), start_seed)
-                config = player.config(index)
-                one = _Episode(at, sample, prompt, index, config, seed, session)
+                one = _Episode(at, sample, prompt, index, player.config(index), start_seed, seed)
                 self._living[at, sample] = one
-                self._await(one, session.first)
+                queue.append(one)
+        for index in self._queues:
+            for _ in range(player.room(index)):
+                self._open_next(index)
+
+    @property
+    def coming(self) -> bool:
+        """See `Requests.coming`."""
+        return any(one.session is not None and not one.sampling for one in self._living.values())
 
     def take(self, wait: bool) -> Sequence[Request] | None:
         """See `Requests.take`: the next turn of every episode whose environment has answered."""
@@ -198,12 +217,11 @@ class _Episodes:
         self._end_late()
         return requests if requests or self._living else None
 
-    def take_turn(self, key: object, rollout: Rollout) -> None:
+    def take_turn(self, key: Key, rollout: Rollout) -> None:
         """Takes a turn that the engine has finished, and hands it to its environment."""
-        assert isinstance(key, tuple)
         one = self._living[key]
         one.sampling = False
-        assert one.dialogue is not None
+        assert one.dialogue is not None and one.session is not None
         action = one.dialogue.act(rollout)
         one.text = action.text
         row, first, end = one.dialogue.spans[-1]
@@ -226,8 +244,17 @@ class _Episodes:
     def close(self) -> None:
         """Ends what is left, after an error."""
         for one in self._living.values():
-            one.session.close()
+            if one.session is not None:
+                one.session.close()
         self._living.clear()
+
+    def _open_next(self, index: int) -> None:
+        """Begins the next episode of an environment, if there is one."""
+        if not (queue := self._queues[index]):
+            return
+        one = queue.popleft()
+        one.session = self._player.environments.open(index, _row(one.prompt), one.start_seed)
+        self._await(one, one.session.first)
 
     def _await(self, one: _Episode, future: Future[Answer]) -> None:
         began = time.perf_counter()
@@ -252,7 +279,7 @@ class _Episodes:
     def _pause(self) -> float:
         deadlines = [one.deadline for one in self._living.values() if one.deadline is not None]
         left = min(deadlines, default=float("inf")) - time.perf_counter()
-        return max(0.0, min(PAUSE_S, left))
+        return max(0.0, min(PATIENCE_S, left))
 
     def _go_on(self, answered: _Answered) -> Request | None:
         """The episode's next request; None if it ends here."""
@@ -323,9 +350,7 @@ class _Episodes:
             return None
         one.asked, one.sampling = time.perf_counter(), True
         seed = derive_seed(one.seed, len(one.turns)) if one.turns else one.seed
-        return Request(
-            (one.at, one.sample), ids, seed, min(room, self._sampling.max_new_tokens)
-        )
+        return Request((one.at, one.sample), ids, seed, min(room, self._sampling.max_new_tokens))
 
     def _end_late(self) -> None:
         now = time.perf_counter()
@@ -336,12 +361,12 @@ class _Episodes:
     def _end(self, one: _Episode, end: End, failure: tuple[str, str] | None = None) -> None:
         del self._living[one.at, one.sample]
         one.ended = True
-        one.session.close()
+        if one.session is not None:
+            one.session.close()
+        self._open_next(one.index)
         self._finished(one.at, one.sample, self._make_rollout(one, end, failure))
 
-    def _make_rollout(
-        self, one: _Episode, end: End, failure: tuple[str, str] | None
-    ) -> Rollout:
+    def _make_rollout(self, one: _Episode, end: End, failure: tuple[str, str] | None) -> Rollout:
         rows = () if one.dialogue is None else one.dialogue.rows()
         messages = one.prompt.messages if one.dialogue is None else one.dialogue.messages
         episode = Episode(
