@@ -29,8 +29,12 @@ class Guess:
         self.secret = rng.randint(1, self.config.limit)
         return f"guess 1-{self.config.limit}\n"
 
-    def step(self, action: str) -> Step:
-        """Answers a guess: `action` is what the model wrote."""
+    async def step(self, action: str) -> Step:
+        """Answers a guess: `action` is what the model wrote.
+
+        It is async so that many games share a process: a game that needs long would be better off
+        in a process of its own, without `async`.
+        """
         self.asked += 1
         if action == str(self.secret):
             return Step(reward=1.0, done=True)
