@@ -107,7 +107,8 @@ def player(plan: Plan, tokenizer: Any) -> Player | None:
     if not spec.environment:
         return None
     ends = find_ends(spec.rollout.config, spec.model, tokenizer)
-    return Player(spec.environment, tokenizer, ends.ids, context_length(plan))
+    in_rounds = spec.rollout.config.in_rounds
+    return Player(spec.environment, tokenizer, ends.ids, context_length(plan), in_rounds)
 
 
 def _engine_context(plan: Plan) -> EngineContext:

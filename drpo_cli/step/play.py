@@ -52,8 +52,9 @@ class Player:
         tokenizer: Any,
         ends: frozenset[int],
         context_length: int,
+        in_rounds: bool = False,
     ) -> None:
-        self.context_length = context_length
+        self.context_length, self.in_rounds = context_length, in_rounds
         self.waited_s = 0.0
         self._prepared = prepare_all(selected)
         self._index = {one.name: index for index, one in enumerate(self._prepared)}
@@ -179,12 +180,10 @@ class _Episode:
 class _Episodes:
     """The episodes of a batch, as an engine takes requests from them (`Requests`)."""
 
-    in_rounds = False
-
     def __init__(
         self, player: Player, prompts_P: Sequence[Prompt], sampling: Sampling, finished: Finished
     ) -> None:
-        self.waited_s = 0.0
+        self.waited_s, self.in_rounds = 0.0, player.in_rounds
         self._player, self._sampling, self._finished = player, sampling, finished
         self._answers: SimpleQueue[_Answered] = SimpleQueue()
         self._first_ids_P: dict[int, tuple[int, ...]] = {}
