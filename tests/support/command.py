@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-VARIES = ("seconds", "tokens_per_second", "peak_memory_gib")  # from one run of a step to the next
-SLOW = ("seconds", "slowest")  # and of each reward
+VARIES = ("seconds", "tokens_per_second", "peak_memory_gib", "idle_share")  # between equal runs
+SLOW = ("seconds", "slowest", "answer_s", "slowest_s")  # of each reward and environment
 PATIENCE = 300
 
 
@@ -57,11 +57,12 @@ def reproducible(path: Path) -> list[dict[str, Any]]:
 def timeless(line: dict[str, Any]) -> dict[str, Any]:
     """A step's metrics without times and memory."""
     kept = {k: v for k, v in line.items() if k not in VARIES}
-    if "grading" in line:
-        kept["grading"] = {
-            name: {k: v for k, v in usage.items() if k not in SLOW}
-            for name, usage in line["grading"].items()
-        }
+    for key in ("grading", "environments"):
+        if key in line:
+            kept[key] = {
+                name: {k: v for k, v in usage.items() if k not in SLOW}
+                for name, usage in line[key].items()
+            }
     return kept
 
 
