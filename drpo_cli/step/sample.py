@@ -63,17 +63,15 @@ class Draws:
     are all equal are replaced, since their advantages are 0. The filter sees the scores as the
     rewards gave them: overlong shaping would make groups look different that are not.
 
-    drawn     every group sampled for the step, used or not, with its scores
-    usage     what each reward did for it
-    rounds    batches of prompts sampled so far
-    waited_s  seconds in which nothing was sampled, since all episodes waited for environments
+    drawn   every group sampled for the step, used or not, with its scores
+    usage   what each reward did for it
+    rounds  batches of prompts sampled so far
     """
 
     def __init__(self, further_rounds: int, world: World) -> None:
         self.drawn: list[Scored] = []
         self.usage: dict[str, Usage] = {}
         self.rounds = 0
-        self.waited_s = 0.0
         self._further_rounds = further_rounds
         self._world = world
 

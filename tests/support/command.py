@@ -11,8 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-VARIES = ("seconds", "tokens_per_second", "peak_memory_gib", "idle_share")  # between equal runs
-SLOW = ("seconds", "slowest", "answer_s", "slowest_s")  # of each reward and environment
+VARIES = (  # from one run of a step to the next
+    "seconds", "tokens_per_second", "peak_memory_gib", "idle_share"
+)  # fmt: skip
+SLOW = ("seconds", "slowest", "answer_s", "slowest_s")  # and of each reward and environment
+LATENCIES = ("sampling_s", "answer_s")  # and of each turn of a sample
 PATIENCE = 300
 
 
@@ -63,6 +66,10 @@ def timeless(line: dict[str, Any]) -> dict[str, Any]:
                 name: {k: v for k, v in usage.items() if k not in SLOW}
                 for name, usage in line[key].items()
             }
+    if "turns" in line and isinstance(line["turns"], list):
+        kept["turns"] = [
+            {k: v for k, v in turn.items() if k not in LATENCIES} for turn in line["turns"]
+        ]
     return kept
 
 

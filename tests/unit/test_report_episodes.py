@@ -245,7 +245,7 @@ def test_the_view_shows_an_episode_in_short(tmp_path: Path, width: int) -> None:
     lines = [line.plain for line in draw_run(run, width, 40)]
     text = "\n".join(lines)
     assert "turns" in text and "1.500" in text
-    assert "guess 1.500 turns: 50% done, 50% max_turns; 0.25 s per answer" in text
+    assert "guess 1.500 turns: 50% done, 50% max_turns; idle 25%" in text
     assert "[1 turn, done" in text and "\x1b" not in text
     assert max(map(len, lines)) <= width
 
