@@ -55,13 +55,13 @@ class _Sums:
 
 
 def episode_metrics(
-    groups_P: Sequence[Group], waited_s: float | None, rollout_s: float, world: World
+    groups_P: Sequence[Group], waited_s: float, rollout_s: float, world: World
 ) -> dict[str, Any]:
     """What happened in each environment, over all ranks; empty without episodes. Collective.
 
     groups_P   every group of the step, also those that are not trained on
     waited_s   seconds of this rank in which it had nothing to sample, since all its episodes were
-               waiting for their environments; None if that is not known
+               waiting for their environments
     rollout_s  seconds of this rank's rollout phase
     """
     own: dict[str, _Sums] = {}
@@ -80,9 +80,8 @@ def episode_metrics(
     episodes, turns = (
         sum(getattr(sums, key) for sums in together.values()) for key in ("episodes", "turns")
     )
-    known = [(waited, rollout) for _, waited, rollout in everyone if waited is not None]
-    idle = math.fsum(waited for waited, _ in known)
-    rollout_time = math.fsum(rollout for _, rollout in known)
+    idle = math.fsum(waited for _, waited, _ in everyone)
+    rollout_time = math.fsum(rollout for _, _, rollout in everyone)
     return {
         "turns": turns / episodes,
         "environments": {name: _describe(sums) for name, sums in together.items()},

@@ -11,7 +11,7 @@ the requests that are being sampled as soon as the environment has answered.
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing
@@ -42,6 +42,8 @@ Finished = Callable[[int, int, Rollout], None]
 
 class Player:
     """Plays the episodes of a run. Closed, it leaves no process behind.
+
+    waited_s  seconds of the newest batch in which all its episodes waited for their environments
 
     Raises UserError for an environment that cannot be called.
     """
@@ -119,7 +121,7 @@ class Player:
                     episodes.take_turn(key, rollout)
         finally:
             episodes.close()
-            self.waited_s += episodes.waited_s
+            self.waited_s = episodes.waited_s
         return [
             Group(prompt, tuple(by_sample[i] for i in range(sampling.samples)))
             for prompt, by_sample in zip(prompts_P, rollouts_PG, strict=True)
@@ -174,6 +176,7 @@ class _Episode:
     deadline: float | None = None
     text: str = ""
     info: Mapping[str, Any] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
     ended: bool = False
 
 
@@ -303,6 +306,8 @@ class _Episodes:
 
     def _note(self, one: _Episode, answer: Answer, seconds: float) -> None:
         one.info = answer.info or one.info
+        one.counts.update(answer.counts)
+        one.text = answer.info.get("submitted", one.text)
         if one.turns:
             one.turns[-1] = replace(one.turns[-1], reward=answer.reward, answer_s=seconds)
 
@@ -375,6 +380,7 @@ class _Episodes:
             end=end,
             failure=failure,
             info=one.info,
+            counts=one.counts,
         )
         last = rows[-1] if rows else Rollout((), (), "", truncated=False)
         return replace(

@@ -36,7 +36,7 @@ def record(
     """
     seconds = dict(r.seconds)
     r.seconds.clear()
-    waited_s = seconds.pop("waited", None)  # a part of the rollout, not a phase of its own
+    waited_s = seconds.pop("waited", 0.0)  # a part of the rollout, not a phase of its own
     groups_P, scores_P = draws.chosen()
     drawn_P = [group for group, _ in draws.drawn]
     tokens = generated_tokens(drawn_P, r.world)
