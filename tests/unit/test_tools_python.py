@@ -101,7 +101,8 @@ def test_long_output_keeps_start_and_end(start: Start) -> None:
     ],
 )  # fmt: skip
 def test_a_session_that_exceeds_a_limit_is_ended(start: Start, code: str, ended: str) -> None:
-    session = start(wall_s=1.0 if ended == "timeout" else PATIENT_S, memory_mib=128)
+    own = {"timeout": {"wall_s": 1.0}, "memory": {"memory_mib": 128}}
+    session = start(**own.get(ended, {}))
     assert session.run(code).ended == ended
     assert not session.alive
     assert session.run("1").ended == "closed"
@@ -236,4 +237,5 @@ def test_without_a_sandbox_the_toolbox_says_so(monkeypatch: pytest.MonkeyPatch) 
     sandbox.find_backend.cache_clear()
     with pytest.raises(UserError, match="no sandbox works here"):
         Toolbox(["python"], Path())
+    assert len(Toolbox(["python: seconds=5"], Path(), start=False).schemas) == 1
     sandbox.find_backend.cache_clear()
