@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from drpo_cli.environments.sessions.pool import Session
-from drpo_cli.types import Action
+from drpo_cli.errors import UserError
+from drpo_cli.types import Action, ToolCall
 from support.environments import Own, opened, play, result, row, texts
 
 COUNT = """
@@ -71,3 +72,47 @@ def test_one_call_at_a_time(own: Own) -> None:
         session.close()
         with pytest.raises(AssertionError, match="one call at a time"):
             session.step(Action("a"))
+
+
+TOOLS = """
+class Env:
+    @staticmethod
+    def tools(config):
+        {body}
+    def start(self, row, rng):
+        return "go"
+    def step(self, action: Action) -> Step:
+        return Step(f"{{action.calls[0].name}} {{action.calls[0].arguments['n']}}")
+"""
+
+
+def test_an_environment_may_bring_its_own_tools(own: Own) -> None:
+    schema = '{"type": "function", "function": {"name": "double", "parameters": {}}}'
+    with opened(own(TOOLS.format(body=f"return [{schema}]"))) as pool:
+        assert [one["function"]["name"] for one in pool.tools(0)] == ["double"]
+        session = pool.open(0, row(), 1)
+        result(session.first)
+        called = result(session.step(Action("", (ToolCall("double", {"n": 2}),))))
+        assert texts(called) == ["double 2"]
+        session.close()
+
+
+@pytest.mark.parametrize(
+    ("body", "options", "message"),
+    [
+        (
+            "return [{}]",
+            {"tools": ["calculator"]},
+            "it has tools of its own; remove `tools`",
+        ),
+        ("return 1 / 0", {}, "'Env': its `tools`: ZeroDivisionError.*e0.py"),
+    ],
+)
+def test_wrong_tools_of_its_own(
+    own: Own, body: str, options: dict[str, object], message: str
+) -> None:
+    with (
+        opened(own(TOOLS.format(body=body), **options)) as pool,
+        pytest.raises(UserError, match=message),
+    ):
+        pool.tools(0)

@@ -12,7 +12,7 @@ from typing import Any
 from drpo_cli import secrets
 from drpo_cli.calls.hints import alternatives, holds, is_subclass, origin, place, resolve, spell
 from drpo_cli.errors import UserError
-from drpo_cli.plugins import Selected, short_name
+from drpo_cli.plugins import Selected, short_name, where_it_broke
 from drpo_cli.settings import EnvironmentSettings
 from drpo_cli.types import Action, Row, Step
 
@@ -47,6 +47,20 @@ class Environment:
     def make(self) -> Any:
         """Makes the instance of an episode; raises what its `__init__` raises."""
         return self.entry(self.config) if self.takes_config else self.entry()
+
+    def own_tools(self) -> tuple[dict[str, Any], ...]:
+        """The schemas of the tools whose calls `step` gets. Raises UserError.
+
+        They are what the class's static method `tools(config)` returns.
+        """
+        if not isinstance(inspect.getattr_static(self.entry, "tools", None), staticmethod):
+            return ()
+        try:
+            return tuple(self.entry.tools(self.config))  # type: ignore[attr-defined]
+        except UserError:
+            raise
+        except Exception as error:  # the user's code may raise anything
+            raise UserError(f"its `tools`: {where_it_broke(error)}", "correct it") from error
 
     def place(self, method: str) -> str:
         """`file.py:line` of a method, for messages."""

@@ -8,7 +8,7 @@ import json
 from collections import deque
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from drpo_cli import processes
 from drpo_cli.calls import crew, server
@@ -33,10 +33,14 @@ BEFORE = "; or an episode before it in the same process left something behind"
 
 
 class _Ready(NamedTuple):
-    """An environment, and the tools of its episodes."""
+    """An environment, and the tools of its episodes: those of the spec, or the schemas of its own.
+
+    Both at once are refused, because a worker asks either the tools or the environment.
+    """
 
     environment: Environment
     toolbox: Toolbox | None
+    own: tuple[dict[str, Any], ...] = ()
 
 
 def main(handle: int) -> None:
@@ -46,10 +50,14 @@ def main(handle: int) -> None:
 
 def _prepare(selected: Selected[EnvironmentSettings]) -> _Ready:
     environment, tools = prepare(selected), selected.config.tools
-    if not tools:
-        return _Ready(environment, None)
-    toolkit = importlib.import_module("drpo_cli.environments.toolkit.toolbox")
     try:
+        if own := environment.own_tools():
+            if tools:
+                raise UserError("it has tools of its own", "remove `tools`")
+            return _Ready(environment, None, own)
+        if not tools:
+            return _Ready(environment, None)
+        toolkit = importlib.import_module("drpo_cli.environments.toolkit.toolbox")
         return _Ready(environment, toolkit.Toolbox(tools, Path.cwd()))
     except UserError as error:
         raise UserError(f"environment {environment.name!r}: {error}") from error
@@ -57,7 +65,7 @@ def _prepare(selected: Selected[EnvironmentSettings]) -> _Ready:
 
 def _describe(ready: _Ready) -> str:
     """The schemas of its tools."""
-    return json.dumps(ready.toolbox.schemas if ready.toolbox else ())
+    return json.dumps(ready.toolbox.schemas if ready.toolbox else ready.own)
 
 
 class _Place:
@@ -102,7 +110,7 @@ class _Crew(crew.Crew[Answer]):
     """
 
     def __init__(self, server: Server, ready: _Ready, tasks: asyncio.TaskGroup) -> None:
-        run, environment = partial(worker.run, *ready), ready.environment
+        run, environment = partial(worker.run, ready.environment, ready.toolbox), ready.environment
         config, together = environment.config, environment.is_async
         blocked = BLOCKED if together else "" if ready.toolbox else None
         super().__init__(
