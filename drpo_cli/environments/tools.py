@@ -17,6 +17,8 @@ from drpo_cli.environments import EnvironmentSettings, Message, Row, Step
 class Config(EnvironmentSettings):
     """At least one tool."""
 
+    weight: float = 0.0
+    """Its own reward is always 0, so a `[[reward]]` has to count."""
     tools: tuple[str, ...] = Field(min_length=1, strict=False)
     """Tools that the model may call: built-in ones (`"calculator"`, `"python"`, `"submit"`), typed
     Python functions (`"./tools.py:search"`), and servers of the Model Context Protocol

@@ -33,6 +33,7 @@ from drpo_cli.rollout.engine.vllm_ranks import (
     tell_every_rank,
 )
 from drpo_cli.rollout.engine.vllm_requests import read_output, sampling_options
+from drpo_cli.rollout.engine.vllm_seeds import keep_generators
 from drpo_cli.rollout.engine.vllm_weights import (
     copy_in_place,
     find_embedding,
@@ -144,6 +145,8 @@ class Engine:
         from vllm.platforms import current_platform
 
         self.can_sleep = config.sleep and current_platform.is_cuda_alike()
+        if current_platform.is_cpu():
+            keep_generators(self._worker.model_runner)
         self.asleep: set[str] = set()
         self.requests = 0  # sent so far: no two have the same name
         self.has_weights = not context.awaits_weights

@@ -113,9 +113,13 @@ class Session:
                 self._end(0)
                 return Reply("", ended="killed")
 
+    def interrupt(self) -> None:
+        """Makes it end soon; code that another thread runs returns as `ended`."""
+        self._supervisor.terminate()  # it ends the program first
+
     def close(self) -> None:
         """Ends the session with everything that it started; also while another thread runs code."""
-        self._supervisor.terminate()  # it ends the program first
+        self.interrupt()
         with self._lock:
             self._end(_START_S)
 

@@ -12,8 +12,8 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from drpo_cli.settings.base import Count, Settings
 
-OWN_TOOL = re.compile(r"(.*?\.py)(:.*)?", re.DOTALL)
-MCP = "mcp:"
+OWN_TOOL = re.compile(r"(.*?\.py)((?::[^/:]*)?(?:: .*)?)", re.DOTALL)
+MCP = re.compile(r"(mcp\s*(?:\[[^\]]*\])?\s*:)(.*)", re.DOTALL)
 
 
 class EnvironmentSettings(Settings):
@@ -66,8 +66,8 @@ class EnvironmentSettings(Settings):
 
 def _absolute(tool: str, folder: Path | None) -> str:
     """The tool with absolute paths, so that it is valid in any folder."""
-    if tool.startswith(MCP):
-        return _absolute_command(tool, folder)
+    if server := MCP.fullmatch(tool):
+        return _absolute_command(tool, server[1], server[2], folder)
     own = OWN_TOOL.fullmatch(tool)
     if own is None or folder is None:
         return tool
@@ -77,16 +77,18 @@ def _absolute(tool: str, folder: Path | None) -> str:
     return f"{file}{own[2] or ''}"
 
 
-def _absolute_command(tool: str, folder: Path | None) -> str:
+def _absolute_command(tool: str, kind: str, command: str, folder: Path | None) -> str:
     try:
-        words = shlex.split(tool.removeprefix(MCP))
+        words = shlex.split(command)
     except ValueError as error:
         raise ValueError(f"{tool!r} is not a command: {error}; close the quotation") from error
     if not words:
         raise ValueError(f"{tool!r} names no command; write 'mcp: command arguments'")
     if folder is not None:
         words = [
-            str((folder / word).resolve()) if word.startswith(("./", "../")) else word
+            os.path.abspath(folder / word)  # not where links lead: that loses a virtual environment
+            if word.startswith(("./", "../")) or (folder / word).is_file()
+            else word
             for word in words
         ]
-    return f"{MCP} {shlex.join(words)}"
+    return f"{kind} {shlex.join(words)}"

@@ -94,7 +94,8 @@ def _compare(
     places: dict[Hashable, list[int]] = {}
     for place, key in enumerate(keys):
         places.setdefault(key, []).append(place)
-    large = [own for own in places.values() if len(own) >= _smallest(advantage)]
+    smallest = _smallest(advantage)
+    large = [own for own in places.values() if len(own) >= smallest]
     adv, compared = [0.0] * len(scores), [False] * len(scores)
     scores_PG = [[scores[place] for place in own] for own in large]
     adv_PG = _of_all_ranks(advantage, world, scores_PG)
@@ -116,7 +117,8 @@ def _of_views(
     views_E = turns.views(len(scored_E), groups_P)
     adv_E: list[Sequence[float]] = [[0.0] * len(views) for views in views_E]
     kept_PG = [[e for e in group if scored_E[e]] for group in _by_group(exp, range(len(scored_E)))]
-    kept_PG = [kept_G for kept_G in kept_PG if len(kept_G) >= _smallest(advantage)]
+    smallest = _smallest(advantage)
+    kept_PG = [kept_G for kept_G in kept_PG if len(kept_G) >= smallest]
     found_PG = _of_all_ranks(
         advantage,
         world,

@@ -33,9 +33,9 @@ def sample_records(
     `reward` is the total that training saw; None for a sample that was skipped. The line of an
     episode also has its conversation and its rows: see `episode_record`.
     """
-    totals = zip(exp.score_S.tolist(), exp.scored_S.tolist(), strict=True)
-    reward_S = [total if scored else None for total, scored in totals]
-    last_S = _last_rows(groups_P)
+    first_E = exp.first_E
+    totals = zip(exp.score_S[first_E].tolist(), exp.scored_S[first_E].tolist(), strict=True)
+    reward_E = iter([total if scored else None for total, scored in totals])
     return [
         {
             "step": step,
@@ -47,7 +47,7 @@ def sample_records(
             "completion": rollout.text,
             "truncated": rollout.truncated,
             "tokens": rollout.sampled_tokens,
-            "reward": reward_S[next(last_S)],
+            "reward": next(reward_E),
             "rewards": {name: values[i] for name, values in scores.by_reward.items()},
             **episode_record(group, rollout, decode),
         }
@@ -84,15 +84,6 @@ def to_json(value: Any, levels: int = DEEPEST) -> Any:
     if levels and isinstance(value, list | tuple):
         return [to_json(inner, levels - 1) for inner in value]
     return value if value is None or isinstance(value, str | int | float) else repr(value)
-
-
-def _last_rows(groups_P: Sequence[Group]) -> Iterator[int]:
-    """The last row of each rollout in the experience, in the order of the rollouts."""
-    row = -1
-    for group in groups_P:
-        for rollout in group.rollouts_G:
-            row += len(rollout.rows)
-            yield row
 
 
 def _turn(turn: Turn) -> dict[str, Any]:

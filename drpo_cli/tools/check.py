@@ -16,6 +16,7 @@ from rich.text import Text
 from drpo_cli.console import open_console
 from drpo_cli.devices import BY_DEVICE, NAMES, resolve
 from drpo_cli.environments.sessions import contract as sessions
+from drpo_cli.environments.toolkit.toolbox import Toolbox
 from drpo_cli.errors import EXIT_USER_ERROR, UserError
 from drpo_cli.plan import Plan, describe, make_plan, regime, rules
 from drpo_cli.plugins import Selected
@@ -36,7 +37,7 @@ def check(path: Path, overrides: Sequence[str], world: int, diff: bool, as_json:
     Raises SpecError for a wrong spec, or with `as_json` prints the problems.
     """
     try:
-        spec = load(path, overrides, (*rules(world), parts_can_be_called))
+        spec = load(path, overrides, (*rules(world), parts_can_be_called, tools_exist))
         plan = make_plan(spec, world)
     except SpecError as error:
         if not as_json:
@@ -67,6 +68,19 @@ def parts_can_be_called(spec: Spec) -> Iterator[Problem]:
     yield from _can_be_called(
         "environment", spec.environment, EnvironmentSettings, sessions.prepare
     )
+
+
+def tools_exist(spec: Spec) -> Iterator[Problem]:
+    """A rule: tools are there, and can be described to a model.
+
+    Servers are not started, and no sandbox is looked for: what runs the spec may be elsewhere.
+    """
+    for index, one in enumerate(spec.environment):
+        tools = [tool for tool in one.config.tools if tool != "python"]
+        try:
+            Toolbox(tools, spec.folder, servers=False)
+        except UserError as error:
+            yield Problem(("environment", index, "tools"), str(error))
 
 
 def _can_be_called(

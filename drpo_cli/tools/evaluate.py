@@ -67,7 +67,7 @@ def score_targets(
         for i, target in enumerate(targets):
             begin(target)
             dtype = load(spec_path).model.dtype
-            model = _prepare_model(Path(target), Path(scratch) / str(i), dtype)
+            model = prepare_weights(Path(target), Path(scratch) / str(i), dtype)
             text = run_apart("drpo_cli.tools.evaluate", spec_path, model, samples or "")
             found[target] = Evaluation.from_json(text)
     return found
@@ -105,7 +105,7 @@ def _find_spec(targets: Sequence[str]) -> Path:
     )
 
 
-def _prepare_model(target: Path, scratch: Path, dtype: str) -> Path:
+def prepare_weights(target: Path, scratch: Path, dtype: str) -> Path:
     """The Hugging Face folder of the target's weights.
 
     A checkpoint is exported to `scratch`, and an adapter is merged there, in `dtype`.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,6 +35,7 @@ def test_conversations(tmp_path: Path) -> None:
     lm = AutoModelForCausalLM.from_pretrained(model.path, dtype=torch.float32)
     late_requests_continue_what_was_said(engine, lm)
     rounds_are_exact(engine)
+    prompts_may_be_cut(engine)
     what_is_dropped_leaves_nothing(engine)
     engine.close()
 
@@ -49,9 +52,49 @@ def late_requests_continue_what_was_said(engine: vllm.Engine, lm: torch.nn.Modul
 
 
 def rounds_are_exact(engine: vllm.Engine) -> None:
-    """The same bits, whenever answers come."""
-    first, *others = (hold(engine, delay, in_rounds=True) for delay in DELAYS)
+    """The engine gets the same requests in front of the same steps, whenever answers come."""
+    for in_rounds in (False, True):
+        with logged(engine) as logs:
+            first, *others = (hold(engine, delay, in_rounds) for delay in DELAYS)
+        same = [log == logs[0] for log in logs]
+        assert len(same) == len(DELAYS) and all(same) == in_rounds
     assert all(other == first for other in others)
+
+
+@contextmanager
+def logged(engine: vllm.Engine) -> Iterator[list[list[Any]]]:
+    """What vLLM is asked for in each call of `generate`: requests, by their prompts, and steps."""
+    inside, logs = engine.llm.llm_engine, list[list[Any]]()
+    drop, add, step = engine._drop_prefix_cache, inside.add_request, inside.step
+
+    def drops() -> None:
+        logs.append([])
+        drop()
+
+    def adds(name: str, prompt: dict[str, Any], *more: Any, **options: Any) -> str:
+        logs[-1].append(prompt["prompt_token_ids"])
+        return str(add(name, prompt, *more, **options))
+
+    def steps() -> Any:
+        logs[-1].append("step")
+        return step()
+
+    engine._drop_prefix_cache = drops  # type: ignore[method-assign]
+    inside.add_request, inside.step = adds, steps
+    yield logs
+    del engine._drop_prefix_cache, inside.add_request, inside.step
+
+
+def prompts_may_be_cut(engine: vllm.Engine) -> None:
+    """Prompts that vLLM computes in parts, several of them in some steps: the same tokens."""
+    whole = hold(engine, DELAYS[1], in_rounds=False)
+    scheduler = engine.llm.llm_engine.engine_core.engine_core.scheduler
+    most, scheduler.max_num_scheduled_tokens = scheduler.max_num_scheduled_tokens, 50
+    cut = hold(engine, DELAYS[1], in_rounds=False)
+    scheduler.max_num_scheduled_tokens = most
+    assert {key: (ids, one.token_ids) for key, (ids, one) in cut.items()} == {
+        key: (ids, one.token_ids) for key, (ids, one) in whole.items()
+    }
 
 
 def hold(engine: vllm.Engine, delay: Delay, in_rounds: bool) -> Said:

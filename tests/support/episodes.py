@@ -129,10 +129,9 @@ def spell(ids: Sequence[int]) -> str:
     return "".join(f"«{token}»" for token in ids)
 
 
-def lines_of(step: int, *rollouts: Rollout, prompt: Prompt = PROMPT) -> list[dict[str, Any]]:
+def lines_of(step: int, *rollouts: Rollout) -> list[dict[str, Any]]:
     """The lines of samples.jsonl of these episodes, which score their environments' rewards."""
-    totals = [rollout.episode.reward for rollout in rollouts if rollout.episode]
-    scores = Scores(tuple(totals), {"guess": tuple(totals)})
-    groups = [Group(prompt, rollouts)]
-    exp = Experience.of(groups, [scores])
-    return sample_records(step, groups, [scores], exp, None, spell)
+    totals = tuple(rollout.episode.reward for rollout in rollouts if rollout.episode)
+    groups_P, scores_P = [group(*rollouts)], [Scores(totals, {"guess": totals})]
+    exp = Experience.of(groups_P, scores_P)
+    return sample_records(step, groups_P, scores_P, exp, None, spell)

@@ -21,7 +21,7 @@ from drpo_cli.environments.dialogue.tokens import Tokens
 from drpo_cli.errors import UserError
 from drpo_cli.types import Action, ChatTemplate, Prompt
 from support.data import make_tokenizer as make_characters
-from support.dialogues import Played, begin, make_tokenizer, prompt_of, rollout
+from support.dialogues import Played, begin, chats_of, make_tokenizer, prompt_of, rollout
 
 OPENING = "<|im_start|>system\nYou help.<|im_end|>\n<|im_start|>user\nGo.<|im_end|>\n"
 ASKED = "<|im_start|>assistant\n"
@@ -34,6 +34,12 @@ def test_an_episode_begins_with_the_prompt_of_its_row() -> None:
     assert Played("chatml", begin("chatml", system="Guess.")).text.startswith(
         "<|im_start|>system\nGuess.<|im_end|>"
     )
+
+
+def test_half_a_character_is_not_text() -> None:
+    prompt = prompt_of(make_tokenizer("chatml"))
+    dialogue = chats_of("chatml").begin(prompt, [{"role": "user", "content": "a\ud800"}])
+    assert "a\ufffd<|im_end|>" in make_tokenizer("chatml").decode(dialogue.prompt_ids)
 
 
 def test_observations_follow_what_was_sampled() -> None:

@@ -110,9 +110,9 @@ def tokens_of(played: Played, text: str, pieces: str) -> tuple[list[int], bool]:
     return alone, (*prompt_ids, *alone) == tuple(whole)
 
 
-def play(name: str, turns: list[Turn], tools: bool) -> Played:
+def play(name: str, turns: list[Turn], tools: bool, keeps: bool) -> Played:
     """Plays a conversation, with answers of tools to calls and messages of the user to others."""
-    played = Played(name, begin(name, tools))
+    played = Played(name, begin(name, tools, "keep" if keeps else "template"))
     exact = True  # whether the whole text has the tokens of one encoding
     for turn in turns:
         said = say(name, turn, tools)
@@ -133,14 +133,17 @@ def play(name: str, turns: list[Turn], tools: bool) -> Played:
 
 @pytest.mark.parametrize("name", FAMILIES)
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(turns=TURNS, tools=st.booleans())
-def test_what_is_replayed_is_what_the_engine_saw(name: str, turns: list[Turn], tools: bool) -> None:
+@given(turns=TURNS, tools=st.booleans(), keeps=st.booleans())
+def test_what_is_replayed_is_what_the_engine_saw(
+    name: str, turns: list[Turn], tools: bool, keeps: bool
+) -> None:
     tools = tools and FAMILIES[name].tools
-    played = play(name, turns, tools)
+    played = play(name, turns, tools, keeps)
     rows = played.check()
+    assert not keeps or len(rows) == 1
     assert sum(row.sampled_tokens for row in rows) == sum(len(ids) for _, ids in played.saw)
     harmless = [turn._replace(observed=["ok"] * len(turn.observed)) for turn in turns]
-    assert controls(played) == controls(play(name, harmless, tools))
+    assert controls(played) == controls(play(name, harmless, tools, keeps))
 
 
 def controls(played: Played) -> list[list[int]]:
@@ -191,7 +194,7 @@ def test_other_ways_to_make_the_tokens_are_found_out(
 
     def fails(turns: list[Turn]) -> bool:
         try:
-            check(name, turns, tools=True)
+            check(name, turns, tools=True, keeps=False)
         except AssertionError:
             return True
         return False

@@ -11,12 +11,12 @@ from drpo_cli import plugins
 from drpo_cli.cli import completion
 from drpo_cli.errors import UserError
 from drpo_cli.spec import load
-from drpo_cli.tools.check import parts_can_be_called
+from drpo_cli.tools.check import parts_can_be_called, tools_exist
 from drpo_cli.tools.doctor import needs
 from drpo_cli.tools.preview.environment_pages import list_environments, show
 from drpo_cli.tools.preview.reward_test import try_rewards
 from support.command import drpo
-from support.specs import DATA, HEAD, REWARD, ROLLOUT, write
+from support.specs import DATA, HEAD, REWARD, ROLLOUT, problem, write
 
 CODE = '''
 from drpo_cli.environments import EnvironmentSettings, Step
@@ -91,6 +91,23 @@ def test_check_refuses_a_class_that_cannot_be_called(folder: Path) -> None:
     assert wrong.key == ("environment", 0, "type")
     assert "Half has no `step`; write `def step(self, action)`" in wrong.what
     assert "`start` takes row, rng, x, but it gets row and rng" in wrong.what
+
+
+def test_check_refuses_tools_that_do_not_exist(folder: Path) -> None:
+    tools = '[[environment]]\ntype = "tools"\ntools = '
+    path = write(folder, f"{HEAD}{DATA}{ROLLOUT}{REWARD}{tools}['calculater', 'mcp: gone']\n")
+    (wrong,) = tools_exist(load(path))
+    assert wrong.key == ("environment", 0, "tools")
+    assert "there is no tool 'calculater'; did you mean 'calculator'?" in wrong.what
+    good = load(path, ["environment[0].tools=['calculator', 'mcp: gone', 'python']"])
+    assert list(tools_exist(good)) == []
+
+
+def test_tools_alone_give_no_reward(folder: Path) -> None:
+    tools = '[[environment]]\ntype = "tools"\ntools = ["calculator"]\n'
+    assert "environment[0].weight: is 0, and no [[reward]] adds to the total" in problem(
+        folder, HEAD + DATA + ROLLOUT + tools
+    )
 
 
 def test_reward_test_asks_for_rewards(folder: Path) -> None:

@@ -20,7 +20,7 @@ import asyncio, ctypes, os, signal, sys, threading, time
 import numpy
 from drpo_cli.environments import Action, Message, Row, Step
 """
-LIMIT = 1.0
+LIMIT = 2.0
 
 
 class Case(NamedTuple):
@@ -40,7 +40,7 @@ CASES = [
     Case("CancelledError", "raise asyncio.CancelledError", "exception", "CancelledError"),
     Case("its own TimeoutError", "raise TimeoutError('mine')", "exception", "TimeoutError: mine"),
     Case("surrogate", "raise ValueError('\\ud800')", "exception", r"ValueError: \ud800"),
-    Case("hang", "time.sleep(1000)", "timeout", "took longer than timeout_s = 1"),
+    Case("hang", "time.sleep(1000)", "timeout", "took longer than timeout_s = 2"),
     Case("catches everything", """
 while True:
     try: time.sleep(1000)
@@ -61,7 +61,7 @@ return fine
     # what it returns
     Case("nothing", "return None", "wrong_type", f"{STEP} None (NoneType); return Step(obs"),
     Case("text", "return 'higher'", "wrong_type", f"{STEP} 'higher' (str); return Step("),
-    Case("a coroutine", "return asyncio.sleep(0)", "wrong_type", "coroutine"),
+    Case("a coroutine", "return asyncio.sleep(0)", "wrong_type", "write `async def`, or await"),
     Case("nan", "return Step('x', float('nan'))", "not_finite", f"{STEP} reward = nan; give"),
     Case("inf", "return Step('x', numpy.float32('inf'))", "not_finite", "reward = inf"),
     Case("huge", "return Step('x', -1e300)", "not_finite", "up to 1e+15"),
@@ -79,6 +79,10 @@ return fine
     Case("no text", "return Step({'role': 'user', 'content': 3})", "wrong_type", "content is 3"),
     Case("half", "return Step('\\ud83d')", "wrong_type", "half a surrogate pair"),
     Case("too long", f"return Step('x' * {MOST_TEXT + 1})", "too_large", f"{MOST_TEXT + 1} char"),
+    Case("long message", f"return Step(dict(role='user', content='', x='y' * {2 * MOST_TEXT}))",
+         "too_large", "characters beside its text; cut it"),
+    Case("many messages", "return Step([{'role': 'user', 'content': ''}] * 10**6)", "too_large",
+         "1000000 messages"),
     Case("message", "return Step({'role': 'user', 'content': 'fine'})"),
     Case("messages", "return Step([{'role': 'user', 'content': 'fine'}])"),
     Case("info of an object", "return Step('x', info={'a': {1, 2}})", "wrong_type",
@@ -119,27 +123,28 @@ def source(prefix: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def played(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Environments]:
-    """One process of the environment; `request.param` is what stands before its methods."""
+def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environments]:
+    """The environment, as sync one and as async one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calls, "GRACE_SECONDS", 0.1)
         patch.setattr(calls, "WAKE_SECONDS", 0.1)
         own = Own(tmp_path_factory.mktemp("own"))
-        environment = own(source(request.param), head="", timeout_s=LIMIT, concurrency=1)
-        with opened(environment) as pool:
+        chosen = [
+            own(source(prefix), head="", timeout_s=LIMIT, concurrency=1)
+            for prefix in ("", "async ")
+        ]
+        with opened(*chosen) as pool:
             yield pool
 
 
 @pytest.mark.parametrize(
-    ("played", "name"),
-    [("", name) for name in BY_NAME] + [("async ", name) for name in ASYNC],
-    indirect=["played"],
+    ("index", "name"), [(0, name) for name in BY_NAME] + [(1, name) for name in ASYNC]
 )
-def test_a_misbehaving_call_costs_only_its_episode(played: Environments, name: str) -> None:
+def test_a_misbehaving_call_costs_only_its_episode(
+    played: Environments, index: int, name: str
+) -> None:
     number, case = BY_NAME[name], CASES[BY_NAME[name]]
-    session, following = (played.open(0, row(), number) for _ in range(2))
+    session, following = (played.open(index, row(), number) for _ in range(2))
     try:
         answer = play(session, f"case {number}")[1]
     finally:
@@ -152,37 +157,35 @@ def test_a_misbehaving_call_costs_only_its_episode(played: Environments, name: s
     else:
         assert answer.failure is not None and answer.failure.kind == case.kind, answer
         assert answer.messages == () and answer.reward == 0.0 and not answer.done
-        says = re.escape(case.says).replace("FILE:LINE", r"\S+e0\.py:\d+")
+        says = re.escape(case.says).replace("FILE:LINE", r"\S+e\d\.py:\d+")
         assert re.search(says, answer.failure.detail), answer.failure
         assert len(answer.failure.detail) < 5000
         if case.kind in ("wrong_type", "not_finite", "too_large"):
-            assert re.match(r"\S+e0\.py:\d+: `step`", answer.failure.detail)
+            assert re.match(r"\S+e\d\.py:\d+: `step`", answer.failure.detail)
 
 
-@pytest.fixture
-def own(tmp_path: Path) -> Own:
-    return Own(tmp_path)
+STARTS = [
+    ("def __init__(self): raise ValueError('no')", "exception", r"no \(\S+py:\d+ in __init__\)"),
+    ("def start(self, row, rng): raise ValueError('no')", "exception", r"\(\S+py:\d+ in start\)"),
+    ("def start(self, row, rng): return ''", "wrong_type", r"py:\d+: `start` returned no message"),
+    ("def start(self, row, rng): return 3", "wrong_type", "`start` returned 3 .int. as obs"),
+    ("def start(self, row, rng): os._exit(1)", "crash", "its process died"),
+]
 
 
-@pytest.mark.parametrize(
-    ("code", "kind", "says"),
-    [
-        ("def __init__(self): raise ValueError('no')", "exception", r"no \(\S+e0.py:\d+ in __init"),
-        ("def start(self, row, rng): raise ValueError('no')", "exception", "in start"),
-        ("def start(self, row, rng): return ''", "wrong_type", r"e0.py:\d+: `start` returned no"),
-        ("def start(self, row, rng): return 3", "wrong_type", "`start` returned 3 .int. as obs"),
-        ("def start(self, row, rng): os._exit(1)", "crash", "its process died"),
-    ],
-)
-def test_a_start_that_fails(own: Own, code: str, kind: str, says: str) -> None:
-    body = f"    {code}\n"
-    for method in ("start(self, row, rng): return 'x'", "step(self, action): return Step('x')"):
-        body += "" if method[:5] in code else f"    def {method}\n"
-    with opened(own(f"{HEAD}class Env:\n{body}")) as pool:
-        session = pool.open(0, row(), 1)
-        failure = result(session.first).failure
-        assert failure is not None and failure.kind == kind
-        assert re.search(says, failure.detail), failure
-        again = result(session.step(Action("x"))).failure
-        assert again is not None and again.kind == kind
-        assert result(session.close()).failure is None
+def test_a_start_that_fails(tmp_path: Path) -> None:
+    own, chosen = Own(tmp_path), []
+    for code, _, _ in STARTS:
+        body = f"    {code}\n"
+        for method in ("start(self, row, rng): return 'x'", "step(self, action): return Step('x')"):
+            body += "" if method[:5] in code else f"    def {method}\n"
+        chosen.append(own(f"{HEAD}class Env:\n{body}"))
+    with opened(*chosen) as pool:
+        for index, (_, kind, says) in enumerate(STARTS):
+            session = pool.open(index, row(), 1)
+            failure = result(session.first).failure
+            assert failure is not None and failure.kind == kind
+            assert re.search(says, failure.detail), failure
+            again = result(session.step(Action("x"))).failure
+            assert again is not None and again.kind == kind
+            assert result(session.close()).failure is None

@@ -46,7 +46,10 @@ def test_the_messages_of_an_episode_are_its_conversation(tmp_path: Path) -> None
     lines = [{"prompt": "p", "completion": m[-1]["content"], "messages": m} for m in said]
     (group,) = read_groups(write(tmp_path, *lines), {})
     assert [conversation(group.prompt, one) for one in group.rollouts_G] == said
-    assert [as_line(group, i)["messages"] for i in range(2)] == [tuple(m) for m in said]
+    again = [as_line(group, i) for i in range(2)]
+    assert [line["messages"] for line in again] == said
+    (group,) = read_groups(write(tmp_path, *again), {})
+    assert [conversation(group.prompt, one) for one in group.rollouts_G] == said
 
 
 def test_a_run_keeps_its_steps_apart_and_its_sources_their_rewards(tmp_path: Path) -> None:
@@ -89,7 +92,7 @@ def test_episodes_of_a_run_are_read_again_with_all_that_happened(tmp_path: Path)
 
 
 def test_keys_that_an_episode_would_have_are_ignored_without_one(tmp_path: Path) -> None:
-    line = {"prompt": "p", "completion": "c", "messages": "none", "end": 7, "rows": [1]}
+    line = {"prompt": "p", "completion": "c", "turns": "none", "end": 7, "rows": [1]}
     (group,) = read_groups(write(tmp_path, line), {})
     assert group.rollouts_G[0].episode is None
 
@@ -100,7 +103,7 @@ def test_keys_that_an_episode_would_have_are_ignored_without_one(tmp_path: Path)
         ("{", "s.jsonl:2: Invalid JSON"),
         ("[1]", "s.jsonl:2: "),
         (
-            '{"prompt": "p", "completion": "", "environment": "e", "messages": [], "end": "x"}',
+            '{"prompt": "p", "completion": "", "messages": [{}], "end": "x"}',
             "s.jsonl:2: end: Input should be 'done'",
         ),
         ('{"prompt": "p"}', "s.jsonl:2: completion: Field required; a line is {"),

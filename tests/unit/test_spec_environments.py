@@ -61,12 +61,19 @@ def test_an_environment_has_its_class_its_name_and_its_options(folder: Path) -> 
 
 
 def test_a_dumped_spec_is_the_same_from_any_folder(folder: Path) -> None:
-    tools = "tools = ['calculator', './mine.py:search: k=a/b', 'mcp: python ./mine.py \"a b\"']\n"
+    tools = """tools = [
+        'calculator', 'python: seconds=5', './mine.py:search', './mine.py:Wiki: folder=a/b.py',
+        'mcp: python ./mine.py "a b"', 'mcp[add, get]: TOKEN=$TOKEN python mine.py',
+    ]
+    """
     spec = load(write(folder, f"{BASE}environment = 'Guess'\n{GUESS}{tools}".replace(ROLLOUT, "")))
     assert spec.environment[0].config.tools == (
         "calculator",
-        f"{folder}/mine.py:search: k=a/b",
+        "python: seconds=5",
+        f"{folder}/mine.py:search",
+        f"{folder}/mine.py:Wiki: folder=a/b.py",
         f"mcp: python {folder}/mine.py 'a b'",
+        f"mcp[add, get]: 'TOKEN=$TOKEN' python {folder}/mine.py",
     )
     again = folder / "elsewhere" / "run.toml"
     again.parent.mkdir()

@@ -19,7 +19,7 @@ from drpo_cli.runs.records import Records
 from drpo_cli.step.samples import sample_records
 from drpo_cli.types import Group, Prompt, Rollout, Scores
 from support import episodes
-from support.episodes import PROMPT, calculation
+from support.episodes import calculation
 from support.reports import group
 
 
@@ -72,9 +72,10 @@ def decode(ids: Sequence[int]) -> str:
 
 def test_a_line_of_an_episode_has_its_conversation_its_ids_and_its_mask() -> None:
     rollout = calculation()
-    scores = Scores((1.5,), {"agent": (0.5,)})
-    exp = Experience.of([Group(PROMPT, (rollout,))], [scores])
-    (line,) = sample_records(2, [episodes.group(rollout)], [scores], exp, None, decode)
+    groups_P, scores = [episodes.group(rollout, rollout)], Scores((1.5, 2.5), {"agent": (0.5, 1.0)})
+    exp = Experience.of(groups_P, [scores])
+    line, other = sample_records(2, groups_P, [scores], exp, None, decode)
+    assert (other["reward"], other["sample"]) == (2.5, 1)
     assert (line["reward"], line["rewards"], line["tokens"]) == (1.5, {"agent": 0.5}, 7)
     assert (line["environment"], line["end"], line["failure"]) == ("agent", "done", None)
     assert (line["info"], line["counts"]) == ({}, {"tool_errors": 1})

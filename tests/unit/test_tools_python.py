@@ -214,6 +214,21 @@ def test_a_call_does_not_block_the_event_loop_and_ends_with_the_episode() -> Non
         assert result.text.startswith("The code was stopped: the episode has ended.")
 
 
+@pytest.mark.usefixtures("tools")
+def test_a_call_that_nobody_waits_for_is_ended() -> None:
+    patient = Toolbox(["python: seconds=60"], Path()).open()
+
+    async def call_and_give_up() -> None:
+        async with asyncio.timeout(0.1):
+            await patient.call(ToolCall("python", {"code": "while True: pass"}))
+
+    assert call(patient, "x = 1").text == "(no output)"
+    with pytest.raises(TimeoutError):
+        asyncio.run(call_and_give_up())
+    assert call(patient, "2").text.endswith("variables of before.)\n2\n")
+    patient.close()
+
+
 def test_without_a_sandbox_the_toolbox_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     if os.getuid() != 0:
         pytest.skip("another user has the plain sandbox")

@@ -22,6 +22,7 @@ pytest.importorskip("mcp")
 
 SERVER = '''
 import os
+import time
 from pathlib import Path
 
 from mcp.server import MCPServer
@@ -31,6 +32,8 @@ from pydantic import BaseModel
 server = MCPServer("notes")
 notes: list[str] = []
 (Path("started") / str(os.getpid())).touch()
+while Path("hang").exists():
+    time.sleep(0.01)
 
 
 class Note(BaseModel):
@@ -143,6 +146,26 @@ def test_a_server_that_ends_is_started_again(box: Toolbox, folder: Path) -> None
     assert until(lambda: alive(folder) == [])
     assert call(tools, "add", note={"text": "a"}).failed
     assert tools.counts["tool_errors/add"] == 1
+    tools.close()
+
+
+def test_a_start_that_nobody_waits_for_is_ended(box: Toolbox, folder: Path) -> None:
+    tools = box.open()
+    (folder / "hang").touch()
+    before = set((folder / "started").iterdir())
+
+    async def call_and_give_up() -> None:
+        running = asyncio.create_task(tools.call(ToolCall("where", {})))
+        while set((folder / "started").iterdir()) == before:
+            await asyncio.sleep(0.01)
+        running.cancel()
+        await running
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(call_and_give_up())
+    assert until(lambda: alive(folder) == [])
+    (folder / "hang").unlink()
+    assert not call(tools, "where").failed
     tools.close()
 
 

@@ -124,6 +124,31 @@ def test_the_gradient_is_that_of_the_sampled_tokens_by_hand(
                 assert metrics["trained_tokens"] == tokens
 
 
+@pytest.mark.parametrize("kind", ["gemma3", "lfm2"])
+def test_observations_are_seen_by_every_kind_of_layer(tmp_path: Path, kind: str) -> None:
+    """Sliding windows in packed rows, and convolutions in padded ones."""
+    folder = tiny_model(tmp_path, kind)
+    rows, sampled_E = conversations()
+
+    def loss(seen: list[ByHand]) -> Tensor:
+        losses = [token_losses(*pair) for pair in zip(seen, sampled_E, strict=True)]
+        return torch.cat(losses).mean()
+
+    expected, _ = gradients_by_hand(folder, rows, loss)
+    largest = max(float(gradient.abs().max()) for gradient in expected.values())
+    with world() as here:
+        for apart in (False, True):
+            (gradients,), _, _ = learn(
+                here,
+                folder,
+                [episodes(apart)],
+                BY_TURN,
+                options={"delta": DELTA},
+                tokens_per_microbatch=60,
+            )
+            assert furthest(gradients, expected) < 1e-5 * max(1.0, largest)
+
+
 def test_a_sequence_level_objective_takes_turns_for_responses(folder: Path) -> None:
     """GSPO by hand: one ratio for each turn, wide clips, and one advantage for each turn."""
     rows, sampled_E = conversations()

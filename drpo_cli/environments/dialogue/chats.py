@@ -9,7 +9,7 @@ from typing import Any, Literal
 from drpo_cli.environments.dialogue.dialogue import Dialogue, Start
 from drpo_cli.environments.dialogue.entries import Entry
 from drpo_cli.environments.dialogue.renderer import Renderer
-from drpo_cli.environments.dialogue.tokens import Escape, Tokens
+from drpo_cli.environments.dialogue.tokens import Escape, Tokens, whole
 from drpo_cli.errors import UserError
 from drpo_cli.types import ChatTemplate, Message, Prompt
 
@@ -38,7 +38,8 @@ class Chats:
         Raises UserError for messages or tools that the model's chat template cannot print, and for
         any but one text if the prompt is plain text.
         """
-        given = (*prompt.messages[: prompt.opening], *messages)
+        own = [{**message, "content": whole(message["content"])} for message in messages]
+        given = (*prompt.messages[: prompt.opening], *own)
         if prompt.template is None:
             renderer, text = None, _plain_text(given, tools)
         else:

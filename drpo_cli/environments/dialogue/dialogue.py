@@ -124,16 +124,18 @@ class Dialogue:
     def observe(self, messages: Sequence[Message]) -> None:
         """Appends what the policy sees after its action, and what begins its next one.
 
-        Where the template makes something else of the earlier turns than the policy saw, a new row
-        begins. Raises UserError for messages that the template refuses.
+        An answer of a tool to no call, such as what is wrong with a call, becomes a message of the
+        user. Where the template makes something else of the earlier turns than the policy saw, a
+        new row begins. Raises UserError for messages that the template refuses.
         """
         acted = self._entries[-1].written
         assert acted is not None, "observe follows act"
         for message in messages:
-            self.messages.append(message)
             if message["role"] == "tool" and not acted.calls:  # an answer to no call
                 message = {"role": "user", "content": message["content"]}
-            self._entries.append(Entry(message, observed=True))
+            self.messages.append(message)
+            explains = acted.problem is not None and message["content"] == acted.problem
+            self._entries.append(Entry(message, observed=True, explains=explains))
         before = len(self._row.ids)
         if self._renderer is None:
             self._append_text(messages)

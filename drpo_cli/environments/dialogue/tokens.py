@@ -101,7 +101,7 @@ class Escape:
 
         Raises UserError for a tokenizer that reads one all the same.
         """
-        text = SURROGATE.sub(BROKEN, text)
+        text = whole(text)
         if self._find.search(text) is None:
             return text
         while self._find.search(text) is not None:  # splitting one may leave another in its rest
@@ -113,6 +113,11 @@ class Escape:
                 "remove it from the observation in the environment or the tool",
             )
         return text
+
+
+def whole(text: str) -> str:
+    """A text with U+FFFD in place of half characters (lone surrogates), which have no tokens."""
+    return SURROGATE.sub(BROKEN, text)
 
 
 def _split(found: re.Match[str]) -> str:

@@ -4,9 +4,10 @@
     server     server.py    finds a worker for each episode, and keeps it there
     worker     worker.py    calls the instance of an episode, or its tools
                checks.py    what `start` and `step` may return, as plain messages
+               tools.py     the calls of tools in one action
 
 `contract.py` reads what the class of an environment has and asks for; `messages.py` is what is
-sent; `tools.py` says what a set of tools must offer. The processes are those of `drpo_cli/calls`.
+sent. The processes are those of `drpo_cli/calls`, the tools those of `environments/toolkit`.
 
 An episode lives in one process, which has no other one at the same time (of an async environment:
 up to `concurrency`). A process serves one episode after the other; after a crash, or a call that

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from drpo_cli.types import Message, Step
 
 MOST_TEXT = 1 << 20
 """Most characters that one call may show the policy: several times the longest context."""
+MOST_MESSAGES = 1 << 10
 MOST_INFO = 1 << 16
 """Most characters of a step's info, roughly as JSON: it is kept with each episode."""
 DEEPEST = 32
@@ -28,6 +30,7 @@ class RefusedError(Exception):
 
 def opening(value: Any, where: str) -> Answer:
     """The answer to `start`, from what it returned; `where` is its file and line."""
+    _refuse_awaitable(value, f"{where}: `start`")
     messages = _messages(value, f"{where}: `start`")
     if not messages:
         raise RefusedError(
@@ -39,6 +42,7 @@ def opening(value: Any, where: str) -> Answer:
 def answer(value: Any, where: str) -> Answer:
     """The answer to an action, from what `step` returned; `where` is its file and line."""
     who = f"{where}: `step`"
+    _refuse_awaitable(value, who)
     if not isinstance(value, Step):
         raise RefusedError(
             "wrong_type", f"{who} returned {_shown(value)}; return Step(observation, reward, done)"
@@ -58,6 +62,16 @@ def answer(value: Any, where: str) -> Answer:
     return Answer(messages, reward, done, _info(value.info, who))
 
 
+def _refuse_awaitable(value: Any, who: str) -> None:
+    if not inspect.isawaitable(value):
+        return
+    if inspect.iscoroutine(value):
+        value.close()  # or Python warns that nobody has awaited it
+    raise RefusedError(
+        "wrong_type", f"{who} returned what has to be awaited; write `async def`, or await it there"
+    )
+
+
 def _messages(value: Any, who: str) -> tuple[Message, ...]:
     if isinstance(value, str):
         text = _text(value, f"{who}'s observation")
@@ -65,6 +79,9 @@ def _messages(value: Any, who: str) -> tuple[Message, ...]:
     elif isinstance(value, Mapping):
         found = [_message(value, who)]
     elif isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
+        if len(value) > MOST_MESSAGES:
+            what = f"{who} returned {len(value)} messages as observation"
+            raise RefusedError("too_large", f"{what}; at most {MOST_MESSAGES} are possible")
         found = [_message(one, who) for one in value]
     else:
         raise RefusedError(
@@ -72,12 +89,12 @@ def _messages(value: Any, who: str) -> tuple[Message, ...]:
             f"{who} returned {_shown(value)} as observation; return text, or messages "
             '({"role": "user", "content": "…"})',
         )
-    size = sum(len(one["content"]) for one in found)
-    if size > MOST_TEXT:
-        raise RefusedError(
-            "too_large",
-            f"{who} returned an observation of {size} characters; cut it to {MOST_TEXT} or fewer",
-        )
+    shown = sum(len(one["content"]) for one in found)
+    beside = sum(len(repr({**one, "content": ""})) for one in found)
+    for size, where in ((shown, ""), (beside, " beside its text")):
+        if size > MOST_TEXT:
+            detail = f"{who} returned an observation of {size} characters{where}"
+            raise RefusedError("too_large", f"{detail}; cut it to {MOST_TEXT} or fewer")
     return tuple(found)
 
 

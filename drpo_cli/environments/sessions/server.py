@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 from collections import deque
 from functools import partial
@@ -19,8 +18,8 @@ from drpo_cli.calls.server import Server
 from drpo_cli.environments.sessions import worker
 from drpo_cli.environments.sessions.contract import Environment, prepare
 from drpo_cli.environments.sessions.messages import Answer
-from drpo_cli.environments.sessions.tools import Toolbox
 from drpo_cli.environments.sessions.worker import CLOSED
+from drpo_cli.environments.toolkit.toolbox import Toolbox
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected
 from drpo_cli.settings import EnvironmentSettings
@@ -55,10 +54,7 @@ def _prepare(selected: Selected[EnvironmentSettings]) -> _Ready:
             if tools:
                 raise UserError("it has tools of its own", "remove `tools`")
             return _Ready(environment, None, own)
-        if not tools:
-            return _Ready(environment, None)
-        toolkit = importlib.import_module("drpo_cli.environments.toolkit.toolbox")
-        return _Ready(environment, toolkit.Toolbox(tools, Path.cwd()))
+        return _Ready(environment, Toolbox(tools, Path.cwd()) if tools else None)
     except UserError as error:
         raise UserError(f"environment {environment.name!r}: {error}") from error
 
@@ -160,9 +156,9 @@ class _Crew(crew.Crew[Answer]):
         return await self._ask(session, one, request)
 
     async def _act(self, session: _Session, request: Request) -> None:
-        assert session.one is not None, "an action before the first answer"
-        answer = await self._ask(session, session.one, request)
-        self.server.reply(Reply(request.number, answer))
+        one = session.one  # none where the set-up has failed
+        answer = await self._ask(session, one, request) if one else None
+        self.server.reply(Reply(request.number, answer, None if answer else self.problem))
 
     async def _close(self, session: _Session, request: Request) -> None:
         session.closing = True

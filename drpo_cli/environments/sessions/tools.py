@@ -1,54 +1,13 @@
-"""The tools of an environment, as its processes need them: `environments/toolkit` makes them."""
+"""The calls of tools in one action."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Protocol
 
 from drpo_cli.calls.failures import take_counts
 from drpo_cli.environments.sessions.messages import Answer
+from drpo_cli.environments.toolkit.toolbox import Tools
 from drpo_cli.types import Message, ToolCall
-
-
-class Result(Protocol):
-    """What came of a call.
-
-    text       what the model reads
-    submitted  the final answer, where the call ends the episode
-    """
-
-    @property
-    def text(self) -> str:
-        """What the model reads."""
-
-    @property
-    def submitted(self) -> str | None:
-        """The final answer, where the call ends the episode."""
-
-
-class Tools(Protocol):
-    """The tools of one episode."""
-
-    counts: Counter[str]
-
-    async def call(self, call: ToolCall) -> Result:
-        """Calls a tool: what goes wrong in it becomes a text for the model."""
-
-    def close(self) -> None:
-        """Ends what the tools have started; also while a call runs."""
-
-
-class Toolbox(Protocol):
-    """The tools of an environment; it is made before processes are forked.
-
-    schemas  of the tools, in the form that chat templates take
-    """
-
-    schemas: tuple[dict[str, Any], ...]
-
-    def open(self) -> Tools:
-        """The tools of an episode; nothing is started before the first call."""
 
 
 class Run:

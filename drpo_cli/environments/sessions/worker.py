@@ -22,7 +22,6 @@ from drpo_cli.calls.failures import (
     Failure,
     explain,
     seed_generators,
-    take_counts,
     timeout_failure,
 )
 from drpo_cli.calls.messages import Request
@@ -31,7 +30,8 @@ from drpo_cli.environments.sessions import contract as _contract
 from drpo_cli.environments.sessions.checks import RefusedError
 from drpo_cli.environments.sessions.contract import Environment
 from drpo_cli.environments.sessions.messages import Act, Answer, Open
-from drpo_cli.environments.sessions.tools import Run, Toolbox, Tools
+from drpo_cli.environments.sessions.tools import Run
+from drpo_cli.environments.toolkit.toolbox import Toolbox, Tools
 from drpo_cli.types import Action
 
 MACHINERY = (__file__, _contract.__file__, _checks.__file__)
@@ -95,15 +95,13 @@ class Episodes:
         """Makes a call; what an async environment awaits is cancelled when its time is up."""
         began = time.perf_counter()
         late = began + self._environment.config.timeout_s
-        episode = self._living.get(request.session)
         try:
             answer = await self._call(request, late)
         except RefusedError as refused:
             answer = Answer(failure=refused.failure)
         except BaseException as error:
-            if self._is_cancelled(error):
-                if episode is None or not episode.closing:
-                    raise  # the process ends
+            episode = self._living.get(request.session)
+            if episode and episode.closing and isinstance(error, asyncio.CancelledError):
                 answer = Answer(failure=CLOSED)
             else:
                 failure = Failure("exception", explain(error, "environment", MACHINERY))
@@ -114,18 +112,19 @@ class Episodes:
 
     async def _call(self, request: Request, late: float) -> Answer:
         if request.verb == "close":
-            return await self._close(self._living.pop(request.session), late)
+            try:
+                return await self._close(self._living[request.session], late)
+            finally:
+                del self._living[request.session]
         if request.verb == "open":
             opening: Open = request.unpack()
             tools = self._toolbox.open() if self._toolbox else None
             episode = self._living[request.session] = _Episode(opening.seed, tools)
-            answer = await self._open(episode, opening, late)
-        else:
-            episode, act = self._living[request.session], request.unpack()
-            if episode.failure is not None:
-                return Answer(failure=episode.failure)
-            answer = await self._act(episode, act, late)
-        return answer._replace(counts={**take_counts(episode.instance), **answer.counts})
+            return await self._open(episode, opening, late)
+        episode, act = self._living[request.session], request.unpack()
+        if episode.failure is not None:
+            return Answer(failure=episode.failure)
+        return await self._act(episode, act, late)
 
     async def _open(self, episode: _Episode, opening: Open, late: float) -> Answer:
         episode.begin(self._environment.is_async)
@@ -199,11 +198,6 @@ class Episodes:
                 raise
             failure = timeout_failure(self._environment.config.timeout_s, "environment")
             raise RefusedError(*failure) from None
-
-    def _is_cancelled(self, error: BaseException) -> bool:
-        """Whether the call was cancelled from outside, and not by the environment's own code."""
-        task = asyncio.current_task() if self._environment.is_async else None
-        return isinstance(error, asyncio.CancelledError) and bool(task and task.cancelling())
 
     def _note(self, request: Request, failure: Failure) -> None:
         """Notes the failure of a call; that of a `close` is printed, as nobody may ask for it."""

@@ -10,6 +10,7 @@ packages=true"`.
 
 from __future__ import annotations
 
+import threading
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -21,6 +22,7 @@ from drpo_cli.sandbox.session import Session
 from drpo_cli.settings import Count, Settings
 
 _MOST = 16384  # characters of an output, before the toolbox cuts it
+_LOST = "(The session had ended; this is a new one, without the variables of before.)\n"
 _NEW = "The next call starts with a new session."
 _ENDED = {
     "memory": "it used more than {memory_mib} MiB of memory",
@@ -30,6 +32,7 @@ _ENDED = {
     "disk": "its files are too large",
     "output": "it printed too much",
     "closed": "the episode has ended",
+    "interrupted": "it took too long",
 }
 
 
@@ -60,7 +63,8 @@ class Python:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._session: Session | None = None
-        self._closed = False
+        self._lock = threading.Lock()  # held by a call: one that was interrupted may still run
+        self._told = self._interrupted = self._closed = False
 
     @classmethod
     def prepare(cls, config: Config) -> None:
@@ -73,30 +77,38 @@ class Python:
         Args:
             code: Python code.
         """
-        note = ""
-        if self._session is not None and not self._session.alive:
-            self._session.close()
-            self._session = None
-            note = "(The session had ended; this is a new one, without the variables of before.)\n"
-        if self._session is None:
-            self._session = self._start()
-        if self._closed:  # by another thread: it saw no session, or ends this one too
-            self._session.close()
-        reply = self._session.run(code, _MOST)
-        if reply.ended is not None:
-            self._session.close()
-            self._session = None
-            raise ToolError(f"{note}{self._explain(reply.ended)}")
+        with self._lock:
+            note = ""
+            if self._session is not None and not self._session.alive:
+                note = "" if self._told else _LOST
+                self._session.close()
+                self._session = None
+            if self._session is None:
+                self._session = self._start()
+            if self._closed:  # by another thread: it saw no session, or ends this one too
+                self._session.close()
+            self._told = False
+            reply = self._session.run(code, _MOST)
+            if reply.ended is not None:
+                self._told = not self._interrupted
+                self._interrupted = False
+                raise ToolError(f"{note}{self._explain(reply.ended)}")
         if reply.error is not None:
             output = reply.output and f"{reply.output.rstrip()}\n"
             raise ToolError(f"{note}{output}{reply.error}")
         return note + (reply.output or "(no output)")
 
+    def interrupt(self) -> None:
+        """Ends the session of a call that nobody waits for any more, so that it returns."""
+        self._interrupted = True
+        if session := self._session:
+            session.interrupt()
+
     def close(self) -> None:
         """Ends the session with everything that it started; also while it runs code."""
         self._closed = True
-        if self._session is not None:
-            self._session.close()
+        if session := self._session:
+            session.close()
 
     def _start(self) -> Session:
         config = self._config
@@ -112,5 +124,7 @@ class Python:
             raise UserError(f"tool 'python': {error}", "see docs/sandbox.md") from error
 
     def _explain(self, ended: str) -> str:
+        if ended == "closed" and not self._closed:
+            ended = "interrupted"
         reason = _ENDED.get(ended, "it ended its own interpreter").format_map(dict(self._config))
         return f"The code was stopped: {reason}. Its variables are lost. {_NEW}"

@@ -106,9 +106,13 @@ class Connection:
         ready: asyncio.Future[Client] = asyncio.get_running_loop().create_future()
         with tempfile.TemporaryFile("w+", errors="replace") as complaints:
             self._task = asyncio.create_task(self._run(ready, complaints))
-            await asyncio.wait(
-                (ready, self._task), timeout=_START_S, return_when=asyncio.FIRST_COMPLETED
-            )
+            try:
+                await asyncio.wait(
+                    (ready, self._task), timeout=_START_S, return_when=asyncio.FIRST_COMPLETED
+                )
+            except asyncio.CancelledError:
+                self._task.cancel()
+                raise
             if ready.done():
                 self.client = ready.result()
                 return self

@@ -208,7 +208,11 @@ class _Function:
         function = self._function
         if getattr(function, "blocking", False):
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(_threads(os.getpid()), lambda: function(**given))
+            try:
+                return await loop.run_in_executor(_threads(os.getpid()), lambda: function(**given))
+            except asyncio.CancelledError:
+                function.interrupt()  # type: ignore[attr-defined]
+                raise
         value = function(**given)
         return await value if isinstance(value, Awaitable) else value
 

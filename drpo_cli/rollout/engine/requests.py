@@ -31,7 +31,7 @@ class Request(NamedTuple):
 class Requests(Protocol):
     """Where an engine gets its requests from: the feed of one call of `generate`.
 
-    All members are used by the thread that runs `generate`, between two responses.
+    The thread that runs `generate` uses it, in front of a step of the engine.
     """
 
     in_rounds: bool

@@ -43,8 +43,8 @@ RewardsOfSources = Mapping[str, tuple[str, ...] | None]
 class Line(BaseModel):
     """One line of a file: a completion and its prompt. Other keys are ignored.
 
-    Lines that agree in all keys but `completion`, `truncated` and `token_ids` form one group. One
-    with an `environment` is an episode, and has the keys of one too.
+    Lines that agree in all keys but `completion`, `truncated`, `token_ids` and `messages` form one
+    group. One with `messages` is an episode, and may have all that samples.jsonl has of one.
     """
 
     model_config = ConfigDict(coerce_numbers_to_str=True)
@@ -59,12 +59,13 @@ class Line(BaseModel):
     step: int | None = None
     group: int | None = None
     environment: str | None = None
+    messages: tuple[dict[str, Any], ...] | None = None
     _episode: EpisodeLine | None = PrivateAttr(default=None)
 
     @property
     def group_key(self) -> str:
         """What all lines of its group agree in."""
-        own = {"completion", "truncated", "token_ids"}
+        own = {"completion", "truncated", "token_ids", "messages"}
         return json.dumps(self.model_dump(exclude=own), sort_keys=True)
 
     def rollout(self) -> Rollout:
@@ -95,15 +96,15 @@ def read_groups(path: Path, rewards: RewardsOfSources) -> list[Group]:
 def _read_line(text: bytes, where: str) -> Line:
     try:
         line = Line.model_validate_json(text)
-        line._episode = EpisodeLine.model_validate_json(text) if line.environment else None
+        line._episode = EpisodeLine.model_validate_json(text) if line.messages else None
         return line
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise UserError(
             f"{where}: {f'{key}: ' if key else ''}{first['msg']}",
-            'a line is {"prompt": "…", "completion": "…"}, with optional "answer", "metadata" and '
-            '"truncated"',
+            'a line is {"prompt": "…", "completion": "…"}, with optional "answer", "metadata", '
+            '"truncated" and "messages"',
         ) from error
 
 
@@ -112,10 +113,7 @@ def _make_group(file: str, lines: Sequence[tuple[int, Line]], rewards: RewardsOf
     id = first.prompt_id or f"{file}:{number}"
     own = rewards.get(id.rpartition("/")[0])
     prompt = Prompt(id, first.prompt, (), first.answer, first.metadata, own)
-    return Group(
-        prompt,
-        tuple(one.rollout() for _, one in lines),
-    )
+    return Group(prompt, tuple(one.rollout() for _, one in lines))
 
 
 def as_line(group: Group, sample: int) -> dict[str, Any]:

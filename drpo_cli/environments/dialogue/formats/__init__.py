@@ -9,6 +9,7 @@ from typing import Any
 from drpo_cli.environments.dialogue.formats import (
     coder,
     deepseek,
+    gemma4,
     glm,
     harmony,
     hermes,
@@ -18,7 +19,10 @@ from drpo_cli.environments.dialogue.formats import (
 )
 from drpo_cli.environments.dialogue.formats.written import CallError, Written
 
-THINKING = (("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<thought>", "</thought>"))
+THINKING = (
+    *(("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<thought>", "</thought>")),
+    ("<|channel>thought", "<channel|>"),
+)
 """Tags around thinking, as templates know them."""
 
 
@@ -39,6 +43,7 @@ FORMS = (
     Form("Mistral (names)", mistral.NAME_FORM, mistral.read_names),
     Form("DeepSeek V3", deepseek.FENCED_FORM, deepseek.read),
     Form("DeepSeek V3.1", deepseek.FORM, deepseek.read),
+    Form("Gemma 4", gemma4.FORM, gemma4.read),
     Form("LFM2", pythonic.MARKED_FORM, pythonic.read_marked),
     Form("Llama 4", pythonic.FORM, pythonic.read),
     Form("Llama 3", llama.FORM, llama.read),
