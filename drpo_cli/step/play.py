@@ -174,6 +174,7 @@ class _Episode:
     deadline: float | None = None
     text: str = ""
     info: Mapping[str, Any] = field(default_factory=dict)
+    counts: dict[str, float] = field(default_factory=dict)
     ended: bool = False
 
 
@@ -303,6 +304,8 @@ class _Episodes:
 
     def _note(self, one: _Episode, answer: Answer, seconds: float) -> None:
         one.info = answer.info or one.info
+        for name, count in answer.counts.items():
+            one.counts[name] = one.counts.get(name, 0) + count
         if one.turns:
             one.turns[-1] = replace(one.turns[-1], reward=answer.reward, answer_s=seconds)
 
@@ -375,6 +378,7 @@ class _Episodes:
             end=end,
             failure=failure,
             info=one.info,
+            counts=one.counts,
         )
         last = rows[-1] if rows else Rollout((), (), "", truncated=False)
         return replace(

@@ -40,7 +40,11 @@ def sample(r: Run, step: int, round_: int) -> tuple[list[Group], Batch]:
         save_last_step(r)
         raise
     batch = r.grader.begin(prompts_P, sampling.samples, step)
-    return sample_or_play(r.engine, r.player, prompts_P, sampling, batch.add), batch
+    before = r.player.waited_s if r.player else 0.0
+    groups_P = sample_or_play(r.engine, r.player, prompts_P, sampling, batch.add)
+    if r.player:
+        r.seconds["waited"] += r.player.waited_s - before
+    return groups_P, batch
 
 
 def score(batch: Batch, quarantine: Records | None, step: int) -> Graded:
