@@ -11,7 +11,7 @@ the requests that are being sampled as soon as the environment has answered.
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing
@@ -176,7 +176,7 @@ class _Episode:
     deadline: float | None = None
     text: str = ""
     info: Mapping[str, Any] = field(default_factory=dict)
-    counts: Counter[str] = field(default_factory=Counter)
+    counts: dict[str, float] = field(default_factory=dict)
     ended: bool = False
 
 
@@ -306,7 +306,8 @@ class _Episodes:
 
     def _note(self, one: _Episode, answer: Answer, seconds: float) -> None:
         one.info = answer.info or one.info
-        one.counts.update(answer.counts)
+        for name, count in answer.counts.items():
+            one.counts[name] = one.counts.get(name, 0) + count
         one.text = answer.info.get("submitted", one.text)
         if one.turns:
             one.turns[-1] = replace(one.turns[-1], reward=answer.reward, answer_s=seconds)

@@ -193,6 +193,17 @@ def test_an_episode_that_takes_too_long_is_ended(
         assert (episode.end, rollout.truncated) == ("timeout", True)
 
 
+def test_what_answers_count_is_summed_and_waiting_is_measured(
+    tmp_path: Path, model: ModelSettings, engine: transformers.Engine
+) -> None:
+    source = ECHO.replace("self.turns += 1", "self.turns += 1; print('12345')")
+    with player_of(tmp_path, model, source) as player:
+        groups_P = player.play(engine, prompts_of(model, "a"), SAMPLING)
+        assert player.waited_s > 0  # at least for the start of the first process
+    for _, episode in episodes_of(groups_P):
+        assert episode.counts == {"printed_bytes": 3 * len("12345\n")}
+
+
 def test_a_failed_episode_ends_alone(
     tmp_path: Path, model: ModelSettings, engine: transformers.Engine
 ) -> None:

@@ -201,7 +201,7 @@ def ask_action(
             return Action("\n".join(_read_lines(read)))
         word, _, rest = text.strip().partition(" ")
         if word == "/tools":
-            console.print(json.dumps(list(tools), indent=1, ensure_ascii=False))
+            console.print(json.dumps(list(tools), indent=1, ensure_ascii=False), soft_wrap=True)
         elif word == "/call":
             try:
                 return Action("", (parse_call(rest, tools),))
