@@ -2,10 +2,9 @@
 
 from random import Random
 
-from drpo_cli.sandbox.run import Limits, run_program
-
 from drpo_cli.environments import EnvironmentSettings, Message, Row, Step
 from drpo_cli.rewards import python_tests
+from drpo_cli.sandbox.run import Limits, run_program
 
 
 class Repair:
