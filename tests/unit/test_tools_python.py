@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -106,6 +107,19 @@ def test_a_session_that_exceeds_a_limit_is_ended(start: Start, code: str, ended:
     assert session.run(code).ended == ended
     assert not session.alive
     assert session.run("1").ended == "closed"
+
+
+def test_code_that_reports_by_itself_does_not_answer_the_next_call(start: Start) -> None:
+    session = start()
+    line = json.dumps({"call": 2, "output": "mine", "error": None}) + "\n"
+    forge = f"""import os
+for fd in range(3, 30):
+    try:
+        os.write(fd, {line.encode()!r})
+    except OSError:
+        pass"""
+    assert session.run(forge) == ("mine", None, None)
+    assert session.run("2").ended == "killed"
 
 
 def test_memory_that_is_refused_leaves_the_session(start: Start) -> None:
