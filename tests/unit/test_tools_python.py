@@ -102,7 +102,7 @@ def test_long_output_keeps_start_and_end(start: Start) -> None:
     ],
 )  # fmt: skip
 def test_a_session_that_exceeds_a_limit_is_ended(start: Start, code: str, ended: str) -> None:
-    own = {"timeout": {"wall_s": 1.0}, "memory": {"memory_mib": 128}}
+    own: dict[str, Any] = {"timeout": {"wall_s": 1.0}, "memory": {"memory_mib": 128}}
     session = start(**own.get(ended, {}))
     assert session.run(code).ended == ended
     assert not session.alive

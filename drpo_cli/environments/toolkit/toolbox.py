@@ -179,9 +179,10 @@ class _Functions:
             self._make = _maker(found, spec, options, folder, start)
             method = inspect.getattr_static(found, "__call__")
             described = describe(method, name, inspect.getdoc(found), method=True)
-            if inspect.iscoroutinefunction(getattr(found, "close", None)):
+            close = getattr(found, "close", None)
+            if close is not None and inspect.iscoroutinefunction(close):
                 raise UserError(
-                    f"{place(found.close)}: tool {spec!r}: `close` is async", "write `def close`"
+                    f"{place(close)}: tool {spec!r}: `close` is async", "write `def close`"
                 )
         elif not callable(found):
             raise UserError(f"tool {spec!r} is not a function but {found!r:.80}", "name a function")
