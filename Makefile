@@ -15,6 +15,11 @@ SIZE ?= full
 WORKERS ?= 2
 MINUTES ?= 10
 SEED ?= 0
+# For tests: beside the other packages, because verifiers wants older versions of datasets and others
+# than we test with, and runs with ours.
+VERIFIERS := verifiers==0.1.14 aiofiles==25.1.0 aiolimiter==1.3.0 connectrpc==0.11.1 griffelib==2.4.1 \
+  msgpack==1.2.4 openai-agents==0.24.0 prime-sandboxes==0.5.1 prime-tunnel==0.1.15 protobuf-py==0.1.1 \
+  protobuf-py-ext==0.1.1 pyqwest==0.12.0
 # Packages for a GPU machine without a network that has torch, transformers, and most of the rest.
 WHEELS := .wheels
 GPU_TAGS := --only-binary=:all: --python-version 3.12 --implementation cp --platform manylinux_2_28_x86_64 \
@@ -91,4 +96,5 @@ $(STAMP): pyproject.toml Makefile
 	$(BIN)/pip install --quiet -e ".[cpu,dev]"
 	$(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	$(BIN)/pip install --quiet --no-deps --upgrade --target $(VENV)/float8 torchao
+	$(BIN)/pip install --quiet --no-deps --upgrade --target $(VENV)/verifiers $(VERIFIERS)
 	touch $@

@@ -52,7 +52,8 @@ class Experience:
                    nothing was sampled
     turn_T         int64, the turn of the episode in which it was sampled, from 0; −1 where it was
                    not
-    reward_T       float64, what of the score the environment gave for a turn, at its last token
+    reward_T       float64, the part of the score that the environment gave for a turn, at its last
+                   token
     advantage_T    float64, A: 0 until `step.advantage` computes it
 
     Per response token, None until a stage needs it:
@@ -287,9 +288,9 @@ def _turns(
         if rollout.episode is not None:
             turns, left = rollout.episode.turns, rollout.sampled_tokens
             for place, turn in enumerate(turns):
-                start = start_S[row + turn.row]
+                start, limit = start_S[row + turn.row : row + turn.row + 2]
                 first, end = start + turn.first, start + turn.end
-                if first >= end or not bool(sampled_T[first:end].all()):
+                if not first < end <= limit or not bool(sampled_T[first:end].all()):
                     raise ValueError(f"turn {place}: not all of {turn} was sampled")
                 turn_T[first:end] = place
                 left -= end - first

@@ -46,6 +46,7 @@ class Forks:
     def __init__(self, *private: socket.socket) -> None:
         self._inherited = _open_descriptors() - {one.fileno() for one in private}
         self._guards: set[int] = set()
+        self._own = os.getpid()
         processes.adopt_orphans()
 
     def fork(self, run: Callable[[socket.socket], None]) -> Child:
@@ -87,10 +88,13 @@ class Forks:
     def _guard(self, run: Callable[[socket.socket], None], own: socket.socket, out: int) -> None:
         os.setsid()  # so that all can be killed together
         processes.die_with_parent()
+        if os.getppid() != self._own:  # it died before that
+            return
         processes.adopt_orphans()
+        guard = os.getpid()
         pid = os.fork()
         if pid == 0:
-            _leave(lambda: self._work(run, own, out))
+            _leave(lambda: self._work(run, own, out, guard))
         for fd in _open_descriptors():  # or nobody would see that the worker has closed its own
             os.close(fd)
         while os.waitpid(-1, 0)[0] != pid:
@@ -98,8 +102,12 @@ class Forks:
         while processes.LINUX:  # its orphans are found below it, until they are killed together
             signal.pause()
 
-    def _work(self, run: Callable[[socket.socket], None], own: socket.socket, out: int) -> None:
+    def _work(
+        self, run: Callable[[socket.socket], None], own: socket.socket, out: int, guard: int
+    ) -> None:
         processes.die_with_parent()
+        if os.getppid() != guard:
+            return
         with suppress(OSError):  # Linux: out of memory, it ends before the trainer does
             Path("/proc/self/oom_score_adj").write_text("1000")
         gc.freeze()  # the server's objects would close descriptors that are not theirs any more

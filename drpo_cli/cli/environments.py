@@ -55,6 +55,8 @@ def environment_show(
     epilog=examples(
         "drpo environment try demo/run.toml",
         "drpo environment try demo/run.toml --row 17 --seed 3",
+        "drpo environment try demo/run.toml --model --json episode.jsonl",
+        "drpo environment try demo/run.toml --weights demo/runs/agent",
     ),
 )
 def environment_try(
@@ -72,6 +74,17 @@ def environment_try(
     seed: Annotated[
         int, typer.Option(metavar="N", help="The seed of the episode: the same gives the same.")
     ] = 0,
+    model: Annotated[
+        bool, typer.Option("--model", help="Have the spec's model play, and print every token.")
+    ] = False,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TARGET",
+            help="Have these weights play: a run, a checkpoint or a model folder.",
+            autocompletion=completion.run_folders,
+        ),
+    ] = None,
     set_: Overrides = None,
     json_out: Annotated[
         Path | None,
@@ -80,17 +93,22 @@ def environment_try(
         ),
     ] = None,
 ) -> None:
-    """Play an episode yourself.
+    """Play an episode yourself, or have the model play it.
 
-    It prints what the policy would see and asks for one action after the other: a line of
+    By hand, it prints what the policy would see and asks for one action after the other: a line of
     text, several lines between `<<<` and `>>>`, or `/call NAME {...}` for a tool (`/tools` shows
     them). After each it prints the reward, what the environment says next, and how long that took.
     It needs no model. Ctrl-D ends the episode. Actions may also come from a file or a pipe, one per
     line.
 
+    With `--model` or `--weights` the model plays with the run's engine and sampling, and every
+    token is printed: what was sampled in colour, neighbouring tokens in different shades, and what
+    it only read in grey. Where the output has no colour, sampled text is in double brackets.
+
     The environment runs in worker processes with the time-outs of a run. Exits 1 when it failed.
     """
     from drpo_cli.tools.preview import environment_try as tries
 
-    wanted = tries.Wanted(spec, set_ or [], environment, row, seed, json_out)
-    raise typer.Exit(tries.try_by_hand(wanted))
+    by_hand = not model and weights is None
+    found = tries.Wanted(spec, set_ or [], environment, row, seed, json_out)
+    raise typer.Exit(tries.try_by_hand(found) if by_hand else tries.try_model(found, weights))

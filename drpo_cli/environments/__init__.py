@@ -8,6 +8,9 @@ files:
     def start(self, row, rng) -> str | list[Message]
     def step(self, action) -> Step                `action: str` gets the text, `action: Action` all
     def close(self) -> None                       if it has something to close
+    @staticmethod
+    def tools(config) -> list[dict]               if it brings tools: their schemas, as templates
+                                                  take them; `step` gets the calls, in an `Action`
 
 `start` and `step` may be async. One instance lives for one episode, in a process of its own that
 can be killed.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from drpo_cli.report.charts import Line, Panel, colour, drop_gaps, thin
 from drpo_cli.report.charts import series as trace
 from drpo_cli.report.html import Table, Value
-from drpo_cli.report.plain import format_counts
+from drpo_cli.report.plain import format_counts, join_lines
 from drpo_cli.runs.metrics import EnvironmentUsage
 from drpo_cli.runs.saved import SavedRun
 
@@ -68,6 +68,17 @@ class Usage:
             for end, share in one.get("ends", {}).items():
                 found[end] += round((share or 0.0) * one.get("episodes", 0))
         return {end: count / self.episodes for end, count in found.items()} if found else {}
+
+    @property
+    def tool_errors(self) -> dict[str, float]:
+        """Failed calls by the name of the tool."""
+        found: Counter[str] = Counter()
+        for one in self.steps:
+            for key, count in one.get("counts", {}).items():
+                kind, _, tool = key.partition("/")
+                if tool and kind == "tool_errors":
+                    found[tool] += int(count or 0)
+        return found
 
     @property
     def seconds(self) -> float:
@@ -150,7 +161,12 @@ def _failure_row(one: Usage) -> list[Value]:
         _percent(limits),
         "\n".join(f"{_percent(share)} {end}" for end, share in _ranked(ends)),
         _percent(one.mean(lambda own: own.get("unparsed_share"))),
-        _percent(one.mean(lambda own: own.get("tool_errors"))),
+        join_lines(
+            [
+                _percent(one.mean(lambda own: own.get("tool_errors"))),
+                format_counts(one.tool_errors),
+            ]
+        ),
     ]
 
 

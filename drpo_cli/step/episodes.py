@@ -80,12 +80,12 @@ def episode_metrics(
     episodes, turns = (
         sum(getattr(sums, key) for sums in together.values()) for key in ("episodes", "turns")
     )
-    waited = math.fsum(own_waited for _, own_waited, _ in everyone)
-    rollout_time = math.fsum(own_rollout for _, _, own_rollout in everyone)
+    idle = math.fsum(waited for _, waited, _ in everyone)
+    rollout_time = math.fsum(rollout for _, _, rollout in everyone)
     return {
         "turns": turns / episodes,
         "environments": {name: _describe(sums) for name, sums in together.items()},
-        "idle_share": _share(min(waited, rollout_time), rollout_time),
+        "idle_share": _share(min(idle, rollout_time), rollout_time),
     }
 
 

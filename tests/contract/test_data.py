@@ -12,8 +12,10 @@ import pytest
 from drpo_cli import plugins
 from drpo_cli.settings import SourceSettings
 from drpo_cli.types import Problem
+from support.beside import HAS_VERIFIERS
 
 SOURCES = plugins.available("data")
+GAME = Path(__file__).parents[1] / "support" / "verifiers_game.py"
 
 
 @pytest.fixture
@@ -30,11 +32,14 @@ def options(tmp_path: Path) -> dict[str, dict[str, Any]]:
         "parquet": {"path": "rows.parquet"},
         "huggingface": {"path": "rows.jsonl"},
         "reasoning_gym": {"task": "chain_sum"},
+        "verifiers": {"load": f"{GAME}:once"},
     }
 
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_source_returns_problems(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    if name == "verifiers" and not HAS_VERIFIERS:
+        pytest.skip("needs the package verifiers")
     plugin = plugins.load("data", name)
     config = plugin.Config.model_validate(options.get(name, {}), context={"folder": tmp_path})
     rows = plugin.entry(config)

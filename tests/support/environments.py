@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +27,7 @@ class Own:
         self.files = 0
 
     def __call__(
-        self, source: str, name: str = "Env", head: str = HEAD, **options: object
+        self, source: str, name: str = "Env", head: str = HEAD, **options: Any
     ) -> Environment:
         file = f"./e{self.files}.py"
         self.files += 1
@@ -46,6 +46,19 @@ def opened(*environments: Environment) -> Iterator[Environments]:
         yield pool
     finally:
         pool.close()
+
+
+class Shared:
+    """Environments from source texts in one server, by name; each has one process."""
+
+    def __init__(self, own: Own, sources: Mapping[str, tuple[str, dict[str, Any]]]) -> None:
+        self._index = {name: index for index, name in enumerate(sources)}
+        chosen = [own(source, **options) for source, options in sources.values()]
+        self.pool = Environments(chosen)
+
+    def open(self, name: str, row: Row, seed: int = 1) -> Session:
+        """Begins an episode; whoever calls this closes it, as another may wait for its place."""
+        return self.pool.open(self._index[name], row, seed)
 
 
 def row(prompt: str = "p", **metadata: Any) -> Row:

@@ -19,7 +19,7 @@ from drpo_cli.dist import World, full
 from drpo_cli.errors import UserError
 from drpo_cli.settings import LoraSettings
 from drpo_cli.step import checkpoint
-from drpo_cli.tools.evaluate import _prepare_model
+from drpo_cli.tools.evaluate import prepare_weights
 from support.models import VOCABULARY, experience, samples, tiny_model, tokenizer, world
 from support.training import open_trainer
 
@@ -94,7 +94,7 @@ def test_an_adapter_of_peft_is_merged_exactly(
     checkpoint.export(folder, tmp_path / "out", merged=True)
     torch.testing.assert_close(logits(read(tmp_path / "out")), expected, rtol=0, atol=1e-5)
     assert (tmp_path / "out" / "tokenizer.json").is_file()
-    model = _prepare_model(folder, tmp_path / "scratch", "bfloat16")
+    model = prepare_weights(folder, tmp_path / "scratch", "bfloat16")
     assert load_file(model / "model.safetensors").popitem()[1].dtype == torch.bfloat16
 
 

@@ -33,6 +33,26 @@ class Case(NamedTuple):
 
 
 STEP = "`step` returned"
+FORGE = """
+from drpo_cli.calls.messages import Reply, frame
+from drpo_cli.environments.sessions.messages import Answer
+caller = sys._getframe()
+while "request" not in caller.f_locals: caller = caller.f_back
+deep = []
+for _ in range(400): deep = [deep]
+data = frame(Reply(caller.f_locals["request"].number, {answer}))
+for fd in map(int, os.listdir('/dev/fd')):
+    try: fd > 2 and os.write(fd, data)
+    except OSError: pass
+time.sleep(9)
+"""
+FORGED = {
+    "nan": "Answer(reward=float('nan'))",
+    "depth": "Answer(info={'a': deep})",
+    "date": "Answer(info={'a': __import__('datetime').datetime.now().astimezone()})",
+    "message": "Answer(({'role': 'user'},))",
+    "done": "Answer(done=1)",
+}
 CASES = [
     Case("exception", "raise ValueError('no')", "exception", "ValueError: no (FILE:LINE in step)"),
     Case("BaseException", "raise KeyboardInterrupt", "exception", "KeyboardInterrupt"),
@@ -58,10 +78,14 @@ for fd in map(int, os.listdir('/dev/fd')):
     except OSError: pass
 return fine
 """, "crash", "its process sent what is not an answer"),
+    *(
+        Case(f"forged {name}", FORGE.format(answer=answer), "crash", "not an answer")
+        for name, answer in FORGED.items()
+    ),
     # what it returns
     Case("nothing", "return None", "wrong_type", f"{STEP} None (NoneType); return Step(obs"),
     Case("text", "return 'higher'", "wrong_type", f"{STEP} 'higher' (str); return Step("),
-    Case("a coroutine", "return asyncio.sleep(0)", "wrong_type", "coroutine"),
+    Case("a coroutine", "return asyncio.sleep(0)", "wrong_type", "write `async def`, or await"),
     Case("nan", "return Step('x', float('nan'))", "not_finite", f"{STEP} reward = nan; give"),
     Case("inf", "return Step('x', numpy.float32('inf'))", "not_finite", "reward = inf"),
     Case("huge", "return Step('x', -1e300)", "not_finite", "up to 1e+15"),
@@ -123,27 +147,28 @@ def source(prefix: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def played(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Environments]:
-    """One process of the environment; `request.param` is what stands before its methods."""
+def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environments]:
+    """The environment, as sync one and as async one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calls, "GRACE_SECONDS", 0.1)
         patch.setattr(calls, "WAKE_SECONDS", 0.1)
         own = Own(tmp_path_factory.mktemp("own"))
-        environment = own(source(request.param), head="", timeout_s=LIMIT, concurrency=1)
-        with opened(environment) as pool:
+        chosen = [
+            own(source(prefix), head="", timeout_s=LIMIT, concurrency=1)
+            for prefix in ("", "async ")
+        ]
+        with opened(*chosen) as pool:
             yield pool
 
 
 @pytest.mark.parametrize(
-    ("played", "name"),
-    [("", name) for name in BY_NAME] + [("async ", name) for name in ASYNC],
-    indirect=["played"],
+    ("index", "name"), [(0, name) for name in BY_NAME] + [(1, name) for name in ASYNC]
 )
-def test_a_misbehaving_call_costs_only_its_episode(played: Environments, name: str) -> None:
+def test_a_misbehaving_call_costs_only_its_episode(
+    played: Environments, index: int, name: str
+) -> None:
     number, case = BY_NAME[name], CASES[BY_NAME[name]]
-    session, following = (played.open(0, row(), number) for _ in range(2))
+    session, following = (played.open(index, row(), number) for _ in range(2))
     try:
         answer = play(session, f"case {number}")[1]
     finally:
@@ -156,37 +181,35 @@ def test_a_misbehaving_call_costs_only_its_episode(played: Environments, name: s
     else:
         assert answer.failure is not None and answer.failure.kind == case.kind, answer
         assert answer.messages == () and answer.reward == 0.0 and not answer.done
-        says = re.escape(case.says).replace("FILE:LINE", r"\S+e0\.py:\d+")
+        says = re.escape(case.says).replace("FILE:LINE", r"\S+e\d\.py:\d+")
         assert re.search(says, answer.failure.detail), answer.failure
         assert len(answer.failure.detail) < 5000
         if case.kind in ("wrong_type", "not_finite", "too_large"):
-            assert re.match(r"\S+e0\.py:\d+: `step`", answer.failure.detail)
+            assert re.match(r"\S+e\d\.py:\d+: `step`", answer.failure.detail)
 
 
-@pytest.fixture
-def own(tmp_path: Path) -> Own:
-    return Own(tmp_path)
+STARTS = [
+    ("def __init__(self): raise ValueError('no')", "exception", r"no \(\S+py:\d+ in __init__\)"),
+    ("def start(self, row, rng): raise ValueError('no')", "exception", r"\(\S+py:\d+ in start\)"),
+    ("def start(self, row, rng): return ''", "wrong_type", r"py:\d+: `start` returned no message"),
+    ("def start(self, row, rng): return 3", "wrong_type", "`start` returned 3 .int. as obs"),
+    ("def start(self, row, rng): os._exit(1)", "crash", "its process died"),
+]
 
 
-@pytest.mark.parametrize(
-    ("code", "kind", "says"),
-    [
-        ("def __init__(self): raise ValueError('no')", "exception", r"no \(\S+e0.py:\d+ in __init"),
-        ("def start(self, row, rng): raise ValueError('no')", "exception", "in start"),
-        ("def start(self, row, rng): return ''", "wrong_type", r"e0.py:\d+: `start` returned no"),
-        ("def start(self, row, rng): return 3", "wrong_type", "`start` returned 3 .int. as obs"),
-        ("def start(self, row, rng): os._exit(1)", "crash", "its process died"),
-    ],
-)
-def test_a_start_that_fails(own: Own, code: str, kind: str, says: str) -> None:
-    body = f"    {code}\n"
-    for method in ("start(self, row, rng): return 'x'", "step(self, action): return Step('x')"):
-        body += "" if method[:5] in code else f"    def {method}\n"
-    with opened(own(f"{HEAD}class Env:\n{body}")) as pool:
-        session = pool.open(0, row(), 1)
-        failure = result(session.first).failure
-        assert failure is not None and failure.kind == kind
-        assert re.search(says, failure.detail), failure
-        again = result(session.step(Action("x"))).failure
-        assert again is not None and again.kind == kind
-        assert result(session.close()).failure is None
+def test_a_start_that_fails(tmp_path: Path) -> None:
+    own, chosen = Own(tmp_path), []
+    for code, _, _ in STARTS:
+        body = f"    {code}\n"
+        for method in ("start(self, row, rng): return 'x'", "step(self, action): return Step('x')"):
+            body += "" if method[:5] in code else f"    def {method}\n"
+        chosen.append(own(f"{HEAD}class Env:\n{body}"))
+    with opened(*chosen) as pool:
+        for index, (_, kind, says) in enumerate(STARTS):
+            session = pool.open(index, row(), 1)
+            failure = result(session.first).failure
+            assert failure is not None and failure.kind == kind
+            assert re.search(says, failure.detail), failure
+            again = result(session.step(Action("x"))).failure
+            assert again is not None and again.kind == kind
+            assert result(session.close()).failure is None

@@ -9,6 +9,7 @@ import pytest
 
 from drpo_cli.calls import pool as calls
 from drpo_cli.environments.sessions.pool import Answer, Environments, Session
+from drpo_cli.environments.sessions.schemas import own_schemas
 from drpo_cli.errors import UserError
 from drpo_cli.types import Action, ToolCall
 from support.environments import Own, opened, result, row, texts
@@ -45,26 +46,34 @@ class Env:
 LIMIT = 1.0
 
 
-@pytest.fixture(scope="module", params=["", "async "])
-def pool(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Environments]:
-    """One process of an environment with tools; sync and async."""
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environments]:
+    """An environment with tools, as sync one and as async one; each has one process."""
     folder = tmp_path_factory.mktemp("own")
     (folder / "tools.py").write_text(TOOLS)
     tools = [f"{folder}/tools.py:{name}" for name in ("add", "fails", "hangs", "waits", "Notes")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calls, "GRACE_SECONDS", 0.1)
-        source = ENVIRONMENT.format(prefix=request.param)
-        environment = Own(folder)(source, tools=[*tools, "submit"], timeout_s=LIMIT)
-        with opened(environment) as found:
+        own = Own(folder)
+        chosen = [
+            own(ENVIRONMENT.format(prefix=prefix), tools=[*tools, "submit"], timeout_s=LIMIT)
+            for prefix in ("", "async ")
+        ]
+        with opened(*chosen) as found:
             yield found
 
 
+@pytest.fixture(params=[0, 1], ids=["sync", "async"])
+def index(request: pytest.FixtureRequest) -> int:
+    """The index of the environment."""
+    found: int = request.param
+    return found
+
+
 @pytest.fixture
-def session(pool: Environments) -> Iterator[Session]:
+def session(pool: Environments, index: int) -> Iterator[Session]:
     """An episode that has begun."""
-    one = pool.open(0, row(), 1)
+    one = pool.open(index, row(), 1)
     assert texts(result(one.first)) == ["p"]
     yield one
     one.close()
@@ -117,12 +126,12 @@ def test_a_tool_that_waits_too_long_reaches_the_model(session: Session) -> None:
     assert texts(use(session, "waits", seconds=0)) == ["waited"]
 
 
-def test_a_tool_that_blocks_ends_its_episode(pool: Environments) -> None:
-    one = pool.open(0, row(), 1)
+def test_a_tool_that_blocks_ends_its_episode(pool: Environments, index: int) -> None:
+    one = pool.open(index, row(), 1)
     failure = use(one, "hangs", how="x").failure if texts(result(one.first)) else None
     assert failure is not None and failure.kind == "timeout"
     one.close()
-    two = pool.open(0, row(), 1)
+    two = pool.open(index, row(), 1)
     assert texts(result(two.first)) == ["p"] and texts(use(two, "add", one=1, two=2)) == ["3"]
     two.close()
 
@@ -134,10 +143,10 @@ def test_an_answer_that_is_submitted_is_the_last_action(session: Session) -> Non
     assert texts(answer)[0] == "3" and texts(answer)[-1] == "said four" and len(texts(answer)) == 3
 
 
-def test_a_tool_has_a_state_for_its_episode(pool: Environments, tmp_path: Path) -> None:
+def test_a_tool_has_a_state_for_its_episode(pool: Environments, index: int, tmp_path: Path) -> None:
     first = str(tmp_path / "closed")
     for _ in range(2):
-        one = pool.open(0, row(), 1)
+        one = pool.open(index, row(), 1)
         result(one.first)
         assert texts(use(one, "Notes", note=first)) == [first]
         assert texts(use(one, "Notes", note="b")) == [f"{first}, b"]
@@ -146,8 +155,8 @@ def test_a_tool_has_a_state_for_its_episode(pool: Environments, tmp_path: Path) 
         Path(first).unlink()
 
 
-def test_the_schemas_of_the_tools(pool: Environments) -> None:
-    names = [schema["function"]["name"] for schema in pool.tools(0)]
+def test_the_schemas_of_the_tools(pool: Environments, index: int) -> None:
+    names = [schema["function"]["name"] for schema in pool.tools(index)]
     assert names == ["add", "fails", "hangs", "waits", "Notes", "submit"]
 
 
@@ -159,3 +168,39 @@ def test_what_cannot_be_a_tool(tmp_path: Path) -> None:
             found.tools(0)
         with pytest.raises(UserError, match="tool 'bad'"):
             result(found.open(0, row(), 1).first)
+
+
+OWN = """
+class Env:
+    def start(self, row, rng): return row.prompt
+    def step(self, action: Action) -> Step:
+        return Step(f"called {{[call.name for call in action.calls]}}, {{action.problem}}")
+    @staticmethod
+    def tools(config):
+        {body}
+"""
+SCHEMA = {"type": "function", "function": {"name": "look", "parameters": {}}}
+
+
+def test_an_environment_that_brings_tools_gets_their_calls(tmp_path: Path) -> None:
+    with opened(Own(tmp_path)(OWN.format(body=f"return [{SCHEMA}]"))) as found:
+        assert found.tools(0) == (SCHEMA,)
+        session = found.open(0, row(), 1)
+        assert texts(result(session.first)) == ["p"]
+        assert texts(use(session, "look")) == ["called ['look'], None"]
+        assert texts(result(session.step(Action("{", problem="no")))) == ["called [], no"]
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("raise ValueError('no')", r"failed: ValueError: no \(\S+e0.py:9 in tools\)"),
+        ("return {}", "returned a dict; return a list of schemas"),
+        ("return [{'name': 'look'}]", "returned a schema without the name of a function; write"),
+        ("return [{'function': {1}}]", r"a schema\['function'\] is \{1\} \(set\); give text"),
+    ],
+)
+def test_schemas_that_no_template_takes(tmp_path: Path, body: str, says: str) -> None:
+    with pytest.raises(UserError, match=says) as refused:
+        own_schemas(Own(tmp_path)(OWN.format(body=body)))
+    assert "e0.py:7: environment 'Env': its `tools`" in str(refused.value)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from drpo_cli.console import open_console
 from drpo_cli.errors import UserError
 from drpo_cli.runs.metrics import SampleRecord
 from drpo_cli.runs.reader import check
 from drpo_cli.spec import load
+from drpo_cli.tools.preview.environment_model import print_rows, spell_tokens
 from drpo_cli.tools.preview.environment_rows import choose_start
 from drpo_cli.tools.preview.environment_try import parse_call
 from support.terminal import on_terminal
@@ -204,3 +208,33 @@ def test_a_call_of_a_tool_is_typed_as_a_name_and_json() -> None:
     ):
         with pytest.raises(ValueError, match=said):
             parse_call(text, tools)
+
+
+def test_each_sampled_token_is_spelled_and_those_of_one_character_together() -> None:
+    texts = {1: b" a", 2: b"b", 3: "é".encode()[:1], 4: "é".encode()[1:], 5: b"\xff", 6: b"c"}
+
+    def decode(ids: Sequence[int]) -> str:
+        return b"".join(texts[token] for token in ids).decode(errors="replace")
+
+    assert list(spell_tokens([1, 2, 3, 4, 6], 1, 5, decode)) == ["b", "é", "c"]
+    assert "".join(spell_tokens([1, 5, 6], 1, 3, decode)) == "\ufffdc"
+    assert list(spell_tokens([1, 2, 3], 1, 3, decode)) == ["b", "\ufffd"]
+
+
+@pytest.mark.parametrize("coloured", [True, False])
+def test_the_mask_shows_with_and_without_colours(coloured: bool) -> None:
+    parts = [
+        {"sampled": 0, "text": "guess "},
+        {"sampled": 1, "text": "42", "tokens": ["4", "2"]},
+        {"sampled": 0, "text": "lower"},
+    ]
+    out = io.StringIO()
+    system = "standard" if coloured else None
+    console = open_console(out, 80, force_terminal=coloured, color_system=system)
+    print_rows(console, [{"parts": parts}, {"parts": parts}])
+    text = out.getvalue()
+    if coloured:
+        assert "\x1b[90mguess \x1b[0m\x1b[1;36m4\x1b[0m\x1b[1;32m2\x1b[0m\x1b[90mlower" in text
+    else:
+        assert "guess [[42]]lower\n" in text
+        assert "row 2 of 2: the chat template rewrote what came before\n" in text

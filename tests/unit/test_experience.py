@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drpo_cli.experience import Experience
-from drpo_cli.types import Group, Prompt, Rollout, Scores, Turn
+from drpo_cli.types import Episode, Group, Prompt, Rollout, Scores, Turn
+from support.dialogues import FAMILIES, Played, begin
 from support.turns import grouped, played, turn_rewards
 
 
@@ -146,6 +147,7 @@ def test_without_rewards_of_turns_none_is_given_to_any() -> None:
     ("turns", "message"),
     [
         ([Turn(0, 0, 2), Turn(0, 4, 5)], r"turn 1: not all of Turn\(row=0, first=4"),
+        ([Turn(0, 0, 2), Turn(0, 5, 8)], r"turn 1: not all of Turn\(row=0, first=5, end=8"),
         ([Turn(0, 0, 0), Turn(0, 5, 6)], r"turn 0: not all of Turn\(row=0, first=0, end=0"),
         ([Turn(0, 0, 2)], "1 sampled tokens are in none of 1 turns"),
     ],
@@ -155,10 +157,39 @@ def test_turns_that_do_not_fit_the_tokens_are_refused(turns: list[Turn], message
     assert whole.episode is not None
     wrong = replace(whole, episode=replace(whole.episode, turns=tuple(turns)))
     with pytest.raises(ValueError, match=message):
-        Experience.of(grouped([[wrong]]))
+        Experience.of(grouped([[wrong, played([2])]]))
 
 
 def test_rewards_of_another_number_of_turns_are_refused() -> None:
     scores = Scores((1.0,), {}, turn_rewards_G=((0.5,),))
     with pytest.raises(ValueError, match=r"zip\(\)"):
         Experience.of(grouped([[played([2, 3, 1])]]), [scores])
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_a_turn_follows_in_training_what_the_engine_saw(name: str) -> None:
+    """In each family of chat templates: two make something else of an earlier turn."""
+    played = Played(name, begin(name))
+    end = FAMILIES[name].special[1]
+    for place, text in enumerate(["one", "<think>\nso two\n</think>\n\ntwo", "three"]):
+        played.act(text + end)
+        if place < 2:
+            played.observe("and then?")
+    *earlier, last = played.check()
+    turns = tuple(Turn(*span, float(place)) for place, span in enumerate(played.dialogue.spans))
+    episode = Episode("env", tuple(played.dialogue.messages), turns, "done")
+    rollout = replace(last, earlier=tuple(earlier), episode=episode)
+    exp = Experience.of(
+        [Group(Prompt("p", "", (1,), None, {}), (rollout,))],
+        [Scores((3.0,), {}, turn_rewards_G=((0.0, 1.0, 2.0),))],
+    )
+    assert (len(exp) > 1) == (name in ("qwen3", "gpt_oss"))
+    token_S, turn_S = exp.split(exp.token_T), exp.split(exp.turn_T)
+    for turn, (prompt_ids, ids) in enumerate(played.saw):
+        (row,) = [place for place, own_T in enumerate(turn_S) if bool((own_T == turn).any())]
+        first, *_, end_at = torch.where(turn_S[row] == turn)[0].tolist()
+        tokens = token_S[row].tolist()
+        assert (*exp.prompt_ids_S[row], *tokens[:first]) == prompt_ids
+        assert tuple(tokens[first : end_at + 1]) == ids
+        assert exp.split(exp.reward_T)[row][end_at] == float(turn)
+    assert exp.sampled_E.tolist() == [sum(len(ids) for _, ids in played.saw)]

@@ -222,3 +222,24 @@ def test_out_of_memory_ends_a_worker_before_the_trainer(own: Own) -> None:
     source = "def fn(completion): return int(open('/proc/self/oom_score_adj').read())"
     assert graded([own(source)], [group("a")]).scores_P[0].total_G == (1000.0,)
     assert int(Path("/proc/self/oom_score_adj").read_text()) < 1000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends the children of the dead")
+def test_a_fork_whose_server_dies_before_it_notices_ends_too(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    source = f"""
+import os, signal, time
+from drpo_cli import processes
+from drpo_cli.calls.forks import Forks
+at_once, server = processes.die_with_parent, os.getpid()
+def late():
+    while os.getppid() == server: time.sleep(0.01)
+    at_once()
+processes.die_with_parent = late
+with open({str(pids)!r}, "w") as file:
+    print(os.getpid(), Forks().fork(lambda connection: time.sleep(1000)).pid, file=file)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", source], cwd=Path(__file__).parents[2], check=False)
+    assert len(numbers_in(pids)) == 2
+    wait_until_gone(numbers_in(pids))

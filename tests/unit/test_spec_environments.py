@@ -218,6 +218,11 @@ def test_a_misspelt_section_hides_what_follows_from_it(folder: Path) -> None:
         ),
         (GUESS + "episode_timeout_s = 8\n", None),
         (GUESS + "weight = 0\n" + REWARD, None),
+        (
+            "in_rounds = true\n" + REWARD,
+            "rollout.in_rounds: has no effect without an [[environment]]",
+        ),
+        ("in_rounds = true\n" + GUESS, None),
     ],
 )
 def test_what_is_warned_of(folder: Path, rest: str, expected: str | None) -> None:

@@ -19,11 +19,13 @@ class Entry:
 
     written   what the policy wrote; None for messages of others
     observed  whether an environment or a tool said it after the start
+    explains  whether it says what is wrong with a call: it shows how to write one
     """
 
     message: Message
     written: Written | None = None
     observed: bool = False
+    explains: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,14 @@ class Spelling:
     text_arguments     whether the arguments of calls are JSON texts, and not objects
     thinks_or_answers  whether a message with calls has no place for text beside thinking
     escape             keeps observed text from becoming control tokens
+    escape_special     the same, but leaves markup such as `<tool_call>`
     """
 
     thinking: str
     text_arguments: bool
     thinks_or_answers: bool
     escape: Callable[[str], str]
+    escape_special: Callable[[str], str]
 
 
 class Marks:
@@ -88,7 +92,8 @@ def spell(
             message = _assistant(written, ids, spelling)
             open_ids = iter(zip(ids, written.calls, strict=True))
         elif entry.observed:
-            message["content"] = spelling.escape(message["content"])
+            escape = spelling.escape_special if entry.explains else spelling.escape
+            message["content"] = escape(message["content"])
             if message["role"] == "tool":
                 _name_answer(message, open_ids)
         messages.append(message)

@@ -40,6 +40,7 @@ class Renderer:
             text_arguments=False,
             thinks_or_answers=harmony,
             escape=Escape(tokens, tokens.controls(template.text)),
+            escape_special=Escape(tokens, tokens.controls("")),
         )
         if tools:
             self._require_tools()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from drpo_cli.calls.failures import LARGEST, Failure, Kind, as_python, is_usable, short
-from drpo_cli.environments.sessions.messages import Answer
+from drpo_cli.environments.sessions.messages import DEEPEST, Answer
 from drpo_cli.types import Message, Step
 
 MOST_TEXT = 1 << 20
@@ -15,7 +16,6 @@ MOST_TEXT = 1 << 20
 MOST_MESSAGES = 1 << 10
 MOST_INFO = 1 << 16
 """Most characters of a step's info, roughly as JSON: it is kept with each episode."""
-DEEPEST = 32
 LARGEST_INTEGER = 1 << 63
 
 
@@ -29,6 +29,7 @@ class RefusedError(Exception):
 
 def opening(value: Any, where: str) -> Answer:
     """The answer to `start`, from what it returned; `where` is its file and line."""
+    _refuse_awaitable(value, f"{where}: `start`")
     messages = _messages(value, f"{where}: `start`")
     if not messages:
         raise RefusedError(
@@ -40,6 +41,7 @@ def opening(value: Any, where: str) -> Answer:
 def answer(value: Any, where: str) -> Answer:
     """The answer to an action, from what `step` returned; `where` is its file and line."""
     who = f"{where}: `step`"
+    _refuse_awaitable(value, who)
     if not isinstance(value, Step):
         raise RefusedError(
             "wrong_type", f"{who} returned {_shown(value)}; return Step(observation, reward, done)"
@@ -57,6 +59,16 @@ def answer(value: Any, where: str) -> Answer:
         )
     reward = _reward(value.reward, who)
     return Answer(messages, reward, done, _info(value.info, who))
+
+
+def _refuse_awaitable(value: Any, who: str) -> None:
+    if not inspect.isawaitable(value):
+        return
+    if inspect.iscoroutine(value):
+        value.close()  # or Python warns that nobody has awaited it
+    raise RefusedError(
+        "wrong_type", f"{who} returned what has to be awaited; write `async def`, or await it there"
+    )
 
 
 def _messages(value: Any, who: str) -> tuple[Message, ...]:

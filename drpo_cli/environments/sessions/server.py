@@ -7,7 +7,7 @@ import json
 from collections import deque
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from drpo_cli import processes
 from drpo_cli.calls import crew, server
@@ -18,6 +18,7 @@ from drpo_cli.calls.server import Server
 from drpo_cli.environments.sessions import worker
 from drpo_cli.environments.sessions.contract import Environment, prepare
 from drpo_cli.environments.sessions.messages import Answer
+from drpo_cli.environments.sessions.schemas import own_schemas
 from drpo_cli.environments.sessions.worker import CLOSED
 from drpo_cli.environments.toolkit.toolbox import Toolbox
 from drpo_cli.errors import UserError
@@ -32,30 +33,27 @@ BEFORE = "; or an episode before it in the same process left something behind"
 
 
 class _Ready(NamedTuple):
-    """An environment, and the tools of its episodes."""
+    """An environment, and the tools of its episodes: those of the spec, or its own."""
 
     environment: Environment
     toolbox: Toolbox | None
+    schemas: tuple[dict[str, Any], ...]
 
 
 def main(handle: int) -> None:
     """Has episodes played until the trainer closes the connection."""
-    server.serve(handle, "environments", _prepare, _Crew, _describe)
+    server.serve(handle, "environments", _prepare, _Crew, lambda ready: json.dumps(ready.schemas))
 
 
 def _prepare(selected: Selected[EnvironmentSettings]) -> _Ready:
     environment, tools = prepare(selected), selected.config.tools
     if not tools:
-        return _Ready(environment, None)
+        return _Ready(environment, None, own_schemas(environment))
     try:
-        return _Ready(environment, Toolbox(tools, Path.cwd()))
+        toolbox = Toolbox(tools, Path.cwd())
     except UserError as error:
         raise UserError(f"environment {environment.name!r}: {error}") from error
-
-
-def _describe(ready: _Ready) -> str:
-    """The schemas of its tools."""
-    return json.dumps(ready.toolbox.schemas if ready.toolbox else ())
+    return _Ready(environment, toolbox, toolbox.schemas)
 
 
 class _Place:
@@ -100,7 +98,8 @@ class _Crew(crew.Crew[Answer]):
     """
 
     def __init__(self, server: Server, ready: _Ready, tasks: asyncio.TaskGroup) -> None:
-        run, environment = partial(worker.run, *ready), ready.environment
+        environment = ready.environment
+        run = partial(worker.run, environment, ready.toolbox)
         config, together = environment.config, environment.is_async
         blocked = BLOCKED if together else "" if ready.toolbox else None
         super().__init__(

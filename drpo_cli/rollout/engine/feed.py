@@ -36,6 +36,7 @@ class Feed:
         self.rank = 0
         self._requests, self._group = requests, group
         self._open, self._coming, self._answered = True, True, False
+        self._told = News((), coming=True, ended=False)
         self._kept: list[Request] = []
         if group is not None:
             import torch.distributed as dist
@@ -75,13 +76,26 @@ class Feed:
         return News(tuple(taken or ()), not ended and self._requests.coming, ended)
 
     def _hear(self, own: News) -> None:
-        news = [own]
-        if self._group is not None:
-            import torch.distributed as dist
-
-            news *= dist.get_world_size(self._group)
-            dist.all_gather_object(news, own, self._group)
+        news = self._exchange(own, own != self._told)
+        self._told = own._replace(requests=())
+        if not news:
+            return
         for rank, one in enumerate(news):
             self._kept += (request._replace(key=(rank, *request.key)) for request in one.requests)
         self._coming = any(one.coming for one in news)
         self._open = not all(one.ended for one in news)
+
+    def _exchange(self, own: News, changed: bool) -> list[News]:
+        """What has come on each rank; nothing if that is no change for any of them."""
+        if self._group is None:
+            return [own]
+        import torch
+        import torch.distributed as dist
+
+        any_changed = torch.tensor(changed, dtype=torch.int)
+        dist.all_reduce(any_changed, dist.ReduceOp.MAX, self._group)  # cheaper than objects
+        if not any_changed:
+            return []
+        news = [own] * dist.get_world_size(self._group)
+        dist.all_gather_object(news, own, self._group)
+        return news

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from drpo_cli.data.pipeline.prompts import converse
+from drpo_cli.data.pipeline.rows import Row as DataRow
 from drpo_cli.data.pipeline.rows import Source, open_sources
 from drpo_cli.errors import UserError
 from drpo_cli.rollout.engine.protocol import derive_seed
-from drpo_cli.settings import EnvironmentSettings, SourceSettings
+from drpo_cli.settings import EnvironmentSettings
 from drpo_cli.spec import Spec
 from drpo_cli.types import Message, Row
 
@@ -39,40 +40,44 @@ class Start(NamedTuple):
 
 
 def choose_start(spec: Spec, environment: str | None, row: str) -> Start:
-    """The start in an environment, by default the first, from a row of a source that it serves.
+    """The start in an environment, from a row: see `find_row`. Needs no model."""
+    index, found = find_row(spec, environment, row)
+    messages, opening = converse(found)
+    own = tuple(messages[opening:])
+    problem = found.problem
+    text = str(messages[-1]["content"])
+    return Start(
+        index,
+        spec.environment[index].config,
+        Row(found.id, text, own, problem.answer, problem.metadata),
+        tuple(messages[:opening]),
+    )
 
-    `row` is the number of a row in the first such source, or an id such as `words/17`. Needs no
-    model. Raises UserError for what is not there.
+
+def find_row(spec: Spec, environment: str | None, row: str) -> tuple[int, DataRow]:
+    """The index of an environment, by default the first, and a row of a source that it serves.
+
+    `row` is the number of a row in the first such source, or an id such as `words/17`. Raises
+    UserError for what is not there.
     """
     index = _find_environment(spec, environment)
     selected = spec.environment[index]
-    served = [source for source in spec.data if spec.environment_of(_settings(source)) is selected]
-    if not served:
+    sources = [
+        source
+        for source in open_sources(spec.data)
+        if spec.environment_of(source.config) is selected
+    ]
+    if not sources:
         raise UserError(
             f"environment {selected.config.name!r}: no source of the spec uses it",
             f"set `environment = {selected.config.name!r}` in a [[data]] table",
         )
-    sources = open_sources(spec.data)
-    found, number = _find_row([sources[spec.data.index(one)] for one in served], row)
-    if not 0 <= number < len(found):
+    found, number = _find_number(sources, row)
+    if number >= len(found):
         raise UserError(
             f"--row {row}: {found.name} has the rows 0 to {len(found) - 1:,}", "name one of them"
         )
-    data_row = found[number]
-    messages, opening = converse(data_row)
-    problem = data_row.problem
-    return Start(
-        index,
-        selected.config,
-        Row(
-            data_row.id,
-            str(messages[-1]["content"]),
-            tuple(messages[opening:]),
-            problem.answer,
-            problem.metadata,
-        ),
-        tuple(messages[:opening]),
-    )
+    return index, found[number]
 
 
 def _find_environment(spec: Spec, name: str | None) -> int:
@@ -89,7 +94,7 @@ def _find_environment(spec: Spec, name: str | None) -> int:
     return names.index(name)
 
 
-def _find_row(sources: Sequence[Source], row: str) -> tuple[Source, int]:
+def _find_number(sources: Sequence[Source], row: str) -> tuple[Source, int]:
     name, _, number = row.rpartition("/")
     found = [source for source in sources if source.name == name] if name else list(sources)
     if not found:
@@ -106,9 +111,3 @@ def _find_row(sources: Sequence[Source], row: str) -> tuple[Source, int]:
 
 def _one_of(names: Sequence[str]) -> str:
     return f"name {'one of ' if names[1:] else ''}{', '.join(names)}"
-
-
-def _settings(source: object) -> SourceSettings:
-    config = getattr(source, "config")  # noqa: B009
-    assert isinstance(config, SourceSettings)
-    return config

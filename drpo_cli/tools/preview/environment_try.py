@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from drpo_cli.runs.folder import write_whole
 from drpo_cli.spec import load
 from drpo_cli.step.samples import episode_record, to_json
 from drpo_cli.tools.preview.environment_rows import Start, choose_start
+from drpo_cli.tools.preview.episode_lines import EpisodeLine
 from drpo_cli.tools.tables import make_console
 from drpo_cli.types import Action, End, Episode, Group, Message, Prompt, Rollout, ToolCall, Turn
 
@@ -126,6 +128,47 @@ def try_by_hand(wanted: Wanted) -> int:
     return code or (EXIT_RUN_FAILED if played.failure else 0)
 
 
+def try_model(wanted: Wanted, weights: str | None) -> int:
+    """Has the model play an episode, and prints every token; returns the exit code.
+
+    `weights` are a run, a checkpoint or a model folder; None for the spec's model. Raises UserError
+    as `try_by_hand` does, and for a model or an engine that is not there.
+    """
+    from drpo_cli.launch.launcher import prepare_model  # imports torch, which is slow
+    from drpo_cli.runs.versions import require_engine
+    from drpo_cli.tools.evaluate import prepare_weights
+    from drpo_cli.tools.preview import environment_model
+
+    spec = load(wanted.spec_path, wanted.overrides)
+    for warning in spec.warnings:
+        sys.stderr.write(f"warning: {warning}\n")
+    prepare_all(spec.environment)
+    start = choose_start(spec, wanted.environment, wanted.row)
+    require_engine(spec.rollout.type)
+    console = make_console()
+    with tempfile.TemporaryDirectory(prefix="drpo-try-") as scratch:
+        model = None
+        if weights is None:
+            prepare_model(spec.model)
+        else:
+            model = prepare_weights(Path(weights), Path(scratch) / "model", spec.model.dtype)
+        with console.status(f"playing with {spec.rollout.type} …"):
+            record = environment_model.play_in_process(
+                spec, wanted.overrides, start.name, start.row.id, wanted.seed, model
+            )
+    facts = f"{start.name} · row {start.row.id} · seed {wanted.seed} · {weights or spec.model.path}"
+    console.print(Text(facts, "bold"))
+    environment_model.print_rows(console, record["rows"])
+    episode = EpisodeLine.model_validate(record).episode
+    for number, turn in enumerate(episode.turns, 1):
+        print_turn(console, number, turn)
+    print_end(console, episode)
+    if wanted.json_out is not None:
+        write_whole(wanted.json_out, json.dumps(record, ensure_ascii=False) + "\n")
+        console.print(f"wrote {wanted.json_out}", soft_wrap=True)
+    return EXIT_RUN_FAILED if episode.failure else 0
+
+
 def _play(
     session: Session, played: Played, console: Console, read: Read, tools: Sequence[dict[str, Any]]
 ) -> None:
@@ -158,7 +201,7 @@ def ask_action(
             return Action("\n".join(_read_lines(read)))
         word, _, rest = text.strip().partition(" ")
         if word == "/tools":
-            console.print(json.dumps(list(tools), indent=1, ensure_ascii=False))
+            console.print(json.dumps(list(tools), indent=1, ensure_ascii=False), soft_wrap=True)
         elif word == "/call":
             try:
                 return Action("", (parse_call(rest, tools),))
@@ -254,6 +297,15 @@ def print_answer(console: Console, answer: Answer) -> None:
     facts += ["done"] if answer.done else []
     if answer.info:
         facts.append(f"info {json.dumps(to_json(answer.info), ensure_ascii=False)}")
+    console.print(Text(" · ".join(facts), "cyan"), soft_wrap=True)
+
+
+def print_turn(console: Console, number: int, turn: Turn) -> None:
+    """Prints what came of a turn of the model."""
+    facts = [f"turn {number}: {turn.end - turn.first} tokens in {turn.sampling_s:.2f} s"]
+    facts += [f"calls {call.name}" for call in turn.calls]
+    facts += [f"call not valid: {turn.problem}"] if turn.problem else []
+    facts += [f"reward {turn.reward:g}", f"answered in {turn.answer_s:.2f} s"]
     console.print(Text(" · ".join(facts), "cyan"), soft_wrap=True)
 
 

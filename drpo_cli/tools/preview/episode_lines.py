@@ -72,10 +72,11 @@ class EpisodeLine(BaseModel):
     counts: dict[str, float] = {}
     rows: tuple[RowLine, ...] = ()
 
-    def add_to(self, rollout: Rollout) -> Rollout:
-        """The rollout with what happened in it, and with its rows where the line has them."""
+    @property
+    def episode(self) -> Episode:
+        """What happened, beside the tokens."""
         failure = None if self.failure is None else (self.failure.kind, self.failure.message)
-        episode = Episode(
+        return Episode(
             self.environment,
             self.messages,
             tuple(turn.turn() for turn in self.turns),
@@ -84,6 +85,9 @@ class EpisodeLine(BaseModel):
             self.info,
             self.counts,
         )
+
+    def add_to(self, rollout: Rollout) -> Rollout:
+        """The rollout with what happened in it, and with its rows where the line has them."""
         rows = [
             replace(
                 rollout,
@@ -94,4 +98,4 @@ class EpisodeLine(BaseModel):
             for row in self.rows
         ]
         *earlier, last = rows or [rollout]
-        return replace(last, earlier=tuple(earlier), episode=episode)
+        return replace(last, earlier=tuple(earlier), episode=self.episode)
