@@ -75,6 +75,7 @@ def test_a_dumped_spec_is_the_same_from_any_folder(folder: Path) -> None:
         f"mcp: python {folder}/mine.py 'a b'",
         f"mcp[add, get]: 'TOKEN=$TOKEN' python {folder}/mine.py",
     )
+    assert spec.environment[0].config.needs_environment() == ("TOKEN",)
     again = folder / "elsewhere" / "run.toml"
     again.parent.mkdir()
     again.write_text(dump(spec))

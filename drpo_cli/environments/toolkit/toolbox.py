@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, Protocol
 import pydantic
 from pydantic_core import PydanticSerializationError, to_json
 
-from drpo_cli import plugins
+from drpo_cli import plugins, secrets
 from drpo_cli.environments.toolkit.answers import Submit, ToolError
 from drpo_cli.environments.toolkit.schema import describe, place
 from drpo_cli.environments.toolkit.servers import Server, is_server
@@ -160,7 +160,7 @@ class Tools:
         except ToolError as error:
             return Result(shorten(str(error)), str(error))
         except Exception as error:  # the user's code may raise anything
-            text = f"{call.name} failed: {type(error).__name__}: {error}"
+            text = secrets.mask(f"{call.name} failed: {type(error).__name__}: {error}")
             return Result(shorten(text), plugins.where_it_broke(_without_ours(error)))
 
 
@@ -177,7 +177,13 @@ class _Functions:
             if "__call__" not in dir(found):
                 raise UserError(f"tool {spec!r} is a class without `__call__`", "write that method")
             self._make = _maker(found, spec, options, folder, start)
-            described = describe(vars(found)["__call__"], name, found.__doc__, method=True)
+            method = inspect.getattr_static(found, "__call__")
+            described = describe(method, name, inspect.getdoc(found), method=True)
+            close = getattr(found, "close", None)
+            if close is not None and inspect.iscoroutinefunction(close):
+                raise UserError(
+                    f"{place(close)}: tool {spec!r}: `close` is async", "write `def close`"
+                )
         elif not callable(found):
             raise UserError(f"tool {spec!r} is not a function but {found!r:.80}", "name a function")
         else:
@@ -272,8 +278,8 @@ def _maker(
         return lambda: found()
     if not (inspect.isclass(config_type) and issubclass(config_type, Settings)):
         raise UserError(
-            f"{place(vars(found)['__call__'])}: tool {spec!r}: its Config must extend "
-            "drpo_cli.settings.Settings"
+            f"{place(inspect.getattr_static(found, '__call__'))}: tool {spec!r}: its Config must "
+            "extend drpo_cli.settings.Settings"
         )
     config = _options(config_type, spec, options, folder)
     prepare = getattr(found, "prepare", None)
