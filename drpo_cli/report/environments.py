@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from drpo_cli.report.charts import Line, Panel, colour, drop_gaps, thin
@@ -70,7 +70,7 @@ class Usage:
         return {end: count / self.episodes for end, count in found.items()} if found else {}
 
     @property
-    def tool_errors(self) -> dict[str, float]:
+    def tool_errors(self) -> Mapping[str, float]:
         """Failed calls by the name of the tool."""
         found: Counter[str] = Counter()
         for one in self.steps:
@@ -124,7 +124,7 @@ def describe_environments(run: SavedRun) -> EnvironmentsPart | None:
 def environments_panels(runs: Sequence[SavedRun]) -> list[Panel]:
     """Charts of each environment, and of the time in which nobody sampled."""
     names = dict.fromkeys(one.name for run in runs for one in _usages(run))
-    panels = []
+    panels: list[Panel] = []
     for i, name in enumerate(names):
         panels += [
             Panel(f"environment-{i}-{key}", f"{name}: {title}", lines, share=share)

@@ -109,9 +109,9 @@ def try_by_hand(wanted: Wanted) -> int:
     environments = Environments(prepared)
     code = 0
     try:
-        tools = environments.tools(start.index)
+        tools = environments.tools(start.number)
         print_start(console, start, wanted.seed, tools)
-        session = environments.open(start.index, start.row, start.seed(wanted.seed))
+        session = environments.open(start.number, start.row, start.seed(wanted.seed))
         try:
             _play(session, played, console, read_line, tools)
         finally:
