@@ -65,6 +65,10 @@ def _count_bits(node: ast.expr, functions: Set[str]) -> float:
             bits = _combine(op, _count_bits(left, functions), _count_bits(right, functions))
         case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in functions:
             bits = 8 + sum(_count_bits(one, functions) for one in args)
+        case ast.Call(func=ast.Name(id=name)):
+            raise RefusedError(f"an expression with the function {name!r}")
+        case ast.Constant():
+            raise RefusedError("an expression with something else than numbers")
         case _:
             raise RefusedError(f"an expression with {type(node).__name__}")
     if bits > MOST_BITS:

@@ -22,7 +22,7 @@ class Config(EnvironmentSettings):
     tools: tuple[str, ...] = Field(min_length=1, strict=False)
     """Tools that the model may call: built-in ones (`"calculator"`, `"python"`, `"submit"`), typed
     Python functions (`"./tools.py:search"`), and servers of the Model Context Protocol
-    (`"mcp: command arguments"`)."""
+    (`"mcp: command arguments"`). Relative paths count from the folder of the spec."""
 
 
 class Environment:

@@ -113,7 +113,7 @@ def describe_messages(messages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _as_line(block: Block) -> str:
-    said = " ".join(part for part in (block.text, *block.calls) if part)
+    said = " ".join(part for part in (block.text.strip(), *block.calls) if part)
     return f"{block.role}: {said}" if block.role else said
 
 

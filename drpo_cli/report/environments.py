@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from drpo_cli.report.charts import Line, Panel, colour, drop_gaps, thin
 from drpo_cli.report.charts import series as trace
 from drpo_cli.report.html import Table, Value
-from drpo_cli.report.plain import format_counts
+from drpo_cli.report.plain import format_counts, join_lines
 from drpo_cli.runs.metrics import EnvironmentUsage
 from drpo_cli.runs.saved import SavedRun
 
@@ -70,6 +70,17 @@ class Usage:
         return {end: count / self.episodes for end, count in found.items()} if found else {}
 
     @property
+    def tool_errors(self) -> Mapping[str, float]:
+        """Failed calls by the name of the tool."""
+        found: Counter[str] = Counter()
+        for one in self.steps:
+            for key, count in one.get("counts", {}).items():
+                kind, _, tool = key.partition("/")
+                if tool and kind == "tool_errors":
+                    found[tool] += int(count or 0)
+        return found
+
+    @property
     def seconds(self) -> float:
         """Of all answers."""
         return sum(one.get("seconds") or 0.0 for one in self.steps)
@@ -113,7 +124,7 @@ def describe_environments(run: SavedRun) -> EnvironmentsPart | None:
 def environments_panels(runs: Sequence[SavedRun]) -> list[Panel]:
     """Charts of each environment, and of the time in which nobody sampled."""
     names = dict.fromkeys(one.name for run in runs for one in _usages(run))
-    panels = []
+    panels: list[Panel] = []
     for i, name in enumerate(names):
         panels += [
             Panel(f"environment-{i}-{key}", f"{name}: {title}", lines, share=share)
@@ -150,7 +161,12 @@ def _failure_row(one: Usage) -> list[Value]:
         _percent(limits),
         "\n".join(f"{_percent(share)} {end}" for end, share in _ranked(ends)),
         _percent(one.mean(lambda own: own.get("unparsed_share"))),
-        _percent(one.mean(lambda own: own.get("tool_errors"))),
+        join_lines(
+            [
+                _percent(one.mean(lambda own: own.get("tool_errors"))),
+                format_counts(one.tool_errors),
+            ]
+        ),
     ]
 
 

@@ -93,7 +93,7 @@ def reward(
 ) -> float:
     """From 0 to 1. Raises UserError for missing or malformed tests, and without a sandbox."""
     tests = _find_tests(answer, metadata, config.tests)
-    code = _find_code(completion)
+    code = find_code(completion)
     if not code.strip():
         return 0.0
     if isinstance(tests[0], _Case):
@@ -150,7 +150,8 @@ module.judge()
 """
 
 
-def _find_code(completion: str) -> str:
+def find_code(completion: str) -> str:
+    """The code of a completion: its last block marked as Python, else see above."""
     blocks: list[tuple[int, str]] = []
     language, lines = None, []
     for line in completion.splitlines():

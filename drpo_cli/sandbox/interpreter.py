@@ -1,7 +1,8 @@
 """The program of a session: runs pieces of code, one after another, with the same variables.
 
-A request is one line of JSON on stdin, `{"code": …, "most": characters}`; its answer is one line on
-the report: `{"output": …, "error": … or null}`. Before the first request it writes a line.
+A request is one line of JSON on stdin, `{"call": number, "code": …, "most": characters}`, and its
+answer one line on the report: `{"call": …, "output": …, "error": … or null}`. Before the first
+request it writes a line.
 `output` has what the code and its processes printed, and the value of a last expression, as in a
 notebook.
 
@@ -46,8 +47,9 @@ def serve() -> None:
         error = _run(request["code"], f"<call {number}>", vars(main))
         if os.getpid() != own:
             os._exit(0)  # a process that the code forked, and that came back from it
-        most = request["most"]
-        _send(report, {"output": _printed(most), "error": error and _cut(error, most)})
+        most, answer = request["most"], {"call": request["call"]}
+        answer |= {"output": _printed(most), "error": error and _cut(error, most)}
+        _send(report, answer)
 
 
 def _run(code: str, file: str, variables: dict[str, Any]) -> str | None:

@@ -61,7 +61,7 @@ class Session:
         packages: bool = False,
         python: str | None = None,
     ) -> None:
-        self._limits, self._unread, self._closed = limits, b"", False
+        self._limits, self._unread, self._closed, self._calls = limits, b"", False, 0
         self._lock = threading.Lock()  # held by the one call in flight
         kept = replace(limits, wall_s=_LONGEST_S)
         request = make_request(_PROGRAM, kept, backend, packages, python)
@@ -97,7 +97,8 @@ class Session:
             if self._closed:
                 return Reply("", ended="closed")
             deadline = time.monotonic() + self._limits.wall_s
-            request = json.dumps({"code": code, "most": most}).encode() + b"\n"
+            self._calls += 1
+            request = json.dumps({"call": self._calls, "code": code, "most": most}).encode() + b"\n"
             longest = 4096 + 2 * most * _BYTES_PER_CHARACTER
             line = self._read_line(deadline, longest) if self._write(request, deadline) else None
             if line is None and time.monotonic() >= deadline:
@@ -108,6 +109,8 @@ class Session:
                 return Reply("", ended="cpu" if ended == "timeout" else ended)
             try:
                 found = json.loads(line)
+                if found["call"] != self._calls:
+                    raise ValueError("the report of another call")
                 return Reply(str(found["output"]), found["error"] and str(found["error"]))
             except (ValueError, TypeError, KeyError, RecursionError):  # the code wrote it
                 self._end(0)

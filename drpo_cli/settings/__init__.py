@@ -181,6 +181,11 @@ class RolloutSettings(Settings):
     """Round every weight matrix, per output channel, to the values that a weight-only quantised
     engine would hold. It saves neither time nor memory; use it to study how such an engine changes
     μ."""
+    in_rounds: bool = False
+    """Sample the turns of episodes in rounds: the next begins when every environment has answered.
+    A run can then be repeated, and continued, bit for bit, also with vLLM; but it waits for the
+    slowest environment of each round. Without it, each turn joins those that are being sampled, and
+    what is sampled together depends on time, which changes rounding."""
     dynamic_sampling_rounds: Annotated[int, Field(ge=0)] = 0
     """Most additional batches of prompts that a step samples to replace groups with equal rewards,
     which give no signal (DAPO, arXiv 2503.14476); 0 is off."""

@@ -13,6 +13,8 @@ from pydantic import Field, ValidationInfo, field_validator
 from drpo_cli.settings.base import Count, Settings
 
 OWN_TOOL = re.compile(r"(.*?\.py)((?::[^/:]*)?(?:: .*)?)", re.DOTALL)
+VARIABLE = re.compile(r"[A-Za-z_]\w*=(?:\$(\w+)|.*)", re.DOTALL)
+"""What stands before a command, as in a shell: `TOKEN=$TOKEN`."""
 MCP = re.compile(r"(mcp\s*(?:\[[^\]]*\])?\s*:)(.*)", re.DOTALL)
 
 
@@ -62,6 +64,17 @@ class EnvironmentSettings(Settings):
         if twice:
             raise ValueError(f"names {', '.join(map(repr, twice))} twice; name each tool once")
         return tuple(_absolute(tool.strip(), folder) for tool in tools)
+
+    def needs_environment(self) -> tuple[str, ...]:
+        """Those that options `*_env` name, and those that servers of tools get by name."""
+        names = [*super().needs_environment()]
+        for server in filter(None, map(MCP.fullmatch, self.tools)):
+            for word in shlex.split(server[2]):
+                found = VARIABLE.fullmatch(word)
+                if found is None:
+                    break  # the command
+                names += [found[1]] if found[1] else []
+        return tuple(dict.fromkeys(names))
 
 
 def _absolute(tool: str, folder: Path | None) -> str:

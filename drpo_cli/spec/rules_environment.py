@@ -72,6 +72,15 @@ def every_episode_is_rewarded(spec: Spec) -> Iterator[Problem]:
             )
 
 
+def rounds_need_an_environment(spec: Spec) -> Iterator[Problem]:
+    if spec.rollout.config.in_rounds and not spec.environment:
+        yield Problem(
+            ("rollout", "in_rounds"),
+            "has no effect without an [[environment]]: a response is one turn; remove it",
+            on_key=True,
+        )
+
+
 def tools_are_answered(spec: Spec) -> Iterator[Problem]:
     for index, one in enumerate(spec.environment):
         if one.config.max_turns == 1 and one.config.tools:
@@ -203,6 +212,7 @@ ERRORS = (
 )
 WARNINGS = (
     every_environment_is_used,
+    rounds_need_an_environment,
     tools_are_answered,
     limits_of_time_agree,
     concurrency_is_used,

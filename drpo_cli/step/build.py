@@ -21,6 +21,7 @@ from drpo_cli.settings import ModelSettings, TrainSettings
 from drpo_cli.spec import Spec
 from drpo_cli.spec.lengths import longest_sampled, room_for_responses
 from drpo_cli.spec.rules_lora import shares_base
+from drpo_cli.step.play import Player
 
 
 def tokenizer(model: ModelSettings) -> Any:
@@ -98,6 +99,16 @@ def check_engine(plan: Plan, tokenizer: Any) -> None:
     check = getattr(options.plugin.entry, "check", None)  # engines of users may have none
     if check is not None:
         check(options.config, _engine_context(plan))
+
+
+def player(plan: Plan, tokenizer: Any) -> Player | None:
+    """Sets up the environments of a run; None if it has none."""
+    spec = plan.spec
+    if not spec.environment:
+        return None
+    ends = find_ends(spec.rollout.config, spec.model, tokenizer)
+    in_rounds = spec.rollout.config.in_rounds
+    return Player(spec.environment, tokenizer, ends.ids, context_length(plan), in_rounds)
 
 
 def _engine_context(plan: Plan) -> EngineContext:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ class _Sums:
     turns_max: int = 0
     ends: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
-    counts: Counter[str] = field(default_factory=Counter)
+    counts: dict[str, float] = field(default_factory=dict)
     calls: int = 0
     turns_with_calls: int = 0
     unparsed: int = 0
@@ -48,7 +48,7 @@ class _Sums:
             self.answers += turn.answer_s > 0
             self.slowest = max(self.slowest, turn.answer_s)
         self.seconds += math.fsum(turn.answer_s for turn in episode.turns)
-        self.counts.update(episode.counts)
+        self.counts = _add_counts(self.counts, episode.counts)
         self.sampled += rollout.sampled_tokens
         self.observed += sum(len(row.token_ids) for row in rollout.rows) - rollout.sampled_tokens
         self.split += len(rollout.rows) > 1
@@ -80,12 +80,12 @@ def episode_metrics(
     episodes, turns = (
         sum(getattr(sums, key) for sums in together.values()) for key in ("episodes", "turns")
     )
-    waited = math.fsum(own_waited for _, own_waited, _ in everyone)
-    rollout_time = math.fsum(own_rollout for _, _, own_rollout in everyone)
+    idle = math.fsum(waited for _, waited, _ in everyone)
+    rollout_time = math.fsum(rollout for _, _, rollout in everyone)
     return {
         "turns": turns / episodes,
         "environments": {name: _describe(sums) for name, sums in together.items()},
-        "idle_share": _share(min(waited, rollout_time), rollout_time),
+        "idle_share": _share(min(idle, rollout_time), rollout_time),
     }
 
 
@@ -94,9 +94,18 @@ def _add_up(parts: Iterable[_Sums]) -> _Sums:
     for part in parts:
         for name, value in vars(part).items():
             before = getattr(total, name)
-            larger = name in ("turns_max", "slowest")
-            setattr(total, name, max(before, value) if larger else before + value)
+            if name in ("turns_max", "slowest"):
+                together = max(before, value)
+            elif name == "counts":
+                together = _add_counts(before, value)
+            else:
+                together = before + value
+            setattr(total, name, together)
     return total
+
+
+def _add_counts(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+    return {name: one.get(name, 0) + other.get(name, 0) for name in {**one, **other}}
 
 
 def _describe(sums: _Sums) -> dict[str, Any]:
@@ -109,7 +118,7 @@ def _describe(sums: _Sums) -> dict[str, Any]:
         "failures": dict(sorted(sums.failures.items())),
         "tool_calls": sums.calls / sums.episodes,
         "unparsed_share": _share(sums.unparsed, sums.turns_with_calls),
-        "tool_errors": _share(sums.counts["tool_errors"], sums.calls),
+        "tool_errors": _share(sums.counts.get("tool_errors", 0), sums.calls),
         "answers": sums.answers,
         "answer_s": _share(sums.seconds, sums.answers),
         "slowest_s": sums.slowest,

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from drpo_cli.evaluate.metrics import ProblemResult, estimate, right_samples
 from drpo_cli.evaluate.results import HeldOut, held_out_id, problem_results
 from drpo_cli.rewards.grading.grader import Grader
-from drpo_cli.rollout.engine.protocol import EngineProtocol, Sampling, derive_seed, sample_groups
+from drpo_cli.rollout.engine.protocol import EngineProtocol, Sampling, derive_seed
 from drpo_cli.runs.records import Records
 from drpo_cli.spec import Spec
+from drpo_cli.step.play import Player, sample_or_play
 from drpo_cli.step.sample import score
 from drpo_cli.types import Prompt
 
@@ -24,7 +25,7 @@ def evaluate(r: Run, step: int) -> HeldOut:
     mine = r.data.held_out[r.world.rank :: r.world.size]
     sampling, threshold = eval_sampling(r.spec), r.spec.eval.threshold
     results, unscored = held_out_results(
-        r.engine, r.grader, mine, sampling, r.quarantine, step=step
+        r.engine, r.player, r.grader, mine, sampling, r.quarantine, step=step
     )
     right_PG = [right_samples(result, threshold) for result in results]
     parts = r.world.gather_objects([sum(right_G) / len(right_G) for right_G in right_PG])
@@ -36,6 +37,7 @@ def evaluate(r: Run, step: int) -> HeldOut:
 
 def held_out_results(
     engine: EngineProtocol,
+    player: Player | None,
     grader: Grader,
     prompts_P: Sequence[Prompt],
     sampling: Sampling,
@@ -48,7 +50,7 @@ def held_out_results(
     given. Raises UserError if a reward failed in a way that ends the run.
     """
     batch = grader.begin_totals(prompts_P, sampling.samples)
-    groups_P = sample_groups(engine, prompts_P, sampling, batch.add)
+    groups_P = sample_or_play(engine, player, prompts_P, sampling, batch.add)
     scores_P = score(batch, quarantine, step).scores_P
     return problem_results(groups_P, scores_P), sum(len(s.skipped) for s in scores_P)
 

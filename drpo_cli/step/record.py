@@ -36,13 +36,18 @@ def record(
     """
     seconds = dict(r.seconds)
     r.seconds.clear()
+    waited_s = seconds.pop("waited", 0.0)  # a part of the rollout, not a phase of its own
     groups_P, scores_P = draws.chosen()
     drawn_P = [group for group, _ in draws.drawn]
     tokens = generated_tokens(drawn_P, r.world)
     metrics = {
         "step": step,
         **rollout_metrics(exp, scores_P, r.world),
-        **episode_metrics(drawn_P, draws.waited_s, seconds["rollout"], r.world),
+        **(
+            episode_metrics(drawn_P, waited_s, seconds["rollout"], r.world)
+            if r.spec.environment
+            else {}
+        ),
         "grading": grading_metrics(draws.usage, r.world),
         **draws.metrics(),
         **r.data.stream.metrics(),

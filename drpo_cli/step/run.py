@@ -29,6 +29,7 @@ from drpo_cli.runs.records import Records
 from drpo_cli.spec import Spec, load
 from drpo_cli.step import build
 from drpo_cli.step.checkpoint import Checkpoints, restore
+from drpo_cli.step.play import Player
 from drpo_cli.step.proof import Proof
 from drpo_cli.step.stop import StopRequest
 from drpo_cli.step.sync import WeightSync
@@ -39,6 +40,7 @@ from drpo_cli.trainer.trainer import Trainer
 class Run:
     """Everything that a run holds on this rank.
 
+    player    plays the episodes, in a run with environments
     done      the last step that was taken, 0 before the first
     gap       mean |log π − log μ| of the newest check
     stopping  whether all ranks agreed to stop after this step
@@ -51,6 +53,7 @@ class Run:
     tokenizer: Any
     data: Data
     grader: Grader
+    player: Player | None
     quarantine: Records
     engine: EngineProtocol
     trainer: Trainer
@@ -126,8 +129,11 @@ def open_run(folder: RunFolder) -> Iterator[Run]:
     progress.enter("load")
     plan = make_plan(spec, world.size)
     world = world.in_shards(plan.shard)
-    grader = parts.enter_context(Grader(spec.reward))
+    grader = parts.enter_context(Grader(spec.reward, spec.environment))
     tokenizer = build.tokenizer(spec.model)
+    player = build.player(plan, tokenizer)
+    if player is not None:
+        parts.enter_context(player)
     build.check_engine(plan, tokenizer)
     data = build.data(plan, tokenizer, world.rank)
     for text in data.remarks if world.rank == 0 else ():
@@ -152,6 +158,7 @@ def open_run(folder: RunFolder) -> Iterator[Run]:
         tokenizer=tokenizer,
         data=data,
         grader=grader,
+        player=player,
         quarantine=Records(folder.quarantine),
         engine=engine,
         trainer=trainer,

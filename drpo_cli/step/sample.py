@@ -10,10 +10,11 @@ from drpo_cli.dist import World
 from drpo_cli.errors import UserError
 from drpo_cli.evaluate.metrics import is_right
 from drpo_cli.rewards.grading.grader import Batch, Graded, Usage
-from drpo_cli.rollout.engine.protocol import Sampling, derive_seed, sample_groups
+from drpo_cli.rollout.engine.protocol import Sampling, derive_seed
 from drpo_cli.runs.records import Records
 from drpo_cli.spec import Spec
 from drpo_cli.step.checkpoint import save_last_step
+from drpo_cli.step.play import sample_or_play
 from drpo_cli.types import Group, Scores
 
 if TYPE_CHECKING:
@@ -39,7 +40,10 @@ def sample(r: Run, step: int, round_: int) -> tuple[list[Group], Batch]:
         save_last_step(r)
         raise
     batch = r.grader.begin(prompts_P, sampling.samples, step)
-    return sample_groups(r.engine, prompts_P, sampling, batch.add), batch
+    groups_P = sample_or_play(r.engine, r.player, prompts_P, sampling, batch.add)
+    if r.player is not None:
+        r.seconds["waited"] += r.player.waited_s
+    return groups_P, batch
 
 
 def score(batch: Batch, quarantine: Records | None, step: int) -> Graded:
@@ -62,17 +66,15 @@ class Draws:
     are all equal are replaced, since their advantages are 0. The filter sees the scores as the
     rewards gave them: overlong shaping would make groups look different that are not.
 
-    drawn     every group sampled for the step, used or not, with its scores
-    usage     what each reward did for it
-    rounds    batches of prompts sampled so far
-    waited_s  seconds in which nothing was sampled, since all episodes waited for environments
+    drawn   every group sampled for the step, used or not, with its scores
+    usage   what each reward did for it
+    rounds  batches of prompts sampled so far
     """
 
     def __init__(self, further_rounds: int, world: World) -> None:
         self.drawn: list[Scored] = []
         self.usage: dict[str, Usage] = {}
         self.rounds = 0
-        self.waited_s = 0.0
         self._further_rounds = further_rounds
         self._world = world
 

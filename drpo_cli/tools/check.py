@@ -76,9 +76,8 @@ def tools_exist(spec: Spec) -> Iterator[Problem]:
     Servers are not started, and no sandbox is looked for: what runs the spec may be elsewhere.
     """
     for index, one in enumerate(spec.environment):
-        tools = [tool for tool in one.config.tools if tool != "python"]
         try:
-            Toolbox(tools, spec.folder, servers=False)
+            Toolbox(one.config.tools, spec.folder, start=False)
         except UserError as error:
             yield Problem(("environment", index, "tools"), str(error))
 

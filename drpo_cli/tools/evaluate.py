@@ -6,6 +6,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,11 +79,15 @@ def score(spec_path: Path, model: Path, samples: int | None) -> Evaluation:
     spec = load(spec_path)
     spec = replace(spec, model=spec.model.model_copy(update={"path": str(model)}))
     plan = lone_plan(spec)
-    held_out = assemble.data(plan, assemble.tokenizer(spec.model), rank=0).held_out
+    tokenizer = assemble.tokenizer(spec.model)
+    held_out = assemble.data(plan, tokenizer, rank=0).held_out
     sampling = eval_sampling(spec, samples)
-    with Grader(spec.reward) as grader:
+    player = assemble.player(plan, tokenizer)
+    with Grader(spec.reward, spec.environment) as grader, player or nullcontext():
         engine = assemble.lone_engine(plan)
-        results, unscored = held_out_results(engine, grader, held_out, sampling, None, step=0)
+        results, unscored = held_out_results(
+            engine, player, grader, held_out, sampling, None, step=0
+        )
         engine.close()
     return summarise(results, spec.eval.threshold, unscored)
 

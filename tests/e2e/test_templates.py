@@ -81,3 +81,22 @@ def assert_samples(samples: list[dict[str, Any]], rewards: set[str], folder: Pat
         assert sample["prompt"].endswith("<|start|>assistant\n")
         assert 0 < sample["tokens"] <= 48 < rollout["max_new_tokens"]
     assert len({sample["prompt_id"] for sample in samples}) == 6
+
+
+def test_the_agent_that_repairs_code_runs_end_to_end_without_a_download(tmp_path: Path) -> None:
+    folder = tmp_path / "agent-code"
+    assert drpo("init", folder, "--template", "agent-code").returncode == 0
+    checked = drpo("check", folder / "run.toml")
+    assert checked.returncode == 0, checked.stderr
+    assert "warning" not in checked.stdout + checked.stderr
+
+    tried = try_out(folder, tmp_path)
+    assert tried.returncode == 0, tried.stderr + tried.stdout
+    run = RunFolder(folder / "runs" / "try")
+    base, *steps = records(run.metrics)
+    assert base["held_out"] == 0.0
+    assert [line["gap"] < 1e-4 for line in steps] == [True] * 3
+    for sample in records(run.samples):
+        assert len(sample["turns"]) == 2 and sample["end"] in ("max_turns", "context")
+        said = [message["content"] for message in sample["messages"] if message["role"] == "user"]
+        assert said[1].endswith("Correct the code, and write all of it again.")

@@ -16,7 +16,7 @@ MAX_FILE_LINES = 400
 # they run the user's code, tests and what these call; the last one records a rank's crash
 MAY_CATCH_ALL = {
     *("rewards/grading/score.py", "calls/failures.py", "calls/forks.py", "plugins.py"),
-    "environments/sessions/worker.py",
+    *("environments/sessions/worker.py", "environments/sessions/schemas.py"),
     "chat_templates.py",  # templates, and tokenizers, whose Rust raises plain Exception
     *("sandbox/asserts.py", "sandbox/interpreter.py", "sandbox/peer.py"),
     "environments/toolkit/toolbox.py",

@@ -11,8 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-VARIES = ("seconds", "tokens_per_second", "peak_memory_gib")  # from one run of a step to the next
-SLOW = ("seconds", "slowest")  # and of each reward
+VARIES = (  # from one run of a step to the next
+    "seconds", "tokens_per_second", "peak_memory_gib", "idle_share"
+)  # fmt: skip
+SLOW = ("seconds", "slowest", "answer_s", "slowest_s")  # and of each reward and environment
+LATENCIES = ("sampling_s", "answer_s")  # and of each turn of a sample
 PATIENCE = 300
 
 
@@ -57,11 +60,16 @@ def reproducible(path: Path) -> list[dict[str, Any]]:
 def timeless(line: dict[str, Any]) -> dict[str, Any]:
     """A step's metrics without times and memory."""
     kept = {k: v for k, v in line.items() if k not in VARIES}
-    if "grading" in line:
-        kept["grading"] = {
-            name: {k: v for k, v in usage.items() if k not in SLOW}
-            for name, usage in line["grading"].items()
-        }
+    for key in ("grading", "environments"):
+        if key in line:
+            kept[key] = {
+                name: {k: v for k, v in usage.items() if k not in SLOW}
+                for name, usage in line[key].items()
+            }
+    if "turns" in line and isinstance(line["turns"], list):
+        kept["turns"] = [
+            {k: v for k, v in turn.items() if k not in LATENCIES} for turn in line["turns"]
+        ]
     return kept
 
 

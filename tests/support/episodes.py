@@ -98,7 +98,9 @@ def calculation() -> Rollout:
         prompt_ids=(1, 2, 3, 7, 8, 30),
         sampled=(True, True, False, False, True),
         earlier=(first,),
-        episode=Episode("agent", messages, turns, "done", counts={"tool_errors": 1}),
+        episode=Episode(
+            "agent", messages, turns, "done", counts={"tool_errors": 1, "tool_errors/calculator": 1}
+        ),
     )
 
 

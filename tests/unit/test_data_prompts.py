@@ -31,8 +31,9 @@ def prompt_of(
 
 def test_a_prompt_names_the_environment_of_its_episodes() -> None:
     prompts = Prompts(PLAIN, 64, environments=["first", "second"])
-    for options, expected in (({}, "first"), ({"environment": "second"}, "second")):
-        prompt = prompts.make(Row(Problem("x"), SourceSettings(**options), "own/7"))
+    for name, expected in ((None, "first"), ("second", "second")):
+        config = SourceSettings(environment=name)
+        prompt = prompts.make(Row(Problem("x"), config, "own/7"))
         assert isinstance(prompt, Prompt) and prompt.environment == expected
     assert prompt_of(Problem("x")).environment is None
 

@@ -80,6 +80,15 @@ def prepared(own: Own, body: str) -> Environment:
             "    def __init__(self, config, level): ...\n" + START + STEP,
             "FILE:{first}: its __init__ asks for config, level; write `def __init__(self, config)`",
         ),
+        (
+            "    @staticmethod\n    def tools(): ...\n    def step(self, action: Action): ...\n"
+            + START,
+            "FILE:{first}: `tools` does not take the options; write `def tools(config)`",
+        ),
+        (
+            "    @classmethod\n    def tools(cls, config): ...\n" + START + STEP,
+            "FILE:{first}: has `tools`, but `step` would not get their calls; write `def step(self",
+        ),
     ],
 )
 def test_what_nobody_can_call_is_refused(own: Own, body: str, says: str) -> None:
@@ -129,6 +138,18 @@ def test_step_gets_what_it_annotates(own: Own, annotation: str, whole: bool) -> 
 )
 def test_one_async_method_makes_it_async(own: Own, body: str) -> None:
     assert prepared(own, body).is_async and not prepared(own, START + STEP).is_async
+
+
+def test_tools_of_the_environment_and_of_the_spec(own: Own) -> None:
+    body = f"""
+    @staticmethod
+    def tools(config): ...
+    def step(self, action: Action): ...
+{START}"""
+    assert prepared(own, body).own_tools
+    assert not prepared(own, body.replace("@staticmethod", "")).own_tools
+    with pytest.raises(UserError, match=r"e2.py:\d+: brings its own tools, so the spec cannot add"):
+        own(f"class Env:\n{body}", tools=["calculator"])
 
 
 def test_a_config_is_given_to_whoever_asks(own: Own) -> None:

@@ -114,9 +114,6 @@ def test_reward_test_asks_for_rewards(folder: Path) -> None:
     path = write(folder, HEAD + DATA + ROLLOUT + GUESS)
     with pytest.raises(UserError, match=r"has no \[\[reward\]\], and the own reward of an env"):
         try_rewards(path, [], None, None, None)
-    path = write(folder, HEAD + DATA + ROLLOUT + GUESS + REWARD)
-    with pytest.raises(UserError, match="samples single responses, and this run plays episodes"):
-        try_rewards(path, [], None, 2, None)
 
 
 def test_doctor_counts_the_processes_of_environments_and_finds_their_sandbox(folder: Path) -> None:

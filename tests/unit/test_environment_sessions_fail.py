@@ -33,6 +33,26 @@ class Case(NamedTuple):
 
 
 STEP = "`step` returned"
+FORGE = """
+from drpo_cli.calls.messages import Reply, frame
+from drpo_cli.environments.sessions.messages import Answer
+caller = sys._getframe()
+while "request" not in caller.f_locals: caller = caller.f_back
+deep = []
+for _ in range(400): deep = [deep]
+data = frame(Reply(caller.f_locals["request"].number, {answer}))
+for fd in map(int, os.listdir('/dev/fd')):
+    try: fd > 2 and os.write(fd, data)
+    except OSError: pass
+time.sleep(9)
+"""
+FORGED = {
+    "nan": "Answer(reward=float('nan'))",
+    "depth": "Answer(info={'a': deep})",
+    "date": "Answer(info={'a': __import__('datetime').datetime.now().astimezone()})",
+    "message": "Answer(({'role': 'user'},))",
+    "done": "Answer(done=1)",
+}
 CASES = [
     Case("exception", "raise ValueError('no')", "exception", "ValueError: no (FILE:LINE in step)"),
     Case("BaseException", "raise KeyboardInterrupt", "exception", "KeyboardInterrupt"),
@@ -58,6 +78,10 @@ for fd in map(int, os.listdir('/dev/fd')):
     except OSError: pass
 return fine
 """, "crash", "its process sent what is not an answer"),
+    *(
+        Case(f"forged {name}", FORGE.format(answer=answer), "crash", "not an answer")
+        for name, answer in FORGED.items()
+    ),
     # what it returns
     Case("nothing", "return None", "wrong_type", f"{STEP} None (NoneType); return Step(obs"),
     Case("text", "return 'higher'", "wrong_type", f"{STEP} 'higher' (str); return Step("),

@@ -81,12 +81,12 @@ class Env:
 def test_a_server_that_needs_long_to_start(own: Own) -> None:
     source = """
 import time
-time.sleep(0.5)
+time.sleep(1.5)
 class Env:
     def start(self, row, rng): return "x"
     def step(self, action: str) -> Step: return Step("x")
 """
-    with opened(own(source, timeout_s=0.3)) as pool:
+    with opened(own(source, timeout_s=1.0)) as pool:
         assert texts(result(pool.open(0, row(), 1).first)) == ["x"]
 
 

@@ -88,10 +88,10 @@ class Env:
 """
 PREFIXES = {"": "time.sleep", "async ": "await asyncio.sleep"}
 SOURCES: dict[str, tuple[str, dict[str, object]]] = {
-    "deaf": (DEAF, {"timeout_s": 0.5}),
+    "deaf": (DEAF, {"timeout_s": 1.0}),
     "bad": (BAD, {"timeout_s": 2.0, "concurrency": 2}),
     "timer": (TIMER, {}),
-    "closes": (CLOSES, {"timeout_s": 0.5}),
+    "closes": (CLOSES, {"timeout_s": 1.0}),
     "prints": (PRINTS, {}),
     **{
         f"{prefix}called": (CALLED.format(prefix=prefix, wait=wait), {"concurrency": 2})

@@ -9,6 +9,7 @@ import pytest
 
 from drpo_cli.calls import pool as calls
 from drpo_cli.environments.sessions.pool import Answer, Environments, Session
+from drpo_cli.environments.sessions.schemas import own_schemas
 from drpo_cli.errors import UserError
 from drpo_cli.types import Action, ToolCall
 from support.environments import Own, opened, result, row, texts
@@ -167,3 +168,39 @@ def test_what_cannot_be_a_tool(tmp_path: Path) -> None:
             found.tools(0)
         with pytest.raises(UserError, match="tool 'bad'"):
             result(found.open(0, row(), 1).first)
+
+
+OWN = """
+class Env:
+    def start(self, row, rng): return row.prompt
+    def step(self, action: Action) -> Step:
+        return Step(f"called {{[call.name for call in action.calls]}}, {{action.problem}}")
+    @staticmethod
+    def tools(config):
+        {body}
+"""
+SCHEMA = {"type": "function", "function": {"name": "look", "parameters": {}}}
+
+
+def test_an_environment_that_brings_tools_gets_their_calls(tmp_path: Path) -> None:
+    with opened(Own(tmp_path)(OWN.format(body=f"return [{SCHEMA}]"))) as found:
+        assert found.tools(0) == (SCHEMA,)
+        session = found.open(0, row(), 1)
+        assert texts(result(session.first)) == ["p"]
+        assert texts(use(session, "look")) == ["called ['look'], None"]
+        assert texts(result(session.step(Action("{", problem="no")))) == ["called [], no"]
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("raise ValueError('no')", r"failed: ValueError: no \(\S+e0.py:9 in tools\)"),
+        ("return {}", "returned a dict; return a list of schemas"),
+        ("return [{'name': 'look'}]", "returned a schema without the name of a function; write"),
+        ("return [{'function': {1}}]", r"a schema\['function'\] is \{1\} \(set\); give text"),
+    ],
+)
+def test_schemas_that_no_template_takes(tmp_path: Path, body: str, says: str) -> None:
+    with pytest.raises(UserError, match=says) as refused:
+        own_schemas(Own(tmp_path)(OWN.format(body=body)))
+    assert "e0.py:7: environment 'Env': its `tools`" in str(refused.value)

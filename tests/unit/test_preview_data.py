@@ -11,7 +11,7 @@ import pytest
 from drpo_cli.plan import make_plan
 from drpo_cli.spec import load
 from drpo_cli.step import build as assemble
-from drpo_cli.tools.preview import data_show
+from drpo_cli.tools.preview import completions, data_show
 from support.command import drpo
 from support.models import tiny_model
 
@@ -142,18 +142,42 @@ def test_the_model_folder_is_made_first_where_it_is_missing(tmp_path: Path, mode
     assert (tmp_path / "made" / "config.json").is_file()
 
 
-def test_prompts_of_an_environment_name_it(
-    spec: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
-    (spec.parent / "mine.py").write_text(
-        "class Guess:\n    def start(self, row, rng): ...\n    def step(self, action): ...\n"
-    )
+GUESS = """
+from drpo_cli.environments import Step
+class Twice:
+    again = False
+    def start(self, row, rng): return f"Guess {row.prompt}"
+    def step(self, action):
+        done, self.again = self.again, True
+        return Step("no", reward=1.0, done=done)
+"""
+
+
+@pytest.fixture
+def episodes(spec: Path) -> Path:
+    """The spec of a run with an environment that ends after two turns."""
+    (spec.parent / "mine.py").write_text(GUESS)
     data = SPEC.partition("[[data]]")[0] + '[[data]]\ntype = "numbered"\nchat = true\n'
     rest = "[rollout]" + SPEC.partition("[rollout]")[2].partition("[[reward]]")[0]
-    text = f'{data}{rest}[[environment]]\ntype = "./mine.py:Guess"\n[eval]\nproblems = 20\n'
-    spec.write_text(text)
-    data_show.show(spec, (), 2)
+    tail = '[[environment]]\ntype = "./mine.py:Twice"\nworkers = 2\n[eval]\nproblems = 20\n'
+    spec.write_text(f"{data}{rest}samples_per_prompt = 2\n{tail}")
+    return spec
+
+
+def test_prompts_of_an_environment_name_it(
+    episodes: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    data_show.show(episodes, (), 2)
     said = capsys.readouterr().out
-    assert said.count("no answer · played in Guess, which says what the model sees\n") == 2
+    assert said.count("no answer · played in Twice, which says what the model sees\n") == 2
     assert "<bos>user: " in said
+
+
+def test_rewards_are_tried_on_episodes(episodes: Path) -> None:
+    """`drpo reward test --generate` plays them, and its lines keep their messages."""
+    groups_P = completions.sample(episodes, (), 1)
+    (line, _) = [completions.as_line(groups_P[0], i) for i in range(2)]
+    number = groups_P[0].prompt.metadata["number"]
+    assert line["messages"][0] == {"role": "user", "content": f"Guess {number}"}
+    assert [message["role"] for message in line["messages"]] == ["user", "assistant"] * 2 + ["user"]

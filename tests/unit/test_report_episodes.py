@@ -127,6 +127,7 @@ def test_the_page_shows_episodes_and_ranks_environments(tmp_path: Path) -> None:
     part = without_tags(text.split("<h2 id=environments>")[1].split("<h2")[0])
     by_failures, by_time = part.split("By time")
     assert "guess 6 50.0% 3 timeout 50.0% 50.0% failed 50.0% max_turns – –" in by_failures
+    assert "agent 3 0.0% 0.0% 100.0% done 50.0% 100.0% 3 calculator" in by_failures
     assert by_failures.index("guess 6") < by_failures.index("agent 3")
     assert "agent 3.375 6 0.5625 1 3 1 7 2 100.0%" in by_time
     assert by_time.index("agent 3.375") < by_time.index("guess 3")
@@ -245,7 +246,7 @@ def test_the_view_shows_an_episode_in_short(tmp_path: Path, width: int) -> None:
     lines = [line.plain for line in draw_run(run, width, 40)]
     text = "\n".join(lines)
     assert "turns" in text and "1.500" in text
-    assert "guess 1.500 turns: 50% done, 50% max_turns; 0.25 s per answer" in text
+    assert "guess 1.500 turns: 50% done, 50% max_turns; idle 25%" in text
     assert "[1 turn, done" in text and "\x1b" not in text
     assert max(map(len, lines)) <= width
 

@@ -75,6 +75,7 @@ def test_a_dumped_spec_is_the_same_from_any_folder(folder: Path) -> None:
         f"mcp: python {folder}/mine.py 'a b'",
         f"mcp[add, get]: 'TOKEN=$TOKEN' python {folder}/mine.py",
     )
+    assert spec.environment[0].config.needs_environment() == ("TOKEN",)
     again = folder / "elsewhere" / "run.toml"
     again.parent.mkdir()
     again.write_text(dump(spec))
@@ -217,6 +218,11 @@ def test_a_misspelt_section_hides_what_follows_from_it(folder: Path) -> None:
         ),
         (GUESS + "episode_timeout_s = 8\n", None),
         (GUESS + "weight = 0\n" + REWARD, None),
+        (
+            "in_rounds = true\n" + REWARD,
+            "rollout.in_rounds: has no effect without an [[environment]]",
+        ),
+        ("in_rounds = true\n" + GUESS, None),
     ],
 )
 def test_what_is_warned_of(folder: Path, rest: str, expected: str | None) -> None:

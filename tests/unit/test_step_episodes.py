@@ -32,7 +32,7 @@ def test_what_happened_in_an_environment() -> None:
             "sampled_tokens": 7,
             "observed_tokens": 2,
             "split_share": 1,
-            "counts": {"tool_errors": 1},
+            "counts": {"tool_errors": 1, "tool_errors/calculator": 1},
         }
     }
 

@@ -78,7 +78,8 @@ def test_a_line_of_an_episode_has_its_conversation_its_ids_and_its_mask() -> Non
     assert (other["reward"], other["sample"]) == (2.5, 1)
     assert (line["reward"], line["rewards"], line["tokens"]) == (1.5, {"agent": 0.5}, 7)
     assert (line["environment"], line["end"], line["failure"]) == ("agent", "done", None)
-    assert (line["info"], line["counts"]) == ({}, {"tool_errors": 1})
+    assert line["info"] == {}
+    assert line["counts"] == {"tool_errors": 1, "tool_errors/calculator": 1}
     assert rollout.episode is not None
     assert line["messages"] == list(rollout.episode.messages)
     assert line["turns"] == [

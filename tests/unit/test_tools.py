@@ -84,6 +84,15 @@ class Simple:
         return "hello"
 
 
+class Sub(Count):
+    """Counts too."""
+
+
+class Slow(Simple):
+    async def close(self) -> None:
+        pass
+
+
 class NotCallable:
     """Is not a tool."""
 
@@ -156,6 +165,8 @@ def test_a_class_has_one_instance_per_episode(folder: Path) -> None:
     function = box.schemas[0]["function"]
     assert function["description"] == "Counts the calls of an episode."
     assert function["parameters"]["properties"]["by"]["description"] == "how many at once"
+    (inherited,) = Toolbox(["./tools.py:Sub"], folder).schemas
+    assert inherited["function"]["description"] == "Counts too."
     first, second = box.open(), box.open()
     assert call(first, "Count").text == "11"
     assert call(first, "Count", by=5).text == "16"
@@ -185,6 +196,7 @@ def test_long_results_lose_their_middle(folder: Path) -> None:
         (["./tools.py:serch"], "has no 'serch'; did you mean 'search'?"),
         (["./absent.py:search"], "there is no file"),
         (["./tools.py:value"], "is not a function but 3"),
+        (["./tools.py:Slow"], "tools.py:77: tool './tools.py:Slow': `close` is async; write `def"),
         (["./tools.py:NotCallable"], "is a class without `__call__`"),
         (["absent_package.tools:search"], "module 'absent_package.tools' does not import"),
         (["./tools.py:search", "./tools.py:search"], "both have the name 'search'; remove one"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -101,10 +102,24 @@ def test_long_output_keeps_start_and_end(start: Start) -> None:
     ],
 )  # fmt: skip
 def test_a_session_that_exceeds_a_limit_is_ended(start: Start, code: str, ended: str) -> None:
-    session = start(wall_s=1.0 if ended == "timeout" else PATIENT_S, memory_mib=128)
+    own: dict[str, Any] = {"timeout": {"wall_s": 1.0}, "memory": {"memory_mib": 128}}
+    session = start(**own.get(ended, {}))
     assert session.run(code).ended == ended
     assert not session.alive
     assert session.run("1").ended == "closed"
+
+
+def test_code_that_reports_by_itself_does_not_answer_the_next_call(start: Start) -> None:
+    session = start()
+    line = json.dumps({"call": 2, "output": "mine", "error": None}) + "\n"
+    forge = f"""import os
+for fd in range(3, 30):
+    try:
+        os.write(fd, {line.encode()!r})
+    except OSError:
+        pass"""
+    assert session.run(forge) == ("mine", None, None)
+    assert session.run("2").ended == "killed"
 
 
 def test_memory_that_is_refused_leaves_the_session(start: Start) -> None:
@@ -236,4 +251,5 @@ def test_without_a_sandbox_the_toolbox_says_so(monkeypatch: pytest.MonkeyPatch) 
     sandbox.find_backend.cache_clear()
     with pytest.raises(UserError, match="no sandbox works here"):
         Toolbox(["python"], Path())
+    assert len(Toolbox(["python: seconds=5"], Path(), start=False).schemas) == 1
     sandbox.find_backend.cache_clear()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from enum import Enum
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -14,7 +16,9 @@ from pydantic import BaseModel, Field
 from drpo_cli.environments.toolkit.answers import ToolError
 from drpo_cli.environments.toolkit.docstrings import read
 from drpo_cli.environments.toolkit.schema import describe, inline
+from drpo_cli.environments.toolkit.toolbox import Toolbox
 from drpo_cli.errors import UserError
+from support.dialogues import FAMILIES, make_tokenizer
 
 
 class Colour(Enum):
@@ -109,6 +113,20 @@ def test_a_function_becomes_a_schema_that_templates_can_print() -> None:
             },
         },
     }
+
+
+@pytest.mark.parametrize("family", [name for name, one in FAMILIES.items() if one.tools])
+def test_chat_templates_print_it(family: str) -> None:
+    tools = [describe(draw, "draw").schema, *Toolbox(["calculator", "submit"], Path()).schemas]
+    text = make_tokenizer(family).apply_chat_template(
+        [{"role": "user", "content": "Go."}],
+        tools=tools,
+        add_generation_prompt=True,
+        tokenize=False,
+        strftime_now=date(2026, 1, 1).strftime,
+    )
+    for words in ("draw", "what to draw, in words", "bold", "corners", "calculator", "submit"):
+        assert words in str(text)
 
 
 def test_arguments_are_converted() -> None:

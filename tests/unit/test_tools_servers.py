@@ -174,8 +174,7 @@ def test_some_of_its_tools_can_be_chosen(folder: Path) -> None:
     names = [schema["function"]["name"] for schema in box.schemas]
     assert names == ["calculator", "where", "crash"]
     assert (
-        Toolbox(["calculator", f"mcp: {COMMAND}"], folder, servers=False).schemas
-        == (box.schemas[:1])
+        Toolbox(["calculator", f"mcp: {COMMAND}"], folder, start=False).schemas == (box.schemas[:1])
     )
 
 

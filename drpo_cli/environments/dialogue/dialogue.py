@@ -164,17 +164,17 @@ class Dialogue:
         written = self._renderer.reader.read(text, opened)
         if written == Written(text):
             return Written(rollout.text)
-        if written.problem is not None:
+        clean, refusal = self._tokens.without_special, self._renderer.refusal
+        if written.problem is None:
+            thinking = None if written.thinking is None else clean(written.thinking)
+            said = written._replace(content=clean(written.content), thinking=thinking)
+            if not said.calls or (why := refusal([*self._entries, Entry({}, said)])) is None:
+                return said
+            problem = explain(why, self._renderer.reader.form)  # such as an id it does not take
+            written = Written(text, thinking, problem=problem)
+        if refusal([*self._entries, Entry({}, written)]) is None:
             return written
-        clean = self._tokens.without_special
-        thinking = None if written.thinking is None else clean(written.thinking)
-        said = written._replace(content=clean(written.content), thinking=thinking)
-        if said.calls:  # such as an id that the template does not take
-            entries = [*self._entries, Entry({}, said)]
-            if (refusal := self._renderer.refusal(entries)) is not None:
-                problem = explain(refusal, self._renderer.reader.form)
-                return Written(text, thinking, problem=problem)
-        return said
+        return written._replace(content=clean(written.content))
 
     def _append_text(self, messages: Sequence[Message]) -> None:
         """Plain text follows plain text."""

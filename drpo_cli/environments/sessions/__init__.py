@@ -7,7 +7,8 @@
                tools.py     the calls of tools in one action
 
 `contract.py` reads what the class of an environment has and asks for; `messages.py` is what is
-sent. The processes are those of `drpo_cli/calls`, the tools those of `environments/toolkit`.
+sent; `schemas.py` has the tools that an environment brings itself. The processes are those of
+`drpo_cli/calls`, other tools those of `environments/toolkit`.
 
 An episode lives in one process, which has no other one at the same time (of an async environment:
 up to `concurrency`). A process serves one episode after the other; after a crash, or a call that

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from drpo_cli.calls.failures import LARGEST, Failure, Kind, as_python, is_usable, short
-from drpo_cli.environments.sessions.messages import Answer
+from drpo_cli.environments.sessions.messages import DEEPEST, Answer
 from drpo_cli.types import Message, Step
 
 MOST_TEXT = 1 << 20
@@ -16,7 +16,6 @@ MOST_TEXT = 1 << 20
 MOST_MESSAGES = 1 << 10
 MOST_INFO = 1 << 16
 """Most characters of a step's info, roughly as JSON: it is kept with each episode."""
-DEEPEST = 32
 LARGEST_INTEGER = 1 << 63
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from drpo_cli import secrets
 from drpo_cli.calls.hints import alternatives, holds, is_subclass, origin, place, resolve, spell
 from drpo_cli.errors import UserError
-from drpo_cli.plugins import Selected, short_name, where_it_broke
+from drpo_cli.plugins import Selected, short_name
 from drpo_cli.settings import EnvironmentSettings
 from drpo_cli.types import Action, Row, Step
 
@@ -34,6 +34,7 @@ class Environment:
     is_async      whether a method is awaited, so that a process has several episodes
     whole_action  whether `step` gets the `Action`, not only its text
     takes_config  whether `__init__` gets the options
+    own_tools     whether it brings tools, whose calls `step` gets
     """
 
     selected: Selected[EnvironmentSettings]
@@ -43,24 +44,11 @@ class Environment:
     is_async: bool
     whole_action: bool
     takes_config: bool
+    own_tools: bool
 
     def make(self) -> Any:
         """Makes the instance of an episode; raises what its `__init__` raises."""
         return self.entry(self.config) if self.takes_config else self.entry()
-
-    def own_tools(self) -> tuple[dict[str, Any], ...]:
-        """The schemas of the tools whose calls `step` gets. Raises UserError.
-
-        They are what the class's static method `tools(config)` returns.
-        """
-        if not isinstance(inspect.getattr_static(self.entry, "tools", None), staticmethod):
-            return ()
-        try:
-            return tuple(self.entry.tools(self.config))  # type: ignore[attr-defined]
-        except UserError:
-            raise
-        except Exception as error:  # the user's code may raise anything
-            raise UserError(f"its `tools`: {where_it_broke(error)}", "correct it") from error
 
     def place(self, method: str) -> str:
         """`file.py:line` of a method, for messages."""
@@ -92,7 +80,7 @@ def prepare(selected: Selected[EnvironmentSettings]) -> Environment:
             f"environment {name!r}: {selected.type!r} is not a class{where}",
             "name a class that has `start` and `step`",
         )
-    if problems := list(_problems(entry)):
+    if problems := [*_problems(entry), *_tool_problems(entry, config)]:
         raise UserError("\n".join(f"environment {name!r}: {line}" for line in problems))
     methods = [getattr(entry, one) for one in WRITE if hasattr(entry, one)]
     return Environment(
@@ -103,6 +91,7 @@ def prepare(selected: Selected[EnvironmentSettings]) -> Environment:
         is_async=any(inspect.iscoroutinefunction(inspect.unwrap(one)) for one in methods),
         whole_action=_wants_whole_action(entry),
         takes_config=_set_up(entry) == ["config"],
+        own_tools=_brings_tools(entry),
     )
 
 
@@ -125,6 +114,27 @@ def _problems(entry: type) -> Iterator[str]:
             f"{place(entry.__init__)}: its __init__ asks for {', '.join(needed)}; "  # type: ignore[misc]
             "write `def __init__(self, config)`, or `def __init__(self)`"
         )
+
+
+def _tool_problems(entry: type, config: EnvironmentSettings) -> Iterator[str]:
+    """What is wrong with the tools that the class brings."""
+    if not _brings_tools(entry):
+        return
+    where = place(getattr(entry, "tools"))  # noqa: B009
+    try:
+        inspect.Signature(_parameters(entry, "tools")).bind("config")
+    except TypeError:
+        yield f"{where}: `tools` does not take the options; write `def tools(config)`"
+    if hasattr(entry, "step") and not _wants_whole_action(entry):
+        write = "def step(self, action: Action)"
+        yield f"{where}: has `tools`, but `step` would not get their calls; write `{write}`"
+    if config.tools:
+        yield f"{where}: brings its own tools, so the spec cannot add others; remove `tools` there"
+
+
+def _brings_tools(entry: type) -> bool:
+    """Whether it has a static method or class method `tools`; others are its own business."""
+    return isinstance(inspect.getattr_static(entry, "tools", None), staticmethod | classmethod)
 
 
 def _call_problems(entry: type, method: str, function: Callable[..., Any]) -> Iterator[str]:
@@ -171,7 +181,9 @@ def _may_return(hint: Any, method: str) -> bool:
 def _wants_whole_action(entry: type) -> bool:
     """Whether `step` annotates its action as `Action`."""
     function = inspect.unwrap(getattr(entry, "step"))  # noqa: B009
-    first = _parameters(entry, "step")[0]
+    first = next(iter(_parameters(entry, "step")), None)
+    if first is None:
+        return False
     hint = resolve(function).get(first.name)
     if hint is None:  # no annotation, or a name for type checkers only
         return str(first.annotation).rpartition(".")[2] == "Action"

@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 from drpo_cli.calls.failures import Failure, is_usable
 from drpo_cli.types import Action, Message, Row
 
+DEEPEST = 32
+"""How deep the values of an answer may be nested."""
+
 
 class Open(NamedTuple):
     """Begins an episode: `start` gets the row and `random.Random(seed)`."""
@@ -56,12 +59,14 @@ def _is_message(message: Message) -> bool:
     return text and _is_plain(message)
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether it is what JSON can hold; the decoder limits the depth."""
+def _is_plain(value: Any, deepest: int = DEEPEST + 2) -> bool:
+    """Whether it is what JSON can hold, and not nested deeper than that."""
+    if isinstance(value, dict | list) and deepest == 0:
+        return False
     if isinstance(value, dict):
-        return all(type(key) is str and _is_plain(one) for key, one in value.items())
+        return all(type(k) is str and _is_plain(one, deepest - 1) for k, one in value.items())
     if isinstance(value, list):
-        return all(map(_is_plain, value))
+        return all(_is_plain(one, deepest - 1) for one in value)
     if type(value) is float:
         return value - value == 0  # neither infinite nor NaN
     return value is None or type(value) in (str, int, bool)

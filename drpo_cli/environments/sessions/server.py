@@ -18,6 +18,7 @@ from drpo_cli.calls.server import Server
 from drpo_cli.environments.sessions import worker
 from drpo_cli.environments.sessions.contract import Environment, prepare
 from drpo_cli.environments.sessions.messages import Answer
+from drpo_cli.environments.sessions.schemas import own_schemas
 from drpo_cli.environments.sessions.worker import CLOSED
 from drpo_cli.environments.toolkit.toolbox import Toolbox
 from drpo_cli.errors import UserError
@@ -32,36 +33,27 @@ BEFORE = "; or an episode before it in the same process left something behind"
 
 
 class _Ready(NamedTuple):
-    """An environment, and the tools of its episodes: those of the spec, or the schemas of its own.
-
-    Both at once are refused, because a worker asks either the tools or the environment.
-    """
+    """An environment, and the tools of its episodes: those of the spec, or its own."""
 
     environment: Environment
     toolbox: Toolbox | None
-    own: tuple[dict[str, Any], ...] = ()
+    schemas: tuple[dict[str, Any], ...]
 
 
 def main(handle: int) -> None:
     """Has episodes played until the trainer closes the connection."""
-    server.serve(handle, "environments", _prepare, _Crew, _describe)
+    server.serve(handle, "environments", _prepare, _Crew, lambda ready: json.dumps(ready.schemas))
 
 
 def _prepare(selected: Selected[EnvironmentSettings]) -> _Ready:
     environment, tools = prepare(selected), selected.config.tools
+    if not tools:
+        return _Ready(environment, None, own_schemas(environment))
     try:
-        if own := environment.own_tools():
-            if tools:
-                raise UserError("it has tools of its own", "remove `tools`")
-            return _Ready(environment, None, own)
-        return _Ready(environment, Toolbox(tools, Path.cwd()) if tools else None)
+        toolbox = Toolbox(tools, Path.cwd())
     except UserError as error:
         raise UserError(f"environment {environment.name!r}: {error}") from error
-
-
-def _describe(ready: _Ready) -> str:
-    """The schemas of its tools."""
-    return json.dumps(ready.toolbox.schemas if ready.toolbox else ready.own)
+    return _Ready(environment, toolbox, toolbox.schemas)
 
 
 class _Place:
@@ -106,7 +98,8 @@ class _Crew(crew.Crew[Answer]):
     """
 
     def __init__(self, server: Server, ready: _Ready, tasks: asyncio.TaskGroup) -> None:
-        run, environment = partial(worker.run, ready.environment, ready.toolbox), ready.environment
+        environment = ready.environment
+        run = partial(worker.run, environment, ready.toolbox)
         config, together = environment.config, environment.is_async
         blocked = BLOCKED if together else "" if ready.toolbox else None
         super().__init__(

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, Protocol
 import pydantic
 from pydantic_core import PydanticSerializationError, to_json
 
-from drpo_cli import plugins
+from drpo_cli import plugins, secrets
 from drpo_cli.environments.toolkit.answers import Submit, ToolError
 from drpo_cli.environments.toolkit.schema import describe, place
 from drpo_cli.environments.toolkit.servers import Server, is_server
@@ -87,20 +87,21 @@ class Toolbox:
 
     schemas  of all tools, in order, in the form that chat templates take
 
-    servers  False leaves out servers, which are started to list their tools
+    start    False starts nothing: servers, which are started to list their tools, are left out, and
+             no sandbox is looked for
 
     It holds no threads, event loops or open files, so that processes may be forked after it.
     Raises UserError, with file and line, for what cannot be a tool.
     """
 
-    def __init__(self, tools: Sequence[str], folder: Path, servers: bool = True) -> None:
+    def __init__(self, tools: Sequence[str], folder: Path, start: bool = True) -> None:
         self._sources: dict[str, Source] = {}
         names: dict[str, str] = {}
         schemas = []
         for spec in tools:
-            if not servers and is_server(spec):
+            if not start and is_server(spec):
                 continue
-            source = _source(spec, folder)
+            source = _source(spec, folder, start)
             for schema in source.schemas:
                 name = schema["function"]["name"]
                 if name in names:
@@ -159,14 +160,14 @@ class Tools:
         except ToolError as error:
             return Result(shorten(str(error)), str(error))
         except Exception as error:  # the user's code may raise anything
-            text = f"{call.name} failed: {type(error).__name__}: {error}"
+            text = secrets.mask(f"{call.name} failed: {type(error).__name__}: {error}")
             return Result(shorten(text), plugins.where_it_broke(_without_ours(error)))
 
 
 class _Functions:
     """A function, or a class whose instances are called: the source of one tool."""
 
-    def __init__(self, spec: str, folder: Path) -> None:
+    def __init__(self, spec: str, folder: Path, start: bool) -> None:
         type, _, options = spec.partition(": ")
         type = type.strip()
         found = plugins.find("tool", BUILT_IN.get(type, type), folder)
@@ -175,8 +176,14 @@ class _Functions:
         if inspect.isclass(found):
             if "__call__" not in dir(found):
                 raise UserError(f"tool {spec!r} is a class without `__call__`", "write that method")
-            self._make = _maker(found, spec, options, folder)
-            described = describe(vars(found)["__call__"], name, found.__doc__, method=True)
+            self._make = _maker(found, spec, options, folder, start)
+            method = inspect.getattr_static(found, "__call__")
+            described = describe(method, name, inspect.getdoc(found), method=True)
+            close = getattr(found, "close", None)
+            if close is not None and inspect.iscoroutinefunction(close):
+                raise UserError(
+                    f"{place(close)}: tool {spec!r}: `close` is async", "write `def close`"
+                )
         elif not callable(found):
             raise UserError(f"tool {spec!r} is not a function but {found!r:.80}", "name a function")
         else:
@@ -245,7 +252,7 @@ def _threads(pid: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_THREADS, "tool")
 
 
-def _source(spec: str, folder: Path) -> Source:
+def _source(spec: str, folder: Path, start: bool) -> Source:
     if is_server(spec):
         return Server(spec, folder)
     known = [*BUILT_IN, "mcp: command"]
@@ -257,10 +264,12 @@ def _source(spec: str, folder: Path) -> Source:
             f"there is no tool {spec!r}",
             f"{hint}there are: {', '.join(known)}; or write your own: './tools.py:name'",
         )
-    return _Functions(spec, folder)
+    return _Functions(spec, folder, start)
 
 
-def _maker(found: Any, spec: str, options: str, folder: Path) -> Callable[[], Callable[..., Any]]:
+def _maker(
+    found: Any, spec: str, options: str, folder: Path, start: bool
+) -> Callable[[], Callable[..., Any]]:
     """Makes an instance of a class, with its options if it has any."""
     config_type = getattr(found, "Config", None)
     if config_type is None:
@@ -269,12 +278,12 @@ def _maker(found: Any, spec: str, options: str, folder: Path) -> Callable[[], Ca
         return lambda: found()
     if not (inspect.isclass(config_type) and issubclass(config_type, Settings)):
         raise UserError(
-            f"{place(vars(found)['__call__'])}: tool {spec!r}: its Config must extend "
-            "drpo_cli.settings.Settings"
+            f"{place(inspect.getattr_static(found, '__call__'))}: tool {spec!r}: its Config must "
+            "extend drpo_cli.settings.Settings"
         )
     config = _options(config_type, spec, options, folder)
     prepare = getattr(found, "prepare", None)
-    if callable(prepare):
+    if start and callable(prepare):
         prepare(config)
     return lambda: found(config)
 

@@ -214,10 +214,10 @@ def _rewards(run: Followed, space: Space) -> Iterator[Line]:
 def _environments(run: Followed, space: Space) -> Iterator[Line]:
     for name, own in run.last.get("environments", {}).items():
         ends = ", ".join(f"{share or 0:.0%} {end}" for end, share in own.get("ends", {}).items())
-        parts = [f"{make_visible(name)} {format_number(own.get('turns'))} turns: {ends}"]
+        parts = [f"{name} {format_number(own.get('turns'))} turns: {ends}"]
+        parts += _known("idle {:.0%}", run.last.get("idle_share"))
         parts += _known("{:.0%} of calls not parsed", own.get("unparsed_share"))
         parts += _known("{:.2f} s per answer", own.get("answer_s"))
-        parts += _known("nobody sampled for {:.0%}", run.last.get("idle_share"))
         yield Line(7, _label("episodes", space).append(make_visible("; ".join(parts))))
 
 

@@ -11,6 +11,7 @@ import math
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,10 @@ from drpo_cli.data.pipeline.rows import Row, Source, name_sources, open_sources
 from drpo_cli.errors import UserError
 from drpo_cli.plan import lone_plan
 from drpo_cli.rewards.grading.contract import Reward
-from drpo_cli.rollout.engine.protocol import sample_groups
 from drpo_cli.settings import ModelSettings, SourceSettings
 from drpo_cli.spec import Spec, load
 from drpo_cli.step import build
+from drpo_cli.step.play import sample_or_play
 from drpo_cli.step.sample import train_sampling
 from drpo_cli.step.samples import episode_record
 from drpo_cli.tools.own_process import answer, run_apart
@@ -197,17 +198,22 @@ def sample_in_process(spec: Spec, overrides: Sequence[str], prompts: int) -> lis
 def sample(spec_path: Path, overrides: Sequence[str], prompts: int) -> list[Group]:
     """A group for each of the first prompts that a run of this spec trains on.
 
-    They are sampled as in the first step of the run, from the model that it starts from.
+    They are sampled as in the first step of the run, from the model that it starts from; in a run
+    with environments, as episodes.
     """
     spec = load(spec_path, overrides)
     plan = lone_plan(spec)
-    stream = build.data(plan, build.tokenizer(spec.model), rank=0).stream
+    tokenizer = build.tokenizer(spec.model)
+    stream = build.data(plan, tokenizer, rank=0).stream
     prompts_P = stream.next()
     while len(prompts_P) < prompts:
         prompts_P += stream.next()
-    engine = build.lone_engine(plan)
-    groups_P = sample_groups(engine, prompts_P[:prompts], train_sampling(spec, 1, 0))
-    engine.close()
+    player = build.player(plan, tokenizer)
+    with player or nullcontext():
+        engine = build.lone_engine(plan)
+        sampling = train_sampling(spec, 1, 0)
+        groups_P = sample_or_play(engine, player, prompts_P[:prompts], sampling)
+        engine.close()
     return groups_P
 
 

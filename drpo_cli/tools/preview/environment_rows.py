@@ -18,13 +18,13 @@ from drpo_cli.types import Message, Row
 class Start(NamedTuple):
     """Where an episode starts.
 
-    index    of the environment in the spec
+    number   of the environment in the spec
     config   its options
     row      what its `start` gets
     opening  messages that the model sees in front of what `start` returns
     """
 
-    index: int
+    number: int
     config: EnvironmentSettings
     row: Row
     opening: tuple[Message, ...]

@@ -109,9 +109,9 @@ def try_by_hand(wanted: Wanted) -> int:
     environments = Environments(prepared)
     code = 0
     try:
-        tools = environments.tools(start.index)
+        tools = environments.tools(start.number)
         print_start(console, start, wanted.seed, tools)
-        session = environments.open(start.index, start.row, start.seed(wanted.seed))
+        session = environments.open(start.number, start.row, start.seed(wanted.seed))
         try:
             _play(session, played, console, read_line, tools)
         finally:
@@ -201,7 +201,7 @@ def ask_action(
             return Action("\n".join(_read_lines(read)))
         word, _, rest = text.strip().partition(" ")
         if word == "/tools":
-            console.print(json.dumps(list(tools), indent=1, ensure_ascii=False))
+            console.print(json.dumps(list(tools), indent=1, ensure_ascii=False), soft_wrap=True)
         elif word == "/call":
             try:
                 return Action("", (parse_call(rest, tools),))

@@ -53,11 +53,6 @@ def try_rewards(
     if samples is not None:
         origin = str(samples)
         groups_P = completions.read_groups(samples, completions.rewards_of_sources(spec))
-    elif prompts is not None and spec.environment:
-        raise UserError(
-            "--generate samples single responses, and this run plays episodes",
-            "play one with: drpo environment try; or score a run's samples.jsonl with --samples",
-        )
     elif prompts is not None:
         origin = f"{spec.model.path}, sampled by {spec.rollout.type}"
         groups_P = _sample(spec, overrides, prompts, console)
