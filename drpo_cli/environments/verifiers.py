@@ -120,7 +120,7 @@ class Environment:
 
 def _limited(config: Config) -> Any:
     """The environment, with our limit of turns. Raises UserError for one that cannot be used."""
-    environment = of_verifiers.load(config)
+    environment = of_verifiers.load(config, config.max_turns)
     if environment.requires_group_rollouts:
         raise UserError(
             f"the rubric of {config.load!r} compares the samples of a prompt",

@@ -37,12 +37,15 @@ class LoadSettings(Settings):
         return plugins.absolute(os.path.expanduser(load), folder)
 
 
-_loaded: dict[tuple[str, str], Any] = {}
+_loaded: dict[tuple[str, str, int | None], Any] = {}
 
 
-def load(settings: LoadSettings) -> Any:
-    """The environment, made once per process for the same options. Raises UserError."""
-    key = (settings.load, repr(settings.options))
+def load(settings: LoadSettings, max_turns: int | None = None) -> Any:
+    """The environment, made once per process for the same arguments. Raises UserError.
+
+    max_turns  the caller will limit its turns to this, so it must be an environment of its own
+    """
+    key = (settings.load, repr(settings.options), max_turns)
     if key not in _loaded:
         _loaded[key] = _make(settings.load, settings.options)
     return _loaded[key]

@@ -15,18 +15,18 @@ from openenv.core.env_server import Action, Environment, Observation, State, cre
 from pydantic import Field
 
 
-class GuessAction(Action):
+class GuessAction(Action):  # type: ignore[misc]
     guess: int = Field(ge=1, le=100)
     note: str = ""
 
 
-class GuessObservation(Observation):
+class GuessObservation(Observation):  # type: ignore[misc]
     hint: str
     tries: int = 0
     notes: dict[str, str] = Field(default_factory=dict)
 
 
-class GuessGame(Environment[GuessAction, GuessObservation, State]):
+class GuessGame(Environment[GuessAction, GuessObservation, State]):  # type: ignore[misc]
     """The number comes from the seed; 3 tries, the last of which may be too late."""
 
     SUPPORTS_CONCURRENT_SESSIONS = True

@@ -15,7 +15,7 @@ ROWS = [
 ]
 
 
-class Guess(vf.MultiTurnEnv):
+class Guess(vf.MultiTurnEnv):  # type: ignore[misc]
     """Says higher or lower, and ends when the guess is right."""
 
     async def env_response(self, messages: Any, state: Any, **_: Any) -> Any:

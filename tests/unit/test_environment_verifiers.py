@@ -81,9 +81,9 @@ def test_its_own_loop_is_played_and_scored() -> None:
     }
 
 
-@pytest.mark.parametrize(("most", "turns"), [({}, 3), ({"max_turns": 2}, 2)])
-def test_an_episode_is_scored_at_the_lower_limit_of_turns(most: dict[str, int], turns: int) -> None:
-    *_, last = play("guess", *["3"] * turns, options={"max_turns": 3}, **most)
+@pytest.mark.parametrize(("most", "turns"), [(2, 2), (9, 3)])
+def test_an_episode_is_scored_at_the_lower_limit_of_turns(most: int, turns: int) -> None:
+    *_, last = play("guess", *["3"] * turns, max_turns=most)
     assert last == Step(
         [], 0.0, True, {"solved": 0.0, "num_turns": turns, "stop_condition": "max_turns_reached"}
     )
