@@ -19,7 +19,7 @@ MAY_CATCH_ALL = {
     *("environments/sessions/worker.py", "environments/sessions/schemas.py"),
     "chat_templates.py",  # templates, and tokenizers, whose Rust raises plain Exception
     *("sandbox/asserts.py", "sandbox/interpreter.py", "sandbox/peer.py"),
-    "environments/toolkit/toolbox.py",
+    *("environments/toolkit/toolbox.py", "gym/of_verifiers.py"),
     "launch/worker.py",
 }
 
