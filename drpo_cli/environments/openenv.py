@@ -9,7 +9,7 @@
 
 The seed that the server gets comes from the row, so all samples of a prompt start from the same
 state where the environment honours it. An action that the server refuses as invalid, or that cannot
-be converted, is told to the model and uses up a turn; `info.invalid` counts them. An error of the
+be converted, is shown to the model and uses up a turn; `info.invalid` counts them. An error of the
 environment is a failure of the episode (`on_error`).
 """
 

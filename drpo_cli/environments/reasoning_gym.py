@@ -39,7 +39,7 @@ class Config(EnvironmentSettings):
     discount: Fraction = 1.0
     """Factor of the score for each try before; below 1, the first try is worth most."""
     feedback: str = "That is not right. Try again."
-    """What the model is told after a wrong answer. `{score}` stands for its score, and `{left}` for
+    """What the model sees after a wrong answer. `{score}` stands for its score, and `{left}` for
     the tries that are left."""
 
 
