@@ -62,7 +62,8 @@ def reward_test(
     taken evenly from all sources, as if they were completions. This needs no model, and a tokenizer
     only if a reward asks for `prompt` or `tokens`. Each answer should get a total of at least
     `eval.threshold`, unless a reward rightly wants more than the answer, such as a format or
-    reasoning. `--generate` uses the run's model, engine and `rollout` settings.
+    reasoning. `--generate` uses the run's model, engine and `rollout` settings, and
+    plays episodes in a run with environments.
 
     A line of `FILE` is `{"prompt": "…", "completion": "…"}`, with optional `answer`, `metadata`,
     `truncated`, and `messages`: the whole conversation of an episode, whose own reward is not

@@ -23,6 +23,7 @@ from drpo_cli.gym import scores
 from drpo_cli.settings import Count, Fraction
 
 IMPORTS = ("reasoning_gym",)
+NEEDS = "rows of the data source reasoning_gym"
 
 
 class Config(EnvironmentSettings):
@@ -39,7 +40,7 @@ class Config(EnvironmentSettings):
     discount: Fraction = 1.0
     """Factor of the score for each try before; below 1, the first try is worth most."""
     feedback: str = "That is not right. Try again."
-    """What the model sees after a wrong answer. `{score}` stands for its score, and `{left}` for
+    """What the model reads after a wrong answer. `{score}` stands for its score, and `{left}` for
     the tries that are left."""
 
 

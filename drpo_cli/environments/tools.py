@@ -13,6 +13,10 @@ from pydantic import Field
 
 from drpo_cli.environments import EnvironmentSettings, Message, Row, Step
 
+EXAMPLES = [
+    ({"tools": ["calculator"]}, Row("sums/0", "2 + 2?"), ["It is 4."], [Step(done=True)]),
+]
+
 
 class Config(EnvironmentSettings):
     """At least one tool."""

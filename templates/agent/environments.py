@@ -43,8 +43,3 @@ class Guess:
         if not action.isdecimal():
             return Step("number?\n")
         return Step("higher\n" if int(action) < self.secret else "lower\n")
-
-
-EXAMPLES = [
-    {"seed": 0, "actions": ["x", "50"], "rewards": [0.0, 1.0]},
-]

@@ -81,3 +81,15 @@ def test_a_tracker_works_as_printed(tmp_path: Path) -> None:
     assert first == "0,,,"
     assert second.startswith("1,0.") and second.endswith(",")
     assert len(rest) == 199
+
+
+def test_an_environment_is_written_named_and_played(demo: Path) -> None:
+    (demo / "environments.py").write_text(block("python", "## An environment"))
+    spec = demo / "run.toml"
+    table = block("toml", "## An environment")
+    spec.write_text(spec.read_text().replace("[[reward]]", f"{table}\n[[reward]]", 1))
+    checked = drpo("check", spec)
+    assert checked.returncode == 0, checked.stderr + checked.stdout
+    played = drpo("environment", "try", spec, typed="5\n7\n")
+    assert played.returncode == 0, played.stderr
+    assert played.stdout.count("reward 1") == 2

@@ -19,10 +19,13 @@ LATENCIES = ("sampling_s", "answer_s")  # and of each turn of a sample
 PATIENCE = 300
 
 
-def drpo(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs the command to its end."""
+def drpo(
+    *arguments: object, typed: str | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs the command to its end; `typed` comes from a pipe."""
     return subprocess.run(
         _command(arguments),
+        input=typed,
         env={**os.environ, **environment},
         capture_output=True,
         text=True,

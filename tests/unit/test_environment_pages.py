@@ -122,3 +122,5 @@ def test_doctor_counts_the_processes_of_environments_and_finds_their_sandbox(fol
     assert needs.count_processes(spec) == 7 and needs.sandbox_of(spec) == "none"
     spec = load(write(folder, text + 'tools = ["python: seconds=5"]\n'))
     assert needs.count_processes(spec) == 5 and needs.sandbox_of(spec) == "auto"
+    spec = load(write(folder, text + 'tools = ["python: backend=plain seconds=5"]\n'))
+    assert needs.sandbox_of(spec) == "plain"

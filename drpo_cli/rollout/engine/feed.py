@@ -86,7 +86,7 @@ class Feed:
         self._open = not all(one.ended for one in news)
 
     def _exchange(self, own: News, changed: bool) -> list[News]:
-        """What has come on each rank; nothing if that is no change for any of them."""
+        """What has come on each rank; nothing if it changes nothing for any of them."""
         if self._group is None:
             return [own]
         import torch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import fields
 from importlib import util
@@ -123,7 +124,9 @@ def sandbox_of(spec: Spec) -> str:
     """The sandbox that rewards and tools of this spec ask for; `none` where none runs code."""
     tests = [reward for reward in spec.reward if reward.type == "python_tests"]
     asked = {reward.config.model_dump()["backend"] for reward in tests}
-    tools = [tool.partition(":")[0] for one in spec.environment for tool in one.config.tools]
-    if "python" in tools:
-        asked.add("auto")
+    for tool in (tool for one in spec.environment for tool in one.config.tools):
+        name, _, options = tool.partition(":")
+        if name == "python":
+            backend = re.search(r"\bbackend=(\w+)", options)
+            asked.add(backend[1] if backend else "auto")
     return next((name for name in ("bubblewrap", "auto", "plain") if name in asked), "none")
