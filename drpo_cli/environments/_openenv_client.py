@@ -14,8 +14,10 @@ answered by
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -25,6 +27,8 @@ from drpo_cli.errors import UserError
 
 LARGEST = 16 * 2**20
 """Most bytes of a server's message."""
+CLOSE_S = 5.0
+"""Longest wait for the server to end an episode."""
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
@@ -58,10 +62,17 @@ class Session:
         return await self._ask("step", action)
 
     async def close(self) -> None:
-        """Ends the episode on the server."""
-        if self._socket is not None:
-            socket, self._socket = self._socket, None
-            await socket.close()  # the server takes the end of a connection for `close`
+        """Ends the episode on the server: its place is free again when this returns."""
+        from websockets.exceptions import ConnectionClosed
+
+        if self._socket is None:
+            return
+        socket, self._socket = self._socket, None
+        with suppress(ConnectionClosed, TimeoutError):
+            await socket.send(json.dumps({"type": "close"}))
+            async with asyncio.timeout(CLOSE_S):  # a server that still computes reads it later
+                await socket.wait_closed()
+        await socket.close()
 
     async def _ask(self, kind: str, data: Mapping[str, Any]) -> Reply:
         from websockets.exceptions import ConnectionClosed
@@ -145,6 +156,7 @@ async def _connect(address: str, headers: Mapping[str, str]) -> Any:
             address,
             additional_headers=dict(headers),
             max_size=LARGEST,
+            close_timeout=CLOSE_S,
             open_timeout=None,  # `timeout_s` limits the call
             ping_interval=None,  # an environment that computes does not answer pings
             proxy=proxy,
