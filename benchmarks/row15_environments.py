@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from drpo_cli.step.play import Player
 from transformers import AutoTokenizer
 
 from benchmarks._bench import Goal, Measured, Size, seconds
@@ -31,6 +30,7 @@ from drpo_cli.rollout.engine.ends import find_ends
 from drpo_cli.rollout.engine.protocol import EngineContext, Sampling
 from drpo_cli.rollout.vllm import Config, Engine
 from drpo_cli.settings import ModelSettings
+from drpo_cli.step.play import Player
 from drpo_cli.types import Group, Prompt
 
 GOALS = (
