@@ -162,6 +162,8 @@ class Engine:
         self, requests: Requests, sampling: Sampling
     ) -> Generator[tuple[Key, Rollout], None, None]:
         """See `EngineProtocol.generate`. Requests enter the running batch as they come."""
+        from vllm import SamplingParams
+
         feed, options = Feed(requests, self.sharers), sampling_options(sampling, self.ends)
         # A cached prefix would make a resumed run's first batch differ from an uninterrupted run's.
         self._drop_prefix_cache()
@@ -173,11 +175,12 @@ class Engine:
                 progress.tick()
                 # One request per sample: with `n`, the first of a group would wait for its last.
                 for request in feed.take(busy=bool(running)):
-                    running[self._add(request, options)] = request
+                    own = {"seed": request.seed, "max_tokens": request.max_new_tokens}
+                    running[self._add(request, SamplingParams(**options, **own))] = request
                 for output in engine.step() if running else ():
                     request = running.pop(output.request_id)
-                    if (own := feed.answered(request.key)) is not None:
-                        yield own, self._make_rollout(request.prompt_ids, output)
+                    if (key := feed.answered(request.key)) is not None:
+                        yield key, self._make_rollout(request.prompt_ids, output)
         finally:
             if running:
                 engine.abort_request([*running])
@@ -241,15 +244,13 @@ class Engine:
         if not self.llm.reset_prefix_cache(reset_running_requests=True):
             raise RuntimeError("vLLM did not drop its prefix cache")
 
-    def _add(self, request: Request, options: dict[str, Any]) -> str:
+    def _add(self, request: Request, params: Any) -> str:
         """Adds a request to the running batch, under a name that no other had."""
-        from vllm import SamplingParams
-
         name, self.requests = str(self.requests), self.requests + 1
         self.llm.llm_engine.add_request(
             name,
             {"prompt_token_ids": list(request.prompt_ids)},
-            SamplingParams(**options, seed=request.seed, max_tokens=request.max_new_tokens),
+            params,
             lora_request=self.slot.request if self.slot else None,
         )
         return name
