@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from support.models import tiny_model
 from support.ranks import Ranks, open_ranks
 

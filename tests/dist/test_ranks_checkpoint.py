@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from support import jobs
-from support.models import Row, experience, samples, tiny_model, tokenizer, world
-from support.ranks import Ranks
-from support.training import furthest, open_trainer, weights
 from transformers import AutoModelForCausalLM
 
 from drpo_cli.dist import World
 from drpo_cli.settings import LoraSettings
 from drpo_cli.step import checkpoint
 from drpo_cli.step.checkpoint import Checkpoints
+from support import jobs
+from support.models import Row, experience, samples, tiny_model, tokenizer, world
+from support.ranks import Ranks
+from support.training import furthest, open_trainer, weights
 
 LENGTHS = [(3, 9), (6, 2), (1, 5), (4, 4)]
 

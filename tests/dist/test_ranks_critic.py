@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+
+from drpo_cli.settings import CriticSettings, ReferenceSettings
 from support import jobs
 from support.models import Row, samples, tiny_model, world
 from support.ranks import Ranks
 from support.training import furthest, valued
-
-from drpo_cli.settings import CriticSettings, ReferenceSettings
 
 LENGTHS = [(3, 9), (6, 2), (1, 5), (4, 4), (2, 12), (5, 1), (3, 3), (8, 7)]
 CRITIC = CriticSettings(learning_rate=1e-3)

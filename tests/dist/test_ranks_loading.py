@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from support.allocated import Allocated
-from support.models import KINDS, tiny_model
-from support.ranks import Ranks
-from support.training import open_policy, open_trainer
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from drpo_cli.dist import World, full
 from drpo_cli.settings import CriticSettings, ReferenceSettings
+from support.allocated import Allocated
+from support.models import KINDS, tiny_model
+from support.ranks import Ranks
+from support.training import open_policy, open_trainer
 
 ODD = {"intermediate_size": 97}
 """Rows that two ranks do not share evenly."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from support import jobs
 from support.models import tiny_model, world
 from support.ranks import Ranks
@@ -34,4 +35,6 @@ def test_shards_in_fp8_have_whole_scales(two: Ranks, tmp_path: Path) -> None:
         alone_T = jobs.in_eight_bits(here, model, "rowwise")
     plain_T, _ = two.run(jobs.in_eight_bits, model=model, recipe=None)
     for found_T in two.run(jobs.in_eight_bits, model=model, recipe="rowwise"):
-        assert float((found_T - alone_T).abs().max()) < 0.02 < float((found_T - plain_T).abs().max())
+        assert (
+            float((found_T - alone_T).abs().max()) < 0.02 < float((found_T - plain_T).abs().max())
+        )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from support import jobs
 from support.models import tiny_model, world
 from support.ranks import Ranks
@@ -29,9 +30,7 @@ def test_rows_of_two_ranks_are_the_whole(two: Ranks, shapes: list[tuple[int, ...
 
 @pytest.mark.parametrize("kind", ["qwen3", "qwen3_moe"])
 @pytest.mark.parametrize("rollout", ["float32", "bfloat16"])
-def test_two_ranks_send_what_one_sends(
-    two: Ranks, tmp_path: Path, kind: str, rollout: str
-) -> None:
+def test_two_ranks_send_what_one_sends(two: Ranks, tmp_path: Path, kind: str, rollout: str) -> None:
     model = tiny_model(tmp_path, kind)
     with world() as here:
         expected = jobs.streamed(here, model, rollout)

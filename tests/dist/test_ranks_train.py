@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from drpo_cli import plugins
 from drpo_cli.plugins import Selected
 from drpo_cli.settings import CriticSettings, LoraSettings, ReferenceSettings
@@ -21,7 +22,6 @@ from support.models import Row, group, samples, tiny_model, world
 from support.ranks import Ranks
 from support.training import STEADY, furthest, valued
 from support.turns import grouped, learn, played
-
 
 LENGTHS = [(3, 9), (6, 2), (1, 5), (4, 4), (2, 12), (5, 1), (3, 3), (8, 7)]
 TINY_BUDGET = {"tokens_per_microbatch": 12}

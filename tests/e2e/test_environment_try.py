@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,7 +28,7 @@ class Echo:
         self.said = 0
 
     def start(self, row, rng):
-        return row.prompt
+        return f"{row.prompt}{rng.randint(0, 9)}"
 
     def step(self, action: str) -> Step:
         self.said += 1
@@ -61,3 +63,9 @@ def test_the_model_plays_and_its_tokens_are_told_from_the_others(
     drpo("environment", "try", small, "--weights", small.parent / "model", "--row", 1, "--seed", 4,
          "--json", again)  # fmt: skip
     assert json.loads(again.read_text())["rows"] == record["rows"]
+    command = [sys.executable, "-m", "drpo_cli", "environment", "try", str(small), "--row", "1"]
+    by_hand = subprocess.run(
+        [*command, "--seed", "4"],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert f"user:\n{record['messages'][0]['content']}\n" in by_hand.stdout

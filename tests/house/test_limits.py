@@ -15,12 +15,11 @@ TEMPLATES = sorted(path.parent for path in (ROOT / "templates").glob("*/run.toml
 MAX_FILE_LINES = 400
 # they run the user's code, tests and what these call; the last one records a rank's crash
 MAY_CATCH_ALL = {
-    "gym/of_verifiers.py",
     *("rewards/grading/score.py", "calls/failures.py", "calls/forks.py", "plugins.py"),
     *("environments/sessions/worker.py", "environments/sessions/schemas.py"),
     "chat_templates.py",  # templates, and tokenizers, whose Rust raises plain Exception
     *("sandbox/asserts.py", "sandbox/interpreter.py", "sandbox/peer.py"),
-    "environments/toolkit/toolbox.py",
+    *("environments/toolkit/toolbox.py", "gym/of_verifiers.py"),
     "launch/worker.py",
 }
 

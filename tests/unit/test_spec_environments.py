@@ -124,6 +124,7 @@ def test_overrides_may_take_the_rewards_or_the_environments_away(folder: Path) -
         (BASE + "[[enviroment]]\ntype = 'x'\n", "enviroment: is not a section; did you mean 'env"),
         (BASE + "[[environment]]\n", "environment[0].type: is missing; name an environment: "),
         (BASE + "[[environment]]\ntype = 'x'\n", "environment[0].type: there is no environment"),
+        (BASE + "[[environment]]\ntype = 'tools'\n" + REWARD, "environment[0].tools: is missing"),
         (
             BASE + GUESS.replace("Guess", "Gues"),
             "mine.py has no 'Gues'; name the class after a colon",
@@ -196,6 +197,11 @@ def test_overrides_may_take_the_rewards_or_the_environments_away(folder: Path) -
 )
 def test_what_a_wrong_environment_gets(folder: Path, text: str, expected: str) -> None:
     assert expected in problem(folder, text)
+
+
+def test_a_wrong_address_of_a_judge_is_a_message(folder: Path) -> None:
+    found = problems(folder, BASE + "[[reward]]\ntype = 'judge'\nmodel = 'm'\nbase_url = 5\n")
+    assert any("reward[0].base_url: is 5; must be text" in line for line in found), found
 
 
 def test_a_misspelt_section_hides_what_follows_from_it(folder: Path) -> None:

@@ -225,8 +225,20 @@ class _Function:
 
     def close(self) -> None:
         close = getattr(self._function, "close", None)
-        if callable(close) and self._function is not None:
+        if self._function is None or not callable(close):
+            return
+        if getattr(self._function, "blocking", False) and _in_a_loop():
+            _threads(os.getpid()).submit(close)  # other episodes need not wait for it
+        else:
             close()
+
+
+def _in_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def shorten(text: str, most: int = LONGEST_RESULT) -> str:
