@@ -15,6 +15,7 @@ with rounds (`rollout.in_rounds`), which must wait for the slowest environment o
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,9 @@ def _of_length(model: ModelSettings, mean: int, size: Size) -> dict[str, Any]:
         found[f"tokens_sleeping_at_once{key}"] = [[side[1] for side in pair] for pair in pairs]
         found[f"seconds_sleeping_at_once{key}"] = [[side[2] for side in pair] for pair in pairs]
         found[f"seconds_without_a_request_sleeping{key}"] = [pair[0][3] for pair in pairs]
+        found[f"processor_seconds_sleeping_at_once{key}"] = [
+            [side[4] for side in pair] for pair in pairs
+        ]
     engine.close()
     return found
 
@@ -95,15 +99,19 @@ def _environments() -> list[Selected[Any]]:
 
 def _play(
     engine: Engine, player: Player, pause: bool, size: Size, mean: int
-) -> tuple[float, int, float, float]:
-    """Tokens per second, tokens, seconds, and the seconds in which the engine had no request."""
+) -> tuple[float, int, float, float, float]:
+    """Tokens/s, tokens, seconds, those in which the engine had no request, and processor seconds.
+
+    On a busy machine, the last two say what the pause costs: seconds are the others' as well.
+    """
     prompts = [_prompt(i, "sleeping" if pause else "at_once") for i in range(EPISODES[size] // 4)]
     sampling = Sampling(samples=4, max_new_tokens=4 * mean, temperature=1.0, seed=0)
     groups: list[Group] = []
-    before = player.waited_s
+    before, processor = player.waited_s, time.process_time()
     taken = seconds(lambda: groups.extend(player.play(engine, prompts, sampling)))
     tokens = _count(groups)
-    return tokens / taken, tokens, taken, player.waited_s - before
+    processor = time.process_time() - processor
+    return tokens / taken, tokens, taken, player.waited_s - before, processor
 
 
 def _prompt(number: int, environment: str) -> Prompt:
