@@ -14,9 +14,9 @@ class Guess:
     class Config(EnvironmentSettings):
         """Options of the game."""
 
-        limit: int = 64
+        limit: int = 32
         """The largest number."""
-        questions: int = 6
+        questions: int = 5
         """The guesses of a game."""
 
     def __init__(self, config: Config) -> None:

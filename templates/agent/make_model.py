@@ -1,8 +1,8 @@
 """Makes the model of the guessing game: a small Qwen3 that can play, but does not play well.
 
 `python make_model.py FOLDER` makes a tokenizer with a token per digit and word, and a model of
-under 1 M parameters. The model learns by supervised learning from games of a poor player: half of
-his guesses are any number, and half are any number that the hints still allow.
+under 1 M parameters. The model learns by supervised learning from games of a poor player: three in
+ten of his guesses are any number, and the others any number that the hints still allow.
 """
 
 import random
@@ -15,9 +15,9 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 SEED = 0
-LIMIT, QUESTIONS = 64, 6  # as in environments.py
+LIMIT, QUESTIONS = 32, 5  # as in environments.py
 PROMPT = f"guess 1-{LIMIT}\n"
-BLIND = 0.5  # share of guesses that take no account of the hints
+BLIND = 0.3  # share of guesses that take no account of the hints
 BATCH = 128
 STEPS = 300
 WARM_UP = 50
