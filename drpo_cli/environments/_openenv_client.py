@@ -78,7 +78,8 @@ class Session:
         from websockets.exceptions import ConnectionClosed
 
         try:
-            await self._socket.send(json.dumps({"type": kind, "data": data}, allow_nan=False))
+            with suppress(ConnectionClosed):  # it may have said why: that is still to be read
+                await self._socket.send(json.dumps({"type": kind, "data": data}, allow_nan=False))
             text = await self._socket.recv()
         except ConnectionClosed as error:
             raise UserError(

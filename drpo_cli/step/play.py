@@ -308,7 +308,8 @@ class _Episodes:
         one.info = answer.info or one.info
         for name, count in answer.counts.items():
             one.counts[name] = one.counts.get(name, 0) + count
-        one.text = answer.info.get("submitted", one.text)
+        if isinstance(submitted := answer.info.get("submitted"), str):
+            one.text = submitted
         if one.turns:
             one.turns[-1] = replace(one.turns[-1], reward=answer.reward, answer_s=seconds)
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from drpo_cli.runs.folder import RunFolder
+from drpo_cli.runs.metrics import SampleRecord
 from support.command import drpo, drpo_until, records, reproducible
 from support.models import tiny_model
 
@@ -59,6 +60,7 @@ def test_a_killed_run_of_episodes_continues_bit_for_bit(game: Path) -> None:
     assert [line["step"] for line in steps] == [1, 2, 3, 4]
     assert all(line["gap"] < 1e-5 for line in steps), "what was replayed is what was sampled"
     for line in untimed(whole):
+        assert line.keys() == SampleRecord.__annotations__.keys()
         (row,) = line["rows"]
         own = [set(range(turn["first"], turn["end"])) for turn in line["turns"]]
         assert {t for t, mine in enumerate(row["sampled"]) if mine} == set().union(*own)

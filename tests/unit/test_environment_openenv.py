@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
 import os
 import random
 import subprocess
@@ -14,8 +15,11 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from websockets.asyncio.client import connect
+from websockets.asyncio.server import ServerConnection, serve
 
 from drpo_cli.environments import Row, Step, openenv
+from drpo_cli.environments._openenv_client import Session
 from drpo_cli.errors import UserError
 
 if importlib.util.find_spec("openenv") is None:
@@ -160,3 +164,22 @@ def test_a_server_that_is_not_there(url: str) -> None:
 def test_wrong_options_are_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         openenv.Config.model_validate(options)
+
+
+def test_a_server_that_refuses_at_once_is_heard() -> None:
+    """Its word and its end may both be there before the first message is sent."""
+    refusal = {"type": "error", "data": {"code": "CAPACITY_REACHED", "message": "no place"}}
+
+    async def refuse(connection: ServerConnection) -> None:
+        await connection.send(json.dumps(refusal))
+
+    async def ask() -> None:
+        async with serve(refuse, "127.0.0.1", 0) as server:
+            port = next(iter(server.sockets)).getsockname()[1]
+            session = Session(f"http://127.0.0.1:{port}", {})
+            session._socket = await connect(f"ws://127.0.0.1:{port}/ws")
+            await session._socket.wait_closed()
+            await session.step({})
+
+    with pytest.raises(UserError, match="CAPACITY_REACHED: no place; lower `workers`"):
+        asyncio.run(ask())

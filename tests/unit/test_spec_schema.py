@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import tomli
 from jsonschema import Draft202012Validator
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from drpo_cli import plugins
 from drpo_cli.settings import Settings
@@ -159,8 +160,19 @@ def refusals(model: type[Settings], table: dict[str, Any], folder: Path) -> set[
 
 def least(model: type[Settings]) -> dict[str, Any]:
     """The required keys of a table, each with some value of the right type."""
-    fields = {k: field for k, field in model.model_fields.items() if field.is_required()}
-    return {k: 1 if field.annotation in (int, float) else "x" for k, field in fields.items()}
+    return {k: fitting(field) for k, field in model.model_fields.items() if field.is_required()}
+
+
+def fitting(field: FieldInfo) -> Any:
+    """Some value that a field takes."""
+    adapter: TypeAdapter[Any] = TypeAdapter(Annotated[(field.annotation, *field.metadata)])  # type: ignore[arg-type]
+    for value in (1, "x", "http://x", ["x"]):
+        try:
+            adapter.validate_python(value, strict=not isinstance(value, list))
+        except ValidationError:
+            continue
+        return value
+    raise AssertionError(f"no value fits {field}")
 
 
 def test_every_option_takes_what_the_loader_takes(tmp_path: Path) -> None:
