@@ -36,8 +36,8 @@ from drpo_cli.types import Group, Prompt
 
 GOALS = (
     Goal("0.2 s per turn ÷ none: tokens/s, turns of 64 tokens", 0.90, at_most=False),
-    Goal("the same, turns of 16 tokens", 0.50, at_most=False),
-    Goal("the same as the first, in rounds", 0.50, at_most=False),
+    Goal("the same, turns of 16 tokens", 0.75, at_most=False),
+    Goal("the same as the first, in rounds", 0.80, at_most=False),
 )
 PAUSE_S = 0.2
 TURNS = 4
