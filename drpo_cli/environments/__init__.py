@@ -12,8 +12,8 @@ files:
     def tools(config) -> list[dict]               if it brings tools: their schemas, as templates
                                                   take them; `step` gets the calls, in an `Action`
 
-`start` and `step` may be async. One instance lives for one episode, in a process of its own that
-can be killed.
+`start` and `step` may be async. One instance lives for one episode, in a process that can be
+killed: of its own, or with an `async` method shared with other episodes.
 """
 
 from drpo_cli.settings import EnvironmentSettings as EnvironmentSettings
