@@ -64,7 +64,7 @@ def read(checkpoint: Path) -> dict[str, Any]:
         raise UserError(f"{checkpoint} is damaged: {MARKER} is not JSON: {error}") from error
     try:
         msgspec.convert(record, Record)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:  # half a surrogate pair
         what = f"{MARKER} is not the record of a checkpoint ({error})"
         raise UserError(f"{checkpoint} is damaged: {what}") from error
     if ("files" in record or "checksum" in record) and record.pop("checksum", "") != _sum(record):

@@ -124,6 +124,10 @@ def check(record: dict[str, Any], kind: type[R]) -> tuple[R | None, str]:
         except msgspec.ValidationError as error:
             why = why or str(error)
             wrong = _KEY.search(str(error))
+        except UnicodeEncodeError:
+            # msgspec's complaint of half a surrogate pair, as a key or where it wants a number
+            record = json.loads(json.dumps(record, ensure_ascii=False).encode(errors="replace"))
+            continue
         if wrong is None or wrong[1] not in record:
             return None, why
         record = {key: value for key, value in record.items() if key != wrong[1]}

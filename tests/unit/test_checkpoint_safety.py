@@ -156,6 +156,7 @@ def test_no_bomb_inside_a_valid_checkpoint_runs_code(
     [
         {"step": "2"}, {"step": None}, {"dtype": "load"}, {"dtype": 3}, {"updates": [1]},
         {"files": ["x"]}, {"files": {"hf/config.json": 5}}, {"score": "high"}, {"data": []},
+        {"score": "\ud800"},
     ],
     ids=str,
 )  # fmt: skip

@@ -14,7 +14,7 @@ import pytest
 from drpo_cli.errors import UserError
 from drpo_cli.runs.events import say, state
 from drpo_cli.runs.folder import LAUNCHER_LOCK, RUN_LOCK, RunFolder
-from drpo_cli.runs.metrics import State
+from drpo_cli.runs.metrics import HeldOutRecord, State
 from drpo_cli.runs.reader import Damage, iterate, iterate_lines, read
 from drpo_cli.runs.records import Records, Tail
 
@@ -96,6 +96,15 @@ def test_a_broken_line_in_the_middle_is_no_cut_and_is_counted(tmp_path: Path) ->
     assert damage == Damage(skipped=1, reason="line 2: not a JSON object")
     Records(path).rewind(3)  # as a resumed run does
     assert path.read_text() == '{"step": 1}\n{"step": 3}\n'
+
+
+@pytest.mark.parametrize("line", ['{"step": "\\ud800"}', '{"step": 1, "rates": [0.5, "\\ud800"]}'])
+def test_half_a_character_where_a_number_belongs_is_counted(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "held_out.jsonl"
+    path.write_text(line + '\n{"step": 2, "rates": [], "\\ud800": 1}\n')
+    damage = Damage()
+    assert list(iterate(path, HeldOutRecord, damage)) == [{"step": 2, "rates": [], "?": 1}]
+    assert damage.skipped == 1 and damage.reason.startswith("line 1: Expected")
 
 
 def test_lines_are_found_again_by_their_bytes(tmp_path: Path) -> None:
