@@ -159,6 +159,7 @@ class Turn:
     problem          why a call could not be parsed
     sampling_s       seconds from the request to the last token
     answer_s         seconds until environment or tools answered
+    errors           what went wrong in each of `calls`, with its place; empty text where nothing did
     """
 
     row: int
@@ -169,6 +170,7 @@ class Turn:
     problem: str | None = None
     sampling_s: float = 0.0
     answer_s: float = 0.0
+    errors: tuple[str, ...] = ()
 
 
 End = Literal["done", "max_turns", "max_tokens", "context", "timeout", "failed"]

@@ -205,11 +205,15 @@ class StepMetrics(TypedDict, total=False):
 
 
 class SampleCall(TypedDict, total=False):
-    """A call of a tool that the model wrote; `id` is empty where its format has none."""
+    """A call of a tool that the model wrote; `id` is empty where its format has none.
+
+    error  what went wrong, with its place in the tool's code; only where something did
+    """
 
     name: Required[str]
     arguments: dict[str, Any]
     id: str
+    error: str
 
 
 class SampleTurn(TypedDict, total=False):

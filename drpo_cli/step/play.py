@@ -311,7 +311,9 @@ class _Episodes:
         if isinstance(submitted := answer.info.get("submitted"), str):
             one.text = submitted
         if one.turns:
-            one.turns[-1] = replace(one.turns[-1], reward=answer.reward, answer_s=seconds)
+            one.turns[-1] = replace(
+                one.turns[-1], reward=answer.reward, answer_s=seconds, errors=answer.errors
+            )
 
     def _say(self, one: _Episode, messages: Sequence[Message]) -> None:
         """Keeps messages that nobody answers: they have no tokens."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, zip_longest
 from typing import TYPE_CHECKING, Any
 
 from drpo_cli.types import Episode, Group, Rollout, Scores, Turn
@@ -94,7 +94,8 @@ def _turn(turn: Turn) -> dict[str, Any]:
         "reward": turn.reward,
         "calls": [
             {"name": call.name, "arguments": to_json(call.arguments), "id": call.id}
-            for call in turn.calls
+            | ({"error": error} if error else {})
+            for call, error in zip_longest(turn.calls, turn.errors, fillvalue="")
         ],
         "problem": turn.problem,
         "sampling_s": round(turn.sampling_s, 6),

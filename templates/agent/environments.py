@@ -14,9 +14,9 @@ class Guess:
     class Config(EnvironmentSettings):
         """Options of the game."""
 
-        limit: int = 32
+        limit: int = 16
         """The largest number."""
-        questions: int = 5
+        questions: int = 4
         """The guesses of a game."""
 
     def __init__(self, config: Config) -> None:

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 SEED = 0
-LIMIT, QUESTIONS = 32, 5  # as in environments.py
+LIMIT, QUESTIONS = 16, 4  # as in environments.py
 PROMPT = f"guess 1-{LIMIT}\n"
 BLIND = 0.3  # share of guesses that take no account of the hints
 BATCH = 128

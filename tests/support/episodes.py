@@ -85,7 +85,7 @@ def calculation() -> Rollout:
         {"role": "assistant", "content": "42"},
     )
     turns = (
-        Turn(0, 0, 4, 0.0, (call,), None, 0.5, 0.125),
+        Turn(0, 0, 4, 0.0, (call,), None, 0.5, 0.125, ("ZeroDivisionError: x (tools.py:7 in f)",)),
         Turn(1, 0, 2, -0.5, (), "JSON ends too early", 0.25, 0.0),
         Turn(1, 4, 5, 1.0, (), None, 0.25, 1.0),
     )

@@ -88,7 +88,7 @@ def test_a_tool_answers_in_place_of_the_environment(session: Session) -> None:
     answer = use(session, "add", "call_7", one=1, two=2)
     message = {"role": "tool", "name": "add", "content": "3", "tool_call_id": "call_7"}
     assert answer.messages == (message,) and not answer.done and answer.reward == 0.0
-    assert answer.counts == {"tool_calls": 1}
+    assert answer.counts == {"tool_calls": 1} and answer.errors == ("",)
     both = ToolCall("add", {"one": 1, "two": 2}), ToolCall("add", {"one": 3, "two": 4})
     assert texts(result(session.step(Action("text", both)))) == ["3", "7"]
     assert texts(result(session.step(Action("text")))) == ["said text"]
@@ -108,6 +108,7 @@ def test_a_tool_that_fails_reaches_the_model(
     answer = result(session.step(Action("", (ToolCall(name, arguments),))))
     assert says in texts(answer)[0] and answer.failure is None
     assert answer.counts["tool_calls"] == answer.counts["tool_errors"] == 1
+    assert says in answer.errors[0] and ((".py:" in answer.errors[0]) == (name == "fails"))
     assert texts(use(session, "add", one=1, two=2)) == ["3"]
 
 
@@ -121,7 +122,7 @@ def test_a_tool_that_waits_too_long_reaches_the_model(session: Session) -> None:
     calls = ToolCall("add", {"one": 1, "two": 2}), ToolCall("waits", {"seconds": 1000})
     answer = result(session.step(Action("", (*calls, calls[0]))))
     late = "error: not finished after 1 seconds"
-    assert texts(answer) == ["3", late, late]
+    assert texts(answer) == ["3", late, late] and answer.errors == ("", late, late)
     assert answer.counts == {"tool_calls": 3, "tool_errors": 2, "tool_timeouts": 2}
     assert texts(use(session, "waits", seconds=0)) == ["waited"]
 

@@ -88,7 +88,14 @@ def test_a_line_of_an_episode_has_its_conversation_its_ids_and_its_mask() -> Non
             "first": 0,
             "end": 4,
             "reward": 0.0,
-            "calls": [{"name": "calculator", "arguments": {"expression": "6*7"}, "id": "call_1"}],
+            "calls": [
+                {
+                    "name": "calculator",
+                    "arguments": {"expression": "6*7"},
+                    "id": "call_1",
+                    "error": "ZeroDivisionError: x (tools.py:7 in f)",
+                }
+            ],
             "problem": None,
             "sampling_s": 0.5,
             "answer_s": 0.125,

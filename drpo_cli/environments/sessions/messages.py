@@ -34,6 +34,7 @@ class Answer(NamedTuple):
     info      plain values, as JSON has them
     seconds   of the call, in its process
     counts    for the metrics: `printed_bytes`, `tool_calls`, `tool_errors`, `parse_errors`
+    errors    what went wrong in each call of a tool, with its place; empty text where nothing did
     """
 
     messages: tuple[Message, ...] = ()
@@ -43,6 +44,7 @@ class Answer(NamedTuple):
     seconds: float = 0.0
     failure: Failure | None = None
     counts: Mapping[str, int | float] = {}
+    errors: tuple[str, ...] = ()
 
     def is_valid(self, expected: int) -> bool:
         """Whether it holds nothing but plain values in usable size; the process may be lying."""
@@ -51,6 +53,7 @@ class Answer(NamedTuple):
             all(map(is_usable, numbers))
             and all(map(_is_message, self.messages))
             and _is_plain(self.info)
+            and all(type(error) is str for error in self.errors)
         )
 
 

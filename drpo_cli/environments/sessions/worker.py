@@ -155,6 +155,7 @@ class Episodes:
             done=True,
             info={**final.info, "submitted": run.submitted},
             counts=answer.counts,
+            errors=answer.errors,
         )
 
     async def _step(self, episode: _Episode, action: Action, late: float) -> Answer:
