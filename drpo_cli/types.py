@@ -159,7 +159,7 @@ class Turn:
     problem          why a call could not be parsed
     sampling_s       seconds from the request to the last token
     answer_s         seconds until environment or tools answered
-    errors           what went wrong in each of `calls`, with its place; empty text where nothing did
+    errors           what went wrong in each of `calls`, with its place; empty where nothing did
     """
 
     row: int

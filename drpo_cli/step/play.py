@@ -293,12 +293,9 @@ class _Episodes:
         self._note(one, answer, time.perf_counter() - began)
         if answer.failure is not None:
             self._end(one, "failed", (answer.failure.kind, answer.failure.detail))
-        elif answer.done:
+        elif answer.done or len(one.turns) >= one.config.max_turns:
             self._say(one, answer.messages)
-            self._end(one, "done")
-        elif len(one.turns) >= one.config.max_turns:
-            self._say(one, answer.messages)
-            self._end(one, "max_turns")
+            self._end(one, "done" if answer.done else "max_turns")
         else:
             self._observe(one, answer.messages)
             return self._request(one)
