@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import groupby, zip_longest
+from itertools import groupby, repeat
 from typing import TYPE_CHECKING, Any
 
 from drpo_cli.types import Episode, Group, Rollout, Scores, Turn
@@ -95,7 +95,7 @@ def _turn(turn: Turn) -> dict[str, Any]:
         "calls": [
             {"name": call.name, "arguments": to_json(call.arguments), "id": call.id}
             | ({"error": error} if error else {})
-            for call, error in zip_longest(turn.calls, turn.errors, fillvalue="")
+            for call, error in zip(turn.calls, turn.errors or repeat(""), strict=False)
         ],
         "problem": turn.problem,
         "sampling_s": round(turn.sampling_s, 6),
