@@ -46,8 +46,8 @@ class Experience:
     Per response token:
     token_T        int64
     sampled_T      bool, whether the policy sampled it: false for tool output and user turns
-    loss_mask_T    bool, whether the token has a loss: false for what the policy did not sample
-                   and for rows that are left out
+    loss_mask_T    bool, whether the token has a loss: false for what the policy did not sample,
+                   for rows that are left out, and where log μ is not finite, so π/μ has no value
     logp_mu_T      float64, log μ: the engine's log-probability at the sampling temperature; 0 where
                    nothing was sampled
     turn_T         int64, the turn of the episode in which it was sampled, from 0; −1 where it was
@@ -123,7 +123,7 @@ class Experience:
             offsets=offsets,
             token_T=token_T,
             sampled_T=sampled_T,
-            loss_mask_T=scored_S.repeat_interleave(lengths_S) & sampled_T,
+            loss_mask_T=scored_S.repeat_interleave(lengths_S) & sampled_T & logp_mu_T.isfinite(),
             logp_mu_T=logp_mu_T,
             turn_T=turn_T,
             reward_T=reward_T,

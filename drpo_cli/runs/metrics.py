@@ -117,6 +117,7 @@ class StepMetrics(TypedDict, total=False):
     loss                          mean over the step's updates
     grad_norm                     global norm before clipping, mean over the step's updates
     skipped_updates               updates that were not applied
+    tokens_without_mu             sampled tokens left out because their log μ is not finite
     learning_rate                 of the next update
     ratio_*                       r = π/μ over response tokens
     shift_*                       |π − μ| over response tokens, a probability
@@ -164,6 +165,7 @@ class StepMetrics(TypedDict, total=False):
     loss: float | None
     grad_norm: float | None
     skipped_updates: float | None
+    tokens_without_mu: float | None
     learning_rate: float | None
     ratio_mean: float | None
     ratio_min: float | None

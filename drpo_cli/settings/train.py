@@ -32,7 +32,8 @@ class TrainSettings(Settings):
     final_learning_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Learning rate of the last update, for the linear and cosine schedules."""
     warmup_updates: Annotated[int, Field(ge=0)] = 0
-    """Updates in which the learning rate rises linearly from zero to its peak."""
+    """Updates in which the learning rate rises linearly from zero to its peak: the first, or those
+    after `critic.warmup_steps`."""
     betas: tuple[Decay, Decay] = Field(default=(0.9, 0.999), strict=False)
     """AdamW's decay rates of the first and second moments of the gradient."""
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
@@ -137,7 +138,8 @@ class CriticSettings(Settings):
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-5
     """Learning rate of its AdamW; the other options of the optimizer are those of `[train]`."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """First steps, in which only the critic is trained and not the policy."""
+    """First steps, in which only the critic is trained and not the policy, whose warm-up and
+    schedule begin after them."""
     value_clip: Annotated[float, Field(ge=0)] = 0.2
     """Largest change of a value in one step, in units of the reward: beyond it, the value gets no
     gradient that increases the change; 0 is off."""

@@ -131,13 +131,20 @@ def samples_divide_into_updates(spec: Spec) -> Iterator[Problem]:
         )
 
 
+def resting_updates(spec: Spec) -> int:
+    """The first updates of a run, in which only the critic learns."""
+    return spec.critic.warmup_steps * spec.train.updates_per_rollout if spec.critic else 0
+
+
 def warmup_fits(spec: Spec) -> Iterator[Problem]:
-    warmup, total = spec.train.warmup_updates, spec.run.steps * spec.train.updates_per_rollout
+    warmup, rest = spec.train.warmup_updates, resting_updates(spec)
+    total = spec.run.steps * spec.train.updates_per_rollout - rest
     if warmup > total:
+        without = ", without those of critic.warmup_steps" if rest else ""
         yield Problem(
             ("train", "warmup_updates"),
             f"is {warmup}; must be at most {total}, the updates of the whole run "
-            "(run.steps × train.updates_per_rollout)",
+            f"(run.steps × train.updates_per_rollout){without}",
             also=(("run", "steps"), UPDATES),
         )
 

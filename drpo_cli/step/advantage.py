@@ -199,17 +199,16 @@ def _from_values(
     adv_T, valued_T = torch.zeros_like(value_T), torch.zeros_like(exp.sampled_T)
     adv_T[exp.sampled_T] = torch.tensor(flat, dtype=torch.float64)
     valued_T[exp.sampled_T] = torch.tensor(valued, dtype=torch.bool)
-    shown_T = _whiten_scored(exp, adv_T, world) if critic.settings.whiten else adv_T
+    shown_T = _whiten_trained(exp, adv_T, world) if critic.settings.whiten else adv_T
     return replace(
         exp, advantage_T=shown_T, value_T=value_T, return_T=adv_T + value_T, valued_T=valued_T
     )
 
 
-def _whiten_scored(exp: Experience, adv_T: Tensor, world: World) -> Tensor:
-    """Whitens over the sampled tokens of rows that have a score; the others stay as they are."""
-    scored_T = exp.repeat(exp.scored_S) & exp.sampled_T
+def _whiten_trained(exp: Experience, adv_T: Tensor, world: World) -> Tensor:
+    """Whitens over the tokens that have a loss; the others stay as they are."""
     whitened_T = adv_T.clone()
-    whitened_T[scored_T] = whiten(adv_T[scored_T], world)
+    whitened_T[exp.loss_mask_T] = whiten(adv_T[exp.loss_mask_T], world)
     return whitened_T
 
 

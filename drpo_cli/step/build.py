@@ -20,6 +20,7 @@ from drpo_cli.rollout.engine.protocol import EngineContext, EngineProtocol
 from drpo_cli.settings import ModelSettings, TrainSettings
 from drpo_cli.spec import Spec
 from drpo_cli.spec.lengths import longest_sampled, room_for_responses
+from drpo_cli.spec.rules import resting_updates
 from drpo_cli.spec.rules_lora import shares_base
 from drpo_cli.step.play import Player
 
@@ -175,7 +176,7 @@ def trainer(plan: Plan, world: World) -> Any:
     routing = prepare(policy, train)
     return Trainer(
         policy,
-        optim.build(policy, train, plan.total_updates),
+        optim.build(policy, train, plan.total_updates, resting_updates(spec)),
         Objective(spec.objective.plugin.entry, spec.objective.config),
         train,
         world,

@@ -17,10 +17,15 @@ from drpo_cli.dist import local
 from drpo_cli.settings import TrainSettings
 
 
-def build(policy: nn.Module, settings: TrainSettings, updates: int) -> tuple[AdamW, LambdaLR]:
-    """The optimizer over the trained float32 weights, and its schedule over `updates` updates."""
+def build(
+    policy: nn.Module, settings: TrainSettings, updates: int, resting: int = 0
+) -> tuple[AdamW, LambdaLR]:
+    """The optimizer over the trained float32 weights, and its schedule over `updates` updates.
+
+    In the first `resting` of them the policy is not trained: the schedule begins after them.
+    """
     optimizer = adamw(policy, settings, settings.learning_rate)
-    return optimizer, LambdaLR(optimizer, factor(settings, updates))
+    return optimizer, LambdaLR(optimizer, factor(settings, updates, resting))
 
 
 def adamw(model: nn.Module, settings: TrainSettings, learning_rate: float) -> AdamW:
@@ -77,16 +82,18 @@ def restore(optimizer: AdamW, settings: list[dict[str, Any]]) -> None:
         group.update(own)
 
 
-def factor(settings: TrainSettings, updates: int) -> Callable[[int], float]:
+def factor(settings: TrainSettings, updates: int, resting: int = 0) -> Callable[[int], float]:
     """The learning rate of the n-th update (from 0) as a share of the peak.
 
-    It rises linearly over `warmup_updates`, then follows the schedule towards the final learning
-    rate, which it would reach one update after the last.
+    After `resting` updates it rises linearly over `warmup_updates`, then follows the schedule
+    towards the final learning rate, which it would reach one update after the last.
     """
     floor = settings.final_learning_rate / settings.learning_rate
     warmup, kind = settings.warmup_updates, settings.schedule
+    updates -= resting
 
     def at(update: int) -> float:
+        update = max(0, update - resting)
         if update < warmup:
             return (update + 1) / (warmup + 1)
         progress = min(1.0, (update - warmup) / max(1, updates - warmup))

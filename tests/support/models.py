@@ -114,10 +114,11 @@ def experience(rows: Sequence[Row]) -> Experience:
     def column(parts: Iterable[Sequence[float] | None]) -> torch.Tensor:
         return torch.tensor([x for part in parts for x in part or ()], dtype=torch.float64)
 
+    exp = Experience.of(groups)
     return replace(
-        Experience.of(groups),
+        exp,
         advantage_T=column(row.advantages for row in rows),
-        loss_mask_T=column(row.mask for row in rows).bool(),
+        loss_mask_T=exp.loss_mask_T & column(row.mask for row in rows).bool(),
         value_T=column(row.values for row in rows) if valued else None,
         return_T=column(row.returns for row in rows) if valued else None,
     )

@@ -169,6 +169,11 @@ def test_a_changed_line_breaks_a_rule(folder: Path, old: str, new: str, expected
         (PLAIN + "[reference]\ncoefficient = 0", "21:15: reference.coefficient: is 0; must be ab"),
         (PLAIN + '[reference]\nkl = "k4"', "21:6: reference.kl: is 'k4'; must be 'k1', 'k2' or"),
         (GAE + "learning_rate = 0", "21:17: critic.learning_rate: is 0; must be above 0"),
+        (
+            GAE.replace("rollout = 2", "rollout = 2\nwarmup_updates = 3") + "warmup_steps = 9",
+            "20:18: train.warmup_updates: is 3; must be at most 2, the updates of the whole run "
+            "(run.steps × train.updates_per_rollout), without those of critic.warmup_steps",
+        ),
         (GAE + "warmup_steps = -1", "21:16: critic.warmup_steps: is -1; must be at least 0"),
         (GAE + "value_clip = -0.1", "21:14: critic.value_clip: is -0.1; must be at least 0"),
     ],

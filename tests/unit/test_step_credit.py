@@ -295,13 +295,18 @@ def test_gae_goes_over_what_was_sampled(folder: Path, level: str, apart: bool) -
 
 
 @apart
-def test_whitening_goes_over_sampled_tokens_of_scored_episodes(folder: Path, apart: bool) -> None:
+@pytest.mark.parametrize(("masked", "left"), [(False, 9), (True, 6)])
+def test_whitening_goes_over_the_tokens_that_are_trained(
+    folder: Path, apart: bool, masked: bool, left: int
+) -> None:
     exp = scored(grouped([THREE], apart=apart), skipped=frozenset({2}))
+    if masked:  # the second episode, as overlong = "mask" does
+        exp = replace(exp, loss_mask_T=exp.loss_mask_T & exp.repeat(exp.episode_S != 1))
     with world() as here:
         trainer = open_trainer(folder, here, critic=CriticSettings())
         found = with_advantages(exp, selected("gae"), trainer.critic, here).advantage_T
-    kept = found[exp.sampled_T & exp.repeat(exp.scored_S)]
-    assert len(kept) == 9 and float(kept.mean()) == pytest.approx(0, abs=1e-9)
+    kept = found[exp.loss_mask_T]
+    assert len(kept) == left and float(kept.mean()) == pytest.approx(0, abs=1e-9)
     assert float(kept.std(correction=0)) == pytest.approx(1, abs=1e-6)
     assert not bool(found[~exp.sampled_T].any())
 

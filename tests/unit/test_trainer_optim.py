@@ -67,6 +67,13 @@ def test_warmup_longer_than_the_run() -> None:
     assert found == pytest.approx([0.2, 0.4])
 
 
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_warmup_and_schedule_begin_when_the_policy_does(schedule: Any) -> None:
+    settings = TrainSettings(learning_rate=1.0, schedule=schedule, warmup_updates=3)
+    late, soon = optim.factor(settings, 20, resting=12), optim.factor(settings, 8)
+    assert [late(12 + n) for n in range(9)] == [soon(n) for n in range(9)]
+
+
 def test_adamw_takes_the_settings() -> None:
     settings = TrainSettings(betas=(0.8, 0.9), epsilon=1e-6, weight_decay=0.3, learning_rate=0.01)
     optimizer, _ = optim.build(nn.Linear(2, 2), settings, 1)

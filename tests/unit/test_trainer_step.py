@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,27 @@ def test_a_non_finite_loss_skips_its_update_and_only_that(folder: Path, advantag
         assert all(torch.equal(moved[name], now) for name, now in moments(trainer).items())
         assert trainer.step(experience(batch))["skipped_updates"] == 0
         assert furthest(before, weights(trainer.policy)) > 1e-4
+
+
+@pytest.mark.parametrize("logp", [-math.inf, math.nan])
+@pytest.mark.parametrize("objective", ["drpo", "gspo"])
+def test_a_token_that_the_engine_cannot_have_sampled_is_left_out_and_counted(
+    folder: Path, objective: str, logp: float
+) -> None:
+    batch = samples(LENGTHS)
+    odd, length = batch[3], len(batch[3].response_ids)
+    broken, without = list(batch), list(batch)
+    broken[3] = replace(odd, old_logps=(logp, *odd.old_logps[1:]))
+    without[3] = replace(odd, loss_mask=(False,) + (True,) * (length - 1))
+    with world() as here:
+        found = []
+        for rows in (broken, without):
+            trainer = open_trainer(folder, here, objective=objective)
+            found.append((trainer.step(experience(rows)), weights(trainer.policy)))
+    (metrics, now), (expected, then) = found
+    assert (metrics["tokens_without_mu"], expected["tokens_without_mu"]) == (1, 0)
+    assert metrics["skipped_updates"] == 0 and metrics["loss"] == expected["loss"]
+    assert all(torch.equal(now[name], value) for name, value in then.items())
 
 
 def test_the_other_updates_of_a_step_go_on(folder: Path) -> None:
