@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from drpo_cli.errors import UserError
-from drpo_cli.evaluate.metrics import CONFIDENCE, ROUNDING, Estimate, estimate
+from drpo_cli.evaluate.metrics import CONFIDENCE, ROUNDING, Estimate
 from drpo_cli.tools.compare.grid import Axis, Cell
 from drpo_cli.tools.compare.jobs import Job, State
 from drpo_cli.tools.compare.results import Result, read_result, require_same_problems
@@ -26,10 +26,12 @@ DEFINITIONS = {
     "collapsed": "Runs whose last held-out score is below half of their best one, the untrained "
     "model's included, or whose last updates were all non-finite, or that failed for that reason.",
     "difference": "Value minus the baseline's, paired by seed and by the values of all other "
-    "varied keys, mean over pairs. Intervals are not widened for the number of comparisons.",
-    "interval": "95 % percentile bootstrap over seeds; Wilson's interval for the share that "
-    "collapsed. With few seeds a bootstrap is too narrow: with five, it covers clearly less than "
-    "95 %. Where all seeds give the same value there is none.",
+    "varied keys, mean over pairs. Intervals are not widened for the number of comparisons; p is.",
+    "p": "Of the difference of the final score: paired t-test over seeds, with Holm's correction "
+    "for all differences of the table. Where p is below 0.05 the score has an arrow: of tables in "
+    "which no method differs, at most about one in twenty has any.",
+    "interval": "95 %, of Student's t over seeds; Wilson's interval for the share that collapsed. "
+    "Where all seeds give the same value there is none.",
     "one seed": "There is one seed, so the numbers do not show how much they vary from run to run: "
     "no interval is printed. Run more seeds before you rely on a difference.",
 }
@@ -79,13 +81,25 @@ class Summary:
 
 @dataclass(frozen=True)
 class CellDifference:
-    """A cell minus its baseline, over the seeds that finished in both."""
+    """A cell minus its baseline, over the seeds that finished in both.
+
+    p  of the final difference, corrected for the number of comparisons; None where it has no
+       interval
+    """
 
     cell: Cell
     baseline: Cell
     pairs: int
     final: Estimate
     area: Estimate
+    p: float | None
+
+    @property
+    def sign(self) -> int:
+        """1 or −1 where the final score differs from the baseline's, else 0."""
+        if self.p is None or self.p >= 1 - CONFIDENCE:
+            return 0
+        return 1 if self.final.value > 0 else -1
 
 
 @dataclass(frozen=True)
@@ -113,7 +127,7 @@ class Report:
 
     def definitions(self) -> dict[str, str]:
         """What the columns of this report mean."""
-        absent = {"interval"} if self.seeds == 1 else {"one seed"}
+        absent = {"interval", "p"} if self.seeds == 1 else {"one seed"}
         absent |= {"steps to target"} if self.target is None else set()
         return {name: text for name, text in DEFINITIONS.items() if name not in absent}
 
@@ -182,11 +196,40 @@ def choose_baseline(text: str | None, axes: Sequence[Axis]) -> Baseline:
     )
 
 
-def average_over_seeds(values: Sequence[float]) -> Estimate:
-    """Mean and 95 % interval of one value per seed; without an interval when all are equal."""
+def average_over_seeds(values: Sequence[float], lowest: float = 0.0) -> Estimate:
+    """Mean and 95 % interval of one value per seed, each in [lowest, 1].
+
+    The interval is that of Student's t, cut at these bounds. There is none when all are equal.
+    """
+    mean = math.fsum(values) / len(values)
+    if (test := _t_test(values)) is None:
+        return Estimate(mean, None, None)
+    interval = test.confidence_interval(CONFIDENCE)
+    return Estimate(mean, max(lowest, float(interval.low)), min(1.0, float(interval.high)))
+
+
+def corrected(differences: Sequence[Sequence[float]]) -> list[float | None]:
+    """The p-value of each list of paired differences, corrected by Holm (1979) for their number.
+
+    A t-test each; None for a list of one value, or of equal ones.
+    """
+    tests = [_t_test(values) for values in differences]
+    found: list[float | None] = [None if test is None else float(test.pvalue) for test in tests]
+    ranked = sorted((p, place) for place, p in enumerate(found) if p is not None)
+    largest = 0.0
+    for rank, (p, place) in enumerate(ranked):
+        largest = max(largest, min(1.0, p * (len(ranked) - rank)))
+        found[place] = largest
+    return found
+
+
+def _t_test(values: Sequence[float]) -> Any:
+    """Whether the mean is 0, by Student's t; None where nothing varies."""
     if len(values) < 2 or max(values) - min(values) < ROUNDING:
-        return Estimate(math.fsum(values) / len(values), None, None)
-    return estimate(values)
+        return None
+    from scipy.stats import ttest_1samp
+
+    return ttest_1samp(values, 0.0)
 
 
 def summarise(cell: Cell, results: Sequence[Result], target: float | None) -> Summary:
@@ -211,17 +254,24 @@ def compute_differences(
 ) -> list[CellDifference]:
     """Compares each cell with the baseline's cell that has the same other values, by seed."""
     by_point = {cell.point: cell for cell in results}
-    found = []
+    compared = []
     for cell in results:
         point = tuple((k, base.value if k == base.key else v) for k, v in cell.point)
         if (other := by_point[point]) is not cell:
             there = {r.seed: r for r in results[other] if r.finished}
             pairs = [(r, there[r.seed]) for r in results[cell] if r.finished and r.seed in there]
             if pairs:
-                final = average_over_seeds([mine.final - theirs.final for mine, theirs in pairs])
-                area = average_over_seeds([mine.area - theirs.area for mine, theirs in pairs])
-                found.append(CellDifference(cell, other, len(pairs), final, area))
-    return found
+                final = [mine.final - theirs.final for mine, theirs in pairs]
+                area = [mine.area - theirs.area for mine, theirs in pairs]
+                compared.append((cell, other, final, area))
+    return [
+        CellDifference(
+            cell, other, len(final), average_over_seeds(final, -1), average_over_seeds(area, -1), p
+        )
+        for (cell, other, final, area), p in zip(
+            compared, corrected([final for _, _, final, _ in compared]), strict=True
+        )
+    ]
 
 
 def estimate_share(count: int, runs: int) -> Share:

@@ -141,20 +141,18 @@ def _make_overview(report: Report) -> Table:
         rows.setdefault(row.cell.value(first.key), []).append(text + _arrow(difference))
     table = tuple((name, *values) for name, values in rows.items())
     title = (
-        f"Final held-out avg@k, %; ↑ ↓ differs from {report.baseline.value} (interval excludes 0)"
+        f"Final held-out avg@k, %; ↑ ↓ differs from {report.baseline.value} (corrected p < 0.05)"
     )
     return Table(title, (short[first.key], *columns), table, 1)
 
 
 def _arrow(difference: CellDifference | None) -> str:
-    if difference is None or difference.final.low is None or difference.final.high is None:
-        return ""
-    return " ↑" if difference.final.low > 0 else " ↓" if difference.final.high < 0 else ""
+    return "" if difference is None else ("", " ↑", " ↓")[difference.sign]
 
 
 def _make_difference_table(report: Report) -> Table:
     base, keys = report.baseline, short_keys([axis.key for axis in report.axes])
-    header = (*keys.values(), "pairs", "final", "area")
+    header = (*keys.values(), "pairs", "final", "p", "area")
     rows = tuple(tuple(_difference_row(row)) for row in report.differences)
     title = f"Difference from {base.key}={base.value}, percentage points, paired by seed"
     return Table(title, header, rows, len(keys))
@@ -163,7 +161,9 @@ def _make_difference_table(report: Report) -> Table:
 def _difference_row(row: CellDifference) -> Iterator[str]:
     yield from (value for _, value in row.cell.point)
     yield str(row.pairs)
-    yield from (to_percent(found, "+") for found in (row.final, row.area))
+    yield to_percent(row.final, "+")
+    yield NONE if row.p is None else f"{row.p:.2g}"
+    yield to_percent(row.area, "+")
 
 
 def _show_reached(row: Summary) -> str:
