@@ -194,7 +194,10 @@ def _plot(panel: Panel, steps: Range, sources: _Sources, shades: Sequence[Shade]
 
     plot = models.Plot(
         height=HEIGHT, sizing_mode="stretch_width", x_range=steps, title=None,
-        y_range=models.DataRange1d(range_padding=0.06, only_visible=True),
+        y_range=models.DataRange1d(
+            range_padding=0.06, only_visible=True,
+            default_span=0.02 if panel.share else 2.0,  # of a line that is constant
+        ),
         y_scale=models.LogScale() if panel.log else models.LinearScale(),
         background_fill_color=None, border_fill_color=None, outline_line_color=None,
         min_border_right=12, toolbar_location="right",
