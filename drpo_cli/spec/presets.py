@@ -47,6 +47,38 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "advantage": {"type": "group_norm"},
         "train": {"reduction": "token_mean"},
     },
+    "sapo": {
+        "objective": {"type": "sapo", "tau_pos": 1.0, "tau_neg": 1.05},
+        "advantage": {"type": "group_norm"},
+        "train": {"reduction": "sequence_mean"},
+    },
+    "dppo_tv": {
+        "objective": {
+            "type": "dppo",
+            "divergence": "tv",
+            "delta_low": 0.15,
+            "delta_high": 0.15,
+            "ratio_cap": 20.0,
+        },
+        "advantage": {"type": "group_mean"},
+        "train": {"reduction": "fixed_horizon"},
+    },
+    "dppo_kl": {
+        "objective": {
+            "type": "dppo",
+            "divergence": "kl",
+            "delta_low": 0.05,
+            "delta_high": 0.05,
+            "ratio_cap": 20.0,
+        },
+        "advantage": {"type": "group_mean"},
+        "train": {"reduction": "fixed_horizon"},
+    },
+    "spo_released": {
+        "objective": {"type": "spo", "epsilon": 12.5},
+        "advantage": {"type": "group_mean"},
+        "train": {"reduction": "fixed_horizon"},
+    },
     "rloo": {
         "objective": {"type": "none"},
         "advantage": {"type": "rloo"},
@@ -67,6 +99,10 @@ SOURCES = {
     "dr_grpo": "arXiv 2503.20783",
     "gspo": "arXiv 2507.18071",
     "cispo": "MiniMax-M1, arXiv 2506.13585",
+    "sapo": "arXiv 2511.20347",
+    "dppo_tv": "arXiv 2602.04879, with the thresholds of verl's script",
+    "dppo_kl": "arXiv 2602.04879, with the thresholds of verl's script",
+    "spo_released": "arXiv 2401.16025, with ε of DRPO's recipe (arXiv 2606.09821)",
     "rloo": "arXiv 2402.14740",
     "drpo_released": "the released recipe of DRPO, arXiv 2606.09821",
 }
