@@ -123,9 +123,10 @@ class ReferenceSettings(Settings):
 
     path: Annotated[str, Field(min_length=1)] | None = None
     """Model folder or hub id of the reference; `model.path` if not set."""
-    kl: Literal["k1", "k2", "k3"] = "k3"
-    """Estimator of the divergence: `k2` and `k3` are added to the loss; `k1` is subtracted from the
-    advantage (in the loss, its gradient would be zero on average)."""
+    kl: Literal["k1", "k2", "k3"] = "k2"
+    """Estimator of the divergence. `k1`: the divergence of each episode is subtracted from its
+    reward, before a baseline. `k2`: a term of the loss with the gradient of KL(π ‖ π_ref). `k3`:
+    the term of GRPO, whose gradient is that of KL(π_ref ‖ π)."""
     coefficient: Annotated[float, Field(gt=0)] = 0.001
     """Factor β of the divergence term."""
 

@@ -272,13 +272,6 @@ def one_advantage_per_response(spec: Spec) -> Iterator[Problem]:
             "such as group_norm, or another objective",
             also=(ADVANTAGE,),
         )
-    if objective.plugin.sequence_level and spec.reference and spec.reference.kl == "k1":
-        yield Problem(
-            ("reference", "kl"),
-            f"is 'k1', which changes the advantage of every token, and objective "
-            f"{objective.type!r} needs one advantage per response; set it to 'k2' or 'k3'",
-            also=(OBJECTIVE,),
-        )
 
 
 def critic_where_needed(spec: Spec) -> Iterator[Problem]:

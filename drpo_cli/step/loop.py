@@ -7,6 +7,7 @@ from drpo_cli.experience import Experience
 from drpo_cli.runs.folder import RunFolder
 from drpo_cli.step.advantage import with_advantages
 from drpo_cli.step.checkpoint import save_if_due
+from drpo_cli.step.divergence import with_divergence
 from drpo_cli.step.evaluate import evaluate, is_due
 from drpo_cli.step.overlong import with_overlong
 from drpo_cli.step.proof import check_sync, prove_sync, push
@@ -50,6 +51,7 @@ def take(r: Run, step: int) -> None:
     with r.phase("train"):
         r.gap = check_sync(r, groups)  # did the weights that were trained also sample?
         exp = with_overlong(exp, spec.train, rollout.max_new_tokens)
+        exp = with_divergence(exp, r.trainer)
         exp = with_advantages(exp, spec.advantage, r.trainer.critic, r.world, groups)
         trained = r.trainer.step(exp)  # all optimizer updates on this experience
     with r.phase("sync"):

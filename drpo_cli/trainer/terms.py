@@ -2,17 +2,28 @@
 
 With log π_old and log π_ref replayed once, before the first update of a step:
 
-    loss_t = ρ_t objective_t + β k(log π_t − log π_ref,t) − c H_t
+    loss_t = ρ_t (objective_t + β w_t k(d_t)) − c H_t,    d = log π − log π_ref
 
 ρ = min(π_old / μ, cap) is truncated importance sampling (fengyao.notion.site/off-policy-rl): an
 objective anchored on the trainer has the ratio π / π_old, and ρ carries the step from μ to π_old.
-k estimates KL(π ‖ π_ref) (http://joschu.net/blog/kl-approx.html) from d = log π − log π_ref:
+k estimates KL(π ‖ π_ref) (http://joschu.net/blog/kl-approx.html):
 
     k1 = d,    k2 = d² / 2,    k3 = e^−d + d − 1
+
+k1 belongs to the reward (`step.divergence`). A loss on sampled tokens has the mean gradient
+E_π[k′(d) ∇ log π], which leaves out that sampling itself depends on π:
+
+    k2′ = d           E_π[d ∇ log π] = ∇ KL(π ‖ π_ref), since E_π[∇ log π] = 0
+    k3′ = 1 − e^−d    E_π[−(π_ref / π) ∇ log π] = −E_π_ref[∇ log π] = ∇ KL(π_ref ‖ π)
+
+So k2 has the gradient of the divergence that is named, and k3, the term of GRPO, that of the other
+direction. The tokens come from another policy, for which the constant w = π / π_old corrects. To
+bound a token's gradient, w is at most `MOST_WEIGHT` and |k′| at most `MOST_SLOPE`.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -25,6 +36,12 @@ from drpo_cli.trainer.lora import adapters_off
 from drpo_cli.trainer.model import Policy
 from drpo_cli.trainer.pack import Packed
 from drpo_cli.types import LOG_RATIO_LIMIT
+
+MOST_WEIGHT = 10.0
+"""Largest w; an update moves few tokens by more."""
+
+MOST_SLOPE = 10.0
+"""Largest |k′|: that of k2 where log π and log π_ref are 10 nats apart."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +71,6 @@ def with_anchor(exp: Experience, logp_T: Tensor, cap: float | None) -> Experienc
     return replace(exp, anchor_logp_T=logp_T, importance_T=gap_T.exp().clamp(max=cap))
 
 
-def with_reference(exp: Experience, ref_logp_T: Tensor, settings: ReferenceSettings) -> Experience:
-    """Adds log π_ref for the divergence; k1 is subtracted from the advantages instead."""
-    if settings.kl != "k1":
-        return replace(exp, ref_logp_T=ref_logp_T)
-    d_T = exp.old_logp_T.float() - ref_logp_T
-    return replace(exp, advantage_T=exp.advantage_T.float() - settings.coefficient * d_T)
-
-
 def mean_divergence(exp: Experience, ref_logp_T: Tensor, world: World) -> float:
     """The mean of k3 over all tokens with a loss, at the policy that the ratios start from: nats.
 
@@ -87,13 +96,25 @@ def with_terms(
     reference: ReferenceSettings | None,
     entropy_bonus: float,
 ) -> Tensor:
-    """Each token's loss, [T]: importance weight × objective + divergence − entropy bonus.
+    """Each token's loss, [T]: importance weight × (objective + divergence) − entropy bonus.
 
     `outputs` are log π and the entropy, both [T].
     """
     logp_T, entropy_T = outputs
-    loss_T = objective_T if packed.importance_T is None else packed.importance_T * objective_T
-    if reference is not None and packed.ref_logp_T is not None:
-        k_T = divergence(reference.kl, logp_T, packed.ref_logp_T)
+    loss_T = objective_T
+    if reference is not None and packed.ref_logp_T is not None and reference.kl != "k1":
+        k_T = _weighted(reference.kl, logp_T, packed.old_logp_T, packed.ref_logp_T)
         loss_T = loss_T + reference.coefficient * k_T
+    if packed.importance_T is not None:
+        loss_T = packed.importance_T * loss_T
     return loss_T - entropy_bonus * entropy_T if entropy_bonus else loss_T
+
+
+def _weighted(kl: str, logp_T: Tensor, old_logp_T: Tensor, ref_logp_T: Tensor) -> Tensor:
+    """w k(d) of each token, [T], whose gradient on log π is w k′(d)."""
+    own_T = logp_T.detach()
+    weight_T = (own_T - old_logp_T).clamp(max=math.log(MOST_WEIGHT)).exp()
+    d_T = own_T - ref_logp_T
+    slope_T = d_T if kl == "k2" else -(-d_T).clamp(max=LOG_RATIO_LIMIT).expm1()
+    k_T = divergence(kl, own_T, ref_logp_T)
+    return weight_T * (k_T + slope_T.clamp(-MOST_SLOPE, MOST_SLOPE) * (logp_T - own_T))

@@ -75,8 +75,8 @@ class Trainer:
         rows of an update over the ranks.
         """
         budget, costs = self.settings.tokens_per_microbatch, self.policy.costs
-        exp = balance(self._divide(exp), budget, costs, self.world)
-        exp, metrics = self._replay_once(exp)
+        exp = self.replay_once(balance(self._divide(exp), budget, costs, self.world))
+        metrics = self._describe(exp)
         stats = TokenStats(self.world)
         with self.moments:  # on the device while there are updates
             reports = [self._update(exp.take(rows), stats) for rows in self._rows_of_updates(exp)]
@@ -99,20 +99,28 @@ class Trainer:
         """
         return replay(self.policy, exp, self.settings.tokens_per_microbatch, self.world)
 
-    def _replay_once(self, exp: Experience) -> tuple[Experience, dict[str, float]]:
-        """Per-step replays (anchor, reference) as columns, and the metrics of what they show."""
-        metrics = {}
-        if self.settings.anchor == "trainer":
+    def replay_once(self, exp: Experience) -> Experience:
+        """Adds what is replayed once per step, log π_old and log π_ref, where it is not there yet.
+
+        Collective.
+        """
+        if self.settings.anchor == "trainer" and exp.anchor_logp_T is None:
             exp = terms.with_anchor(exp, self.replay(exp), self.settings.importance_cap)
-        if self.reference is not None:
+        if self.reference is not None and exp.ref_logp_T is None:
             budget = self.settings.tokens_per_microbatch
             # another model, whose routers choose by themselves
             ref_logp_T = self.reference.replay(exp.without_experts(), budget, self.world)
-            metrics["reference_kl"] = terms.mean_divergence(exp, ref_logp_T, self.world)
-            exp = terms.with_reference(exp, ref_logp_T, self.reference.settings)
+            exp = replace(exp, ref_logp_T=ref_logp_T)
+        return exp
+
+    def _describe(self, exp: Experience) -> dict[str, float]:
+        """Metrics of what is known before the first update. Collective."""
+        metrics = {}
+        if exp.ref_logp_T is not None:
+            metrics["reference_kl"] = terms.mean_divergence(exp, exp.ref_logp_T, self.world)
         if self.critic is not None:
             metrics["explained_variance"] = self.critic.explained_variance(exp)
-        return exp, metrics
+        return metrics
 
     def _divide(self, exp: Experience) -> Experience:
         """Gives all rows of an episode the same update, and says how many tokens count in it.

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy
 
 from drpo_cli.settings import ModelSettings, ReferenceSettings
+from drpo_cli.step.divergence import with_divergence
 from drpo_cli.trainer import loading, terms
 from drpo_cli.trainer.batches import replay
 from support.models import Row, experience, samples, tiny_model, world
@@ -81,24 +82,41 @@ def require_gradient(
 Formulas = dict[str, Callable[[float], float]]
 
 
-def test_the_estimators_are_their_formulas_and_so_are_their_gradients() -> None:
+def divergence_loss(kl: Any, logp_T: Tensor, old_logp_T: Tensor, ref_logp_T: Tensor) -> Tensor:
+    """The term of a reference with β = 1, without an objective."""
+    packed: Any = SimpleNamespace(old_logp_T=old_logp_T, ref_logp_T=ref_logp_T, importance_T=None)
+    settings = ReferenceSettings(kl=kl, coefficient=1.0)
+    nothing_T = torch.zeros_like(logp_T)
+    return terms.with_terms(nothing_T, packed, (logp_T, nothing_T), settings, 0.0)
+
+
+def test_the_estimators_are_their_formulas_and_so_are_their_bounded_slopes() -> None:
     d = [-19.0, -3.0, -0.5, -1e-6, 0.0, 1e-6, 0.5, 3.0, 19.0]
     value: Formulas = {
         "k1": lambda x: x,
         "k2": lambda x: x * x / 2,
         "k3": lambda x: math.expm1(-x) + x,
     }
-    slope: Formulas = {
-        "k1": lambda x: 1.0,
-        "k2": lambda x: x,
-        "k3": lambda x: -math.expm1(-x),
-    }
+    slope: Formulas = {"k2": lambda x: x, "k3": lambda x: -math.expm1(-x)}
     for kl, formula in value.items():
         logp_T = torch.tensor([-1.0 + x for x in d], dtype=torch.float64, requires_grad=True)
-        k_T = terms.divergence(kl, logp_T, torch.full_like(logp_T, -1.0))
-        (slope_T,) = torch.autograd.grad(k_T.sum(), logp_T)
+        ref_logp_T = torch.full_like(logp_T, -1.0)
+        k_T = terms.divergence(kl, logp_T, ref_logp_T)
         assert k_T.tolist() == pytest.approx([formula(x) for x in d], rel=1e-9, abs=1e-15)
-        assert slope_T.tolist() == pytest.approx([slope[kl](x) for x in d], rel=1e-9, abs=1e-15)
+        if kl == "k1":
+            continue
+        loss_T = divergence_loss(kl, logp_T, logp_T.detach(), ref_logp_T)
+        assert torch.equal(loss_T, k_T)
+        (slope_T,) = torch.autograd.grad(loss_T.sum(), logp_T)
+        expected = [max(-10.0, min(10.0, slope[kl](x))) for x in d]
+        assert slope_T.tolist() == pytest.approx(expected, rel=1e-9, abs=1e-15)
+
+
+def test_the_weight_of_a_divergence_is_bounded() -> None:
+    logp_T = torch.tensor([-1.0, -1.0, -1.0], requires_grad=True)
+    old_T, ref_T = torch.tensor([-1.5, -9.0, -math.inf]), torch.full((3,), -3.0)
+    (slope_T,) = torch.autograd.grad(divergence_loss("k2", logp_T, old_T, ref_T).sum(), logp_T)
+    assert slope_T.tolist() == pytest.approx([2 * math.exp(0.5), 20, 20])
 
 
 def test_a_token_that_the_reference_never_says_gives_a_finite_divergence() -> None:
@@ -107,21 +125,28 @@ def test_a_token_that_the_reference_never_says_gives_a_finite_divergence() -> No
         assert bool(terms.divergence(kl, logp_T, ref_logp_T).isfinite().all())
 
 
-def test_k1_and_k3_are_the_divergence_on_average_and_k2_has_its_gradient() -> None:
+@pytest.mark.parametrize("distance", [0.0, 0.5])
+def test_k1_and_k3_are_the_divergence_on_average_and_gradients_are_those_of_the_docstring(
+    distance: float,
+) -> None:
+    """Also where the tokens come from another policy μ, at a distance."""
     generator = torch.Generator().manual_seed(0)
-    logits_V, ref_V = torch.randn(2, 50, generator=generator, dtype=torch.float64)
+    logits_V, ref_V, noise_V = torch.randn(3, 50, generator=generator, dtype=torch.float64) / 2
+    mu_logp_V = (logits_V + distance * noise_V).log_softmax(-1)
     logits_V.requires_grad_()
     logp_V, ref_logp_V = logits_V.log_softmax(-1), ref_V.log_softmax(-1)
     p_V = logp_V.exp()
     kl = (p_V * (logp_V - ref_logp_V)).sum()
+    other_way = (ref_logp_V.exp() * (ref_logp_V - logp_V)).sum()
     for name in ("k1", "k3"):
         mean = (p_V * terms.divergence(name, logp_V, ref_logp_V)).sum()
         assert mean.item() == pytest.approx(kl.item(), rel=1e-12)
-    expected_V, found_V = (
-        torch.autograd.grad(value, logits_V, retain_graph=True)[0]
-        for value in (kl, (p_V.detach() * terms.divergence("k2", logp_V, ref_logp_V)).sum())
-    )
-    torch.testing.assert_close(found_V, expected_V, atol=1e-12, rtol=0)
+    for name, exact in (("k2", kl), ("k3", other_way)):
+        mean = (mu_logp_V.exp() * divergence_loss(name, logp_V, mu_logp_V, ref_logp_V)).sum()
+        expected_V, found_V = (
+            torch.autograd.grad(value, logits_V, retain_graph=True)[0] for value in (exact, mean)
+        )
+        torch.testing.assert_close(found_V, expected_V, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("kl", ["k2", "k3"])
@@ -130,9 +155,12 @@ def test_the_divergence_is_added_to_the_loss(folder: Path, other: Path, kl: Any)
     ref = {s.response_ids: logp_T for s, logp_T in zip(batch, log_probs(other, batch), strict=True)}
 
     def by_hand(seen: ByHand) -> Tensor:
-        d_T = seen.logp_T - ref[seen.sample.response_ids]
+        d_T = seen.logp_T.detach() - ref[seen.sample.response_ids]
         k_T = d_T**2 / 2 if kl == "k2" else (-d_T).exp() - 1 + d_T
-        return policy_gradient(seen) + BETA * k_T
+        slope_T = (d_T if kl == "k2" else 1 - (-d_T).exp()).clamp(min=-10)
+        weight_T = (seen.logp_T.detach() - torch.tensor(seen.sample.old_logps)).exp().clamp(max=10)
+        k_T = k_T + slope_T * (seen.logp_T - seen.logp_T.detach())
+        return policy_gradient(seen) + BETA * weight_T * k_T
 
     settings = ReferenceSettings(path=str(other), kl=kl, coefficient=BETA)
     metrics = require_gradient(folder, batch, by_hand, reference=settings)
@@ -141,18 +169,28 @@ def test_the_divergence_is_added_to_the_loss(folder: Path, other: Path, kl: Any)
     assert metrics["reference_kl"] == pytest.approx(float((d_T.neg().expm1() + d_T).mean()), 1e-5)
 
 
-def test_k1_is_taken_off_the_advantage_of_each_token(folder: Path, other: Path) -> None:
+def test_k1_is_no_term_of_the_loss_and_comes_off_the_scores_by_one_replay(
+    folder: Path, other: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     batch = samples(LENGTHS)
-    ref = {s.response_ids: logp_T for s, logp_T in zip(batch, log_probs(other, batch), strict=True)}
-
-    def by_hand(seen: ByHand) -> Tensor:
-        sample = seen.sample
-        d_T = torch.tensor(sample.old_logps) - ref[sample.response_ids]
-        adv_T = torch.tensor(sample.advantages) - BETA * d_T
-        return policy_gradient(seen._replace(sample=replace(sample, advantages=tuple(adv_T))))
-
     settings = ReferenceSettings(path=str(other), kl="k1", coefficient=BETA)
-    require_gradient(folder, batch, by_hand, reference=settings)
+    require_gradient(folder, batch, policy_gradient, reference=settings)
+
+    replays: list[int] = []
+    whole = terms.Reference.replay
+
+    def counted(*args: Any) -> Tensor:
+        replays.append(1)
+        return whole(*args)
+
+    monkeypatch.setattr(terms.Reference, "replay", counted)
+    ref = torch.stack([logp_T.sum() for logp_T in log_probs(other, batch)])
+    old = torch.tensor([sum(s.old_logps) for s in batch])
+    with world() as here:
+        trainer = open_trainer(folder, here, reference=settings)
+        exp = with_divergence(experience(batch), trainer)
+        assert trainer.step(exp)["reference_kl"] > 0 and replays == [1]
+    assert exp.score_S.tolist() == pytest.approx((-BETA * (old - ref)).tolist(), abs=1e-4)
 
 
 @pytest.mark.parametrize("kl", ["k1", "k2", "k3"])
