@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from support.command import drpo
+from support.command import drpo, drpo_here
 from support.specs import SMALLEST
 
 ROOT = Path(__file__).parents[2]
@@ -64,7 +64,7 @@ def spec(tmp_path: Path) -> Path:
 
 def planned(spec: Path, *options: object, fits: bool) -> dict[str, Any]:
     """The JSON of a plan that fits, with exit code 0, or of one that does not, with 1."""
-    ran = drpo("plan", spec, "--json", *options)
+    ran = drpo_here("plan", spec, "--json", *options)
     assert ran.returncode == (0 if fits else 1), ran.stderr
     found: dict[str, Any] = json.loads(ran.stdout)
     assert found["fits"] is fits

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
+
+from drpo_cli.cli import main
 
 VARIES = (  # from one run of a step to the next
     "seconds", "tokens_per_second", "peak_memory_gib", "idle_share"
@@ -32,6 +37,24 @@ def drpo(
         timeout=PATIENCE,
         check=False,
     )
+
+
+def drpo_here(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a verb that starts no run in this process, which has imported all that it needs."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with (
+        patch.dict(os.environ, environment),
+        patch.object(sys, "argv", ["drpo", *map(str, arguments)]),
+        patch.object(sys, "excepthook", sys.excepthook),
+        patch("drpo_cli.cli.guard_streams"),  # it writes to the process's own streams
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        try:
+            main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def drpo_until(metrics: Path, step: int, number: signal.Signals, *arguments: object) -> int:

@@ -12,7 +12,7 @@ from drpo_cli.plan import make_plan
 from drpo_cli.spec import load
 from drpo_cli.step import build as assemble
 from drpo_cli.tools.preview import completions, data_show
-from support.command import drpo
+from support.command import drpo_here as drpo
 from support.models import tiny_model
 
 CHAT = (

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from support.command import drpo
+from support.command import drpo as in_a_process
+from support.command import drpo_here as drpo
 
 WIDE = {"COLUMNS": "100"}
 REWARDS = '''\
@@ -215,7 +216,7 @@ def test_an_installed_package_is_listed_and_a_broken_one_too(tmp_path: Path) -> 
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: my-{name}\nVersion: 1.0\n")
         (info / "entry_points.txt").write_text(f"[drpo.rewards]\n{name} = my_{name}\n")
-    done = drpo("reward", "list", PYTHONPATH=str(tmp_path), **WIDE)
+    done = in_a_process("reward", "list", PYTHONPATH=str(tmp_path), **WIDE)
     assert done.returncode == 0, done.stderr
     assert "All are good.  (my_good)" in done.stdout
     said = " ".join(done.stdout.split())
