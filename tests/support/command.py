@@ -54,7 +54,9 @@ def drpo_here(*arguments: object, **environment: str) -> subprocess.CompletedPro
             main()
         except SystemExit as ended:
             code = int(ended.code or 0)
-    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+    return subprocess.CompletedProcess(
+        list(map(str, arguments)), code, out.getvalue(), err.getvalue()
+    )
 
 
 def drpo_until(metrics: Path, step: int, number: signal.Signals, *arguments: object) -> int:

@@ -16,6 +16,7 @@ class CallLine(BaseModel):
     name: str
     arguments: dict[str, Any] = {}
     id: str = ""
+    error: str = ""
 
 
 class TurnLine(BaseModel):
@@ -42,6 +43,7 @@ class TurnLine(BaseModel):
             self.problem,
             self.sampling_s,
             self.answer_s,
+            errors=tuple(call.error for call in self.calls),
         )
 
 
