@@ -72,11 +72,12 @@ def with_anchor(exp: Experience, logp_T: Tensor, cap: float | None) -> Experienc
 
 
 def mean_divergence(exp: Experience, ref_logp_T: Tensor, world: World) -> float:
-    """The mean of k3 over all tokens with a loss, at the policy that the ratios start from: nats.
+    """The mean of k3 over all sampled tokens, at the policy that the ratios start from: nats.
 
     Collective.
     """
-    k_T = divergence("k3", exp.old_logp_T.float(), ref_logp_T)[exp.loss_mask_T]
+    known_T = exp.sampled_T & exp.old_logp_T.isfinite()
+    k_T = divergence("k3", exp.old_logp_T.float(), ref_logp_T)[known_T]
     total, count = world.sum([float(k_T.double().sum()), len(k_T)])
     return total / max(1, count)
 
