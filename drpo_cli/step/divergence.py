@@ -28,7 +28,8 @@ def with_divergence(exp: Experience, trainer: Trainer) -> Experience:
     if exp.ref_logp_T is None:
         raise AssertionError("the trainer has a reference and did not replay it")
     d_T = divergence("k1", exp.old_logp_T, exp.ref_logp_T.double())
-    penalty_T = torch.where(exp.loss_mask_T, d_T * reference.settings.coefficient, 0.0)
+    known_T = exp.sampled_T & exp.old_logp_T.isfinite()
+    penalty_T = torch.where(known_T, d_T * reference.settings.coefficient, 0.0)
     turns = Turns.of(exp)
     own_N = exp.sampled_part(penalty_T)
     turn_N = torch.arange(len(turns.tokens_U)).repeat_interleave(turns.tokens_U)

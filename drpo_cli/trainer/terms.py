@@ -38,7 +38,7 @@ from drpo_cli.trainer.pack import Packed
 from drpo_cli.types import LOG_RATIO_LIMIT
 
 MOST_WEIGHT = 10.0
-"""Largest w; an update moves few tokens by more."""
+"""Largest w: that of a token which π makes ten times as likely as the policy that sampled it."""
 
 MOST_SLOPE = 10.0
 """Largest |k′|: that of k2 where log π and log π_ref are 10 nats apart."""

@@ -114,7 +114,7 @@ def test_each_turn_is_charged_for_its_own_tokens(apart: bool) -> None:
     assert not bool(shaped.reward_T[~exp.sampled_T].any())
 
 
-def test_tokens_without_a_loss_are_not_charged() -> None:
+def test_tokens_without_a_ratio_are_not_charged() -> None:
     rollouts = (Rollout((1, 2), (-1.0, float("-inf")), "", False), Rollout((), (), "", False))
     exp = Experience.of([Group(Prompt("a", "", (9,), None, {}), rollouts)])
     shaped = with_divergence(exp, trainer_with(torch.tensor([-2.0, -2.0])))
