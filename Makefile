@@ -37,7 +37,7 @@ demo: $(STAMP)
 	$(BIN)/drpo eval $(DEMO)/model $(DEMO)/runs/quickstart --spec $(DEMO)/run.toml
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=25
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations=25
 
 # Puts random faults into real runs, and compares their ends with an undisturbed one.
 soak: $(STAMP)

@@ -8,6 +8,7 @@ episodes (baselines, means over responses, updates) goes by `episode_S`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -47,7 +48,7 @@ class Experience:
     token_T        int64
     sampled_T      bool, whether the policy sampled it: false for tool output and user turns
     loss_mask_T    bool, whether the token has a loss: false for what the policy did not sample,
-                   for rows that are left out, and where log μ is not finite, so π/μ has no value
+                   for rows that are left out, and where μ is 0, so that π/μ has no value
     logp_mu_T      float64, log μ: the engine's log-probability at the sampling temperature; 0 where
                    nothing was sampled
     turn_T         int64, the turn of the episode in which it was sampled, from 0; −1 where it was
@@ -123,7 +124,9 @@ class Experience:
             offsets=offsets,
             token_T=token_T,
             sampled_T=sampled_T,
-            loss_mask_T=scored_S.repeat_interleave(lengths_S) & sampled_T & logp_mu_T.isfinite(),
+            loss_mask_T=scored_S.repeat_interleave(lengths_S)
+            & sampled_T
+            & (logp_mu_T != -math.inf),
             logp_mu_T=logp_mu_T,
             turn_T=turn_T,
             reward_T=reward_T,

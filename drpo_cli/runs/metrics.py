@@ -117,7 +117,7 @@ class StepMetrics(TypedDict, total=False):
     loss                          mean over the step's updates
     grad_norm                     global norm before clipping, mean over the step's updates
     skipped_updates               updates that were not applied
-    tokens_without_mu             sampled tokens left out because their log μ is not finite
+    tokens_without_mu             sampled tokens left out because their μ is 0
     learning_rate                 of the next update
     ratio_*                       r = π/μ over response tokens
     shift_*                       |π − μ| over response tokens, a probability

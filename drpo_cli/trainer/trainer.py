@@ -86,7 +86,7 @@ class Trainer:
             **metrics,
             **{key: _mean([report[key] for report in done]) for key in keys},
             "skipped_updates": float(len(reports) - len(done)),
-            "tokens_without_mu": self.world.sum([int((~exp.logp_mu_T.isfinite()).sum())])[0],
+            "tokens_without_mu": self.world.sum([int((exp.logp_mu_T == -math.inf).sum())])[0],
             "learning_rate": float(self.schedule.get_last_lr()[0]),
             **stats.summary(),
             **(self.routing.metrics(self.world) if self.routing else {}),

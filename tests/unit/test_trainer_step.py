@@ -205,15 +205,14 @@ def test_a_non_finite_loss_skips_its_update_and_only_that(folder: Path, advantag
         assert furthest(before, weights(trainer.policy)) > 1e-4
 
 
-@pytest.mark.parametrize("logp", [-math.inf, math.nan])
 @pytest.mark.parametrize("objective", ["drpo", "gspo"])
 def test_a_token_that_the_engine_cannot_have_sampled_is_left_out_and_counted(
-    folder: Path, objective: str, logp: float
+    folder: Path, objective: str
 ) -> None:
     batch = samples(LENGTHS)
     odd, length = batch[3], len(batch[3].response_ids)
     broken, without = list(batch), list(batch)
-    broken[3] = replace(odd, old_logps=(logp, *odd.old_logps[1:]))
+    broken[3] = replace(odd, old_logps=(-math.inf, *odd.old_logps[1:]))
     without[3] = replace(odd, loss_mask=(False,) + (True,) * (length - 1))
     with world() as here:
         found = []
