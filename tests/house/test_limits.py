@@ -3,6 +3,7 @@
 import ast
 import shutil
 import subprocess
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,12 @@ def catches_all(handler: ast.ExceptHandler) -> bool:
 
 def lines(path: Path) -> int:
     return len(path.read_text().splitlines())
+
+
+def test_no_folder_of_tests_is_left_out(pytestconfig: pytest.Config) -> None:
+    folders = {part for path in SOURCES for part in path.relative_to(ROOT).parts[:-1]}
+    skipped = pytestconfig.getini("norecursedirs")
+    assert not [name for name in folders for glob in skipped if fnmatch(name, glob)]
 
 
 @by_file
