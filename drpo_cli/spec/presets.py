@@ -15,6 +15,13 @@ KEY = "preset"
 
 _CLIP = {"type": "ppo_clip", "epsilon_low": 0.2, "epsilon_high": 0.2}
 
+# reward minus group mean, and a sum over a response divided by a constant
+_CENTRED: dict[str, dict[str, Any]] = {
+    "advantage": {"type": "group_mean"},
+    "train": {"reduction": "fixed_horizon"},
+}
+_DPPO = {"type": "dppo", "ratio_cap": 20.0}
+
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "ppo": {
         "objective": _CLIP,
@@ -34,8 +41,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "dr_grpo": {
         "objective": _CLIP,
-        "advantage": {"type": "group_mean"},
-        "train": {"reduction": "fixed_horizon"},
+        **_CENTRED,
     },
     "gspo": {
         "objective": {"type": "gspo", "epsilon_low": 3e-4, "epsilon_high": 4e-4},
@@ -53,31 +59,16 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "train": {"reduction": "sequence_mean"},
     },
     "dppo_tv": {
-        "objective": {
-            "type": "dppo",
-            "divergence": "tv",
-            "delta_low": 0.15,
-            "delta_high": 0.15,
-            "ratio_cap": 20.0,
-        },
-        "advantage": {"type": "group_mean"},
-        "train": {"reduction": "fixed_horizon"},
+        "objective": _DPPO | {"divergence": "tv", "delta_low": 0.15, "delta_high": 0.15},
+        **_CENTRED,
     },
     "dppo_kl": {
-        "objective": {
-            "type": "dppo",
-            "divergence": "kl",
-            "delta_low": 0.05,
-            "delta_high": 0.05,
-            "ratio_cap": 20.0,
-        },
-        "advantage": {"type": "group_mean"},
-        "train": {"reduction": "fixed_horizon"},
+        "objective": _DPPO | {"divergence": "kl", "delta_low": 0.05, "delta_high": 0.05},
+        **_CENTRED,
     },
     "spo_released": {
         "objective": {"type": "spo", "epsilon": 12.5},
-        "advantage": {"type": "group_mean"},
-        "train": {"reduction": "fixed_horizon"},
+        **_CENTRED,
     },
     "rloo": {
         "objective": {"type": "none"},
@@ -86,8 +77,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "drpo_released": {
         "objective": {"type": "drpo", "delta": 12.5},
-        "advantage": {"type": "group_mean"},
-        "train": {"reduction": "fixed_horizon"},
+        **_CENTRED,
     },
 }
 """Preset → section → keys. docs/presets.md says what differs from the papers."""
