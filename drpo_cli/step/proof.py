@@ -225,7 +225,12 @@ class Proof:
 
     def _mean(self, difference_T: Tensor, exp: Experience) -> float:
         masked_T = difference_T.double().abs()[exp.loss_mask_T]
-        total, count = self.trainer.world.sum([float(masked_T.sum()), len(masked_T)])
+        sampled = int(exp.sampled_T.sum())
+        total, count, whole = self.trainer.world.sum(
+            [float(masked_T.sum()), len(masked_T), sampled]
+        )
+        if whole and not count:  # no token that was sampled has a probability
+            return math.inf
         return total / max(1.0, count)
 
     def _rehearse(self, version: int, prompts: Sequence[Prompt], sampling: Sampling) -> Look:

@@ -144,13 +144,14 @@ def test_training_is_warned_first_and_stops_only_beyond_noise(tmp_path: Path) ->
             check(wrong, wrong)
 
 
-def test_a_gap_that_is_no_number_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shift", [float("nan"), float("-inf")])
+def test_a_gap_that_is_no_number_is_refused(tmp_path: Path, shift: float) -> None:
     folder = tiny_model(tmp_path)
     with world() as here:
         proof = opened(folder, here, F32)
         proof.prove(0, prompts(), SAMPLING)
         with pytest.raises(UserError, match="after sync 1"):
-            proof.check(shifted(sampled(proof), float("nan")), "after sync 1")
+            proof.check(shifted(sampled(proof), shift), "after sync 1")
 
 
 def tf32(x: Tensor) -> Tensor:
