@@ -225,12 +225,7 @@ class Proof:
 
     def _mean(self, difference_T: Tensor, exp: Experience) -> float:
         masked_T = difference_T.double().abs()[exp.loss_mask_T]
-        sampled = int(exp.sampled_T.sum())
-        total, count, whole = self.trainer.world.sum(
-            [float(masked_T.sum()), len(masked_T), sampled]
-        )
-        if whole and not count:  # no token that was sampled has a probability
-            return math.inf
+        total, count = self.trainer.world.sum([float(masked_T.sum()), len(masked_T)])
         return total / max(1.0, count)
 
     def _rehearse(self, version: int, prompts: Sequence[Prompt], sampling: Sampling) -> Look:
@@ -261,7 +256,10 @@ class Proof:
         with Rounded(trainer.policy, self.precision, self.quantised):
             logp_T = trainer.replay(exp)
             difference_T = logp_T - exp.logp_mu_T
-            look = Look(self._mean(difference_T, exp))
+            counts = [int(exp.sampled_T.sum()), int(exp.loss_mask_T.sum())]
+            sampled, compared = self.trainer.world.sum(counts)
+            hopeless = sampled and not compared  # no token that was sampled has a probability
+            look = Look(math.inf if hopeless else self._mean(difference_T, exp))
             if look.gap <= cheap:
                 return look
             if disturbed is not None:
