@@ -78,8 +78,8 @@ class Plugin(Generic[S_co]):
     min_group       advantage: the smallest group that it can compare
     token_level     advantage: computes one advantage per token, from the values of a critic
     sees_turns      advantage: has an argument `turns_PG`, and gets the turns of every episode in it
-    sequence_level  objective: takes the ratio of a whole response, so it needs one advantage for
-                    all tokens of the response
+    sequence_level  objective: looks at all tokens of a response for each of them, so it needs one
+                    advantage for all of them
     inline          reward: fast and sure to return, so it needs no process of its own
     needs_answer    reward: maps its options to whether it fails on a row without an answer
     client          tracker: the package that it sends with; the drpo extra has the same name

@@ -297,8 +297,9 @@ class Tokens(NamedTuple):
                 the trainer recomputed it at the start of the step)
     adv_T       the advantage of the token, or of its whole response or episode
     response_T  the response that each token belongs to: int64, 0 … S − 1, without gaps; None means
-                a single response. A response is never split: all its tokens are here. Of an episode
-                with several turns, each is a response
+                a single response. A response is never split: all its tokens with a loss are here,
+                next to each other, in the order they were sampled. Of an episode with several
+                turns, each is a response
     """
 
     logp_T: Tensor

@@ -192,7 +192,7 @@ def explain(
     A dot marks π = μ. A tick on the zero line marks the edge of the trust region, where w reaches
     0. In the shaded half the gradient pulls the token back. The vertical axis ends at ±6; where a
     curve leaves it, a note (in the terminal: an arrow) says so. An objective that works on whole
-    responses (`gspo`) is drawn for responses of one token.
+    responses (`gspo`, `trm`, `cppo`) is drawn for responses of one token.
     """
     from drpo_cli.tools.explain.command import explain as drawn
 

@@ -18,16 +18,13 @@ response by no more than 20/|y|. Beyond the clamp a token has no gradient of its
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
-from drpo_cli.objectives._common import log_ratio, token_loss
+from drpo_cli.objectives._common import log_ratio, response_mean, responses, token_loss
 from drpo_cli.settings import ObjectiveSettings
 from drpo_cli.types import TokenLoss, Tokens
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 SEQUENCE_LEVEL = True
 
@@ -54,20 +51,9 @@ def loss(config: Config, tokens: Tokens) -> TokenLoss:
     adv_T = tokens.adv_T
     lowest, highest = 1 - config.epsilon_low, 1 + config.epsilon_high
     log_ratio_T = log_ratio(tokens)
-    own_T, mean_T = log_ratio_T.detach(), _response_mean(log_ratio_T.detach(), tokens.response_T)
+    own_T, mean_T = log_ratio_T.detach(), response_mean(log_ratio_T.detach(), responses(tokens))
     ratio_T = (mean_T + log_ratio_T - own_T).exp()
     too_high_T, too_low_T = (adv_T > 0) & (ratio_T > highest), (adv_T < 0) & (ratio_T < lowest)
     kept_T = ratio_T.masked_fill(too_high_T, highest).masked_fill(too_low_T, lowest)
     weight_T = (mean_T - own_T).exp().masked_fill(too_high_T | too_low_T, 0.0)
     return token_loss(tokens, -adv_T * kept_T, weight_T)
-
-
-def _response_mean(values_T: Tensor, response_T: Tensor | None) -> Tensor:
-    """For each token, the mean over its response, shape [T]."""
-    if response_T is None:
-        return values_T.mean().expand_as(values_T)
-    # There are at most T responses; a table of T entries needs no transfer from the device.
-    zeros_T, ones_T = values_T.new_zeros(values_T.shape), values_T.new_ones(values_T.shape)
-    total_T = zeros_T.index_add(0, response_T, values_T)
-    count_T = zeros_T.index_add(0, response_T, ones_T)
-    return total_T[response_T] / count_T[response_T]

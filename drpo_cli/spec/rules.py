@@ -267,7 +267,7 @@ def one_advantage_per_response(spec: Spec) -> Iterator[Problem]:
     if objective.plugin.sequence_level and advantage.plugin.token_level:
         yield Problem(
             OBJECTIVE,
-            f"is {objective.type!r}, which takes the ratio of a whole response, and advantage "
+            f"is {objective.type!r}, which works on whole responses, and advantage "
             f"{advantage.type!r} gives every token its own; choose an advantage per response, "
             "such as group_norm, or another objective",
             also=(ADVANTAGE,),

@@ -19,10 +19,11 @@ objective = pytest.mark.parametrize("name", NAMES)
 
 
 def tokens() -> Tokens:
-    """500 tokens of 10 responses, each response with one advantage."""
+    """500 tokens of 10 responses, each with one advantage; every other one is nearly on-policy."""
     generator = torch.Generator().manual_seed(0)
     logp_T, old_logp_T = -3 * torch.rand(2, 500, generator=generator, dtype=torch.float64)
     response_T = torch.arange(500) // 50
+    old_logp_T = old_logp_T.lerp(logp_T, 0.99 * (response_T % 2).double())
     adv_T = torch.randn(10, generator=generator, dtype=torch.float64)[response_T]
     return Tokens(logp_T.clone().requires_grad_(), old_logp_T, adv_T, response_T)
 

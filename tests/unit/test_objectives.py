@@ -24,6 +24,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "cispo": {"epsilon_low": None, "epsilon_high": 3.0},
     "gspo": {"epsilon_low": 3e-4, "epsilon_high": 4e-4},
     "sapo": {"tau_pos": 1.0, "tau_neg": 1.05},
+    "trm": {"divergence": "sampled", "delta_max": 0.1, "delta_mean": 0.002},
+    "cppo": {"delta": 0.15, "weight_floor": 0.8, "budget": 0.02, "adaptive_budget": True},
 }
 OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("ppo_clip", {"epsilon_low": 0.1, "epsilon_high": 0.4}),
@@ -40,6 +42,10 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("cispo", {"epsilon_low": 0.2, "epsilon_high": 0.28}),
     ("gspo", {"epsilon_low": 0.2, "epsilon_high": 0.28}),
     ("sapo", {"tau_pos": 0.3, "tau_neg": 8.0}),
+    ("trm", {"delta_max": 0.2, "delta_mean": 9.0}),
+    ("trm", {"delta_max": 9.0, "delta_mean": 0.4}),
+    ("trm", {"divergence": "binary", "delta_max": 0.3, "delta_mean": 0.03}),
+    ("cppo", {"delta": 0.07, "weight_floor": 0.3, "adaptive_budget": False}),
 ]
 CASES: list[tuple[str, dict[str, Any]]] = [*((name, {}) for name in DEFAULTS), *OPTIONS]
 cases = pytest.mark.parametrize(("name", "options"), CASES)
@@ -73,6 +79,20 @@ def dppo_mask(t: Token, o: dict[str, Any]) -> float:
     rose = t.adv > 0 and shift > 0 and distance > o["delta_high"]
     fell = t.adv < 0 and shift < 0 and distance > o["delta_low"]
     return float(not (rose or fell))
+
+
+def trm_mask(t: Token, o: dict[str, Any]) -> float:
+    """A response of one token: the largest divergence is also the mean."""
+    log_r = math.log(t.r)
+    most, mean = log_r**2 / 2, math.expm1(log_r) - log_r
+    if o["divergence"] == "binary":
+        most = mean = bernoulli_kl(t.mu, t.pi)
+    return float(most <= o["delta_max"] and mean <= o["delta_mean"])
+
+
+def cppo_mask(t: Token, o: dict[str, Any]) -> float:
+    """A response of one token: its weight is 1, and there is nothing before it."""
+    return float(t.adv * (t.pi - t.mu) <= 0 or abs(t.pi - t.mu) <= o["delta"])
 
 
 def drpo_delta(t: Token, o: dict[str, Any]) -> float:
@@ -134,6 +154,8 @@ LOSS: dict[str, Formula] = {
     "cispo": lambda t, o: -t.adv * cispo_ratio(t, o) * t.logp,
     "gspo": lambda t, o: -surrogate(t, o),
     "sapo": sapo_loss,
+    "trm": lambda t, o: -t.adv * t.r * trm_mask(t, o),
+    "cppo": lambda t, o: -t.adv * t.r * cppo_mask(t, o),
 }
 WEIGHT: dict[str, Formula] = {
     "none": lambda t, o: 1.0,
@@ -144,6 +166,8 @@ WEIGHT: dict[str, Formula] = {
     "cispo": lambda t, o: cispo_ratio(t, o) / t.r,
     "gspo": ppo_weight,  # a response of one token: s = r
     "sapo": sapo_weight,
+    "trm": trm_mask,
+    "cppo": cppo_mask,
 }
 
 

@@ -107,7 +107,7 @@ def test_a_changed_line_breaks_a_rule(folder: Path, old: str, new: str, expected
     [
         (
             GAE.replace('"drpo"', '"gspo"'),
-            "17:8: objective.type: is 'gspo', which takes the ratio of a whole response, and "
+            "17:8: objective.type: is 'gspo', which works on whole responses, and "
             "advantage 'gae' gives every token its own",
         ),
         (

@@ -173,6 +173,74 @@ def test_a_sequence_level_objective_takes_turns_for_responses(folder: Path) -> N
             assert metrics["loss"] == pytest.approx(value, rel=1e-4)
 
 
+def kept_by_trm(shift_T: Tensor, log_ratio_T: Tensor, adv_T: Tensor) -> Tensor:
+    """One turn: by its largest ½ (log r)²."""
+    return (log_ratio_T.square().max() / 2 <= TRM["delta_max"]).expand_as(adv_T)
+
+
+def kept_by_cppo(shift_T: Tensor, log_ratio_T: Tensor, adv_T: Tensor) -> Tensor:
+    """One turn, token by token: Algorithm 1, with one weight for all positions."""
+    kept, spent = [], 0.0
+    for t, shift in enumerate(shift_T.tolist()):
+        threshold = min(CPPO["delta"], CPPO["delta"] + CPPO["budget"] * t - spent)
+        kept.append(bool(adv_T[t] * log_ratio_T[t] <= 0) or shift <= threshold)
+        spent += shift
+    return torch.tensor(kept)
+
+
+TRM = {"delta_max": 4.0}
+CPPO: dict[str, Any] = {
+    "delta": 0.02,
+    "budget": 0.002,
+    "weight_floor": 1.0,
+    "adaptive_budget": False,
+}
+MASKS = {"trm": (TRM, kept_by_trm), "cppo": (CPPO, kept_by_cppo)}
+
+
+@pytest.mark.parametrize("objective", MASKS)
+def test_a_mask_of_responses_sees_the_sampled_tokens_of_a_turn_in_order(
+    folder: Path, objective: str
+) -> None:
+    """Masked by hand, turn by turn; in one row or several, packed in any way, or padded."""
+    rows, sampled_E = conversations()
+    lengths = [one[::2] for lengths_G in LENGTHS for one in lengths_G]
+    options, keeps = MASKS[objective]
+    kept: list[bool] = []
+
+    def loss(seen: list[ByHand]) -> Tensor:
+        losses = []
+        for one, own, sizes in zip(seen, sampled_E, lengths, strict=True):
+            mu, adv = torch.tensor(one.sample.old_logps)[own], torch.tensor(one.sample.advantages)
+            columns = (one.logp_T[own], mu, adv[own])
+            for logp_T, old_logp_T, adv_T in zip(*(c.split(sizes) for c in columns), strict=True):
+                log_ratio_T = logp_T - old_logp_T
+                shift_T = (logp_T.exp() - old_logp_T.exp()).abs().detach()
+                mask_T = keeps(shift_T, log_ratio_T.detach(), adv_T)
+                losses.append(-adv_T * log_ratio_T.exp() * mask_T)
+                kept.extend(mask_T.tolist())
+        return torch.cat(losses).mean()
+
+    expected, value = gradients_by_hand(folder, rows, loss)
+    assert 0.1 < sum(kept) / len(kept) < 0.9
+    with world() as here:
+        for apart in (False, True):
+            for layout, budget in (("packed", 1000), ("packed", 30), ("packed", 1), ("padded", 60)):
+                (gradients,), metrics, _ = learn(
+                    here,
+                    folder,
+                    [episodes(apart)],
+                    BY_TURN,
+                    objective=objective,
+                    options=options,
+                    layout=layout,
+                    tokens_per_microbatch=budget,
+                )
+                assert furthest(gradients, expected) < 1e-5 * max(1.0, abs(value))
+                assert metrics["loss"] == pytest.approx(value, rel=1e-4)
+                assert metrics["masked_share"] == pytest.approx(1 - sum(kept) / len(kept))
+
+
 ALL: dict[str, Any] = {
     "reference": ReferenceSettings(coefficient=0.5),
     "anchor": "trainer",

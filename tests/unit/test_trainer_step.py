@@ -205,7 +205,7 @@ def test_a_non_finite_loss_skips_its_update_and_only_that(folder: Path, advantag
         assert furthest(before, weights(trainer.policy)) > 1e-4
 
 
-@pytest.mark.parametrize("objective", ["drpo", "gspo"])
+@pytest.mark.parametrize("objective", ["drpo", "gspo", "trm", "cppo"])
 def test_a_token_that_the_engine_cannot_have_sampled_is_left_out_and_counted(
     folder: Path, objective: str
 ) -> None:
