@@ -8,8 +8,8 @@ Binary-TV: M = 0 if A > 0 and π − μ > δ_high, or A < 0 and π − μ < −�
 Binary-KL: the same with KL(Bern(μ) ‖ Bern(π)) > δ on the side where π − μ has the sign of A.
 
 Its gradient is ∂loss/∂log π = −A r w with w = M: a cliff at δ, and nothing pulls a token back.
-With `ratio_cap` = c the coefficient r is truncated, w = M min(1, c/r); the authors' released code
-uses 20. Where |log π − log μ| > 20 the ratio is held at e^±20 and w is 0.
+With `ratio_cap` = c the coefficient r is truncated, w = M min(1, c/r); verl's loss of this method
+has 20, and its script lifts it. Where |log π − log μ| > 20 the ratio is held at e^±20 and w is 0.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Config(ObjectiveSettings):
     delta_high: Annotated[float, Field(gt=0)] = 0.15
     """Threshold δ_high for tokens with A > 0, whose probability rises; 0.05 by default with kl."""
     ratio_cap: Annotated[float, Field(ge=1)] | None = None
-    """Largest ratio that multiplies a gradient; off when not set, 20 in the released code."""
+    """Largest ratio that multiplies a gradient; off when not set, 20 in verl's loss."""
 
     @model_validator(mode="before")
     @classmethod
