@@ -55,8 +55,8 @@ def evaluate(
     """Score models on held-out problems, and compare them.
 
     A target is a run folder (its newest checkpoint), a checkpoint, or a Hugging Face model folder.
-    Every pair of targets is compared on the same problems. The JSON file has the scores of every
-    problem.
+    Every pair of targets is compared on the same problems. The JSON file has more metrics, and the
+    scores of every problem.
 
     The models are scored with their own weights: `rollout.dtype` applies, but
     `rollout.weight_rounding` does not, unlike in the evaluations during a run.

@@ -17,6 +17,9 @@ from drpo_cli.evaluate.metrics import Estimate, Evaluation
 from drpo_cli.evaluate.results import Difference, pair_differences
 
 SHOWN_IDS = 3
+METRICS = ("avg@", "pass@", "pass^", "maj@")
+"""What the table shows, each with k responses; all metrics are in the JSON."""
+DETECTABLE = "detectable: a true difference of this size shows in 4 of 5 such evaluations"
 
 
 def compare_pairs(evaluations: Mapping[str, Evaluation]) -> list[Difference]:
@@ -32,18 +35,36 @@ def compare_pairs(evaluations: Mapping[str, Evaluation]) -> list[Difference]:
 
 
 def render(evaluations: Mapping[str, Evaluation]) -> Group:
-    """Makes a table of all targets and, for two or more, a table of the paired differences."""
-    tables = [_target_table(evaluations)]
+    """Makes a table of all targets, for two or more one of the paired differences, and remarks."""
+    parts: list[Table | Text] = [_target_table(evaluations)]
     if len(evaluations) > 1:
-        tables.append(_difference_table(compare_pairs(evaluations)))
-    return Group(*tables)
+        parts += [_difference_table(compare_pairs(evaluations)), Text(DETECTABLE, style="dim")]
+    else:
+        parts += [Text(_precision(result)) for result in evaluations.values()]
+    for name, result in evaluations.items():
+        parts += [Text(f"{name}: {text}") for text in remarks(result)]
+    return Group(*parts)
+
+
+def remarks(result: Evaluation) -> list[str]:
+    """What to know about a target's scores, one sentence each."""
+    found = []
+    if result.unscored:
+        found.append(f"{result.unscored} responses count as wrong: a reward failed on them")
+    if result.chosen_of:
+        found.append(
+            f"chosen as the best of {result.chosen_of} evaluations on these same problems: "
+            "optimistic"
+        )
+    return found
 
 
 def as_dict(evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
-    """`{"targets": {name: evaluation}, "differences": […]}` of plain JSON values."""
+    """Plain JSON values: `targets` and `remarks` by name, and `differences`."""
     return {
         "targets": {name: result.as_dict() for name, result in evaluations.items()},
         "differences": [asdict(difference) for difference in compare_pairs(evaluations)],
+        "remarks": {name: remarks(result) for name, result in evaluations.items()},
     }
 
 
@@ -56,7 +77,8 @@ def _compare(first: str, before: Evaluation, second: str, after: Evaluation) -> 
             "evaluate both with the same eval.threshold",
         )
     was, now = before.avg_by_problem(), after.avg_by_problem()
-    return pair_differences(first, list(was.values()), second, [now[id] for id in was])
+    prompts = [problem.prompt_hash for problem in before.problems]
+    return pair_differences(first, list(was.values()), second, [now[id] for id in was], prompts)
 
 
 def _require_same_problems(first: str, before: Evaluation, second: str, after: Evaluation) -> None:
@@ -87,10 +109,10 @@ def _target_table(evaluations: Mapping[str, Evaluation]) -> Table:
     each = f"k = {min(sizes)}, " if len(sizes) == 1 else ""
     table = _make_table(f"{problems} held-out problems, {each}%, with 95 % intervals over problems")
     table.add_column("target", overflow="fold")
-    for heading in ("avg@k", "pass@k", "maj@k"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    for metric in METRICS:
+        table.add_column(f"{metric}k", justify="right", no_wrap=True)
     for name, result in evaluations.items():
-        cells = [_percent(result.summary[f"{m}@{result.k}"]) for m in ("avg", "pass", "maj")]
+        cells = [_percent(result.summary[f"{m}{result.k}"]) for m in METRICS]
         label = name if len(sizes) == 1 else f"{name} (k = {result.k})"
         table.add_row(Text(label), *cells)
     return table
@@ -100,10 +122,21 @@ def _difference_table(found: list[Difference]) -> Table:
     table = _make_table("Paired difference in avg@k, percentage points")
     table.add_column("targets", overflow="fold")
     table.add_column("difference", justify="right")
+    table.add_column("detectable", justify="right")
     for difference in found:
         pair = f"{difference.second} − {difference.first}"
-        table.add_row(Text(pair), _points(difference.estimate))
+        least = "" if difference.detectable is None else f"{100 * difference.detectable:.1f}"
+        table.add_row(Text(pair), _points(difference.estimate), least)
     return table
+
+
+def _precision(result: Evaluation) -> str:
+    """How precise the score of a single target is."""
+    score = result.summary[f"avg@{result.k}"]
+    if score.low is None or score.high is None:
+        return "One problem shows no spread: there is no interval."
+    half = 50 * (score.high - score.low)
+    return f"These problems measure avg@k to ± {half:.1f} points (half of its interval)."
 
 
 def _make_table(title: str) -> Table:
@@ -116,7 +149,8 @@ def _percent(found: Estimate) -> Text:
     # Text, not str: rich would read the interval's brackets as markup.
     if found.low is None or found.high is None:
         return Text(f"{100 * found.value:.1f}")
-    return Text(f"{100 * found.value:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]")
+    # Two lines: four columns of values beside their intervals would leave targets no room.
+    return Text(f"{100 * found.value:.1f}\n[{100 * found.low:.1f}, {100 * found.high:.1f}]")
 
 
 def _points(found: Estimate) -> Text:

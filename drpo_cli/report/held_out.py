@@ -14,7 +14,7 @@ from drpo_cli.report.charts import Band, Line, Panel, colour
 from drpo_cli.runs.saved import HeldOutScore, SavedRun
 
 MOST_INTERVALS = 24
-"""Most steps in a chart of differences: each takes a bootstrap."""
+"""Most steps in a chart of differences."""
 
 
 def describe_run(run: SavedRun) -> str:

@@ -32,7 +32,8 @@ def evaluate(r: Run, step: int) -> HeldOut:
     rates_P = [0.0] * len(r.data.held_out)
     for rank, part in enumerate(parts):
         rates_P[rank :: r.world.size] = part
-    return HeldOut(estimate(rates_P), int(r.world.sum([unscored])[0]), tuple(rates_P))
+    score = estimate(rates_P, [prompt.text for prompt in r.data.held_out])
+    return HeldOut(score, int(r.world.sum([unscored])[0]), tuple(rates_P))
 
 
 def held_out_results(
@@ -60,13 +61,13 @@ def is_due(spec: Spec, step: int) -> bool:
     return step == spec.run.steps or (spec.eval.every > 0 and step % spec.eval.every == 0)
 
 
-def problems_id(r: Run) -> str:
-    """What the run's held-out scores are measured on: the problems, the sampling, the threshold."""
-    rollout, sampling = r.spec.rollout.config, astuple(eval_sampling(r.spec))
-    conditions = [(*sampling[:4], rollout.stop, *sampling[4:]), r.spec.eval.threshold]
+def problems_id(spec: Spec, held_out: Sequence[Prompt]) -> str:
+    """What held-out scores are measured on: the problems, the sampling, the threshold."""
+    rollout, sampling = spec.rollout.config, astuple(eval_sampling(spec))
+    conditions = [(*sampling[:4], rollout.stop, *sampling[4:]), spec.eval.threshold]
     if rollout.stop_token_ids:  # a spec without any has the hash of versions that had no such key
         conditions.append(rollout.stop_token_ids)
-    return held_out_id(r.data.held_out, conditions)
+    return held_out_id(held_out, conditions)
 
 
 def eval_sampling(spec: Spec, samples: int | None = None) -> Sampling:

@@ -72,7 +72,8 @@ def record(
 def record_base(r: Run, held_out: HeldOut) -> None:
     """Records the score of the untrained model, as step 0."""
     _record_rates(r, 0, held_out)
-    _record_metrics(r, {"step": 0, "held_out_set": problems_id(r), **held_out.metrics()})
+    problems = problems_id(r.spec, r.data.held_out)
+    _record_metrics(r, {"step": 0, "held_out_set": problems, **held_out.metrics()})
 
 
 def _record_metrics(r: Run, metrics: Mapping[str, Any]) -> None:

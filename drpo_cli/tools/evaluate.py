@@ -17,13 +17,15 @@ from drpo_cli.evaluate.metrics import Evaluation, summarise
 from drpo_cli.model_folder import ADAPTER_CONFIG, NAME_ONE, find_wrong_kind
 from drpo_cli.plan import lone_plan
 from drpo_cli.rewards.grading.grader import Grader
-from drpo_cli.runs.checkpoints import MARKER
+from drpo_cli.runs.checkpoints import MARKER, read
 from drpo_cli.runs.folder import RunFolder, write_whole
+from drpo_cli.runs.saved import open_run
 from drpo_cli.spec import load
 from drpo_cli.step import build as assemble
 from drpo_cli.step import checkpoint
-from drpo_cli.step.evaluate import eval_sampling, held_out_results
+from drpo_cli.step.evaluate import eval_sampling, held_out_results, problems_id
 from drpo_cli.tools.own_process import answer, run_apart
+from drpo_cli.types import Prompt
 
 
 def evaluate(
@@ -37,10 +39,6 @@ def evaluate(
 
     found = score_targets(targets, spec_path, samples, show)
     console.print(compare.render(found))
-    for target, result in found.items():
-        if result.unscored:
-            text = f"{target}: {result.unscored} responses count as wrong: a reward failed on them"
-            console.print(text)
     if json_out is not None:
         write_whole(json_out, json.dumps(compare.as_dict(found), indent=1))
     for target in targets:
@@ -69,13 +67,17 @@ def score_targets(
             begin(target)
             dtype = load(spec_path).model.dtype
             model = prepare_weights(Path(target), Path(scratch) / str(i), dtype)
-            text = run_apart("drpo_cli.tools.evaluate", spec_path, model, samples or "")
+            words = (spec_path, model, samples or "", target)
+            text = run_apart("drpo_cli.tools.evaluate", *words)
             found[target] = Evaluation.from_json(text)
     return found
 
 
-def score(spec_path: Path, model: Path, samples: int | None) -> Evaluation:
-    """Samples and scores the spec's held-out problems with the model in a folder."""
+def score(spec_path: Path, model: Path, samples: int | None, target: Path) -> Evaluation:
+    """Samples and scores the spec's held-out problems with the model in a folder.
+
+    target  where the model came from
+    """
     spec = load(spec_path)
     spec = replace(spec, model=spec.model.model_copy(update={"path": str(model)}))
     plan = lone_plan(spec)
@@ -89,11 +91,36 @@ def score(spec_path: Path, model: Path, samples: int | None) -> Evaluation:
             engine, player, grader, held_out, sampling, None, step=0
         )
         engine.close()
-    return summarise(results, spec.eval.threshold, unscored)
+    found = summarise(results, spec.eval.threshold, unscored)
+    return replace(found, chosen_of=count_choices(target, held_out))
 
 
-def _main(spec_path: str, model: str, samples: str = "") -> str:
-    return score(Path(spec_path), Path(model), int(samples) if samples else None).to_json()
+def count_choices(target: Path, held_out: Sequence[Prompt]) -> int:
+    """The evaluations on these problems of which a checkpoint had the highest score; else 0.
+
+    Counts those of steps that the run saved a checkpoint of. A run folder, and the checkpoint after
+    the last evaluation, are not chosen for their score: 0. So is what belongs to no run, or to one
+    whose problems are others or not on record.
+    """
+    folder = RunFolder(target.resolve().parent.parent)
+    if not (target / MARKER).is_file() or not folder.exists():
+        return 0
+    run, step = open_run(folder.path), read(target)["step"]
+    every = run.spec.get("checkpoint", {}).get("every") or run.last_step
+    saved = [each for each in run.held_out if each.step > 0 and each.step % every == 0]
+    best = max(saved, key=lambda each: each.score, default=None)
+    if best is None or best.step != step or step == saved[-1].step:
+        return 0
+    try:
+        same = problems_id(run.load_spec(), held_out) == run.held_out_set
+    except UserError:  # a spec of an older version
+        return 0
+    return len(saved) if same else 0
+
+
+def _main(spec_path: str, model: str, samples: str, target: str) -> str:
+    count = int(samples) if samples else None
+    return score(Path(spec_path), Path(model), count, Path(target)).to_json()
 
 
 def _find_spec(targets: Sequence[str]) -> Path:

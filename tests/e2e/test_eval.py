@@ -11,7 +11,8 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from drpo_cli.runs.folder import RunFolder
-from support.command import drpo
+from drpo_cli.runs.records import Records
+from support.command import drpo, records
 from support.custom_code import custom_model
 from support.damaged import MATRIX, change, without
 
@@ -19,7 +20,8 @@ pytestmark = pytest.mark.engine
 
 
 def test_a_trained_run_is_scored_and_exported(small: Path, tmp_path: Path) -> None:
-    assert drpo("train", small).returncode == 0
+    changes = ("eval.every=1", "checkpoint.every=1")
+    assert drpo("train", small, *(w for c in changes for w in ("--set", c))).returncode == 0
     run = RunFolder(small.parent / "runs" / "small")
     checkpoint = run.checkpoints / "step-000002"
     exported = tmp_path / "exported"
@@ -35,7 +37,12 @@ def test_a_trained_run_is_scored_and_exported(small: Path, tmp_path: Path) -> No
     assert "is not empty" in again.stderr
 
     out = tmp_path / "scores.json"
-    targets = (small.parent / "model", run.path, exported)
+    first, *others = records(run.metrics)
+    run.metrics.unlink()  # written again as if the first step had the best score
+    for record, score in zip((first, *others), (0.0, 0.75, 0.5), strict=True):
+        Records(run.metrics).append(record | {"held_out": score})
+    best = run.checkpoints / "step-000001"
+    targets = (run.path, exported, best)
     done = drpo("eval", *targets, "--samples", 4, "--json", out)
     assert done.returncode == 0, done.stderr
     scores = json.loads(out.read_text())
@@ -43,8 +50,10 @@ def test_a_trained_run_is_scored_and_exported(small: Path, tmp_path: Path) -> No
     assert "avg@k" in done.stdout
     assert "Paired difference" in done.stdout
     # the exported checkpoint is the run's newest: same weights, same seed, same responses
-    _, of_run, of_export = scores["targets"].values()
+    of_run, of_export, of_best = scores["targets"].values()
     assert of_run == of_export
+    assert (of_run["chosen_of"], of_best["chosen_of"]) == (0, 2)
+    assert "chosen as the best of 2 evaluations on these same problems" in done.stdout
 
 
 def test_the_same_spec_on_vllm(small: Path) -> None:

@@ -3,6 +3,7 @@
 import io
 import json
 import random
+from dataclasses import replace
 
 import pytest
 from rich.console import Console, RenderableType
@@ -28,9 +29,9 @@ def interval(found: Estimate) -> tuple[float, float]:
     return found.low, found.high
 
 
-def text_of(renderable: RenderableType) -> str:
+def text_of(renderable: RenderableType, width: int = 120) -> str:
     text = io.StringIO()
-    Console(file=text, width=120).print(renderable)
+    Console(file=text, width=width).print(renderable)
     return text.getvalue()
 
 
@@ -99,17 +100,54 @@ def test_another_threshold_is_refused() -> None:
 def test_tables_show_every_number_and_leave_brackets_alone() -> None:
     base, trained = scored([0.2] * 40, seed=1), scored([0.8] * 40, seed=2, k=8)
     shown = text_of(render({"runs/[base]": base, "trained": trained}))
-    estimates = [base.summary[m] for m in ("avg@4", "pass@4", "maj@4")]
-    estimates += [trained.summary[m] for m in ("avg@8", "pass@8", "maj@8")]
+    estimates = [base.summary[m] for m in ("avg@4", "pass@4", "pass^4", "maj@4")]
+    estimates += [trained.summary[m] for m in ("avg@8", "pass@8", "pass^8", "maj@8")]
     for e in estimates:
         low, high = interval(e)
-        assert f"{100 * e.value:.1f} [{100 * low:.1f}, {100 * high:.1f}]" in shown
+        assert f"{100 * e.value:.1f}" in shown
+        assert f"[{100 * low:.1f}, {100 * high:.1f}]" in shown
     assert "trained − runs/[base]" in shown
+
+
+def test_tables_fit_80_columns_with_the_names_of_targets() -> None:
+    names = ("demo/model", "demo/runs/quickstart")
+    shown = text_of(render({name: scored([0.5] * 40, seed) for seed, name in enumerate(names)}), 80)
+    assert max(map(len, shown.splitlines())) <= 80
+    assert all(
+        any(line.strip().startswith(f"{name} ") for line in shown.splitlines()) for name in names
+    )
+
+
+def test_a_difference_stands_beside_what_the_problems_can_show() -> None:
+    both = {"base": scored([0.5] * 40, seed=1), "trained": scored([0.5] * 40, seed=2)}
+    (found,) = compare_pairs(both)
+    assert found.detectable is not None
+    (line,) = (line for line in text_of(render(both)).splitlines() if "trained − base" in line)
+    assert line.rstrip().endswith(f"{100 * found.detectable:.1f}")
+
+
+def test_a_single_target_says_how_precise_it_is() -> None:
+    base = scored([0.5] * 40, seed=1)
+    low, high = interval(base.summary["avg@4"])
+    assert f"± {50 * (high - low):.1f} points" in text_of(render({"base": base}))
 
 
 def test_one_target_and_one_problem_need_no_second_table_and_no_interval() -> None:
     shown = text_of(render({"base": scored([1.0], seed=1)}))
     assert "100.0" in shown and "[" not in shown and "difference" not in shown
+    assert "no interval" in shown
+
+
+def test_remarks_stand_under_the_table_and_in_the_json() -> None:
+    chosen = replace(scored([0.5] * 10, seed=1), chosen_of=5, unscored=2)
+    both = {"base": scored([0.5] * 10, seed=2), "runs/a/checkpoints/step-000100": chosen}
+    shown, remarks = text_of(render(both)), as_dict(both)["remarks"]
+    assert "step-000100: chosen as the best of 5 evaluations on these same problems" in shown
+    assert "step-000100: 2 responses count as wrong" in shown
+    assert "base: " not in shown
+    assert {name: len(texts) for name, texts in remarks.items()} == dict(
+        zip(both, (0, 2), strict=True)
+    )
 
 
 def test_json_holds_everything() -> None:
