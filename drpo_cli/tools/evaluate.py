@@ -7,10 +7,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from drpo_cli.console import open_console
+from drpo_cli.data.pipeline.overlap import WORDS, Overlap, find_overlap
+from drpo_cli.data.pipeline.split import split
 from drpo_cli.errors import UserError
 from drpo_cli.evaluate import compare
 from drpo_cli.evaluate.metrics import Evaluation, summarise
@@ -37,14 +39,30 @@ def evaluate(
     def show(target: str) -> None:
         console.print(f"scoring {target} …")
 
+    spec_path = spec_path or _find_spec(targets)
+    spec = load(spec_path)
+    overlap = find_overlap(split(spec.data, spec.eval_data, spec.eval.problems, spec.eval.overlap))
     found = score_targets(targets, spec_path, samples, show)
     console.print(compare.render(found))
+    if overlap.shared:
+        console.print(describe_overlap(overlap))
     if json_out is not None:
-        write_whole(json_out, json.dumps(compare.as_dict(found), indent=1))
+        values = compare.as_dict(found) | {"overlap": asdict(overlap)}
+        write_whole(json_out, json.dumps(values, indent=1))
     for target in targets:
         if (page := RunFolder(Path(target)).report).is_file():
             console.print(f"report: {page}", soft_wrap=True)
     return 0
+
+
+def describe_overlap(found: Overlap) -> str:
+    """One sentence about held-out problems whose words come again in training prompts."""
+    held_out, train = found.pairs[0]
+    return (
+        f"{found.shared} of {found.problems} held-out problems share {WORDS} words in a row, or "
+        f"all their words, with a training prompt of the spec, such as {held_out} with {train}; "
+        f"{found.same} are the same but for case, space and punctuation"
+    )
 
 
 def score_targets(
