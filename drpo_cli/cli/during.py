@@ -160,7 +160,8 @@ def compare(
     or seeds it runs only what is missing. How to read the numbers: docs/compare.md.
 
     All combinations of the `--vary` are run. For `objective`, `advantage` and `rollout` a value is
-    a plugin with options, `drpo:delta=0.2`; `objective` also takes the presets. The baseline is a
+    a plugin with options, `drpo:delta=0.2`; `objective` also takes the presets. `lag=1,4,16` makes
+    rollouts older and leaves mini-batch, samples and updates the same. The baseline is a
     value of the first `--vary`, or `KEY=VALUE` of any; by default, the first value of the first.
     As many runs train at a time as there are GPUs, or cores.
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from drpo_cli.errors import UserError
-from drpo_cli.spec import Spec, dump
+from drpo_cli.plan import make_plan
+from drpo_cli.spec import Spec, dump, load
 from drpo_cli.tools.compare import jobs
 from drpo_cli.tools.compare.grid import make_cells, parse_axes
 from support.specs import BUILT_IN, write
@@ -15,7 +16,9 @@ from support.specs import BUILT_IN, write
 
 def specs(folder: Path, *vary: str, set_: tuple[str, ...] = (), world: int = 1) -> list[Spec]:
     (folder / "rows.jsonl").write_text('{"question": "1+1", "target": "2"}\n')
-    return jobs.load_specs(write(folder, BUILT_IN), set_, make_cells(parse_axes(vary)), world)
+    path = write(folder, BUILT_IN)
+    cells = make_cells(parse_axes(vary), load(path, set_))
+    return jobs.load_specs(path, set_, cells, world)
 
 
 def refused(folder: Path, *vary: str, set_: tuple[str, ...] = (), world: int = 1) -> str:
@@ -131,3 +134,60 @@ def test_a_folder_of_the_same_spec_is_continued_and_of_another_refused(tmp_path:
     job.folder.spec.write_text("[run]\n")
     with pytest.raises(UserError, match=r"its spec\.toml does not load"):
         jobs.make_jobs(chosen, again, (0,), tmp_path / "out")
+
+
+ONE_UPDATE = ("train.updates_per_rollout=1", "run.steps=32", "eval.every=8")
+
+
+def test_a_lag_keeps_minibatch_samples_updates_and_evaluations(tmp_path: Path) -> None:
+    keys = ("checkpoint.every=6", "rollout.prompts_per_step=2", "train.schedule=linear")
+    found = specs(tmp_path, "lag=1,4,8", "objective=drpo,spo", set_=(*ONE_UPDATE, *keys))
+    plans = [make_plan(spec, 1) for spec in found]
+    assert [spec.train.updates_per_rollout for spec in found] == [1, 1, 4, 4, 8, 8]
+    assert [spec.run.steps for spec in found] == [32, 32, 8, 8, 4, 4]
+    assert {plan.sequences_per_update for plan in plans} == {2 * 8}
+    assert {plan.total_updates for plan in plans} == {32}
+    assert {
+        spec.run.steps * plan.sequences_per_step for spec, plan in zip(found, plans, strict=True)
+    } == {512}
+    assert {spec.eval.every * spec.train.updates_per_rollout for spec in found} == {8}
+    assert {spec.train.minibatches for spec in found} == {"groups"}
+    assert [spec.checkpoint.every for spec in found] == [6, 6, 1, 1, 1, 1]
+
+
+def test_a_lag_divides_the_warm_up_of_a_critic(tmp_path: Path) -> None:
+    keys = ("critic.warmup_steps=8", "advantage.type=gae", *ONE_UPDATE)
+    found = specs(tmp_path, "lag=1,4", set_=(*keys, "advantage={type='gae'}"))
+    assert [spec.critic.warmup_steps for spec in found if spec.critic] == [8, 2]
+
+
+@pytest.mark.parametrize(
+    ("vary", "set_", "said"),
+    [
+        ("lag=1,4", (), "train.updates_per_rollout is 4 in the base spec, and must be 1"),
+        ("lag=3", ("eval.every=9",), "lag=3: run.steps is 32, which does not divide by 3"),
+        ("lag=16", (), "eval.every is 8, which does not divide by 16; make it a multiple of every"),
+        ("lag=0", (), "lag=0: is not a number of updates; write lag=1,4,16"),
+        ("lag=4x", (), "lag=4x: is not a number"),
+        ("lag=4,04", (), "names 4 twice"),
+    ],
+)
+def test_a_lag_that_cannot_be_is_refused(
+    tmp_path: Path, vary: str, set_: tuple[str, ...], said: str
+) -> None:
+    base = ONE_UPDATE[1:] if "updates_per_rollout" in said else ONE_UPDATE
+    assert said in refused(tmp_path, vary, set_=(*base, *set_))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "train.updates_per_rollout=1,2",
+        "rollout.prompts_per_step=2,4",
+        "run.steps=16,32",
+        "objective=drpo,rloo",
+    ],
+)
+def test_what_a_lag_sets_may_not_vary_as_well(tmp_path: Path, other: str) -> None:
+    with pytest.raises(UserError, match=r"--vary .*: sets .*, and so does --vary .*; vary one"):
+        specs(tmp_path, "lag=1,4", other, set_=ONE_UPDATE)

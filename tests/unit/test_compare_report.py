@@ -12,7 +12,7 @@ import pytest
 from drpo_cli import dist
 from drpo_cli.errors import UserError
 from drpo_cli.runs.records import Records
-from drpo_cli.spec import dump
+from drpo_cli.spec import dump, load
 from drpo_cli.tools.compare import command, figures, jobs, runner, tables
 from drpo_cli.tools.compare.grid import Axis, make_cells, parse_axes
 from drpo_cli.tools.compare.jobs import Job, State, read_state
@@ -24,10 +24,17 @@ VARY = ("objective=drpo:delta=0.2,spo,none", "train.learning_rate=1e-3,5e-4")
 DONE = State("finished")
 
 
-def grid(folder: Path, *vary: str, seeds: tuple[int, ...] = (0, 1, 2)) -> list[Job]:
+STEPS = ("run.steps=10",)
+LAG_BASE = (*STEPS, "eval.every=5", "train.updates_per_rollout=1")
+
+
+def grid(
+    folder: Path, *vary: str, seeds: tuple[int, ...] = (0, 1, 2), set_: tuple[str, ...] = STEPS
+) -> list[Job]:
     (folder / "rows.jsonl").write_text('{"question": "1+1", "target": "2"}\n')
-    chosen = make_cells(parse_axes(vary))
-    specs = jobs.load_specs(write(folder, BUILT_IN), ["run.steps=10"], chosen, 1)
+    base = write(folder, BUILT_IN)
+    chosen = make_cells(parse_axes(vary), load(base, set_))
+    specs = jobs.load_specs(base, set_, chosen, 1)
     return jobs.make_jobs(chosen, specs, seeds, folder / "out")
 
 
@@ -116,7 +123,7 @@ def test_json_holds_every_run_and_cell(tmp_path: Path) -> None:
     assert found["runs"][1]["reason"] == "the <disk> is full"
     assert "final" not in found["runs"][1]
     first = found["runs"][0]
-    assert (first["final"], first["best_step"], first["steps_to_target"]) == (0.4, 10, None)
+    assert (first["final"], first["best_step"], first["time_to_target"]) == (0.4, 10, None)
     assert first["area"] == pytest.approx((0.25 * 5 + 0.35 * 5) / 10)
     assert found["cells"][0]["point"] == {
         "objective": "drpo:delta=0.2",
@@ -206,6 +213,24 @@ def test_the_table_as_markdown(tmp_path: Path) -> None:
     assert "| spo | 2 | a \\| b |" in text
     assert "- best: Highest held-out avg@k" in text
     assert "Difference from objective=drpo" in text
+
+
+def test_with_a_lag_curves_count_updates(tmp_path: Path) -> None:
+    vary = ("objective=drpo,spo", "lag=1,5")
+    states = dict.fromkeys(grid(tmp_path, *vary, set_=LAG_BASE), DONE)
+    for job in states:
+        job.folder.path.mkdir(parents=True)
+        for step, score in ((0, 0.2), (5, 0.5), (10, 0.6)):
+            Records(job.folder.metrics).append({"step": step // job.cell.lag, "held_out": score})
+    found = report(states, *vary, target=0.5)
+    command.write_report(found, tmp_path)
+    assert {result.curve for result in found.results} == {((0, 0.2), (5, 0.5), (10, 0.6))}
+    assert {row.reached and row.reached.median for row in found.summaries} == {5}
+    text = tables.to_markdown(found)
+    assert "| updates to 50 % |" in text and "steps to" not in text
+    assert "- lag: A rollout is 0 to lag − 1 optimizer updates old" in text
+    drawn = (tmp_path / "curves.svg").read_text()
+    assert ">update<" in drawn and ">step<" not in drawn
 
 
 def test_the_overview_has_a_row_per_method_and_marks_clear_differences(tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ from pathlib import Path
 
 from drpo_cli.errors import EXIT_RUN_FAILED, UserError
 from drpo_cli.runs.folder import RunFolder, write_whole
+from drpo_cli.spec import Spec, load
 from drpo_cli.tools.compare import grid, jobs
 from drpo_cli.tools.compare.jobs import Job, State
+from drpo_cli.tools.compare.lag import LAG
 from drpo_cli.tools.compare.summaries import Report, choose_baseline, make_report
 
 
@@ -53,7 +55,7 @@ def compare(request: Request) -> int:
     if request.target is not None and not 0 < request.target <= 1:
         what = f"--target {request.target:g}: is not a held-out score"
         raise UserError(what, "give a number between 0 and 1")
-    cells = grid.make_cells(axes)
+    cells = grid.make_cells(axes, _load_base(request, axes))
     specs = jobs.load_specs(request.base, request.set_ or (), cells, request.nproc or 1)
     out = (request.out or specs[0].run.folder / f"compare-{request.base.stem}").absolute()
     all_jobs = jobs.make_jobs(cells, specs, seeds, out)
@@ -86,6 +88,11 @@ def write_report(report: Report, out: Path) -> None:
     write_whole(out / "compare.json", json.dumps(report.as_dict(), indent=1, allow_nan=False))
     write_whole(out / "table.md", tables.to_markdown(report))
     write_whole(out / "report.html", tables.to_page(report, figures.write(report, out)))
+
+
+def _load_base(request: Request, axes: Sequence[grid.Axis]) -> Spec | None:
+    """The spec whose numbers a lag changes; None where none varies."""
+    return load(request.base, request.set_ or ()) if LAG in [a.key for a in axes] else None
 
 
 def _run(request: Request, all_jobs: Sequence[Job], out: Path) -> tuple[dict[Job, State], int]:

@@ -74,7 +74,7 @@ def _draw_curves(report: Report) -> Figure:
     first, *others = report.axes
     figure, panels = _make_panels(others, first.values)
     for values, axes in panels.items():
-        axes.set(xlabel="step", ylabel="held-out avg@k, %")
+        axes.set(xlabel=report.unit, ylabel="held-out avg@k, %")
         axes.label_outer()
         for index, value in enumerate(first.values):
             cell = _find_cell(report, (value, *values))

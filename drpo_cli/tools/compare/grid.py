@@ -12,9 +12,10 @@ from typing import Any
 
 from drpo_cli import plugins
 from drpo_cli.errors import UserError
-from drpo_cli.spec.model import CHOICES
+from drpo_cli.spec.model import CHOICES, Spec
 from drpo_cli.spec.overrides import parse_value, parse_variant
 from drpo_cli.spec.presets import PRESETS
+from drpo_cli.tools.compare.lag import LAG, lag_settings, read_lag
 
 VARIANTS = ("objective", "advantage", "rollout")
 """Keys that name a section with a plugin: their values are variants, `drpo:delta=0.2`."""
@@ -45,12 +46,14 @@ class Cell:
     label      the point for people
     name       the point for the file system
     overrides  what the point sets in the base spec, written as for `--set`
+    lag        updates per step, where they vary as `lag`: curves then count updates; else 1
     """
 
     point: tuple[tuple[str, str], ...]
     label: str
     name: str
     overrides: tuple[str, ...]
+    lag: int = 1
 
     def value(self, key: str) -> str:
         """The value of a varied key."""
@@ -90,12 +93,13 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     return tuple(found)
 
 
-def make_cells(axes: Sequence[Axis]) -> tuple[Cell, ...]:
+def make_cells(axes: Sequence[Axis], base: Spec | None = None) -> tuple[Cell, ...]:
     """Every combination of values; the first axis changes slowest.
 
-    Raises UserError when two axes set the same key, or two cells would share a folder.
+    A lag changes numbers of the `base` spec. Raises UserError when it cannot, when two axes set the
+    same key, or when two cells would share a folder.
     """
-    settings = {(a.key, v): _settings(a.key, v) for a in axes for v in a.values}
+    settings = {(a.key, v): _settings(a.key, v, base) for a in axes for v in a.values}
     _require_disjoint(axes, settings)
     short = short_keys([axis.key for axis in axes])
     found = []
@@ -106,7 +110,8 @@ def make_cells(axes: Sequence[Axis]) -> tuple[Cell, ...]:
         items.sort(key=lambda item: "." in item[0])
         overrides = tuple(f"{key}={text}" for key, text in items)
         label = ", ".join(v if k in VARIANTS else f"{short[k]}={v}" for k, v in point)
-        found.append(Cell(point, label, _file_name(point, short), overrides))
+        lag = int(dict(point).get(LAG, 1))
+        found.append(Cell(point, label, _file_name(point, short), overrides, lag))
     shared = [name for name, count in Counter(cell.name for cell in found).items() if count > 1]
     if shared:
         raise UserError(f"--vary: two cells would share the folder {shared[0]}", "rename a value")
@@ -178,6 +183,8 @@ def _parse_axis(text: str) -> Axis:
 
 
 def _normal_value(key: str, text: str) -> str:
+    if key == LAG:
+        return read_lag(text)
     if key not in VARIANTS:
         return spell(parse_value(text))
     name, options = parse_variant(text)
@@ -186,8 +193,11 @@ def _normal_value(key: str, text: str) -> str:
     return ":".join([name, *(f"{option}={spell(v)}" for option, v in options.items())])
 
 
-def _settings(key: str, value: str) -> dict[str, str]:
+def _settings(key: str, value: str, base: Spec | None) -> dict[str, str]:
     """What one value of an axis sets: keys or whole sections, each with its TOML."""
+    if key == LAG:
+        assert base is not None
+        return lag_settings(base, int(value))
     if key not in VARIANTS:
         return {key: value}
     name, options = parse_variant(value)

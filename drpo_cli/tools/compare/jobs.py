@@ -74,12 +74,12 @@ def load_specs(
     Raises UserError with everything that is wrong with any of them, each under its cell's label,
     and when the cells would be evaluated differently.
     """
-    found: dict[str, Spec] = {}
+    found: dict[Cell, Spec] = {}
     problems: dict[str, list[str]] = {}
     for cell in cells:
         try:
-            found[cell.label] = load(base, [*overrides, *cell.overrides])
-            make_plan(found[cell.label], world)
+            found[cell] = load(base, [*overrides, *cell.overrides])
+            make_plan(found[cell], world)
         except SpecError as error:
             problems[cell.label] = [str(one) for one in error.problems]
         except UserError as error:
@@ -111,28 +111,28 @@ def make_jobs(
     return found
 
 
-def require_same_evaluation(specs: Mapping[str, Spec]) -> None:
+def require_same_evaluation(specs: Mapping[Cell, Spec]) -> None:
     """Raises UserError when two specs evaluate different problems, or evaluate differently."""
     (first, base), *others = specs.items()
-    expected = evaluation_settings(base)
-    for label, spec in others:
-        found = evaluation_settings(spec)
+    expected = evaluation_settings(base, first.lag)
+    for cell, spec in others:
+        found = evaluation_settings(spec, cell.lag)
         different = [key for key in expected if expected[key] != found[key]]
         if different:
             shown = ", ".join(_show_values(key, expected, found) for key in different)
             raise UserError(
-                f"--vary: {first} and {label} differ in what they are evaluated on: {shown}; a "
-                f"comparison of runs on different evaluation sets says nothing",
+                f"--vary: {first.label} and {cell.label} differ in what they are evaluated on: "
+                f"{shown}; a comparison of runs on different evaluation sets says nothing",
                 _advise(different, base),
             )
 
 
-def evaluation_settings(spec: Spec) -> dict[str, Any]:
-    """Everything that decides the held-out problems, how they are answered and scored."""
+def evaluation_settings(spec: Spec, lag: int) -> dict[str, Any]:
+    """Everything that decides the held-out problems, how they are answered and scored, and when."""
     rollout = spec.rollout.config
     sources = spec.eval_data or spec.data
     found = {
-        "eval.every": spec.eval.every,
+        "eval.every": spec.eval.every * lag,
         "eval.problems": spec.eval.problems,
         "eval.samples_per_prompt": spec.eval.samples_per_prompt,
         "eval.temperature": spec.eval.temperature or rollout.temperature,

@@ -21,7 +21,8 @@ NOT_FINITE = re.compile(r"\b(nan|inf|non-finite|not finite)\b", re.IGNORECASE)
 class Result:
     """One run.
 
-    curve      (step, held-out avg@k in [0, 1]), from the untrained model at step 0
+    curve      (step, held-out avg@k in [0, 1]), from the untrained model at step 0; in a grid with
+               a lag, updates instead of steps
     collapsed  None when the run is neither finished nor failed for a numeric reason
     """
 
@@ -58,7 +59,7 @@ class Result:
         return total / (self.curve[-1][0] - self.curve[0][0])
 
     def reached(self, target: float) -> int | None:
-        """The first evaluated step whose score is at least the target."""
+        """The first evaluated step, or update, whose score is at least the target."""
         return next((step for step, score in self.curve if score >= target), None)
 
     def as_dict(self, target: float | None) -> dict[str, Any]:
@@ -75,7 +76,7 @@ class Result:
         if self.finished:
             step, best = self.best
             values |= {"final": self.final, "best": best, "best_step": step, "area": self.area}
-            values |= {} if target is None else {"steps_to_target": self.reached(target)}
+            values |= {} if target is None else {"time_to_target": self.reached(target)}
         return values
 
 
@@ -83,7 +84,7 @@ def read_result(job: Job, state: State) -> Result:
     """Reads a run's metrics."""
     records = read(job.folder.metrics, StepMetrics)
     scores = {r["step"]: s for r in records if (s := r.get("held_out")) is not None}
-    curve = tuple(sorted(scores.items()))
+    curve = tuple((step * job.cell.lag, score) for step, score in sorted(scores.items()))
     return Result(
         cell=job.cell,
         seed=job.seed,

@@ -12,15 +12,18 @@ from drpo_cli.errors import UserError
 from drpo_cli.evaluate.metrics import CONFIDENCE, ROUNDING, Estimate
 from drpo_cli.tools.compare.grid import Axis, Cell
 from drpo_cli.tools.compare.jobs import Job, State
+from drpo_cli.tools.compare.lag import unit_of
 from drpo_cli.tools.compare.results import Result, read_result, require_same_problems
 
 DEFINITIONS = {
+    "lag": "A rollout is 0 to lag − 1 optimizer updates old when it is used; mini-batch, samples, "
+    "updates and learning rate are the same for every lag. All curves count updates.",
     "final": "Held-out avg@k after the last step, mean over seeds.",
     "best": "Highest held-out avg@k of the run, mean over seeds. Optimistic: it is chosen on the "
     "same problems that it is judged on.",
-    "area": "Area under the learning curve (trapezoid rule over steps, the untrained model "
-    "included), divided by the steps: the mean held-out score of the run.",
-    "steps to target": "First evaluated step with a held-out score of at least the target: the "
+    "area": "Area under the learning curve (trapezoid rule over {unit}s, the untrained model "
+    "included), divided by the {unit}s: the mean held-out score of the run.",
+    "{unit}s to target": "First evaluated {unit} with a held-out score of at least the target: the "
     "median over all seeds, where a run that never reaches it counts as later than any other; in "
     "brackets, how many reached it.",
     "collapsed": "Runs whose last held-out score is below half of their best one, the untrained "
@@ -121,6 +124,11 @@ class Report:
         return [r for r in self.results if r.cell is cell and r.finished]
 
     @property
+    def unit(self) -> str:
+        """What the curves count: "step", or "update" in a grid with a lag."""
+        return unit_of([axis.key for axis in self.axes])
+
+    @property
     def failed(self) -> list[Result]:
         """Runs that failed."""
         return [r for r in self.results if r.status == "failed"]
@@ -128,8 +136,10 @@ class Report:
     def definitions(self) -> dict[str, str]:
         """What the columns of this report mean."""
         absent = {"interval", "p"} if self.seeds == 1 else {"one seed"}
-        absent |= {"steps to target"} if self.target is None else set()
-        return {name: text for name, text in DEFINITIONS.items() if name not in absent}
+        absent |= {"{unit}s to target"} if self.target is None else set()
+        absent |= {"lag"} if self.unit == "step" else set()
+        kept = {name: text for name, text in DEFINITIONS.items() if name not in absent}
+        return {n.format(unit=self.unit): text.format(unit=self.unit) for n, text in kept.items()}
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -108,7 +108,7 @@ def _make_cell_table(report: Report) -> Table:
     titles = short_keys([axis.key for axis in report.axes]).values()
     header = [*titles, "runs", "final", "best", "area"]
     if report.target is not None:
-        header.append(f"steps to {100 * report.target:g} %")
+        header.append(f"{report.unit}s to {100 * report.target:g} %")
     header.append("collapsed")
     rows = tuple(tuple(_cell_row(row, report.target is not None)) for row in report.summaries)
     interval = "" if report.seeds == 1 else ", with 95 % intervals over seeds"
