@@ -128,6 +128,7 @@ def watch(
     epilog=examples(
         "drpo compare demo/run.toml --vary objective=drpo:delta=0.2,dppo,grpo --seeds 0-4",
         "drpo compare demo/run.toml --vary objective=drpo,spo --vary train.learning_rate=1e-3,5e-4",
+        "drpo compare demo/run.toml --vary objective=drpo,spo --bases model-a,model-b,model-c",
     ),
 )
 def compare(
@@ -140,6 +141,10 @@ def compare(
         str, typer.Option(metavar="0-4", help="Seeds of every cell, as a range or a list (0,3,7).")
     ] = "0-4",
     jobs: Annotated[int | None, typer.Option(min=1, metavar="N", help="Runs at a time.")] = None,
+    bases: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,C", help="Base models (model.path); each cell runs on all."),
+    ] = None,
     baseline: Annotated[
         str | None, typer.Option(metavar="VALUE", help="What the others are compared with.")
     ] = None,
@@ -161,14 +166,17 @@ def compare(
 
     All combinations of the `--vary` are run. For `objective`, `advantage` and `rollout` a value is
     a plugin with options, `drpo:delta=0.2`; `objective` also takes the presets. `lag=1,4,16` makes
-    rollouts older and leaves mini-batch, samples and updates the same. The baseline is a
+    rollouts older and leaves mini-batch, samples and updates the same. With several `--bases`,
+    intervals cover other base models. The baseline is a
     value of the first `--vary`, or `KEY=VALUE` of any; by default, the first value of the first.
     As many runs train at a time as there are GPUs, or cores.
+
+    Given the compare.json of a grid instead of a spec, it shows the tables again without the runs.
 
     The exit code is 1 when a run failed; the others are run and reported all the same. On SIGINT
     or SIGTERM the running ones finish their step and save.
     """
     from drpo_cli.tools.compare import command
 
-    request = command.Request(base, vary, seeds, jobs, baseline, target, out, set_, nproc)
+    request = command.Request(base, vary, seeds, jobs, baseline, target, out, set_, nproc, bases)
     raise typer.Exit(command.compare(request))

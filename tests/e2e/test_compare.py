@@ -128,7 +128,7 @@ def test_a_failed_run_is_shown_and_the_others_continue(small: Path) -> None:
     assert done.stdout.count("failed: ArithmeticError: no such luck") == 2
     assert "Failed runs" in done.stdout and "Traceback" not in done.stdout + done.stderr
     found = json.loads((out / "compare.json").read_text())
-    by_cell = {cell["cell"]: cell for cell in found["cells"]}
+    by_cell = {cell["point"]["objective"]: cell for cell in found["cells"]}
     assert by_cell["spo"]["finished"] == 2 and by_cell["spo"]["failed"] == 0
     assert by_cell["./bad.py:loss"]["failed"] == 2
     assert found["differences"] == []

@@ -11,7 +11,9 @@ from drpo_cli.tools.compare.grid import (
     Cell,
     make_cells,
     parse_axes,
+    parse_bases,
     parse_seeds,
+    put_on_bases,
     run_name,
     spell,
     split_values,
@@ -149,3 +151,28 @@ def test_names_stay_as_the_grid_grows_and_suit_any_file_system() -> None:
 def test_keys_that_end_alike_keep_their_section() -> None:
     (cell,) = grid("rollout.temperature=1.0", "eval.temperature=0.6")
     assert cell.label == "rollout.temperature=1.0, eval.temperature=0.6"
+
+
+def test_bases_put_every_cell_on_every_model() -> None:
+    cells = grid("objective=drpo,spo")
+    axes = parse_axes(["objective=drpo,spo"])
+    found = put_on_bases(cells, parse_bases("models/a, org/b", axes, ["run.steps=3"]))
+    assert [cell.name for cell in found] == ["drpo-a", "drpo-b", "spo-a", "spo-b"]
+    assert found[1].label == "drpo on b" and found[1].point == cells[0].point
+    assert found[1].overrides[-1] == 'model.path="org/b"'
+    assert put_on_bases(cells, parse_bases("", axes, [])) == tuple(cells)
+
+
+@pytest.mark.parametrize(
+    ("bases", "vary", "set_", "said"),
+    [
+        ("a,,b", "objective=drpo", "", "has an empty value"),
+        ("x/a,y/a", "objective=drpo", "", "two of them are named a; rename one"),
+        ("a,b", "model.path=a,b", "", "--vary model.path: sets model.path, and so does --bases"),
+        ("a,b", "objective=drpo", "model.path=c", "--set model.path=c: sets model.path"),
+    ],
+)
+def test_wrong_bases_are_refused(bases: str, vary: str, set_: str, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_bases(bases, parse_axes([vary]), [set_])
+    assert said in str(caught.value)

@@ -13,11 +13,13 @@ from drpo_cli import dist
 from drpo_cli.errors import UserError
 from drpo_cli.runs.records import Records
 from drpo_cli.spec import dump, load
-from drpo_cli.tools.compare import command, figures, jobs, runner, tables
-from drpo_cli.tools.compare.grid import Axis, make_cells, parse_axes
+from drpo_cli.tools.compare import command, figures, jobs, pages, runner, tables
+from drpo_cli.tools.compare.grid import Axis, make_cells, parse_axes, put_on_bases
 from drpo_cli.tools.compare.jobs import Job, State, read_state
+from drpo_cli.tools.compare.report import Report, make_report, read_report
 from drpo_cli.tools.compare.results import read_result
-from drpo_cli.tools.compare.summaries import Report, choose_baseline, make_report
+from drpo_cli.tools.compare.rows import make_overviews, make_tables
+from drpo_cli.tools.compare.summaries import choose_baseline
 from support.specs import BUILT_IN, write
 
 VARY = ("objective=drpo:delta=0.2,spo,none", "train.learning_rate=1e-3,5e-4")
@@ -29,11 +31,15 @@ LAG_BASE = (*STEPS, "eval.every=5", "train.updates_per_rollout=1")
 
 
 def grid(
-    folder: Path, *vary: str, seeds: tuple[int, ...] = (0, 1, 2), set_: tuple[str, ...] = STEPS
+    folder: Path,
+    *vary: str,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    set_: tuple[str, ...] = STEPS,
+    bases: tuple[str, ...] = (),
 ) -> list[Job]:
     (folder / "rows.jsonl").write_text('{"question": "1+1", "target": "2"}\n')
     base = write(folder, BUILT_IN)
-    chosen = make_cells(parse_axes(vary), load(base, set_))
+    chosen = put_on_bases(make_cells(parse_axes(vary), load(base, set_)), bases)
     specs = jobs.load_specs(base, set_, chosen, 1)
     return jobs.make_jobs(chosen, specs, seeds, folder / "out")
 
@@ -53,11 +59,15 @@ def finished(folder: Path, *vary: str, seeds: tuple[int, ...] = (0, 1, 2)) -> di
     return dict.fromkeys(found, DONE)
 
 
-def report(states: dict[Job, State], *vary: str, target: float | None = None) -> Report:
+def report(
+    states: dict[Job, State],
+    *vary: str,
+    target: float | None = None,
+    bases: tuple[str, ...] = (),
+) -> Report:
     asked = parse_axes(vary)
-    return make_report(
-        "grid", "drpo compare <run.toml>", asked, states, choose_baseline(None, asked), target
-    )
+    baseline = choose_baseline(None, asked)
+    return make_report("grid", "drpo compare <run.toml>", asked, states, baseline, target, bases)
 
 
 def test_a_folder_says_how_far_its_run_is(tmp_path: Path) -> None:
@@ -233,6 +243,61 @@ def test_with_a_lag_curves_count_updates(tmp_path: Path) -> None:
     assert ">update<" in drawn and ">step<" not in drawn
 
 
+BASES = ("models/one", "models/two", "models/three")
+
+
+def test_a_report_over_base_models(tmp_path: Path) -> None:
+    """spo ends 10 points below drpo on average; by how much depends on the base model."""
+    vary = ("objective=drpo,spo", "train.learning_rate=1e-3,5e-4")
+    jobs_found = grid(tmp_path, *vary, seeds=(0, 1), bases=BASES)
+    assert len(jobs_found) == 2 * 2 * 3 * 2
+    assert jobs_found[0].folder.path.name == "drpo-learning_rate0.001-one-seed0"
+    assert jobs_found[0].label == "drpo, learning_rate=0.001 on one, seed 0"
+    assert {job.spec.model.path for job in jobs_found} == set(BASES)
+    for job in jobs_found:
+        place = BASES.index(job.cell.base)
+        lower = (0.08, 0.1, 0.12)[place] if job.cell.value("objective") == "spo" else 0
+        record(job, 0.2, 0.3, 0.4 + 0.1 * place + 0.01 * job.seed - lower)
+    found = report(dict.fromkeys(jobs_found, DONE), *vary, bases=BASES)
+    text = tables.to_markdown(found)
+    half = 100 * 4.3027 * 0.02 / 3**0.5  # t of 2 degrees of freedom, not of 5
+    interval = f"-10.0 [{-10 - half:.1f}, {-10 + half:.1f}]"
+    assert interval in text and "with 95 % intervals over base models" in text
+    assert "| spo | 0.001 | 6 | -10.0 [" in text
+    (spread,) = [table for table in make_tables(found) if table.name == "spread"]
+    assert spread.rows[2] == ("spo", "0.001", "8.0", "0.7", "2.0", "0.0")
+    assert "paired by base model and seed" in text and "- base models: The mean of a base" in text
+    command.write_report(found, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "4 cells × 3 base models × 2 seeds = 24 runs" in page
+
+
+def test_the_report_can_be_made_again_from_its_json_alone(tmp_path: Path) -> None:
+    states = finished(tmp_path, *VARY)
+    states[list(states)[4]] = State("failed", "no | such luck")
+    first = report(states, *VARY, target=0.44)
+    command.write_report(first, tmp_path)
+    again = read_report(tmp_path / "compare.json")
+    assert again == first
+    assert tables.to_markdown(again) == (tmp_path / "table.md").read_text()
+    other = read_report(tmp_path / "compare.json", baseline="spo", target=0.3)
+    assert (other.baseline.value, other.target) == ("spo", 0.3)
+    (tmp_path / "other.json").write_text('{"runs": []}')
+    with pytest.raises(UserError, match="is not a compare"):
+        read_report(tmp_path / "other.json")
+    with pytest.raises(UserError, match="cannot be read: No such file"):
+        read_report(tmp_path / "none.json")
+
+
+def test_scores_are_kept_with_six_digits(tmp_path: Path) -> None:
+    (job,) = grid(tmp_path, "objective=drpo", seeds=(0,))
+    record(job, 1 / 3, 2 / 3, 1 / 7)
+    command.write_report(report({job: DONE}, "objective=drpo"), tmp_path)
+    text = (tmp_path / "compare.json").read_text()
+    assert '"curve": [[0, 0.333333], [5, 0.666667], [10, 0.142857]]' in text
+    assert '"area": 0.452381' in text
+
+
 def test_the_overview_has_a_row_per_method_and_marks_clear_differences(tmp_path: Path) -> None:
     """spo ends about 10 points below drpo at every seed, none now and then."""
     final = {
@@ -243,17 +308,20 @@ def test_the_overview_has_a_row_per_method_and_marks_clear_differences(tmp_path:
     states = dict.fromkeys(grid(tmp_path, *VARY), DONE)
     for job in states:
         record(job, 0.2, 0.3, final[job.cell.value("objective")][job.seed])
-    overview, *_ = tables.make_page_tables(report(states, *VARY))
+    overview, collapsed, reached, *_ = make_overviews(report(states, *VARY, target=0.3))
     assert overview.header == ("objective", "learning_rate 0.001", "learning_rate 0.0005")
     drpo, spo, none = overview.rows
     assert drpo == ("drpo:delta=0.2", "42.0 [37.0, 47.0]", "42.0 [37.0, 47.0]")
     assert spo[1] == spo[2] == "32.3 [27.2, 37.5] ↓"
+    assert collapsed.rows[1] == ("spo", "0 of 3", "0 of 3")
+    assert reached.title.startswith("Steps to 30 %: median, and runs that reached it")
+    assert reached.rows[1] == ("spo", "5 (3 of 3)", "5 (3 of 3)")
     assert none[0] == "none" and not none[1].endswith(("↑", "↓"))
 
 
 def test_a_grid_of_one_key_needs_no_overview(tmp_path: Path) -> None:
     found = report(finished(tmp_path, "objective=drpo,spo"), "objective=drpo,spo")
-    assert tables.make_page_tables(found) == tables.make_tables(found)
+    assert tables.make_page_tables(found) == make_tables(found)
 
 
 def test_why_a_run_ended(tmp_path: Path) -> None:
@@ -288,3 +356,26 @@ def test_each_slot_gets_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [runner.choose_devices(slot, 1) for slot in range(2)] == ["5", "7"]
     monkeypatch.setattr(dist, "device_type", lambda: "cpu")
     assert runner.choose_devices(0, 1) is None
+
+
+def test_a_page_gets_its_tables_from_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command.write_report(report(finished(tmp_path, *VARY), *VARY), tmp_path)
+    page = tmp_path / "docs" / "study.md"
+    page.parent.mkdir()
+    begin = "<!-- compare: ../compare.json {} -->\n"
+    ends = "old\n<!-- /compare -->\n"
+    page.write_text(f"# A\n{begin.format('overview')}{ends}B\n{begin.format('cells')}{ends}")
+    assert pages.main([str(page), "--check"]) == 1
+    assert "is not what its compare.json files give" in capsys.readouterr().err
+    assert pages.main([str(page)]) == 0
+    text = page.read_text()
+    assert "old" not in text and text.count("**Held-out avg@k, %, with 95 % intervals") == 1
+    assert "| objective | learning_rate 0.001 | learning_rate 0.0005 |" in text
+    assert pages.main([str(page), "--check"]) == 0
+    page.write_text(begin.format("reached") + ends)
+    assert pages.main([str(page)]) == 2
+    assert "has no table reached; name one of overview, collapsed" in capsys.readouterr().err
+    page.write_text(begin.format("cells"))
+    assert pages.main([str(page)]) == 2 and "has 1 markers" in capsys.readouterr().err

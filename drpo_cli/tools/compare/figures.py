@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 from drpo_cli.evaluate.metrics import Estimate
 from drpo_cli.spec.overrides import parse_value
 from drpo_cli.terminal import printable
-from drpo_cli.tools.compare.grid import Axis, Cell, short_keys
-from drpo_cli.tools.compare.summaries import Report, average_over_seeds
+from drpo_cli.tools.compare.grid import Axis, short_keys
+from drpo_cli.tools.compare.report import Report
+from drpo_cli.tools.compare.results import Result
+from drpo_cli.tools.compare.statistics import average
+from drpo_cli.tools.compare.summaries import group
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,16 +80,15 @@ def _draw_curves(report: Report) -> Figure:
         axes.set(xlabel=report.unit, ylabel="held-out avg@k, %")
         axes.label_outer()
         for index, value in enumerate(first.values):
-            cell = _find_cell(report, (value, *values))
-            _draw_curve(axes, report, cell, _line_style(index))
+            _draw_curve(axes, _runs_at(report, (value, *values)), _line_style(index))
     _add_legend(figure, first.values)
     return figure
 
 
-def _draw_curve(axes: Axes, report: Report, cell: Cell, style: dict[str, Any]) -> None:
-    runs = [dict(result.curve) for result in report.of_cell(cell)]
-    steps = sorted(set.intersection(*(set(run) for run in runs))) if runs else []
-    found = [average_over_seeds([run[step] for run in runs]) for step in steps]
+def _draw_curve(axes: Axes, runs: Sequence[Result], style: dict[str, Any]) -> None:
+    curves = group(runs, lambda run: dict(run.curve))
+    steps = sorted(set.intersection(*(set(dict(run.curve)) for run in runs))) if runs else []
+    found = [average([[curve[step] for curve in base] for base in curves]) for step in steps]
     axes.plot(steps, [100 * e.value for e in found], linewidth=1.6, **style)
     if len(runs) > 1:
         low, high = zip(*(_interval(e) for e in found), strict=True)
@@ -110,7 +112,7 @@ def _draw_sensitivity(report: Report) -> Figure | None:
         axes.minorticks_off()
         for index, value in enumerate(first.values):
             points = {
-                x: [r.final for r in report.of_cell(_find_cell(report, (value, text, *values)))]
+                x: group(_runs_at(report, (value, text, *values)), lambda run: run.final)
                 for x, text in zip(numbers, second.values, strict=True)
             }
             _draw_points(axes, points, _line_style(index))
@@ -118,8 +120,8 @@ def _draw_sensitivity(report: Report) -> Figure | None:
     return figure
 
 
-def _draw_points(axes: Axes, points: dict[float, list[float]], style: dict[str, Any]) -> None:
-    found = {x: average_over_seeds(finals) for x, finals in sorted(points.items()) if finals}
+def _draw_points(axes: Axes, points: dict[float, list[list[float]]], style: dict[str, Any]) -> None:
+    found = {x: average(finals) for x, finals in sorted(points.items()) if finals}
     heights = [100 * e.value for e in found.values()]
     ends = [_interval(e) for e in found.values()]
     below = [h - low for h, (low, _) in zip(heights, ends, strict=True)]
@@ -176,9 +178,8 @@ def _line_style(index: int) -> dict[str, Any]:
     }
 
 
-def _find_cell(report: Report, values: tuple[str, ...]) -> Cell:
-    point = tuple(zip((axis.key for axis in report.axes), values, strict=True))
-    return next(row.cell for row in report.summaries if row.cell.point == point)
+def _runs_at(report: Report, values: tuple[str, ...]) -> list[Result]:
+    return report.at(tuple(zip((axis.key for axis in report.axes), values, strict=True)))
 
 
 def _interval(found: Estimate) -> tuple[float, float]:

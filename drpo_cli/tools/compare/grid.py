@@ -6,8 +6,9 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations, product
+from pathlib import PurePosixPath
 from typing import Any
 
 from drpo_cli import plugins
@@ -24,7 +25,10 @@ FIXED = {
     "run.name": "each run of a grid gets its own name",
     "run.folder": "give --out",
 }
+Point = tuple[tuple[str, str], ...]
+"""Each varied key and its value, in the order of the `--vary`."""
 OPEN, CLOSE, QUOTES = "[{(", "]})", "\"'"
+MODEL = "model.path"
 HIGHEST_SEED = 2**32 - 1
 MOST_SEEDS = 10_000  # more is a typing error, as in `--seeds 0-40000`
 LONGEST_NAME = 120  # of a run folder; a longer name is cut and ends in a hash
@@ -40,20 +44,22 @@ class Axis:
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination of the varied values: one run per seed.
+    """One combination of the varied values on one base model: one run per seed.
 
-    point      each varied key and its value, in the order of the `--vary`
-    label      the point for people
-    name       the point for the file system
-    overrides  what the point sets in the base spec, written as for `--set`
+    point      each varied key and its value
+    label      the cell for people
+    name       the cell for the file system
+    overrides  what the cell sets in the base spec, written as for `--set`
     lag        updates per step, where they vary as `lag`: curves then count updates; else 1
+    base       the base model of `--bases`; empty without it
     """
 
-    point: tuple[tuple[str, str], ...]
+    point: Point
     label: str
     name: str
     overrides: tuple[str, ...]
     lag: int = 1
+    base: str = ""
 
     def value(self, key: str) -> str:
         """The value of a varied key."""
@@ -109,13 +115,55 @@ def make_cells(axes: Sequence[Axis], base: Spec | None = None) -> tuple[Cell, ..
         # whole sections first: replacing a section would lose a key that was set in it before
         items.sort(key=lambda item: "." in item[0])
         overrides = tuple(f"{key}={text}" for key, text in items)
-        label = ", ".join(v if k in VARIANTS else f"{short[k]}={v}" for k, v in point)
         lag = int(dict(point).get(LAG, 1))
-        found.append(Cell(point, label, _file_name(point, short), overrides, lag))
+        found.append(Cell(point, label_of(point), _file_name(point, short), overrides, lag))
     shared = [name for name, count in Counter(cell.name for cell in found).items() if count > 1]
     if shared:
         raise UserError(f"--vary: two cells would share the folder {shared[0]}", "rename a value")
     return tuple(found)
+
+
+def parse_bases(text: str, axes: Sequence[Axis], set_: Sequence[str]) -> tuple[str, ...]:
+    """Reads `A,B,C`, each a value of model.path; none for an empty text.
+
+    Raises UserError for two of the same name, and where something else sets model.path.
+    """
+    if not text:
+        return ()
+    found = tuple(split_values(text))
+    others = [f"--vary {axis.key}" for axis in axes if axis.key in ("model", MODEL)]
+    others += [f"--set {one}" for one in set_ if one.partition("=")[0].strip() == MODEL]
+    if others:
+        raise UserError(f"{others[0]}: sets {MODEL}, and so does --bases", "give one of them")
+    if not all(found):
+        raise UserError(f"--bases {text}: has an empty value", "write --bases A,B,C")
+    name, times = Counter(map(_base_name, found)).most_common(1)[0]
+    if times > 1:
+        raise UserError(f"--bases {text}: two of them are named {name}", "rename one")
+    return found
+
+
+def put_on_bases(cells: Sequence[Cell], bases: Sequence[str]) -> tuple[Cell, ...]:
+    """Each cell on each base model; the cells as they are without any."""
+    if not bases:
+        return tuple(cells)
+    return tuple(
+        replace(
+            cell,
+            label=f"{cell.label} on {_base_name(base)}",
+            name=f"{cell.name}-{_base_name(base)}",
+            overrides=(*cell.overrides, f"{MODEL}={to_toml(base)}"),
+            base=base,
+        )
+        for cell in cells
+        for base in bases
+    )
+
+
+def label_of(point: Point) -> str:
+    """A point for people."""
+    short = short_keys([key for key, _ in point])
+    return ", ".join(v if k in VARIANTS else f"{short[k]}={v}" for k, v in point)
 
 
 def run_name(cell: Cell, seed: int) -> str:
@@ -239,6 +287,10 @@ def _require_disjoint(
                     f"--vary {axis.key}={value}: sets {both[0]}, and so does --vary {other.key}",
                     "vary one of them",
                 )
+
+
+def _base_name(base: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", PurePosixPath(base).name)
 
 
 def _file_name(point: Sequence[tuple[str, str]], short: Mapping[str, str]) -> str:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from drpo_cli.errors import UserError
 from drpo_cli.runs.metrics import StepMetrics
 from drpo_cli.runs.reader import read
-from drpo_cli.tools.compare.grid import Cell
+from drpo_cli.tools.compare.grid import Point, label_of
 from drpo_cli.tools.compare.jobs import Job, State, Status
 
+DIGITS = 6  # of a score in compare.json, and in all that is computed from it
 COLLAPSE = 0.5  # a run collapsed when its last held-out score is below this share of its best
 NOT_FINITE = re.compile(r"\b(nan|inf|non-finite|not finite)\b", re.IGNORECASE)
 
@@ -23,16 +25,26 @@ class Result:
 
     curve      (step, held-out avg@k in [0, 1]), from the untrained model at step 0; in a grid with
                a lag, updates instead of steps
+    length     of the whole run, in the same unit
+    base       the base model of `--bases`; empty without it
     collapsed  None when the run is neither finished nor failed for a numeric reason
     """
 
-    cell: Cell
+    point: Point
+    base: str
     seed: int
     folder: str
     status: Status
     reason: str
     curve: tuple[tuple[int, float], ...]
+    length: int
     collapsed: bool | None
+
+    @property
+    def label(self) -> str:
+        """The run's cell, and its base model, for people."""
+        on = f" on {PurePosixPath(self.base).name}" if self.base else ""
+        return f"{label_of(self.point)}{on}"
 
     @property
     def finished(self) -> bool:
@@ -62,15 +74,22 @@ class Result:
         """The first evaluated step, or update, whose score is at least the target."""
         return next((step for step, score in self.curve if score >= target), None)
 
+    def time_to(self, target: float) -> int:
+        """The step, or update, at which it reaches the target; its length if it never does."""
+        found = self.reached(target)
+        return self.length if found is None else found
+
     def as_dict(self, target: float | None) -> dict[str, Any]:
         """Plain JSON values; the numbers of the whole curve only for a finished run."""
         values: dict[str, Any] = {
-            "cell": self.cell.label,
+            "point": dict(self.point),
+            "base": self.base,
             "seed": self.seed,
             "folder": self.folder,
             "status": self.status,
             "reason": self.reason or None,
             "collapsed": self.collapsed,
+            "length": self.length,
             "curve": [list(point) for point in self.curve],
         }
         if self.finished:
@@ -79,19 +98,37 @@ class Result:
             values |= {} if target is None else {"time_to_target": self.reached(target)}
         return values
 
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Result:
+        """Reads what `as_dict` gave. Raises KeyError, TypeError or ValueError for anything else."""
+        return Result(
+            point=tuple((str(key), str(value)) for key, value in values["point"].items()),
+            base=str(values["base"]),
+            seed=int(values["seed"]),
+            folder=str(values["folder"]),
+            status=values["status"],
+            reason=values["reason"] or "",
+            curve=tuple((int(step), float(score)) for step, score in values["curve"]),
+            length=int(values["length"]),
+            collapsed=values["collapsed"],
+        )
+
 
 def read_result(job: Job, state: State) -> Result:
     """Reads a run's metrics."""
     records = read(job.folder.metrics, StepMetrics)
     scores = {r["step"]: s for r in records if (s := r.get("held_out")) is not None}
-    curve = tuple((step * job.cell.lag, score) for step, score in sorted(scores.items()))
+    lag = job.cell.lag
+    curve = tuple((step * lag, round(score, DIGITS)) for step, score in sorted(scores.items()))
     return Result(
-        cell=job.cell,
+        point=job.cell.point,
+        base=job.cell.base,
         seed=job.seed,
         folder=job.folder.path.name,
         status=state.status,
         reason=state.reason,
         curve=curve,
+        length=job.spec.run.steps * lag,
         collapsed=_has_collapsed(state, curve, records, job.spec.train.updates_per_rollout),
     )
 

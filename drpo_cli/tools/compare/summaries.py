@@ -1,43 +1,22 @@
-"""The report of a grid: each cell over its seeds, with intervals, and against a baseline."""
+"""Each cell of a grid over its runs, and against the baseline's cell."""
 
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+import statistics as basic
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 from drpo_cli.errors import UserError
-from drpo_cli.evaluate.metrics import CONFIDENCE, ROUNDING, Estimate
-from drpo_cli.tools.compare.grid import Axis, Cell
-from drpo_cli.tools.compare.jobs import Job, State
-from drpo_cli.tools.compare.lag import unit_of
-from drpo_cli.tools.compare.results import Result, read_result, require_same_problems
+from drpo_cli.evaluate.metrics import CONFIDENCE, Estimate
+from drpo_cli.tools.compare import statistics
+from drpo_cli.tools.compare.grid import Axis, Point
+from drpo_cli.tools.compare.results import Result
+from drpo_cli.tools.compare.statistics import Share, Spread
 
-DEFINITIONS = {
-    "lag": "A rollout is 0 to lag − 1 optimizer updates old when it is used; mini-batch, samples, "
-    "updates and learning rate are the same for every lag. All curves count updates.",
-    "final": "Held-out avg@k after the last step, mean over seeds.",
-    "best": "Highest held-out avg@k of the run, mean over seeds. Optimistic: it is chosen on the "
-    "same problems that it is judged on.",
-    "area": "Area under the learning curve (trapezoid rule over {unit}s, the untrained model "
-    "included), divided by the {unit}s: the mean held-out score of the run.",
-    "{unit}s to target": "First evaluated {unit} with a held-out score of at least the target: the "
-    "median over all seeds, where a run that never reaches it counts as later than any other; in "
-    "brackets, how many reached it.",
-    "collapsed": "Runs whose last held-out score is below half of their best one, the untrained "
-    "model's included, or whose last updates were all non-finite, or that failed for that reason.",
-    "difference": "Value minus the baseline's, paired by seed and by the values of all other "
-    "varied keys, mean over pairs. Intervals are not widened for the number of comparisons; p is.",
-    "p": "Of the difference of the final score: paired t-test over seeds, with Holm's correction "
-    "for all differences of the table. Where p is below 0.05 the score has an arrow: of tables in "
-    "which no method differs, at most about one in twenty has any.",
-    "interval": "95 %, of Student's t over seeds; Wilson's interval for the share that collapsed. "
-    "Where all seeds give the same value there is none.",
-    "one seed": "There is one seed, so the numbers do not show how much they vary from run to run: "
-    "no interval is printed. Run more seeds before you rely on a difference.",
-}
+T = TypeVar("T")
+Pair = tuple[Result, Result]
 
 
 @dataclass(frozen=True)
@@ -58,134 +37,68 @@ class Reached:
 
 
 @dataclass(frozen=True)
-class Share:
-    """`count` of `runs`, with Wilson's 95 % interval; its ends are None for a single run."""
-
-    count: int
-    runs: int
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True)
 class Summary:
-    """A cell over its finished runs; numbers that need a finished run are None without one."""
+    """A cell over its runs.
 
-    cell: Cell
+    final, best, area, spread  over finished runs; None without one
+    reached, collapsed         over runs with an outcome: finished, or failed for a numeric reason
+    spread                     of the final score; None for one base model
+    """
+
+    point: Point
     finished: int
     failed: int
     runs: int
     final: Estimate | None
     best: Estimate | None
     area: Estimate | None
+    spread: Spread | None
     reached: Reached | None
     collapsed: Share | None
 
 
 @dataclass(frozen=True)
 class CellDifference:
-    """A cell minus its baseline, over the seeds that finished in both.
+    """A cell minus its baseline, over pairs of runs with the same base model and seed.
 
-    p  of the final difference, corrected for the number of comparisons; None where it has no
-       interval
+    pairs                           finished in both
+    final, area, detectable, spread over these; None without one
+    time                            to the target; a run that never reaches it counts as its length
+    more, fewer                     pairs in which only this cell's run collapsed, or only the
+                                    baseline's
+    p, time_p, collapsed_p          each corrected for the number of differences in the table; None
+                                    where nothing varies
     """
 
-    cell: Cell
-    baseline: Cell
+    point: Point
+    baseline: Point
     pairs: int
-    final: Estimate
-    area: Estimate
+    final: Estimate | None
     p: float | None
+    detectable: float | None
+    spread: Spread | None
+    area: Estimate | None
+    time: Estimate | None
+    time_p: float | None
+    more: int
+    fewer: int
+    collapsed_p: float | None
 
     @property
     def sign(self) -> int:
         """1 or −1 where the final score differs from the baseline's, else 0."""
-        if self.p is None or self.p >= 1 - CONFIDENCE:
-            return 0
-        return 1 if self.final.value > 0 else -1
-
-
-@dataclass(frozen=True)
-class Report:
-    """All results of a grid."""
-
-    name: str
-    command: str
-    axes: tuple[Axis, ...]
-    seeds: int
-    target: float | None
-    baseline: Baseline
-    results: tuple[Result, ...]
-    summaries: tuple[Summary, ...]
-    differences: tuple[CellDifference, ...]
-
-    def of_cell(self, cell: Cell) -> list[Result]:
-        """A cell's finished runs."""
-        return [r for r in self.results if r.cell is cell and r.finished]
+        return _sign(self.final, self.p)
 
     @property
-    def unit(self) -> str:
-        """What the curves count: "step", or "update" in a grid with a lag."""
-        return unit_of([axis.key for axis in self.axes])
+    def time_sign(self) -> int:
+        """1 or −1 where the time to the target differs, else 0."""
+        return _sign(self.time, self.time_p)
 
     @property
-    def failed(self) -> list[Result]:
-        """Runs that failed."""
-        return [r for r in self.results if r.status == "failed"]
-
-    def definitions(self) -> dict[str, str]:
-        """What the columns of this report mean."""
-        absent = {"interval", "p"} if self.seeds == 1 else {"one seed"}
-        absent |= {"{unit}s to target"} if self.target is None else set()
-        absent |= {"lag"} if self.unit == "step" else set()
-        kept = {name: text for name, text in DEFINITIONS.items() if name not in absent}
-        return {n.format(unit=self.unit): text.format(unit=self.unit) for n, text in kept.items()}
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {
-            "command": self.command,
-            "axes": {axis.key: list(axis.values) for axis in self.axes},
-            "target": self.target,
-            "baseline": asdict(self.baseline),
-            "cells": [
-                {**asdict(row), "cell": row.cell.label, "point": dict(row.cell.point)}
-                for row in self.summaries
-            ],
-            "differences": [
-                {**asdict(row), "cell": row.cell.label, "baseline": row.baseline.label}
-                for row in self.differences
-            ],
-            "runs": [result.as_dict(self.target) for result in self.results],
-            "definitions": self.definitions(),
-        }
-
-
-def make_report(
-    name: str,
-    command: str,
-    axes: tuple[Axis, ...],
-    states: Mapping[Job, State],
-    baseline: Baseline,
-    target: float | None,
-) -> Report:
-    """Reads every run. Raises UserError when runs were scored on different problems."""
-    require_same_problems(list(states))
-    results = tuple(read_result(job, state) for job, state in states.items())
-    by_cell: dict[Cell, list[Result]] = {}
-    for one in results:
-        by_cell.setdefault(one.cell, []).append(one)
-    return Report(
-        name=name,
-        command=command,
-        axes=axes,
-        seeds=len({one.seed for one in results}),
-        target=target,
-        baseline=baseline,
-        results=results,
-        summaries=tuple(summarise(cell, runs, target) for cell, runs in by_cell.items()),
-        differences=tuple(compute_differences(by_cell, baseline)),
-    )
+    def collapsed_sign(self) -> int:
+        """1 or −1 where another share of runs collapses, else 0."""
+        difference = Estimate(self.more - self.fewer, None, None)
+        return _sign(difference, self.collapsed_p)
 
 
 def choose_baseline(text: str | None, axes: Sequence[Axis]) -> Baseline:
@@ -206,96 +119,137 @@ def choose_baseline(text: str | None, axes: Sequence[Axis]) -> Baseline:
     )
 
 
-def average_over_seeds(values: Sequence[float], lowest: float = 0.0) -> Estimate:
-    """Mean and 95 % interval of one value per seed, each in [lowest, 1].
-
-    The interval is that of Student's t, cut at these bounds. There is none when all are equal.
-    """
-    mean = math.fsum(values) / len(values)
-    if (test := _t_test(values)) is None:
-        return Estimate(mean, None, None)
-    interval = test.confidence_interval(CONFIDENCE)
-    return Estimate(mean, max(lowest, float(interval.low)), min(1.0, float(interval.high)))
-
-
-def corrected(differences: Sequence[Sequence[float]]) -> list[float | None]:
-    """The p-value of each list of paired differences, corrected by Holm (1979) for their number.
-
-    A t-test each; None for a list of one value, or of equal ones.
-    """
-    tests = [_t_test(values) for values in differences]
-    found: list[float | None] = [None if test is None else float(test.pvalue) for test in tests]
-    ranked = sorted((p, place) for place, p in enumerate(found) if p is not None)
-    largest = 0.0
-    for rank, (p, place) in enumerate(ranked):
-        largest = max(largest, min(1.0, p * (len(ranked) - rank)))
-        found[place] = largest
-    return found
-
-
-def _t_test(values: Sequence[float]) -> Any:
-    """Whether the mean is 0, by Student's t; None where nothing varies."""
-    if len(values) < 2 or max(values) - min(values) < ROUNDING:
-        return None
-    from scipy.stats import ttest_1samp
-
-    return ttest_1samp(values, 0.0)
-
-
-def summarise(cell: Cell, results: Sequence[Result], target: float | None) -> Summary:
+def summarise(point: Point, results: Sequence[Result], target: float | None) -> Summary:
     """Summarises a cell's runs."""
     done = [result for result in results if result.finished]
-    judged = [result.collapsed for result in results if result.collapsed is not None]
+    judged = [result for result in results if result.collapsed is not None]
+    final = group(done, lambda r: r.final)
     return Summary(
-        cell=cell,
+        point=point,
         finished=len(done),
         failed=sum(result.status == "failed" for result in results),
         runs=len(results),
-        final=average_over_seeds([r.final for r in done]) if done else None,
-        best=average_over_seeds([r.best[1] for r in done]) if done else None,
-        area=average_over_seeds([r.area for r in done]) if done else None,
-        reached=_count_reached(done, target) if done and target is not None else None,
-        collapsed=estimate_share(sum(judged), len(judged)) if judged else None,
+        final=statistics.average(final) if done else None,
+        best=statistics.average(group(done, lambda r: r.best[1])) if done else None,
+        area=statistics.average(group(done, lambda r: r.area)) if done else None,
+        spread=statistics.components(final),
+        reached=_count_reached(judged, target) if judged and target is not None else None,
+        collapsed=statistics.estimate_share(group(judged, lambda r: bool(r.collapsed)))
+        if judged
+        else None,
     )
 
 
 def compute_differences(
-    results: Mapping[Cell, Sequence[Result]], base: Baseline
+    results: Mapping[Point, Sequence[Result]], base: Baseline, target: float | None
 ) -> list[CellDifference]:
-    """Compares each cell with the baseline's cell that has the same other values, by seed."""
-    by_point = {cell.point: cell for cell in results}
-    compared = []
-    for cell in results:
-        point = tuple((k, base.value if k == base.key else v) for k, v in cell.point)
-        if (other := by_point[point]) is not cell:
-            there = {r.seed: r for r in results[other] if r.finished}
-            pairs = [(r, there[r.seed]) for r in results[cell] if r.finished and r.seed in there]
-            if pairs:
-                final = [mine.final - theirs.final for mine, theirs in pairs]
-                area = [mine.area - theirs.area for mine, theirs in pairs]
-                compared.append((cell, other, final, area))
+    """Compares each cell with the baseline's cell that has the same other values, run by run."""
+    found = []
+    for point, mine in results.items():
+        other = tuple((k, base.value if k == base.key else v) for k, v in point)
+        if other != point and (pairs := _pair(mine, results[other])):
+            found.append((point, other, pairs))
+    raw = [_Tests(pairs, target) for _, _, pairs in found]
+    final, time, collapsed = (
+        statistics.correct(values)
+        for values in ([t.final for t in raw], [t.time for t in raw], [t.collapsed for t in raw])
+    )
     return [
-        CellDifference(
-            cell, other, len(final), average_over_seeds(final, -1), average_over_seeds(area, -1), p
-        )
-        for (cell, other, final, area), p in zip(
-            compared, corrected([final for _, _, final, _ in compared]), strict=True
-        )
+        _difference(*cells, target, ps)
+        for cells, ps in zip(found, zip(final, time, collapsed, strict=True), strict=True)
     ]
 
 
-def estimate_share(count: int, runs: int) -> Share:
-    """Estimates a share of runs, with Wilson's interval."""
-    if runs < 2:
-        return Share(count, runs, None, None)
-    from scipy.stats import binomtest
-
-    interval = binomtest(count, runs).proportion_ci(CONFIDENCE, method="wilson")
-    return Share(count, runs, float(interval.low), float(interval.high))
+def group(results: Sequence[Result], value: Callable[[Result], T]) -> list[list[T]]:
+    """A value of each run, in one list per base model."""
+    found: dict[str, list[T]] = {}
+    for result in results:
+        found.setdefault(result.base, []).append(value(result))
+    return list(found.values())
 
 
-def _count_reached(done: Sequence[Result], target: float) -> Reached:
-    steps = [result.reached(target) for result in done]
-    median = statistics.median(math.inf if step is None else step for step in steps)
-    count = sum(step is not None for step in steps)
-    return Reached(count, len(steps), median if math.isfinite(median) else None)
+class _Tests:
+    """The p-values of one difference, before they are corrected."""
+
+    def __init__(self, pairs: Sequence[Pair], target: float | None) -> None:
+        finished = _finished(pairs)
+        self.final = statistics.compute_p(_final(finished)) if finished else None
+        self.time = None if target is None else statistics.compute_p(_time(pairs, target))
+        self.collapsed: float | None = statistics.compute_sign_p(*_count_discordant(pairs))
+
+
+def _difference(
+    point: Point,
+    other: Point,
+    pairs: Sequence[Pair],
+    target: float | None,
+    ps: tuple[float | None, float | None, float | None],
+) -> CellDifference:
+    finished = _finished(pairs)
+    final = _final(finished)
+    area = _by_base(finished, lambda mine, theirs: mine.area - theirs.area)
+    more, fewer = _count_discordant(pairs)
+    return CellDifference(
+        point=point,
+        baseline=other,
+        pairs=len(finished),
+        final=statistics.average(final, -1) if finished else None,
+        p=ps[0],
+        detectable=statistics.detectable(final) if finished else None,
+        spread=statistics.components(final),
+        area=statistics.average(area, -1) if finished else None,
+        time=None
+        if target is None
+        else statistics.average(_time(pairs, target), -math.inf, math.inf),
+        time_p=ps[1],
+        more=more,
+        fewer=fewer,
+        collapsed_p=ps[2],
+    )
+
+
+def _pair(mine: Sequence[Result], theirs: Sequence[Result]) -> list[Pair]:
+    """Runs with the same base model and seed, where both have an outcome."""
+    there = {(r.base, r.seed): r for r in theirs if r.collapsed is not None}
+    ours = [r for r in mine if r.collapsed is not None]
+    return [(r, there[r.base, r.seed]) for r in ours if (r.base, r.seed) in there]
+
+
+def _finished(pairs: Sequence[Pair]) -> list[Pair]:
+    return [pair for pair in pairs if pair[0].finished and pair[1].finished]
+
+
+def _final(pairs: Sequence[Pair]) -> list[list[float]]:
+    return _by_base(pairs, lambda mine, theirs: mine.final - theirs.final)
+
+
+def _time(pairs: Sequence[Pair], target: float) -> list[list[float]]:
+    return _by_base(pairs, lambda mine, theirs: mine.time_to(target) - theirs.time_to(target))
+
+
+def _by_base(
+    pairs: Sequence[Pair], subtract: Callable[[Result, Result], float]
+) -> list[list[float]]:
+    found: dict[str, list[float]] = {}
+    for mine, theirs in pairs:
+        found.setdefault(mine.base, []).append(subtract(mine, theirs))
+    return list(found.values())
+
+
+def _count_discordant(pairs: Sequence[Pair]) -> tuple[int, int]:
+    more = sum(bool(mine.collapsed) and not theirs.collapsed for mine, theirs in pairs)
+    fewer = sum(bool(theirs.collapsed) and not mine.collapsed for mine, theirs in pairs)
+    return more, fewer
+
+
+def _count_reached(judged: Sequence[Result], target: float) -> Reached:
+    times = [result.reached(target) for result in judged]
+    median = basic.median(math.inf if time is None else time for time in times)
+    count = sum(time is not None for time in times)
+    return Reached(count, len(times), median if math.isfinite(median) else None)
+
+
+def _sign(difference: Estimate | None, p: float | None) -> int:
+    if difference is None or p is None or p >= 1 - CONFIDENCE:
+        return 0
+    return 1 if difference.value > 0 else -1
