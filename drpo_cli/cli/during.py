@@ -129,6 +129,8 @@ def watch(
         "drpo compare demo/run.toml --vary objective=drpo:delta=0.2,dppo,grpo --seeds 0-4",
         "drpo compare demo/run.toml --vary objective=drpo,spo --vary train.learning_rate=1e-3,5e-4",
         "drpo compare demo/run.toml --vary objective=drpo,spo --bases model-a,model-b,model-c",
+        "drpo compare demo/run.toml --vary objective=spo,drpo --tune spo:epsilon=0.2,1 "
+        "--tune drpo:delta=0.2,0.5 --select-seeds 0-2 --report-seeds 5-14",
     ),
 )
 def compare(
@@ -138,8 +140,24 @@ def compare(
         typer.Option(metavar="KEY=V1,V2,…", help="Values of a key to compare; repeatable."),
     ] = None,
     seeds: Annotated[
-        str, typer.Option(metavar="0-4", help="Seeds of every cell, as a range or a list (0,3,7).")
-    ] = "0-4",
+        str | None,
+        typer.Option(
+            metavar="0-4", help="Seeds of every cell, as a range or a list (0,3,7). Default 0-4."
+        ),
+    ] = None,
+    tune: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METHOD:OPTION=V1,V2,…",
+            help="Values to choose from on the selection seeds; or KEY=V1,V2,…; repeatable.",
+        ),
+    ] = None,
+    select_seeds: Annotated[
+        str | None, typer.Option(metavar="0-4", help="Seeds that --tune chooses on.")
+    ] = None,
+    report_seeds: Annotated[
+        str | None, typer.Option(metavar="5-14", help="Seeds that are reported with --tune.")
+    ] = None,
     jobs: Annotated[int | None, typer.Option(min=1, metavar="N", help="Runs at a time.")] = None,
     bases: Annotated[
         str | None,
@@ -167,9 +185,14 @@ def compare(
     All combinations of the `--vary` are run. For `objective`, `advantage` and `rollout` a value is
     a plugin with options, `drpo:delta=0.2`; `objective` also takes the presets. `lag=1,4,16` makes
     rollouts older and leaves mini-batch, samples and updates the same. With several `--bases`,
-    intervals cover other base models. The baseline is a
-    value of the first `--vary`, or `KEY=VALUE` of any; by default, the first value of the first.
-    As many runs train at a time as there are GPUs, or cores.
+    intervals cover other base models. The baseline is a value of the first `--vary`, or `KEY=VALUE`
+    of any; by default, the first value of the first. As many runs train at a time as there are
+    GPUs, or cores.
+
+    With `--tune`, all combinations of its values run on the `--select-seeds`; each cell keeps the
+    one with the highest mean final score, and only that runs on the `--report-seeds`, which all
+    other tables are about. METHOD is a value of `--vary objective=…`, and `a+b=V1,V2` sets two
+    options to one value. Every method with options needs the same number of values.
 
     Given the compare.json of a grid instead of a spec, it shows the tables again without the runs.
 
@@ -178,5 +201,7 @@ def compare(
     """
     from drpo_cli.tools.compare import command
 
-    request = command.Request(base, vary, seeds, jobs, baseline, target, out, set_, nproc, bases)
+    tuning = (tune, select_seeds, report_seeds)
+    where = (baseline, target, out, set_, nproc, bases)
+    request = command.Request(base, vary, seeds, jobs, *where, *tuning)
     raise typer.Exit(command.compare(request))

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from support.command import drpo, records
+from support.command import drpo, drpo_here, records
+from support.models import tiny_model
 
 GRID = ("--vary", "objective=drpo:delta=0.2,spo", "--jobs", "2")
 LONG = ("--set", "run.steps=3000", "--set", "checkpoint.every=0")
@@ -115,6 +116,45 @@ def test_a_run_of_a_grid_is_the_run_that_train_makes(small: Path) -> None:
     for mine, theirs in pairs:
         assert mine.get("held_out") == theirs.get("held_out")
         assert mine.get("reward") == theirs.get("reward")
+
+
+def test_lag_base_models_and_tuning_in_one_grid(small: Path) -> None:
+    tiny_model(small.parent / "other", seed=1)
+    out = small.parent / "grid"
+    grid = (
+        *("compare", small, "--out", out, "--jobs", 2, "--target", 0.01),
+        *("--vary", "objective=none,drpo", "--vary", "lag=2", "--bases", "model,other"),
+        *("--tune", "drpo:delta=0.1,0.2", "--select-seeds", "0", "--report-seeds", "1"),
+        *("--set", "train.updates_per_rollout=1", "--set", "eval.every=0"),
+    )
+    done = drpo(*grid)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 candidates × 2 base models × 1 seeds = 4 runs, 0 finished" in done.stdout
+    assert "2 cells × 2 base models × 1 seeds = 4 runs, 0 finished" in done.stdout
+    names = {path.name for path in out.iterdir() if path.is_dir()}
+    tried = {f"drpo-lag2-delta{d}-{base}-seed0" for d in (0.1, 0.2) for base in ("model", "other")}
+    assert tried < names and {"none-lag2-model-seed1", "none-lag2-other-seed1"} < names
+    assert len(names) == 8
+    found = json.loads((out / "compare.json").read_text())
+    assert {tuple(step for step, _ in run["curve"]) for run in found["runs"]} == {(0, 2)}
+    assert {run["seed"] for run in found["runs"]} == {1} and found["bases"] == ["model", "other"]
+    assert [trial["chosen"] for trial in found["trials"]].count(True) == 2
+    assert "Chosen by the final held-out avg@k" in done.stdout
+    assert "updates to 1 %" in done.stdout and "of Student's t over base models" in done.stdout
+    spec = (out / "none-lag2-other-seed1" / "spec.toml").read_text()
+    assert "steps = 1\n" in spec and "prompts_per_step = 8\n" in spec
+
+    before = runs(out)
+    again = drpo(*grid)
+    assert again.returncode == 0 and again.stdout.count("4 runs, 4 finished") == 2
+    assert runs(out) == before
+
+    shown = drpo_here("compare", out / "compare.json", "--out", small.parent / "shown")
+    assert shown.returncode == 0, shown.stderr
+    table = (small.parent / "shown" / "table.md").read_text()
+    assert table == (out / "table.md").read_text()
+    refused = drpo_here("compare", out / "compare.json", "--seeds", "1")
+    assert refused.returncode == 2 and "--seeds: has no effect on the results" in refused.stderr
 
 
 def test_a_failed_run_is_shown_and_the_others_continue(small: Path) -> None:

@@ -52,6 +52,7 @@ class Cell:
     overrides  what the cell sets in the base spec, written as for `--set`
     lag        updates per step, where they vary as `lag`: curves then count updates; else 1
     base       the base model of `--bases`; empty without it
+    candidate  the values of `--tune` that it tries; empty without any
     """
 
     point: Point
@@ -60,6 +61,7 @@ class Cell:
     overrides: tuple[str, ...]
     lag: int = 1
     base: str = ""
+    candidate: str = ""
 
     def value(self, key: str) -> str:
         """The value of a varied key."""
@@ -70,7 +72,7 @@ def parse_axes(texts: Sequence[str]) -> tuple[Axis, ...]:
     """Reads every `KEY=V1,V2,…`. Raises UserError for a wrong one and for a key given twice."""
     if not texts:
         raise UserError("--vary: is missing", "say what to compare: --vary objective=drpo,grpo")
-    found = tuple(_parse_axis(text) for text in texts)
+    found = tuple(parse_axis("--vary", text) for text in texts)
     keys = [axis.key for axis in found]
     for key in keys:
         if keys.count(key) > 1:
@@ -78,24 +80,26 @@ def parse_axes(texts: Sequence[str]) -> tuple[Axis, ...]:
     return found
 
 
-def parse_seeds(text: str) -> tuple[int, ...]:
+def parse_seeds(text: str, option: str = "--seeds") -> tuple[int, ...]:
     """Reads `0-4`, `0,3,7` or a mixture, in that order. Raises UserError for anything else."""
     found: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
         if match is None:
-            raise UserError(f"--seeds {text}: {part!r} is not a seed", "write 0-4, or 0,3,7")
+            raise UserError(f"{option} {text}: {part!r} is not a seed", "write 0-4, or 0,3,7")
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
-            raise UserError(f"--seeds {text}: {part.strip()} goes down", f"write {last}-{first}")
+            raise UserError(f"{option} {text}: {part.strip()} goes down", f"write {last}-{first}")
         if last > HIGHEST_SEED:
-            raise UserError(f"--seeds {text}: {last} is too high; a seed is at most {HIGHEST_SEED}")
+            raise UserError(
+                f"{option} {text}: {last} is too high; a seed is at most {HIGHEST_SEED}"
+            )
         if last - first >= MOST_SEEDS:
-            raise UserError(f"--seeds {text}: is over {MOST_SEEDS:,} seeds", "ask for fewer")
+            raise UserError(f"{option} {text}: is over {MOST_SEEDS:,} seeds", "ask for fewer")
         found += range(first, last + 1)
     seed, times = Counter(found).most_common(1)[0]
     if times > 1:
-        raise UserError(f"--seeds {text}: names seed {seed} twice", "name it once")
+        raise UserError(f"{option} {text}: names seed {seed} twice", "name it once")
     return tuple(found)
 
 
@@ -105,7 +109,7 @@ def make_cells(axes: Sequence[Axis], base: Spec | None = None) -> tuple[Cell, ..
     A lag changes numbers of the `base` spec. Raises UserError when it cannot, when two axes set the
     same key, or when two cells would share a folder.
     """
-    settings = {(a.key, v): _settings(a.key, v, base) for a in axes for v in a.values}
+    settings = {(a.key, v): settings_of(a.key, v, base) for a in axes for v in a.values}
     _require_disjoint(axes, settings)
     short = short_keys([axis.key for axis in axes])
     found = []
@@ -213,24 +217,26 @@ def to_toml(value: Any) -> str:
     return str(value)
 
 
-def _parse_axis(text: str) -> Axis:
+def parse_axis(option: str, text: str) -> Axis:
+    """Reads one `KEY=V1,V2,…`. Raises UserError for a wrong one."""
     key, equals, rest = text.partition("=")
     key = key.strip()
     if not equals or not key:
-        raise UserError(f"--vary {text}: has no key and values", "write section.key=value,value")
+        raise UserError(f"{option} {text}: has no key and values", "write section.key=value,value")
     if key in FIXED:
-        raise UserError(f"--vary {key}: cannot be varied", FIXED[key])
+        raise UserError(f"{option} {key}: cannot be varied", FIXED[key])
     parts = split_values(rest)
     if not all(parts):
-        raise UserError(f"--vary {text}: has an empty value", f"write {key}=value,value")
-    values = [_normal_value(key, part) for part in parts]
+        raise UserError(f"{option} {text}: has an empty value", f"write {key}=value,value")
+    values = [normal_value(key, part) for part in parts]
     for value in values:
         if values.count(value) > 1:
-            raise UserError(f"--vary {text}: names {value} twice", "name it once")
+            raise UserError(f"{option} {text}: names {value} twice", "name it once")
     return Axis(key, tuple(values))
 
 
-def _normal_value(key: str, text: str) -> str:
+def normal_value(key: str, text: str) -> str:
+    """The one spelling of a value of a key. Raises UserError for what cannot be its value."""
     if key == LAG:
         return read_lag(text)
     if key not in VARIANTS:
@@ -241,8 +247,11 @@ def _normal_value(key: str, text: str) -> str:
     return ":".join([name, *(f"{option}={spell(v)}" for option, v in options.items())])
 
 
-def _settings(key: str, value: str, base: Spec | None) -> dict[str, str]:
-    """What one value of an axis sets: keys or whole sections, each with its TOML."""
+def settings_of(key: str, value: str, base: Spec | None = None) -> dict[str, str]:
+    """What one value of an axis sets: keys or whole sections, each with its TOML.
+
+    Raises UserError where it cannot be set, and for a lag that the base spec does not allow.
+    """
     if key == LAG:
         assert base is not None
         return lag_settings(base, int(value))
@@ -293,12 +302,19 @@ def _base_name(base: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", PurePosixPath(base).name)
 
 
-def _file_name(point: Sequence[tuple[str, str]], short: Mapping[str, str]) -> str:
-    """A name that any file system takes, the same however the grid grows."""
+def _file_name(point: Point, short: Mapping[str, str]) -> str:
     parts = [v if k in VARIANTS else f"{short[k]}={v}" for k, v in point]
     readable = "-".join(part.replace(":", "_").replace("=", "") for part in parts)
+    return safe_name(readable, spell([list(pair) for pair in point]))
+
+
+def safe_name(readable: str, whole: str) -> str:
+    """A name that any file system takes, the same however the grid grows.
+
+    Where `readable` cannot stay as it is, a hash of `whole` distinguishes it from others.
+    """
     safe = re.sub(r"[^A-Za-z0-9._-]+", "_", readable).lstrip("._-") or "cell"
     if safe != readable or len(safe) > LONGEST_NAME:
-        digest = hashlib.sha256(spell([list(pair) for pair in point]).encode()).hexdigest()[:8]
+        digest = hashlib.sha256(whole.encode()).hexdigest()[:8]
         safe = f"{safe[:LONGEST_NAME]}-{digest}"
     return safe

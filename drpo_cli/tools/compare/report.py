@@ -24,6 +24,7 @@ from drpo_cli.tools.compare.summaries import (
     compute_differences,
     summarise,
 )
+from drpo_cli.tools.compare.tuning import Trial
 
 DEFINITIONS = {
     "lag": "A rollout is 0 to lag − 1 optimizer updates old when it is used; mini-batch, samples, "
@@ -51,6 +52,9 @@ DEFINITIONS = {
     "difference without an arrow may be of this size.",
     "spread": "Standard deviation of the final score in points: between base models, and between "
     "seeds of one base model (method of moments of ANOVA).",
+    "chosen": "Of the candidates of each cell, the one with the highest mean final score on the "
+    "selection seeds; of equal ones, the first. Its score there is optimistic, since it was chosen "
+    "by it. All other tables are of the chosen ones on the reported seeds.",
     "interval": "95 %, of Student's t over {over}; {share} for the share that collapsed. "
     "Where all values are the same there is none.",
     "base models": "The mean of a base model over its seeds is one value: intervals and p cover "
@@ -64,7 +68,9 @@ DEFINITIONS = {
 class Report:
     """All results of a grid.
 
-    bases  the base models of `--bases`; empty without it
+    bases   the base models of `--bases`; empty without it
+    trials  the candidates of `--tune` on the selection seeds; `results` are of the chosen ones on
+            the reported seeds
     """
 
     name: str
@@ -75,6 +81,7 @@ class Report:
     target: float | None
     baseline: Baseline
     results: tuple[Result, ...]
+    trials: tuple[Trial, ...]
     summaries: tuple[Summary, ...]
     differences: tuple[CellDifference, ...]
 
@@ -108,6 +115,7 @@ class Report:
         absent |= set() if self.clustered else {"spread", "base models"}
         absent |= {"{unit}s to target"} if self.target is None else set()
         absent |= set() if LAG in [axis.key for axis in self.axes] else {"lag"}
+        absent |= set() if self.trials else {"chosen"}
         words = {
             "unit": self.unit,
             "over": "base models" if self.clustered else "seeds",
@@ -122,6 +130,7 @@ class Report:
         lists: dict[str, Iterable[Any]] = {
             "cells": (_labelled(row) for row in self.summaries),
             "differences": (_labelled(row) for row in self.differences),
+            "trials": ({**asdict(one), "point": dict(one.point)} for one in self.trials),
             "runs": (result.as_dict(self.target) for result in self.results),
         }
         parts: dict[str, Any] = {
@@ -149,23 +158,27 @@ def make_report(
     baseline: Baseline,
     target: float | None,
     bases: Sequence[str] = (),
+    trials: Sequence[Trial] = (),
 ) -> Report:
     """Reads every run. Raises UserError when runs were scored on different problems."""
     require_same_problems(list(states))
     results = tuple(read_result(job, state) for job, state in states.items())
-    return _build(name, command, axes, tuple(bases), results, baseline, target)
+    return _build(name, command, axes, tuple(bases), results, tuple(trials), baseline, target)
 
 
 def read_report(path: Path, baseline: str | None = None, target: float | None = None) -> Report:
     """Makes the report again from its `compare.json`, without the runs.
 
-    A baseline or a target given here replaces the recorded one. Raises UserError for a file that
-    is no such report.
+    A baseline or a target given here replaces the recorded one. Raises UserError for any other
+    file.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         axes = tuple(Axis(key, tuple(values)) for key, values in found["axes"].items())
         results = tuple(Result.from_dict(run) for run in found["runs"])
+        trials = tuple(
+            Trial(**{**one, "point": tuple(one["point"].items())}) for one in found["trials"]
+        )
         recorded = Baseline(**found["baseline"])
         texts = (str(found["name"]), str(found["command"]))
         bases, own_target = tuple(found["bases"]), found["target"]
@@ -177,7 +190,8 @@ def read_report(path: Path, baseline: str | None = None, target: float | None = 
             "give the command that made the grid again, which writes a new one",
         ) from error
     chosen = recorded if baseline is None else choose_baseline(baseline, axes)
-    return _build(*texts, axes, bases, results, chosen, own_target if target is None else target)
+    wanted = own_target if target is None else target
+    return _build(*texts, axes, bases, results, trials, chosen, wanted)
 
 
 def _build(
@@ -186,6 +200,7 @@ def _build(
     axes: tuple[Axis, ...],
     bases: tuple[str, ...],
     results: tuple[Result, ...],
+    trials: tuple[Trial, ...],
     baseline: Baseline,
     target: float | None,
 ) -> Report:
@@ -201,6 +216,7 @@ def _build(
         target=target,
         baseline=baseline,
         results=results,
+        trials=trials,
         summaries=tuple(summarise(point, runs, target) for point, runs in by_point.items()),
         differences=tuple(compute_differences(by_point, baseline, target)),
     )

@@ -14,7 +14,7 @@ from drpo_cli.runs.reader import read
 from drpo_cli.tools.compare.grid import Point, label_of
 from drpo_cli.tools.compare.jobs import Job, State, Status
 
-DIGITS = 6  # of a score in compare.json, and in all that is computed from it
+DIGITS = 6  # of a score in compare.json, and in everything computed from it
 COLLAPSE = 0.5  # a run collapsed when its last held-out score is below this share of its best
 NOT_FINITE = re.compile(r"\b(nan|inf|non-finite|not finite)\b", re.IGNORECASE)
 
@@ -27,6 +27,7 @@ class Result:
                a lag, updates instead of steps
     length     of the whole run, in the same unit
     base       the base model of `--bases`; empty without it
+    candidate  the values of `--tune` that it has; empty without any
     collapsed  None when the run is neither finished nor failed for a numeric reason
     """
 
@@ -39,6 +40,7 @@ class Result:
     curve: tuple[tuple[int, float], ...]
     length: int
     collapsed: bool | None
+    candidate: str = ""
 
     @property
     def label(self) -> str:
@@ -82,8 +84,10 @@ class Result:
     def as_dict(self, target: float | None) -> dict[str, Any]:
         """Plain JSON values; the numbers of the whole curve only for a finished run."""
         values: dict[str, Any] = {
+            "cell": label_of(self.point),
             "point": dict(self.point),
             "base": self.base,
+            "candidate": self.candidate,
             "seed": self.seed,
             "folder": self.folder,
             "status": self.status,
@@ -111,6 +115,7 @@ class Result:
             curve=tuple((int(step), float(score)) for step, score in values["curve"]),
             length=int(values["length"]),
             collapsed=values["collapsed"],
+            candidate=str(values["candidate"]),
         )
 
 
@@ -129,6 +134,7 @@ def read_result(job: Job, state: State) -> Result:
         reason=state.reason,
         curve=curve,
         length=job.spec.run.steps * lag,
+        candidate=job.cell.candidate,
         collapsed=_has_collapsed(state, curve, records, job.spec.train.updates_per_rollout),
     )
 

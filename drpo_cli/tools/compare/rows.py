@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -31,8 +32,10 @@ class Table:
 
 
 def make_tables(report: Report) -> list[Table]:
-    """The tables of cells, of differences, of spread and of failed runs, where there are any."""
+    """The tables of cells, chosen candidates, differences, spread and failed runs, if any."""
     found = [_make_cell_table(report)]
+    if report.trials:
+        found.append(_make_chosen_table(report))
     if report.differences:
         found.append(_make_difference_table(report))
     if report.clustered:
@@ -167,6 +170,26 @@ def _make_spread_table(report: Report) -> Table:
     )
     title = "Spread of the final score, standard deviations in percentage points"
     return Table("spread", title, (*keys.values(), *parts), rows, len(keys))
+
+
+def _make_chosen_table(report: Report) -> Table:
+    keys = short_keys([axis.key for axis in report.axes])
+    final = {row.point: row.final for row in report.summaries}
+    tried = Counter(trial.point for trial in report.trials)
+    rows = tuple(
+        (
+            *(value for _, value in trial.point),
+            trial.candidate or NONE,
+            str(tried[trial.point]),
+            f"{100 * trial.score:.1f}" if trial.runs else NONE,
+            NONE if (found := final.get(trial.point)) is None else to_percent(found),
+        )
+        for trial in report.trials
+        if trial.chosen
+    )
+    header = (*keys.values(), "chosen", "of", "selection seeds", "reported seeds")
+    title = "Chosen by the final held-out avg@k, %, on the selection seeds"
+    return Table("chosen", title, header, rows, len(keys) + 1)
 
 
 def _show_spread(found: Spread | None) -> tuple[str, str]:
