@@ -59,6 +59,9 @@ def compare(request: Request) -> int:
 
     Raises UserError for every mistake that can be found before anything is computed.
     """
+    if request.target is not None and not 0 < request.target <= 1:
+        what = f"--target {request.target:g}: is not a held-out score"
+        raise UserError(what, "give a number between 0 and 1")
     if request.base.suffix == ".json":
         return show_again(request)
     axes = grid.parse_axes(request.vary or ())
@@ -66,9 +69,6 @@ def compare(request: Request) -> int:
         bool(request.tune), request.seeds, request.select_seeds, request.report_seeds
     )
     baseline = choose_baseline(request.baseline, axes)
-    if request.target is not None and not 0 < request.target <= 1:
-        what = f"--target {request.target:g}: is not a held-out score"
-        raise UserError(what, "give a number between 0 and 1")
     bases = grid.parse_bases(request.bases or "", axes, request.set_ or ())
     base = _load_base(request, axes, bases)
     tuned = tuning.parse_tuning(request.tune or (), axes, base)

@@ -175,7 +175,8 @@ class _Tests:
         finished = _finished(pairs)
         self.final = statistics.compute_p(_final(finished)) if finished else None
         self.time = None if target is None else statistics.compute_p(_time(pairs, target))
-        self.collapsed: float | None = statistics.compute_sign_p(*_count_discordant(pairs))
+        discordant = _count_discordant(pairs)
+        self.collapsed = statistics.compute_sign_p(*discordant) if len(pairs) > 1 else None
 
 
 def _difference(

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from statistics import fmean
 from typing import NamedTuple
 
 from drpo_cli.errors import UserError
@@ -24,7 +25,7 @@ from drpo_cli.tools.compare.grid import (
     short_keys,
 )
 from drpo_cli.tools.compare.lag import LAG
-from drpo_cli.tools.compare.results import Result
+from drpo_cli.tools.compare.results import DIGITS, Result
 
 OBJECTIVE = "objective"
 DEFAULT_SEEDS = "0-4"
@@ -171,7 +172,7 @@ def choose(results: Sequence[Result], candidates: Sequence[Cell]) -> tuple[Trial
     for point, label in labels:
         own = [r for r in results if (r.point, r.candidate) == (point, label)]
         scores = [r.final if r.finished else 0.0 for r in own if r.collapsed is not None]
-        score = sum(scores) / len(scores) if scores else 0.0
+        score = round(fmean(scores), DIGITS) if scores else 0.0
         found.setdefault(point, []).append(Trial(point, label, len(scores), score, False))
     return tuple(
         replace(trial, chosen=trial is max(trials, key=lambda one: one.score))
