@@ -112,6 +112,7 @@ def open_trainer(
         name_for(str(settings.attention), world.device.type),
         LoraSettings(rank=rank) if rank else None,
         layout=settings.layout,
+        head_dtype=settings.head_dtype,
     )
     plugin = plugins.load("objectives", "drpo")
     objective = Objective(plugin.entry, plugin.Config())

@@ -73,6 +73,15 @@ RANDOM: dict[str, tuple[str, dict[str, Any]]] = {
             "layer_types": ["sliding_attention", "full_attention"],
         },
     ),
+    "wide": (
+        "Llama",
+        {
+            "num_hidden_layers": 4,
+            "tie_word_embeddings": False,
+            "vocab_size": 32_768,
+            "hidden_size": 256,
+        },
+    ),
     "confident": ("Llama", {"num_hidden_layers": 2, "tie_word_embeddings": False}),
 }
 SPREAD = 0.08
@@ -92,7 +101,7 @@ def make_random(folder: Path) -> None:
             transformers, f"{family}Config"
         )
         sizes = {k: v for k, v in SIZES.items() if k != "head_dim" or family != "Qwen2"}
-        lm = getattr(transformers, f"{family}ForCausalLM")(config_class(**sizes, **own))
+        lm = getattr(transformers, f"{family}ForCausalLM")(config_class(**{**sizes, **own}))
         for parameter in lm.parameters():
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=SPREAD)

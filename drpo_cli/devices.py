@@ -89,7 +89,10 @@ def describe(train: TrainSettings, device: str, dtype: str, padded: bool = False
     if chosen.float8:
         slowly = " (slowly)" if device == "cpu" else ""
         parts.append(f"products in FP8, {chosen.float8}{slowly}")
-    return ", ".join([*parts, f"log-probs in blocks of {chosen.logits_mib} MiB"])
+    parts.append(f"log-probs in blocks of {chosen.logits_mib} MiB")
+    if dtype != "float32":
+        parts.append(f"head in {dtype if chosen.head_dtype == 'model' else chosen.head_dtype}")
+    return ", ".join(parts)
 
 
 def describe_each(train: TrainSettings, dtype: str, padded: bool) -> Iterator[tuple[str, str]]:

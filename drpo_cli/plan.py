@@ -260,6 +260,8 @@ def _engine(spec: Spec) -> str:
         parts.append(chosen)
     if rollout.dtype and rollout.dtype != spec.model.dtype:
         parts.append(f"computing in {rollout.dtype}")
+    if (dtype := rollout.dtype or spec.model.dtype) != "float32":
+        parts.append(f"head in {dtype if rollout.head_dtype == 'model' else rollout.head_dtype}")
     if rounded := rollout.quantised_to() or rollout.weight_rounding:
         what = "weights and inputs of layers in" if rollout.quantised_to() else "weights rounded to"
         parts.append(f"{what} {rounded}")

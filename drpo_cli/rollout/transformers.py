@@ -58,6 +58,8 @@ class Engine:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         make = _make_empty if context.awaits_weights else _read
         self.model = make(context.model, device).eval()
+        if config.head_dtype == "float32":
+            _widen_head(self.model)
         self.model.register_forward_hook(lambda *_: progress.tick())
         self.experts = TransformersExperts(self.model) if context.experts else None
         pad, rows = self.tokenizer.pad_token_id, self.model.get_input_embeddings().num_embeddings
@@ -202,6 +204,21 @@ def _make_empty(model: ModelSettings, device: torch.device) -> Any:
     for parameter in lm.parameters():
         parameter.data = torch.empty_like(parameter, device=device)
     return lm.to(device)
+
+
+def _widen_head(lm: Any) -> None:
+    """Makes the head give float32 logits, which the model then caps and scales in float32."""
+    from torch import nn
+
+    from drpo_cli.products import linear
+
+    def forward(hidden: Tensor) -> Tensor:
+        flat_SV = linear(hidden.flatten(0, -2), head.weight, head.bias)
+        return flat_SV.view(*hidden.shape[:-1], -1)
+
+    head = lm.get_output_embeddings()
+    if isinstance(head, nn.Linear) and head.weight.dtype.itemsize == 2:
+        head.forward = forward  # type: ignore[method-assign]
 
 
 class _Draw:

@@ -25,7 +25,12 @@ from drpo_cli.rollout.engine.experts import VllmExperts, vllm_arguments
 from drpo_cli.rollout.engine.feed import Feed
 from drpo_cli.rollout.engine.protocol import EngineContext, Sampling
 from drpo_cli.rollout.engine.requests import Key, Request, Requests
-from drpo_cli.rollout.engine.text_model import stored_weights, text_arguments, text_name
+from drpo_cli.rollout.engine.text_model import (
+    set_head_dtype,
+    stored_weights,
+    text_arguments,
+    text_name,
+)
 from drpo_cli.rollout.engine.vllm_errors import Start, explain
 from drpo_cli.rollout.engine.vllm_ranks import (
     find_sharers,
@@ -293,7 +298,7 @@ def _start(config: Config, context: EngineContext) -> Any:
 def _text_arguments(config: Config, context: EngineContext) -> dict[str, Any]:
     # of a lone engine of several devices, vLLM's own processes read the files
     in_process = context.ranks > 1 or config.tensor_parallel == 1
-    return text_arguments(context.model, PUSHED if in_process else None)
+    return text_arguments(context.model, PUSHED if in_process else None, config.head_dtype)
 
 
 @contextmanager
@@ -331,6 +336,7 @@ def engine_arguments(config: Config, context: EngineContext) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "model": context.model.path,
         "dtype": context.model.dtype,
+        "hf_overrides": partial(set_head_dtype, config.head_dtype),
         "trust_remote_code": context.model.trust_remote_code,
         # whatever the model folder asks for: the spec alone says how to sample
         "generation_config": str(NEUTRAL),

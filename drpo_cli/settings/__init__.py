@@ -19,6 +19,7 @@ from drpo_cli.settings.base import Count as Count
 from drpo_cli.settings.base import Decay as Decay
 from drpo_cli.settings.base import FolderName as FolderName
 from drpo_cli.settings.base import Fraction as Fraction
+from drpo_cli.settings.base import HeadDtype as HeadDtype
 from drpo_cli.settings.base import Settings as Settings
 from drpo_cli.settings.base import SpecPath as SpecPath
 from drpo_cli.settings.environment import EnvironmentSettings as EnvironmentSettings
@@ -177,6 +178,9 @@ class RolloutSettings(Settings):
     """Most tokens of a prompt and its response together; the limit of the model if not set."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Compute dtype of the engine; `model.dtype` if not set."""
+    head_dtype: HeadDtype = "float32"
+    """How the engine's head computes logits: in `float32`, or as the `model` does, which rounds
+    them to the engine's dtype before log μ is taken. Should be as `train.head_dtype`."""
     weight_rounding: Literal["int8", "fp8"] | None = None
     """Round every weight matrix, per output channel, to the values that a weight-only quantised
     engine would hold. It saves neither time nor memory; use it to study how such an engine changes

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from drpo_cli.settings.base import Count, Decay, Settings
+from drpo_cli.settings.base import Count, Decay, HeadDtype, Settings
 
 
 class TrainSettings(Settings):
@@ -69,6 +69,10 @@ class TrainSettings(Settings):
     logits_mib: Count | None = None
     """Size of one block of float32 logits, in MiB; by device if not set: 8 on a CPU, 512 on a GPU.
     Two or three blocks exist at a time, never the whole array `[tokens, vocabulary]`."""
+    head_dtype: HeadDtype = "float32"
+    """How the head computes logits from hidden states and weights in `model.dtype`: in `float32`;
+    or as the `model` does, which rounds them to its dtype before log-probs are computed. For the
+    policy and its reference. The gradients of logits are in `model.dtype` either way."""
     router_replay: bool = False
     """For a mixture of experts: send each token to the experts that the engine chose when it
     sampled, prompts included, instead of those that the trainer's routers would choose. Routers

@@ -49,6 +49,20 @@ def fp8_training_is_in_bfloat16(spec: Spec) -> Iterator[Problem]:
         )
 
 
+def heads_have_another_dtype(spec: Spec) -> Iterator[Problem]:
+    """Where everything is in float32, there is nothing to choose for a head."""
+    rollout = spec.rollout.config
+    engine: tuple[KeyPath, str, str | None] = (("rollout",), rollout.head_dtype, rollout.dtype)
+    for section, head, dtype in ((("train",), spec.train.head_dtype, None), engine):
+        if head == "model" and (dtype or spec.model.dtype) == "float32":
+            yield Problem(
+                (*section, "head_dtype"),
+                "has no effect: the head is in the dtype of everything else, which is float32; "
+                "leave it out",
+                also=((*section, "dtype"),) if dtype else (DTYPE,),
+            )
+
+
 def rounded_weights_are_not_merged(spec: Spec) -> Iterator[Problem]:
     """The trainer has no merged weights that it could round as the engine does."""
     if spec.lora is None:
@@ -70,5 +84,6 @@ ERRORS = (
     weights_are_rounded_once,
     fp8_engine_computes_in_bfloat16,
     fp8_training_is_in_bfloat16,
+    heads_have_another_dtype,
     rounded_weights_are_not_merged,
 )

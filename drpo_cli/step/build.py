@@ -172,6 +172,7 @@ def trainer(plan: Plan, world: World) -> Any:
         spec.run.seed,
         train.layout,
         train.float8,
+        train.head_dtype,
     )
     routing = prepare(policy, train)
     return Trainer(
@@ -196,9 +197,8 @@ def _reference(spec: Spec, train: TrainSettings, attention: str, policy: Any, wo
         return Reference(policy, spec.reference)
     model = spec.model.model_copy(update={"path": spec.reference.path or spec.model.path})
     temperature, block = spec.rollout.config.temperature, train.logits_in_a_block
-    reference = load_reference(
-        model, temperature, block, world, attention, train.layout, train.float8
-    )
+    how = (train.layout, train.float8, train.head_dtype)
+    reference = load_reference(model, temperature, block, world, attention, *how)
     return Reference(reference, spec.reference)
 
 

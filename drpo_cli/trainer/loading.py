@@ -23,7 +23,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from drpo_cli import deferred, pretrained
 from drpo_cli.dist import World, local
 from drpo_cli.errors import UserError
-from drpo_cli.settings import LoraSettings, ModelSettings, TrainSettings
+from drpo_cli.settings import HeadDtype, LoraSettings, ModelSettings, TrainSettings
 from drpo_cli.trainer import lora
 from drpo_cli.trainer.attention import BUCKETS
 from drpo_cli.trainer.decoder import find_decoder
@@ -61,21 +61,22 @@ def load_policy(
     seed: int = 0,
     layout: str = "auto",
     float8: str | None = None,
+    head_dtype: HeadDtype = "float32",
 ) -> Policy:
     """Loads the model in float32, sharded over all ranks: each reads the rows of its shards.
 
     `keep` is `TrainSettings.checkpointing`. With `adapters` the model is frozen, in the compute
     dtype, and adapters are trained in float32, which start from `seed`.
 
-    `attention` is a name of `trainer.attention`, for packed rows; `layout` and `float8` are those
-    of `TrainSettings`. Raises UserError for a folder without a loadable model, or if it should be
-    packed and cannot be.
+    `attention` is a name of `trainer.attention`, for packed rows; `layout`, `float8` and
+    `head_dtype` are those of `TrainSettings`. Raises UserError for a folder without a loadable
+    model, or if it should be packed and cannot be.
     """
     where, dtype = "model.path", DTYPES[settings.dtype] if adapters else torch.float32
     lm, why_padded = _load(settings, dtype, where, attention, layout)
     injected = lora.inject(lm, adapters, seed, "lora.target_modules") if adapters else None
     _recompute_activations(lm, keep)
-    policy = Policy(lm, temperature, block, injected)
+    policy = Policy(lm, temperature, block, injected, head_dtype)
     policy.why_padded = why_padded
     convert(policy.layers, float8)
     return _shard(policy, settings, where, world)
@@ -89,6 +90,7 @@ def load_reference(
     attention: str = BUCKETS,
     layout: str = "auto",
     float8: str | None = None,
+    head_dtype: HeadDtype = "float32",
 ) -> Policy:
     """Loads a frozen, sharded policy; its weights leave the device between forward passes.
 
@@ -96,7 +98,7 @@ def load_reference(
     """
     where = "reference.path"
     lm, _ = _load(settings, DTYPES[settings.dtype], where, attention, layout)
-    policy = Policy(lm.requires_grad_(False), temperature, block)
+    policy = Policy(lm.requires_grad_(False), temperature, block, head_dtype=head_dtype)
     convert(policy.layers, float8)
     return _shard(policy, settings, where, world, offload=True)
 

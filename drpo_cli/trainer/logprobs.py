@@ -5,6 +5,10 @@ exponentials and the entropy (Milakov and Gimelshein, https://arxiv.org/abs/1805
 
     m = max z,    s = Σ exp(z − m),    t = Σ exp(z − m) (z − m)
     log p_y = z_y − m − log s,    H = log s − t / s
+
+Logits that are rounded to bfloat16 would make log p_y wrong by their own rounding, which no later
+sum takes back: a z_y of 20 by up to 0.06. So the head gives them in float32, whatever the dtype of
+hidden states and weights; gradients of logits are rounded to that dtype for their products.
 """
 
 from __future__ import annotations
@@ -16,6 +20,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from drpo_cli import products
+from drpo_cli.settings import HeadDtype
+
 TALL = 1024  # tokens of a block; more if a block holds the whole vocabulary
 WIDE = 4096  # words of a block that is as tall as the micro-batch; fewer make poor products
 LOWEST = torch.finfo(torch.float32).min  # below every logit, yet finite: −∞ − −∞ is NaN
@@ -26,24 +33,33 @@ class Head:
 
     softcap      logits ← softcap · tanh(logits / softcap), where the architecture has it (Gemma)
     multiplier   a constant factor on the logits, where the architecture has one (Cohere, Granite)
+    dtype        of products: `float32`, or that of the `model`, to which logits are then rounded
     slices       cuts tokens and words into blocks: `slices(total, size)`
+    device       the kind of device that it is planned for, where that is not the tensors' own
     """
+
+    device: str | None = None
 
     def __init__(
         self,
         temperature: float,
         softcap: float | None = None,
         multiplier: float = 1.0,
+        dtype: HeadDtype = "float32",
         slices: Callable[[int, int], list[slice]] | None = None,
     ):
         self.scale = multiplier
         self.temperature = temperature
         self.softcap = softcap
+        self.dtype = dtype
         self.slices = slices or cut
 
     def __call__(self, hidden_CD: Tensor, weight_WD: Tensor, bias_W: Tensor | None) -> Tensor:
         """Float32 logits [C, W], divided by the temperature. Not for autograd."""
-        logits_CW = torch.nn.functional.linear(hidden_CD, weight_WD, bias_W).float()
+        if self.dtype == "float32":
+            logits_CW = products.linear(hidden_CD, weight_WD, bias_W, self.device)
+        else:
+            logits_CW = torch.nn.functional.linear(hidden_CD, weight_WD, bias_W).float()
         if self.scale != 1:
             logits_CW *= self.scale
         if self.softcap is not None:

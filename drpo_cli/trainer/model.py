@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from drpo_cli.settings import HeadDtype
 from drpo_cli.trainer import heads, lora
 from drpo_cli.trainer.attention import NAMES, VARLEN
 from drpo_cli.trainer.decoder import find_decoder, find_layers
@@ -26,7 +27,12 @@ class Policy(nn.Module):
     why_padded: str | None = None
 
     def __init__(
-        self, lm: Any, temperature: float, block: int, adapters: lora.Adapters | None = None
+        self,
+        lm: Any,
+        temperature: float,
+        block: int,
+        adapters: lora.Adapters | None = None,
+        head_dtype: HeadDtype = "float32",
     ):
         super().__init__()
         self.lm = lm
@@ -34,7 +40,7 @@ class Policy(nn.Module):
         self.adapters = adapters
         self.costs = _costs(self.layers, lm)
         self.adapted = lora.adapted(lm) if adapters else {}
-        self.head = Head(temperature, *heads.measure(lm, find_decoder(lm)))
+        self.head = Head(temperature, *heads.measure(lm, find_decoder(lm)), head_dtype)
 
     def forward(self, packed: Packed) -> tuple[Tensor, Tensor]:
         """log π and entropy (nats) of each response token, both [T], float32, with gradients."""

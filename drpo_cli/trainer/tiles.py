@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from drpo_cli.products import multiply, wide
+
 TILE = 2**22
 """Scores of a tile, about: 16 MiB in float32."""
 ROWS = 128
@@ -83,7 +85,7 @@ class _Job(NamedTuple):
     def scores(self, tile: _Tile) -> Tensor:
         """The scores of a tile, with the hidden ones."""
         q = self.q[tile.heads, :, tile.rows]
-        z = _product(q.flatten(1, 2), self.k[tile.heads, tile.keys].mT).view(*q.shape[:3], -1)
+        z = multiply(q.flatten(1, 2), self.k[tile.heads, tile.keys].mT).view(*q.shape[:3], -1)
         if self.softcap is None:
             z.mul_(self.scale)
         else:
@@ -126,7 +128,7 @@ def forward(
         total = z.sub_(peak[..., None]).exp_().sum(-1)
         if job.sink is not None:
             total += (job.sink[tile.heads] - peak).exp_()
-        mixed = _product(z.flatten(1, 2), job.v[tile.heads, tile.keys]).view(*z.shape[:3], -1)
+        mixed = multiply(z.flatten(1, 2), job.v[tile.heads, tile.keys]).view(*z.shape[:3], -1)
         outs[tile.heads, :, tile.rows] = mixed.div_(total[..., None]).to(out.dtype)
         totals[tile.heads, :, tile.rows] = total.log_().add_(peak)
         del z  # before the next one
@@ -158,15 +160,15 @@ def backward(
         slope = None if softcap is None else (p / softcap).square_().neg_().add_(1)
         job.hide(p, tile).sub_(totals[tile.heads, :, tile.rows, None]).exp_()
         by_out = by_outs[tile.heads, :, tile.rows].flatten(1, 2)
-        by_value[tile.heads, tile.keys] += _product(p.flatten(1, 2).mT, by_out)
-        by_score = _product(by_out, job.v[tile.heads, tile.keys].mT).view_as(p)
+        by_value[tile.heads, tile.keys] += multiply(p.flatten(1, 2).mT, by_out)
+        by_score = multiply(by_out, job.v[tile.heads, tile.keys].mT).view_as(p)
         by_score.sub_(dots[tile.heads, :, tile.rows, None]).mul_(p).mul_(scale)
         if slope is not None:
             by_score.mul_(slope)
         by_score = by_score.flatten(1, 2)
         q = job.q[tile.heads, :, tile.rows].flatten(1, 2)
-        by_key[tile.heads, tile.keys] += _product(by_score.mT, q)
-        found = _product(by_score, job.k[tile.heads, tile.keys])
+        by_key[tile.heads, tile.keys] += multiply(by_score.mT, q)
+        found = multiply(by_score, job.k[tile.heads, tile.keys])
         by_query[tile.heads, :, tile.rows] = found.view(*p.shape[:3], -1).to(query.dtype)
         del p, slope, by_score
     return (
@@ -190,7 +192,7 @@ def _job(
 ) -> _Job:
     spans, heads = key.shape[:2]
     if sinks is not None:
-        sinks = sinks.to(_wide(query)).view(1, heads, -1, 1).expand(spans, -1, -1, -1).flatten(0, 1)
+        sinks = sinks.to(wide(query)).view(1, heads, -1, 1).expand(spans, -1, -1, -1).flatten(0, 1)
     return _Job(
         _by_key_head(query, heads),
         key.flatten(0, 1),
@@ -209,21 +211,9 @@ def _by_key_head(part: Tensor, heads: int) -> Tensor:
     return part.reshape(part.shape[0] * heads, -1, *part.shape[2:])
 
 
-def _wide(part: Tensor) -> torch.dtype:
-    return torch.promote_types(part.dtype, torch.float32)
-
-
 def _outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     out = query.new_empty(*query.shape[:3], value.shape[-1])
-    return out, query.new_empty(query.shape[:3], dtype=_wide(query))
-
-
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    """A product of matrices, summed and given in float32 or wider."""
-    narrow = left.dtype if left.element_size() < right.element_size() else right.dtype
-    if left.device.type == "cuda" and narrow.itemsize == 2:
-        return torch.bmm(left.to(narrow), right.to(narrow), out_dtype=torch.float32)
-    return left.to(_wide(left)) @ right.to(_wide(right))
+    return out, query.new_empty(query.shape[:3], dtype=wide(query))
 
 
 # Operations of their own: whoever records operations to keep their results sees no scores.

@@ -20,6 +20,7 @@ import transformers
 
 from drpo_cli import devices, plugins
 from drpo_cli.dist import World, local
+from drpo_cli.products import multiply
 from drpo_cli.rollout.engine.precision import Precision
 from drpo_cli.settings import ModelSettings, TrainSettings
 from drpo_cli.tools.memory import passes
@@ -29,7 +30,6 @@ from drpo_cli.trainer import float8, optim
 from drpo_cli.trainer.attention import name_for
 from drpo_cli.trainer.loading import DTYPES, _recompute_activations, shard
 from drpo_cli.trainer.model import Policy
-from drpo_cli.trainer.tiles import _product
 from drpo_cli.trainer.trainer import Objective, Trainer
 from support.fake_gpu import DEVICE, FakeGpu, fake_gpu
 
@@ -178,7 +178,7 @@ TERMS: dict[str, dict[str, Any]] = {
 
 
 def terms() -> dict[str, Any]:
-    """The kernels of a step by name, for each of `TERMS` with two layers; and of a product."""
+    """The kernels of a step by name, for each of `TERMS` with two layers; and of products."""
     batch, found = Batch(Lengths(512, 1537), 2, 2, 4096), {}
     sizes = {"hidden_size": 512, "intermediate_size": 512, "num_hidden_layers": 2}
     for name, own in TERMS.items():
@@ -190,7 +190,7 @@ def terms() -> dict[str, Any]:
             gpu.begin()
             trainer.step(batch.rows)
             found[name] = dict(gpu.kernels)
-    return {"steps": found, "product": _product_of_halves()}
+    return {"steps": found, "products": _products_of_halves()}
 
 
 PADDED: dict[str, dict[str, Any]] = {
@@ -217,13 +217,16 @@ def padded() -> dict[str, Any]:
     return found
 
 
-def _product_of_halves() -> dict[str, Any]:
-    """The dtype and the kernels of a product of bfloat16 matrices as tiles of attention need it."""
+def _products_of_halves() -> dict[str, Any]:
+    """Dtypes and kernels of products of bfloat16, as the head and tiles of attention need them."""
+    found = {}
     with fake_gpu(RANKS) as (_, gpu):
-        left, right = (torch.empty(2, 8, 8, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
-        gpu.begin()
-        dtype = str(_product(left, right).dtype)
-        return {"dtype": dtype, "kernels": dict(gpu.kernels)}
+        for name, shape in {"head": (8, 8), "attention": (2, 8, 8)}.items():
+            left, right = (torch.empty(shape, device=DEVICE, dtype=torch.bfloat16) for _ in "lr")
+            gpu.begin()
+            dtype = str(multiply(left, right).dtype)
+            found[name] = {"dtype": dtype, "kernels": dict(gpu.kernels)}
+    return found
 
 
 def _planned(config: Any, batch: Batch, **train: Any) -> dict[str, Any]:

@@ -110,6 +110,7 @@ def resolved(
         "sequences": config.scheduler_config.max_num_seqs,
         "memory": config.cache_config.gpu_memory_utilization,
         "dtype": str(config.model_config.dtype),
+        "head": str(config.model_config.head_dtype),
         "load format": config.load_config.load_format,
         "tokenizer": config.model_config.tokenizer_mode,
         "quantised": None if config.quant_config is None else _methods(config.quant_config),

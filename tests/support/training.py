@@ -17,6 +17,7 @@ from drpo_cli import plugins
 from drpo_cli.dist import World, full
 from drpo_cli.settings import (
     CriticSettings,
+    HeadDtype,
     LoraSettings,
     ModelSettings,
     ReferenceSettings,
@@ -54,11 +55,12 @@ def open_policy(
     seed: int = 0,
     layout: str = "auto",
     float8: str | None = None,
+    head_dtype: HeadDtype = "float32",
 ) -> Policy:
     """The sharded policy of a model folder; `trust` allows code that it brings."""
     model = ModelSettings(path=str(folder), dtype=dtype, trust_remote_code=trust)
     return load_policy(
-        model, temperature, CHUNK, keep, world, attention, lora, seed, layout, float8
+        model, temperature, CHUNK, keep, world, attention, lora, seed, layout, float8, head_dtype
     )
 
 
@@ -85,6 +87,7 @@ def open_trainer(
         lora=lora,
         layout=settings.layout,
         float8=settings.float8,
+        head_dtype=settings.head_dtype,
     )
     plugin = plugins.load("objectives", objective)
     routing = prepare(policy, settings)

@@ -121,4 +121,6 @@ def test_attention_over_padded_rows_is_a_fused_kernel_without_a_mask() -> None:
 
 
 def test_products_of_halves_are_float32_on_a_gpu() -> None:
-    assert ran("terms")["product"] == {"dtype": "torch.float32", "kernels": {"bmm": 1}}
+    kernels = {"head": {"mm": 1}, "attention": {"bmm": 1}}
+    expected = {name: {"dtype": "torch.float32", "kernels": k} for name, k in kernels.items()}
+    assert ran("terms")["products"] == expected

@@ -118,10 +118,12 @@ def test_an_engine_gets_the_names_of_the_text_model(folders: dict[str, Path], ki
     assert sent == wanted
     architecture = type(alone).__name__
     assert architecture in ModelRegistry.get_supported_archs()
-    override = text_arguments(settings(folders[kind]), "push")["hf_overrides"]
+    override = text_arguments(settings(folders[kind]), "push", "float32")["hf_overrides"]
     changed = override(AutoConfig.from_pretrained(folders[kind]))
     assert changed.architectures == [architecture] and changed.model_type == text.model_type
-    assert text_arguments(settings(folders[kind]), None) == {"language_model_only": True}
+    assert changed.head_dtype == "float32"
+    found = text_arguments(settings(folders[kind]), None, "float32")
+    assert found == {"language_model_only": True}
 
 
 def test_an_export_needs_the_other_parts(

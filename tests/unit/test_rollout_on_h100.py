@@ -58,6 +58,7 @@ def test_what_vllm_makes_of_the_arguments(found: dict[str, Any], ranks: str) -> 
         "sequences": 256,
         "memory": Config().gpu_memory_fraction,
         "dtype": "torch.bfloat16",
+        "head": "torch.float32",
         "load format": "drpo_push",
         "tokenizer": "hf",
         "quantised": None,

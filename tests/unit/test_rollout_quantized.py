@@ -10,6 +10,7 @@ import torch
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from drpo_cli.errors import UserError
+from drpo_cli.plan import describe, make_plan
 from drpo_cli.rollout.engine.precision import Precision, check_device, find_quantised, round_rows
 from drpo_cli.rollout.vllm import Config
 from drpo_cli.settings import RolloutSettings
@@ -46,6 +47,29 @@ FP8 = '[rollout]\nquantization = "fp8"\n'
 )
 def test_what_does_not_go_together(rollout: str, message: str, tmp_path: Path) -> None:
     assert message in problem(tmp_path, SMALLEST + rollout)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("train.head_dtype=model", "model.dtype=float32"),
+        ("rollout.head_dtype=model", "rollout.dtype=float32"),
+    ],
+)
+def test_a_head_in_the_models_dtype_where_that_is_float32(
+    overrides: tuple[str, str], tmp_path: Path
+) -> None:
+    key = overrides[0].partition("=")[0]
+    assert f"{key}: has no effect" in problem(tmp_path, SMALLEST, *overrides)
+
+
+def test_each_side_chooses_the_dtype_of_its_head(tmp_path: Path) -> None:
+    keys = '[train]\nhead_dtype = "model"\n[rollout]\ndtype = "float32"\n'
+    rows = dict(describe(make_plan(load(write(tmp_path, SMALLEST + keys)), 1)))
+    assert "head in bfloat16" in rows["trainer on a CPU"] and "head" not in rows["rollout"]
+    (tmp_path / "both").mkdir()
+    rows = dict(describe(make_plan(load(write(tmp_path / "both", SMALLEST)), 1)))
+    assert "head in float32" in rows["trainer on a GPU"] and "head in float32" in rows["rollout"]
 
 
 def test_the_engine_gets_weights_that_it_quantises_itself(tmp_path: Path) -> None:
@@ -114,6 +138,10 @@ def test_the_plan_of_a_quantised_engine() -> None:
         found = estimate_vllm(Config(quantization=kind), config, 2 * numbers, 2, device)
         assert found.weights == size
         assert found.reload == (numbers if cuda else 0)  # a layer of two, before it is quantised
+        plain = Config(quantization=kind, head_dtype="model")
+        narrow = estimate_vllm(plain, config, 2 * numbers, 2, device)
+        # a CPU copies the head into float32 when it samples; a GPU has products for it
+        assert found.working - narrow.working == (0 if cuda else 4 * 1000 * 64)
 
 
 @pytest.mark.parametrize(

@@ -291,6 +291,10 @@ def test_the_default_is_the_fastest_that_computes_in_the_models_dtype() -> None:
     assert set(NAMES) == {(kind, on) for on, kinds in ATTENTION.items() for kind in kinds}
     asked = TrainSettings(attention="varlen")
     assert describe(asked, "cpu", "bfloat16") == "does not run: it has no attention 'varlen'"
-    assert describe(asked, "cuda", "bfloat16").startswith("attention varlen, log-probs in blocks")
+    blocks = "attention varlen, log-probs in blocks of 512 MiB"
+    assert describe(asked, "cuda", "bfloat16") == f"{blocks}, head in float32"
+    narrow = asked.model_copy(update={"head_dtype": "model"})
+    assert describe(narrow, "cuda", "bfloat16") == f"{blocks}, head in bfloat16"
+    assert describe(asked, "cuda", "float32") == blocks
     with pytest.raises(UserError, match=r"train.attention: 'varlen' does not run on a CPU"):
         name_for("varlen", "cpu")

@@ -28,17 +28,19 @@ HEADS = {
 every_head = pytest.mark.parametrize("head", HEADS.values(), ids=HEADS.keys())
 
 
-def inputs(bias: bool, dtype: torch.dtype = torch.float32) -> list[Tensor | None]:
+def inputs(
+    bias: bool, dtype: torch.dtype = torch.float32, words: int = VOCABULARY
+) -> list[Tensor | None]:
     noise = torch.Generator().manual_seed(0)
     hidden, weight, offset = (
         torch.randn(shape, generator=noise).to(dtype).requires_grad_()
-        for shape in ((TOKENS, HIDDEN), (VOCABULARY, HIDDEN), (VOCABULARY,))
+        for shape in ((TOKENS, HIDDEN), (words, HIDDEN), (words,))
     )
     return [hidden, weight, offset if bias else None]
 
 
-def targets() -> Tensor:
-    return torch.randint(VOCABULARY, (TOKENS,), generator=torch.Generator().manual_seed(1))
+def targets(words: int = VOCABULARY) -> Tensor:
+    return torch.randint(words, (TOKENS,), generator=torch.Generator().manual_seed(1))
 
 
 def plain(inputs: list[Tensor | None], head: Head) -> Tensor:
@@ -52,10 +54,12 @@ def plain(inputs: list[Tensor | None], head: Head) -> Tensor:
     return (logits / head.temperature).log_softmax(-1)
 
 
-def blockwise(given: list[Tensor | None], head: Head, block: int) -> tuple[Tensor, Tensor]:
+def blockwise(
+    given: list[Tensor | None], head: Head, block: int, words: int = VOCABULARY
+) -> tuple[Tensor, Tensor]:
     hidden_TD, weight_VD, bias_V = given
     assert hidden_TD is not None and weight_VD is not None
-    return blockwise_logprobs(hidden_TD, weight_VD, bias_V, targets(), head, block)
+    return blockwise_logprobs(hidden_TD, weight_VD, bias_V, targets(words), head, block)
 
 
 def gradients(value_T: Tensor, inputs: list[Tensor | None]) -> tuple[Tensor, ...]:
@@ -113,16 +117,63 @@ def test_the_size_of_a_block_does_not_show() -> None:
         torch.testing.assert_close(got, expected, atol=5e-6, rtol=1e-6)
 
 
-def test_bfloat16_weights_keep_their_dtype_and_give_float32_logprobs() -> None:
-    given, target_T = inputs(bias=True, dtype=torch.bfloat16), targets()
-    logp_T, entropy_T = blockwise(given, HEADS["temperature"], 8)
-    expected_T = plain(given, HEADS["temperature"]).gather(-1, target_T[:, None])[:, 0]
+@every_head
+@pytest.mark.parametrize("bias", [False, True], ids=["no bias", "bias"])
+@pytest.mark.parametrize("block", [20_000, 1_000_000])
+def test_logprobs_of_bfloat16_weights_are_as_exact_as_of_float32(
+    head: Head, bias: bool, block: int
+) -> None:
+    given, target_T = inputs(bias, torch.bfloat16, words=5000), targets(5000)
+    logp_T, entropy_T = blockwise(given, head, block, words=5000)
+    logp_TV = plain(given, head)
+    expected_T = logp_TV.gather(-1, target_T[:, None])[:, 0]
     assert logp_T.dtype == entropy_T.dtype == torch.float32
-    torch.testing.assert_close(logp_T.double(), expected_T, atol=0.1, rtol=0)
+    torch.testing.assert_close(logp_T.double(), expected_T, atol=1e-5, rtol=1e-6)
+    expected_entropy_T = -(logp_TV.exp() * logp_TV).sum(-1)
+    torch.testing.assert_close(entropy_T.double(), expected_entropy_T, atol=1e-5, rtol=1e-6)
     got, expected = gradients(logp_T, given), gradients(expected_T, given)
-    assert [gradient.dtype for gradient in got] == [torch.bfloat16] * 3
+    assert [gradient.dtype for gradient in got] == [torch.bfloat16] * len(got)
     for one, other in zip(got, expected, strict=True):
-        torch.testing.assert_close(one, other, atol=0.1, rtol=0.05)
+        # rounded to 8 bits are a logit's gradient, the product of a block, and the sum of these
+        error = (one.double() - other.double()).norm() / other.double().norm()
+        assert error < 0.005
+
+
+def test_a_head_in_the_dtype_of_the_model_rounds_its_logits() -> None:
+    """As the architecture does: log-probs are those of logits that bfloat16 holds, exactly."""
+    given = inputs(bias=False, dtype=torch.bfloat16)
+    hidden_TD, weight_VD, _ = given
+    assert hidden_TD is not None and weight_VD is not None
+    logp_T, _ = blockwise(given, Head(1.0, dtype="model"), 1000)
+    logits_TV = torch.nn.functional.linear(hidden_TD, weight_VD).double()
+    expected_T = logits_TV.log_softmax(-1).gather(-1, targets()[:, None])[:, 0]
+    torch.testing.assert_close(logp_T.double(), expected_T, atol=1e-5, rtol=0)
+    exact_T, _ = blockwise(given, Head(1.0), 1000)
+    assert (logp_T - exact_T).abs().mean() > 1e-3
+
+
+class Heard(Head):
+    """A head that keeps the logits that it gave."""
+
+    def __init__(self) -> None:
+        super().__init__(0.7, softcap=30.0)
+        self.given: list[Tensor] = []
+
+    def __call__(self, *given: Any) -> Tensor:
+        logits_CW = super().__call__(*given)
+        self.given.append(logits_CW.clone())
+        return logits_CW
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_backward_pass_has_the_logits_of_the_forward_pass(dtype: torch.dtype) -> None:
+    """Bit for bit: else exp(z − log Z) would be other probabilities than those of the loss."""
+    head, given = Heard(), inputs(bias=True, dtype=dtype, words=500)
+    logp_T, _ = blockwise(given, head, 3000, words=500)
+    forward, head.given = head.given, []
+    logp_T.sum().backward()
+    assert len(forward) > 3
+    assert all(torch.equal(*pair) for pair in zip(forward, head.given, strict=True))
 
 
 def test_bfloat16_weight_gradients_are_summed_in_float32() -> None:
@@ -204,11 +255,13 @@ def test_a_gpu_is_given_few_kernels_and_no_whole_gradient_in_float32(
     """The heads of Qwen3-8B and Gemma 3 4B; a CPU's blocks would take 58,000 and 99,000 kernels."""
     train = resolve(TrainSettings(), "cuda", "bfloat16")
     tokens, block = train.tokens_per_microbatch, train.logits_in_a_block
+    head = Head(1.0)
+    head.device = "cuda"  # fake tensors are on the CPU
     with counted_kernels() as kernels, Sizes() as sizes:  # type: ignore[no-untyped-call]
         hidden_TD = torch.empty(tokens, hidden, dtype=torch.bfloat16, requires_grad=True)
         weight_VD = torch.empty(vocabulary, hidden, dtype=torch.bfloat16, requires_grad=True)
         target_T = torch.empty(tokens, dtype=torch.long)
-        logp_T, _ = blockwise_logprobs(hidden_TD, weight_VD, None, target_T, HEADS["plain"], block)
+        logp_T, _ = blockwise_logprobs(hidden_TD, weight_VD, None, target_T, head, block)
         logp_T.sum().backward()
     assert kernels.total() < 1_700
     assert sizes.float32 <= max(block, tokens * hidden)

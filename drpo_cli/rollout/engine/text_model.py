@@ -26,10 +26,11 @@ PREFIXES = (
 )
 
 
-def text_arguments(model: ModelSettings, push: str | None) -> dict[str, Any]:
+def text_arguments(model: ModelSettings, push: str | None, head_dtype: str) -> dict[str, Any]:
     """What `vllm.LLM` needs to run the text model of a multimodal checkpoint; else nothing.
 
     As a model of its own it must get its weights by `push`, a load format that reads no file.
+    `head_dtype` is that of `[rollout]`.
     """
     config = load_config(model)
     if not pretrained.is_multimodal(config):
@@ -37,7 +38,7 @@ def text_arguments(model: ModelSettings, push: str | None) -> dict[str, Any]:
     name = _find_class(config) if push else None
     if name is None:
         return {"language_model_only": True}  # no room for images, and no parts for them
-    return {"hf_overrides": partial(_take_text, name), "load_format": push}
+    return {"hf_overrides": partial(_take_text, name, head_dtype), "load_format": push}
 
 
 def architectures(config: Any) -> list[str]:
@@ -55,7 +56,7 @@ def _find_class(config: Any) -> str | None:
     return name if name in ModelRegistry.get_supported_archs() else None
 
 
-def _take_text(architecture: str, config: Any) -> Any:
+def _take_text(architecture: str, head_dtype: str, config: Any) -> Any:
     """The configuration of the text model; one without is left as it is."""
     if (text := getattr(config, "text_config", None)) is None:
         return config
@@ -64,7 +65,17 @@ def _take_text(architecture: str, config: Any) -> Any:
     text.tie_word_embeddings = config.tie_word_embeddings
     if (quantised := getattr(config, "quantization_config", None)) is not None:
         text.quantization_config = quantised
-    return text
+    return set_head_dtype(head_dtype, text)
+
+
+def set_head_dtype(dtype: str, config: Any) -> Any:
+    """Has vLLM compute logits in this dtype, or in the `model`'s; returns the configuration.
+
+    Of a multimodal model, vLLM reads the head's dtype in the configuration of its text model.
+    """
+    for part in (config, config.get_text_config()):
+        part.head_dtype = dtype
+    return config
 
 
 def text_name(name: str) -> str:

@@ -103,7 +103,8 @@ def estimate_vllm(options: Any, config: Any, weights: int, width: int, device: D
     if not device.cuda:
         # a tied head is packed separately from the embedding; the sampler's buffers are small
         head = text.vocab_size * text.hidden_size * width if config.tie_word_embeddings else 0
-        return Engine(weights + head, 3 * logits, options.cpu_cache_gib * GIB, None, 0)
+        working = 3 * logits + _wide_head(options, text, width) // options.tensor_parallel
+        return Engine(weights + head, working, options.cpu_cache_gib * GIB, None, 0)
     graphs = 0 if options.skips_graphs(cuda=True) else GRAPHS
     working = _batch_tokens(device) * _widest(text) * width + 3 * logits + graphs
     cache = int(options.gpu_memory_fraction * device.bytes) - weights - working
@@ -111,6 +112,13 @@ def estimate_vllm(options: Any, config: Any, weights: int, width: int, device: D
     # their pool goes to main memory at every level (CuMemBackend.suspend)
     asleep = logits if options.sleep else None
     return Engine(weights, working, max(0, cache), asleep, layer)
+
+
+def _wide_head(options: Any, text: Any, width: int) -> int:
+    """Bytes of the head's copy in float32, which a CPU makes for each step that it samples."""
+    if options.head_dtype == "model" or width == FLOAT32:
+        return 0
+    return int(text.vocab_size * text.hidden_size * FLOAT32)
 
 
 def _whole(config: Any, experts: bool) -> int:
@@ -141,7 +149,7 @@ def _widest(text: Any) -> int:
 
 
 def estimate_transformers(
-    options: Any, config: Any, weights: int, width: int, length: int, rows: int
+    options: Any, config: Any, weights: int, width: int, length: int, rows: int, device: Device
 ) -> Engine:
     """Plain `generate`: a second copy of the model, the cache of a batch, and its logits.
 
@@ -154,4 +162,5 @@ def estimate_transformers(
     cache += cache // text.num_hidden_layers  # one layer's cache is copied when it grows
     logits = rows * text.vocab_size * FLOAT32
     # the model's and in float32, log-probs, probabilities, noise, and the quotient of the two
-    return Engine(weights, 6 * logits, cache, None, 0)
+    working = 6 * logits + (0 if device.cuda else _wide_head(options, text, width))
+    return Engine(weights, working, cache, None, 0)

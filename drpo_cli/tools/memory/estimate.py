@@ -273,7 +273,7 @@ def _engine(plan: Plan, config: Any, weights: int, lengths: Lengths, device: Dev
     if spec.rollout.type == "transformers":
         rows = plan.sequences_per_step // plan.world
         options = spec.rollout.config
-        return estimate_transformers(options, config, weights, width, lengths.total, rows)
+        return estimate_transformers(options, config, weights, width, lengths.total, rows, device)
     return estimate_vllm(
         spec.rollout.config, config, weights // tensor_parallel(spec), width, device
     )

@@ -202,8 +202,9 @@ def _model(job: Job, config: Any, world: World, layers: int | None) -> Any:
         _recompute_activations(lm, job.settings.checkpointing, _apart)
     if job.critic:
         return shard(ValueModel(lm), dtype, world)
-    policy = Policy(lm, job.temperature, job.settings.logits_in_a_block, adapters)
-    policy.head.slices = _few_slices
+    settings = job.settings
+    policy = Policy(lm, job.temperature, settings.logits_in_a_block, adapters, settings.head_dtype)
+    policy.head.slices, policy.head.device = _few_slices, job.device
     return shard(policy, dtype, world)
 
 
