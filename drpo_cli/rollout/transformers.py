@@ -217,8 +217,9 @@ def _widen_head(lm: Any) -> None:
         return flat_SV.view(*hidden.shape[:-1], -1)
 
     head = lm.get_output_embeddings()
-    if isinstance(head, nn.Linear) and head.weight.dtype.itemsize == 2:
-        head.forward = forward  # type: ignore[method-assign]
+    is_narrow = isinstance(head, nn.Linear) and head.weight.dtype.itemsize == 2
+    if is_narrow:
+        head.forward = forward
 
 
 class _Draw:

@@ -34,7 +34,7 @@ CAP = 5.0
 def test_log_mu_is_rounded_only_where_that_is_asked_for(
     kind: str, options: dict[str, Any], tmp_path: Path
 ) -> None:
-    own = {"final_logit_softcapping": CAP} if kind == "gemma2" else {}
+    own: dict[str, Any] = {"final_logit_softcapping": CAP} if kind == "gemma2" else {}
     model = ModelSettings(path=str(tiny_model(tmp_path / "model", kind, **own)), dtype="bfloat16")
     config = vllm.Config(max_sequences=16, **options)
     engine = vllm.Engine(config, EngineContext(model, 64, 1))
