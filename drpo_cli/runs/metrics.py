@@ -128,6 +128,7 @@ class StepMetrics(TypedDict, total=False):
     corrective_share, _mass       share of tokens with w < 0, and of the gradient's mass
     masked_share                  share of tokens with w = 0
     effective_sample_size         (Σ r)² / (n Σ r²), in [0, 1]
+    by_mu                         shares and shifts of the tokens of each range of μ
     trained_tokens                response tokens of all updates
     gap, gap_floor                mean |log π − log μ| after the sync, and its noise floor, in nats
     gap_noise                     what rounding gives on the step's text, where it was measured
@@ -197,6 +198,7 @@ class StepMetrics(TypedDict, total=False):
     corrective_mass: float | None
     masked_share: float | None
     effective_sample_size: float | None
+    by_mu: dict[str, dict[str, float | None]]
     trained_tokens: float | None
     gap: float | None
     gap_floor: float | None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,8 @@ from drpo_cli.dist import World
 from drpo_cli.types import LOG_RATIO_LIMIT, Tokens
 
 QUANTILES = {"p01": 0.01, "p50": 0.5, "p90": 0.9, "p99": 0.99}
+LOWEST_MU = (0.1, 0.01, 0.001, 0.0)
+"""The lower ends of the ranges of `by_mu`; each ends where the one before begins."""
 
 
 class TokenStats:
@@ -23,6 +27,7 @@ class TokenStats:
         """Adds the response tokens of one micro-batch."""
         log_ratio_T = tokens.logp_T - tokens.old_logp_T
         values = {
+            "mu": tokens.old_logp_T.exp(),
             "ratio": log_ratio_T.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp(),
             "shift": (tokens.logp_T.exp() - tokens.old_logp_T.exp()).abs(),
             "entropy": entropy_T,
@@ -32,7 +37,7 @@ class TokenStats:
         for name, value in values.items():
             self.columns.setdefault(name, []).append(value.detach().float().cpu())
 
-    def summary(self) -> dict[str, float]:
+    def summary(self) -> dict[str, Any]:
         """Metrics over all tokens of all ranks. Collective.
 
         ratio_*, shift_*, weight_*  quantiles of r = π/μ, of |π − μ|, of the gradient weight w
@@ -42,6 +47,7 @@ class TokenStats:
         masked_share           w = 0: tokens without a gradient
         *_mass                 the share of Σ |A r w|, the gradient on log π, from such tokens
         effective_sample_size  (Σ r)² / (n Σ r²), 1 where π = μ (Kong 1992)
+        by_mu                  what happened to frequent and to rare tokens: `_by_mu`
         """
         found = {name: self.world.gather(torch.cat(parts)) for name, parts in self.columns.items()}
         if not found or not len(found["weight"]):
@@ -55,25 +61,59 @@ class TokenStats:
         return {
             **spread,
             "entropy": float(found["entropy"].mean()),
-            "masked_share": float((weight == 0).float().mean()),
             "effective_sample_size": float(ratio.sum() ** 2 / (len(ratio) * (ratio**2).sum())),
             "trained_tokens": float(len(weight)),
             **_shares(ratio, weight, advantage),
+            **_masses(ratio, weight, advantage),
+            "by_mu": _by_mu(found),
         }
 
 
-def _shares(ratio: Tensor, weight: Tensor, advantage: Tensor) -> dict[str, float]:
+def _by_mu(found: dict[str, Tensor]) -> dict[str, dict[str, float]]:
+    """What happened to the tokens of each range of μ that has any, by the lower end of the range.
+
+    token_share    of all tokens
+    ratio_moved    mean |r − 1|
+    shift_mean     mean |π − μ|
+    and the shares of `summary`, of the tokens of the range
+
+    A bound on the ratio acts on rare tokens first, a bound on |π − μ| on frequent ones.
+    """
+    highest, ranges = float("inf"), {}
+    for lowest in LOWEST_MU:
+        inside = (found["mu"] >= lowest) & (found["mu"] < highest)
+        highest = lowest
+        if not inside.any():
+            continue
+        ratio, weight, advantage = (found[n][inside] for n in ("ratio", "weight", "advantage"))
+        ranges[f"{lowest:g}"] = {
+            "token_share": float(inside.float().mean()),
+            "ratio_moved": float((ratio - 1).abs().mean()),
+            "shift_mean": float(found["shift"][inside].mean()),
+            **_shares(ratio, weight, advantage),
+        }
+    return ranges
+
+
+def _kinds(ratio: Tensor, weight: Tensor, advantage: Tensor) -> dict[str, Tensor]:
     direction = advantage * (ratio - 1)
-    kinds = {
+    return {
         "diverging": (direction > 0) & (weight >= 0),
         "converging": (direction < 0) & (weight >= 0),
         "corrective": weight < 0,
     }
+
+
+def _shares(ratio: Tensor, weight: Tensor, advantage: Tensor) -> dict[str, float]:
+    kinds = {**_kinds(ratio, weight, advantage), "masked": weight == 0}
+    return {f"{name}_share": float(kind.float().mean()) for name, kind in kinds.items()}
+
+
+def _masses(ratio: Tensor, weight: Tensor, advantage: Tensor) -> dict[str, float]:
     mass = (advantage * ratio * weight).abs()
-    total = float(mass.sum())
-    shares = {f"{name}_share": float(kind.float().mean()) for name, kind in kinds.items()}
-    masses = {f"{n}_mass": float(mass[kind].sum()) / (total or 1.0) for n, kind in kinds.items()}
-    return {**shares, **masses}
+    total = float(mass.sum()) or 1.0
+    kinds = _kinds(ratio, weight, advantage)
+    return {f"{name}_mass": float(mass[kind].sum()) / total for name, kind in kinds.items()}
 
 
 def _spread(values: Tensor) -> dict[str, float]:

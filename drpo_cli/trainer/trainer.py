@@ -68,7 +68,7 @@ class Trainer:
         offloads = settings.offload == "optimizer"
         self.moments = Offload(optimizers if offloads else [], world.device)
 
-    def step(self, exp: Experience) -> dict[str, float]:
+    def step(self, exp: Experience) -> dict[str, Any]:
         """All updates over all ranks' rows; returns metrics, equal on every rank. Collective.
 
         `TrainSettings.minibatches` says which row belongs to which update; `balance` spreads the

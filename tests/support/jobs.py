@@ -41,6 +41,7 @@ from support.training import (
     STEADY,
     caught_gradients,
     critic_state,
+    flat,
     groups_of,
     moments,
     open_trainer,
@@ -86,7 +87,7 @@ def train(
     if load is not None:
         Checkpoints(load.parent, 3, here).load(load, trainer)
     with caught_gradients(trainer) as gradients:
-        metrics = [trainer.step(experience(share[here.rank])) for share in shares]
+        metrics = [flat(trainer.step(experience(share[here.rank]))) for share in shares]
     if save is not None:
         store = Checkpoints(save.parent, 3, here)
         written = store.save(int(save.name[-6:]), trainer, tokenizer(), {"dtype": "float32"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -171,6 +171,15 @@ def gradients_by_hand(
     value.backward()
     gradients = {name: w.grad for name, w in lm.named_parameters() if w.grad is not None}
     return gradients, float(value.detach())
+
+
+def flat(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """A step's metrics with one key each, also those inside others: `by_mu.0.1.masked_share`."""
+    found: dict[str, float] = {}
+    for key, value in metrics.items():
+        inside = flat(value) if isinstance(value, Mapping) else None
+        found |= {key: value} if inside is None else {f"{key}.{k}": v for k, v in inside.items()}
+    return found
 
 
 def weights(policy: Policy) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from drpo_cli.plugins import Selected
 from drpo_cli.step.advantage import with_advantages
 from drpo_cli.types import Episode, Group, Message, Prompt, Rollout, Scores, Turn
 from support.families import VOCABULARY
-from support.training import caught_gradients, critic_state, open_trainer
+from support.training import caught_gradients, critic_state, flat, open_trainer
 
 FIRST_ID = 4  # before it are special tokens
 
@@ -126,5 +126,5 @@ def learn(
     exp = scored(groups_R[here.rank])
     exp = with_advantages(exp, advantage, trainer.critic, here)
     with caught_gradients(trainer) as gradients:
-        metrics = trainer.step(exp)
+        metrics = flat(trainer.step(exp))
     return gradients, metrics, critic_state(trainer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ ROWS = [  # π, μ, A, w, entropy
 ]
 
 
-def summary(here: World, parts: Sequence[Sequence[tuple[float, ...]]]) -> dict[str, float]:
+def summary(here: World, parts: Sequence[Sequence[tuple[float, ...]]]) -> dict[str, Any]:
     stats = TokenStats(here)
     for part in parts:
         columns = torch.tensor(part, dtype=torch.float64).reshape(-1, 5).T
@@ -52,6 +53,35 @@ def test_shares_and_masses(parts: list[list[tuple[float, ...]]]) -> None:
     }
     for name, value in expected.items():
         assert found[name] == pytest.approx(value, rel=1e-6), name
+
+
+def test_tokens_by_their_probability() -> None:
+    rows = [
+        (0.50, 0.25, 1.0, 0.5, 1.0),  # diverging, |r − 1| = 1, |π − μ| = 0.25
+        (0.10, 0.20, 1.0, 0.5, 1.0),  # converging, 0.5, 0.1
+        (0.02, 0.01, 1.0, 0.0, 1.0),  # diverging and masked, 1, 0.01
+        (4e-4, 1e-4, 1.0, -1.0, 1.0),  # corrective, 3, 3e-4
+        (1e-4, 1e-4, 1.0, 1.0, 1.0),  # on policy
+    ]
+    with world() as here:
+        found = summary(here, [rows[:2], rows[2:]])["by_mu"]
+    assert [*found] == ["0.1", "0.01", "0"]
+    frequent, rare, rarest = (
+        found[lowest]
+        | {name: found[lowest][f"{name}_share"] for name in ("diverging", "masked", "corrective")}
+        for lowest in found
+    )
+    assert frequent["token_share"] == pytest.approx(2 / 5)
+    assert frequent["ratio_moved"] == pytest.approx(0.75)
+    assert frequent["shift_mean"] == pytest.approx(0.175)
+    assert (frequent["diverging"], frequent["converging_share"], frequent["masked"]) == (
+        0.5,
+        0.5,
+        0,
+    )
+    assert (rare["token_share"], rare["masked"], rare["diverging"]) == (pytest.approx(0.2), 1, 1)
+    assert (rarest["token_share"], rarest["corrective"]) == (pytest.approx(0.4), 0.5)
+    assert rarest["ratio_moved"] == pytest.approx(1.5)
 
 
 def test_effective_sample_size_and_spread() -> None:
@@ -109,6 +139,7 @@ def test_a_ratio_beyond_all_bounds_stays_finite() -> None:
         logp_T, adv_T = torch.tensor([-0.1, -900.0, -1.0]), torch.ones(3)
         stats.add(Tokens(logp_T, old_T, adv_T), adv_T, {"weight": adv_T})
         found = stats.summary()
-    assert all(math.isfinite(value) for value in found.values())
+    by_mu = found.pop("by_mu")
+    assert all(math.isfinite(v) for shares in [found, *by_mu.values()] for v in shares.values())
     assert found["ratio_max"] == pytest.approx(math.exp(20))
     assert found["effective_sample_size"] == pytest.approx(1 / 3, rel=1e-6)

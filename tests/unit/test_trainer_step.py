@@ -22,6 +22,7 @@ from support.training import (
     STEADY,
     ByHand,
     caught_gradients,
+    flat,
     furthest,
     gradients_by_hand,
     moments,
@@ -45,7 +46,7 @@ def stepped(
     """Weights after one training step, the gradients of each update, and the metrics."""
     trainer = open_trainer(folder, here, options={"delta": DELTA}, **train)
     with caught_gradients(trainer) as gradients:
-        metrics = trainer.step(experience(batch))
+        metrics = flat(trainer.step(experience(batch)))
     return weights(trainer.policy), gradients, metrics
 
 
