@@ -1,4 +1,4 @@
-# make demo | test | soak | check | bench | gpu: each first installs what it needs into .venv, and only if that has
+# make demo | test | soak | check | bench | study-tables | gpu: each first installs what it needs into .venv, and only if that has
 # changed. For make bench ROW=7 SIZE=smoke see benchmarks/README.md.
 PYTHON ?= python3
 # The CPU build of torch (on macOS it is the only one), and where to get it if the configured index
@@ -27,7 +27,7 @@ GPU_TAGS := --only-binary=:all: --python-version 3.12 --implementation cp --plat
 GPU_PYTHON = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 OUT ?= .bench/gpu
 
-.PHONY: demo test soak check bench bench-env gpu gpu-wheels format docs pictures clean
+.PHONY: demo test soak check bench bench-env gpu gpu-wheels format docs study-tables pictures clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -75,6 +75,10 @@ docs: $(STAMP)
 	$(BIN)/drpo explain drpo:delta=0.05 drpo drpo:delta=1 drpo:delta=12.5 --out docs/figures/regimes.svg
 	test -d $(DEMO)/runs/quickstart || $(MAKE) demo
 	$(BIN)/drpo watch $(DEMO)/runs/quickstart --out docs/figures/view.svg
+
+# Writes the tables of docs/study.md again, from the results that are committed beside it.
+study-tables: $(STAMP)
+	$(BIN)/python -m drpo_cli.tools.compare.pages docs/study.md
 
 # Pictures of the run that `make demo` leaves; needs Debian's chromium.
 pictures: $(STAMP)

@@ -1,8 +1,9 @@
 """Makes the quickstart's model: a small Qwen3 that can almost add, as a Hugging Face folder.
 
 `python make_model.py FOLDER` makes a character tokenizer and a model of under 1 M parameters, and
-trains the model by supervised learning on training problems only. One seed gives the same model
-everywhere.
+trains the model by supervised learning on training problems only. The same seed gives the same
+model on the same machine; another kind of CPU or another torch rounds differently, and its model
+scores a few points more or less.
 """
 
 import random

@@ -1,68 +1,57 @@
 #!/bin/sh
 # The study's commands, one per part. `sh commands.sh` runs all of them, `sh commands.sh rare precision`
-# some. Each continues where it was stopped; finished runs are not repeated. Every method has the same
-# learning rates and the same seeds. JOBS is the number of runs at a time, one core each.
+# some. Each continues where it was stopped; finished runs are not repeated. JOBS is the number of runs at
+# a time, one core each. What is compared, and on what, was written down before the first run
+# (docs/study.md): change it in a copy.
 set -eu
 cd "$(dirname "$0")"
 JOBS=${JOBS:-2}
 
-BASELINES="none,ppo_clip,ppo_clip:epsilon_high=0.28,spo,dppo,dppo:divergence=kl"
-DELTAS="drpo:delta=0.05,drpo:delta=0.1,drpo:delta=0.2,drpo:delta=0.5,drpo:delta=1,drpo:delta=12.5"
+METHODS="none,ppo_clip,grpo,spo,dppo,dppo:divergence=kl,drpo"
 
-METHODS="$BASELINES,drpo:delta=0.2,drpo:delta=12.5"
-SIX="none,ppo_clip,spo,dppo,drpo:delta=0.2,drpo:delta=12.5"
-
-SEEDS=0-4
-
-compare() { # PART SPEC KEY=VALUES…: runs a grid over the seeds, in runs/PART
+compare() { # PART BASE TARGET OPTIONS…: chooses thresholds and rates on some seeds, reports others
     part=$1
-    spec=$2
-    shift 2
-    for vary in "$@"; do
-        set -- "$@" --vary "$vary"
-        shift
-    done
-    drpo compare "$spec" "$@" \
-        --seeds "$SEEDS" --jobs "$JOBS" --baseline ppo_clip --out "runs/$part"
+    base=$2
+    target=$3
+    shift 3
+    drpo compare "$@" \
+        --tune ppo_clip:epsilon_low+epsilon_high=0.05,0.1,0.2,0.3,0.5 \
+        --tune grpo:epsilon_low+epsilon_high=0.05,0.1,0.2,0.3,0.5 \
+        --tune spo:epsilon=0.2,0.5,1,3,12.5 \
+        --tune dppo:delta_low+delta_high=0.02,0.05,0.1,0.15,0.3 \
+        --tune dppo:divergence=kl:delta_low+delta_high=0.005,0.02,0.05,0.1,0.3 \
+        --tune drpo:delta=0.05,0.1,0.2,0.5,12.5 \
+        --tune train.learning_rate=1e-4,3e-4,6e-4 \
+        --bases "models/$base-0,models/$base-1,models/$base-2,models/$base-3,models/$base-4" \
+        --select-seeds 0 --report-seeds 10-15 \
+        --baseline ppo_clip --target "$target" --jobs "$JOBS" --out "runs/$part"
 }
 
-staleness() { # 12 methods × 3 learning rates × 3 numbers of updates × 5 seeds = 540 runs
-    compare staleness run.toml "objective=$BASELINES,$DELTAS" train.learning_rate=1e-4,3e-4,6e-4 \
-        train.updates_per_rollout=1,4,16
+lag() {
+    compare lag sums 0.35 run.toml --vary "objective=$METHODS" --vary lag=1,4,16
 }
 
-reasoning() { # 8 × 3 × 5 = 120 runs
-    compare reasoning reasoning.toml "objective=$METHODS" train.learning_rate=1e-4,3e-4,6e-4
+rare() {
+    compare rare rare 0.5 rare.toml --vary "objective=$METHODS"
 }
 
-rare() { # 8 × 2 × 5 = 80 runs
-    compare rare rare.toml "objective=$METHODS" train.learning_rate=1e-4,3e-4
-}
-
-precision() { # 6 × 4 engines × 5 = 120 runs
-    engines="transformers:dtype=float32,transformers:dtype=bfloat16"
+precision() { # the engine less exact than the trainer, then both in bfloat16 with two kinds of head
     rounded="transformers:dtype=float32:weight_rounding"
-    compare precision precision.toml "objective=$SIX" \
-        "rollout=$engines,$rounded=int8,$rounded=fp8" train.learning_rate=6e-4
+    compare precision-engine sums 0.35 run.toml --vary "objective=$METHODS" \
+        --vary "rollout=transformers:dtype=bfloat16,$rounded=int8,$rounded=fp8" --vary lag=4
+    compare precision-bfloat16 sums 0.35 run.toml --vary "objective=$METHODS" \
+        --vary train.head_dtype=float32,model --vary lag=4 \
+        --set model.dtype=bfloat16 --set rollout.dtype=bfloat16
 }
 
-architecture() { # 6 × 2 models × 5 = 60 runs
-    compare architecture architecture.toml "objective=$SIX" \
-        model.path=models/sums,models/sums-moe train.learning_rate=6e-4
+architecture() {
+    compare architecture sums-moe 0.35 run.toml --vary "objective=$METHODS" --vary lag=4
 }
 
-duel() { # the two best methods in the two hard cells of staleness, with 20 seeds: 2 × 20 runs, twice
-    SEEDS=0-19
-    two="objective=ppo_clip,drpo:delta=0.2"
-    compare duel-16 run.toml "$two" train.learning_rate=3e-4 train.updates_per_rollout=16
-    compare duel-4 run.toml "$two" train.learning_rate=6e-4 train.updates_per_rollout=4
-    SEEDS=0-4
-}
-
-[ $# -gt 0 ] || set -- staleness duel reasoning rare precision architecture
+[ $# -gt 0 ] || set -- lag rare precision architecture
 for name in "$@"; do
     case $name in
-        staleness | duel | reasoning | rare | precision | architecture) "$name" ;;
+        lag | rare | precision | architecture) "$name" ;;
         *) echo "there is no part $name" >&2 && exit 2 ;;
     esac
 done

@@ -1,8 +1,9 @@
 """Prints means of a grid's per-step metrics.
 
-`python why.py runs/staleness "updates_per_rollout=16" gap`
+`python why.py runs/lag "lag=16" by_mu.0.masked_share by_mu.0.1.masked_share`
 The first argument is the grid's folder, the second selects cells by a part of their labels, the
-others are keys of metrics.jsonl; without keys it shows a few that differ between the methods.
+others are keys of metrics.jsonl, with dots for keys inside; without keys it shows a few that differ
+between the methods.
 """
 
 import json
@@ -30,8 +31,18 @@ def main(grid: Path, part: str, keys: list[str]) -> None:
             cells[run["cell"]] += [json.loads(line) for line in lines[1:]]
     print("| cell |", " | ".join(keys), "|")
     for cell, steps in cells.items():
-        found = ([s[key] for s in steps if s.get(key) is not None] for key in keys)
+        found = ([v for step in steps if (v := look_up(step, key)) is not None] for key in keys)
         print(f"| {cell} |", " | ".join(f"{fmean(v):.3g}" if v else "–" for v in found), "|")
+
+
+def look_up(step: dict, key: str) -> float | None:
+    """The value of a key, in which a range of μ such as `0.01` has a dot of its own."""
+    if key in step:
+        return step[key]
+    for name, inside in step.items():
+        if isinstance(inside, dict) and key.startswith(f"{name}."):
+            return look_up(inside, key.removeprefix(f"{name}."))
+    return None
 
 
 if __name__ == "__main__":

@@ -15,19 +15,18 @@ import torch
 
 from drpo_cli.plan import make_plan
 from drpo_cli.spec import load
-from drpo_cli.tools.compare import grid, jobs, summaries
+from drpo_cli.tools.compare import grid, jobs, summaries, tuning
 
 STUDY = Path(__file__).parents[2] / "templates" / "study"
 SPECS = sorted(path.name for path in STUDY.glob("*.toml"))
-RUNS = {
-    "staleness": 540,
-    "duel-16": 40,
-    "duel-4": 40,
-    "reasoning": 120,
-    "rare": 80,
-    "precision": 120,
-    "architecture": 60,
+RUNS = {  # of candidates, and of cells that are reported
+    "lag": (1395, 630),
+    "rare": (465, 210),
+    "precision-engine": (1395, 630),
+    "precision-bfloat16": (930, 420),
+    "architecture": (465, 210),
 }
+BASES = 5
 
 
 def module(path: Path) -> ModuleType:
@@ -48,21 +47,20 @@ def make_model() -> ModuleType:
 def test_a_spec_plans_and_its_model_has_a_recipe(name: str, make_model: ModuleType) -> None:
     spec = load(STUDY / name)
     plan = make_plan(spec, 1)
-    assert plan.sequences_per_step % 16 == 0  # 16 updates per rollout must be possible
+    assert plan.sequences_per_step % 16 == 0
     assert spec.train.schedule == "constant"
     assert spec.model.prepare == STUDY / "make_model.py"
-    assert Path(spec.model.path).name in make_model.RECIPES
+    recipe, _, seed = Path(spec.model.path).name.rpartition("-")
+    assert recipe in make_model.RECIPES and seed == "0"
 
 
-@pytest.mark.parametrize("name", ["precision.toml", "architecture.toml"])
-def test_a_variation_of_the_base_changes_nothing_else(name: str) -> None:
-    base, spec = load(STUDY / "run.toml"), load(STUDY / name)
-    assert (spec.train, spec.eval, spec.run.steps) == (base.train, base.eval, base.run.steps)
-    assert [source.config for source in spec.data] == [source.config for source in base.data]
-    assert spec.objective.config == base.objective.config
+@pytest.mark.parametrize("name", ["sums", "sums-x", "other-0"])
+def test_a_name_without_a_recipe_or_a_seed_is_refused(name: str, make_model: ModuleType) -> None:
+    with pytest.raises(SystemExit, match=f"no recipe for '{name}'; name it NAME-SEED"):
+        make_model.main(Path("models", name))
 
 
-@pytest.mark.parametrize("name", ["sums", "sums-moe", "reasoning", "rare"])
+@pytest.mark.parametrize("name", ["sums", "sums-moe", "rare"])
 def test_a_model_is_small_and_its_tokenizer_loses_nothing(
     name: str, make_model: ModuleType
 ) -> None:
@@ -127,17 +125,31 @@ def options(command: list[str], name: str) -> list[str]:
     return [command[i + 1] for i, word in enumerate(command) if word == name]
 
 
-def test_every_command_is_a_grid_that_can_start(commands: list[list[str]]) -> None:
+def test_every_command_is_a_grid_that_can_start(
+    commands: list[list[str]], make_model: ModuleType
+) -> None:
     found = {}
     for command in commands:
         assert command[0] == "compare"
-        axes = grid.parse_axes(options(command, "--vary"))
+        (path,) = (word for word in command if word.endswith(".toml"))
+        axes, given = grid.parse_axes(options(command, "--vary")), options(command, "--set")
         assert summaries.choose_baseline(options(command, "--baseline")[0], axes) is not None
-        cells = grid.make_cells(axes)
-        specs = jobs.load_specs(STUDY / command[1], (), cells, 1)
-        seeds = grid.parse_seeds(options(command, "--seeds")[0])
-        assert len(seeds) >= 5
-        found[Path(options(command, "--out")[0]).name] = len(specs) * len(seeds)
+        select, seeds = tuning.read_seeds(
+            True, None, options(command, "--select-seeds")[0], options(command, "--report-seeds")[0]
+        )
+        bases = grid.parse_bases(options(command, "--bases")[0], axes, given)
+        for model in bases:
+            recipe, _, seed = Path(model).name.rpartition("-")
+            assert recipe in make_model.RECIPES and seed.isdecimal()
+        base = load(STUDY / path, [*given, f'model.path="{bases[0]}"'])
+        tuned = tuning.parse_tuning(options(command, "--tune"), axes, base)
+        cells = grid.make_cells(axes, base)
+        candidates = grid.put_on_bases(tuning.make_candidates(cells, tuned), bases[:1])
+        specs = jobs.load_specs(STUDY / path, given, candidates, 1)
+        tuning.require_equal_tries(tuned, candidates, specs)
+        runs = len(candidates) * len(select) * len(bases), len(cells) * len(seeds) * len(bases)
+        found[Path(options(command, "--out")[0]).name] = runs
+        assert len(bases) == BASES
     assert found == RUNS
 
 
