@@ -34,8 +34,9 @@ class TokenStats:
             "weight": metrics["weight"],
             "advantage": tokens.adv_T,
         }
-        for name, value in values.items():
-            self.columns.setdefault(name, []).append(value.detach().float().cpu())
+        columns = torch.stack([value.detach().float() for value in values.values()])
+        for name, column in zip(values, columns.cpu(), strict=True):  # the host waits once
+            self.columns.setdefault(name, []).append(column)
 
     def summary(self) -> dict[str, Any]:
         """Metrics over all tokens of all ranks. Collective.
