@@ -1,12 +1,14 @@
 """Makes the quickstart's model: a small Qwen3 that can almost add, as a Hugging Face folder.
 
 `python make_model.py FOLDER` makes a character tokenizer and a model of under 1 M parameters, and
-trains the model by supervised learning on training problems only. The same seed gives the same
+trains the model by supervised learning on training problems only. A number at the end of the
+folder's name is its seed: `model-1` is another model than `model`. The same seed gives the same
 model on the same machine; another kind of CPU or another torch rounds differently, and its model
 scores a few points more or less.
 """
 
 import random
+import re
 import sys
 from pathlib import Path
 
@@ -18,7 +20,6 @@ from transformers.utils.logging import disable_progress_bar
 from drpo_cli.data.pipeline.split import split
 from drpo_cli.spec import load
 
-SEED = 0
 BATCH = 128
 WARM_UP = 200
 PEAK_RATE = 2e-3
@@ -30,8 +31,9 @@ SPECIAL = ["<pad>", "<bos>", "<eos>"]
 def main(folder: Path) -> None:
     """Makes and trains the model, and writes the folder in one move."""
     disable_progress_bar()
-    random.seed(SEED)
-    torch.manual_seed(SEED)
+    seed = int("0" + re.sub(r".*\D", "", folder.name))
+    random.seed(seed)
+    torch.manual_seed(seed)
     spec = load(Path(__file__).parent / "run.toml")
     problems = split(spec.data, spec.eval_data, spec.eval.problems).train
     tokenizer, model = make_tokenizer(), make_model()

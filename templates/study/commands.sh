@@ -39,9 +39,10 @@ precision() { # the engine less exact than the trainer, then both in bfloat16 wi
     rounded="transformers:dtype=float32:weight_rounding"
     compare precision-engine sums 0.35 run.toml --vary "objective=$METHODS" \
         --vary "rollout=transformers:dtype=bfloat16,$rounded=int8,$rounded=fp8" --vary lag=4
-    compare precision-bfloat16 sums 0.35 run.toml --vary "objective=$METHODS" \
-        --vary train.head_dtype=float32,model --vary lag=4 \
-        --set model.dtype=bfloat16 --set rollout.dtype=bfloat16
+    for head in float32 model; do
+        compare "precision-head-$head" sums 0.35 run.toml --vary "objective=$METHODS" --vary lag=4 \
+            --set model.dtype=bfloat16 --set "train.head_dtype=$head" --set "rollout.head_dtype=$head"
+    done
 }
 
 architecture() {

@@ -188,6 +188,7 @@ def test_eval_prints_every_character(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     """A bracket in a path is no style."""
     shown = f"x/{NASTY}"
     result = Evaluation(1, 1.0, (), {})
+    (tmp_path / "run.toml").write_text(HEAD + DATA + REWARD)
 
     def score(*given: Any) -> dict[str, Evaluation]:
         given[3](shown)
@@ -197,7 +198,7 @@ def test_eval_prints_every_character(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setattr(compare, "render", lambda found: shown)
     monkeypatch.setenv("COLUMNS", "200")
     with redirect_stdout(io.StringIO()) as out:
-        evaluate.evaluate([shown], None, None, None)
+        evaluate.evaluate([shown], tmp_path / "run.toml", None, None)
     assert out.getvalue() == f"scoring {shown} …\n{shown}\n"
 
 

@@ -23,7 +23,8 @@ RUNS = {  # of candidates, and of cells that are reported
     "lag": (1395, 630),
     "rare": (465, 210),
     "precision-engine": (1395, 630),
-    "precision-bfloat16": (930, 420),
+    "precision-head-float32": (465, 210),
+    "precision-head-model": (465, 210),
     "architecture": (465, 210),
 }
 BASES = 5

@@ -35,6 +35,7 @@ from drpo_cli.trainer.pack import bins, pack
 from support.models import Row, experience, group, samples, tiny_model, tokenizer, world
 from support.training import (
     ByHand,
+    flat,
     furthest,
     gradients_by_hand,
     open_policy,
@@ -189,7 +190,7 @@ def test_a_step_over_padded_rows_is_one_over_packed_rows(tmp_path: Path) -> None
             assert trainer.critic is not None and trainer.reference is not None
             models = (trainer.policy, trainer.critic.model, trainer.reference.policy)
             assert {model.costs.padded for model in models} == {layout == "padded"}
-            metrics = trainer.step(experience(batch))
+            metrics = flat(trainer.step(experience(batch)))
             heads = {name: full(w) for name, w in trainer.critic.model.named_parameters()}
             found[layout] = metrics, weights(trainer.policy), heads
     padded, packed = found["padded"], found["packed"]

@@ -18,6 +18,7 @@ from support.training import (
     STEADY,
     ByHand,
     caught_gradients,
+    flat,
     furthest,
     gradients_by_hand,
     moments,
@@ -72,7 +73,7 @@ def test_the_gradient_is_that_of_the_loss_by_hand(folder: Path, kind: dict[str, 
             **kind,
         )
         with caught_gradients(trainer) as gradients:
-            metrics = trainer.step(experience(batch))
+            metrics = flat(trainer.step(experience(batch)))
     assert furthest(gradients[0], expected) < 1e-5 * max(1.0, norm)
     assert metrics["loss"] == pytest.approx(loss, rel=1e-5)
     assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-5)
@@ -97,7 +98,7 @@ def test_one_microbatch_of_eight_is_eight_of_one(folder: Path, kind: dict[str, A
                 folder, here, tokens_per_microbatch=budget, epsilon=STEADY, **kind
             )
             with caught_gradients(trainer) as gradients:
-                metrics = trainer.step(experience(batch))
+                metrics = flat(trainer.step(experience(batch)))
             found.append((gradients[0], weights(trainer.policy), metrics))
     whole = found[0]
     for cut in found[1:]:
@@ -114,7 +115,7 @@ def test_responses_that_are_left_out_count_for_nothing(folder: Path, kind: dict[
         for part in (masked, [sample for sample in masked if sample.kept]):
             trainer = open_trainer(folder, here, **kind)
             with caught_gradients(trainer) as gradients:
-                metrics = trainer.step(experience(part))
+                metrics = flat(trainer.step(experience(part)))
             found.append((gradients[0], metrics))
     (some, left), (alone, right) = found
     assert furthest(some, alone) < 1e-6
@@ -131,13 +132,13 @@ def test_an_update_without_a_token_is_skipped(folder: Path, kind: dict[str, Any]
         trainer = open_trainer(folder, here, updates_per_rollout=2, **kind)
         trainer.step(experience(batch))
         before, moved = weights(trainer.policy), moments(trainer)
-        metrics = trainer.step(experience(nothing))
+        metrics = flat(trainer.step(experience(nothing)))
         assert furthest(before, weights(trainer.policy)) == 0
         assert furthest(moved, moments(trainer)) == 0
         assert metrics["skipped_updates"] == 2 and metrics["trained_tokens"] == 0
         assert math.isnan(metrics["loss"]) and math.isnan(metrics["grad_norm"])
         assert trainer.schedule.last_epoch == 4
-        metrics = trainer.step(experience(half))
+        metrics = flat(trainer.step(experience(half)))
         assert metrics["skipped_updates"] == 1
         assert metrics["trained_tokens"] == sum(response for _, response in LENGTHS[1::2])
         after = weights(trainer.policy)
