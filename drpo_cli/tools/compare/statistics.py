@@ -15,9 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from drpo_cli.evaluate.metrics import CONFIDENCE, ROUNDING, Estimate
-
-POWER = 0.8
+from drpo_cli.evaluate.metrics import CONFIDENCE, POWER, ROUNDING, Estimate
 
 Groups = Sequence[Sequence[float]]
 """Values by base model, one per seed; a single group where there is one base."""
