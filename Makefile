@@ -36,8 +36,9 @@ demo: $(STAMP)
 	$(BIN)/drpo train $(DEMO)/run.toml
 	$(BIN)/drpo eval $(DEMO)/model $(DEMO)/runs/quickstart --spec $(DEMO)/run.toml
 
+# With bytecode: each process of a run would else compile our modules anew.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations=25
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations=25
 
 # Puts random faults into real runs, and compares their ends with an undisturbed one.
 soak: $(STAMP)

@@ -4,6 +4,8 @@ import os
 
 from hypothesis import settings
 
+from support.warm import start_warm
+
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
@@ -12,3 +14,5 @@ settings.load_profile("untimed")
 # two threads each on two cores wait for each other most of the time.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+start_warm()

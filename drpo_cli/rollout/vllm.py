@@ -75,8 +75,8 @@ class Config(RolloutSettings):
     quantization: Literal["int8", "fp8"] | None = None
     """Compute the layers' products in 8 bits: the weights are quantised at each sync, per output
     channel, their inputs per token. `fp8` (E4M3) is for GPUs since Ada, `int8` for older ones and
-    CPUs. Embedding, head, norms and routers stay as they are, and so do experts, except for fp8 on
-    a GPU."""
+    CPUs with VNNI. Embedding, head, norms and routers stay as they are, and so do experts, except
+    for fp8 on a GPU."""
     sleep: bool = True
     """Give GPU memory to the trainer between rollouts; no effect on a CPU."""
 

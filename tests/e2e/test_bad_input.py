@@ -65,7 +65,7 @@ def test_a_broken_reward(small: Path, source: str, expected: str) -> None:
 def test_broken_data(small: Path, lines: str, expected: str) -> None:
     (small.parent / "rows.jsonl").write_text(lines)
     table = 'type = "jsonl"\npath = "rows.jsonl"'
-    small.write_text(small.read_text().replace('type = "arithmetic"', table))
+    small.write_text(small.read_text().replace('type = "arithmetic"\ndigits = 1', table))
     assert expected in message(small)
 
 

@@ -31,6 +31,7 @@ path = "model"
 dtype = "float32"
 [[data]]
 type = "arithmetic"
+digits = 1
 [rollout]
 engine = "transformers"
 prompts_per_step = 4

@@ -132,9 +132,12 @@ def test_adapters_need_no_gradients_moments_or_copy_of_the_base(spec: Path) -> N
 
 
 def test_what_is_shown_fits_eighty_columns(spec: Path) -> None:
+    (spec.parent / "model" / "config.json").write_text(
+        json.dumps({**QWEN3_8B, "num_hidden_layers": 2})
+    )
     small = ("rollout.prompts_per_step=1", "rollout.samples_per_prompt=4", 'model.dtype="float32"')
     changes = [part for change in small for part in ("--set", change)]
-    shown = drpo("plan", spec, "--gpu", "cpu-200g", *changes)
+    shown = drpo("plan", spec, "--gpu", "cpu-50g", *changes)
     lines = shown.stdout.splitlines()
     assert shown.returncode == 1, shown.stderr
     assert max(map(len, lines)) <= 80

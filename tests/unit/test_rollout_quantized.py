@@ -166,3 +166,27 @@ def test_a_gpu_without_such_products(
     check_device(None, dtype)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     check_device(kind, "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "has", "exact"),
+    [
+        ("x86_64", "avx2", False),
+        ("x86_64", "avx512_f", False),
+        ("x86_64", "avx512_vnni", True),
+        ("x86_64", "avx_vnni", True),
+        ("aarch64", "neon", True),
+    ],
+)
+def test_a_cpu_whose_8_bit_products_overflow(
+    architecture: str, has: str, exact: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    found = {"architecture": architecture, has: True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+    check_device("fp8", "bfloat16")
+    if exact:
+        check_device("int8", "float32")
+        return
+    with pytest.raises(UserError, match=r"no dot products of 8-bit .* rollout.weight_rounding"):
+        check_device("int8", "float32")

@@ -78,8 +78,16 @@ class Precision:
 
 
 def check_device(kind: str | None, dtype: str) -> None:
-    """Raises UserError if vLLM has no fast products of this kind on this process's GPU."""
-    if kind is None or not torch.cuda.is_available():
+    """Raises UserError if vLLM has no such products on this process's device, or wrong ones."""
+    if kind is None:
+        return
+    if not torch.cuda.is_available():
+        if kind == "int8" and not cpu_has_exact_int8():
+            raise UserError(
+                "rollout.quantization: this CPU has no dot products of 8-bit integers (AVX-VNNI, "
+                "AVX512-VNNI, AMX), and vLLM's products in int8 are wrong without them",
+                'remove it, or study int8 weights with rollout.weight_rounding = "int8"',
+            )
         return
     major, minor = torch.cuda.get_device_capability()
     has, needs = f"and this GPU has compute capability {major}.{minor}", ""
@@ -98,6 +106,17 @@ def check_device(kind: str | None, dtype: str) -> None:
             "the engine's dtype is float32",
             'set rollout.dtype = "bfloat16"',
         )
+
+
+def cpu_has_exact_int8() -> bool:
+    """Whether oneDNN's products in int8 are exact on this CPU.
+
+    Where an x86 CPU adds pairs of 8-bit products in 16 bits, oneDNN's signed products saturate:
+    an identity matrix times weights in -127 ... 127 differs from the weights by up to 122.
+    """
+    has = torch.cpu.get_capabilities()
+    named = ("avx_vnni", "avx512_vnni", "amx_int8")
+    return has["architecture"] != "x86_64" or any(has.get(name) for name in named)
 
 
 def find_quantised(model: Any) -> frozenset[str]:
