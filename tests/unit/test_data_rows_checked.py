@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,39 @@ def test_a_row_that_is_too_long_is_found_at_the_start(tmp_path: Path) -> None:
     for rank, expected in enumerate((r"jsonl/58: .*beside the response;", r"jsonl/41: .*\(2 of")):
         with pytest.raises(UserError, match=expected):
             open_stream(source, held_out=(held_out,), rank=rank, world=2)
+
+
+class Counting:
+    """A tokenizer that counts its calls and refuses texts with a bell."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(PLAIN, name)
+
+    def __call__(self, texts: str | list[str], **options: Any) -> Any:
+        self.calls += 1
+        if "\a" in "".join(texts):
+            raise ValueError("a bell")
+        return PLAIN(texts, **options)
+
+
+def test_the_tokenizer_reads_many_rows_at_once(tmp_path: Path) -> None:
+    tokenizer = Counting()
+    source = rows_of(tmp_path / "a.jsonl", *(f"{i:04d}" for i in range(1500)))
+    evaluation = EvalSettings(problems=2)
+    open_data([source], (SUMS,), evaluation, Prompts(tokenizer, 64), Batching(2, 0))
+    assert tokenizer.calls == 2 + 2  # held-out rows one by one, then 1,000 and 500
+
+
+def test_a_row_that_the_tokenizer_cannot_read_is_named(tmp_path: Path) -> None:
+    prompts = ["ring\a" if i in (3, 7) else LONG if i == 5 else f"{i:02d}" for i in range(20)]
+    source = rows_of(tmp_path / "a.jsonl", *prompts)
+    read = Prompts(Counting(), 64)
+    match = r"data jsonl/3: the tokenizer cannot read the text: .*a bell.*\(3 of 20 rows"
+    with pytest.raises(UserError, match=match):
+        open_data([source], (SUMS,), EvalSettings(problems=2), read, Batching(2, 0))
 
 
 def test_what_the_check_reads_changes_no_state(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ this many, on average."""
 RESTING = "resting"
 MOST_CHECKED = 100_000
 """Rows per source of which a prompt is made before the first step."""
+CHECKED_AT_ONCE = 1000
 
 
 class Turns:
@@ -339,21 +340,31 @@ def open_data(
 
 def _check_rows(data: Split, prompts: Prompts, batching: Batching) -> None:
     """Raises UserError for the first of this rank's training rows that cannot be used."""
-    refused, checked = [], 0
+    refused, checked = list[UserError](), 0
     for source in data.sources:
         if is_endless(source):
             continue
-        for at in range(batching.rank, min(len(source), MOST_CHECKED), batching.world):
-            checked += 1
-            try:
-                row = source[at]
-                if data.trains(row):
-                    prompts.make(row)
-            except UserError as error:
-                refused.append(error)
+        own = range(batching.rank, min(len(source), MOST_CHECKED), batching.world)
+        checked += len(own)
+        for start in range(0, len(own), CHECKED_AT_ONCE):
+            refused += _refuse(source, own[start : start + CHECKED_AT_ONCE], data, prompts)
     if refused:
         more = f" ({len(refused):,} of {checked:,} rows cannot be used)" if refused[1:] else ""
         raise UserError(f"{refused[0].what}{more}", refused[0].fix)
+
+
+def _refuse(source: Source, own: range, data: Split, prompts: Prompts) -> list[UserError]:
+    """The errors of these rows of a source, in their order."""
+    refused, rows = {}, {}
+    for at in own:
+        try:
+            row = source[at]
+            if data.trains(row):
+                rows[at] = row
+        except UserError as error:
+            refused[at] = error
+    refused |= prompts.check(rows)
+    return [refused[at] for at in sorted(refused)]
 
 
 def _list_remarks(sources: Sequence[Source], prompts: Prompts) -> list[str]:

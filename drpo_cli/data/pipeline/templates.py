@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 HIDDEN = "answer"
 """The column that no template gets."""
+PROMPT_ALONE = "{{ prompt }}"
 _EXPRESSION = re.compile(r"\{\{((?:(?!\}\}|\{\{).)*)\}\}", re.DOTALL)
 
 
@@ -25,6 +26,8 @@ def render(template: str, prompt: str, columns: Mapping[str, Any], where: str) -
     Raises UserError, naming `where`, for a column that the row lacks or whose value is missing, and
     for a template that fails.
     """
+    if template == PROMPT_ALONE:
+        return prompt
     text: str = _fill(_compile(template), {**columns, "prompt": prompt}, where)
     return text
 
