@@ -57,7 +57,7 @@ PRELOAD = (
     "vllm.v1.worker.cpu_worker",
     "vllm.model_executor.models.qwen3",
 )
-READ_AT_IMPORT = ("CUDA", "HF_", "LD_", "MALLOC", "OMP_", "PYTHON", "TRANSFORMERS", "VLLM")
+READ_AT_IMPORT = ("CUDA", "HF_", "LD_PRELOAD", "MALLOC", "OMP_", "PYTHON", "TRANSFORMERS")
 """Beginnings of the names of variables that Python or a library reads when it is imported."""
 TESTS = Path(__file__).parents[1]
 OURS = ("drpo_cli", "support.")

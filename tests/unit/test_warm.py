@@ -20,7 +20,7 @@ def started(
     folder: Path, end: str, warm: bool, session: bool = False
 ) -> tuple[dict[str, Any], int, str]:
     """What a process says of its start, its exit code, and what it printed as errors."""
-    cold = {} if warm else {"VLLM_COLD": "1"}  # read at import, as far as the server knows
+    cold = {} if warm else {"PYTHON_COLD": "1"}  # read at import, as far as the server knows
     inside, outside = os.pipe()
     done = subprocess.run(
         [sys.executable, "-m", "support.started", end, str(outside)],
