@@ -134,7 +134,8 @@ def _refuse(
 
 def _parse(source: Source) -> dict[str, Any]:
     try:
-        return tomli.loads(source.text)
+        # tomli takes \r\n for \n, which `read_text` has done: in its text each \r is one too many
+        return tomli.loads(source.text.replace("\r\n", "\r\r\n"))
     except tomli.TOMLDecodeError as error:
         raise source.error([explain(source.text, error)]) from None
     except RecursionError:

@@ -57,6 +57,7 @@ def test_every_error_of_tomli_has_a_place_and_a_text(lines: list[str]) -> None:
         ("[a]\n[[b]]\n[b.c]\n[b.c]\n", 4, 1, "the first is in line 3; join the two"),
         ("a = 1\r\nb = 2 3\r\n", 2, 7, "the value ends before this"),
         ("a = 1\rb = 2\n", 1, 6, "the character U+000D (a control character) must not stand here"),
+        ("a = 1\r\r\nb = 2\n", 1, 6, "the character U+000D (a control character) must not stand"),
         ("a = [" * 100_000, 1, 6, "this is not a value"),
         ("a = [\n" + "1,\n" * 300_000, 1, 5, "nothing closes this [; add a ]"),
         ("a = '''x\n" * 100_001, 2, 8, "the value ends before this"),
@@ -64,7 +65,7 @@ def test_every_error_of_tomli_has_a_place_and_a_text(lines: list[str]) -> None:
         ("a = 1 2\n" * 100_000, 1, 7, "the value ends before this"),
         ('"' * 999_000, 1, 3, "no = follows the key"),
     ],
-    ids=range(18),
+    ids=range(19),
 )
 def test_the_place_of_a_mistake(
     tmp_path: Path, text: str, line: int, column: int, expected: str
