@@ -6,7 +6,8 @@ an engine, once in each process of the run. After `start_warm`, a process that i
 becomes a fork of a server instead. It is a child of the process that asked, in its session and
 process group, with the descriptors, directory, environment and ignored signals that it would have
 had, and so are the processes that it starts in turn. What differs: its modules are the server's. So
-commands that change how Python or a library is imported are started as ever.
+commands that change how Python or a library is imported start cold, as ever, and so does what a
+shell or a terminal starts (the templates' `try.sh`), and everything on other systems than Linux.
 """
 
 from __future__ import annotations
@@ -71,7 +72,6 @@ APPLIED = ("PYTHONPATH", *MALLOPT)
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _LARGEST = 4 << 20  # bytes of a request, most of them the environment
 
-_prctl = ctypes.CDLL(None).prctl
 _fork_exec = _posixsubprocess.fork_exec
 _AT_START: dict[str, str] = {}
 
@@ -92,6 +92,8 @@ class Start:
 
 def start_warm() -> None:
     """From now on starts processes of ours as forks of a server, which ends with this process."""
+    if not processes.LINUX:
+        return
     line: list[socket.socket] = []
     _AT_START.update(os.environ)
 
@@ -277,6 +279,10 @@ def _use(start: Callable[..., int]) -> None:
 def _replace(start: Callable[..., int]) -> None:
     _posixsubprocess.fork_exec = start  # for multiprocessing
     subprocess._fork_exec = start  # type: ignore[attr-defined]
+
+
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None).prctl(option, value)
 
 
 def _above(handle: int, lowest: int) -> int:

@@ -12,8 +12,11 @@ from typing import Any
 
 import pytest
 
+from drpo_cli import processes
 from support.started import ENDS
 from support.warm import TESTS
+
+pytestmark = pytest.mark.skipif(not processes.LINUX, reason="processes start cold elsewhere")
 
 
 def started(
