@@ -62,7 +62,14 @@ READ_AT_IMPORT = ("CUDA", "HF_", "LD_PRELOAD", "MALLOC", "OMP_", "PYTHON", "TRAN
 """Beginnings of the names of variables that Python or a library reads when it is imported."""
 TESTS = Path(__file__).parents[1]
 OURS = ("drpo_cli", "support.")
-PROBE = "drpo_cli.tools.doctor.probe"  # which finds out what can be imported
+COLD = (
+    "drpo_cli.tools.doctor.probe",
+    "support.fake_gpu",
+    "support.gpu_steps",
+    "support.h100",
+    "support.soak",
+)
+"""Modules that find out what can be imported, pretend another machine, or limit a process."""
 FORK_SERVER = "from multiprocessing.forkserver import main"
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 MALLOPT = {"MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_TOP_PAD_": -2, "MALLOC_MMAP_MAX_": -4}
@@ -170,7 +177,7 @@ def _ours(words: Sequence[str], environment: dict[str, str]) -> list[str] | None
     if words[1] == "-B" and sys.dont_write_bytecode:  # which multiprocessing passes on
         words.pop(1)
     module = len(words) > 2 and words[1] == "-m" and words[2].startswith(OURS)
-    module = module and words[2] != PROBE
+    module = module and words[2] not in COLD
     forks = len(words) > 2 and words[1] == "-c" and words[2].startswith(FORK_SERVER)
     return words[1:] if module or forks or words[1].endswith(".py") else None
 
