@@ -26,7 +26,7 @@ CAP = 5.0
     ("kind", "options"),
     [
         ("qwen3", {}),
-        ("qwen3", {"quantization": "int8"}),
+        ("qwen3", {"quantization": "fp8"}),
         ("gemma2", {}),
         ("qwen3", {"head_dtype": "model"}),
     ],

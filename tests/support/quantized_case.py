@@ -11,12 +11,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
 from drpo_cli.dist import local
 from drpo_cli.rollout import vllm
+from drpo_cli.rollout.engine import precision
 from drpo_cli.rollout.engine.precision import Precision, round_rows
 from drpo_cli.rollout.engine.protocol import EngineContext, Sampling, sample_groups
 from drpo_cli.settings import ModelSettings
@@ -37,9 +39,10 @@ def main(folder: Path, kind: Any) -> dict[str, Any]:
     model = ModelSettings(path=str(folder), dtype=dtype)
     with world() as here:
         trainer = open_trainer(folder, here, learning_rate=1e-2)
-        engine = vllm.Engine(
-            vllm.Config(quantization=kind), EngineContext(model, 64, 1, awaits_weights=True)
-        )
+        with patch.object(precision, "check_device"):  # to show why a CPU is refused
+            engine = vllm.Engine(
+                vllm.Config(quantization=kind), EngineContext(model, 64, 1, awaits_weights=True)
+            )
         pushed = sync.WeightSync(trainer, engine, Precision("float32", dtype, quantization=kind))
         found: dict[str, Any] = {"quantised": sorted(engine.quantised)}
         proof, places = Proof(pushed), addresses(engine)
