@@ -2,7 +2,7 @@
 
 Most of the time of a test that starts a short run would be the import of torch, transformers and
 an engine, once in each process of the run. After `start_warm`, a process that is to be started as
-`python -m drpo_cli…`, `python -m support…`, `python FILE.py` or as a fork server of multiprocessing
+`python -m drpo_cli…`, `python -m support…` or as a fork server of multiprocessing
 becomes a fork of a server instead. It is a child of the process that asked, in its session and
 process group, with the descriptors, directory, environment and ignored signals that it would have
 had, and so are the processes that it starts in turn. What differs: its modules are the server's. So
@@ -179,7 +179,7 @@ def _ours(words: Sequence[str], environment: dict[str, str]) -> list[str] | None
     module = len(words) > 2 and words[1] == "-m" and words[2].startswith(OURS)
     module = module and words[2] not in COLD
     forks = len(words) > 2 and words[1] == "-c" and words[2].startswith(FORK_SERVER)
-    return words[1:] if module or forks or words[1].endswith(".py") else None
+    return words[1:] if module or forks else None
 
 
 def _same_imports(environment: dict[str, str]) -> bool:
@@ -309,7 +309,7 @@ def _die_with(owner: int) -> None:
 
 
 def _run(start: Start) -> None:
-    """Runs the module or the file as Python does with these arguments."""
+    """Runs the module or the code as Python does with these arguments."""
     for stream in (sys.stdout, sys.stderr):
         assert isinstance(stream, io.TextIOWrapper)
         stream.reconfigure(line_buffering=stream is sys.stderr or stream.isatty())
@@ -324,13 +324,9 @@ def _run(start: Start) -> None:
         sys.path[0] = start.directory
         sys.modules.pop(name, None)
         runpy.run_module(name, run_name="__main__", alter_sys=True)
-    elif start.arguments[0] == "-c":
+    else:
         sys.argv, sys.path[0] = ["-c", *start.arguments[2:]], ""
         exec(start.arguments[1], {"__name__": "__main__"})
-    else:
-        sys.argv = start.arguments
-        sys.path[0] = str(Path(start.arguments[0]).parent.resolve())
-        runpy.run_path(start.arguments[0], run_name="__main__")
 
 
 def main() -> None:
