@@ -2,12 +2,12 @@
 
 Most of the time of a test that starts a short run would be the import of torch, transformers and
 an engine, once in each process of the run. After `start_warm`, a process that is to be started as
-`python -m drpo_cli…`, `python -m support…` or as a fork server of multiprocessing
-becomes a fork of a server instead. It is a child of the process that asked, in its session and
-process group, with the descriptors, directory, environment and ignored signals that it would have
-had, and so are the processes that it starts in turn. What differs: its modules are the server's. So
-commands that change how Python or a library is imported start cold, as ever, and so does what a
-shell or a terminal starts (the templates' `try.sh`), and everything on other systems than Linux.
+`python -m drpo_cli…`, `python -m support…` or as a fork server of multiprocessing becomes a fork of
+a server instead. It is a child of the process that asked, in its session and process group, with
+the descriptors, directory, environment and ignored signals that it would have had, and so are the
+processes that it starts in turn. What differs: its modules are the server's. So commands that
+change how Python or a library is imported start cold, as ever, and so do scripts, what a shell or a
+terminal starts (the templates' `try.sh`), and everything on other systems than Linux.
 """
 
 from __future__ import annotations
