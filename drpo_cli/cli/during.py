@@ -158,6 +158,10 @@ def compare(
     report_seeds: Annotated[
         str | None, typer.Option(metavar="5-14", help="Seeds that are reported with --tune.")
     ] = None,
+    halve: Annotated[
+        bool,
+        typer.Option("--halve", help="Drop the worse half of --tune's values after each seed."),
+    ] = False,
     jobs: Annotated[int | None, typer.Option(min=1, metavar="N", help="Runs at a time.")] = None,
     bases: Annotated[
         str | None,
@@ -192,7 +196,8 @@ def compare(
     With `--tune`, all combinations of its values run on the `--select-seeds`; each cell keeps the
     one with the highest mean final score, and only that runs on the `--report-seeds`, which all
     other tables are about. METHOD is a value of `--vary objective=…`, and `a+b=V1,V2` sets two
-    options to one value. Every method with options needs the same number of values.
+    options to one value. Every method with options needs the same number of values. With `--halve`
+    the worse half of a cell's combinations is dropped after each seed on each base model.
 
     Given the compare.json of a grid instead of a spec, it shows the tables again without the runs.
 
@@ -201,7 +206,7 @@ def compare(
     """
     from drpo_cli.tools.compare import command
 
-    tuning = (tune, select_seeds, report_seeds)
+    tuning = (tune, select_seeds, report_seeds, halve)
     where = (baseline, target, out, set_, nproc, bases)
     request = command.Request(base, vary, seeds, jobs, *where, *tuning)
     raise typer.Exit(command.compare(request))

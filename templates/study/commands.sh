@@ -9,6 +9,10 @@ JOBS=${JOBS:-2}
 
 METHODS="none,ppo_clip,grpo,spo,dppo,dppo:divergence=kl,drpo"
 
+bases() { # NAME: the five base models of a recipe
+    echo "models/$1-2,models/$1-3,models/$1-4,models/$1-5,models/$1-6"
+}
+
 compare() { # PART BASE TARGET OPTIONS…: chooses thresholds and rates on some seeds, reports others
     part=$1
     base=$2
@@ -21,14 +25,20 @@ compare() { # PART BASE TARGET OPTIONS…: chooses thresholds and rates on some 
         --tune dppo:delta_low+delta_high=0.02,0.05,0.1,0.15,0.3 \
         --tune dppo:divergence=kl:delta_low+delta_high=0.005,0.02,0.05,0.1,0.3 \
         --tune drpo:delta=0.05,0.1,0.2,0.5,12.5 \
-        --tune train.learning_rate=1e-4,3e-4,6e-4 \
-        --bases "models/$base-0,models/$base-1,models/$base-2,models/$base-3,models/$base-4" \
-        --select-seeds 0 --report-seeds 10-15 \
+        --tune train.learning_rate=1.5e-4,3e-4,6e-4 \
+        --bases "$(bases "$base")" --select-seeds 0 --report-seeds 10-13 --halve \
         --baseline ppo_clip --target "$target" --jobs "$JOBS" --out "runs/$part"
 }
 
+on_policy() { # with lag 1 every objective has the same gradient, so one of them serves for all
+    drpo compare run.toml --vary objective=none --vary lag=1 --tune train.learning_rate=1.5e-4,3e-4,6e-4 \
+        --bases "$(bases sums)" --select-seeds 0 --report-seeds 10-13 --halve \
+        --target 0.4 --jobs "$JOBS" --out runs/on-policy
+}
+
 lag() {
-    compare lag sums 0.35 run.toml --vary "objective=$METHODS" --vary lag=1,4,16
+    on_policy
+    compare lag sums 0.4 run.toml --vary "objective=$METHODS" --vary lag=4,16
 }
 
 rare() {
@@ -36,17 +46,16 @@ rare() {
 }
 
 precision() { # the engine less exact than the trainer, then both in bfloat16 with two kinds of head
-    rounded="transformers:dtype=float32:weight_rounding"
-    compare precision-engine sums 0.35 run.toml --vary "objective=$METHODS" \
-        --vary "rollout=transformers:dtype=bfloat16,$rounded=int8,$rounded=fp8" --vary lag=4
+    compare precision-engine sums 0.4 run.toml --vary "objective=$METHODS" --vary lag=4 \
+        --vary rollout=transformers:dtype=bfloat16,transformers:dtype=float32:weight_rounding=fp8
     for head in float32 model; do
-        compare "precision-head-$head" sums 0.35 run.toml --vary "objective=$METHODS" --vary lag=4 \
+        compare "precision-head-$head" sums 0.4 run.toml --vary "objective=$METHODS" --vary lag=4 \
             --set model.dtype=bfloat16 --set "train.head_dtype=$head" --set "rollout.head_dtype=$head"
     done
 }
 
 architecture() {
-    compare architecture sums-moe 0.35 run.toml --vary "objective=$METHODS" --vary lag=4
+    compare architecture sums-moe 0.4 run.toml --vary "objective=$METHODS" --vary lag=4
 }
 
 [ $# -gt 0 ] || set -- lag rare precision architecture

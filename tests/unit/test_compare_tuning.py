@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import pytest
 from drpo_cli.errors import UserError
 from drpo_cli.spec import load
 from drpo_cli.tools.compare import jobs
-from drpo_cli.tools.compare.grid import Cell, make_cells, parse_axes
+from drpo_cli.tools.compare.grid import Cell, Point, make_cells, parse_axes
 from drpo_cli.tools.compare.results import Result
 from drpo_cli.tools.compare.tuning import (
     Trial,
     choose,
+    keep_better_half,
     list_tried,
     make_candidates,
     parse_tuning,
@@ -150,6 +152,7 @@ def test_selection_and_report_have_their_own_seeds() -> None:
         ((True, None, "a", "5-9"), "--select-seeds a: 'a' is not a seed"),
         ((False, None, "0", None), "--select-seeds: has no effect without --tune"),
         ((False, None, None, "0"), "--report-seeds: has no effect without --tune"),
+        ((False, None, None, None, True), "--halve: has no effect without --tune"),
     ],
 )
 def test_seeds_that_do_not_fit_are_refused(given: tuple[Any, ...], said: str) -> None:
@@ -158,19 +161,11 @@ def test_seeds_that_do_not_fit_are_refused(given: tuple[Any, ...], said: str) ->
     assert said in str(caught.value)
 
 
-def test_the_best_candidate_of_each_cell_is_chosen() -> None:
-    cells = candidates("objective=none,drpo", "drpo:delta=0.1,0.2,0.3,0.4")
-    drpo = cells[1].point
-    assert list_tried(cells) == cells[1:]
-    scores = {
-        "delta=0.1": (0.4, 0.6),
-        "delta=0.2": (0.6, 0.6),
-        "delta=0.3": (0.6, 0.6),  # a tie: the first
-        "delta=0.4": (0.9, None),  # one run died of a NaN, and counts as 0
-    }
-    results = [
+def results_of(point: Point, scores: Mapping[str, Sequence[float | None]]) -> list[Result]:
+    """Two runs or more for each candidate; None died of a NaN."""
+    return [
         Result(
-            point=drpo,
+            point=point,
             base="",
             seed=seed,
             folder="f",
@@ -184,6 +179,19 @@ def test_the_best_candidate_of_each_cell_is_chosen() -> None:
         for candidate, finals in scores.items()
         for seed, final in enumerate(finals)
     ]
+
+
+def test_the_best_candidate_of_each_cell_is_chosen() -> None:
+    cells = candidates("objective=none,drpo", "drpo:delta=0.1,0.2,0.3,0.4")
+    drpo = cells[1].point
+    assert list_tried(cells) == cells[1:]
+    scores = {
+        "delta=0.1": (0.4, 0.6),
+        "delta=0.2": (0.6, 0.6),
+        "delta=0.3": (0.6, 0.6),  # a tie: the first
+        "delta=0.4": (0.9, None),  # one run died of a NaN, and counts as 0
+    }
+    results = results_of(drpo, scores)
     assert choose(results, cells) == (
         Trial(cells[0].point, "", 0, 0.0, True),
         Trial(drpo, "delta=0.1", 2, 0.5, False),
@@ -191,3 +199,21 @@ def test_the_best_candidate_of_each_cell_is_chosen() -> None:
         Trial(drpo, "delta=0.3", 2, 0.6, False),
         Trial(drpo, "delta=0.4", 2, 0.45, False),
     )
+
+
+def test_halving_keeps_the_better_half_of_each_cell_and_chooses_of_those_left() -> None:
+    cells = candidates(
+        "objective=ppo_clip,drpo", "drpo:delta=0.1,0.2,0.3", "ppo_clip:epsilon_low=0.1"
+    )
+    clip, drpo = cells[0], cells[1].point
+    left = keep_better_half(
+        [
+            *results_of(clip.point, {clip.candidate: [0.0]}),
+            *results_of(drpo, {"delta=0.1": [0.9], "delta=0.2": [0.2], "delta=0.3": [0.5]}),
+        ],
+        cells,
+    )
+    assert [cell.candidate for cell in left] == [clip.candidate, "delta=0.1", "delta=0.3"]
+    both = results_of(drpo, {"delta=0.1": [0.9, 0.1], "delta=0.2": [0.55], "delta=0.3": [0.5, 0.5]})
+    chosen = {trial.candidate for trial in choose(both, cells) if trial.chosen}
+    assert chosen == {clip.candidate, "delta=0.1"}, "the mean of 0.2 is higher, but it was dropped"

@@ -18,7 +18,7 @@ from drpo_cli.tools.compare.grid import Axis
 from drpo_cli.tools.compare.jobs import Job, State
 from drpo_cli.tools.compare.lag import LAG
 from drpo_cli.tools.compare.report import Report, make_report, read_report
-from drpo_cli.tools.compare.results import read_result, require_same_problems
+from drpo_cli.tools.compare.results import Result, read_result, require_same_problems
 from drpo_cli.tools.compare.summaries import choose_baseline
 from drpo_cli.tools.compare.tuning import DEFAULT_SEEDS, Trial
 
@@ -40,6 +40,7 @@ class Request:
     tune: Sequence[str] | None
     select_seeds: str | None
     report_seeds: str | None
+    halve: bool = False
 
     def command(self) -> str:
         """The command line that gives the same report."""
@@ -51,6 +52,7 @@ class Request:
         for name in ("select_seeds", "report_seeds", "bases", "nproc", "baseline", "target", "out"):
             value = getattr(self, name)
             words += [f"--{name.replace('_', '-')}", str(value)] if value is not None else []
+        words += ["--halve"] if self.halve else []
         return shlex.join(words)
 
 
@@ -65,9 +67,8 @@ def compare(request: Request) -> int:
     if request.base.suffix == ".json":
         return show_again(request)
     axes = grid.parse_axes(request.vary or ())
-    select, seeds = tuning.read_seeds(
-        bool(request.tune), request.seeds, request.select_seeds, request.report_seeds
-    )
+    given = (request.seeds, request.select_seeds, request.report_seeds)
+    select, seeds = tuning.read_seeds(bool(request.tune), *given, request.halve)
     baseline = choose_baseline(request.baseline, axes)
     bases = grid.parse_bases(request.bases or "", axes, request.set_ or ())
     base = _load_base(request, axes, bases)
@@ -109,7 +110,7 @@ def show_again(request: Request) -> int:
 
     Raises UserError for an option that has no effect on it.
     """
-    wrong = ("vary", "bases", "tune", "seeds", "select_seeds", "report_seeds")
+    wrong = ("vary", "bases", "tune", "seeds", "select_seeds", "report_seeds", "halve")
     for name in (*wrong, "set_", "nproc", "jobs"):
         if getattr(request, name):
             option = name.rstrip("_").replace("_", "-")
@@ -151,19 +152,25 @@ class _EndedError(Exception):
 
 
 def _choose(request: Request, trials: Sequence[Job], out: Path) -> tuple[Trial, ...]:
-    """Runs all candidates on the selection seeds, and chooses one for each cell.
+    """Runs candidates on the selection seeds, and chooses one for each cell.
 
     Raises _EndedError when one of them failed for another than a numeric reason.
     """
     cells = [job.cell for job in trials]
-    tried = set(tuning.list_tried(cells))
-    states = _run(request, [job for job in trials if job.cell in tried], out, "candidates")
-    require_same_problems(list(states))
-    results = [read_result(job, state) for job, state in states.items()]
-    unknown = sum(result.collapsed is None for result in results)
-    if unknown:
-        what = f"{unknown} runs on the selection seeds failed, so no candidate can be chosen"
-        raise _EndedError(what, EXIT_RUN_FAILED)
+    left = tuning.list_tried(cells)
+    states: dict[Job, State] = {}
+    results: list[Result] = []
+    for number, together in enumerate(tuning.make_rounds(trials, request.halve)):
+        if number:
+            left = tuning.list_tried(tuning.keep_better_half(results, left))
+        wanted = [job for job in together if job.cell in set(left)]
+        states |= _run(request, wanted, out, "candidates") if wanted else {}
+        require_same_problems(list(states))
+        results = [read_result(job, state) for job, state in states.items()]
+        unknown = sum(result.collapsed is None for result in results)
+        if unknown:
+            what = f"{unknown} runs on the selection seeds failed, so no candidate can be chosen"
+            raise _EndedError(what, EXIT_RUN_FAILED)
     return tuning.choose(results, cells)
 
 

@@ -54,7 +54,8 @@ DEFINITIONS = {
     "seeds of one base model (method of moments of ANOVA).",
     "chosen": "Of the candidates of each cell, the one with the highest mean final score on the "
     "selection seeds; of equal ones, the first. Its score there is optimistic, since it was chosen "
-    "by it. All other tables are of the chosen ones on the reported seeds.",
+    "by it. With --halve, the worse half of them was dropped after each seed on each base model. "
+    "All other tables are of the chosen ones on the reported seeds.",
     "interval": "95 %, of Student's t over {over}; {share} for the share that collapsed. "
     "Where all values are the same there is none.",
     "base models": "The mean of a base model over its seeds is one value: intervals and p cover "

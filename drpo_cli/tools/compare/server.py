@@ -29,7 +29,10 @@ from drpo_cli.runs.folder import RunFolder
 from drpo_cli.spec import Spec
 
 PRELOAD = (
+    "bokeh.models",
+    "bokeh.resources",
     "drpo_cli.launch.launcher",
+    "drpo_cli.report.writer",
     "drpo_cli.step.loop",
     "matplotlib.backends.backend_svg",
     "matplotlib.figure",

@@ -24,6 +24,7 @@ from drpo_cli.tools.compare.grid import (
     settings_of,
     short_keys,
 )
+from drpo_cli.tools.compare.jobs import Job
 from drpo_cli.tools.compare.lag import LAG
 from drpo_cli.tools.compare.results import DIGITS, Result
 
@@ -60,7 +61,7 @@ class Tuning:
 class Trial:
     """A candidate of a cell on the selection seeds.
 
-    runs   of it that have an outcome
+    runs   of it that have an outcome; with `--halve`, fewer where it was dropped early
     score  the mean of their final scores, where a run that failed for a numeric reason counts as 0
     """
 
@@ -124,16 +125,17 @@ def require_equal_tries(tuning: Tuning, cells: Sequence[Cell], specs: Sequence[S
 
 
 def read_seeds(
-    tuned: bool, seeds: str | None, select: str | None, report: str | None
+    tuned: bool, seeds: str | None, select: str | None, report: str | None, halve: bool = False
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The seeds that candidates are chosen on, none without `--tune`, and those that are reported.
 
     Raises UserError for options that do not fit together, and for a seed in both lists.
     """
     if not tuned:
-        if select or report:
-            option = "--select-seeds" if select else "--report-seeds"
-            raise UserError(f"{option}: has no effect without --tune", "give --seeds")
+        if select or report or halve:
+            option = "--select-seeds" if select else "--report-seeds" if report else "--halve"
+            instead = "remove it" if option == "--halve" else "give --seeds"
+            raise UserError(f"{option}: has no effect without --tune", instead)
         return (), parse_seeds(seeds or DEFAULT_SEEDS)
     if seeds:
         what = "--seeds: has no effect with --tune"
@@ -162,11 +164,48 @@ def list_tried(cells: Sequence[Cell]) -> list[Cell]:
     return [cell for cell in cells if count[cell.point] > 1]
 
 
+def make_rounds(trials: Sequence[Job], halve: bool) -> list[list[Job]]:
+    """The runs on the selection seeds, in the order in which they are run.
+
+    With `halve`, there is a round for every seed on every base model, and `keep_better_half` after
+    each: sequential halving (Karnin et al., ICML 2013) with as many runs in each round as there are
+    candidates left. Otherwise there is one round.
+    """
+    rounds: dict[tuple[int, str], list[Job]] = {}
+    for job in trials:
+        rounds.setdefault((job.seed, job.cell.base) if halve else (0, ""), []).append(job)
+    return list(rounds.values())
+
+
+def keep_better_half(results: Sequence[Result], left: Sequence[Cell]) -> list[Cell]:
+    """Of each cell's candidates the half with the higher scores, rounded up."""
+    trials = _score(results, left)
+    kept = {
+        (point, trial.candidate)
+        for point, tried in trials.items()
+        for trial in sorted(tried, key=_rank, reverse=True)[: (len(tried) + 1) // 2]
+    }
+    return [cell for cell in left if (cell.point, cell.candidate) in kept]
+
+
 def choose(results: Sequence[Result], candidates: Sequence[Cell]) -> tuple[Trial, ...]:
     """Scores every candidate, and chooses the best of each cell: of equal ones, the first.
 
-    `results` are those of all candidates on the selection seeds.
+    `results` are those of the candidates on the selection seeds. One that has fewer of them than
+    others was dropped, and is not chosen.
     """
+    return tuple(
+        replace(trial, chosen=trial is max(trials, key=_rank))
+        for trials in _score(results, candidates).values()
+        for trial in trials
+    )
+
+
+def _rank(trial: Trial) -> tuple[int, float]:
+    return trial.runs, trial.score
+
+
+def _score(results: Sequence[Result], candidates: Sequence[Cell]) -> dict[Point, list[Trial]]:
     labels = dict.fromkeys((cell.point, cell.candidate) for cell in candidates)
     found: dict[Point, list[Trial]] = {}
     for point, label in labels:
@@ -174,11 +213,7 @@ def choose(results: Sequence[Result], candidates: Sequence[Cell]) -> tuple[Trial
         scores = [r.final if r.finished else 0.0 for r in own if r.collapsed is not None]
         score = round(fmean(scores), DIGITS) if scores else 0.0
         found.setdefault(point, []).append(Trial(point, label, len(scores), score, False))
-    return tuple(
-        replace(trial, chosen=trial is max(trials, key=lambda one: one.score))
-        for trials in found.values()
-        for trial in trials
-    )
+    return found
 
 
 def _split_method(text: str, known: Sequence[str]) -> tuple[str, list[str], str] | None:
