@@ -8,7 +8,7 @@ logit of 20 has steps of 0.125 in bfloat16, and its log-prob is no more exact th
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def multiply(left: Tensor, right: Tensor, device: str | None = None) -> Tensor:
@@ -31,6 +31,17 @@ def linear(
     """What a linear layer gives, [T, V], in float32 or wider. Not for autograd."""
     output_TV = multiply(input_TD, weight_VD.T, device)
     return output_TV if bias_V is None else output_TV.add_(bias_V)
+
+
+def widen(layer: nn.Linear) -> None:
+    """Makes a layer of 16 bits give its sums in float32, unrounded. Not for autograd."""
+
+    def forward(input: Tensor) -> Tensor:
+        flat_NV = linear(input.flatten(0, -2), layer.weight, layer.bias)
+        return flat_NV.view(*input.shape[:-1], -1)
+
+    if layer.weight.dtype.itemsize == 2:
+        layer.forward = forward  # type: ignore[method-assign]
 
 
 def wide(part: Tensor) -> torch.dtype:

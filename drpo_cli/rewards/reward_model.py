@@ -22,7 +22,7 @@ from drpo_cli.errors import UserError
 from drpo_cli.settings import Count, RewardSettings
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 IMPORTS = ("torch", "transformers")
 NEEDS = "a model"
@@ -36,7 +36,7 @@ class Config(RewardSettings):
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
     """Where it runs: `cpu`, `cuda` or `cuda:1`. Leave memory for it next to training."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Dtype of its weights and of the computation."""
+    """Dtype of its weights and of the computation. The score itself is computed in float32."""
     batch_size: Count = 8
     """Completions in one forward pass."""
     max_length: Count | None = None
@@ -147,6 +147,8 @@ def _load(config: Config) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+    from drpo_cli.products import widen
+
     where, code = "reward model", {"trust_remote_code": config.trust_remote_code}
     tokenizer = pretrained.read(AutoTokenizer, config.path, where, **code)
     model = pretrained.load(
@@ -156,6 +158,8 @@ def _load(config: Config) -> tuple[Any, Any]:
         dtype=getattr(torch, config.dtype),
         **code,
     )
+    for head in _score_heads(model):
+        widen(head)
     names = pretrained.find_not_finite(model.state_dict().items())
     pretrained.refuse_not_finite(names, config.path, where)
     try:
@@ -167,6 +171,22 @@ def _load(config: Config) -> tuple[Any, Any]:
             f"reward model {config.path}: its tokenizer has no chat template", "set chat = false"
         )
     return tokenizer, model
+
+
+def _score_heads(model: Any) -> list[nn.Linear]:
+    """The layer that gives the labels' logits, the last of that width outside the base model.
+
+    Rounded to bfloat16, scores between 8 and 16 would be multiples of 1/16, and many equal.
+    """
+    from torch import nn
+
+    return [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and module.out_features == model.config.num_labels
+        and not name.startswith(f"{model.base_model_prefix}.")
+    ][-1:]
 
 
 def _label(config: Config, model: Any) -> int:

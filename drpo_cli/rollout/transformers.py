@@ -210,16 +210,11 @@ def _widen_head(lm: Any) -> None:
     """Makes the head give float32 logits, which the model then caps and scales in float32."""
     from torch import nn
 
-    from drpo_cli.products import linear
-
-    def forward(hidden: Tensor) -> Tensor:
-        flat_SV = linear(hidden.flatten(0, -2), head.weight, head.bias)
-        return flat_SV.view(*hidden.shape[:-1], -1)
+    from drpo_cli.products import widen
 
     head = lm.get_output_embeddings()
-    is_narrow = isinstance(head, nn.Linear) and head.weight.dtype.itemsize == 2
-    if is_narrow:
-        head.forward = forward
+    if isinstance(head, nn.Linear):
+        widen(head)
 
 
 class _Draw:

@@ -58,10 +58,15 @@ architecture() {
     compare architecture sums-moe 0.4 run.toml --vary "objective=$METHODS" --vary lag=4
 }
 
-[ $# -gt 0 ] || set -- lag rare precision architecture
+real() { # thresholds as their papers or releases have them; a run takes minutes, so only three seeds
+    drpo compare real.toml --seeds 0-2 --baseline ppo_clip --jobs "$JOBS" --out runs/real \
+        --vary objective=none,ppo_clip,grpo,spo,dppo,dppo:divergence=kl,drpo
+}
+
+[ $# -gt 0 ] || set -- lag rare precision architecture real
 for name in "$@"; do
     case $name in
-        lag | rare | precision | architecture) "$name" ;;
+        lag | rare | precision | architecture | real) "$name" ;;
         *) echo "there is no part $name" >&2 && exit 2 ;;
     esac
 done

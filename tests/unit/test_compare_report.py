@@ -9,47 +9,20 @@ from xml.etree import ElementTree
 
 import pytest
 
-from drpo_cli import dist
 from drpo_cli.errors import UserError
 from drpo_cli.runs.records import Records
-from drpo_cli.spec import dump, load
-from drpo_cli.tools.compare import command, figures, jobs, pages, runner, tables
-from drpo_cli.tools.compare.grid import Axis, make_cells, parse_axes, put_on_bases
+from drpo_cli.spec import dump
+from drpo_cli.tools.compare import command, figures, pages, tables
+from drpo_cli.tools.compare.grid import Axis, parse_axes
 from drpo_cli.tools.compare.jobs import Job, State, read_state
 from drpo_cli.tools.compare.report import Report, make_report, read_report
 from drpo_cli.tools.compare.results import read_result
 from drpo_cli.tools.compare.rows import make_overviews, make_tables
 from drpo_cli.tools.compare.summaries import choose_baseline
-from support.specs import BUILT_IN, write
+from support.grids import DONE, STEPS, grid, record
 
 VARY = ("objective=drpo:delta=0.2,spo,none", "train.learning_rate=1e-3,5e-4")
-DONE = State("finished")
-
-
-STEPS = ("run.steps=10",)
 LAG_BASE = (*STEPS, "eval.every=5", "train.updates_per_rollout=1")
-
-
-def grid(
-    folder: Path,
-    *vary: str,
-    seeds: tuple[int, ...] = (0, 1, 2),
-    set_: tuple[str, ...] = STEPS,
-    bases: tuple[str, ...] = (),
-) -> list[Job]:
-    (folder / "rows.jsonl").write_text('{"question": "1+1", "target": "2"}\n')
-    base = write(folder, BUILT_IN)
-    chosen = put_on_bases(make_cells(parse_axes(vary), load(base, set_)), bases)
-    specs = jobs.load_specs(base, set_, chosen, 1)
-    return jobs.make_jobs(chosen, specs, seeds, folder / "out")
-
-
-def record(job: Job, *scores: float | None, **last: object) -> None:
-    """Metrics of a run evaluated every five steps."""
-    job.folder.path.mkdir(parents=True, exist_ok=True)
-    for i, score in enumerate(scores):
-        own = last if i == len(scores) - 1 else {}
-        Records(job.folder.metrics).append({"step": 5 * i, "held_out": score, **own})
 
 
 def finished(folder: Path, *vary: str, seeds: tuple[int, ...] = (0, 1, 2)) -> dict[Job, State]:
@@ -225,6 +198,35 @@ def test_the_table_as_markdown(tmp_path: Path) -> None:
     assert "Difference from objective=drpo" in text
 
 
+def test_tokens_are_counted_by_mu_over_all_steps_and_runs(tmp_path: Path) -> None:
+    jobs_ = grid(tmp_path, "objective=drpo,spo", seeds=(0, 1))
+    half = {"token_share": 0.5, "masked_share": 0.0, "corrective_share": 0.5}
+    rare = {"token_share": 0.5, "masked_share": 0.25, "corrective_share": 0.0}
+    for job in jobs_[:2]:  # seed 0 of both
+        record(job, 0.2)
+        for step, (trained, by_mu) in enumerate(
+            [(200.0, {"0": rare, "0.1": half}), (120.0, {"0.1": half})]
+        ):
+            values = {"step": step + 1, "trained_tokens": trained, "by_mu": by_mu}
+            Records(job.folder.metrics).append(values)
+        Records(job.folder.metrics).append({"step": 10, "held_out": 0.4})
+    for job in jobs_[2:]:
+        record(job, 0.2, 0.3, 0.4)
+    found = report(dict.fromkeys(jobs_, DONE), "objective=drpo,spo")
+    table = next(table for table in make_tables(found) if table.name == "tokens")
+    assert table.header[1:] == (
+        "μ ≥ 0.1",
+        "masked / pulled back",
+        "μ < 0.1",
+        "masked / pulled back",
+    )
+    assert {row[1:] for row in table.rows} == {("61.5", "0.0 / 50.0", "38.5", "25.0 / 0.0")}
+    again = tmp_path / "compare.json"
+    again.write_text(found.to_json())
+    assert make_tables(read_report(again)) == make_tables(found)
+    assert "negative one" in found.definitions()["masked / pulled back"]
+
+
 def test_with_a_lag_curves_count_updates(tmp_path: Path) -> None:
     vary = ("objective=drpo,spo", "lag=1,5")
     states = dict.fromkeys(grid(tmp_path, *vary, set_=LAG_BASE), DONE)
@@ -322,40 +324,6 @@ def test_the_overview_has_a_row_per_method_and_marks_clear_differences(tmp_path:
 def test_a_grid_of_one_key_needs_no_overview(tmp_path: Path) -> None:
     found = report(finished(tmp_path, "objective=drpo,spo"), "objective=drpo,spo")
     assert tables.make_page_tables(found) == make_tables(found)
-
-
-def test_why_a_run_ended(tmp_path: Path) -> None:
-    (job,) = grid(tmp_path, "objective=drpo", seeds=(0,))
-    (job.folder.path / "logs").mkdir(parents=True)
-    assert "died with exit code -9 and recorded no error" in runner.explain(job.folder, 1, -9)
-    job.folder.record_error(0, 1, "Traceback (most recent call last):\n  x\nValueError: no\n")
-    assert runner.explain(job.folder, 1, 1) == "ValueError: no"
-    job.folder.record_error(1, 2, "the disk\nis full")
-    assert runner.explain(job.folder, 2, 1) == "the disk is full"
-
-
-def test_a_line_says_how_a_run_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    one, other = grid(tmp_path, "objective=drpo,spo", seeds=(4,))
-    record(one, 0.2, 0.5)
-    with runner.Screen(total=5, done=1) as shown:
-        for job, state in ((one, DONE), (other, State("failed", "no")), (one, State("unfinished"))):
-            shown.started(job)
-            shown.ended(job, state)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("2/5  drpo, seed 4: held-out 0.200 → 0.500  (")
-    assert lines[1].startswith("3/5  spo, seed 4: failed: no  (")
-    assert lines[2].startswith("3/5  drpo, seed 4: stopped after step 5")
-
-
-def test_each_slot_gets_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dist, "device_type", lambda: "cuda")
-    monkeypatch.setattr(dist, "device_count", lambda: 4)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert [runner.choose_devices(slot, 2) for slot in range(3)] == ["0,1", "2,3", "0,1"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-    assert [runner.choose_devices(slot, 1) for slot in range(2)] == ["5", "7"]
-    monkeypatch.setattr(dist, "device_type", lambda: "cpu")
-    assert runner.choose_devices(0, 1) is None
 
 
 def test_a_page_gets_its_tables_from_json(

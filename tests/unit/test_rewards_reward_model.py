@@ -75,6 +75,23 @@ def test_score_is_the_logit_of_the_conversation(folder: Path) -> None:
     assert scored(folder, ["4"], sigmoid=True) == pytest.approx([squashed], abs=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_in_bfloat16_the_score_itself_is_not_rounded(tmp_path: Path, kind: str) -> None:
+    path = classifier(tmp_path, kind)
+    near = scored(path, TEXTS, dtype="float32")
+    found = scored(path, TEXTS, dtype="bfloat16")
+    assert found == pytest.approx(near, abs=0.1)
+    rounded = [torch.tensor(score).bfloat16().item() for score in found]
+    assert sum(a == b for a, b in zip(found, rounded, strict=True)) <= 1
+
+
+def test_a_head_of_several_layers_gives_its_score_in_the_last() -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.RobertaConfig(vocab_size=20, num_labels=1, intermediate_size=16, **sizes)
+    model = transformers.RobertaForSequenceClassification(config)
+    assert reward_model._score_heads(model) == [model.classifier.out_proj]
+
+
 def test_the_date_of_a_template_is_the_same_on_every_day(folder: Path, tmp_path: Path) -> None:
     path = classifier(tmp_path)
     (path / "chat_template.jinja").write_text("{{ strftime_now('%Y') }}" + TEMPLATE)

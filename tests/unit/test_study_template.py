@@ -19,7 +19,7 @@ from drpo_cli.spec import load
 from drpo_cli.tools.compare import grid, jobs, summaries, tuning
 
 STUDY = Path(__file__).parents[2] / "templates" / "study"
-SPECS = sorted(path.name for path in STUDY.glob("*.toml"))
+SPECS = sorted(path.name for path in STUDY.glob("*.toml") if path.name != "real.toml")
 RUNS = {  # of candidates, and of cells that are reported
     "on-policy": (5, 20),
     "lag": (358, 280),
@@ -28,6 +28,7 @@ RUNS = {  # of candidates, and of cells that are reported
     "precision-head-float32": (179, 140),
     "precision-head-model": (179, 140),
     "architecture": (179, 140),
+    "real": (0, 21),
 }
 BASES = 5
 
@@ -145,6 +146,12 @@ def test_every_command_is_a_grid_that_can_start(
         axes, given = grid.parse_axes(options(command, "--vary")), options(command, "--set")
         for baseline in options(command, "--baseline"):
             assert summaries.choose_baseline(baseline, axes) is not None
+        if path == "real.toml":
+            (seeds,) = (grid.parse_seeds(text) for text in options(command, "--seeds"))
+            cells = grid.make_cells(axes, load(STUDY / path))
+            jobs.load_specs(STUDY / path, given, cells, 1)
+            found[Path(options(command, "--out")[0]).name] = 0, len(cells) * len(seeds)
+            continue
         assert "--halve" in command
         select, seeds = tuning.read_seeds(
             True, None, options(command, "--select-seeds")[0], options(command, "--report-seeds")[0]
@@ -172,3 +179,20 @@ def test_an_unknown_part_is_refused() -> None:
         ["sh", STUDY / "commands.sh", "speed"], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (2, "there is no part speed\n")
+
+
+def test_a_word_counts_by_its_first_letter() -> None:
+    rewards = module(STUDY / "rewards.py")
+    right = ("Hedgehog", "hare", ' "Hen" or a duck', "1. Horse")
+    assert [rewards.begins(text, "H") for text in right] == [1, 1, 1, 1]
+    assert [rewards.begins(text, "H") for text in ("A hedgehog", "12", "", "Élan")] == [0, 0, 0, 0]
+    rows = module(STUDY / "words.py").load(None)
+    assert len({row.prompt for row in rows}) == len(rows) == 320
+    assert all(row.prompt.endswith(f" {row.answer}.") for row in rows)
+
+
+def test_only_known_real_models_are_made() -> None:
+    real_model = module(STUDY / "real_model.py")
+    with pytest.raises(SystemExit, match="no model 'gpt'; name the folder one of"):
+        real_model.main(Path("models", "gpt"))
+    assert Path(load(STUDY / "real.toml").model.path).name in real_model.SOURCES

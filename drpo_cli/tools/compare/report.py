@@ -52,6 +52,8 @@ DEFINITIONS = {
     "difference without an arrow may be of this size.",
     "spread": "Standard deviation of the final score in points: between base models, and between "
     "seeds of one base model (method of moments of ANOVA).",
+    "masked / pulled back": "Shares of the tokens of a range of μ that the objective gives the "
+    "weight 0, and a negative one, over all updates of the finished runs.",
     "chosen": "Of the candidates of each cell, the one with the highest mean final score on the "
     "selection seeds; of equal ones, the first. Its score there is optimistic, since it was chosen "
     "by it. With --halve, the worse half of them was dropped after each seed on each base model. "
@@ -117,6 +119,8 @@ class Report:
         absent |= {"{unit}s to target"} if self.target is None else set()
         absent |= set() if LAG in [axis.key for axis in self.axes] else {"lag"}
         absent |= set() if self.trials else {"chosen"}
+        counted = any(one.by_mu for one in self.results)
+        absent |= set() if counted else {"masked / pulled back"}
         words = {
             "unit": self.unit,
             "over": "base models" if self.clustered else "seeds",

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from drpo_cli.errors import UserError
 from drpo_cli.runs.metrics import StepMetrics
@@ -19,6 +19,18 @@ COLLAPSE = 0.5  # a run collapsed when its last held-out score is below this sha
 NOT_FINITE = re.compile(r"\b(nan|inf|non-finite|not finite)\b", re.IGNORECASE)
 
 
+class Tokens(NamedTuple):
+    """How many tokens a run trained on, and what its objective did to them.
+
+    masked     weight 0: no gradient
+    corrected  negative weight: pulled back towards μ
+    """
+
+    trained: int
+    masked: int
+    corrected: int
+
+
 @dataclass(frozen=True)
 class Result:
     """One run.
@@ -29,6 +41,7 @@ class Result:
     base       the base model of `--bases`; empty without it
     candidate  the values of `--tune` that it has; empty without any
     collapsed  None when the run is neither finished nor failed for a numeric reason
+    by_mu      tokens of all updates, by the lowest μ of their range, from frequent to rare
     """
 
     point: Point
@@ -41,6 +54,7 @@ class Result:
     length: int
     collapsed: bool | None
     candidate: str = ""
+    by_mu: tuple[tuple[str, Tokens], ...] = ()
 
     @property
     def label(self) -> str:
@@ -95,6 +109,7 @@ class Result:
             "collapsed": self.collapsed,
             "length": self.length,
             "curve": [list(point) for point in self.curve],
+            "by_mu": {lowest: list(tokens) for lowest, tokens in self.by_mu},
         }
         if self.finished:
             step, best = self.best
@@ -116,6 +131,7 @@ class Result:
             length=int(values["length"]),
             collapsed=values["collapsed"],
             candidate=str(values["candidate"]),
+            by_mu=tuple((str(key), Tokens(*map(int, n))) for key, n in values["by_mu"].items()),
         )
 
 
@@ -135,6 +151,7 @@ def read_result(job: Job, state: State) -> Result:
         curve=curve,
         length=job.spec.run.steps * lag,
         candidate=job.cell.candidate,
+        by_mu=_count_tokens(records),
         collapsed=_has_collapsed(state, curve, records, job.spec.train.updates_per_rollout),
     )
 
@@ -153,6 +170,18 @@ def require_same_problems(jobs: Sequence[Job]) -> None:
             f"problems, so the grid cannot be compared; did data or model change in between?",
             "run the grid again with another --out",
         )
+
+
+def _count_tokens(records: Sequence[StepMetrics]) -> tuple[tuple[str, Tokens], ...]:
+    found: dict[str, Sequence[float]] = {}
+    for record in records:
+        for lowest, values in record.get("by_mu", {}).items():
+            trained = (record["trained_tokens"] or 0.0) * (values["token_share"] or 0.0)
+            shares = (1.0, values["masked_share"] or 0.0, values["corrective_share"] or 0.0)
+            before = found.get(lowest, (0.0, 0.0, 0.0))
+            found[lowest] = [a + trained * share for a, share in zip(before, shares, strict=True)]
+    frequent_first = sorted(found, key=float, reverse=True)
+    return tuple((lowest, Tokens(*map(round, found[lowest]))) for lowest in frequent_first)
 
 
 def _has_collapsed(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from drpo_cli.evaluate.metrics import Estimate
 from drpo_cli.tools.compare.grid import short_keys
 from drpo_cli.tools.compare.report import Report
+from drpo_cli.tools.compare.results import Result, Tokens
 from drpo_cli.tools.compare.statistics import Share, Spread
 from drpo_cli.tools.compare.summaries import CellDifference, Summary
 
@@ -32,7 +34,7 @@ class Table:
 
 
 def make_tables(report: Report) -> list[Table]:
-    """The tables of cells, chosen candidates, differences, spread and failed runs, if any."""
+    """The tables of cells, chosen candidates, differences, spread, tokens and failed runs."""
     found = [_make_cell_table(report)]
     if report.trials:
         found.append(_make_chosen_table(report))
@@ -40,6 +42,8 @@ def make_tables(report: Report) -> list[Table]:
         found.append(_make_difference_table(report))
     if report.clustered:
         found.append(_make_spread_table(report))
+    if any(result.by_mu for result in report.results):
+        found.append(_make_token_table(report))
     if report.failed:
         rows = tuple((r.label, str(r.seed), r.reason) for r in report.failed)
         found.append(Table("failed", "Failed runs", ("cell", "seed", "reason"), rows, 3))
@@ -190,6 +194,40 @@ def _make_chosen_table(report: Report) -> Table:
     header = (*keys.values(), "chosen", "of", "selection seeds", "reported seeds")
     title = "Chosen by the final held-out avg@k, %, on the selection seeds"
     return Table("chosen", title, header, rows, len(keys) + 1)
+
+
+def _make_token_table(report: Report) -> Table:
+    keys = short_keys([axis.key for axis in report.axes])
+    found = [(row.point, _add_tokens(report.at(row.point))) for row in report.summaries]
+    ranges = sorted({lowest for _, sums in found for lowest in sums}, key=float, reverse=True)
+    rows = tuple(
+        (
+            *(value for _, value in point),
+            *_token_row([sums.get(lowest, Tokens(0, 0, 0)) for lowest in ranges]),
+        )
+        for point, sums in found
+    )
+    between = [f"{low} ≤ μ < {high}".removeprefix("0 ≤ ") for high, low in pairwise(ranges)]
+    names = [f"μ ≥ {ranges[0]}", *between]
+    columns = [text for name in names for text in (name, "masked / pulled back")]
+    title = "Tokens by μ, % of all; of these, % that are masked / pulled back"
+    return Table("tokens", title, (*keys.values(), *columns), rows, len(keys))
+
+
+def _add_tokens(results: Sequence[Result]) -> dict[str, Tokens]:
+    sums: dict[str, Tokens] = {}
+    for result in results:
+        for lowest, tokens in result.by_mu:
+            before = sums.get(lowest, Tokens(0, 0, 0))
+            sums[lowest] = Tokens(*(a + b for a, b in zip(before, tokens, strict=True)))
+    return sums
+
+
+def _token_row(ranges: Sequence[Tokens]) -> Iterator[str]:
+    total = sum(tokens.trained for tokens in ranges)
+    for trained, masked, corrected in ranges:
+        yield f"{100 * trained / total:.1f}" if total else NONE
+        yield f"{100 * masked / trained:.1f} / {100 * corrected / trained:.1f}" if trained else NONE
 
 
 def _show_spread(found: Spread | None) -> tuple[str, str]:
