@@ -9,6 +9,7 @@ import typer
 
 from drpo_cli.cli import completion
 from drpo_cli.cli.common import AFTER, app, examples, runs_app
+from drpo_cli.errors import UserError
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -20,6 +21,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
         "drpo eval demo/model demo/runs/quickstart",
         "drpo eval demo/runs/quickstart/checkpoints/step-000100 --samples 32 --json scores.json",
         "drpo eval demo/model my-model --spec demo/run.toml",
+        "drpo eval Qwen/Qwen3-0.6B --suite aime24,math500 --json scores.json",
     ),
 )
 def evaluate(
@@ -51,19 +53,55 @@ def evaluate(
         Path | None,
         typer.Option("--json", metavar="OUT", help="Also write the results to this file."),
     ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="Named suites, or files of your own, instead of a spec."),
+    ] = None,
+    suite_path: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=PATH", help="Read a suite's problems from a local copy. Repeatable."
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="a.b=v", help="Override a key of the suites. Repeatable."),
+    ] = None,
 ) -> None:
     """Score models on held-out problems, and compare them.
 
-    A target is a run folder (its newest checkpoint), a checkpoint, or a Hugging Face model folder.
+    A target is a run folder (its newest checkpoint), a checkpoint, a Hugging Face model folder, or
+    the name of a model of the hub.
     Every pair of targets is compared on the same problems. The JSON file has more metrics, and the
     scores of every problem.
 
     The models are scored with their own weights: `rollout.dtype` applies, but
     `rollout.weight_rounding` does not, unlike in the evaluations during a run.
-    """
-    from drpo_cli.tools.evaluate import evaluate as score
 
-    raise typer.Exit(score(targets, spec, samples, json_out))
+    With `--suite`, the problems are those of named suites, which docs/evaluation.md lists, with
+    their own prompt, scorer and sampling, and published scores stand beside those measured here.
+    Base models, chat templates, thinking, engine and budget are set by `--set`, such as
+    `data[0].chat=false`, `eval.max_new_tokens=8192` or `rollout.engine=transformers`.
+    """
+    from drpo_cli.tools import evaluate as tool
+
+    if suite is None:
+        for option, given in (("--suite-path", suite_path), ("--set", set_)):
+            if given:
+                raise UserError(f"{option}: has no effect without --suite", "remove it")
+        raise typer.Exit(tool.evaluate(targets, spec, samples, json_out))
+    if spec is not None:
+        raise UserError("--spec: has no effect with --suite", "remove one of them")
+    names = [name.strip() for name in suite.split(",") if name.strip()]
+    copies = dict(_read_copy(text) for text in suite_path or ())
+    raise typer.Exit(tool.evaluate_suites(targets, names, samples, json_out, set_ or (), copies))
+
+
+def _read_copy(text: str) -> tuple[str, Path]:
+    name, equals, path = text.partition("=")
+    if not equals or not name or not path:
+        raise UserError(f"--suite-path {text}: is not NAME=PATH", "write aime24=aime24.parquet")
+    return name.strip(), Path(path.strip())
 
 
 @app.command(

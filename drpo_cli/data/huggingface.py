@@ -41,6 +41,8 @@ class Config(TableSettings):
     """Configuration of the data set, if it has several."""
     split: Annotated[str, Field(min_length=1)] = "train"
     """Split or slice of one: `train[:1000]`. A single file has only the split `train`."""
+    revision: str | None = None
+    """Commit, tag or branch of a data set of the hub; the newest commit if not set."""
     streaming: bool = False
     """Read the first `rows` rows over the network at every start, instead of downloading all."""
     rows: Count | None = None
@@ -56,6 +58,15 @@ class Config(TableSettings):
         if path[0] in "./~" or local.suffix in FORMATS:
             raise ValueError(f"there is no file or folder {local}")
         return path
+
+    @model_validator(mode="after")
+    def _check_revision(self) -> Config:
+        if self.revision is not None and Path(self.path).exists():
+            raise ValueError(
+                f"revision has no effect on the local data {self.path}; remove it, or name a data "
+                "set of the hub"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_streaming(self) -> Config:
@@ -107,7 +118,7 @@ def _read(config: Config) -> Any:
 def _open(config: Config) -> Any:
     from datasets import load_dataset
 
-    how = {"split": config.split, "streaming": config.streaming}
+    how = {"split": config.split, "streaming": config.streaming, "revision": config.revision}
     path = Path(config.path)
     if not path.is_file():
         name = str(plain_path(path)) if path.is_dir() else config.path

@@ -51,6 +51,8 @@ def remarks(result: Evaluation) -> list[str]:
     found = []
     if result.unscored:
         found.append(f"{result.unscored} responses count as wrong: a reward failed on them")
+    if result.truncated:
+        found.append(f"{100 * result.truncated:.1f} % of the responses ran out of tokens")
     if result.chosen_of:
         found.append(
             f"chosen as the best of {result.chosen_of} evaluations on these same problems: "

@@ -44,12 +44,14 @@ class ProblemResult:
     scores       total reward of each of the k responses
     texts        what maj@k votes on, one text per response: its answer where one can be extracted,
                  else the whole response
+    truncated    how many of the responses ran out of tokens
     """
 
     id: str
     prompt_hash: str
     scores: tuple[float, ...]
     texts: tuple[str, ...]
+    truncated: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,11 @@ class Evaluation:
     summary: dict[str, Estimate]
     unscored: int = 0
     chosen_of: int = 0
+
+    @property
+    def truncated(self) -> float:
+        """Share of the responses that ran out of tokens."""
+        return _mean([problem.truncated / self.k for problem in self.problems])
 
     def avg_by_problem(self) -> dict[str, float]:
         """Share of right responses, by problem id."""

@@ -70,6 +70,7 @@ def problem_results(groups_P: Sequence[Group], scores_P: Sequence[Scores]) -> li
             prompt_hash=hashlib.sha256(group.prompt.text.encode()).hexdigest()[:16],
             scores=scores.total_G,
             texts=tuple(rollout.text for rollout in group.rollouts_G),
+            truncated=sum(rollout.truncated for rollout in group.rollouts_G),
         )
         for group, scores in zip(groups_P, scores_P, strict=True)
     ]

@@ -265,6 +265,10 @@ class EvalSettings(Settings):
     """Responses per held-out problem: the k of avg@k."""
     temperature: Annotated[float, Field(gt=0, le=10)] | None = None
     """Sampling temperature of evaluation; `rollout.temperature` if not set."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Sample from the most likely tokens that have this share of the probability together."""
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """Sample from this many of the most likely tokens; 0 samples from all."""
     max_new_tokens: Count | None = None
     """Most tokens of a response in evaluation; `rollout.max_new_tokens` if not set."""
     threshold: float = 1.0

@@ -61,11 +61,18 @@ def load(path: Path, overrides: Sequence[str] = (), checks: Sequence[rules.Rule]
 
 
 def load_text(
-    text: str, path: Path, overrides: Sequence[str] = (), checks: Sequence[rules.Rule] = ()
+    text: str,
+    path: Path,
+    overrides: Sequence[str] = (),
+    checks: Sequence[rules.Rule] = (),
+    others: Sequence[str] = (),
 ) -> Spec:
-    """Loads a spec from its TOML text, as if `path` held it; see `load`."""
+    """Loads a spec from its TOML text, as if `path` held it; see `load`.
+
+    `others` are sections that the caller reads.
+    """
     source = Source(str(path), text, note=version_note(path))
-    document = _parse(source)
+    document = {key: value for key, value in _parse(source).items() if key not in others}
     source = replace(source, places=_scan(source))
     overridden, astray = apply_overrides(document, overrides)
     preset = presets.expand(document)

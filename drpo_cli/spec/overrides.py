@@ -96,6 +96,20 @@ def parse_value(text: str) -> Any:
     return document["value"] if len(document) == 1 else text
 
 
+def to_toml(value: Any) -> str:
+    """A value on one line of TOML."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        return f'"{escaped}"'
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(to_toml(item) for item in value)}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{to_toml(k)} = {to_toml(v)}" for k, v in value.items()) + "}"
+    return str(value)
+
+
 def parse_variant(text: str) -> tuple[str, dict[str, Any]]:
     """The type and the options of `drpo:delta=0.05`, i.e. `type:option=value:option=value`.
 

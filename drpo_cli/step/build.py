@@ -8,7 +8,8 @@ from typing import Any
 
 from drpo_cli import pretrained
 from drpo_cli.data.pipeline.prompts import Prompts
-from drpo_cli.data.pipeline.stream import Batching, Data, open_data
+from drpo_cli.data.pipeline.split import hold_out
+from drpo_cli.data.pipeline.stream import Batching, Data, make_held_out, open_data
 from drpo_cli.devices import resolve
 from drpo_cli.dist import World
 from drpo_cli.errors import UserError
@@ -23,6 +24,7 @@ from drpo_cli.spec.lengths import longest_sampled, room_for_responses
 from drpo_cli.spec.rules import resting_updates
 from drpo_cli.spec.rules_lora import shares_base
 from drpo_cli.step.play import Player
+from drpo_cli.types import Prompt
 
 
 def tokenizer(model: ModelSettings) -> Any:
@@ -132,11 +134,22 @@ def data(plan: Plan, tokenizer: Any, rank: int) -> Data:
     """Opens the data: this rank's training stream, and the held-out prompts."""
     spec, rollout = plan.spec, plan.spec.rollout.config
     batching = Batching(rollout.prompts_per_step, spec.run.seed, rank, plan.world)
+    return open_data(spec.data, spec.eval_data, spec.eval, _prompts(plan, tokenizer), batching)
+
+
+def held_out(plan: Plan, tokenizer: Any) -> list[Prompt]:
+    """The held-out prompts of `data`, without reading what is trained on."""
+    spec = plan.spec
+    rows = hold_out(spec.data, spec.eval_data, spec.eval.problems)
+    return make_held_out(rows, _prompts(plan, tokenizer))[0]
+
+
+def _prompts(plan: Plan, tokenizer: Any) -> Prompts:
+    spec = plan.spec
     room = context_length(plan) - room_for_responses(spec)
     names = [str(one.config.name) for one in spec.environment]
     rewards = _rewards_with_answer(spec)
-    prompts = Prompts(tokenizer, room, _vocabulary(spec.model), rewards, names)
-    return open_data(spec.data, spec.eval_data, spec.eval, prompts, batching)
+    return Prompts(tokenizer, room, _vocabulary(spec.model), rewards, names)
 
 
 def _rewards_with_answer(spec: Spec) -> list[str]:

@@ -78,4 +78,6 @@ def eval_sampling(spec: Spec, samples: int | None = None) -> Sampling:
         max_new_tokens=spec.eval.max_new_tokens or rollout.max_new_tokens,
         temperature=spec.eval.temperature or rollout.temperature,
         seed=derive_seed("eval"),
+        top_p=spec.eval.top_p,
+        top_k=spec.eval.top_k,
     )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
+from drpo_cli import suites
 from drpo_cli.console import open_console
 from drpo_cli.data.pipeline.overlap import WORDS, Overlap, find_overlap
 from drpo_cli.data.pipeline.split import split
@@ -22,12 +25,16 @@ from drpo_cli.rewards.grading.grader import Grader
 from drpo_cli.runs.checkpoints import MARKER, read
 from drpo_cli.runs.folder import RunFolder, write_whole
 from drpo_cli.runs.saved import open_run
-from drpo_cli.spec import load
+from drpo_cli.spec import dump, load
 from drpo_cli.step import build as assemble
 from drpo_cli.step import checkpoint
 from drpo_cli.step.evaluate import eval_sampling, held_out_results, problems_id
+from drpo_cli.suites import Suite
+from drpo_cli.tools import published
 from drpo_cli.tools.own_process import answer, run_apart
 from drpo_cli.types import Prompt
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def evaluate(
@@ -52,6 +59,43 @@ def evaluate(
     for target in targets:
         if (page := RunFolder(Path(target)).report).is_file():
             console.print(f"report: {page}", soft_wrap=True)
+    return 0
+
+
+def evaluate_suites(
+    targets: Sequence[str],
+    names: Sequence[str],
+    samples: int | None,
+    json_out: Path | None,
+    overrides: Sequence[str] = (),
+    data: Mapping[str, Path] | None = None,
+) -> int:
+    """Scores each target on named suites and prints a comparison for each; returns the exit code.
+
+    data  local copies of problems, by the suite's name
+    """
+    console = open_console()
+    data = data or {}
+    if unknown := [name for name in data if name not in names]:
+        raise UserError(
+            f"--suite-path {unknown[0]}=…: is not among the suites",
+            f"name one of {', '.join(names)}",
+        )
+    loaded = [suites.load(name, targets[0], overrides, data.get(name)) for name in names]
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="drpo-suite-") as scratch:
+        for suite in loaded:
+            path = Path(scratch, f"{suite.name}.toml")
+            path.write_text(dump(suite.spec), encoding="utf-8")
+
+            def show(target: str, suite: Suite = suite) -> None:
+                console.print(f"{suite.about.title}: scoring {target} …", soft_wrap=True)
+
+            found = score_targets(targets, path, samples, show)
+            console.print(published.render(suite, found))
+            results[suite.name] = published.as_dict(suite, found)
+    if json_out is not None:
+        write_whole(json_out, json.dumps({"suites": results}, indent=1))
     return 0
 
 
@@ -100,7 +144,7 @@ def score(spec_path: Path, model: Path, samples: int | None, target: Path) -> Ev
     spec = replace(spec, model=spec.model.model_copy(update={"path": str(model)}))
     plan = lone_plan(spec)
     tokenizer = assemble.tokenizer(spec.model)
-    held_out = assemble.data(plan, tokenizer, rank=0).held_out
+    held_out = assemble.held_out(plan, tokenizer)
     sampling = eval_sampling(spec, samples)
     player = assemble.player(plan, tokenizer)
     with Grader(spec.reward, spec.environment) as grader, player or nullcontext():
@@ -158,8 +202,11 @@ def _find_spec(targets: Sequence[str]) -> Path:
 def prepare_weights(target: Path, scratch: Path, dtype: str) -> Path:
     """The Hugging Face folder of the target's weights.
 
-    A checkpoint is exported to `scratch`, and an adapter is merged there, in `dtype`.
+    A checkpoint is exported to `scratch`, and an adapter is merged there, in `dtype`. A name such
+    as `owner/model`, where there is no folder `owner`, stays as it is: a model of the hub.
     """
+    if HUB_ID.fullmatch(str(target)) and not target.parent.exists():
+        return target
     is_model = (target / "config.json").is_file()
     is_adapter = (target / ADAPTER_CONFIG).is_file()
     if is_adapter or (target / MARKER).is_file() or (RunFolder(target).exists() and not is_model):

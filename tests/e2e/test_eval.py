@@ -80,6 +80,38 @@ def test_targets_that_cannot_be_scored(small: Path, tmp_path: Path) -> None:
     assert (done.returncode, f"would be random: {MATRIX}" in done.stderr) == (2, True)
 
 
+def test_named_suites_are_scored_on_local_copies(small: Path, tmp_path: Path) -> None:
+    rows = [{"question": f"{i} + 1?", "answer": f"One more.\n#### {i + 1}"} for i in range(3)]
+    (tmp_path / "gsm8k.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "aime25.csv").write_text("problem,answer,id\n1 + 1?,2,0\n")
+    copies = [
+        f"{name}={tmp_path / name}.{kind}" for name, kind in (("gsm8k", "jsonl"), ("aime25", "csv"))
+    ]
+    settings = (
+        *("rollout.engine=transformers", "model.dtype=float32", "data[0].chat=false"),
+        "eval.max_new_tokens=4",
+    )
+    out, model = tmp_path / "scores.json", small.parent / "model"
+    words = [w for setting in settings for w in ("--set", setting)]
+    words += [w for copy in copies for w in ("--suite-path", copy)]
+    done = drpo("eval", model, "--suite", "gsm8k,aime25", "--samples", 2, "--json", out, *words)
+    assert done.returncode == 0, done.stderr
+    assert "GSM8K, test split (https://huggingface.co/datasets/openai/gsm8k" in done.stdout
+    assert "avg@2 of 3 problems, of 1,319, temperature 0.6, top-p 0.95, 4 tokens" in done.stdout
+    assert done.stdout.count("Published scores, %") == 1
+    found = json.loads(out.read_text())["suites"]
+    assert {name: len(one["targets"][str(model)]["problems"]) for name, one in found.items()} == {
+        "gsm8k": 3,
+        "aime25": 1,
+    }
+    refused = drpo("eval", model, "--spec", small, "--suite", "gsm8k")
+    assert (refused.returncode, "--spec: has no effect" in refused.stderr) == (2, True)
+    refused = drpo("eval", model, "--spec", small, "--set", "eval.problems=1")
+    assert (refused.returncode, "--set: has no effect without" in refused.stderr) == (2, True)
+    refused = drpo("eval", model, "--suite", "gsm8k", "--suite-path", "gsm8k")
+    assert (refused.returncode, "is not NAME=PATH" in refused.stderr) == (2, True)
+
+
 def test_an_interrupt_ends_it(small: Path) -> None:
     words = ["eval", str(small.parent / "model"), "--spec", str(small)]
     command = [sys.executable, "-m", "drpo_cli", *words]

@@ -26,7 +26,7 @@ ORDER = (
     ("pretrained",),
     ("plugins",),
     ("spec",),
-    ("plan",),
+    ("plan", "suites"),
     ("calls", "expressions", "sandbox"),
     ("gym",),
     (

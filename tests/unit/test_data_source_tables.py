@@ -220,10 +220,38 @@ def test_huggingface_mistakes(rows: Path) -> None:
     mistake(r"no column 'solution' for the answer", fields=FIELDS | {"answer": "solution"})
     mistake(r"split 'test': .*test", split="test")
     mistake(r"split 'test': .*test", split="test", streaming=True, rows=1)
+    mistake(
+        r"fields.answer_regex finds nothing in the answer", fields=FIELDS | {"answer_regex": "x"}
+    )
     (rows.parent / "notes.txt").write_text("x")
     mistake(r"notes\.txt: this format cannot be read; use \.parquet, ", path="notes.txt")
     (rows.parent / "bad.jsonl").write_text('{"question": "a"}\n{"question": \n')
     mistake(r"bad\.jsonl.*JSON parse error", path="bad.jsonl")
+
+
+def test_an_expression_finds_the_answer_in_its_column(tmp_path: Path) -> None:
+    text = "So it is\n#### 4\nNo:\n#### 5 "
+    write_parquet(tmp_path / "rows.parquet", prompt=["2+2?"], answer=[text])
+    for pattern, expected in ((r"####\s*(.+)", "5"), (r"#### \d", "#### 5"), ("No", "No")):
+        fields = {"answer_regex": pattern}
+        (row,) = load("huggingface", tmp_path, path="rows.parquet", fields=fields)
+        assert row.answer == expected
+    with pytest.raises(ValidationError, match="is not a regular expression: missing"):
+        load("huggingface", tmp_path, path="rows.parquet", fields={"answer_regex": "("})
+
+
+def test_a_revision_is_that_of_the_hub(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValidationError, match="revision has no effect on the local data"):
+        load("huggingface", rows.parent, path="rows", fields=FIELDS, revision="main")
+    asked = {}
+
+    def load_dataset(path: str, name: str | None, **options: Any) -> list[Any]:
+        asked[path] = options["revision"]
+        return []
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    assert len(load("huggingface", rows.parent, path="a/b", fields=FIELDS, revision="abc")) == 0
+    assert asked == {"a/b": "abc"}
 
 
 def test_streaming_reads_the_first_rows_and_no_more(rows: Path) -> None:

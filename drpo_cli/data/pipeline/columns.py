@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,18 @@ class Fields(Settings):
     """Column of the prompt: a string, or a list of chat messages."""
     answer: str | None = None
     """Column of the reference answer; when not set, the column `answer` if the row has one."""
+    answer_regex: str | None = None
+    """Regular expression that finds the answer in that column: its last match, or the first group
+    of that if it has groups. `"####\\s*(.+)"` finds what follows the last `####`."""
+
+    @field_validator("answer_regex")
+    @classmethod
+    def _check_regex(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except re.error as error:
+            raise ValueError(f"is not a regular expression: {error}") from error
+        return pattern
 
 
 class TableSettings(SourceSettings):
@@ -89,9 +102,12 @@ def to_problem(row: Mapping[str, Any], config: TableSettings, where: str) -> Pro
     """
     fields = config.fields
     answer = fields.answer or ("answer" if "answer" in row else None)
+    reference = _find(row, answer, "answer", where) if answer else None
+    if fields.answer_regex is not None:
+        reference = _extract(fields.answer_regex, reference, where)
     problem = Problem(
         prompt=_find(row, fields.prompt, "prompt", where),
-        answer=_find(row, answer, "answer", where) if answer else None,
+        answer=reference,
         metadata={k: v for k, v in row.items() if k not in (fields.prompt, answer)},
     )
     return clean(problem, config, where)
@@ -107,6 +123,17 @@ def missing_column(
         f"the columns{of} are {', '.join(columns) or 'none'}",
         f'name one with fields = {{ {role} = "…" }}',
     )
+
+
+def _extract(pattern: str, text: Any, where: str) -> str:
+    """What the pattern finds in the text of an answer."""
+    found = list(re.finditer(pattern, text)) if isinstance(text, str) else []
+    if not found:
+        raise UserError(
+            f"{where}: fields.answer_regex finds nothing in the answer {text!r}",
+            "change the expression, or remove such rows",
+        )
+    return found[-1].group(1 if found[-1].re.groups else 0).strip()
 
 
 def _narrow(value: Any, feature: Any) -> Any:

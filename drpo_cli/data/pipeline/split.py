@@ -113,6 +113,21 @@ def split(
     return result
 
 
+def hold_out(
+    sources: Sequence[Selected[SourceSettings]],
+    eval_sources: Sequence[Selected[SourceSettings]],
+    eval_problems: int,
+) -> list[Row]:
+    """The held-out rows that `split` chooses, where nothing is trained.
+
+    Raises UserError when a few-shot example is held out.
+    """
+    pool = open_sources(eval_sources, prefix="eval:") if eval_sources else open_sources(sources)
+    held_out = _choose_held_out(pool, eval_problems)
+    _check_examples(pool, held_out)
+    return list(held_out.values())
+
+
 def shuffle(length: int, *key: int) -> np.ndarray:
     """The numbers below `length` in an order that depends on `key` alone, int64 [length]."""
     import numpy as np  # takes half of the time that `drpo check` takes to start

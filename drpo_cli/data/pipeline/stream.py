@@ -325,7 +325,18 @@ def open_data(
     is skipped.
     """
     data = split(sources, eval_sources, evaluation.problems, evaluation.overlap)
-    made = [prompts.make(row) for row in data.held_out_rows]
+    held_out, skipped = make_held_out(data.held_out_rows, prompts)
+    stream = PromptStream(data, prompts, batching)
+    _check_rows(data, prompts, batching)
+    return Data(stream, held_out, len(data.rows), skipped, _list_remarks(data.sources, prompts))
+
+
+def make_held_out(rows: Sequence[Row], prompts: Prompts) -> tuple[list[Prompt], Counter[str]]:
+    """The prompts of held-out rows, and how many are left out by which option.
+
+    Raises UserError for a prompt that cannot be made, and when every prompt is skipped.
+    """
+    made = [prompts.make(row) for row in rows]
     held_out = [prompt for prompt in made if isinstance(prompt, Prompt)]
     skipped = Counter[str](reason for reason in made if not isinstance(reason, Prompt))
     if skipped and not held_out:
@@ -333,9 +344,7 @@ def open_data(
             f"data: all {len(made)} held-out prompts are skipped by {' or '.join(sorted(skipped))}",
             "raise rollout.context_length, lower max_new_tokens, or change those options",
         )
-    stream = PromptStream(data, prompts, batching)
-    _check_rows(data, prompts, batching)
-    return Data(stream, held_out, len(data.rows), skipped, _list_remarks(data.sources, prompts))
+    return held_out, skipped
 
 
 def _check_rows(data: Split, prompts: Prompts, batching: Batching) -> None:

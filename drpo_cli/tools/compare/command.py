@@ -13,6 +13,7 @@ from pathlib import Path
 from drpo_cli.errors import EXIT_RUN_FAILED, UserError
 from drpo_cli.runs.folder import RunFolder, write_whole
 from drpo_cli.spec import Spec, load
+from drpo_cli.spec.overrides import to_toml
 from drpo_cli.tools.compare import grid, jobs, tuning
 from drpo_cli.tools.compare.grid import Axis
 from drpo_cli.tools.compare.jobs import Job, State
@@ -139,7 +140,7 @@ def _load_base(request: Request, axes: Sequence[Axis], bases: Sequence[str]) -> 
     """The spec whose numbers a lag changes; None where none varies."""
     if LAG not in [axis.key for axis in axes]:
         return None
-    model = [f"{grid.MODEL}={grid.to_toml(base)}" for base in bases[:1]]
+    model = [f"{grid.MODEL}={to_toml(base)}" for base in bases[:1]]
     return load(request.base, [*(request.set_ or ()), *model])
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from drpo_cli import plugins
 from drpo_cli.errors import UserError
 from drpo_cli.spec.model import CHOICES, Spec
-from drpo_cli.spec.overrides import parse_value, parse_variant
+from drpo_cli.spec.overrides import parse_value, parse_variant, to_toml
 from drpo_cli.spec.presets import PRESETS
 from drpo_cli.tools.compare.lag import LAG, lag_settings, read_lag
 
@@ -201,20 +201,6 @@ def split_values(text: str) -> list[str]:
 def spell(value: Any) -> str:
     """A value's spelling in labels and names: one for `1e-3` and `0.001`, and it reads back."""
     return value if isinstance(value, str) and parse_value(value) == value else to_toml(value)
-
-
-def to_toml(value: Any) -> str:
-    """A value on one line of TOML."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-        return f'"{escaped}"'
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(to_toml(item) for item in value)}]"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{to_toml(k)} = {to_toml(v)}" for k, v in value.items()) + "}"
-    return str(value)
 
 
 def parse_axis(option: str, text: str) -> Axis:

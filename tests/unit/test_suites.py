@@ -1,0 +1,132 @@
+"""Named suites: each loads, reads its data set's real columns, and says what it is."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from drpo_cli import suites
+from drpo_cli.data.pipeline.split import hold_out
+from drpo_cli.errors import UserError
+from drpo_cli.evaluate.metrics import ProblemResult, summarise
+from drpo_cli.step.evaluate import eval_sampling
+from drpo_cli.tools import evaluate, published
+
+ROWS: dict[str, dict[str, Any]] = {
+    "aime24": {
+        "id": 60,
+        "problem": "1 + 1?",
+        "solution": "It is 2.",
+        "answer": "002",
+        "year": "2024",
+    },
+    "aime25": {"problem": "1 + 1?", "answer": "2", "id": "0"},
+    "math500": {"problem": "1 + 1?", "answer": "2", "subject": "Algebra", "level": 1},
+    "gsm8k": {"question": "1 + 1?", "answer": "One and one: <<1+1=2>>2.\nSo 2\n#### 2"},
+}
+"""A row of each data set, with its columns."""
+
+
+def copy_of(folder: Path, name: str, *rows: dict[str, Any]) -> Path:
+    path = folder / f"{name}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows or (ROWS[name],)))
+    return path
+
+
+def test_there_is_a_row_for_every_suite() -> None:
+    assert suites.available() == sorted(ROWS)
+
+
+@pytest.mark.parametrize("name", sorted(ROWS))
+def test_a_suite_is_pinned_and_says_what_it_is(name: str) -> None:
+    suite = suites.load(name, "some/model")
+    source = suite.spec.data[0].config.model_dump()
+    assert re.fullmatch(r"[0-9a-f]{40}", source["revision"])
+    assert suite.about.source == f"https://huggingface.co/datasets/{source['path']}"
+    assert suite.spec.eval.problems == suite.about.problems
+    assert suite.spec.model.path == "some/model"
+    sampling = eval_sampling(suite.spec)
+    assert (sampling.temperature, sampling.top_p) == (0.6, 0.95)
+    assert all(re.match(r"arXiv \d{4}\.\d{5}", row.source) for row in suite.about.published)
+
+
+@pytest.mark.parametrize("name", sorted(ROWS))
+def test_a_suite_reads_the_columns_of_its_data_set(name: str, tmp_path: Path) -> None:
+    suite = suites.load(name, "m", data=copy_of(tmp_path, name))
+    (row,) = hold_out(suite.spec.data, (), suite.spec.eval.problems)
+    assert row.problem.prompt == "1 + 1?" and row.problem.answer in ("2", "002")
+
+
+def test_the_page_lists_every_suite() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+    for name in suites.available():
+        spec = suites.load(name, "m").spec
+        numbers = (spec.eval.problems, spec.eval.samples_per_prompt, spec.eval.max_new_tokens)
+        cells = " | ".join(f"{number:,}" for number in numbers)
+        assert f"| `{name}` | {cells} | {spec.data[0].config.model_dump()['path']}" in page
+
+
+def test_keys_of_a_suite_can_be_set(tmp_path: Path) -> None:
+    given = ("eval.max_new_tokens=7", "data[0].chat=false", "rollout.engine=transformers")
+    spec = suites.load("aime25", "m", given, copy_of(tmp_path, "aime25")).spec
+    assert (spec.eval.max_new_tokens, spec.rollout.type) == (7, "transformers")
+    assert spec.data[0].config.chat is False
+
+
+def test_a_suite_may_be_a_file_of_the_users(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    body = (suites.FOLDER / "aime25.toml").read_text()
+    path.write_text(body)
+    assert suites.load(str(path), "m").name == "mine"
+    for old, new, said in (
+        ("[suite]", "[suit]", "suit"),
+        (
+            "problems = 30",
+            "problems = 0",
+            "suite.problems: Input should be greater than or equal to 1",
+        ),
+        ('licence  = "Apache 2.0"\n', "", "suite.licence: Field required"),
+        ("[[reward]]", "[[rewards]]", "rewards"),
+        ("title    =", "title", "mine.toml"),
+    ):
+        assert old in body
+        path.write_text(body.replace(old, new, 1))
+        with pytest.raises(UserError, match=re.escape(said)):
+            suites.load(str(path), "m")
+    path.write_text(body[: body.index("[suite]")] + body[body.index("[[data]]") :])
+    with pytest.raises(UserError, match=r"has no section \[suite\]"):
+        suites.load(str(path), "m")
+
+
+def test_what_does_not_exist_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--suite aime: there is no such suite") as caught:
+        suites.load("aime", "m")
+    assert "name one of aime24, aime25, gsm8k, math500, or" in str(caught.value)
+    with pytest.raises(UserError, match="--suite-path: there is no file or folder"):
+        suites.load("aime24", "m", data=tmp_path / "no.jsonl")
+    with pytest.raises(UserError, match="--suite-path math500=…: is not among the suites"):
+        evaluate.evaluate_suites(["m"], ["aime24"], None, None, data={"math500": tmp_path})
+
+
+def test_published_scores_stand_beside_those_measured_here() -> None:
+    suite = suites.load("aime24", "m")
+    problems = [
+        ProblemResult("a", "1", (1.0, 0.0), ("x", "y"), truncated=1),
+        ProblemResult("b", "2", (1.0, 1.0), ("x", "x")),
+    ]
+    found = {"models--deepseek-ai--DeepSeek-R1-Distill-Qwen-7B/snapshots/1": summarise(problems)}
+    console = Console(width=200, record=True)
+    console.print(published.render(suite, found))
+    text = console.export_text()
+    (line,) = (line for line in text.splitlines() if "Distill-Qwen-7B " in line)
+    assert re.search(r"55\.5 +75\.0 +pass@1 of 64 responses", line)
+    assert "Here: avg@2 of 2 problems, of 30, temperature 0.6, top-p 0.95, 32,768 tokens" in text
+    assert "25.0 % of the responses ran out of tokens" in text
+    values = published.as_dict(suite, found)
+    assert values["suite"]["published"][1]["score"] == 55.5 and len(values["targets"]) == 1
+    assert published.find_ours("deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B", found) is None
