@@ -53,11 +53,14 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
     return load_text(tomli_w.dumps(source), Path("spec"), overrides)
 
 
-def train(spec: Spec, *, resume: bool = False, nproc: int | None = None) -> RunResult:
+def train(
+    spec: Spec, *, resume: bool = False, nproc: int | None = None, origin: str | None = None
+) -> RunResult:
     """Trains on this machine until the run ends, as `drpo train` does.
 
     resume  continue from the newest checkpoint of the run's folder, if there is one
     nproc   processes, one per device; by default one per GPU, or one on a CPU
+    origin  begin with the weights of another run: `RUN`, `RUN@STEP`, or a checkpoint
 
     The run is processes of its own: this one only starts and watches them. Must be called from the
     main thread, since it handles signals as the verb does: an interrupt finishes the step and
@@ -68,7 +71,7 @@ def train(spec: Spec, *, resume: bool = False, nproc: int | None = None) -> RunR
     from drpo_cli.terminal import open_missing_streams
 
     open_missing_streams()
-    code = launch(spec, resume, nproc)
+    code = launch(spec, resume, nproc, origin=origin)
     run = open_run(spec.run.folder / spec.run.name)
     ended = [event["text"] for event in run.events if "state" in event]
     return RunResult(run.folder.path, code, run.state, run.final_score, ended[-1])

@@ -28,6 +28,7 @@ from drpo_cli.cli.common import (
         "drpo train demo/run.toml",
         "drpo train demo/run.toml --set train.learning_rate=2e-4 --set run.name=slower --nproc 2",
         "drpo train demo/run.toml --resume",
+        "drpo train demo/run.toml --set run.name=further --from demo/runs/quickstart@100",
         "drpo train demo/run.toml --nodes 2 --node-rank 0 --rendezvous 10.0.0.1:29500",
     ),
 )
@@ -37,6 +38,15 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the newest checkpoint, if there is one.")
     ] = False,
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="RUN[@STEP]",
+            help="Begin with the weights of another run, in place of the spec's model.",
+            autocompletion=completion.run_folders,
+        ),
+    ] = None,
     nproc: Processes = None,
     nodes: Nodes = None,
     node_rank: NodeRank = None,
@@ -58,6 +68,10 @@ def train(
     of GPUs or, on a CPU, of cores. On SIGINT or SIGTERM it finishes the step and saves a
     checkpoint.
 
+    `--from` names another run, of which the newest or the given checkpoint is taken, or a
+    checkpoint. Its weights, configuration and tokenizer are copied into the new run's folder; a
+    run with adapters is merged. Its optimizer, order of data and steps are not continued.
+
     On several machines, give the command on each with `--nodes`, `--node-rank` and `--rendezvous`;
     `--nproc` is then the number per machine. All need the same packages, the same spec and a run
     folder that they share. Node 0 shows the run (docs/scaling.md).
@@ -78,10 +92,10 @@ def train(
     if external:
         from drpo_cli.launch.external import train as join
 
-        join(loaded, resume, join_timeout)
+        join(loaded, resume, join_timeout, from_)
     from drpo_cli.launch.launcher import train as launch
 
-    raise typer.Exit(launch(loaded, resume, nproc, place))
+    raise typer.Exit(launch(loaded, resume, nproc, place, from_))
 
 
 @app.command(

@@ -32,7 +32,9 @@ from drpo_cli.runs.versions import require_engine
 from drpo_cli.spec import Spec, dump, load
 
 
-def train(spec: Spec, resume: bool, join_s: float | None = None) -> NoReturn:
+def train(
+    spec: Spec, resume: bool, join_s: float | None = None, origin: str | None = None
+) -> NoReturn:
     """Prepares the run together with the other ranks, then becomes one rank of it.
 
     Raises UserError when this process is not a task of a job, and, on all ranks, when the run
@@ -50,7 +52,7 @@ def train(spec: Spec, resume: bool, join_s: float | None = None) -> NoReturn:
     require_engine(spec.rollout.type)
     folder = RunFolder(spec.run.folder / spec.run.name)
     with nodes.gather(place, dump(spec), None) as meeting:
-        nodes.prepare_together(meeting, folder, lambda: prepare(spec, resume, place.size))
+        nodes.prepare_together(meeting, folder, lambda: prepare(spec, resume, place.size, origin))
     del meeting  # the worker of rank 0 keeps a store at the same port
     if place.rank == 0:
         sys.stderr.write(f"run folder: {folder.path}; show it with `drpo watch {folder.path}`\n")

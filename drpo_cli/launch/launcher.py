@@ -32,6 +32,7 @@ from drpo_cli.launch import launch_log, nodes
 from drpo_cli.launch.failures import Failures
 from drpo_cli.launch.meeting import Meeting
 from drpo_cli.launch.monitor import Monitor, divert_output
+from drpo_cli.launch.origin import begins_elsewhere, with_origin
 from drpo_cli.launch.place import Place
 from drpo_cli.launch.restarts import follow_restarts, run_with_restarts
 from drpo_cli.launch.tracking import follow_run
@@ -59,10 +60,17 @@ ALONE: dict[str, Any] = {
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
-def train(spec: Spec, resume: bool, nproc: int | None, place: Place | None = None) -> int:
+def train(
+    spec: Spec,
+    resume: bool,
+    nproc: int | None,
+    place: Place | None = None,
+    origin: str | None = None,
+) -> int:
     """Runs the spec to its end; returns the exit code. Raises UserError before anything starts.
 
-    With a place, this machine is one of several nodes, each with `nproc` processes.
+    With a place, this machine is one of several nodes, each with `nproc` processes. `origin` is a
+    run or checkpoint whose weights it begins with.
     """
     for warning in spec.warnings:
         sys.stderr.write(f"warning: {warning}\n")
@@ -71,7 +79,7 @@ def train(spec: Spec, resume: bool, nproc: int | None, place: Place | None = Non
     with nodes.gather(place, dump(spec), local) as meeting:
         world = local * (place.size if place else 1)
         folder = RunFolder(spec.run.folder / spec.run.name)
-        nodes.prepare_together(meeting, folder, lambda: prepare(spec, resume, world))
+        nodes.prepare_together(meeting, folder, lambda: prepare(spec, resume, world, origin))
         failures = Failures(folder, world)
         try:
             if meeting is not None and not meeting.is_first:
@@ -123,14 +131,18 @@ def _train_beside(spec: Spec, failures: Failures, local: int, meeting: Meeting) 
     return code
 
 
-def prepare(spec: Spec, resume: bool, world: int) -> RunFolder:
+def prepare(spec: Spec, resume: bool, world: int, origin: str | None = None) -> RunFolder:
     """Prepares the folder of a run on `world` processes: model, spec, versions, no old errors.
 
     Raises UserError when the run is finished, in use, or unfinished without `resume`.
     """
     require_clients(spec.tracker)
-    check_plan(spec, world)  # before the model is prepared, which may take a while
     folder = RunFolder(spec.run.folder / spec.run.name)
+    began = None
+    if origin is not None or begins_elsewhere(folder):
+        _require_usable(folder, spec, resume)
+        spec, began = with_origin(spec, folder, origin)
+    check_plan(spec, world)  # before the model is prepared, which may take a while
     _require_usable(folder, spec, resume)
     prepare_model(spec.model)
     plan = make_plan(spec, world)
@@ -139,7 +151,9 @@ def prepare(spec: Spec, resume: bool, world: int) -> RunFolder:
         folder.forget_failures()
         Records(folder.events).end_line()
         write_whole(folder.spec, dump(spec))
-        write_whole(folder.versions, json.dumps(versions(plan), indent=1))
+        write_whole(folder.versions, json.dumps(versions(plan, began), indent=1))
+        if began and not resume:
+            say(folder, f"begins with the weights of {began}; optimizer, data and steps are new")
     return folder
 
 
@@ -158,9 +172,10 @@ def prepare_model(model: ModelSettings) -> None:
         raise UserError(f"model.prepare: {model.prepare} {what}", "fix the script")
 
 
-def versions(plan: Plan) -> dict[str, object]:
-    """What the run uses: packages, Python, machine, devices."""
+def versions(plan: Plan, began: str | None = None) -> dict[str, object]:
+    """What the run uses: packages, Python, machine, devices; whose weights it began with."""
     return {
+        **({"from": began} if began else {}),
         "packages": installed.versions(),
         "python": platform.python_version(),
         "platform": platform.platform(),
