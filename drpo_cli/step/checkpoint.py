@@ -45,7 +45,7 @@ from drpo_cli.runs.checkpoints import checkpoint_bytes, complete, read
 from drpo_cli.runs.metrics import StepMetrics
 from drpo_cli.runs.reader import read as read_records
 from drpo_cli.runs.records import Records
-from drpo_cli.step import saved_state
+from drpo_cli.step import choice, saved_state
 from drpo_cli.step.export import merge_folder, write_model
 from drpo_cli.step.same_model import is_partial, require_same, save_adapted, trained
 from drpo_cli.trainer import optim
@@ -308,6 +308,7 @@ def export(checkpoint: Path, folder: Path, merged: bool = False, dtype: str | No
                     dtype = record["dtype"]
                 partial.mkdir(parents=True)
                 write_model(source, partial, str(dtype), record.get("base"), merged)
+                choice.write_note(source, partial)
         if folder.exists():
             folder.rmdir()
         partial.rename(folder)

@@ -22,12 +22,12 @@ from drpo_cli.evaluate.metrics import Evaluation, summarise
 from drpo_cli.model_folder import ADAPTER_CONFIG, NAME_ONE, find_wrong_kind
 from drpo_cli.plan import lone_plan
 from drpo_cli.rewards.grading.grader import Grader
-from drpo_cli.runs.checkpoints import MARKER, read
+from drpo_cli.runs.checkpoints import MARKER
 from drpo_cli.runs.folder import RunFolder, write_whole
 from drpo_cli.runs.saved import open_run
-from drpo_cli.spec import dump, load
+from drpo_cli.spec import Spec, dump, load
 from drpo_cli.step import build as assemble
-from drpo_cli.step import checkpoint
+from drpo_cli.step import checkpoint, choice
 from drpo_cli.step.evaluate import eval_sampling, held_out_results, problems_id
 from drpo_cli.suites import Suite
 from drpo_cli.tools import published
@@ -154,30 +154,23 @@ def score(spec_path: Path, model: Path, samples: int | None, target: Path) -> Ev
         )
         engine.close()
     found = summarise(results, spec.eval.threshold, unscored)
-    return replace(found, chosen_of=count_choices(target, held_out))
+    return replace(found, chosen_of=count_choices(target, held_out, spec))
 
 
-def count_choices(target: Path, held_out: Sequence[Prompt]) -> int:
-    """The evaluations on these problems of which a checkpoint had the highest score; else 0.
+def count_choices(target: Path, held_out: Sequence[Prompt], spec: Spec) -> int:
+    """The evaluations on these problems of which the target had the highest score; else 0.
 
-    Counts those of steps that the run saved a checkpoint of. A run folder, and the checkpoint after
-    the last evaluation, are not chosen for their score: 0. So is what belongs to no run, or to one
-    whose problems are others or not on record.
+    The target is a checkpoint, or a model that was exported from one and is scored by `spec`.
     """
-    folder = RunFolder(target.resolve().parent.parent)
-    if not (target / MARKER).is_file() or not folder.exists():
-        return 0
-    run, step = open_run(folder.path), read(target)["step"]
-    every = run.spec.get("checkpoint", {}).get("every") or run.last_step
-    saved = [each for each in run.held_out if each.step > 0 and each.step % every == 0]
-    best = max(saved, key=lambda each: each.score, default=None)
-    if best is None or best.step != step or step == saved[-1].step:
-        return 0
-    try:
-        same = problems_id(run.load_spec(), held_out) == run.held_out_set
-    except UserError:  # a spec of an older version
-        return 0
-    return len(saved) if same else 0
+    if (found := choice.of_checkpoint(target)) is not None:
+        try:
+            spec = open_run(target.resolve().parent.parent).load_spec()
+        except UserError:  # a spec of an older version
+            return 0
+    else:
+        found = choice.of_model(target)
+    same = found is not None and problems_id(spec, held_out) == found.problems
+    return found.evaluations if found is not None and same else 0
 
 
 def _main(spec_path: str, model: str, samples: str, target: str) -> str:

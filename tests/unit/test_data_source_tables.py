@@ -240,6 +240,29 @@ def test_an_expression_finds_the_answer_in_its_column(tmp_path: Path) -> None:
         load("huggingface", tmp_path, path="rows.parquet", fields={"answer_regex": "("})
 
 
+def test_columns_of_wrong_answers_make_a_question_with_choices(tmp_path: Path) -> None:
+    fields = {"answer": "right", "wrong": ["one", "two"]}
+    rows: dict[str, list[Any]] = {
+        "prompt": ["a", "b", "c", "d"],
+        "right": [1] * 4,
+        "one": [2] * 4,
+        "two": [3] * 4,
+    }
+    write_parquet(tmp_path / "rows.parquet", **rows)
+    found = load("huggingface", tmp_path, path="rows.parquet", fields=fields)
+    letters = [row.answer for row in found]
+    for row in found:
+        assert row.metadata["choices"]["ABC".index(str(row.answer))] == "1"
+        assert sorted(row.metadata["choices"]) == ["1", "2", "3"]
+    assert len(set(letters)) > 1, "the right one is not always in the same place"
+    assert letters == [
+        row.answer for row in load("huggingface", tmp_path, path="rows.parquet", fields=fields)
+    ]
+    write_parquet(tmp_path / "same.parquet", prompt=["a"], right=[1], one=[1], two=[2])
+    with pytest.raises(UserError, match=r"row 0: fields.wrong needs a right answer and others"):
+        load("huggingface", tmp_path, path="same.parquet", fields=fields)
+
+
 def test_a_revision_is_that_of_the_hub(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValidationError, match="revision has no effect on the local data"):
         load("huggingface", rows.parent, path="rows", fields=FIELDS, revision="main")

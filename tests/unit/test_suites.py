@@ -11,11 +11,13 @@ import pytest
 from rich.console import Console
 
 from drpo_cli import suites
+from drpo_cli.data.pipeline.prompts import Prompts
 from drpo_cli.data.pipeline.split import hold_out
 from drpo_cli.errors import UserError
 from drpo_cli.evaluate.metrics import ProblemResult, summarise
 from drpo_cli.step.evaluate import eval_sampling
 from drpo_cli.tools import evaluate, published
+from support.models import tokenizer
 
 ROWS: dict[str, dict[str, Any]] = {
     "aime24": {
@@ -28,6 +30,13 @@ ROWS: dict[str, dict[str, Any]] = {
     "aime25": {"problem": "1 + 1?", "answer": "2", "id": "0"},
     "math500": {"problem": "1 + 1?", "answer": "2", "subject": "Algebra", "level": 1},
     "gsm8k": {"question": "1 + 1?", "answer": "One and one: <<1+1=2>>2.\nSo 2\n#### 2"},
+    "gpqa_diamond": {
+        "Question": "1 + 1?",
+        "Correct Answer": "2",
+        "Incorrect Answer 1": "3",
+        "Incorrect Answer 2": "4",
+        "Incorrect Answer 3": "5",
+    },
 }
 """A row of each data set, with its columns."""
 
@@ -57,9 +66,16 @@ def test_a_suite_is_pinned_and_says_what_it_is(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(ROWS))
 def test_a_suite_reads_the_columns_of_its_data_set(name: str, tmp_path: Path) -> None:
-    suite = suites.load(name, "m", data=copy_of(tmp_path, name))
+    given = ("data[0].chat=false",)
+    suite = suites.load(name, "m", given, copy_of(tmp_path, name))
     (row,) = hold_out(suite.spec.data, (), suite.spec.eval.problems)
-    assert row.problem.prompt == "1 + 1?" and row.problem.answer in ("2", "002")
+    prompt = str(Prompts(tokenizer(), 1000)._render(row).text)
+    assert row.problem.prompt == "1 + 1?" and "1 + 1?\n\n" in prompt and "\\boxed{}" in prompt
+    if name == "gpqa_diamond":
+        assert f"{row.problem.answer}. 2\n" in prompt
+        assert re.findall(r"^([A-D])\. [2-5]$", prompt, re.MULTILINE) == list("ABCD")
+    else:
+        assert row.problem.answer in ("2", "002")
 
 
 def test_the_page_lists_every_suite() -> None:
@@ -106,7 +122,7 @@ def test_a_suite_may_be_a_file_of_the_users(tmp_path: Path) -> None:
 def test_what_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--suite aime: there is no such suite") as caught:
         suites.load("aime", "m")
-    assert "name one of aime24, aime25, gsm8k, math500, or" in str(caught.value)
+    assert "name one of aime24, aime25, gpqa_diamond, gsm8k, math500, or" in str(caught.value)
     with pytest.raises(UserError, match="--suite-path: there is no file or folder"):
         suites.load("aime24", "m", data=tmp_path / "no.jsonl")
     with pytest.raises(UserError, match="--suite-path math500=…: is not among the suites"):

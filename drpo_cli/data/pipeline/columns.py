@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import string
 from collections.abc import Iterable, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from drpo_cli.data.pipeline.problems import clean
 from drpo_cli.errors import UserError
@@ -29,6 +31,11 @@ class Fields(Settings):
     answer_regex: str | None = None
     """Regular expression that finds the answer in that column: its last match, or the first group
     of that if it has groups. `"####\\s*(.+)"` finds what follows the last `####`."""
+
+    wrong: tuple[str, ...] = Field(default=(), strict=False)
+    """Columns of wrong answers, which make a row a question with choices. The template then has
+    `choices`, all answers in an order that depends on their text alone, and the answer is the
+    letter of the right one."""
 
     @field_validator("answer_regex")
     @classmethod
@@ -105,12 +112,13 @@ def to_problem(row: Mapping[str, Any], config: TableSettings, where: str) -> Pro
     reference = _find(row, answer, "answer", where) if answer else None
     if fields.answer_regex is not None:
         reference = _extract(fields.answer_regex, reference, where)
-    problem = Problem(
-        prompt=_find(row, fields.prompt, "prompt", where),
-        answer=reference,
-        metadata={k: v for k, v in row.items() if k not in (fields.prompt, answer)},
-    )
-    return clean(problem, config, where)
+    prompt = _find(row, fields.prompt, "prompt", where)
+    metadata = {k: v for k, v in row.items() if k not in (fields.prompt, answer)}
+    if fields.wrong:
+        wrong = [_find(row, name, "wrong", where) for name in fields.wrong]
+        choices, reference = _arrange(prompt, reference, wrong, where)
+        metadata["choices"] = choices
+    return clean(Problem(prompt=prompt, answer=reference, metadata=metadata), config, where)
 
 
 def missing_column(
@@ -123,6 +131,18 @@ def missing_column(
         f"the columns{of} are {', '.join(columns) or 'none'}",
         f'name one with fields = {{ {role} = "…" }}',
     )
+
+
+def _arrange(prompt: Any, right: Any, wrong: list[Any], where: str) -> tuple[list[str], str]:
+    """The choices in an order by their hashes, and the letter of the right one."""
+    choices = [str(choice) for choice in (right, *wrong)]
+    if right is None or len(set(choices)) < len(choices):
+        raise UserError(
+            f"{where}: fields.wrong needs a right answer and others that differ from it",
+            "name the column of the right answer, and remove rows with equal choices",
+        )
+    ordered = sorted(choices, key=lambda text: sha256(f"{prompt}\0{text}".encode()).digest())
+    return ordered, string.ascii_uppercase[ordered.index(choices[0])]
 
 
 def _extract(pattern: str, text: Any, where: str) -> str:
