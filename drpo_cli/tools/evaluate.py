@@ -44,7 +44,7 @@ def evaluate(
     console = open_console()
 
     def show(target: str) -> None:
-        console.print(f"scoring {target} …")
+        console.print(f"scoring {describe(target)} …", soft_wrap=True)
 
     spec_path = spec_path or _find_spec(targets)
     spec = load(spec_path)
@@ -89,7 +89,8 @@ def evaluate_suites(
             path.write_text(dump(suite.spec), encoding="utf-8")
 
             def show(target: str, suite: Suite = suite) -> None:
-                console.print(f"{suite.about.title}: scoring {target} …", soft_wrap=True)
+                text = f"{suite.about.title}: scoring {describe(target)} …"
+                console.print(text, soft_wrap=True)
 
             found = score_targets(targets, path, samples, show)
             console.print(published.render(suite, found))
@@ -120,7 +121,7 @@ def score_targets(
     A run folder stands for its newest checkpoint. The checkpoint with the best held-out score would
     be chosen on the same problems that it is judged on. Without `spec_path`, the spec is that of
     the first target that belongs to a run. Raises UserError for a target that is neither a run
-    folder, nor a checkpoint, nor a model folder.
+    folder, nor a checkpoint, nor a model folder, nor may be a model of the hub.
     """
     spec_path = spec_path or _find_spec(targets)
     found: dict[str, Evaluation] = {}
@@ -128,7 +129,9 @@ def score_targets(
         for i, target in enumerate(targets):
             begin(target)
             dtype = load(spec_path).model.dtype
-            model = prepare_weights(Path(target), Path(scratch) / str(i), dtype)
+            model = target
+            if not is_of_hub(target):
+                model = str(prepare_weights(Path(target), Path(scratch) / str(i), dtype))
             words = (spec_path, model, samples or "", target)
             text = run_apart("drpo_cli.tools.evaluate", *words)
             found[target] = Evaluation.from_json(text)
@@ -192,14 +195,22 @@ def _find_spec(targets: Sequence[str]) -> Path:
     )
 
 
+def is_of_hub(target: str) -> bool:
+    """Whether a target can only be a model of the hub: `owner/model`, and no folder `owner`."""
+    return HUB_ID.fullmatch(target) is not None and not Path(target).parent.exists()
+
+
+def describe(target: str) -> str:
+    """A target for people: a mistyped folder may look like a name of the hub."""
+    where = " (no folder here, so a model of the hub)" if is_of_hub(target) else ""
+    return f"{target}{where}"
+
+
 def prepare_weights(target: Path, scratch: Path, dtype: str) -> Path:
     """The Hugging Face folder of the target's weights.
 
-    A checkpoint is exported to `scratch`, and an adapter is merged there, in `dtype`. A name such
-    as `owner/model`, where there is no folder `owner`, stays as it is: a model of the hub.
+    A checkpoint is exported to `scratch`, and an adapter is merged there, in `dtype`.
     """
-    if HUB_ID.fullmatch(str(target)) and not target.parent.exists():
-        return target
     is_model = (target / "config.json").is_file()
     is_adapter = (target / ADAPTER_CONFIG).is_file()
     if is_adapter or (target / MARKER).is_file() or (RunFolder(target).exists() and not is_model):

@@ -16,7 +16,7 @@ import torch
 
 from drpo_cli.plan import make_plan
 from drpo_cli.spec import load
-from drpo_cli.tools.compare import grid, jobs, summaries, tuning
+from drpo_cli.tools.compare import grid, jobs, pages, summaries, tuning
 
 STUDY = Path(__file__).parents[2] / "templates" / "study"
 SPECS = sorted(path.name for path in STUDY.glob("*.toml") if path.name != "real.toml")
@@ -196,3 +196,7 @@ def test_only_known_real_models_are_made() -> None:
     with pytest.raises(SystemExit, match="no model 'gpt'; name the folder one of"):
         real_model.main(Path("models", "gpt"))
     assert Path(load(STUDY / "real.toml").model.path).name in real_model.SOURCES
+
+
+def test_the_page_shows_the_committed_results() -> None:
+    assert pages.main([str(STUDY.parents[1] / "docs" / "study.md"), "--check"]) == 0

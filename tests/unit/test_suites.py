@@ -146,3 +146,13 @@ def test_published_scores_stand_beside_those_measured_here() -> None:
     values = published.as_dict(suite, found)
     assert values["suite"]["published"][1]["score"] == 55.5 and len(values["targets"]) == 1
     assert published.find_ours("deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B", found) is None
+
+
+def test_a_target_without_a_folder_is_said_to_be_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    assert evaluate.describe("owner/model") == "owner/model (no folder here, so a model of the hub)"
+    for target in ("runs/frist", "model", "/owner/model", "./owner/model"):
+        assert evaluate.describe(target) == target
