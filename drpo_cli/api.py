@@ -92,13 +92,13 @@ def evaluate(
     Returns each target's evaluation by its name. Raises UserError for a target that is none of the
     three.
     """
-    from drpo_cli.tools.evaluate import score_targets
+    from drpo_cli.tools.evaluate import How, score_targets
 
     chosen = [targets] if isinstance(targets, str | Path) else targets
     names = [str(target) for target in chosen]
     if not isinstance(spec, Spec):
-        return score_targets(names, None if spec is None else Path(spec), samples)
+        return score_targets(names, None if spec is None else Path(spec), How(samples))
     with tempfile.TemporaryDirectory(prefix="drpo-spec-") as folder:
         path = Path(folder) / "run.toml"
         path.write_text(dump(spec), encoding="utf-8")
-        return score_targets(names, path, samples)
+        return score_targets(names, path, How(samples))

@@ -67,6 +67,14 @@ def evaluate(
         list[str] | None,
         typer.Option("--set", metavar="a.b=v", help="Override a key of the suites. Repeatable."),
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Keep the responses there; sample only those missing."),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Only sample the I-th of N shares of the problems."),
+    ] = None,
 ) -> None:
     """Score models on held-out problems, and compare them.
 
@@ -82,19 +90,26 @@ def evaluate(
     their own prompt, scorer and sampling, and published scores stand beside those measured here.
     Base models, chat templates, thinking, engine and budget are set by `--set`, such as
     `data[0].chat=false`, `eval.max_new_tokens=8192` or `rollout.engine=transformers`.
+
+    With `--out`, every response is kept as soon as it ends. After a kill the same command samples
+    the rest; with other rewards, nothing. Shards can run at the same time, on devices and
+    nodes that share the folder; at last, the command without `--shard` scores.
     """
     from drpo_cli.tools import evaluate as tool
 
+    how = tool.How.read(samples, out, shard)
+    if shard is not None and json_out is not None:
+        raise UserError("--json: has no effect with --shard, which scores nothing", "remove it")
     if suite is None:
-        for option, given in (("--suite-path", suite_path), ("--set", set_)):
-            if given:
+        for option, words in (("--suite-path", suite_path), ("--set", set_)):
+            if words:
                 raise UserError(f"{option}: has no effect without --suite", "remove it")
-        raise typer.Exit(tool.evaluate(targets, spec, samples, json_out))
+        raise typer.Exit(tool.evaluate(targets, spec, json_out, how))
     if spec is not None:
         raise UserError("--spec: has no effect with --suite", "remove one of them")
     names = [name.strip() for name in suite.split(",") if name.strip()]
     copies = dict(_read_copy(text) for text in suite_path or ())
-    raise typer.Exit(tool.evaluate_suites(targets, names, samples, json_out, set_ or (), copies))
+    raise typer.Exit(tool.evaluate_suites(targets, names, json_out, how, set_ or (), copies))
 
 
 def _read_copy(text: str) -> tuple[str, Path]:

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import astuple
 from typing import TYPE_CHECKING
 
-from drpo_cli.evaluate.metrics import ProblemResult, estimate, right_samples
+from drpo_cli.evaluate.metrics import estimate, right_samples
 from drpo_cli.evaluate.results import HeldOut, held_out_id, problem_results
 from drpo_cli.rewards.grading.grader import Grader
-from drpo_cli.rollout.engine.protocol import EngineProtocol, Sampling, derive_seed
+from drpo_cli.rollout.engine.protocol import Sampler, Sampling, derive_seed
 from drpo_cli.runs.records import Records
 from drpo_cli.spec import Spec
 from drpo_cli.step.play import Player, sample_or_play
 from drpo_cli.step.sample import score
-from drpo_cli.types import Prompt
+from drpo_cli.types import Group, Prompt, Scores
 
 if TYPE_CHECKING:
     from drpo_cli.step.run import Run
@@ -24,36 +24,41 @@ def evaluate(r: Run, step: int) -> HeldOut:
     """The held-out avg@k: every rank scores its share of the problems. Collective."""
     mine = r.data.held_out[r.world.rank :: r.world.size]
     sampling, threshold = eval_sampling(r.spec), r.spec.eval.threshold
-    results, unscored = held_out_results(
+    groups_P, scores_P = score_held_out(
         r.engine, r.player, r.grader, mine, sampling, r.quarantine, step=step
     )
-    right_PG = [right_samples(result, threshold) for result in results]
+    results_P = problem_results(groups_P, scores_P)
+    right_PG = [right_samples(result, threshold) for result in results_P]
     parts = r.world.gather_objects([sum(right_G) / len(right_G) for right_G in right_PG])
     rates_P = [0.0] * len(r.data.held_out)
     for rank, part in enumerate(parts):
         rates_P[rank :: r.world.size] = part
     score = estimate(rates_P, [prompt.text for prompt in r.data.held_out])
-    return HeldOut(score, int(r.world.sum([unscored])[0]), tuple(rates_P))
+    return HeldOut(score, int(r.world.sum([count_unscored(scores_P)])[0]), tuple(rates_P))
 
 
-def held_out_results(
-    engine: EngineProtocol,
+def score_held_out(
+    engine: Sampler,
     player: Player | None,
     grader: Grader,
     prompts_P: Sequence[Prompt],
     sampling: Sampling,
     quarantine: Records | None,
     step: int,
-) -> tuple[list[ProblemResult], int]:
-    """The responses to each problem with their scores; how many count as wrong unscored.
+) -> tuple[list[Group], list[Scores]]:
+    """The responses to each problem, and their scores.
 
     Only the rewards that the total depends on are called; failed calls go to `quarantine`, if
     given. Raises UserError if a reward failed in a way that ends the run.
     """
     batch = grader.begin_totals(prompts_P, sampling.samples)
     groups_P = sample_or_play(engine, player, prompts_P, sampling, batch.add)
-    scores_P = score(batch, quarantine, step).scores_P
-    return problem_results(groups_P, scores_P), sum(len(s.skipped) for s in scores_P)
+    return groups_P, score(batch, quarantine, step).scores_P
+
+
+def count_unscored(scores_P: Sequence[Scores]) -> int:
+    """The responses that count as wrong because a reward failed on them."""
+    return sum(len(scores.skipped) for scores in scores_P)
 
 
 def is_due(spec: Spec, step: int) -> bool:

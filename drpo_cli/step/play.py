@@ -27,7 +27,7 @@ from drpo_cli.environments.sessions.pool import Answer, Environments, Session
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected
 from drpo_cli.rollout.engine.protocol import (
-    EngineProtocol,
+    Sampler,
     Sampling,
     derive_seed,
     derive_seeds,
@@ -93,7 +93,7 @@ class Player:
 
     def play(
         self,
-        engine: EngineProtocol,
+        engine: Sampler,
         prompts_P: Sequence[Prompt],
         sampling: Sampling,
         finished: Finished = lambda at, sample, rollout: None,
@@ -129,7 +129,7 @@ class Player:
 
 
 def sample_or_play(
-    engine: EngineProtocol,
+    engine: Sampler,
     player: Player | None,
     prompts_P: Sequence[Prompt],
     sampling: Sampling,

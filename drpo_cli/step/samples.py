@@ -37,23 +37,36 @@ def sample_records(
     totals = zip(exp.score_S[first_E].tolist(), exp.scored_S[first_E].tolist(), strict=True)
     reward_E = iter([total if scored else None for total, scored in totals])
     return [
-        {
-            "step": step,
-            "prompt_id": group.prompt.id,
-            "sample": i,
-            "prompt": group.prompt.text,
-            "answer": group.prompt.answer,
-            "metadata": to_json(group.prompt.metadata),
-            "completion": rollout.text,
-            "truncated": rollout.truncated,
-            "tokens": rollout.sampled_tokens,
-            "reward": next(reward_E),
-            "rewards": {name: values[i] for name, values in scores.by_reward.items()},
-            **episode_record(group, rollout, decode),
-        }
+        sample_record(step, group, scores, i, next(reward_E), decode)
         for group, scores in list(zip(groups_P, scores_P, strict=True))[:count]
-        for i, rollout in enumerate(group.rollouts_G)
+        for i in range(len(group.rollouts_G))
     ]
+
+
+def sample_record(
+    step: int,
+    group: Group,
+    scores: Scores,
+    sample: int,
+    reward: float | None,
+    decode: Decode | None = None,
+) -> dict[str, Any]:
+    """One line of samples.jsonl. `reward` is None for a response that was skipped."""
+    rollout = group.rollouts_G[sample]
+    return {
+        "step": step,
+        "prompt_id": group.prompt.id,
+        "sample": sample,
+        "prompt": group.prompt.text,
+        "answer": group.prompt.answer,
+        "metadata": to_json(group.prompt.metadata),
+        "completion": rollout.text,
+        "truncated": rollout.truncated,
+        "tokens": rollout.sampled_tokens,
+        "reward": reward,
+        "rewards": {name: values[sample] for name, values in scores.by_reward.items()},
+        **episode_record(group, rollout, decode),
+    }
 
 
 def episode_record(group: Group, rollout: Rollout, decode: Decode | None = None) -> dict[str, Any]:

@@ -112,6 +112,37 @@ def test_named_suites_are_scored_on_local_copies(small: Path, tmp_path: Path) ->
     assert (refused.returncode, "is not NAME=PATH" in refused.stderr) == (2, True)
 
 
+def test_kept_responses_are_sampled_once(small: Path, tmp_path: Path) -> None:
+    model, kept, out = small.parent / "model", tmp_path / "kept", tmp_path / "scores.json"
+    words = ("eval", model, "--spec", small, "--samples", 4)
+    assert drpo(*words, "--json", out).returncode == 0
+    scores = json.loads(out.read_text())
+    for shard in ("1/2", "2/2"):
+        done = drpo(*words, "--out", kept, "--shard", shard)
+        assert done.returncode == 0, done.stderr
+        assert f"shard {shard} is sampled" in done.stdout
+    (folder,) = (kept / "held-out").iterdir()
+    files = sorted(folder.glob("responses-*.jsonl"))
+    count = len(records(files[0]))
+    assert [len(records(file)) for file in files] == [count, 4 * 4 - count]
+    files[0].write_bytes(b"".join(files[0].read_bytes().splitlines(keepends=True)[:-3]))
+
+    done = drpo(*words, "--out", kept, "--json", out)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(out.read_text()) == scores
+    assert len(records(folder / "responses.jsonl")) == 3
+    samples = records(folder / "samples.jsonl")
+    assert len(samples) == 4 * 4
+    assert {"prompt", "completion", "answer", "reward", "rewards"} <= samples[0].keys()
+    refused = drpo(*words, "--out", kept, "--shard", "1/2", "--json", out)
+    assert (refused.returncode, "has no effect with --shard" in refused.stderr) == (2, True)
+    refused = drpo(*words, "--shard", "1/2")
+    assert (refused.returncode, "add --out FOLDER" in refused.stderr) == (2, True)
+    small.write_text(small.read_text().replace("[eval]\n", "[eval]\ntemperature = 0.5\n"))
+    refused = drpo(*words, "--out", kept)
+    assert (refused.returncode, "eval.temperature = 1.0" in refused.stderr) == (2, True)
+
+
 def test_an_interrupt_ends_it(small: Path) -> None:
     words = ["eval", str(small.parent / "model"), "--spec", str(small)]
     command = [sys.executable, "-m", "drpo_cli", *words]

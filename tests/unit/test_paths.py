@@ -198,7 +198,7 @@ def test_eval_prints_every_character(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setattr(compare, "render", lambda found: shown)
     monkeypatch.setenv("COLUMNS", "200")
     with redirect_stdout(io.StringIO()) as out:
-        evaluate.evaluate([shown], tmp_path / "run.toml", None, None)
+        evaluate.evaluate([shown], tmp_path / "run.toml", None, evaluate.ONCE)
     assert out.getvalue() == f"scoring {shown} …\n{shown}\n"
 
 

@@ -126,7 +126,7 @@ def test_what_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--suite-path: there is no file or folder"):
         suites.load("aime24", "m", data=tmp_path / "no.jsonl")
     with pytest.raises(UserError, match="--suite-path math500=…: is not among the suites"):
-        evaluate.evaluate_suites(["m"], ["aime24"], None, None, data={"math500": tmp_path})
+        evaluate.evaluate_suites(["m"], ["aime24"], None, evaluate.ONCE, data={"math500": tmp_path})
 
 
 def test_published_scores_stand_beside_those_measured_here() -> None:

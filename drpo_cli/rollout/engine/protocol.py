@@ -52,7 +52,28 @@ class EngineContext:
     experts: bool = False
 
 
-class EngineProtocol(Protocol):
+class Sampler(Protocol):
+    """What samples responses."""
+
+    def generate(
+        self, requests: Requests, sampling: Sampling
+    ) -> Generator[tuple[Key, Rollout], None, None]:
+        """Samples a response to each request of a feed, with the engine's own log μ.
+
+        Consumes: this rank's requests, of which there may be none, as they come: an engine that can
+            adds them to those that it is sampling (`Requests`). `sampling` holds for all; seed and
+            length are those of each request. Other ranks sample theirs on their own.
+        Waits for: the requests of this rank, and of those that share this engine, if any.
+        Produces: (key of the request, rollout) as soon as a rollout is finished, in any order,
+            until the feed has ended. μ is taken at the sampling temperature. A rollout is a
+            function of its seed, its prompt and the weights: what else is sampled with it changes
+            no more than rounding. If the generator is closed early, what is not finished is
+            dropped, and the next call starts as if it had not been asked for; only an engine that
+            no other rank shares can be used again then.
+        """
+
+
+class EngineProtocol(Sampler, Protocol):
     """The class `Engine(config, context)` that each file in `rollout/` defines.
 
     Each rank has an engine of its own with a copy of the whole model, or neighbouring ranks share
@@ -73,23 +94,6 @@ class EngineProtocol(Protocol):
         """Raises UserError if it shows, without starting the engine, that it could not start.
 
         Called before the trainer loads the model. Not a collective.
-        """
-
-    def generate(
-        self, requests: Requests, sampling: Sampling
-    ) -> Generator[tuple[Key, Rollout], None, None]:
-        """Samples a response to each request of a feed, with the engine's own log μ.
-
-        Consumes: this rank's requests, of which there may be none, as they come: an engine that can
-            adds them to those that it is sampling (`Requests`). `sampling` holds for all; seed and
-            length are those of each request. Other ranks sample theirs on their own.
-        Waits for: the requests of this rank, and of those that share this engine, if any.
-        Produces: (key of the request, rollout) as soon as a rollout is finished, in any order,
-            until the feed has ended. μ is taken at the sampling temperature. A rollout is a
-            function of its seed, its prompt and the weights: what else is sampled with it changes
-            no more than rounding. If the generator is closed early, what is not finished is
-            dropped, and the next call starts as if it had not been asked for; only an engine that
-            no other rank shares can be used again then.
         """
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
@@ -139,7 +143,7 @@ def derive_seeds(sampling: Sampling, keys_P: Iterable[object]) -> list[list[int]
 
 
 def sample_groups(
-    engine: EngineProtocol,
+    engine: Sampler,
     prompts_P: Sequence[Prompt],
     sampling: Sampling,
     finished: Callable[[int, int, Rollout], None] = lambda at, sample, rollout: None,
