@@ -51,6 +51,14 @@ class Config(ParserSettings):
 
     tests: Annotated[str, Field(min_length=1)] | None = None
     """Column of the tests. When not set: `tests`, or the answer where there is no such column."""
+    setup: Annotated[str, Field(min_length=1)] | None = None
+    """Column of statements that run in front of every test, a text or a list: MBPP's imports."""
+    check: Annotated[str, Field(min_length=1)] | None = None
+    """Column of a function's name, for tests that define `check`: `check(NAME)` ends each of them,
+    as HumanEval's tests expect."""
+    begin_with_answer: bool = False
+    """Put the problem's answer, as code, in front of the completion's: HumanEval's prompt, whose
+    imports and helpers a solution may use, and which a base model continues."""
     seconds: Annotated[float, Field(gt=0)] = 10.0
     """Longest time for one program, by the clock: all asserts of a problem, or one case."""
     total_seconds: Annotated[float, Field(gt=0)] = 40.0
@@ -92,10 +100,12 @@ def reward(
     completion: str, answer: str | None, metadata: Mapping[str, Any], config: Config
 ) -> float:
     """From 0 to 1. Raises UserError for missing or malformed tests, and without a sandbox."""
-    tests = _find_tests(answer, metadata, config.tests)
+    tests = _find_tests(answer, metadata, config)
     code = find_code(completion)
     if not code.strip():
         return 0.0
+    if config.begin_with_answer:
+        code = f"{answer or ''}\n{code}"
     if isinstance(tests[0], _Case):
         passed = _run_cases(code, [case for case in tests if isinstance(case, _Case)], config)
     else:
@@ -173,14 +183,11 @@ def _lines(output: str) -> list[str]:
 
 
 def _find_tests(
-    answer: str | None, metadata: Mapping[str, Any], column: str | None
+    answer: str | None, metadata: Mapping[str, Any], config: Config
 ) -> list[str] | list[_Case]:
-    if column is not None and column not in metadata:
-        columns = ", ".join(metadata) or "none"
-        raise UserError(
-            f"the problem has no column {column!r} for its tests; the columns are {columns}",
-            "name one with `tests`",
-        )
+    column = config.tests
+    if column is not None:
+        _column(column, "tests", metadata)
     where = f"column {column or 'tests'!r}"
     found = metadata.get(column or "tests")
     if found is None and column is None:
@@ -190,7 +197,37 @@ def _find_tests(
             "the problem has no tests: neither a column 'tests' nor an answer",
             f"give it {_FORMS}, or name the column with `tests`",
         )
-    return _parse(found, where)
+    return _complete(_parse(found, where), metadata, config)
+
+
+def _complete(
+    tests: list[str] | list[_Case], metadata: Mapping[str, Any], config: Config
+) -> list[str] | list[_Case]:
+    """The tests with what other columns put in front of them and behind them."""
+    if config.setup is None and config.check is None:
+        return tests
+    before, after = "", ""
+    if config.setup is not None:
+        lines = _column(config.setup, "setup", metadata)
+        before = "\n".join([lines] if isinstance(lines, str) else map(str, lines or ())) + "\n"
+    if config.check is not None:
+        after = f"\ncheck({_column(config.check, 'check', metadata)})"
+    found = [f"{before}{test}{after}" for test in tests if isinstance(test, str)]
+    if len(found) < len(tests):
+        raise UserError(
+            "`setup` and `check` have no effect on cases of input and output", "remove them"
+        )
+    return [_check(test, f"test {i} with `setup` and `check`") for i, test in enumerate(found)]
+
+
+def _column(name: str, option: str, metadata: Mapping[str, Any]) -> Any:
+    if name not in metadata:
+        columns = ", ".join(metadata) or "none"
+        raise UserError(
+            f"the problem has no column {name!r} for its {option}; the columns are {columns}",
+            f"name one with `{option}`",
+        )
+    return metadata[name]
 
 
 def _parse(found: object, where: str) -> list[str] | list[_Case]:

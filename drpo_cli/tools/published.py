@@ -12,6 +12,7 @@ from rich.text import Text
 
 from drpo_cli.evaluate import compare
 from drpo_cli.evaluate.metrics import Estimate, Evaluation
+from drpo_cli.rollout.engine.protocol import Sampling
 from drpo_cli.step.evaluate import eval_sampling
 from drpo_cli.suites import Suite
 
@@ -47,12 +48,21 @@ def describe_settings(suite: Suite, found: Mapping[str, Evaluation]) -> str:
         [
             f"avg@{' and '.join(map(str, ks))} of {scored:,} problems",
             *([f"of {suite.about.problems:,}"] if scored < suite.about.problems else []),
-            f"temperature {sampling.temperature:g}",
-            *([f"top-p {sampling.top_p:g}"] if sampling.top_p < 1 else []),
-            *([f"top-k {sampling.top_k}"] if sampling.top_k else []),
+            *_describe_choice(sampling),
             f"{sampling.max_new_tokens:,} tokens",
         ]
     )
+
+
+def _describe_choice(sampling: Sampling) -> list[str]:
+    """How a token is chosen."""
+    if sampling.top_k == 1:
+        return ["greedy"]
+    return [
+        f"temperature {sampling.temperature:g}",
+        *([f"top-p {sampling.top_p:g}"] if sampling.top_p < 1 else []),
+        *([f"top-k {sampling.top_k}"] if sampling.top_k else []),
+    ]
 
 
 def find_ours(model: str, found: Mapping[str, Evaluation]) -> Estimate | None:

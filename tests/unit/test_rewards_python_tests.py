@@ -52,6 +52,28 @@ def test_a_check_function_and_set_up_lines() -> None:
     assert score("def f(x): return 3", text) == 0
 
 
+def test_tests_of_humaneval_and_mbpp() -> None:
+    """Their columns: a function `check` and the name to call it with; imports beside the tests."""
+    prompt = "import math\n\ndef half(x):\n    return x / 2\n\ndef f(x):\n    'One more.'\n"
+    row = {"test": "def check(g):\n    assert g(1) == 2 and half(2) == 1", "entry_point": "f"}
+    humaneval = Config(tests="test", check="entry_point", begin_with_answer=True)
+    assert reward("```python\ndef f(x):\n    return x + half(2)\n```", prompt, row, humaneval) == 1
+    assert reward("    return math.floor(x) + 1", prompt, row, humaneval) == 1
+    assert reward("    return x", prompt, row, humaneval) == 0
+    assert reward("", prompt, row, humaneval) == 0
+    rows = {"test_list": ["assert math.floor(f(1.5)) == 2"], "test_imports": ["import math"]}
+    mbpp = Config(tests="test_list", setup="test_imports")
+    assert reward(RIGHT, None, rows, mbpp) == 1
+    assert reward(RIGHT, None, rows | {"test_imports": "import math"}, mbpp) == 1
+    assert reward("def f(x): return x - 1", None, rows, mbpp) == 0
+    with pytest.raises(UserError, match="no column 'test_imports' for its setup"):
+        reward(RIGHT, None, {"test_list": ASSERTS}, mbpp)
+    with pytest.raises(UserError, match="have no effect on cases"):
+        reward(SCRIPT, None, rows | {"test_list": CASES}, mbpp)
+    with pytest.raises(UserError, match="is not Python"):
+        reward(RIGHT, None, rows | {"test_imports": ["import"]}, mbpp)
+
+
 def test_code_does_not_see_the_tests_while_it_loads() -> None:
     """Neither in memory, nor on stdin, nor in a file."""
     code = """

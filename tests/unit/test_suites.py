@@ -15,6 +15,7 @@ from drpo_cli.data.pipeline.prompts import Prompts
 from drpo_cli.data.pipeline.split import hold_out
 from drpo_cli.errors import UserError
 from drpo_cli.evaluate.metrics import ProblemResult, summarise
+from drpo_cli.rewards import python_tests
 from drpo_cli.step.evaluate import eval_sampling
 from drpo_cli.tools import evaluate, published
 from support.models import tokenizer
@@ -30,6 +31,21 @@ ROWS: dict[str, dict[str, Any]] = {
     "aime25": {"problem": "1 + 1?", "answer": "2", "id": "0"},
     "math500": {"problem": "1 + 1?", "answer": "2", "subject": "Algebra", "level": 1},
     "gsm8k": {"question": "1 + 1?", "answer": "One and one: <<1+1=2>>2.\nSo 2\n#### 2"},
+    "humaneval": {
+        "task_id": "HumanEval/0",
+        "prompt": "def f(x):\n    '''1 + 1?'''\n",
+        "canonical_solution": "    return x + 1\n",
+        "test": "METADATA = {}\n\ndef check(candidate):\n    assert candidate(1) == 2\n",
+        "entry_point": "f",
+    },
+    "mbpp": {
+        "source_file": "Benchmark Questions Verification V2.ipynb",
+        "task_id": 11,
+        "prompt": "Write a function f. 1 + 1?",
+        "code": "def f(x):\n    return x + 1",
+        "test_imports": ["import math"],
+        "test_list": ["assert f(1) == 2", "assert math.floor(f(1.5)) == 2"],
+    },
     "gpqa_diamond": {
         "Question": "1 + 1?",
         "Correct Answer": "2",
@@ -39,6 +55,7 @@ ROWS: dict[str, dict[str, Any]] = {
     },
 }
 """A row of each data set, with its columns."""
+CODE = {"humaneval", "mbpp"}
 
 
 def copy_of(folder: Path, name: str, *rows: dict[str, Any]) -> Path:
@@ -60,11 +77,12 @@ def test_a_suite_is_pinned_and_says_what_it_is(name: str) -> None:
     assert suite.spec.eval.problems == suite.about.problems
     assert suite.spec.model.path == "some/model"
     sampling = eval_sampling(suite.spec)
-    assert (sampling.temperature, sampling.top_p) == (0.6, 0.95)
+    choice = (sampling.temperature, sampling.top_p, sampling.top_k)
+    assert choice == ((1.0, 1.0, 1) if name in CODE else (0.6, 0.95, 0))
     assert all(re.match(r"arXiv \d{4}\.\d{5}", row.source) for row in suite.about.published)
 
 
-@pytest.mark.parametrize("name", sorted(ROWS))
+@pytest.mark.parametrize("name", sorted(ROWS.keys() - CODE))
 def test_a_suite_reads_the_columns_of_its_data_set(name: str, tmp_path: Path) -> None:
     given = ("data[0].chat=false",)
     suite = suites.load(name, "m", given, copy_of(tmp_path, name))
@@ -76,6 +94,30 @@ def test_a_suite_reads_the_columns_of_its_data_set(name: str, tmp_path: Path) ->
         assert re.findall(r"^([A-D])\. [2-5]$", prompt, re.MULTILINE) == list("ABCD")
     else:
         assert row.problem.answer in ("2", "002")
+
+
+@pytest.mark.parametrize(
+    ("name", "completion", "score"),
+    [
+        ("humaneval", "```python\ndef f(x):\n    return x + 1\n```", 1),
+        ("humaneval", "    return x + 1", 1),
+        ("humaneval", "    return x", 0),
+        ("mbpp", "So:\n```python\ndef f(x):\n    return x + 1\n```", 1),
+        ("mbpp", "```python\ndef f(x):\n    return 2\n```", 1),
+        ("mbpp", "```python\ndef f(x):\n    return x\n```", 0),
+    ],
+)
+def test_code_is_scored_by_the_tests_of_its_row(
+    name: str, completion: str, score: float, tmp_path: Path
+) -> None:
+    suite = suites.load(name, "m", ("data[0].chat=false",), copy_of(tmp_path, name))
+    (row,) = hold_out(suite.spec.data, (), suite.spec.eval.problems)
+    prompt = str(Prompts(tokenizer(), 1000)._render(row).text)
+    assert "1 + 1?" in prompt and ("assert f(1) == 2\nassert math" in prompt) == (name == "mbpp")
+    config = suite.spec.reward[0].config
+    problem = row.problem
+    assert isinstance(config, python_tests.Config)
+    assert python_tests.reward(completion, problem.answer, problem.metadata, config) == score
 
 
 def test_the_page_lists_every_suite() -> None:
@@ -122,7 +164,7 @@ def test_a_suite_may_be_a_file_of_the_users(tmp_path: Path) -> None:
 def test_what_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--suite aime: there is no such suite") as caught:
         suites.load("aime", "m")
-    assert "name one of aime24, aime25, gpqa_diamond, gsm8k, math500, or" in str(caught.value)
+    assert f"name one of {', '.join(suites.available())}, or" in str(caught.value)
     with pytest.raises(UserError, match="--suite-path: there is no file or folder"):
         suites.load("aime24", "m", data=tmp_path / "no.jsonl")
     with pytest.raises(UserError, match="--suite-path math500=…: is not among the suites"):
