@@ -61,6 +61,7 @@ class Experience:
     anchor_logp_T  log π_old as the trainer computed it, in place of log μ (`train.anchor`)
     importance_T   the weight of the objective's loss
     ref_logp_T     log π_ref, for the divergence from a reference model
+    teacher_logp_T log π of a teacher, for distillation
     value_T        V of the critic before the step, and
     return_T       the return that the critic learns, at
     valued_T       the tokens that have one: all sampled ones, or the first of each turn
@@ -86,6 +87,7 @@ class Experience:
     anchor_logp_T: Tensor | None = None
     importance_T: Tensor | None = None
     ref_logp_T: Tensor | None = None
+    teacher_logp_T: Tensor | None = None
     value_T: Tensor | None = None
     return_T: Tensor | None = None
     valued_T: Tensor | None = None

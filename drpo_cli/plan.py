@@ -15,6 +15,7 @@ from drpo_cli.plugins import Selected, short_name
 from drpo_cli.settings import RewardSettings, TrackerSettings
 from drpo_cli.spec import Spec, rules_environment, rules_experts, rules_lora
 from drpo_cli.spec.lengths import describe_longest, longest_sampled
+from drpo_cli.spec.model import OTHER_MODELS
 from drpo_cli.spec.presets import summary
 from drpo_cli.spec.problems import Problem
 from drpo_cli.spec.rules import Rule
@@ -282,6 +283,9 @@ def _loss(spec: Spec) -> str:
     if reference is not None:
         near = reference.path or "the starting model"
         parts.append(f"{reference.coefficient:g} × {reference.kl} from {near}")
+    if (teacher := spec.teacher) is not None:
+        beside = "" if teacher.rewards else ", in place of the rewards"
+        parts.append(f"{teacher.coefficient:g} × log-probs of {teacher.path}{beside}")
     if train.entropy_bonus:
         parts.append(f"entropy bonus {train.entropy_bonus:g}")
     if train.overlong != "keep":
@@ -360,10 +364,11 @@ def _read_config(spec: Spec) -> tuple[Mapping[str, Any] | None, list[Problem]]:
 
 
 def _other_models_fit(spec: Spec) -> Iterator[Problem]:
-    """What is wrong with the folders of reference and critic, or with the targets of adapters."""
+    """What is wrong with the folders of other models, or with the targets of adapters."""
     if spec.lora is not None:
         yield from rules_lora.targets_exist(spec, read_shapes(Path(spec.model.path)))
-    for name, section in (("reference", spec.reference), ("critic", spec.critic)):
+    for name in OTHER_MODELS:
+        section = getattr(spec, name)
         path = None if section is None else section.path
         if path is not None and Path(path).is_absolute() and (wrong := find_wrong_kind(Path(path))):
             yield Problem((name, "path"), f"{wrong.what}; {wrong.fix}")

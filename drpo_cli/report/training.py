@@ -85,6 +85,7 @@ CHARTS = (
         main=("gap",), log=True,
     ),
     Chart("kl", "KL(π ‖ reference), nats", {"KL": "reference_kl"}),
+    Chart("teacher", "KL(π ‖ teacher), nats", {"KL": "teacher_kl"}),
     Chart("length", "response length, tokens", {"mean": "response_length"}),
     Chart("truncated", "responses cut off", {"share": "truncated_share"}, share=True),
     Chart("loss", "loss", {"loss": "loss"}),

@@ -166,6 +166,12 @@ class Skipped(Above):
     words = "updates of the step were not applied: loss or gradient not finite, or no token left"
 
 
+def groups_without_signal(record: Mapping[str, Any]) -> float | None:
+    """Share of groups with equal totals; None where a teacher gives a signal to all of them."""
+    taught = number(record.get("teacher_kl")) is not None
+    return None if taught else number(record.get("zero_advantage_groups"))
+
+
 class Saturated(Rule):
     """The reward is at its ceiling: there is nothing left to learn from."""
 
@@ -181,7 +187,7 @@ class Saturated(Rule):
     def judge(self, record: Mapping[str, Any]) -> str | None:
         """Holds where the reward rose and groups, which used to differ, no longer do."""
         reward, spread = self._reward.add(record), self._spread.add(record)
-        zero = number(record.get("zero_advantage_groups"))
+        zero = groups_without_signal(record)
         if reward is None or spread is None or zero is None:
             return None
         narrow = self._spread.now <= SATURATED_SPREAD * spread
@@ -209,7 +215,7 @@ class ZeroAdvantage(Rule):
     def judge(self, record: Mapping[str, Any]) -> str | None:
         """Holds for nearly all groups, unless the reward is saturated."""
         saturated = self._saturated.judge(record)
-        zero, reward = number(record.get("zero_advantage_groups")), number(record.get("reward"))
+        zero, reward = groups_without_signal(record), number(record.get("reward"))
         if zero is None:
             return None
         if zero < ZERO_ADVANTAGE or saturated:

@@ -111,6 +111,7 @@ class StepMetrics(TypedDict, total=False):
     skipped_prompts               rows skipped so far for their length, by the option responsible
     rows_by_rate                  difficulty sampling: rows by how often they were right
     reference_kl                  KL(π ‖ reference), in nats per token
+    teacher_kl                    KL(π ‖ teacher), in nats per token
     explained_variance            of the critic, 1 at best
     router_disagreement           share of the engine's choices of experts that π does not make
     value_loss                    of the critic, in reward²
@@ -160,6 +161,7 @@ class StepMetrics(TypedDict, total=False):
     skipped_prompts: dict[str, Count]
     rows_by_rate: dict[str, Count]
     reference_kl: float | None
+    teacher_kl: float | None
     explained_variance: float | None
     router_disagreement: float | None
     value_loss: float | None

@@ -27,6 +27,7 @@ from drpo_cli.settings.lora import LoraSettings as LoraSettings
 from drpo_cli.settings.parallel import ParallelSettings as ParallelSettings
 from drpo_cli.settings.train import CriticSettings as CriticSettings
 from drpo_cli.settings.train import ReferenceSettings as ReferenceSettings
+from drpo_cli.settings.train import TeacherSettings as TeacherSettings
 from drpo_cli.settings.train import TrainSettings as TrainSettings
 
 

@@ -1,4 +1,4 @@
-"""The options of training: `[train]`, `[reference]` and `[critic]`."""
+"""The options of training: `[train]`, `[reference]`, `[teacher]` and `[critic]`."""
 
 from __future__ import annotations
 
@@ -133,6 +133,19 @@ class ReferenceSettings(Settings):
     the term of GRPO, whose gradient is that of KL(π_ref ‖ π)."""
     coefficient: Annotated[float, Field(gt=0)] = 0.001
     """Factor β of the divergence term."""
+
+
+class TeacherSettings(Settings):
+    """On-policy distillation: a frozen model, often a larger one, says how likely it finds each
+    token that the policy sampled, and log π_teacher − log π is added to the token's advantage."""
+
+    path: Annotated[str, Field(min_length=1)]
+    """Model folder or hub id of the teacher, with the policy's tokenizer."""
+    coefficient: Annotated[float, Field(gt=0)] = 1.0
+    """Factor β of log π_teacher − log π, in units of the reward per nat."""
+    rewards: bool = True
+    """Learn from the rewards as well. If not, they are only measured, and the advantages are the
+    teacher's alone."""
 
 
 class CriticSettings(Settings):

@@ -26,6 +26,7 @@ from drpo_cli.settings import (
     ReferenceSettings,
     RunSettings,
     Settings,
+    TeacherSettings,
     TrainSettings,
 )
 from drpo_cli.spec import presets, rules
@@ -47,7 +48,7 @@ MOST_BYTES = 1_000_000
 TOO_DEEP = "nests too deeply; a spec needs three levels"
 
 S = TypeVar("S", bound=Settings)
-L = TypeVar("L", ModelSettings, LoraSettings, ReferenceSettings, CriticSettings)
+L = TypeVar("L", ModelSettings, LoraSettings, ReferenceSettings, TeacherSettings, CriticSettings)
 
 
 def load(path: Path, overrides: Sequence[str] = (), checks: Sequence[rules.Rule] = ()) -> Spec:
@@ -198,6 +199,7 @@ class _Reader:
             train=self.section("train", TrainSettings),
             lora=self.optional("lora", LoraSettings),
             reference=self.optional("reference", ReferenceSettings),
+            teacher=self.optional("teacher", TeacherSettings),
             critic=self.optional("critic", CriticSettings),
             parallel=self.section("parallel", ParallelSettings),
             eval=self.section("eval", EvalSettings, leave="data"),

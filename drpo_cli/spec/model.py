@@ -24,6 +24,7 @@ from drpo_cli.settings import (
     RunSettings,
     Settings,
     SourceSettings,
+    TeacherSettings,
     TrackerSettings,
     TrainSettings,
 )
@@ -35,14 +36,17 @@ SECTIONS: dict[str, type[Settings]] = {
     "train": TrainSettings,
     "lora": LoraSettings,
     "reference": ReferenceSettings,
+    "teacher": TeacherSettings,
     "critic": CriticSettings,
     "parallel": ParallelSettings,
     "eval": EvalSettings,
     "checkpoint": CheckpointSettings,
 }
 """Sections that select no plugin."""
-OPTIONAL = frozenset({"environment", "lora", "reference", "critic", "tracker"})
+OPTIONAL = frozenset({"environment", "lora", "reference", "teacher", "critic", "tracker"})
 """Sections whose part of a run does not exist without them."""
+OTHER_MODELS = ("reference", "teacher", "critic")
+"""Sections with the path of a model beside the policy."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ ORDER = (
     "train",
     "lora",
     "reference",
+    "teacher",
     "critic",
     "parallel",
     "eval",
@@ -105,6 +110,7 @@ class Spec:
     train: TrainSettings
     lora: LoraSettings | None
     reference: ReferenceSettings | None
+    teacher: TeacherSettings | None
     critic: CriticSettings | None
     parallel: ParallelSettings
     eval: EvalSettings

@@ -70,7 +70,8 @@ def full_distribution(spec: Spec) -> Iterator[Problem]:
 def group_is_large_enough(spec: Spec) -> Iterator[Problem]:
     size, advantage = spec.rollout.config.samples_per_prompt, spec.advantage
     smallest = getattr(advantage.config, "min_group", advantage.plugin.min_group)
-    if size < smallest:
+    only_taught = spec.teacher is not None and not spec.teacher.rewards
+    if size < smallest and not only_taught:
         yield Problem(
             SAMPLES,
             f"is {size}; must be at least {smallest} for advantage {advantage.type!r}: a group of "
@@ -114,6 +115,19 @@ def equal_rewards_teach_a_critic(spec: Spec) -> Iterator[Problem]:
             "does learn from them: its baseline is the critic, not the group; set it to 0",
             also=(ADVANTAGE,),
         )
+
+
+def only_a_teacher_teaches(spec: Spec) -> Iterator[Problem]:
+    if spec.teacher is None or spec.teacher.rewards:
+        return
+    also = (("teacher", "rewards"),)
+    if spec.rollout.config.dynamic_sampling_rounds:
+        what = "drops groups whose rewards are all equal, and the teacher teaches on those too"
+        key = ("rollout", "dynamic_sampling_rounds")
+        yield Problem(key, f"{what}; set it to 0, or teacher.rewards to true", also=also)
+    if spec.critic is not None:
+        what = "predicts rewards, and teacher.rewards = false learns from none"
+        yield Problem(("critic",), f"{what}; remove it, or set that to true", also=also)
 
 
 # --- updates ---
@@ -272,6 +286,13 @@ def one_advantage_per_response(spec: Spec) -> Iterator[Problem]:
             "such as group_norm, or another objective",
             also=(ADVANTAGE,),
         )
+    if objective.plugin.sequence_level and spec.teacher is not None:
+        yield Problem(
+            OBJECTIVE,
+            f"is {objective.type!r}, which works on whole responses, and a [teacher] gives every "
+            "token its own advantage; choose another objective, or remove the teacher",
+            also=(("teacher",),),
+        )
 
 
 def critic_where_needed(spec: Spec) -> Iterator[Problem]:
@@ -340,6 +361,7 @@ WARNINGS: tuple[Rule, ...] = (
     reuse_is_bounded,
     final_rate_is_used,
     equal_rewards_teach_a_critic,
+    only_a_teacher_teaches,
     restarts_find_a_checkpoint,
     *rules_data.WARNINGS,
     *rules_environment.WARNINGS,

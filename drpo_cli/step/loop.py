@@ -7,6 +7,7 @@ from drpo_cli.experience import Experience
 from drpo_cli.runs.folder import RunFolder
 from drpo_cli.step.advantage import with_advantages
 from drpo_cli.step.checkpoint import save_if_due
+from drpo_cli.step.distillation import with_teacher
 from drpo_cli.step.divergence import with_divergence
 from drpo_cli.step.evaluate import evaluate, is_due
 from drpo_cli.step.overlong import with_overlong
@@ -53,6 +54,7 @@ def take(r: Run, step: int) -> None:
         exp = with_overlong(exp, spec.train, rollout.max_new_tokens)
         exp = with_divergence(exp, r.trainer)
         exp = with_advantages(exp, spec.advantage, r.trainer.critic, r.world, groups)
+        exp = with_teacher(exp, r.trainer)
         trained = r.trainer.step(exp)  # all optimizer updates on this experience
     with r.phase("sync"):
         push(r, step)  # the new weights go into the engine

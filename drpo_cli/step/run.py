@@ -135,6 +135,7 @@ def open_run(folder: RunFolder) -> Iterator[Run]:
     if player is not None:
         parts.enter_context(player)
     build.check_engine(plan, tokenizer)
+    build.check_teacher(spec, tokenizer)
     data = build.data(plan, tokenizer, world.rank)
     for text in data.remarks if world.rank == 0 else ():
         say(folder, text)

@@ -91,12 +91,13 @@ def load_reference(
     layout: str = "auto",
     float8: str | None = None,
     head_dtype: HeadDtype = "float32",
+    where: str = "reference.path",
 ) -> Policy:
     """Loads a frozen, sharded policy; its weights leave the device between forward passes.
 
-    It computes as the policy does, so that the two differ by their weights alone.
+    It computes as the policy does, so that the two differ by their weights alone. `where` is the
+    key that names it.
     """
-    where = "reference.path"
     lm, _ = _load(settings, DTYPES[settings.dtype], where, attention, layout)
     policy = Policy(lm.requires_grad_(False), temperature, block, head_dtype=head_dtype)
     convert(policy.layers, float8)

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from drpo_cli.dist import World
 from drpo_cli.experience import Experience
-from drpo_cli.settings import ReferenceSettings
+from drpo_cli.settings import ReferenceSettings, TeacherSettings
 from drpo_cli.trainer.batches import replay
 from drpo_cli.trainer.lora import adapters_off
 from drpo_cli.trainer.model import Policy
@@ -58,6 +58,18 @@ class Reference:
         """log π_ref of every sampled token: [T], float32, on the CPU. Collective."""
         with adapters_off(self.policy.adapted):
             return replay(self.policy, exp, budget, world)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A frozen policy that the trained one learns from, and how strongly."""
+
+    policy: Policy
+    settings: TeacherSettings
+
+    def replay(self, exp: Experience, budget: int, world: World) -> Tensor:
+        """log π of every sampled token: [T], float32, on the CPU. Collective."""
+        return replay(self.policy, exp, budget, world)
 
 
 def with_anchor(exp: Experience, logp_T: Tensor, cap: float | None) -> Experience:

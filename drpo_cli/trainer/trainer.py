@@ -30,7 +30,7 @@ from drpo_cli.trainer.pack import Packed, pack
 from drpo_cli.trainer.reduction import scales
 from drpo_cli.trainer.routing import Routing
 from drpo_cli.trainer.stats import TokenStats
-from drpo_cli.trainer.terms import Reference
+from drpo_cli.trainer.terms import Reference, Teacher
 from drpo_cli.types import TokenLoss, Tokens
 
 
@@ -43,7 +43,7 @@ class Objective:
 
 
 class Trainer:
-    """Holds the sharded policy, its optimizer and its schedule; reference and critic if any."""
+    """The sharded policy, its optimizer and its schedule; reference, teacher and critic if any."""
 
     def __init__(
         self,
@@ -55,6 +55,7 @@ class Trainer:
         reference: Reference | None = None,
         critic: Critic | None = None,
         routing: Routing | None = None,
+        teacher: Teacher | None = None,
     ):
         self.policy = policy
         self.optimizer, self.schedule = optimizer
@@ -62,6 +63,7 @@ class Trainer:
         self.settings = settings
         self.world = world
         self.reference = reference
+        self.teacher = teacher
         self.critic = critic
         self.routing = routing
         optimizers = [self.optimizer, *([critic.optimizer] if critic else [])]
@@ -100,17 +102,18 @@ class Trainer:
         return replay(self.policy, exp, self.settings.tokens_per_microbatch, self.world)
 
     def replay_once(self, exp: Experience) -> Experience:
-        """Adds what is replayed once per step, log π_old and log π_ref, where it is not there yet.
+        """Adds what is replayed once per step and not there yet: log π_old, log π_ref, a teacher's.
 
         Collective.
         """
         if self.settings.anchor == "trainer" and exp.anchor_logp_T is None:
             exp = terms.with_anchor(exp, self.replay(exp), self.settings.importance_cap)
+        budget = self.settings.tokens_per_microbatch
+        alone = exp.without_experts()  # other models, whose routers choose by themselves
         if self.reference is not None and exp.ref_logp_T is None:
-            budget = self.settings.tokens_per_microbatch
-            # another model, whose routers choose by themselves
-            ref_logp_T = self.reference.replay(exp.without_experts(), budget, self.world)
-            exp = replace(exp, ref_logp_T=ref_logp_T)
+            exp = replace(exp, ref_logp_T=self.reference.replay(alone, budget, self.world))
+        if self.teacher is not None and exp.teacher_logp_T is None:
+            exp = replace(exp, teacher_logp_T=self.teacher.replay(alone, budget, self.world))
         return exp
 
     def _describe(self, exp: Experience) -> dict[str, float]:
@@ -118,6 +121,8 @@ class Trainer:
         metrics = {}
         if exp.ref_logp_T is not None:
             metrics["reference_kl"] = terms.mean_divergence(exp, exp.ref_logp_T, self.world)
+        if exp.teacher_logp_T is not None:
+            metrics["teacher_kl"] = terms.mean_divergence(exp, exp.teacher_logp_T, self.world)
         if self.critic is not None:
             metrics["explained_variance"] = self.critic.explained_variance(exp)
         return metrics

@@ -21,6 +21,7 @@ from drpo_cli.settings import (
     LoraSettings,
     ModelSettings,
     ReferenceSettings,
+    TeacherSettings,
     TrainSettings,
 )
 from drpo_cli.trainer import optim
@@ -29,7 +30,7 @@ from drpo_cli.trainer.critic import Critic
 from drpo_cli.trainer.loading import load_policy, load_reference, load_value_model
 from drpo_cli.trainer.model import Policy
 from drpo_cli.trainer.routing import prepare
-from drpo_cli.trainer.terms import Reference
+from drpo_cli.trainer.terms import Reference, Teacher
 from drpo_cli.trainer.trainer import Objective, Trainer
 from drpo_cli.types import Group, Prompt, Rollout, Scores
 from support.models import Row, samples
@@ -74,6 +75,7 @@ def open_trainer(
     trust: bool = False,
     dtype: DType = "float32",
     lora: LoraSettings | None = None,
+    teacher: TeacherSettings | None = None,
     **train: Any,
 ) -> Trainer:
     """A trainer of a model folder; `train` are keys of `[train]`, `options` of the objective."""
@@ -100,7 +102,13 @@ def open_trainer(
         None if reference is None else _reference(folder, world, reference, policy),
         None if critic is None else _critic(folder, world, critic, settings),
         routing,
+        None if teacher is None else _teacher(world, teacher),
     )
+
+
+def _teacher(world: World, settings: TeacherSettings) -> Teacher:
+    model = ModelSettings(path=settings.path, dtype="float32")
+    return Teacher(load_reference(model, 1.0, CHUNK, world), settings)
 
 
 def _reference(

@@ -160,6 +160,12 @@ def test_lengths_that_grow_slowly_or_stay_small_explode_nothing() -> None:
     assert alerts(slow) == alerts(small) == []
 
 
+def test_equal_rewards_are_no_trouble_where_a_teacher_teaches() -> None:
+    alone = run(zero_advantage_groups=1.0)
+    assert [alert.kind for alert in alerts(alone)] == ["zero-advantage"]
+    assert alerts([{**record, "teacher_kl": 0.5} for record in alone]) == []
+
+
 def test_a_kl_that_only_leaves_zero_runs_nowhere() -> None:
     assert alerts(run(since=1, until=30, reference_kl=0.01)) == []
 

@@ -17,6 +17,7 @@ from drpo_cli.plan import make_plan
 from drpo_cli.plugins import Selected
 from drpo_cli.runs.checkpoints import checkpoint_bytes
 from drpo_cli.spec import Spec
+from drpo_cli.spec.model import OTHER_MODELS
 from drpo_cli.spec.rules_lora import count_adapters
 from drpo_cli.tools.doctor.findings import Finding, ok, warning, wrong
 from drpo_cli.tools.doctor.machine import hub_cache
@@ -63,7 +64,8 @@ def check_plan(spec: Spec, gpus: int) -> Iterator[Finding]:
 def check_models(spec: Spec) -> Iterator[Finding]:
     """Where each model is that the run loads."""
     paths = {"model": spec.model.path}
-    for name, section in (("reference", spec.reference), ("critic", spec.critic)):
+    for name in OTHER_MODELS:
+        section = getattr(spec, name)
         if section is not None and section.path not in (None, spec.model.path):
             paths[name] = section.path
     for reward in spec.reward:

@@ -10,6 +10,7 @@ from typing import Any
 from drpo_cli.devices import idle_options, resolve, saves_asynchronously
 from drpo_cli.plan import Plan
 from drpo_cli.rollout.engine.capacity import GIB, WIDTH, cache_bytes
+from drpo_cli.spec import Spec
 from drpo_cli.spec.lengths import longest_sampled
 from drpo_cli.spec.rules_lora import shares_base, syncs_of
 from drpo_cli.spec.rules_parallel import tensor_parallel
@@ -279,6 +280,14 @@ def _engine(plan: Plan, config: Any, weights: int, lengths: Lengths, device: Dev
     )
 
 
+def _replayed_models(spec: Spec) -> Iterator[tuple[str, str | None]]:
+    """The frozen models that a step replays, by section, and their paths; None for the policy's."""
+    if spec.reference is not None and not shares_base(spec):
+        yield "reference", spec.reference.path
+    if spec.teacher is not None:
+        yield "teacher", spec.teacher.path
+
+
 def _phases(
     plan: Plan, passes: Measured, job: Job, engine: Engine, device: Device
 ) -> tuple[Phase, ...]:
@@ -300,13 +309,14 @@ def _phases(
     frozen: Parts = {}  # what the reference, and the copy for a checkpoint, hold during the others
     if not device.cuda and (copied := _copied(plan, passes, job, device)):
         frozen["checkpoint"] = copied
-    reference, learn = [], []  # the phases of these two, where the spec has them
-    if plan.spec.reference is not None and not shares_base(plan.spec):
-        replayed = highest(measure(job.of_reference(plan.spec.reference.path)), ["replay"])
+    replays: list[tuple[str, Parts]] = []  # of other models, where the spec has them
+    learn = []  # of the critic
+    for name, path in _replayed_models(plan.spec):
+        replayed = highest(measure(job.of_reference(path)), ["replay"])
         shards = replayed.pop(WEIGHTS)
         if not device.cuda:  # on a GPU the shards stay in main memory
-            frozen["reference"] = shards
-        reference = [replayed]
+            frozen[name] = shards
+        replays.append((name, replayed))
     if plan.spec.critic is not None:
         values = measure(job.of_critic(plan.spec.critic.path))
         critic = {"critic": sum(_weights_and_moments(values).values())}
@@ -325,7 +335,7 @@ def _phases(
         ("start", [start, awake]),
         ("rollout", [outside(trained), resting, frozen, awake]),
         ("replay", [outside(highest(passes, ["replay"])), resting, frozen, asleep]),
-        *(("reference", [outside(trained), one, resting, frozen, asleep]) for one in reference),
+        *((name, [outside(trained), one, resting, frozen, asleep]) for name, one in replays),
         ("train", [highest(passes, ["train"]), critic, frozen, asleep]),
         *(("critic", [trained, one, frozen, asleep]) for one in learn),
         ("optimizer", [passes["optimizer", "all"], critic, frozen, asleep]),

