@@ -248,15 +248,24 @@ def export(
         bool,
         typer.Option("--merged", help="Of an adapter, write the model that it makes of its base."),
     ] = False,
+    push: Annotated[
+        str | None,
+        typer.Option(metavar="OWNER/NAME", help="Also upload it to the hub, as a private model."),
+    ] = None,
 ) -> None:
     """Write a checkpoint as a Hugging Face model folder.
 
-    Writes the weights in `model.dtype`, and the tokenizer. Refuses a folder that is not empty.
+    Writes the weights in `model.dtype`, the tokenizer, and a model card with the held-out scores
+    and the spec of the run. Refuses a folder that is not empty.
 
     Of a run with `[lora]`, writes the adapter, which peft and vLLM load. With `--merged` it writes
     a model; then CHECKPOINT may also be the folder of an adapter.
     """
     from drpo_cli.step.checkpoint import export as write
+    from drpo_cli.tools import model_card
 
     write(checkpoint, folder, merged)
+    model_card.write_card(checkpoint, folder)
     typer.echo(f"wrote {folder}")
+    if push is not None:
+        typer.echo(f"pushed to {model_card.push(folder, push)}")

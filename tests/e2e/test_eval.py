@@ -32,6 +32,7 @@ def test_a_trained_run_is_scored_and_exported(small: Path, tmp_path: Path) -> No
     base = AutoModelForCausalLM.from_pretrained(small.parent / "model")
     assert (trained.model.embed_tokens.weight != base.model.embed_tokens.weight).any()
     assert AutoTokenizer.from_pretrained(exported)("1+1=").input_ids
+    assert "- reward: `length`" in (exported / "README.md").read_text()
     again = drpo("export", checkpoint, exported)
     assert again.returncode == 2
     assert "is not empty" in again.stderr
