@@ -37,7 +37,7 @@ def with_origin(spec: Spec, folder: RunFolder, origin: str | None) -> tuple[Spec
         assert origin is not None
         checkpoint = find_checkpoint(origin)
         _export(checkpoint, folder)
-        text = f"{checkpoint.parent.parent}, step {saved.read(checkpoint)['step']}"
+        text = f"{checkpoint.absolute().parent.parent}, step {saved.read(checkpoint)['step']}"
         note.write_text(text + "\n", encoding="utf-8")
     elif not start.is_dir():
         raise UserError(
@@ -45,7 +45,24 @@ def with_origin(spec: Spec, folder: RunFolder, origin: str | None) -> tuple[Spec
             "remove --from to continue it, or set run.name to another name",
         )
     model = spec.model.model_copy(update={"path": str(start), "prepare": None})
-    return replace(spec, model=model), note.read_text(encoding="utf-8").strip()
+    began = note.read_text(encoding="utf-8").strip()
+    if origin is not None and not _is_meant(origin, began):
+        raise UserError(
+            f"--from {origin}: {folder.path} began with the weights of {began}",
+            "remove --from to continue it, or set run.name to another name",
+        )
+    return replace(spec, model=model), began
+
+
+def _is_meant(origin: str, began: str) -> bool:
+    """Whether `--from` names what a run began with; a run stands for any of its steps."""
+    path, at, step = origin.rpartition("@")
+    run, _, its_step = began.rpartition(", step ")
+    if not at or not step.isdecimal():
+        given = Path(origin).absolute()
+        is_step = given.parent.parent == Path(run) and given.name.endswith(f"-{int(its_step):06d}")
+        return given == Path(run) or is_step
+    return (Path(path).absolute(), int(step)) == (Path(run), int(its_step))
 
 
 def find_checkpoint(origin: str) -> Path:

@@ -38,7 +38,12 @@ def test_a_run_begins_with_the_weights_of_another(small: Path) -> None:
     more = ("--set", "run.name=second", "--set", "run.steps=2", "--resume")
     refused = drpo_here("train", small, "--set", "run.name=second", "--from", first.path)
     assert refused.returncode == 2 and "holds a run that is not finished" in refused.stderr
-    done = drpo("train", small, *more)
+    for other in (small.parent, f"{first.path}@2"):
+        refused = drpo_here("train", small, *more, "--from", other)
+        assert (
+            refused.returncode == 2 and f"began with the weights of {first.path}" in refused.stderr
+        )
+    done = drpo("train", small, *more, "--from", f"{first.path}@1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert [record["step"] for record in records(second.metrics)] == [0, 1, 2]
     assert f'path = "{second.path}/start"' in second.spec.read_text()

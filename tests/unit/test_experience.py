@@ -34,7 +34,7 @@ def full() -> Experience:
     exp = Experience.of(GROUPS, SCORES)
     count_T = torch.arange(len(exp.token_T)).double()
     names = [f.name for f in fields(exp) if getattr(exp, f.name) is None]
-    assert len(names) == 6
+    assert len(names) == 7
     columns: dict[str, Any] = {name: count_T + 100 * i for i, name in enumerate(names, 1)}
     return replace(exp, **columns)
 
