@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from drpo_cli.settings import CriticSettings, ReferenceSettings
+from drpo_cli.settings import CriticSettings, ReferenceSettings, TeacherSettings
 from support import jobs
 from support.models import Row, samples, tiny_model, world
 from support.ranks import Ranks
@@ -83,6 +83,20 @@ def test_reference_anchor_and_entropy(two: Ranks, model: Path, tmp_path: Path, k
     require_same(found[0], alone(model, batches, **settings))
     assert found[0].metrics == found[1].metrics
     assert found[0].metrics[0]["reference_kl"] > 0.01
+
+
+def test_a_teacher(two: Ranks, model: Path, tmp_path: Path) -> None:
+    batches = [samples(LENGTHS, seed) for seed in (1, 2)]
+    settings: dict[str, Any] = {
+        "teacher": TeacherSettings(path=str(tiny_model(tmp_path, seed=1)), coefficient=0.5),
+        "tokens_per_microbatch": 14,
+    }
+    found = two.run(jobs.train, model=model, shares=[[b[:3], b[3:]] for b in batches], **settings)
+    require_same(found[0], alone(model, batches, **settings))
+    assert found[0].metrics == found[1].metrics
+    assert found[0].metrics[0]["teacher_kl"] > 0.01
+    untaught = alone(model, batches, **{**settings, "teacher": None})
+    assert furthest(found[0].weights, untaught.weights) > 1e-5
 
 
 @pytest.mark.parametrize("mine", [4, 7, 0])

@@ -25,6 +25,7 @@ from drpo_cli.rollout.engine.requests import Key
 from drpo_cli.settings import CriticSettings, ModelSettings
 from drpo_cli.step.advantage import with_advantages
 from drpo_cli.step.checkpoint import Checkpoints
+from drpo_cli.step.distillation import with_teacher
 from drpo_cli.step.proof import Proof
 from drpo_cli.step.sample import Draws
 from drpo_cli.step.sync import WeightSync, trainer_weights
@@ -87,7 +88,10 @@ def train(
     if load is not None:
         Checkpoints(load.parent, 3, here).load(load, trainer)
     with caught_gradients(trainer) as gradients:
-        metrics = [flat(trainer.step(experience(share[here.rank]))) for share in shares]
+        metrics = [
+            flat(trainer.step(with_teacher(experience(share[here.rank]), trainer)))
+            for share in shares
+        ]
     if save is not None:
         store = Checkpoints(save.parent, 3, here)
         written = store.save(int(save.name[-6:]), trainer, tokenizer(), {"dtype": "float32"})
