@@ -179,6 +179,15 @@ def plan(
         float | None,
         typer.Option(min=0.001, metavar="TFLOP/s", help="Reached by training, per device."),
     ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="The config.json of another model than the spec's.",
+        ),
+    ] = None,
     set_: Overrides = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON, sizes in bytes.")] = False,
 ) -> None:
@@ -198,7 +207,8 @@ def plan(
     it adds the least time of that, and with `--tflops` its share of the training time. These rates
     are yours to state: `drpo doctor --nodes` measures them.
 
-    Needs the model's config.json, but no weights. Runs `model.prepare` first when the model folder
+    Needs the model's config.json, but no weights; for common models of the hub not even that, and
+    no network: drpo has a table of their shapes. Runs `model.prepare` first when the model folder
     does not exist. `--gpu cpu` is this machine, its memory shared by the processes.
     """
     from drpo_cli.spec import load
@@ -208,7 +218,7 @@ def plan(
     from drpo_cli.tools.memory.traffic import Links
 
     links = Links(link, network, tflops)
-    raise typer.Exit(planned(spec, set_ or [], gpus, gpu, nodes, links, json_))
+    raise typer.Exit(planned(spec, set_ or [], gpus, gpu, nodes, links, json_, config))
 
 
 @app.command(

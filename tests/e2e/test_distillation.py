@@ -1,5 +1,6 @@
 """On-policy distillation end to end: the policy comes near its teacher, and the run continues."""
 
+import json
 import signal
 from pathlib import Path
 from statistics import mean
@@ -7,6 +8,7 @@ from statistics import mean
 import pytest
 
 from drpo_cli.runs.folder import RunFolder
+from drpo_cli.tools.memory.command import PARTS
 from support.command import drpo, drpo_until, records, reproducible
 from support.models import tiny_model
 
@@ -42,9 +44,17 @@ def test_a_run_comes_near_its_teacher_and_continues_bit_for_bit(taught: Path) ->
 
 
 def test_a_plan_counts_the_teacher(taught: Path) -> None:
-    planned = drpo("plan", taught)
+    planned = drpo("plan", taught, "--json")
     assert planned.returncode == 0, planned.stderr
-    assert "teacher" in planned.stdout
+    found = json.loads(planned.stdout)
+    phases = {phase["name"]: phase["parts"] for phase in found["phases"]}
+    assert phases["train"]["teacher"] == 4 * found["parameters"]
+    assert found["other_models_bytes_per_node"] == 0
+    on_gpus = drpo("plan", taught, "--json", "--gpu", "h100-80g", "--gpus", 2)
+    on_gpus = json.loads(on_gpus.stdout)
+    assert on_gpus["other_models_bytes_per_node"] == 4 * found["parameters"]
+    assert "teacher" not in on_gpus["phases"][-1]["parts"]
+    assert {part for parts in phases.values() for part in parts} <= PARTS.keys()
     checked = drpo("check", taught)
     assert checked.returncode == 0, checked.stderr
     assert "1 × log-probs of" in " ".join(checked.stdout.split())

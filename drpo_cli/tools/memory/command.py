@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from textwrap import wrap
 from typing import Any
 
@@ -19,6 +21,7 @@ from drpo_cli.launch.launcher import prepare_model
 from drpo_cli.plan import make_plan
 from drpo_cli.rollout.engine.capacity import GIB
 from drpo_cli.spec import load
+from drpo_cli.spec.overrides import to_toml
 from drpo_cli.spec.rules_parallel import tensor_parallel
 from drpo_cli.tools.memory.advice import Advice, advise
 from drpo_cli.tools.memory.engine import parse_device
@@ -37,6 +40,7 @@ PARTS = {
     "optimizer": ("O", "cyan"),
     "critic": ("C", "dark_cyan"),
     "reference": ("R", "steel_blue"),
+    "teacher": ("T", "light_steel_blue"),
     "checkpoint": ("c", "sky_blue3"),
     "gradients": ("G", "magenta"),
     "gathered": ("g", "purple"),
@@ -59,8 +63,19 @@ def plan(
     nodes: int,
     links: Links,
     json_out: bool,
+    config: Path | None = None,
 ) -> int:
-    """Prints the estimate for `nodes` with `devices` each; returns 0 when it fits, else 1."""
+    """Prints the estimate for `nodes` with `devices` each; returns 0 when it fits, else 1.
+
+    config  the config.json of another model than the spec's
+    """
+    if config is not None:
+        with TemporaryDirectory(prefix="drpo-plan-") as folder:
+            model = Path(folder) / config.absolute().parent.name
+            model.mkdir()
+            shutil.copy(config, model / "config.json")
+            more = (f"model.path={to_toml(str(model))}",)
+            return plan(path, (*overrides, *more), devices, gpu, nodes, links, json_out)
     device = parse_device(gpu, devices)
 
     def estimate_with(more: Sequence[str]) -> Estimate:
@@ -166,9 +181,10 @@ def _facts(found: Estimate, links: Links) -> Iterator[tuple[str, str]]:
     yield from _traffic(found, links)
     if found.device.cuda:
         moments = f", {_gib(found.offloaded)} GiB for moments" if found.offloaded else ""
+        others = f", {_gib(found.frozen)} GiB for other models" if found.frozen else ""
         copied = f", {_gib(found.copied)} GiB while a checkpoint is written" if found.copied else ""
         text = f"{_gib(found.loading)} GiB of a node's main memory while the model is read"
-        yield "main", f"{text}{moments}{copied}"
+        yield "main", f"{text}{moments}{others}{copied}"
     yield from (("note", note) for note in found.notes)
 
 
@@ -257,6 +273,7 @@ def as_dict(found: Estimate, links: Links, advice: Sequence[Advice]) -> dict[str
         "training_seconds_per_step": training_seconds(found.work, links),
         "loading_bytes_per_node": found.loading,
         "offloaded_bytes_per_node": found.offloaded,
+        "other_models_bytes_per_node": found.frozen,
         "checkpoint_bytes_per_node": found.copied,
         "notes": list(found.notes),
         "advice": [

@@ -10,9 +10,8 @@ from typing import Any
 from drpo_cli.devices import idle_options, resolve, saves_asynchronously
 from drpo_cli.plan import Plan
 from drpo_cli.rollout.engine.capacity import GIB, WIDTH, cache_bytes
-from drpo_cli.spec import Spec
 from drpo_cli.spec.lengths import longest_sampled
-from drpo_cli.spec.rules_lora import shares_base, syncs_of
+from drpo_cli.spec.rules_lora import syncs_of
 from drpo_cli.spec.rules_parallel import tensor_parallel
 from drpo_cli.step.build import context_length, precision
 from drpo_cli.tools.memory.engine import Device, Engine, estimate_transformers, estimate_vllm
@@ -25,6 +24,7 @@ from drpo_cli.tools.memory.passes import (
     highest,
     largest_weight,
     measure,
+    replayed_models,
 )
 from drpo_cli.tools.memory.tracker import GATHERED, GRADIENTS, OPTIMIZER, WEIGHTS, Parts
 from drpo_cli.tools.memory.traffic import Layout, Transfer, Work, estimate_transfer
@@ -73,6 +73,8 @@ class Estimate:
     loading         main memory of a node while its processes read the weights of the model beside
                     their shards, bytes; files that the system caches are not counted
     offloaded       main memory of a node for what is offloaded between updates, bytes
+    frozen          main memory of a node for the weights of reference and teacher, bytes; 0 where
+                    the devices hold them
     copied          bytes of a node's copies of weights and moments, from which checkpoints are
                     written; 0 where the run waits for them
     work, layout    what a step does, and where ranks and shards are
@@ -93,6 +95,7 @@ class Estimate:
     transfer: Transfer
     loading: int
     offloaded: int
+    frozen: int
     copied: int
     work: Work
     layout: Layout
@@ -161,6 +164,9 @@ def estimate(plan: Plan, device: Device, nodes: int) -> Estimate:
         * (plan.world // nodes)
         // plan.shard,
         offloaded=_offloaded(phases) * (plan.world // nodes),
+        frozen=device.cuda
+        * sum(parts[WEIGHTS] for _, parts in replayed_models(spec, policy))
+        * (plan.world // nodes),
         work=_work(plan, lengths, (count, adapters, pushed), microbatches),
         layout=Layout(plan.world, plan.shard, nodes),
         batch_tokens=policy.batch.tokens,
@@ -280,14 +286,6 @@ def _engine(plan: Plan, config: Any, weights: int, lengths: Lengths, device: Dev
     )
 
 
-def _replayed_models(spec: Spec) -> Iterator[tuple[str, str | None]]:
-    """The frozen models that a step replays, by section, and their paths; None for the policy's."""
-    if spec.reference is not None and not shares_base(spec):
-        yield "reference", spec.reference.path
-    if spec.teacher is not None:
-        yield "teacher", spec.teacher.path
-
-
 def _phases(
     plan: Plan, passes: Measured, job: Job, engine: Engine, device: Device
 ) -> tuple[Phase, ...]:
@@ -311,8 +309,7 @@ def _phases(
         frozen["checkpoint"] = copied
     replays: list[tuple[str, Parts]] = []  # of other models, where the spec has them
     learn = []  # of the critic
-    for name, path in _replayed_models(plan.spec):
-        replayed = highest(measure(job.of_reference(path)), ["replay"])
+    for name, replayed in replayed_models(plan.spec, job):
         shards = replayed.pop(WEIGHTS)
         if not device.cuda:  # on a GPU the shards stay in main memory
             frozen[name] = shards

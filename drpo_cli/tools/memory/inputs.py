@@ -9,8 +9,11 @@ import copy
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import tomli
 
 from drpo_cli.architecture import Rows
 from drpo_cli.errors import UserError
@@ -23,15 +26,24 @@ from drpo_cli.trainer.packable import choose_layout
 from drpo_cli.trainer.sharing import ALWAYS
 from drpo_cli.types import Group, Prompt, Rollout
 
+SHAPES = Path(__file__).with_name("shapes.toml")
+
 if TYPE_CHECKING:
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
 
 def load_config(settings: ModelSettings, key: str) -> Any:
-    """The model's configuration. Raises UserError, naming `key`, where it does not load."""
+    """The model's configuration: from its folder, the hub's cache, our table, or the hub.
+
+    Raises UserError, naming `key`, where it does not load.
+    """
     from transformers import AutoConfig
 
+    known = known_shapes().get(settings.path)
+    there = Path(settings.path).exists()
+    if known is not None and not there and not _is_cached(settings.path):
+        return AutoConfig.for_model(**known)
     try:
         return AutoConfig.from_pretrained(
             settings.path, trust_remote_code=settings.trust_remote_code
@@ -43,6 +55,19 @@ def load_config(settings: ModelSettings, key: str) -> Any:
             f"name a folder with the model's config.json, or download it: hf download "
             f"{settings.path} config.json",
         ) from error
+
+
+def _is_cached(name: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(name, "config.json"), str)
+
+
+@cache
+def known_shapes() -> dict[str, dict[str, Any]]:
+    """The part of the configurations of common models of the hub that memory depends on."""
+    rows = tomli.loads(SHAPES.read_text(encoding="utf-8"))["shape"]
+    return {name: row["config"] for row in rows for name in row["models"]}
 
 
 def make_model(

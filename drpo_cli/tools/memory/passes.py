@@ -30,6 +30,8 @@ from transformers import masking_utils
 from drpo_cli.dist import World
 from drpo_cli.rollout.engine.precision import Precision
 from drpo_cli.settings import LoraSettings, ModelSettings, TrainSettings
+from drpo_cli.spec import Spec
+from drpo_cli.spec.rules_lora import shares_base
 from drpo_cli.step.sync import trainer_weights
 from drpo_cli.tools.memory.inputs import Batch, find_rows, load_config, make_model
 from drpo_cli.tools.memory.tracker import Parts, Peaks, mark_layers
@@ -257,6 +259,14 @@ def _few_slices(total: int, size: int) -> list[slice]:
     """The first slices and the last one, in place of `logprobs.cut`."""
     slices = cut(total, size)
     return slices if len(slices) <= BLOCKS else [*slices[:BLOCKS], slices[-1]]
+
+
+def replayed_models(spec: Spec, job: Job) -> Iterator[tuple[str, Parts]]:
+    """The frozen models that a step replays, by section, each with the parts of its replay."""
+    reference = None if shares_base(spec) else spec.reference
+    for name, section in (("reference", reference), ("teacher", spec.teacher)):
+        if section is not None:
+            yield name, highest(measure(job.of_reference(section.path)), ["replay"])
 
 
 def highest(measured: Measured, works: Sequence[str]) -> Parts:
