@@ -125,6 +125,9 @@ def only_a_teacher_teaches(spec: Spec) -> Iterator[Problem]:
         what = "drops groups whose rewards are all equal, and the teacher teaches on those too"
         key = ("rollout", "dynamic_sampling_rounds")
         yield Problem(key, f"{what}; set it to 0, or teacher.rewards to true", also=also)
+    if spec.reference is not None and spec.reference.kl == "k1":
+        what = "takes the divergence off the rewards, and teacher.rewards = false learns from none"
+        yield Problem(("reference", "kl"), f"{what}; choose 'k2', or set that to true", also=also)
     if spec.critic is not None:
         what = "predicts rewards, and teacher.rewards = false learns from none"
         yield Problem(("critic",), f"{what}; remove it, or set that to true", also=also)

@@ -215,6 +215,8 @@ def test_what_a_teacher_alone_does_not_use_is_a_warning(folder: Path) -> None:
     teacher = ('teacher.path="a/b"', "teacher.rewards=false")
     (line,) = warnings(folder, PLAIN, *teacher, "rollout.dynamic_sampling_rounds=2")
     assert "drops groups whose rewards are all equal, and the teacher teaches on those too" in line
+    (line,) = warnings(folder, PLAIN, *teacher, 'reference.kl="k1"')
+    assert "reference.kl: takes the divergence off the rewards" in line
     (line,) = warnings(folder, GAE, *teacher)
     assert "critic: predicts rewards, and teacher.rewards = false learns from none" in line
     assert warnings(folder, GAE, teacher[0]) == []
