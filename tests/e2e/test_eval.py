@@ -99,7 +99,7 @@ def test_named_suites_are_scored_on_local_copies(small: Path, tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     assert "GSM8K, test split (https://huggingface.co/datasets/openai/gsm8k" in done.stdout
     assert "avg@2 of 3 problems, of 1,319, temperature 0.6, top-p 0.95, 4 tokens" in done.stdout
-    assert done.stdout.count("Published scores, %") == 1
+    assert done.stdout.count("Published scores, %") == 2
     found = json.loads(out.read_text())["suites"]
     assert {name: len(one["targets"][str(model)]["problems"]) for name, one in found.items()} == {
         "gsm8k": 3,
