@@ -104,12 +104,13 @@ def evaluate(
         console.print(f"{how.verb} {describe(target)} …", soft_wrap=True)
 
     spec_path = spec_path or _find_spec(targets)
+    if how.shard is not None:
+        score_targets(targets, spec_path, how, show)
+        console.print(how.next_step)
+        return 0
     spec = load(spec_path)
     overlap = find_overlap(split(spec.data, spec.eval_data, spec.eval.problems, spec.eval.overlap))
     found = score_targets(targets, spec_path, how, show)
-    if how.shard is not None:
-        console.print(how.next_step)
-        return 0
     console.print(compare.render(found))
     if overlap.shared:
         console.print(describe_overlap(overlap))

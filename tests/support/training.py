@@ -181,6 +181,18 @@ def gradients_by_hand(
     return gradients, float(value.detach())
 
 
+def log_probs_by_hand(folder: Path, batch: Sequence[Row]) -> list[Tensor]:
+    """log π of the response tokens of each sample, from unpacked forward passes."""
+    found: list[Tensor] = []
+
+    def collect(seen: list[ByHand]) -> Tensor:
+        found.extend(each.logp_T.detach() for each in seen)
+        return torch.cat([each.logp_T for each in seen]).sum()
+
+    gradients_by_hand(folder, batch, collect)
+    return found
+
+
 def flat(metrics: Mapping[str, Any]) -> dict[str, float]:
     """A step's metrics with one key each, also those inside others: `by_mu.0.1.masked_share`."""
     found: dict[str, float] = {}

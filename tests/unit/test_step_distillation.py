@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from transformers import AutoTokenizer
 
 from drpo_cli.errors import UserError
@@ -18,12 +17,12 @@ from drpo_cli.spec import load
 from drpo_cli.step.build import check_teacher
 from drpo_cli.step.distillation import with_teacher
 from drpo_cli.trainer.terms import MOST_SLOPE
-from support.models import Row, experience, samples, tiny_model, world
+from support.models import experience, samples, tiny_model, world
 from support.training import (
-    ByHand,
     caught_gradients,
     furthest,
     gradients_by_hand,
+    log_probs_by_hand,
     open_trainer,
 )
 
@@ -42,17 +41,6 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model(tmp_path_factory.mktemp("other"), seed=1)
 
 
-def log_probs(folder: Path, batch: list[Row]) -> Tensor:
-    found: list[Tensor] = []
-
-    def collect(seen: list[ByHand]) -> Tensor:
-        found.extend(each.logp_T.detach() for each in seen)
-        return torch.cat([each.logp_T for each in seen]).sum()
-
-    gradients_by_hand(folder, batch, collect)
-    return torch.cat(found)
-
-
 def taught(exp: Experience, folder: Path, settings: TeacherSettings) -> Experience:
     with world() as here:
         return with_teacher(exp, open_trainer(folder, here, teacher=settings, **FREE))
@@ -63,7 +51,7 @@ def test_the_advantages_are_the_teachers(folder: Path, other: Path, rewards: boo
     batch = samples(LENGTHS)
     exp = experience(batch)
     settings = TeacherSettings(path=str(other), coefficient=BETA, rewards=rewards)
-    gain_T = log_probs(other, batch) - exp.old_logp_T
+    gain_T = torch.cat(log_probs_by_hand(other, batch)) - exp.old_logp_T
     assert 0 < gain_T.abs().max() < MOST_SLOPE
     before_T = exp.advantage_T if rewards else torch.zeros_like(exp.advantage_T)
     found = taught(exp, folder, settings)
@@ -85,7 +73,10 @@ def test_what_has_no_finite_probability_or_was_not_sampled_gets_none(
 def test_the_gradient_is_that_of_the_divergence_from_the_teacher(folder: Path, other: Path) -> None:
     """With the samples of the policy itself: Σ_t (log π − log π_T) ∇ log π."""
     batch = samples(LENGTHS)
-    own_T, theirs_T = log_probs(folder, batch), log_probs(other, batch)
+    own_T, theirs_T = (
+        torch.cat(log_probs_by_hand(folder, batch)),
+        torch.cat(log_probs_by_hand(other, batch)),
+    )
     expected, _ = gradients_by_hand(
         folder,
         batch,

@@ -24,6 +24,7 @@ from support.training import (
     caught_gradients,
     furthest,
     gradients_by_hand,
+    log_probs_by_hand,
     open_policy,
     open_trainer,
     weights,
@@ -43,17 +44,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model(tmp_path_factory.mktemp("other"), seed=1)
-
-
-def log_probs(folder: Path, batch: list[Row]) -> list[Tensor]:
-    found: list[Tensor] = []
-
-    def collect(seen: list[ByHand]) -> Tensor:
-        found.extend(each.logp_T.detach() for each in seen)
-        return torch.cat([each.logp_T for each in seen]).sum()
-
-    gradients_by_hand(folder, batch, collect)
-    return found
 
 
 def policy_gradient(seen: ByHand) -> Tensor:
@@ -152,7 +142,10 @@ def test_k1_and_k3_are_the_divergence_on_average_and_gradients_are_those_of_the_
 @pytest.mark.parametrize("kl", ["k2", "k3"])
 def test_the_divergence_is_added_to_the_loss(folder: Path, other: Path, kl: Any) -> None:
     batch = samples(LENGTHS)
-    ref = {s.response_ids: logp_T for s, logp_T in zip(batch, log_probs(other, batch), strict=True)}
+    ref = {
+        s.response_ids: logp_T
+        for s, logp_T in zip(batch, log_probs_by_hand(other, batch), strict=True)
+    }
 
     def by_hand(seen: ByHand) -> Tensor:
         d_T = seen.logp_T.detach() - ref[seen.sample.response_ids]
@@ -184,7 +177,7 @@ def test_k1_is_no_term_of_the_loss_and_comes_off_the_scores_by_one_replay(
         return whole(*args)
 
     monkeypatch.setattr(terms.Reference, "replay", counted)
-    ref = torch.stack([logp_T.sum() for logp_T in log_probs(other, batch)])
+    ref = torch.stack([logp_T.sum() for logp_T in log_probs_by_hand(other, batch)])
     old = torch.tensor([sum(s.old_logps) for s in batch])
     with world() as here:
         trainer = open_trainer(folder, here, reference=settings)
