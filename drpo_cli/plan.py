@@ -13,7 +13,7 @@ from drpo_cli import architecture, devices
 from drpo_cli.model_folder import find_wrong_kind, read_shapes
 from drpo_cli.plugins import Selected, short_name
 from drpo_cli.settings import RewardSettings, TrackerSettings
-from drpo_cli.spec import Spec, rules_environment, rules_experts, rules_lora
+from drpo_cli.spec import Spec, rules_environment, rules_experts, rules_lora, rules_sft
 from drpo_cli.spec.lengths import describe_longest, longest_sampled
 from drpo_cli.spec.model import OTHER_MODELS
 from drpo_cli.spec.presets import summary
@@ -189,6 +189,7 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
         ("micro-batches per update", _microbatches(plan)),
         ("layout", plan.rows.text),
         *devices.describe_each(spec.train, spec.model.dtype, plan.rows.padded),
+        *rules_sft.describe(spec),
         ("checkpoints", _checkpoints(spec)),
         ("longest sequence", describe_longest(spec, plan.context)),
         (
@@ -308,6 +309,7 @@ def rules(world: int) -> tuple[Rule, ...]:
     """The rules for running a spec on `world` processes with the model folder as it is now."""
     return (
         lambda spec: _divides(spec, world),
+        lambda spec: rules_sft.divides(spec, world),
         lambda spec: mesh_fits(spec, world),
         lambda spec: engines_fit(spec, world),
         _model_fits,

@@ -105,7 +105,7 @@ CHARTS = (
 
 def training_panels(runs: Sequence[SavedRun]) -> list[Panel]:
     """Every chart that has data; the last one shows where the step's time goes."""
-    panels = [_panel(chart, runs) for chart in CHARTS]
+    panels = [_warm_up(runs), *(_panel(chart, runs) for chart in CHARTS)]
     return [panel for panel in [*panels, _time(runs)] if panel.has_data]
 
 
@@ -118,6 +118,16 @@ def describe_thinning(runs: Sequence[SavedRun]) -> list[str]:
         for name, every in drawn.items()
         if every > 1
     ]
+
+
+def _warm_up(runs: Sequence[SavedRun]) -> Panel:
+    """The loss of supervised updates before the first step."""
+    lines = [
+        Line(run.name, losses, colour(place))
+        for place, run in enumerate(runs)
+        if (losses := [(float(r["step"]), r["loss"]) for r in run.warm_up if r["loss"] is not None])
+    ]
+    return Panel("warm-up", "supervised warm-up: loss of each update, nats per token", lines)
 
 
 def _panel(chart: Chart, runs: Sequence[SavedRun]) -> Panel:

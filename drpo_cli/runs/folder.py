@@ -48,6 +48,11 @@ class RunFolder:
         return self.path / "held_out.jsonl"
 
     @property
+    def warm_up(self) -> Path:
+        """One line per update of the supervised warm-up."""
+        return self.path / "warm_up.jsonl"
+
+    @property
     def samples(self) -> Path:
         """The responses of every step, with the value of every reward."""
         return self.path / "samples.jsonl"

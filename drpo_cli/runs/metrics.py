@@ -318,6 +318,12 @@ class HeldOutRecord(TypedDict):
     rates: list[Share]
 
 
+class WarmUpRecord(Stepped):
+    """One line of warm_up.jsonl: a supervised update before the first step, counted by `step`."""
+
+    loss: float | None
+
+
 class QuarantineRecord(TypedDict, total=False):
     """One line of quarantine.jsonl: a call of a reward, or an episode, that failed.
 

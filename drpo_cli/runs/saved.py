@@ -16,6 +16,7 @@ from drpo_cli.runs.metrics import (
     QuarantineRecord,
     SampleRecord,
     StepMetrics,
+    WarmUpRecord,
     flatten,
 )
 from drpo_cli.runs.reader import DEEPEST, Damage, describe_error, iterate, measure_depth, read_text
@@ -154,6 +155,11 @@ class SavedRun:
             for record in self.metrics
             if (score := record.get("held_out")) is not None
         ]
+
+    @cached_property
+    def warm_up(self) -> list[WarmUpRecord]:
+        """The updates of the supervised warm-up, in order; `step` counts them."""
+        return self._read(self.folder.warm_up, WarmUpRecord)
 
     @property
     def held_out_set(self) -> str | None:

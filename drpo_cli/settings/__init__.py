@@ -25,6 +25,7 @@ from drpo_cli.settings.base import SpecPath as SpecPath
 from drpo_cli.settings.environment import EnvironmentSettings as EnvironmentSettings
 from drpo_cli.settings.lora import LoraSettings as LoraSettings
 from drpo_cli.settings.parallel import ParallelSettings as ParallelSettings
+from drpo_cli.settings.sft import SftSettings as SftSettings
 from drpo_cli.settings.train import CriticSettings as CriticSettings
 from drpo_cli.settings.train import ReferenceSettings as ReferenceSettings
 from drpo_cli.settings.train import TeacherSettings as TeacherSettings
@@ -38,8 +39,8 @@ class RunSettings(Settings):
     """Name of the run; its folder is `<folder>/<name>`."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of everything that is random, such as sampling and the order of the data."""
-    steps: Count
-    """Number of steps, each a rollout and its training."""
+    steps: Annotated[int, Field(ge=0)]
+    """Number of steps, each a rollout and its training. 0 takes the warm-up of `[sft]` alone."""
     folder: SpecPath = Path("runs")
     """Folder in which the folder of the run is created."""
     report_every: Annotated[int, Field(ge=0)] = 50

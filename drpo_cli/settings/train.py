@@ -136,8 +136,7 @@ class ReferenceSettings(Settings):
 
 
 class TeacherSettings(Settings):
-    """On-policy distillation: a frozen model, often a larger one, says how likely it finds each
-    token that the policy sampled, and log π_teacher − log π is added to the token's advantage."""
+    """On-policy distillation: log π_teacher − log π is added to each token's advantage."""
 
     path: Annotated[str, Field(min_length=1)]
     """Model folder or hub id of the teacher, with the policy's tokenizer."""

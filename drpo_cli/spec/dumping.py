@@ -38,8 +38,8 @@ def document(spec: Spec) -> dict[str, Any]:
             written[name] = _table(part, CHOICES[name].selector)
         else:
             written[name] = part.model_dump(mode="json", exclude_none=True)
-    if spec.eval_data:
-        written["eval"]["data"] = [_table(s, LISTS["data"].selector) for s in spec.eval_data]
+        if own := spec.own_data(name):
+            written[name]["data"] = [_table(one, LISTS["data"].selector) for one in own]
     return written
 
 
@@ -87,10 +87,8 @@ def settings_of(spec: Spec) -> list[Setting]:
             found += _settings_of_plugin(spec, (name,), part, CHOICES[name])
         elif part is not None:
             found += _settings_of_table(spec, (name,), part)
-        if name == "eval":
-            for index, selected in enumerate(spec.eval_data):
-                at = ("eval", "data", index)
-                found += _settings_of_plugin(spec, at, selected, LISTS["data"])
+        for index, selected in enumerate(spec.own_data(name)):
+            found += _settings_of_plugin(spec, (name, "data", index), selected, LISTS["data"])
     return found
 
 

@@ -26,6 +26,7 @@ from drpo_cli.settings import (
     ReferenceSettings,
     RunSettings,
     Settings,
+    SftSettings,
     TeacherSettings,
     TrainSettings,
 )
@@ -48,7 +49,6 @@ MOST_BYTES = 1_000_000
 TOO_DEEP = "nests too deeply; a spec needs three levels"
 
 S = TypeVar("S", bound=Settings)
-L = TypeVar("L", ModelSettings, LoraSettings, ReferenceSettings, TeacherSettings, CriticSettings)
 
 
 def load(path: Path, overrides: Sequence[str] = (), checks: Sequence[rules.Rule] = ()) -> Spec:
@@ -182,10 +182,6 @@ class _Reader:
                 what, meant = unknown_section(name)
                 self.report((name,), what, on_key=True)
                 self.unknown |= {(meant,)} if meant else set()
-        evaluation = self.document.get("eval", {})
-        held_out: tuple[Selected[Any], ...] = ()
-        if isinstance(evaluation, dict) and "data" in evaluation:
-            held_out = self.several(("eval", "data"), evaluation["data"], LISTS["data"])
         return Spec(
             path=self.path,
             folder=self.folder,
@@ -201,9 +197,11 @@ class _Reader:
             reference=self.optional("reference", ReferenceSettings),
             teacher=self.optional("teacher", TeacherSettings),
             critic=self.optional("critic", CriticSettings),
+            sft=self.optional("sft", SftSettings, leave="data"),
+            sft_data=self.own_data("sft"),
             parallel=self.section("parallel", ParallelSettings),
             eval=self.section("eval", EvalSettings, leave="data"),
-            eval_data=held_out,
+            eval_data=self.own_data("eval"),
             checkpoint=self.section("checkpoint", CheckpointSettings),
             environment=self.array("environment", optional=True),
             tracker=self.array("tracker", optional=True),
@@ -236,9 +234,18 @@ class _Reader:
             return _empty(model)
         return self.validate((name,), model, {k: v for k, v in table.items() if k != leave})
 
-    def optional(self, name: str, model: type[L]) -> L | None:
+    def optional(self, name: str, model: type[S], leave: str = "") -> S | None:
         """A section that switches a part of the run on; its `path` is like that of the model."""
-        return _locate(self.section(name, model), self.folder) if name in self.document else None
+        if name not in self.document:
+            return None
+        return _locate(self.section(name, model, leave), self.folder)
+
+    def own_data(self, name: str) -> tuple[Selected[Any], ...]:
+        """The sources in a section of their own, if there are any."""
+        table = self.document.get(name, {})
+        if not isinstance(table, dict) or "data" not in table:
+            return ()
+        return self.several((name, "data"), table["data"], LISTS["data"])
 
     def choice(self, name: str) -> Selected[Any]:
         return self.select((name,), self.document.get(name, {}), CHOICES[name])
@@ -367,7 +374,7 @@ def _default_paths(model: type[Settings]) -> dict[str, str]:
     return {name: str(value) for name, value in defaults.items() if isinstance(value, Path)}
 
 
-def _locate(model: L, folder: Path) -> L:
+def _locate(model: S, folder: Path) -> S:
     """Makes the path of the model absolute, unless it can only be a hub id."""
     name = getattr(model, "path", None)
     if not isinstance(name, str):

@@ -23,6 +23,7 @@ from drpo_cli.settings import (
     RolloutSettings,
     RunSettings,
     Settings,
+    SftSettings,
     SourceSettings,
     TeacherSettings,
     TrackerSettings,
@@ -38,12 +39,13 @@ SECTIONS: dict[str, type[Settings]] = {
     "reference": ReferenceSettings,
     "teacher": TeacherSettings,
     "critic": CriticSettings,
+    "sft": SftSettings,
     "parallel": ParallelSettings,
     "eval": EvalSettings,
     "checkpoint": CheckpointSettings,
 }
 """Sections that select no plugin."""
-OPTIONAL = frozenset({"environment", "lora", "reference", "teacher", "critic", "tracker"})
+OPTIONAL = frozenset({"environment", "lora", "reference", "teacher", "critic", "sft", "tracker"})
 """Sections whose part of a run does not exist without them."""
 OTHER_MODELS = ("reference", "teacher", "critic")
 """Sections with the path of a model beside the policy."""
@@ -69,8 +71,10 @@ LISTS = {
     "reward": Choice("rewards"),
     "tracker": Choice("trackers"),
 }
-"""Arrays of tables, each of which selects one plugin; `[[eval.data]]` is like `[[data]]`."""
-ARRAYS = (("data",), ("environment",), ("reward",), ("tracker",), ("eval", "data"))
+"""Arrays of tables, each of which selects one plugin."""
+WITH_DATA = ("eval", "sft")
+"""Sections with an array of sources of their own: `[[eval.data]]` is like `[[data]]`."""
+ARRAYS = (*((name,) for name in LISTS), *((name, "data") for name in WITH_DATA))
 """The keys of all arrays of tables."""
 
 ORDER = (
@@ -87,6 +91,7 @@ ORDER = (
     "reference",
     "teacher",
     "critic",
+    "sft",
     "parallel",
     "eval",
     "checkpoint",
@@ -112,16 +117,22 @@ class Spec:
     reference: ReferenceSettings | None
     teacher: TeacherSettings | None
     critic: CriticSettings | None
+    sft: SftSettings | None
     parallel: ParallelSettings
     eval: EvalSettings
     eval_data: tuple[Selected[SourceSettings], ...]
     checkpoint: CheckpointSettings
     # no class attribute, which would hide that the section is absent
     environment: tuple[Selected[EnvironmentSettings], ...] = field(default_factory=tuple)
+    sft_data: tuple[Selected[SourceSettings], ...] = field(default_factory=tuple)
     tracker: tuple[Selected[TrackerSettings], ...] = field(default=(), compare=False)
     preset: str | None = field(default=None, compare=False)
     warnings: tuple[Diagnostic, ...] = field(default=(), compare=False)
     source: Source = field(default=Source(""), compare=False, repr=False)
+
+    def own_data(self, section: str) -> tuple[Selected[SourceSettings], ...]:
+        """The sources that a section of `WITH_DATA` has of its own; none for other sections."""
+        return {"eval": self.eval_data, "sft": self.sft_data}.get(section, ())
 
     def environment_of(self, source: SourceSettings) -> Selected[EnvironmentSettings] | None:
         """The environment of a source: the one that it names, else the first; None without any."""

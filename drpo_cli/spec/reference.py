@@ -37,12 +37,20 @@ run has those keys written out. [presets.md](presets.md) says what differs from 
 | preset | sets | source |
 |---|---|---|
 """
-EVAL_DATA = """
+OWN_DATA = {
+    "eval": """
 ### `[[eval.data]]`
 
 Sources of held-out problems, with the options of `[[data]]`. Without one, the held-out problems
 are taken from the training data.
-"""
+""",
+    "sft": """
+### `[[sft.data]]`
+
+Sources of the warm-up, with the options of `[[data]]`. Without one, the warm-up learns the answers
+of `[[data]]`. Held-out problems are left out of both.
+""",
+}
 _BOUNDS = {
     "minimum": "≥ {}",
     "exclusiveMinimum": "> {}",
@@ -72,7 +80,7 @@ def _section(name: str) -> str:
         model = SECTIONS[name]
         table = _table(model, model.model_fields)
         text = f"\n## `[{name}]`\n\n{_first_line(model.__doc__)}\n\n{table}"
-        return text + (EVAL_DATA if name == "eval" else "")
+        return text + OWN_DATA.get(name, "")
     choice = CHOICES.get(name) or LISTS[name]
     header = f"[[{name}]]" if name in LISTS else f"[{name}]"
     base = KINDS[choice.kind].base

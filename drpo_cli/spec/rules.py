@@ -16,6 +16,7 @@ from drpo_cli.spec import (
     rules_environment_credit,
     rules_lora,
     rules_precision,
+    rules_sft,
 )
 from drpo_cli.spec.model import Spec
 from drpo_cli.spec.positions import KeyPath
@@ -348,6 +349,7 @@ ERRORS: tuple[Rule, ...] = (
     *rules_environment_credit.ERRORS,
     *rules_precision.ERRORS,
     *rules_lora.ERRORS,
+    *rules_sft.ERRORS,
     one_advantage_per_response,
     critic_where_needed,
     checkpointing_options,

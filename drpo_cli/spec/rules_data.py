@@ -22,6 +22,7 @@ from drpo_cli.spec.problems import Problem
 
 DATA: KeyPath = ("data",)
 EVAL_DATA: KeyPath = ("eval", "data")
+SFT_DATA: KeyPath = ("sft", "data")
 NO_TEMPLATE = SourceSettings().template
 
 
@@ -29,8 +30,9 @@ NO_TEMPLATE = SourceSettings().template
 
 
 def sources_of(spec: Spec) -> Iterator[tuple[KeyPath, SourceSettings]]:
-    """The options of every source, training and evaluation, with the key of its table."""
-    for key, sources in ((DATA, spec.data), (EVAL_DATA, spec.eval_data)):
+    """The options of every source, with the key of its table."""
+    arrays = ((DATA, spec.data), (EVAL_DATA, spec.eval_data), (SFT_DATA, spec.sft_data))
+    for key, sources in arrays:
         for index, source in enumerate(sources):
             yield (*key, index), source.config
 
@@ -84,15 +86,16 @@ def lengths_leave_prompts(spec: Spec) -> Iterator[Problem]:
 
 
 def all_weights_or_none(spec: Spec) -> Iterator[Problem]:
-    weights = {key: config.weight for key, config in sources_of(spec) if key[:1] == DATA}
-    given = [key for key, weight in weights.items() if weight is not None]
-    for key, weight in weights.items():
-        if given and weight is None:
-            yield Problem(
-                (*key, "weight"),
-                "is missing, and other [[data]] have one; give every [[data]] a weight, or none",
-                also=tuple((*other, "weight") for other in given),
-            )
+    for array, name in ((DATA, "[[data]]"), (SFT_DATA, "[[sft.data]]")):
+        weights = {key: config.weight for key, config in sources_of(spec) if key[:-1] == array}
+        given = [key for key, weight in weights.items() if weight is not None]
+        for key, weight in weights.items():
+            if given and weight is None:
+                yield Problem(
+                    (*key, "weight"),
+                    f"is missing, and other {name} have one; give every {name} a weight, or none",
+                    also=tuple((*other, "weight") for other in given),
+                )
 
 
 def evaluation_draws_uniformly(spec: Spec) -> Iterator[Problem]:

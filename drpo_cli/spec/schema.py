@@ -24,7 +24,7 @@ from drpo_cli.errors import UserError
 from drpo_cli.plugins import KINDS
 from drpo_cli.settings import Settings
 from drpo_cli.spec import presets
-from drpo_cli.spec.model import CHOICES, LISTS, OPTIONAL, ORDER, SECTIONS, Choice
+from drpo_cli.spec.model import CHOICES, LISTS, OPTIONAL, ORDER, SECTIONS, WITH_DATA, Choice
 
 FILE = "run.schema.json"
 """Name of the schema beside a spec, as the templates' `#:schema ./run.schema.json` expects it."""
@@ -109,7 +109,7 @@ class _Builder:
     def _section(self, name: str) -> Node:
         if name in SECTIONS:
             table = table_of(SECTIONS[name])
-            if name == "eval":
+            if name in WITH_DATA:
                 table["properties"]["data"] = _ref("data")
             return table
         choice = CHOICES.get(name) or LISTS[name]

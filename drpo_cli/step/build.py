@@ -7,9 +7,17 @@ from dataclasses import replace
 from typing import Any
 
 from drpo_cli import pretrained
+from drpo_cli.data.pipeline.answers import AnsweredPrompts
 from drpo_cli.data.pipeline.prompts import Prompts
-from drpo_cli.data.pipeline.split import hold_out
-from drpo_cli.data.pipeline.stream import Batching, Data, make_held_out, open_data
+from drpo_cli.data.pipeline.split import hold_out, split
+from drpo_cli.data.pipeline.stream import (
+    Batching,
+    Data,
+    PromptStream,
+    make_held_out,
+    open_data,
+    open_stream,
+)
 from drpo_cli.devices import resolve
 from drpo_cli.dist import World
 from drpo_cli.errors import UserError
@@ -137,6 +145,22 @@ def data(plan: Plan, tokenizer: Any, rank: int) -> Data:
     return open_data(spec.data, spec.eval_data, spec.eval, _prompts(plan, tokenizer), batching)
 
 
+def answers(plan: Plan, tokenizer: Any, rank: int) -> tuple[PromptStream, AnsweredPrompts]:
+    """Opens the data of the warm-up: this rank's rows, and what makes responses of their answers.
+
+    Held-out problems are left out. Raises UserError for a row that cannot be learned.
+    """
+    spec = plan.spec
+    assert spec.sft is not None
+    ends = find_ends(spec.rollout.config, spec.model, tokenizer).ids
+    prompts = AnsweredPrompts(tokenizer, ends, context_length(plan), _vocabulary(spec.model))
+    batching = Batching(spec.sft.examples_per_update, spec.run.seed, rank, plan.world)
+    held_out_of = spec.eval_data or (spec.data if spec.sft_data else ())
+    overlap = spec.eval.overlap if spec.eval_data else "drop"
+    rows = split(spec.sft_data or spec.data, held_out_of, spec.eval.problems, overlap)
+    return open_stream(rows, prompts, batching), prompts
+
+
 def held_out(plan: Plan, tokenizer: Any) -> list[Prompt]:
     """The held-out prompts of `data`, without reading what is trained on."""
     spec = plan.spec
@@ -199,6 +223,29 @@ def trainer(plan: Plan, world: World) -> Any:
         critic=_critic(spec, train, attention, world),
         routing=routing,
     )
+
+
+def supervised(plan: Plan, trainer: Any, objective: Any) -> Any:
+    """Builds the trainer of the warm-up: the policy of `trainer`, an optimizer of its own."""
+    from drpo_cli.trainer import optim
+    from drpo_cli.trainer.trainer import Trainer
+
+    sft = plan.spec.sft
+    assert sft is not None
+    settings = trainer.settings.model_copy(
+        update={
+            "updates_per_rollout": 1,
+            "learning_rate": sft.learning_rate,
+            "schedule": sft.schedule,
+            "final_learning_rate": 0.0,
+            "warmup_updates": sft.warmup_updates,
+            "reduction": "token_mean",
+            "anchor": "engine",
+            "entropy_bonus": 0.0,
+        }
+    )
+    optimizer = optim.build(trainer.policy, settings, sft.updates)
+    return Trainer(trainer.policy, optimizer, objective, settings, trainer.world)
 
 
 def _reference(spec: Spec, train: TrainSettings, attention: str, policy: Any, world: World) -> Any:

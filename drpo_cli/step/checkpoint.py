@@ -12,6 +12,7 @@ the thread writes a copy in main memory. All files and names are the same.
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
@@ -241,6 +242,12 @@ def save_if_due(r: Run, step: int, held_out: HeldOut | None) -> None:
         r.checkpoints.finish()
 
 
+def save_warm(r: Run) -> None:
+    """Saves a checkpoint of the policy before the first step. Collective."""
+    _save(r, 0, None)
+    r.checkpoints.finish()
+
+
 def save_last_step(r: Run) -> None:
     """Saves a checkpoint of the last step taken, unless there is none or it is saved. Collective.
 
@@ -257,7 +264,7 @@ def _save(r: Run, step: int, held_out: HeldOut | None) -> None:
     state = {
         "score": held_out.score.value if held_out else None,
         "data": r.data.stream.state_dict(),
-        "gap_floor": r.proof.floor,
+        "gap_floor": None if math.isnan(r.proof.floor) else r.proof.floor,
         "dtype": r.spec.model.dtype,
     }
     r.checkpoints.save(step, r.trainer, r.tokenizer, state)
@@ -270,13 +277,16 @@ def restore(r: Run) -> None:
         record = r.checkpoints.load(found, r.trainer)
         with saved_state.reading(found / on_disk.MARKER):
             r.data.stream.load_state_dict(record["data"])
-            r.proof.floor = record["gap_floor"]
-        r.done = record["step"]
+            if record["gap_floor"] is not None:  # nothing was pushed before a warm-up
+                r.proof.floor = record["gap_floor"]
+        r.done, r.restored = record["step"], True
         r.say(f"resumed after step {r.done}", resumed=r.done)
     if r.world.rank == 0:
         files = r.folder
         for file in (files.metrics, files.held_out, files.samples, files.quarantine):
-            Records(file).rewind(r.done if found else -1)
+            Records(file).rewind(r.done or -1)  # step 0 is scored again
+        if not found:
+            Records(files.warm_up).rewind(-1)
         r.alerts = Watch(read_records(files.metrics, StepMetrics))
 
 

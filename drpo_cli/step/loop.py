@@ -15,11 +15,15 @@ from drpo_cli.step.proof import check_sync, prove_sync, push
 from drpo_cli.step.record import record, record_base
 from drpo_cli.step.run import Run, open_run
 from drpo_cli.step.sample import Draws, sample, score
+from drpo_cli.step.warm_up import warm_up
 
 
 def run(folder: RunFolder) -> int:
     """Trains this rank's part of the run in `folder`; returns the exit code."""
     with open_run(folder) as r:
+        warm_up(r)  # supervised, on answers, if the spec asks for it
+        if r.stopping:
+            return r.finish()
         prove_sync(r)
         if r.done == 0:
             r.say("scoring the untrained model …")

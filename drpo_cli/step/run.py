@@ -42,6 +42,7 @@ class Run:
 
     player    plays the episodes, in a run with environments
     done      the last step that was taken, 0 before the first
+    restored  whether it continues from a checkpoint
     gap       mean |log π − log μ| of the newest check
     stopping  whether all ranks agreed to stop after this step
     seconds   time of each phase since the last record
@@ -62,6 +63,7 @@ class Run:
     checkpoints: Checkpoints
     stop: StopRequest
     done: int = 0
+    restored: bool = False
     gap: float = 0.0
     alerts: Watch = field(default_factory=Watch)
     stopping: bool = False

@@ -51,14 +51,23 @@ def _metadata(run: SavedRun, folder: Path) -> str:
     return data.to_yaml()
 
 
+def _training(run: SavedRun, step: int) -> str:
+    """How the weights of a step came to be."""
+    supervised = "supervised learning of answers"
+    if step == 0:
+        return supervised
+    objective = run.spec.get("objective", {}).get("type", "drpo")
+    steps = "an unknown number" if run.steps is None else run.steps
+    how = f"reinforcement learning with the objective `{objective}`, step {step} of {steps}"
+    return f"{how}, after {supervised}" if "sft" in run.spec else how
+
+
 def _body(run: SavedRun, checkpoint: Path) -> str:
     step = checkpoints.step_of(checkpoint)
     version = run.versions.get("packages", {}).get("drpo", "")
-    objective = run.spec.get("objective", {}).get("type", "drpo")
     parts = [
         f"# {run.spec.get('run', {}).get('name', checkpoint.name)}",
-        f"{_name(run.spec.get('model', {}).get('path', ''))}, trained by reinforcement learning "
-        f"with the objective `{objective}`, step {step} of {run.steps or 'an unknown number'}, "
+        f"{_name(run.spec.get('model', {}).get('path', ''))}, trained by {_training(run, step)}, "
         f"with drpo {version}.".replace(" .", "."),
         "## Held-out score\n",
         *_scores(run, checkpoint, step),
@@ -80,17 +89,17 @@ def _scores(run: SavedRun, checkpoint: Path, step: int) -> Iterator[str]:
     if not measured:
         yield "It was not measured at this step."
         return
-    rows = "\n".join(f"| {_when(score)} | {_percent(score)} |" for score in measured)
+    first = "before the first step" if "sft" in run.spec else "the base model"
+    rows = "\n".join(
+        f"| {f'step {score.step}' if score.step else first} | {_percent(score)} |"
+        for score in measured
+    )
     yield f"| weights | right responses, % (95 % interval over problems) |\n|---|---|\n{rows}"
     if (found := choice.of_checkpoint(checkpoint)) is not None:
         yield (
             f"This checkpoint was chosen as the best of {found.evaluations} evaluations on these "
             "same problems, so its score is optimistic."
         )
-
-
-def _when(score: HeldOutScore) -> str:
-    return "the base model" if score.step == 0 else f"step {score.step}"
 
 
 def _percent(score: HeldOutScore) -> str:

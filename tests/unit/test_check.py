@@ -157,7 +157,7 @@ def test_the_regime_of_drpo(options: str, expected: str) -> None:
 
 
 def test_a_terminal_of_twenty_columns(spec: Path) -> None:
-    spec.write_text(spec.read_text().replace("steps = 10", "steps = 0"))
+    spec.write_text(spec.read_text().replace("steps = 10", "steps = -1"))
     environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
     environment |= {"TERM": "xterm", "NO_COLOR": "1"}
     for arguments in ([], ["--set", "run.steps=1", "--diff"]):

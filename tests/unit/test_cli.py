@@ -107,7 +107,7 @@ def test_check_shows_the_arithmetic_and_the_warnings(spec: Path) -> None:
 
 
 def test_a_wrong_spec_exits_2_without_a_traceback(spec: Path) -> None:
-    done = drpo("check", spec, "--set", "rollout.top_p=0.9", "--set", "run.steps=0")
+    done = drpo("check", spec, "--set", "rollout.top_p=0.9", "--set", "run.steps=-1")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("warning: ") and done.stderr.endswith(
         f"2 errors, 1 warning in {spec}\n"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from drpo_cli.data.pipeline import stream
+from drpo_cli.data.pipeline import checks
 from drpo_cli.data.pipeline.prompts import Prompts
 from drpo_cli.data.pipeline.stream import Batching, open_data
 from drpo_cli.errors import UserError
@@ -73,7 +73,7 @@ def test_what_the_check_reads_changes_no_state(tmp_path: Path) -> None:
 def test_rows_of_long_sources_are_checked_to_a_limit_which_is_stated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "MOST_CHECKED", 30)
+    monkeypatch.setattr(checks, "MOST_CHECKED", 30)
     held_out = rows_of(tmp_path / "e.jsonl", "a", "b")
     late = rows_of(tmp_path / "a.jsonl", *(LONG if i == 31 else f"{i:02d}" for i in range(40)))
     opened = open_stream(late, held_out=(held_out,))

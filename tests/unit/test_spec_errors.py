@@ -29,7 +29,7 @@ def test_an_unknown_key_of_a_nested_table(folder: Path) -> None:
 
 def test_all_errors_come_together_in_file_order(folder: Path) -> None:
     text = (
-        GOOD.replace("steps = 10", "steps = 0\nsedd = 1")
+        GOOD.replace("steps = 10", "steps = -1\nsedd = 1")
         .replace('"./rewards.py:good"', '"exact_mach"')
         .replace("samples_per_prompt = 4", "samples_per_prompt = 'x'\ntop_p = 0.9")
         .replace('path = "rows.jsonl"\n', "")
@@ -132,7 +132,7 @@ def test_missing_sections_are_named(folder: Path) -> None:
 
 def test_the_docstring_of_the_field_is_shown(folder: Path) -> None:
     assert "(Number of steps, each a rollout and its training)" in problem(
-        folder, GOOD.replace("10", "0", 1)
+        folder, GOOD.replace("10", "-1", 1)
     )
 
 

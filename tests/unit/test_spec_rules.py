@@ -255,7 +255,7 @@ def test_rules_are_checked_together_with_keys_that_are_wrong(folder: Path) -> No
 
 
 WRONG: dict[str, tuple[str, str, Callable[[Spec], object]]] = {
-    "a wrong value": ("steps = 10", "steps = 0", lambda spec: spec.run.steps),
+    "a wrong value": ("steps = 10", "steps = -1", lambda spec: spec.run.steps),
     "an unknown plugin": ('"drpo"', '"drop"', lambda spec: spec.objective.plugin),
     "a misspelt section": ("[train]", "[trian]", lambda spec: spec.train),
     "a misspelt key": ("updates_per", "update_per", lambda spec: spec.train.updates_per_rollout),

@@ -90,7 +90,7 @@ REFUSED = [
     ["rollout.engine=transformers", "rollout.tensor_parallel=2"],
     ["model={}"],
     ["run.name=a b"],
-    ["run.steps=0"],
+    ["run.steps=-1"],
     ["run.seed=4294967296"],
     ["critic.path=[]"],
     ["eval.every=-1"],

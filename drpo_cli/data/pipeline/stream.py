@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
+from drpo_cli.data.pipeline.checks import check_rows, list_remarks
 from drpo_cli.data.pipeline.prompts import Prompts
 from drpo_cli.data.pipeline.rows import Row, Source, is_endless
 from drpo_cli.data.pipeline.split import PATIENCE, Split, shuffle, split
@@ -22,9 +23,6 @@ ONE_IN = 4
 """With `sampling = "difficulty"`, a row that was all right or all wrong is served in one epoch of
 this many, on average."""
 RESTING = "resting"
-MOST_CHECKED = 100_000
-"""Rows per source of which a prompt is made before the first step."""
-CHECKED_AT_ONCE = 1000
 
 
 class Turns:
@@ -326,9 +324,15 @@ def open_data(
     """
     data = split(sources, eval_sources, evaluation.problems, evaluation.overlap)
     held_out, skipped = make_held_out(data.held_out_rows, prompts)
+    stream = open_stream(data, prompts, batching)
+    return Data(stream, held_out, len(data.rows), skipped, list_remarks(data.sources, prompts))
+
+
+def open_stream(data: Split, prompts: Prompts, batching: Batching) -> PromptStream:
+    """Starts a stream, after every row was checked as in `open_data`."""
     stream = PromptStream(data, prompts, batching)
-    _check_rows(data, prompts, batching)
-    return Data(stream, held_out, len(data.rows), skipped, _list_remarks(data.sources, prompts))
+    check_rows(data, prompts, batching.rank, batching.world)
+    return stream
 
 
 def make_held_out(rows: Sequence[Row], prompts: Prompts) -> tuple[list[Prompt], Counter[str]]:
@@ -345,49 +349,6 @@ def make_held_out(rows: Sequence[Row], prompts: Prompts) -> tuple[list[Prompt], 
             "raise rollout.context_length, lower max_new_tokens, or change those options",
         )
     return held_out, skipped
-
-
-def _check_rows(data: Split, prompts: Prompts, batching: Batching) -> None:
-    """Raises UserError for the first of this rank's training rows that cannot be used."""
-    refused, checked = list[UserError](), 0
-    for source in data.sources:
-        if is_endless(source):
-            continue
-        own = range(batching.rank, min(len(source), MOST_CHECKED), batching.world)
-        checked += len(own)
-        for start in range(0, len(own), CHECKED_AT_ONCE):
-            refused += _refuse(source, own[start : start + CHECKED_AT_ONCE], data, prompts)
-    if refused:
-        more = f" ({len(refused):,} of {checked:,} rows cannot be used)" if refused[1:] else ""
-        raise UserError(f"{refused[0].what}{more}", refused[0].fix)
-
-
-def _refuse(source: Source, own: range, data: Split, prompts: Prompts) -> list[UserError]:
-    """The errors of these rows of a source, in their order."""
-    refused, rows = {}, {}
-    for at in own:
-        try:
-            row = source[at]
-            if data.trains(row):
-                rows[at] = row
-        except UserError as error:
-            refused[at] = error
-    refused |= prompts.check(rows)
-    return [refused[at] for at in sorted(refused)]
-
-
-def _list_remarks(sources: Sequence[Source], prompts: Prompts) -> list[str]:
-    unchecked = [
-        f"data {source.name}: {'all' if is_endless(source) else f'from row {MOST_CHECKED:,} on,'} "
-        f"rows are checked only when they are read"
-        for source in sources
-        if len(source) > MOST_CHECKED
-    ]
-    return unchecked + [
-        f"data {name}: prompts begin with two {prompts.bos}: the tokenizer adds one, and template "
-        "or prompt writes one; remove that, or set add_special_tokens = false in this source"
-        for name in sorted(prompts.doubled_bos)
-    ]
 
 
 def _describe(sources: list[list[Any]]) -> str:
