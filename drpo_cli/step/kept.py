@@ -133,12 +133,13 @@ class KeptResponses:
     ended by itself is the same with any limit that leaves room for it; one that was truncated needs
     the same limit. Its log μ is not kept: that of one which is read is 0.
 
-    start  starts the engine; called for the first response that is missing
+    start  starts the engine; called for the first response that is missing, or `now`, since the
+           time limit of an episode would not wait for it
     """
 
-    def __init__(self, start: Callable[[], EngineProtocol], keep: Keep) -> None:
-        self._make = start
-        self._engine: EngineProtocol | None = None
+    def __init__(self, start: Callable[[], EngineProtocol], keep: Keep, now: bool = False) -> None:
+        self._start = start
+        self._engine = start() if now else None
         self._records = Records(keep.file(RESPONSES))
         self._records.end_line()
         self._known: dict[tuple[str, int | None], Rollout] = {}
@@ -165,20 +166,11 @@ class KeptResponses:
         if not missing:
             return
         feed = _Rest(missing, requests)
-        with closing(self.start().generate(feed, sampling)) as sampled:
+        self._engine = self._engine or self._start()
+        with closing(self._engine.generate(feed, sampling)) as sampled:
             for key, rollout in sampled:
                 self._keep(feed.asked.pop(key), rollout)
                 yield key, rollout
-
-    def start(self) -> EngineProtocol:
-        """Starts the engine now: the time limit of an episode does not wait for it."""
-        self._engine = self._engine or self._make()
-        return self._engine
-
-    def close(self) -> None:
-        """Stops the engine, if it was started."""
-        if self._engine is not None:
-            self._engine.close()
 
     def _find(self, request: Request) -> Rollout | None:
         key, limit = _key(request), request.max_new_tokens

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from rich.console import Console
 
 from drpo_cli import suites
 from drpo_cli.console import open_console
@@ -19,35 +19,16 @@ from drpo_cli.data.pipeline.overlap import WORDS, Overlap, find_overlap
 from drpo_cli.data.pipeline.split import split
 from drpo_cli.errors import UserError
 from drpo_cli.evaluate import compare
-from drpo_cli.evaluate.metrics import Evaluation, summarise
-from drpo_cli.evaluate.results import problem_results
+from drpo_cli.evaluate.metrics import Evaluation
 from drpo_cli.model_folder import ADAPTER_CONFIG, NAME_ONE, find_wrong_kind
-from drpo_cli.plan import Plan, lone_plan
-from drpo_cli.rewards.grading.grader import Grader
-from drpo_cli.rollout.engine.protocol import EngineProtocol, Sampler, Sampling
 from drpo_cli.runs.checkpoints import MARKER
 from drpo_cli.runs.folder import RunFolder, write_whole
-from drpo_cli.runs.records import Records
-from drpo_cli.runs.saved import open_run
-from drpo_cli.spec import Spec, dump, load
-from drpo_cli.step import build as assemble
-from drpo_cli.step import checkpoint, choice
-from drpo_cli.step.evaluate import count_unscored, eval_sampling, problems_id, score_held_out
-from drpo_cli.step.kept import (
-    SAMPLES,
-    Keep,
-    KeptResponses,
-    Shard,
-    digest_weights,
-    folder_name,
-    open_folder,
-)
-from drpo_cli.step.play import sample_or_play
-from drpo_cli.step.samples import sample_record
+from drpo_cli.spec import dump, load
+from drpo_cli.step import checkpoint
+from drpo_cli.step.kept import Shard, folder_name
 from drpo_cli.suites import Suite
 from drpo_cli.tools import published
-from drpo_cli.tools.own_process import answer, run_apart
-from drpo_cli.types import Group, Prompt, Scores
+from drpo_cli.tools.scoring import Job, Scored, score_jobs
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 OWN = "held-out"
@@ -94,23 +75,48 @@ ONCE = How()
 """As the spec says, with nothing kept."""
 
 
+class Told(NamedTuple):
+    """Says what is scored, and how long it took.
+
+    suites  by the file of their spec
+    """
+
+    console: Console
+    how: How
+    suites: Mapping[str, Suite] = {}
+
+    def begin(self, jobs: Sequence[Job]) -> None:
+        """Names the jobs of an engine before it starts."""
+        for i, job in enumerate(jobs):
+            same = "" if i == 0 else ", with the same engine"
+            self._print(f"{self.how.verb} {self._name(job)}{same} …")
+
+    def end(self, job: Job, scored: Scored) -> None:
+        """Says how long a job took."""
+        self._print(f"{self._name(job)}: {scored.seconds:.1f} s")
+
+    def _name(self, job: Job) -> str:
+        suite = self.suites.get(job.spec)
+        return describe(job.target) + ("" if suite is None else f" on {suite.about.title}")
+
+    def _print(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
 def evaluate(
     targets: Sequence[str], spec_path: Path | None, json_out: Path | None, how: How
 ) -> int:
     """Scores each target and prints the comparison; returns the exit code."""
     console = open_console()
-
-    def show(target: str) -> None:
-        console.print(f"{how.verb} {describe(target)} …", soft_wrap=True)
-
+    told = Told(console, how)
     spec_path = spec_path or _find_spec(targets)
     if how.shard is not None:
-        score_targets(targets, spec_path, how, show)
+        score_targets(targets, spec_path, how, told.begin, told.end)
         console.print(how.next_step)
         return 0
     spec = load(spec_path)
     overlap = find_overlap(split(spec.data, spec.eval_data, spec.eval.problems, spec.eval.overlap))
-    found = score_targets(targets, spec_path, how, show)
+    found = score_targets(targets, spec_path, how, told.begin, told.end)
     console.print(compare.render(found))
     if overlap.shared:
         console.print(describe_overlap(overlap))
@@ -145,24 +151,19 @@ def evaluate_suites(
     loaded = [suites.load(name, targets[0], overrides, data.get(name)) for name in names]
     if twice := [name for name, count in Counter(one.name for one in loaded).items() if count > 1]:
         raise UserError(f"--suite: two are called {twice[0]}", "rename the file of one of them")
-    results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="drpo-suite-") as scratch:
+        specs = {suite.name: Path(scratch, f"{suite.name}.toml") for suite in loaded}
         for suite in loaded:
-            path = Path(scratch, f"{suite.name}.toml")
-            path.write_text(dump(suite.spec), encoding="utf-8")
-
-            def show(target: str, suite: Suite = suite) -> None:
-                text = f"{suite.about.title}: {how.verb} {describe(target)} …"
-                console.print(text, soft_wrap=True)
-
-            found = score_targets(targets, path, how, show, suite.name)
-            if how.shard is not None:
-                continue
-            console.print(published.render(suite, found))
-            results[suite.name] = published.as_dict(suite, found)
+            specs[suite.name].write_text(dump(suite.spec), encoding="utf-8")
+        told = Told(console, how, {str(specs[suite.name]): suite for suite in loaded})
+        found = _score(specs, targets, how, told.begin, told.end)
     if how.shard is not None:
         console.print(how.next_step)
-    elif json_out is not None:
+        return 0
+    for suite in loaded:
+        console.print(published.render(suite, found[suite.name]))
+    if json_out is not None:
+        results = {suite.name: published.as_dict(suite, found[suite.name]) for suite in loaded}
         write_whole(json_out, json.dumps({"suites": results}, indent=1))
     return 0
 
@@ -181,129 +182,49 @@ def score_targets(
     targets: Sequence[str],
     spec_path: Path | None,
     how: How = ONCE,
-    begin: Callable[[str], None] = lambda target: None,
-    name: str = OWN,
+    begin: Callable[[Sequence[Job]], None] = lambda jobs: None,
+    end: Callable[[Job, Scored], None] = lambda job, scored: None,
 ) -> dict[str, Evaluation]:
-    """Scores each target, one after the other; `begin` is called with each before it is scored.
+    """Scores each target; `begin` and `end` are those of `score_jobs`.
 
     A run folder stands for its newest checkpoint. The checkpoint with the best held-out score would
     be chosen on the same problems that it is judged on. Without `spec_path`, the spec is that of
-    the first target that belongs to a run. A shard is sampled, and has no scores. `name` is that of
-    the problems. Raises UserError for a target that is neither a run folder, nor a checkpoint, nor
-    a model folder, nor may be a model of the hub.
+    the first target that belongs to a run. A shard is sampled, and has no scores. Raises UserError
+    for a target that is neither a run folder, nor a checkpoint, nor a model folder, nor may be a
+    model of the hub.
     """
     spec_path = spec_path or _find_spec(targets)
-    found: dict[str, Evaluation] = {}
+    found = _score({OWN: spec_path}, targets, how, begin, end)
+    return found[OWN]
+
+
+def _score(
+    specs: Mapping[str, Path],
+    targets: Sequence[str],
+    how: How,
+    begin: Callable[[Sequence[Job]], None],
+    end: Callable[[Job, Scored], None],
+) -> dict[str, dict[str, Evaluation]]:
+    """The evaluation of each target on the problems of each spec, by their names."""
     with tempfile.TemporaryDirectory(prefix="drpo-eval-") as scratch:
-        for i, target in enumerate(targets):
-            begin(target)
-            dtype = load(spec_path).model.dtype
-            model = target
-            if not is_of_hub(target):
-                model = str(prepare_weights(Path(target), Path(scratch) / str(i), dtype))
-            words = (spec_path, model, target, how.samples or "", how.folder(name, target))
-            text = run_apart("drpo_cli.tools.evaluate", *words, how.shard or "")
-            if text:
-                found[target] = Evaluation.from_json(text)
+        dtype = load(next(iter(specs.values()))).model.dtype
+        models = {
+            target: target
+            if is_of_hub(target)
+            else str(prepare_weights(Path(target), Path(scratch, str(i)), dtype))
+            for i, target in enumerate(targets)
+        }
+        jobs = {
+            (name, target): Job(str(spec), model, target, how.folder(name, target))
+            for name, spec in specs.items()
+            for target, model in models.items()
+        }
+        scored = score_jobs([*jobs.values()], how.samples, how.shard, begin, end)
+    found: dict[str, dict[str, Evaluation]] = {name: {} for name in specs}
+    for (name, target), one in zip(jobs, scored, strict=True):
+        if one.evaluation is not None:
+            found[name][target] = one.evaluation
     return found
-
-
-def score(
-    spec_path: Path, model: str, samples: int | None, target: Path, keep: Keep | None = None
-) -> Evaluation | None:
-    """Samples and scores the spec's held-out problems; a shard is only sampled: None.
-
-    model   the name of a model of the hub, or the folder of weights
-    target  where they came from
-    """
-    spec = load(spec_path)
-    spec = replace(spec, model=spec.model.model_copy(update={"path": model}))
-    plan = lone_plan(spec)
-    tokenizer = assemble.tokenizer(spec.model)
-    held_out = assemble.held_out(plan, tokenizer)
-    sampling = eval_sampling(spec, samples)
-    if keep is not None:
-        open_folder(keep, _conditions(spec, sampling))
-    player = assemble.player(plan, tokenizer)
-    with (
-        Grader(spec.reward, spec.environment) as grader,
-        player or nullcontext(),
-        _open_engine(plan, keep, now=player is not None) as engine,
-    ):
-        if keep is not None and keep.shard is not None:
-            sample_or_play(engine, player, keep.shard.share(held_out), sampling)
-            return None
-        groups_P, scores_P = score_held_out(
-            engine, player, grader, held_out, sampling, None, step=0
-        )
-    if keep is not None:
-        _write_samples(keep.folder / SAMPLES, groups_P, scores_P)
-    results_P = problem_results(groups_P, scores_P)
-    found = summarise(results_P, spec.eval.threshold, count_unscored(scores_P))
-    return replace(found, chosen_of=count_choices(target, held_out, spec))
-
-
-@contextmanager
-def _open_engine(plan: Plan, keep: Keep | None, now: bool) -> Iterator[Sampler]:
-    """The engine; with kept responses, started only if one is missing, or `now`."""
-    if keep is None:
-        engine: EngineProtocol | KeptResponses = assemble.lone_engine(plan)
-    else:
-        engine = KeptResponses(lambda: assemble.lone_engine(plan), keep)
-        if now:
-            engine.start()
-    yield engine
-    engine.close()
-
-
-def _conditions(spec: Spec, sampling: Sampling) -> dict[str, Any]:
-    """What responses depend on, besides their prompts, seeds and lengths."""
-    rollout, model = spec.rollout.config, Path(spec.model.path)
-    return {
-        "weights": digest_weights(model) if model.is_dir() else spec.model.path,
-        "rollout.engine": spec.rollout.type,
-        "rollout.dtype": rollout.dtype or spec.model.dtype,
-        "rollout.head_dtype": rollout.head_dtype,
-        "rollout.stop": rollout.stop,
-        "rollout.stop_token_ids": rollout.stop_token_ids,
-        "eval.temperature": sampling.temperature,
-        "eval.top_p": sampling.top_p,
-        "eval.top_k": sampling.top_k,
-    }
-
-
-def _write_samples(path: Path, groups_P: Sequence[Group], scores_P: Sequence[Scores]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.unlink(missing_ok=True)
-    lines = Records(partial)
-    for group, scores in zip(groups_P, scores_P, strict=True):
-        totals = [None if i in scores.skipped else total for i, total in enumerate(scores.total_G)]
-        lines.extend(
-            sample_record(0, group, scores, i, totals[i]) for i in range(len(group.rollouts_G))
-        )
-    partial.replace(path)
-
-
-def count_choices(target: Path, held_out: Sequence[Prompt], spec: Spec) -> int:
-    """The evaluations on these problems of which the target had the highest score; else 0.
-
-    The target is a checkpoint, or a model that was exported from one and is scored by `spec`.
-    """
-    if (found := choice.of_checkpoint(target)) is not None:
-        try:
-            spec = open_run(target.resolve().parent.parent).load_spec()
-        except UserError:  # a spec of an older version
-            return 0
-    else:
-        found = choice.of_model(target)
-    same = found is not None and problems_id(spec, held_out) == found.problems
-    return found.evaluations if found is not None and same else 0
-
-
-def _main(spec: str, model: str, target: str, samples: str, folder: str, shard: str) -> str:
-    keep = Keep(Path(folder), Shard.parse(shard) if shard else None) if folder else None
-    found = score(Path(spec), model, int(samples) if samples else None, Path(target), keep)
-    return "" if found is None else found.to_json()
 
 
 def _find_spec(targets: Sequence[str]) -> Path:
@@ -346,7 +267,3 @@ def prepare_weights(target: Path, scratch: Path, dtype: str) -> Path:
         fix = "name a run folder, a checkpoint or a model folder" if is_unknown else finding.fix
         raise UserError(finding.what, fix)
     return target.resolve()
-
-
-if __name__ == "__main__":
-    sys.exit(answer(_main))

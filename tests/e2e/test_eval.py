@@ -1,6 +1,7 @@
 """`drpo eval` and `drpo export` on the folder of a run, with both engines."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from drpo_cli.runs.records import Records
 from support.command import drpo, records
 from support.custom_code import custom_model
 from support.damaged import MATRIX, change, without
+from support.models import tiny_model
 
 pytestmark = pytest.mark.engine
 
@@ -66,6 +68,26 @@ def test_the_same_spec_on_vllm(small: Path) -> None:
     done = drpo("eval", small.parent / "model", "--spec", small)
     assert done.returncode == 0, done.stderr
     assert "avg@k" in done.stdout
+
+
+@pytest.mark.parametrize("engine", ["transformers", "vllm"])
+def test_models_that_share_an_engine_score_as_by_themselves(
+    small: Path, tmp_path: Path, engine: str
+) -> None:
+    small.write_text(small.read_text().replace('"transformers"', f'"{engine}"'))
+    models = [str(tiny_model(tmp_path / f"model-{seed}", seed=seed)) for seed in (1, 2)]
+    models.append(str(tiny_model(tmp_path / "llama", "llama")))
+    together, out = tmp_path / "together.json", tmp_path / "out.json"
+    done = drpo("eval", *models, "--spec", small, "--samples", 4, "--json", together)
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert f"scoring {models[1]}, with the same engine …" in said
+    assert f"scoring {models[2]} …" in said and re.search(rf"{models[1]}: [0-9.]+ s", said)
+    found = json.loads(together.read_text())["targets"]
+    for model in models[1:]:
+        assert drpo("eval", model, "--spec", small, "--samples", 4, "--json", out).returncode == 0
+        assert json.loads(out.read_text())["targets"][model] == found[model]
+    assert found[models[0]] != found[models[1]]
 
 
 def test_targets_that_cannot_be_scored(small: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from drpo_cli.runs.records import Records
 from drpo_cli.spec import Spec, dump, load
 from drpo_cli.step import choice
 from drpo_cli.step.evaluate import problems_id
-from drpo_cli.tools.evaluate import count_choices
+from drpo_cli.tools.scoring import count_choices
 from drpo_cli.types import Prompt
 from support.specs import SMALLEST, write
 

@@ -30,6 +30,7 @@ from drpo_cli.spec import dump, load
 from drpo_cli.spec.overrides import parse_variant
 from drpo_cli.step.checkpoint import export
 from drpo_cli.tools import evaluate, init
+from drpo_cli.tools.scoring import Job, Scored
 from drpo_cli.trackers import TrackedRun
 from support.paths import NAMES, NASTY
 from support.specs import DATA, HEAD, REWARD
@@ -190,8 +191,12 @@ def test_eval_prints_every_character(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     result = Evaluation(1, 1.0, (), {})
     (tmp_path / "run.toml").write_text(HEAD + DATA + REWARD)
 
+    job = Job("", "", shown)
+
     def score(*given: Any) -> dict[str, Evaluation]:
-        given[3](shown)
+        _, _, _, begin, end = given
+        begin([job])
+        end(job, Scored(result, 1.0))
         return {shown: result}
 
     monkeypatch.setattr(evaluate, "score_targets", score)
@@ -199,7 +204,7 @@ def test_eval_prints_every_character(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setenv("COLUMNS", "200")
     with redirect_stdout(io.StringIO()) as out:
         evaluate.evaluate([shown], tmp_path / "run.toml", None, evaluate.ONCE)
-    assert out.getvalue() == f"scoring {shown} …\n{shown}\n"
+    assert out.getvalue() == f"scoring {shown} …\n{shown}: 1.0 s\n{shown}\n"
 
 
 def test_a_folder_that_is_not_unicode_is_named(tmp_path: Path) -> None:

@@ -125,7 +125,6 @@ def test_shards_together_are_the_whole(
         assert counting.sampled == 3 * prompts
     found = kept(keep_in(tmp_path), lambda: pytest.fail("nothing is missing"))
     assert texts(sample_or_play(found, None, prompts_P, SAMPLING)) == texts(whole)
-    found.close()
 
 
 def test_episodes_go_on_in_the_middle(
