@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from itertools import combinations
 from typing import Any
@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from drpo_cli.errors import UserError
-from drpo_cli.evaluate.metrics import Estimate, Evaluation
-from drpo_cli.evaluate.results import Difference, pair_differences
+from drpo_cli.evaluate.metrics import Estimate, Evaluation, estimate
+from drpo_cli.evaluate.results import Difference, pair_differences, split_by_source
 
 SHOWN_IDS = 3
 METRICS = ("avg@", "pass@", "pass^", "maj@")
@@ -36,7 +36,7 @@ def compare_pairs(evaluations: Mapping[str, Evaluation]) -> list[Difference]:
 
 def render(evaluations: Mapping[str, Evaluation]) -> Group:
     """Makes a table of all targets, for two or more one of the paired differences, and remarks."""
-    parts: list[Table | Text] = [_target_table(evaluations)]
+    parts: list[Table | Text] = [_target_table(evaluations), *_source_table(evaluations)]
     if len(evaluations) > 1:
         parts += [_difference_table(compare_pairs(evaluations)), Text(DETECTABLE, style="dim")]
     else:
@@ -118,6 +118,30 @@ def _target_table(evaluations: Mapping[str, Evaluation]) -> Table:
         label = name if len(sizes) == 1 else f"{name} (k = {result.k})"
         table.add_row(Text(label), *cells)
     return table
+
+
+def _source_table(evaluations: Mapping[str, Evaluation]) -> Iterator[Table]:
+    """The score on each source's problems, where they are of several."""
+    by_target = {
+        name: split_by_source([p.id for p in result.problems], result.problems)
+        for name, result in evaluations.items()
+    }
+    sources = list(dict.fromkeys(source for found in by_target.values() for source in found))
+    if len(sources) < 2:
+        return
+    table = _make_table("avg@k by source, %")
+    table.add_column("source", overflow="fold")
+    for name in evaluations:
+        table.add_column(Text(name), justify="right", overflow="fold")
+    for source in sources:
+        cells = []
+        for name, result in evaluations.items():
+            own, rates = by_target[name].get(source, []), result.avg_by_problem()
+            prompts = [problem.prompt_hash for problem in own]
+            found = estimate([rates[p.id] for p in own], prompts) if own else None
+            cells.append(Text("–") if found is None else _percent(found))
+        table.add_row(Text(source), *cells)
+    yield table
 
 
 def _difference_table(found: list[Difference]) -> Table:

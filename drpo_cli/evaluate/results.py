@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from drpo_cli.evaluate.metrics import Estimate, ProblemResult, estimate_difference
 from drpo_cli.types import Group, Prompt, Scores
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class HeldOut:
     """A held-out score and the rates of its problems.
 
-    unscored  responses that count as wrong because a reward failed on them
-    rates_P   share of right responses of each problem
+    unscored   responses that count as wrong because a reward failed on them
+    rates_P    share of right responses of each problem
+    by_source  the mean of the problems of each source; empty for one source
     """
 
     score: Estimate
     unscored: int
     rates_P: tuple[float, ...] = ()
+    by_source: Mapping[str, float] = field(default_factory=dict)
 
-    def metrics(self) -> dict[str, float | None]:
+    def metrics(self) -> dict[str, Any]:
         """The score as keys of a step's metrics."""
         low, high = self.score.low, self.score.high
-        found = {"held_out": self.score.value, "held_out_low": low, "held_out_high": high}
-        return found | ({"held_out_unscored": self.unscored} if self.unscored else {})
+        more = {"held_out_unscored": self.unscored, "held_out_by_source": self.by_source}
+        return {
+            "held_out": self.score.value,
+            "held_out_low": low,
+            "held_out_high": high,
+            **{name: value for name, value in more.items() if value},
+        }
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,14 @@ def pair_differences(
     pairs = [new - old for old, new in zip(before, after, strict=True)]
     found, detectable = estimate_difference(pairs, clusters)
     return Difference(first, second, found, len(pairs), detectable)
+
+
+def split_by_source(ids: Sequence[str], values: Sequence[T]) -> dict[str, list[T]]:
+    """The values of each source's problems, by its name; the ids are those of `Prompt`."""
+    found: dict[str, list[T]] = {}
+    for id, value in zip(ids, values, strict=True):
+        found.setdefault(id.rpartition("/")[0].removeprefix("eval:"), []).append(value)
+    return found
 
 
 def problem_results(groups_P: Sequence[Group], scores_P: Sequence[Scores]) -> list[ProblemResult]:

@@ -16,8 +16,8 @@ from drpo_cli.report.charts import Panel, Shade, colour, draw
 from drpo_cli.report.html import Table, read_asset, render, save
 from drpo_cli.runs import suspicion
 from drpo_cli.runs.alerts import Alert
+from drpo_cli.runs.flat import flatten
 from drpo_cli.runs.folder import RunFolder, open_folder
-from drpo_cli.runs.metrics import flatten
 from drpo_cli.runs.saved import SavedRun
 from drpo_cli.spec.model import SECTIONS
 

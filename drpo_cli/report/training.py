@@ -105,7 +105,8 @@ CHARTS = (
 
 def training_panels(runs: Sequence[SavedRun]) -> list[Panel]:
     """Every chart that has data; the last one shows where the step's time goes."""
-    panels = [_warm_up(runs), *(_panel(chart, runs) for chart in CHARTS)]
+    first, *others = [_panel(chart, runs) for chart in CHARTS]
+    panels = [_warm_up(runs), first, _sources(runs), *others]
     return [panel for panel in [*panels, _time(runs)] if panel.has_data]
 
 
@@ -118,6 +119,17 @@ def describe_thinning(runs: Sequence[SavedRun]) -> list[str]:
         for name, every in drawn.items()
         if every > 1
     ]
+
+
+def _sources(runs: Sequence[SavedRun]) -> Panel:
+    """The held-out score on the problems of each source, of one run."""
+    metrics = thin(runs[0].metrics)[0] if len(runs) == 1 else []
+    names = dict.fromkeys(name for r in metrics for name in r.get("held_out_by_source", {}))
+    lines = [
+        Line(name, series(metrics, "held_out_by_source", name), colour(i), marks=True)
+        for i, name in enumerate(names)
+    ]
+    return Panel("held-out-sources", "held-out avg@k by source", lines, share=True)
 
 
 def _warm_up(runs: Sequence[SavedRun]) -> Panel:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Required, TypedDict
 
 from msgspec import Meta
-
-from drpo_cli.plugins import short_name
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 """A whole number, as large as a float can count."""
@@ -17,9 +14,6 @@ Time = Annotated[float, Meta(ge=0, le=1e11)]
 """Seconds since 1970, up to the year 5138."""
 
 Share = Annotated[float, Meta(ge=0, le=1)]
-
-NAMED = ("environment", "reward", "tracker")
-"""The arrays of tables of a spec whose tables have names."""
 
 State = Literal["starting", "running", "finished", "stopped", "failed"]
 
@@ -95,6 +89,7 @@ class StepMetrics(TypedDict, total=False):
     held_out_set                  hash of what held-out scores depend on; in step 0
     held_out, _low, _high         avg@k in [0, 1] and its 95 % interval; on evaluated steps
     held_out_unscored             responses counted as wrong because a reward failed on them
+    held_out_by_source            avg@k of each source's problems, where they are of several
     reward, reward_std            mean and standard deviation of the total over responses
     rewards                       mean of each reward, before its weight
     skipped_samples               responses left out because a reward failed on them
@@ -144,6 +139,7 @@ class StepMetrics(TypedDict, total=False):
     held_out_low: float | None
     held_out_high: float | None
     held_out_unscored: Count
+    held_out_by_source: dict[str, float | None]
     reward: float | None
     reward_std: float | None
     rewards: dict[str, float | None]
@@ -370,31 +366,3 @@ def failed_calls(metrics: StepMetrics) -> Counter[tuple[str, str]]:
     """Counts the failed calls in a step's metrics by (reward, kind)."""
     failures = {name: own.get("failures", {}) for name, own in metrics.get("grading", {}).items()}
     return Counter({(name, kind): n for name, own in failures.items() for kind, n in own.items()})
-
-
-def flatten(value: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields keys with dots and their values; a table of an array goes by its name.
-
-    `reward[tidy].weight` is the weight of the reward `tidy`. An empty table is a value, so that a
-    comparison shows where only one side has it.
-    """
-    for key, inner in value.items():
-        path = f"{above}{key}"
-        if isinstance(inner, Mapping) and inner:
-            yield from flatten(inner, f"{path}.")
-        elif isinstance(inner, list) and inner and all(isinstance(i, Mapping) for i in inner):
-            for label, table in zip(_label_tables(key, inner), inner, strict=True):
-                yield from flatten(table, f"{path}[{label}].")
-        else:
-            yield path, inner
-
-
-def _label_tables(section: str, tables: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The name of each table of `NAMED`, the type of every other; repeats get a number."""
-    labels: list[str] = []
-    for number, table in enumerate(tables, 1):
-        named = table.get("name") if section in NAMED else None
-        label = str(named or short_name(str(table.get("type") or number)))
-        taken = sum(other.partition(" #")[0] == label for other in labels)
-        labels.append(f"{label} #{taken + 1}" if taken else label)
-    return labels

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from drpo_cli.runs import events as progress
+from drpo_cli.runs.flat import flatten
 from drpo_cli.runs.folder import RunFolder, open_folder
 from drpo_cli.runs.metrics import (
     EventRecord,
@@ -17,7 +18,6 @@ from drpo_cli.runs.metrics import (
     SampleRecord,
     StepMetrics,
     WarmUpRecord,
-    flatten,
 )
 from drpo_cli.runs.reader import DEEPEST, Damage, describe_error, iterate, measure_depth, read_text
 from drpo_cli.runs.spec import Roles, find_roles, find_steps, read_tables

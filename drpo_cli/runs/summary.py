@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
+from drpo_cli.runs.flat import flatten
 from drpo_cli.runs.folder import RunFolder
-from drpo_cli.runs.metrics import flatten
 from drpo_cli.runs.saved import HeldOutScore, SavedRun
 
 ABSENT = "–"

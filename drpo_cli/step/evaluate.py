@@ -7,7 +7,7 @@ from dataclasses import astuple
 from typing import TYPE_CHECKING
 
 from drpo_cli.evaluate.metrics import estimate, right_samples
-from drpo_cli.evaluate.results import HeldOut, held_out_id, problem_results
+from drpo_cli.evaluate.results import HeldOut, held_out_id, problem_results, split_by_source
 from drpo_cli.rewards.grading.grader import Grader
 from drpo_cli.rollout.engine.protocol import Sampler, Sampling, derive_seed
 from drpo_cli.runs.records import Records
@@ -34,7 +34,10 @@ def evaluate(r: Run, step: int) -> HeldOut:
     for rank, part in enumerate(parts):
         rates_P[rank :: r.world.size] = part
     score = estimate(rates_P, [prompt.text for prompt in r.data.held_out])
-    return HeldOut(score, int(r.world.sum([count_unscored(scores_P)])[0]), tuple(rates_P))
+    unscored = int(r.world.sum([count_unscored(scores_P)])[0])
+    sources = split_by_source([prompt.id for prompt in r.data.held_out], rates_P)
+    means = {name: sum(rates) / len(rates) for name, rates in sources.items()}
+    return HeldOut(score, unscored, tuple(rates_P), means if len(means) > 1 else {})
 
 
 def score_held_out(

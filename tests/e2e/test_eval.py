@@ -61,6 +61,24 @@ def test_a_trained_run_is_scored_and_exported(small: Path, tmp_path: Path) -> No
     assert line in " ".join(done.stdout.split())
 
 
+def test_held_out_problems_of_several_sources_are_scored_by_source(small: Path) -> None:
+    (small.parent / "own.jsonl").write_text('{"prompt": "Say 7.", "answer": "7"}\n')
+    held_out = (
+        '[[eval.data]]\ntype = "arithmetic"\n[[eval.data]]\ntype = "jsonl"\npath = "own.jsonl"\n'
+    )
+    small.write_text(small.read_text().replace("problems = 4", "problems = 8000") + held_out)
+    digits = ("--set", "eval.data[0].digits=1", "--set", "eval.overlap=drop")
+    done = drpo("train", small, "--set", "data[0].digits=2", "--set", "run.steps=1", *digits)
+    assert done.returncode == 0, done.stderr
+    run = RunFolder(small.parent / "runs" / "small")
+    for line, rates in zip(records(run.metrics), records(run.held_out), strict=True):
+        assert line["held_out_by_source"].keys() == {"arithmetic", "jsonl"}
+        numbers = rates["rates"]
+        of_sums, own = (line["held_out_by_source"][name] for name in ("arithmetic", "jsonl"))
+        count = len(numbers)
+        assert of_sums * (count - 1) + own == pytest.approx(sum(numbers)) and count > 50
+
+
 def test_the_same_spec_on_vllm(small: Path) -> None:
     done = drpo("eval", small.parent / "model", "--spec", small)
     assert done.returncode == 0, done.stderr

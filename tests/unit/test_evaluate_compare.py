@@ -157,3 +157,16 @@ def test_json_holds_everything() -> None:
     assert Evaluation.from_json(json.dumps(read["targets"]["trained"])) == both["trained"]
     (difference,) = read["differences"]
     assert difference["estimate"]["value"] == compare_pairs(both)[0].estimate.value
+
+
+def test_problems_of_several_sources_have_a_score_each() -> None:
+    result = scored([1.0] * 20 + [0.0] * 30, seed=1)
+    named = [
+        replace(problem, id=f"eval:{'easy.jsonl' if i < 20 else 'hard'}/{i}")
+        for i, problem in enumerate(result.problems)
+    ]
+    text = text_of(render({"base": summarise(named), "trained": summarise(named[::-1])}))
+    assert "avg@k by source" in text
+    cells = {words[0]: words[1:] for line in text.splitlines() if (words := line.split())}
+    assert cells["easy.jsonl"] == ["100.0", "100.0"] and cells["hard"] == ["0.0", "0.0"]
+    assert "by source" not in text_of(render({"base": result}))

@@ -274,6 +274,18 @@ def test_a_long_run_is_drawn_in_part_and_the_page_says_so(tmp_path: Path) -> Non
     assert "0.5 (step 4,501)" in text
 
 
+def test_sources_and_a_warm_up_have_charts_of_their_own(tmp_path: Path) -> None:
+    run = run_folder(tmp_path)
+    for step in range(3):
+        scores = {"easy.jsonl": 0.25 * step, "hard": 0.125}
+        line = metrics_line(step, 0.5, {"exact_match": 0.5})
+        Records(run.metrics).append({**line, "held_out": 0.2, "held_out_by_source": scores})
+    Records(run.warm_up).extend({"step": i, "loss": 7.0 - i} for i in range(1, 5))
+    text = section(written(run), "training")
+    assert "held-out avg@k by source" in text and "easy.jsonl 0.0% (step 0)" in text
+    assert "supervised warm-up: loss" in text and "6 (step 1)" in text and "3 (step 4)" in text
+
+
 def test_a_page_of_1000_steps_can_be_mailed(tmp_path: Path) -> None:
     run = whole_run(tmp_path, 1000, samples=8, chars=3000)
     size = len(written(run).encode())

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import tomli_w
 
+from drpo_cli.runs.flat import flatten
 from drpo_cli.runs.folder import RunFolder
-from drpo_cli.runs.metrics import flatten
 from drpo_cli.runs.records import Records
 from drpo_cli.runs.saved import SavedRun
 from drpo_cli.runs.summary import RunSummary, ScoreSummary, compare_values, summarize

@@ -12,8 +12,9 @@ from drpo_cli.errors import UserError
 from drpo_cli.plan import make_plan
 from drpo_cli.plugins import Selected
 from drpo_cli.runs import checkpoints as saved
+from drpo_cli.runs.flat import flatten
 from drpo_cli.runs.folder import RunFolder
-from drpo_cli.runs.metrics import StepMetrics, flatten
+from drpo_cli.runs.metrics import StepMetrics
 from drpo_cli.runs.reader import read
 from drpo_cli.spec import Spec, SpecError, load
 from drpo_cli.spec.dumping import document
