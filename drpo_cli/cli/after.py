@@ -232,6 +232,7 @@ def track(
     epilog=examples(
         "drpo export demo/runs/quickstart/checkpoints/step-000200 my-model",
         "drpo export demo/runs/quickstart my-model",
+        "drpo export demo/runs/first my-average --average demo/runs/second --shares 0.7,0.3",
     ),
 )
 def export(
@@ -252,6 +253,18 @@ def export(
         str | None,
         typer.Option(metavar="OWNER/NAME", help="Also upload it to the hub, as a private model."),
     ] = None,
+    average: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="OTHER",
+            help="Write the average with these weights. Repeatable.",
+            autocompletion=completion.run_folders,
+        ),
+    ] = None,
+    shares: Annotated[
+        str | None,
+        typer.Option(metavar="W,W,…", help="What CHECKPOINT and each OTHER count in the average."),
+    ] = None,
 ) -> None:
     """Write a checkpoint as a Hugging Face model folder.
 
@@ -260,12 +273,30 @@ def export(
 
     Of a run with `[lora]`, writes the adapter, which peft and vLLM load. With `--merged` it writes
     a model; then CHECKPOINT may also be the folder of an adapter.
+
+    With `--average`, writes the mean of the weights of several runs, checkpoints or model folders
+    of one architecture, each with its share, in place of one.
     """
-    from drpo_cli.step.checkpoint import export as write
     from drpo_cli.tools import model_card
 
-    write(checkpoint, folder, merged)
-    model_card.write_card(checkpoint, folder)
+    if average:
+        from drpo_cli.tools.average import write_average
+
+        write_average([checkpoint, *average], _read_shares(shares), folder)
+    else:
+        from drpo_cli.step.checkpoint import export as write
+
+        if shares is not None:
+            raise UserError("--shares: has no effect without --average", "remove it")
+        write(checkpoint, folder, merged)
+        model_card.write_card(checkpoint, folder)
     typer.echo(f"wrote {folder}")
     if push is not None:
         typer.echo(f"pushed to {model_card.push(folder, push)}")
+
+
+def _read_shares(text: str | None) -> list[float] | None:
+    try:
+        return None if text is None else [float(word) for word in text.split(",")]
+    except ValueError:
+        raise UserError(f"--shares {text}: is not a list of numbers", "write 0.5,0.5") from None

@@ -104,8 +104,17 @@ def make_model(
 
 
 def find_rows(layout: str, config: Any, code: bool) -> Rows:
-    """What the trainer makes of sequences for this model, by `TrainSettings.layout`."""
-    return Rows.of(choose_layout(layout, config, code))
+    """What the trainer makes of sequences for this model, by `TrainSettings.layout`.
+
+    Remembers a model's answer: a plan with advice asks for it a dozen times, and it takes seconds.
+    """
+    asked = (layout, config.to_json_string(), code)
+    if asked not in _ROWS:
+        _ROWS[asked] = Rows.of(choose_layout(layout, config, code))
+    return _ROWS[asked]
+
+
+_ROWS: dict[tuple[str, str, bool], Rows] = {}
 
 
 def _choose_layers(whole: int, config: Any, count: int) -> list[int]:
