@@ -29,6 +29,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from drpo_cli import dist, processes
 from drpo_cli.errors import EXIT_RUN_FAILED, EXIT_USER_ERROR, UserError, os_message
 from drpo_cli.launch import launch_log, nodes
+from drpo_cli.launch.continued import say_changes
 from drpo_cli.launch.failures import Failures
 from drpo_cli.launch.meeting import Meeting
 from drpo_cli.launch.monitor import Monitor, divert_output
@@ -150,8 +151,11 @@ def prepare(spec: Spec, resume: bool, world: int, origin: str | None = None) -> 
     with folder.lock_all():
         folder.forget_failures()
         Records(folder.events).end_line()
+        now = versions(plan, began)
+        if resume and folder.exists():
+            say_changes(folder, spec, now)
         write_whole(folder.spec, dump(spec))
-        write_whole(folder.versions, json.dumps(versions(plan, began), indent=1))
+        write_whole(folder.versions, json.dumps(now, indent=1))
         if began and not resume:
             say(folder, f"begins with the weights of {began}; optimizer, data and steps are new")
     return folder
@@ -172,7 +176,7 @@ def prepare_model(model: ModelSettings) -> None:
         raise UserError(f"model.prepare: {model.prepare} {what}", "fix the script")
 
 
-def versions(plan: Plan, began: str | None = None) -> dict[str, object]:
+def versions(plan: Plan, began: str | None = None) -> dict[str, Any]:
     """What the run uses: packages, Python, machine, devices; whose weights it began with."""
     return {
         **({"from": began} if began else {}),
