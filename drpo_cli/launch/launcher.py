@@ -219,7 +219,7 @@ def _require_usable(folder: RunFolder, spec: Spec, resume: bool) -> None:
     with folder.lock_all():
         found = saved.complete(folder.checkpoints)
     last = found[-1] if found else None
-    if last and saved.step_of(last) >= spec.run.steps and not saved.damage(last):
+    if last and saved.step_of(last) >= spec.run.steps and not _is_unfinished(last):
         raise UserError(
             f"{folder.path} is finished after {spec.run.steps} steps",
             "raise run.steps and give --resume to continue, or set run.name to another name",
@@ -229,6 +229,11 @@ def _require_usable(folder: RunFolder, spec: Spec, resume: bool) -> None:
             f"{folder.path} holds a run that is not finished",
             "give --resume to continue from its last checkpoint, or set run.name to another name",
         )
+
+
+def _is_unfinished(checkpoint: Path) -> bool:
+    """Whether it is damaged, or from the middle of a warm-up."""
+    return bool(saved.damage(checkpoint)) or saved.read(checkpoint).get("warm_up") is not None
 
 
 def run_ranks(

@@ -22,6 +22,9 @@ class SftSettings(Settings):
     """How the learning rate falls from its peak to 0 during the warm-up."""
     warmup_updates: Annotated[int, Field(ge=0)] = 0
     """First updates, in which the learning rate rises linearly from zero to its peak."""
+    save_every: Annotated[int, Field(ge=0)] = 0
+    """Updates between checkpoints within the warm-up, as step 0; 0 saves only at its end and when
+    the run is asked to stop."""
     stop_at: Annotated[float, Field(gt=0, le=1)] | None = None
     """Stop before the last update once the policy, at temperature 1, would give this share of
     answers word for word. It is computed every 10 updates, on rows that the next ones learn."""

@@ -248,6 +248,17 @@ def save_warm(r: Run) -> None:
     r.checkpoints.finish()
 
 
+def save_warming(r: Run, learner: Trainer, updates: int, data: dict[str, Any]) -> None:
+    """Saves the policy in the middle of its warm-up, as step 0. Collective.
+
+    learner  has the optimizer of the warm-up
+    data     the state of its stream of rows
+    """
+    state = {"warm_up": updates, "data": data, "dtype": r.spec.model.dtype, "score": None}
+    r.warming = r.checkpoints.save(0, learner, r.tokenizer, state)
+    r.checkpoints.finish()
+
+
 def save_last_step(r: Run) -> None:
     """Saves a checkpoint of the last step taken, unless there is none or it is saved. Collective.
 
@@ -271,9 +282,15 @@ def _save(r: Run, step: int, held_out: HeldOut | None) -> None:
 
 
 def restore(r: Run) -> None:
-    """Continues from the newest whole checkpoint, if there is one, and drops later records."""
+    """Continues from the newest whole checkpoint, if there is one, and drops later records.
+
+    One from the middle of a warm-up has the state of another trainer: `r.warming` is its folder.
+    """
     found = r.checkpoints.newest_whole(r.say)
-    if found:
+    updates = read(found).get("warm_up") if found else None
+    if updates is not None:
+        r.warming = found
+    elif found:
         record = r.checkpoints.load(found, r.trainer)
         with saved_state.reading(found / on_disk.MARKER):
             r.data.stream.load_state_dict(record["data"])
@@ -285,8 +302,8 @@ def restore(r: Run) -> None:
         files = r.folder
         for file in (files.metrics, files.held_out, files.samples, files.quarantine):
             Records(file).rewind(r.done or -1)  # step 0 is scored again
-        if not found:
-            Records(files.warm_up).rewind(-1)
+        if not r.restored:
+            Records(files.warm_up).rewind(-1 if updates is None else updates)
         r.alerts = Watch(read_records(files.metrics, StepMetrics))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,8 @@ class Run:
 
     player    plays the episodes, in a run with environments
     done      the last step that was taken, 0 before the first
-    restored  whether it continues from a checkpoint
+    restored  whether it continues from a checkpoint, after its warm-up if it has one
+    warming   a checkpoint in the middle of the warm-up, to continue from
     gap       mean |log π − log μ| of the newest check
     stopping  whether all ranks agreed to stop after this step
     seconds   time of each phase since the last record
@@ -64,6 +66,7 @@ class Run:
     stop: StopRequest
     done: int = 0
     restored: bool = False
+    warming: Path | None = None
     gap: float = 0.0
     alerts: Watch = field(default_factory=Watch)
     stopping: bool = False
@@ -106,7 +109,7 @@ class Run:
 
     def finish(self) -> int:
         """Records how the run ended; returns 0, or 128 + the signal that stopped it."""
-        if self.stopping and self.done < self.spec.run.steps:
+        if self.stopping and (self.warming or self.done < self.spec.run.steps):
             name = signal.Signals(self.stop.signal).name
             text = f"stopped by {name} after step {self.done}; continue with --resume"
             self.say(text, "stopped")

@@ -19,7 +19,7 @@ from drpo_cli.experience import Experience
 from drpo_cli.runs.records import Records
 from drpo_cli.settings import ObjectiveSettings, SftSettings
 from drpo_cli.step import build
-from drpo_cli.step.checkpoint import save_warm
+from drpo_cli.step.checkpoint import save_warm, save_warming
 from drpo_cli.trainer.model import Policy
 from drpo_cli.trainer.trainer import Objective, Trainer
 from drpo_cli.types import Group, Prompt, Rollout, TokenLoss, Tokens
@@ -34,23 +34,29 @@ LINES = 10  # about a whole warm-up
 def warm_up(r: Run) -> None:
     """Takes the supervised updates, and saves the policy as of step 0.
 
-    Nothing happens without `[sft]`, or in a run that continues from a checkpoint. Asked to stop, it
-    ends early and saves nothing: it begins again when the run is resumed. Collective.
+    Nothing happens without `[sft]`, or in a run that continues from a later checkpoint. Asked to
+    stop, it saves its own state, and continues when the run is resumed. Collective.
     """
     if r.spec.sft is None or r.restored:
         return
     _learn(r, r.spec.sft)  # drops its moments, whose room a checkpoint needs
     if not r.stopping:
         save_warm(r)
+        r.warming = None
 
 
 def _learn(r: Run, settings: SftSettings) -> None:
     progress.enter("warm-up")
     stream, answers = build.answers(r.plan, r.tokenizer, r.world.rank)
     learner = build.supervised(r.plan, r.trainer, Objective(likelihood, ObjectiveSettings()))
-    loud = max(1, settings.updates // LINES)
+    loud, done_before = max(1, settings.updates // LINES), 0
+    if r.warming is not None:
+        record = r.checkpoints.load(r.warming, learner)
+        done_before = record["warm_up"]
+        stream.load_state_dict(record["data"])
+        r.say(f"warm-up: continues after update {done_before}")
     with at_temperature_1(r.trainer.policy):
-        for update in range(1, settings.updates + 1):
+        for update in range(done_before + 1, settings.updates + 1):
             exp = as_experience(stream.next(), answers)
             if settings.stop_at is not None and update % MEASURE_EVERY == 0:
                 given = share_given(exp, learner, r.world)
@@ -65,6 +71,9 @@ def _learn(r: Run, settings: SftSettings) -> None:
                 r.say(f"warm-up: update {update} of {settings.updates}, loss {done['loss']:.3f}")
             progress.enter("warm-up")
             r.stopping = r.stop.agree(r.world)
+            every, last = settings.save_every, update == settings.updates
+            if r.stopping or (every and update % every == 0 and not last):
+                save_warming(r, learner, update, stream.state_dict())
             if r.stopping:
                 return
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from drpo_cli.runs.checkpoints import read
 from drpo_cli.runs.folder import RunFolder
 from drpo_cli.runs.saved import open_run
 from support.command import drpo, drpo_until, records, reproducible
@@ -81,10 +82,23 @@ def test_a_warm_up_alone_on_two_ranks_is_a_run_to_begin_from(warmed: Path) -> No
     assert texts.count("7") > 0.3 * len(texts)
 
 
-def test_a_warm_up_that_is_stopped_says_so(warmed: Path) -> None:
-    run = RunFolder(warmed.parent / "runs" / "small")
-    slow = ("--set", "sft.updates=2000")
-    code = drpo_until(run.warm_up, 5, signal.SIGINT, "train", warmed, *slow)
-    assert code == 128 + signal.SIGINT
-    assert not records(run.metrics) and not list(run.checkpoints.glob("*"))
-    assert open_run(run.path).state == "stopped"
+def test_a_warm_up_continues_where_it_was_stopped_or_last_saved(warmed: Path) -> None:
+    runs = warmed.parent / "runs"
+    whole, cut = RunFolder(runs / "whole"), RunFolder(runs / "cut")
+    words = ("--set", "run.steps=0", "--set", "sft.updates=300", "--set", "sft.save_every=40")
+    done = drpo("train", warmed, *words, "--set", "run.name=whole")
+    assert done.returncode == 0, done.stderr
+    own = ("train", warmed, *words, "--set", "run.name=cut")
+    assert drpo_until(cut.warm_up, 5, signal.SIGINT, *own) == 128 + signal.SIGINT
+    assert open_run(cut.path).state == "stopped" and not records(cut.metrics)
+    stopped = read(cut.checkpoints / "step-000000")["warm_up"]
+    assert 5 <= stopped < 300
+    drpo_until(cut.warm_up, stopped + 90, signal.SIGKILL, *own, "--resume")
+    assert read(cut.checkpoints / "step-000000")["warm_up"] > stopped
+    again = drpo(*own, "--resume")
+    assert again.returncode == 0, again.stderr
+    assert "warm-up: continues after update" in again.stdout + again.stderr
+    assert records(cut.warm_up) == records(whole.warm_up)
+    assert reproducible(cut.metrics) == reproducible(whole.metrics)
+    finished = drpo(*own, "--resume")
+    assert (finished.returncode, "is finished after 0 steps" in finished.stderr) == (2, True)
