@@ -19,6 +19,7 @@ from drpo_cli import pretrained
 from drpo_cli.errors import UserError
 from drpo_cli.evaluate.metrics import Evaluation, summarise
 from drpo_cli.evaluate.results import problem_results
+from drpo_cli.model_folder import find_broken_weights, weight_files
 from drpo_cli.plan import Plan, lone_plan
 from drpo_cli.rewards.grading.grader import Grader
 from drpo_cli.rollout.engine.protocol import EngineProtocol, Sampling
@@ -37,7 +38,6 @@ from drpo_cli.types import Group, Prompt, Scores
 if TYPE_CHECKING:
     from torch import Tensor
 
-WEIGHTS = "*.safetensors"
 ENDS = {
     "generation_config.json": ("eos_token_id",),
     "tokenizer_config.json": ("eos_token", "added_tokens_decoder"),
@@ -115,14 +115,19 @@ def _engine_of(job: Job) -> str:
     spec, folder = load(Path(job.spec)), Path(job.model)
     options = spec.rollout.config.model_dump(mode="json", exclude=OF_REQUESTS)
     asked = [spec.rollout.type, options, spec.model.dtype, spec.model.trust_remote_code]
-    if not folder.is_dir() or not list(folder.glob(WEIGHTS)):
-        return json.dumps([*asked, job.model])
     config = _read(folder / "config.json")
-    if "quantization_config" in config:  # its files hold other tensors than an engine takes
-        return json.dumps([*asked, job.model])
+    if not _can_be_pushed(folder) or "quantization_config" in config:
+        return json.dumps([*asked, job.model])  # other tensors than an engine takes
     kept = {name: value for name, value in config.items() if name not in OF_THE_FILE}
     ends = {name: [_read(folder / name).get(key) for key in keys] for name, keys in ENDS.items()}
     return json.dumps([*asked, kept, ends], sort_keys=True)
+
+
+def _can_be_pushed(folder: Path) -> bool:
+    """Whether its weights are in files that can be read one tensor at a time."""
+    if not folder.is_dir() or find_broken_weights(folder) is not None:
+        return False
+    return all(path.suffix == ".safetensors" for path in weight_files(folder))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -144,14 +149,21 @@ class Engines:
     def take(self, plan: Plan) -> EngineProtocol:
         """An engine with the plan's model. Raises UserError for one that it cannot run."""
         model = plan.spec.model.path
-        if self._engine is not None and model != self._model:
-            if self._engine.checkpoint_names:
-                pretrained.check(plan.spec.model, "model.path")
-                self._engine.load_weights(_read_weights(plan))
-            else:
-                self.close()
+        if model != self._model and not self._takes_weights(plan):
+            self.close()
         self._engine, self._model = self._engine or assemble.lone_engine(plan), model
         return self._engine
+
+    def _takes_weights(self, plan: Plan) -> bool:
+        """Whether the engine that runs could be given the plan's model."""
+        if self._engine is None or not self._engine.checkpoint_names:
+            return False
+        pretrained.check(plan.spec.model, "model.path")
+        try:
+            self._engine.load_weights(_read_weights(plan))
+        except UserError:  # gpt-oss on a CPU, whose experts take no new weights
+            return False
+        return True
 
     def close(self) -> None:
         """Stops the engine, if there is one."""
@@ -165,14 +177,12 @@ def _read_weights(plan: Plan) -> Iterator[tuple[str, Tensor]]:
     from safetensors import safe_open
 
     precision = assemble.precision(plan.spec)
-    for path in sorted(Path(plan.spec.model.path).glob(WEIGHTS)):
+    for path in weight_files(Path(plan.spec.model.path)):
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118 - not a mapping
-                weight = file.get_tensor(name)
-                yield (
-                    name,
-                    precision.convert(name, weight) if weight.is_floating_point() else weight,
-                )
+                tensor = file.get_tensor(name)
+                number = tensor.is_floating_point()
+                yield name, precision.convert(name, tensor) if number else tensor
 
 
 def score(
