@@ -139,7 +139,7 @@ def run_of(store: Checkpoints, trainer: Trainer, here: World, stops: bool) -> An
         ),
         stop=SimpleNamespace(agree=lambda _: stops),
         data=SimpleNamespace(stream=SimpleNamespace(state_dict=dict)),
-        proof=SimpleNamespace(floor=None),
+        proof=SimpleNamespace(floor=1e-6),
         world=here,
         checkpoints=store,
         trainer=trainer,
