@@ -282,6 +282,9 @@ def export(
     if average:
         from drpo_cli.tools.average import write_average
 
+        if merged:
+            what = "--merged: has no effect with --average, which merges adapters always"
+            raise UserError(what, "remove it")
         write_average([checkpoint, *average], _read_shares(shares), folder)
     else:
         from drpo_cli.step.checkpoint import export as write

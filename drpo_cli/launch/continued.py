@@ -33,7 +33,7 @@ def say_changes(folder: RunFolder, spec: Spec, versions: Mapping[str, Any]) -> N
     changed = [one for one in _differences(old, document(spec)) if not one.quiet]
     unused = [one for one in changed if begun and one.key.startswith(OF_WEIGHTS)]
     taken = [one for one in changed if one not in unused]
-    newer = _differences(used.get("packages", {}), dict(versions)["packages"])
+    newer = _differences(used.get("packages", {}), versions["packages"])
     for text in _sentences(taken, unused, newer):
         say(folder, text)
         sys.stderr.write(f"{text}\n")

@@ -22,12 +22,10 @@ from drpo_cli.tools.model_card import CARD
 ONE_ARCHITECTURE = "average models of one architecture"
 
 
-def write_average(
-    targets: Sequence[Path], shares: Sequence[float] | None, folder: Path, dtype: str = "float32"
-) -> None:
+def write_average(targets: Sequence[Path], shares: Sequence[float] | None, folder: Path) -> None:
     """Writes Σ share · weights of the targets as a Hugging Face folder, the first's otherwise.
 
-    targets  runs, checkpoints, models or adapters, which are merged in `dtype`
+    targets  runs, checkpoints, models or adapters, which are merged in float32
     shares   what each counts, divided by their sum; the same each, if None
 
     Sums are in float32, of weights as `drpo export` writes them. Raises UserError for models that
@@ -40,7 +38,7 @@ def write_average(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".average-", dir=folder.parent) as scratch:
         models = {
-            str(target): prepare_weights(target, Path(scratch, str(i)), dtype)
+            str(target): prepare_weights(target, Path(scratch, str(i)), "float32")
             for i, target in enumerate(targets)
         }
         if len(models) < len(targets):

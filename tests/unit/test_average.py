@@ -59,6 +59,7 @@ def test_the_command_reads_shares(models: list[Path], tmp_path: Path) -> None:
         (("--average", models[1], "--shares", "a,b"), "is not a list of numbers"),
         (("--average", models[1], "--shares", "1,-1"), "--shares: their sum is 0"),
         (("--average", models[0]), "--average: names a model twice"),
+        (("--average", models[1], "--merged"), "--merged: has no effect with --average"),
     ):
         refused = drpo_here("export", models[0], tmp_path / "none", *words)
         assert refused.returncode == 2 and said in refused.stderr
