@@ -12,6 +12,8 @@ whole groups          4 updates of 2 samples of every group, against 4 updates o
 memory kept           glibc's own allocator settings, in a process of its own
 blocks of logits      a vocabulary of 262,144, 1,024 tokens: one block, against blocks of 8 MiB
 fused AdamW           a step of row 4's model (100 M parameters) with the foreach implementation
+prompts of rollouts   16 prompts × 8 responses of 32 tokens from the transformers engine, which
+                      computes every prompt eight times
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ from benchmarks._trainers import (
     step,
 )
 from drpo_cli.dist import KEEP_MEMORY, cores, environment
+from drpo_cli.types import Prompt
 
 if TYPE_CHECKING:
     from drpo_cli.experience import Experience
@@ -169,6 +172,25 @@ def fused(_: Path, world: Any, __: str) -> tuple[float, ...]:
     return ratios(time_pairs(lambda: run(False), lambda: run(True), 4))
 
 
+def rollouts(model: Path, _: Any, kind: str) -> tuple[float, ...]:
+    """Without: the prompt of a group is computed for every sample of it."""
+    from drpo_cli.rollout import transformers
+    from drpo_cli.rollout.engine.protocol import EngineContext, Sampling, sample_groups
+    from drpo_cli.settings import ModelSettings
+
+    context = EngineContext(ModelSettings(path=str(model), dtype="float32"), 1024, 1)
+    engine = transformers.Engine(transformers.Config(), context)
+    drawn = random_rows([(int(kind.split()[0]), 1)] * 16, 1, MODEL.vocabulary)
+    prompts = [Prompt(str(i), "", ids, None, {}) for i, ids in enumerate(drawn.prompt_ids_S)]
+    sampling = Sampling(samples=8, max_new_tokens=32, temperature=1.0, seed=0)
+
+    def sample(shares: bool) -> None:
+        engine.shares = shares
+        sample_groups(engine, prompts, sampling)
+
+    return _ratios(lambda: sample(False), lambda: sample(True), "equal")
+
+
 def _ratios(off: Callable[[], object], on: Callable[[], object], kind: str) -> tuple[float, ...]:
     return ratios(time_pairs(off, on, PAIRS[kind]))
 
@@ -182,6 +204,7 @@ LINES: Sequence[tuple[str, Callable[..., tuple[float, ...]], tuple[str, ...]]] =
     ("memory kept", memory, ("equal", "ragged")),
     ("blocks of logits", blocks, ("",)),
     ("fused AdamW", fused, ("100 M",)),
+    ("prompts of rollouts", rollouts, ("50 tokens", "500 tokens")),
 )
 
 

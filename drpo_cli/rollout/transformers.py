@@ -5,6 +5,7 @@ It holds its own copy of the model, so that sampling does not gather sharded wei
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,10 @@ class Engine:
             _widen_head(self.model)
         self.model.register_forward_hook(lambda *_: progress.tick())
         self.experts = TransformersExperts(self.model) if context.experts else None
+        # experts are recorded of whole rows, and only `past_key_values` continues a prompt
+        takes = inspect.signature(self.model.forward).parameters
+        own_code = self.model.is_remote_code()
+        self.shares = self.experts is None and "past_key_values" in takes and not own_code
         pad, rows = self.tokenizer.pad_token_id, self.model.get_input_embeddings().num_embeddings
         self.pad_id = pad if pad is not None and pad < rows else 0  # it is masked
 
@@ -114,7 +119,7 @@ class Engine:
     def _sample_batch(self, batch: Sequence[Request], sampling: Sampling) -> list[Rollout]:
         """A rollout of each request."""
         import torch
-        from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList
+        from transformers import GenerationConfig, LogitsProcessorList
 
         prompts = [request.prompt_ids for request in batch]
         limits = [request.max_new_tokens for request in batch]
@@ -125,21 +130,21 @@ class Engine:
         draw = _Draw(sampling, [request.seed for request in batch], device)
         if self.experts is not None:
             self.experts.begin()
-        with torch.no_grad():
-            # not `self.model.generate`, which code in the model folder may replace
-            out = GenerationMixin.generate(
-                self.model,
-                input_ids=torch.tensor(padded, device=device),
-                attention_mask=torch.tensor(seen, device=device),
-                generation_config=GenerationConfig(
-                    do_sample=False,  # `draw` has drawn: the highest score is its token
-                    max_new_tokens=max(limits),
-                    eos_token_id=sorted(self.ends.ids) or None,
-                    pad_token_id=self.pad_id,
-                ),
-                logits_processor=LogitsProcessorList([draw]),
-                stopping_criteria=_limits(limits, longest, device),
-            )
+        ids_SP = torch.tensor(padded, device=device)
+        seen_SP = torch.tensor(seen, device=device)
+        out = self._continue(
+            ids_SP,
+            seen_SP,
+            past_key_values=self._share_prompts(ids_SP, seen_SP) if self.shares else None,
+            generation_config=GenerationConfig(
+                do_sample=False,  # `draw` has drawn: the highest score is its token
+                max_new_tokens=max(limits),
+                eos_token_id=sorted(self.ends.ids) or None,
+                pad_token_id=self.pad_id,
+            ),
+            logits_processor=LogitsProcessorList([draw]),
+            stopping_criteria=_limits(limits, longest, device),
+        )
         responses = out[:, longest:].tolist()
         logp_rows = torch.stack(draw.logps, dim=1).tolist()
         made = [self._make_rollout(*row) for row in zip(batch, responses, logp_rows, strict=True)]
@@ -150,6 +155,35 @@ class Engine:
             replace(rollout, experts=own[longest - len(ids) :][: len(ids) + len(rollout.logps) - 1])
             for ids, rollout, own in zip(prompts, made, experts, strict=True)
         ]
+
+    def _continue(self, ids_SP: Tensor, seen_SP: Tensor, **options: Any) -> Any:
+        """What `generate` gives; not `self.model.generate`, which the model's code may replace."""
+        import torch
+        from transformers import GenerationMixin
+
+        with torch.no_grad():
+            return GenerationMixin.generate(
+                self.model, input_ids=ids_SP, attention_mask=seen_SP, **options
+            )
+
+    def _share_prompts(self, ids_SP: Tensor, seen_SP: Tensor) -> Any:
+        """The cache of all tokens of the prompts but the last, each prompt computed once.
+
+        None where few prompts are repeated.
+        """
+        import torch
+        from transformers import GenerationConfig
+
+        rows, length = ids_SP.shape
+        both, row_S = torch.cat([ids_SP, seen_SP], dim=1).unique(dim=0, return_inverse=True)
+        if length == 1 or len(both) * 2 > rows:
+            return None
+        # one token more, which is thrown away, is the least that can be asked for
+        config = GenerationConfig(do_sample=False, max_new_tokens=1, return_dict_in_generate=True)
+        out = self._continue(both[:, : length - 1], both[:, length:-1], generation_config=config)
+        cache = out.past_key_values
+        cache.reorder_cache(row_S)
+        return cache
 
     def _make_rollout(self, request: Request, ids: list[int], logps: list[float]) -> Rollout:
         ids = ids[: request.max_new_tokens]
