@@ -26,7 +26,7 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from drpo_cli import dist, processes
+from drpo_cli import dist, processes, suites
 from drpo_cli.errors import EXIT_RUN_FAILED, EXIT_USER_ERROR, UserError, os_message
 from drpo_cli.launch import launch_log, nodes
 from drpo_cli.launch.continued import say_changes
@@ -144,6 +144,7 @@ def prepare(spec: Spec, resume: bool, world: int, origin: str | None = None) -> 
         _require_usable(folder, spec, resume)
         spec, began = with_origin(spec, folder, origin)
     check_plan(spec, world)  # before the model is prepared, which may take a while
+    suites.of_run(spec)
     _require_usable(folder, spec, resume)
     prepare_model(spec.model)
     plan = make_plan(spec, world)

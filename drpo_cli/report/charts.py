@@ -123,13 +123,15 @@ def series(metrics: Metrics, *path: str) -> Series:
 
 
 def thin(metrics: Metrics) -> tuple[Metrics, int]:
-    """Every n-th record, those with a held-out score, and the last one; and n, 1 for all."""
+    """Every n-th record, those with a held-out or suite score, and the last; and n, 1 for all."""
     every = -(-len(metrics) // MOST_STEPS) or 1
     if every == 1:
         return metrics, 1
     last = len(metrics) - 1
     return [
-        r for i, r in enumerate(metrics) if i % every == 0 or i == last or "held_out" in r
+        r
+        for i, r in enumerate(metrics)
+        if i % every == 0 or i == last or "held_out" in r or "suites" in r
     ], every
 
 

@@ -106,7 +106,7 @@ CHARTS = (
 def training_panels(runs: Sequence[SavedRun]) -> list[Panel]:
     """Every chart that has data; the last one shows where the step's time goes."""
     first, *others = [_panel(chart, runs) for chart in CHARTS]
-    panels = [_warm_up(runs), first, _sources(runs), *others]
+    panels = [_warm_up(runs), first, _sources(runs), _suites(runs), *others]
     return [panel for panel in [*panels, _time(runs)] if panel.has_data]
 
 
@@ -130,6 +130,18 @@ def _sources(runs: Sequence[SavedRun]) -> Panel:
         for i, name in enumerate(names)
     ]
     return Panel("held-out-sources", "held-out avg@k by source", lines, share=True)
+
+
+def _suites(runs: Sequence[SavedRun]) -> Panel:
+    """The scores of named suites, of one run or of several."""
+    lines: list[Line] = []
+    for run in runs:
+        metrics = thin(run.metrics)[0]
+        for name in dict.fromkeys(name for r in metrics for name in r.get("suites", {})):
+            label = f"{run.name}: {name}" if len(runs) > 1 else name
+            found = series(metrics, "suites", name, "score")
+            lines.append(Line(label, found, colour(len(lines)), marks=True))
+    return Panel("suites", "avg@k on named suites", lines, share=True)
 
 
 def _warm_up(runs: Sequence[SavedRun]) -> Panel:

@@ -79,6 +79,21 @@ class EnvironmentUsage(TypedDict, total=False):
     counts: dict[str, float | None]
 
 
+class SuiteScore(TypedDict, total=False):
+    """The score of a suite.
+
+    score, low, high  avg@k in [0, 1] and its 95 % interval
+    truncated_share   share of responses that ran out of tokens
+    unscored          responses counted as wrong because a reward failed on them
+    """
+
+    score: float | None
+    low: float | None
+    high: float | None
+    truncated_share: float | None
+    unscored: Count
+
+
 class StepMetrics(TypedDict, total=False):
     """One line of metrics.jsonl. Step 0 is the evaluation of the untrained model.
 
@@ -90,6 +105,7 @@ class StepMetrics(TypedDict, total=False):
     held_out, _low, _high         avg@k in [0, 1] and its 95 % interval; on evaluated steps
     held_out_unscored             responses counted as wrong because a reward failed on them
     held_out_by_source            avg@k of each source's problems, where they are of several
+    suites                        scores of `[[eval.suite]]`, on steps on which one is due
     reward, reward_std            mean and standard deviation of the total over responses
     rewards                       mean of each reward, before its weight
     skipped_samples               responses left out because a reward failed on them
@@ -140,6 +156,7 @@ class StepMetrics(TypedDict, total=False):
     held_out_high: float | None
     held_out_unscored: Count
     held_out_by_source: dict[str, float | None]
+    suites: dict[str, SuiteScore]
     reward: float | None
     reward_std: float | None
     rewards: dict[str, float | None]

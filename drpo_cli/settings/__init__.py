@@ -23,6 +23,9 @@ from drpo_cli.settings.base import HeadDtype as HeadDtype
 from drpo_cli.settings.base import Settings as Settings
 from drpo_cli.settings.base import SpecPath as SpecPath
 from drpo_cli.settings.environment import EnvironmentSettings as EnvironmentSettings
+from drpo_cli.settings.evaluation import SUITE_FILES as SUITE_FILES
+from drpo_cli.settings.evaluation import EvalSettings as EvalSettings
+from drpo_cli.settings.evaluation import EvalSuiteSettings as EvalSuiteSettings
 from drpo_cli.settings.lora import LoraSettings as LoraSettings
 from drpo_cli.settings.parallel import ParallelSettings as ParallelSettings
 from drpo_cli.settings.sft import SftSettings as SftSettings
@@ -251,30 +254,6 @@ class ParserSettings(RewardSettings):
 
 class ObjectiveSettings(Settings):
     """The loss per token, from π, μ and the advantage."""
-
-
-class EvalSettings(Settings):
-    """Evaluation on held-out problems, during training and by `drpo eval`."""
-
-    every: Annotated[int, Field(ge=0)] = 50
-    """Steps between evaluations; 0 evaluates only before the first and after the last step."""
-    problems: Count = 200
-    """Number of held-out problems; they come from `[[eval.data]]`, else from the training data."""
-    overlap: Literal["refuse", "drop"] = "refuse"
-    """What to do with training rows that have the same prompt as a problem of `[[eval.data]]`:
-    refuse to train, or drop them from training."""
-    samples_per_prompt: Count = 8
-    """Responses per held-out problem: the k of avg@k."""
-    temperature: Annotated[float, Field(gt=0, le=10)] | None = None
-    """Sampling temperature of evaluation; `rollout.temperature` if not set."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Sample from the most likely tokens that have this share of the probability together."""
-    top_k: Annotated[int, Field(ge=0)] = 0
-    """Sample from this many of the most likely tokens; 0 samples from all."""
-    max_new_tokens: Count | None = None
-    """Most tokens of a response in evaluation; `rollout.max_new_tokens` if not set."""
-    threshold: float = 1.0
-    """A response counts as right if its total reward is at least this value."""
 
 
 class CheckpointSettings(Settings):

@@ -12,7 +12,7 @@ import tomli_w
 from drpo_cli import plugins
 from drpo_cli.plugins import Selected
 from drpo_cli.settings import NAMED, Settings
-from drpo_cli.spec.model import CHOICES, LISTS, ORDER, Choice, Spec
+from drpo_cli.spec.model import CHOICES, LISTS, ORDER, SUITES, Choice, Spec
 from drpo_cli.spec.positions import KeyPath
 from drpo_cli.spec.problems import Diagnostic
 
@@ -40,6 +40,9 @@ def document(spec: Spec) -> dict[str, Any]:
             written[name] = part.model_dump(mode="json", exclude_none=True)
         if own := spec.own_data(name):
             written[name]["data"] = [_table(one, LISTS["data"].selector) for one in own]
+        if name == SUITES[0] and spec.eval_suites:
+            suites = [one.model_dump(mode="json", exclude_none=True) for one in spec.eval_suites]
+            written[name][SUITES[1]] = suites
     return written
 
 
@@ -89,6 +92,8 @@ def settings_of(spec: Spec) -> list[Setting]:
             found += _settings_of_table(spec, (name,), part)
         for index, selected in enumerate(spec.own_data(name)):
             found += _settings_of_plugin(spec, (name, "data", index), selected, LISTS["data"])
+        for index, suite in enumerate(spec.eval_suites if name == SUITES[0] else ()):
+            found += _settings_of_table(spec, (*SUITES, index), suite)
     return found
 
 

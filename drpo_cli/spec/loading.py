@@ -20,6 +20,7 @@ from drpo_cli.settings import (
     CheckpointSettings,
     CriticSettings,
     EvalSettings,
+    EvalSuiteSettings,
     LoraSettings,
     ModelSettings,
     ParallelSettings,
@@ -38,14 +39,13 @@ from drpo_cli.spec.messages import (
     unknown_section,
     version_note,
 )
-from drpo_cli.spec.model import CHOICES, LISTS, SECTIONS, Choice, Spec
+from drpo_cli.spec.model import CHOICES, LISTS, SECTIONS, SUITES, Choice, Spec
 from drpo_cli.spec.overrides import apply_overrides
 from drpo_cli.spec.positions import KeyPath, TooDeepError, scan
-from drpo_cli.spec.problems import Diagnostic, Problem, Source, SpecError, key_text
+from drpo_cli.spec.problems import Problem, Source, SpecError, key_text
 from drpo_cli.spec.syntax import explain
+from drpo_cli.spec.text import read_text
 
-MOST_BYTES = 1_000_000
-"""Size of the largest file that is taken for a spec."""
 TOO_DEEP = "nests too deeply; a spec needs three levels"
 
 S = TypeVar("S", bound=Settings)
@@ -88,56 +88,6 @@ def load_text(
     error = source.error(problems, warnings)
     also = [replace(one, file=str(path)) for one in astray]
     raise SpecError([*error.problems, *also], error.warnings, error.note)
-
-
-def read_text(path: Path) -> str:
-    """The text of a spec file, with `\\n` as the only end of a line.
-
-    Raises SpecError for what cannot be a spec: no file, too large, binary, not UTF-8.
-    """
-    name = os.fsencode(path.absolute())
-    shown = Path(name.decode("utf-8", "backslashreplace"))
-    if shown != path.absolute():
-        raise _refuse(shown, "the name is not valid UTF-8, so no spec can hold it; rename it")
-    if path.is_dir():
-        raise _refuse(path, f"is a folder; name the spec in it: {path / 'run.toml'}")
-    try:
-        with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
-    except FileNotFoundError:
-        raise _refuse(path, "there is no such file; `drpo init DIR` writes one") from None
-    except OSError as error:
-        raise _refuse(path, f"cannot be read: {error.strerror}; check the path") from None
-    if len(content) > MOST_BYTES:
-        size = max(path.stat().st_size, len(content)) / 1e6
-        limit = f"{MOST_BYTES / 1e6:.0f} MB"
-        raise _refuse(path, f"is {size:.1f} MB, and a spec is at most {limit}; name the run's TOML")
-    if b"\0" in content:
-        raise _refuse(path, "is a binary file, and a spec is text; name the run's TOML")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        start = content.rfind(b"\n", 0, error.start) + 1
-        line = content.count(b"\n", 0, error.start) + 1
-        column = len(content[start : error.start].decode("utf-8-sig")) + 1
-        end = content.find(b"\n", start)
-        source = content[start : end if end >= 0 else len(content)].decode(errors="replace")
-        what = "is not UTF-8 text; save the file as UTF-8"
-        raise _refuse(path, what, line, column, source.rstrip("\r")) from None
-    return text.replace("\r\n", "\n")
-
-
-def _refuse(
-    path: Path,
-    what: str,
-    line: int | None = None,
-    column: int | None = None,
-    source: str | None = None,
-) -> SpecError:
-    end = None if column is None else column + 1
-    return SpecError(
-        [Diagnostic("error", str(path), "", what, line, column, line, end, source=source)]
-    )
 
 
 def _parse(source: Source) -> dict[str, Any]:
@@ -197,11 +147,12 @@ class _Reader:
             reference=self.optional("reference", ReferenceSettings),
             teacher=self.optional("teacher", TeacherSettings),
             critic=self.optional("critic", CriticSettings),
-            sft=self.optional("sft", SftSettings, leave="data"),
+            sft=self.optional("sft", SftSettings, leave=("data",)),
             sft_data=self.own_data("sft"),
             parallel=self.section("parallel", ParallelSettings),
-            eval=self.section("eval", EvalSettings, leave="data"),
+            eval=self.section("eval", EvalSettings, leave=("data", "suite")),
             eval_data=self.own_data("eval"),
+            eval_suites=self.suites(),
             checkpoint=self.section("checkpoint", CheckpointSettings),
             environment=self.array("environment", optional=True),
             tracker=self.array("tracker", optional=True),
@@ -220,7 +171,7 @@ class _Reader:
         """Whether the value of `key`, of a part of it, or of what holds it, is unknown."""
         return any(key[: len(one)] == one[: len(key)] for one in self.unknown)
 
-    def section(self, name: str, model: type[S], leave: str = "") -> S:
+    def section(self, name: str, model: type[S], leave: Sequence[str] = ()) -> S:
         needed = [key for key, field in model.model_fields.items() if field.is_required()]
         table = self.document.get(name, {})
         if name not in self.document and self.is_unknown((name,)) and needed:
@@ -232,9 +183,9 @@ class _Reader:
             what = f"must be a section; write [{name}], with its keys on the lines below"
             self.report((name,), what)
             return _empty(model)
-        return self.validate((name,), model, {k: v for k, v in table.items() if k != leave})
+        return self.validate((name,), model, {k: v for k, v in table.items() if k not in leave})
 
-    def optional(self, name: str, model: type[S], leave: str = "") -> S | None:
+    def optional(self, name: str, model: type[S], leave: Sequence[str] = ()) -> S | None:
         """A section that switches a part of the run on; its `path` is like that of the model."""
         if name not in self.document:
             return None
@@ -246,6 +197,20 @@ class _Reader:
         if not isinstance(table, dict) or "data" not in table:
             return ()
         return self.several((name, "data"), table["data"], LISTS["data"])
+
+    def suites(self) -> tuple[EvalSuiteSettings, ...]:
+        """The suites that the run is scored on, if there are any."""
+        section, part = SUITES
+        table = self.document.get(section, {})
+        if not isinstance(table, dict) or part not in table:
+            return ()
+        return tuple(self.suite(key, one) for key, one in self.each(SUITES, table[part], "name"))
+
+    def suite(self, key: KeyPath, table: Any) -> EvalSuiteSettings:
+        if not isinstance(table, dict):
+            self.report(key, "must be a table; write [[eval.suite]], with its keys below")
+            return _empty(EvalSuiteSettings)
+        return self.validate(key, EvalSuiteSettings, table)
 
     def choice(self, name: str) -> Selected[Any]:
         return self.select((name,), self.document.get(name, {}), CHOICES[name])
@@ -260,6 +225,11 @@ class _Reader:
         return self.document.get("environment", []) != [] or self.is_unknown(("environment",))
 
     def several(self, key: KeyPath, tables: Any, choice: Choice) -> tuple[Selected[Any], ...]:
+        found = self.each(key, tables, choice.selector)
+        return tuple(self.select(at, table, choice) for at, table in found)
+
+    def each(self, key: KeyPath, tables: Any, selector: str) -> list[tuple[KeyPath, Any]]:
+        """The entries of an array of tables, with their keys."""
         header = f"[[{key_text(key)}]]"
         if isinstance(tables, dict):
             self.report(key, f"is a single table; write {header}, with two brackets on each side")
@@ -267,10 +237,11 @@ class _Reader:
             self.report(key, f"must be a list of tables; write each as {header}")
         elif not tables and not self.is_unknown(key):
             other = ", or an [[environment]]" if key == ("reward",) else ""
-            self.report(key, f"is missing; add at least one {header} table with a type{other}")
+            what = f"is missing; add at least one {header} table with a {selector}{other}"
+            self.report(key, what)
         else:
-            return tuple(self.select((*key, i), t, choice) for i, t in enumerate(tables))
-        return ()
+            return [((*key, i), table) for i, table in enumerate(tables)]
+        return []
 
     def select(self, key: KeyPath, table: Any, choice: Choice) -> Selected[Any]:
         """A table that selects a plugin. Its type is "" where the plugin is unknown."""

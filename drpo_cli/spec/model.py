@@ -14,6 +14,7 @@ from drpo_cli.settings import (
     CriticSettings,
     EnvironmentSettings,
     EvalSettings,
+    EvalSuiteSettings,
     LoraSettings,
     ModelSettings,
     ObjectiveSettings,
@@ -74,7 +75,9 @@ LISTS = {
 """Arrays of tables, each of which selects one plugin."""
 WITH_DATA = ("eval", "sft")
 """Sections with an array of sources of their own: `[[eval.data]]` is like `[[data]]`."""
-ARRAYS = (*((name,) for name in LISTS), *((name, "data") for name in WITH_DATA))
+SUITES = ("eval", "suite")
+"""The array of suites that a run is scored on, which select no plugin."""
+ARRAYS = (*((name,) for name in LISTS), *((name, "data") for name in WITH_DATA), SUITES)
 """The keys of all arrays of tables."""
 
 ORDER = (
@@ -125,6 +128,7 @@ class Spec:
     # no class attribute, which would hide that the section is absent
     environment: tuple[Selected[EnvironmentSettings], ...] = field(default_factory=tuple)
     sft_data: tuple[Selected[SourceSettings], ...] = field(default_factory=tuple)
+    eval_suites: tuple[EvalSuiteSettings, ...] = field(default_factory=tuple)
     tracker: tuple[Selected[TrackerSettings], ...] = field(default=(), compare=False)
     preset: str | None = field(default=None, compare=False)
     warnings: tuple[Diagnostic, ...] = field(default=(), compare=False)

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from drpo_cli import plugins
 from drpo_cli.plugins import KINDS
-from drpo_cli.settings import Settings
-from drpo_cli.spec.model import CHOICES, LISTS, ORDER, SECTIONS, Choice
+from drpo_cli.settings import EvalSuiteSettings, Settings
+from drpo_cli.spec.model import CHOICES, LISTS, ORDER, SECTIONS, SUITES, Choice
 from drpo_cli.spec.presets import PRESETS, SOURCES
 from drpo_cli.spec.schema import Node, table_of
 
@@ -36,6 +36,12 @@ run has those keys written out. [presets.md](presets.md) says what differs from 
 
 | preset | sets | source |
 |---|---|---|
+"""
+SUITE = """
+### `[[eval.suite]]`
+
+Named suites that a run is scored on ([evaluation.md](evaluation.md#suites-during-a-run)).
+
 """
 OWN_DATA = {
     "eval": """
@@ -80,7 +86,8 @@ def _section(name: str) -> str:
         model = SECTIONS[name]
         table = _table(model, model.model_fields)
         text = f"\n## `[{name}]`\n\n{_first_line(model.__doc__)}\n\n{table}"
-        return text + OWN_DATA.get(name, "")
+        suites = _table(EvalSuiteSettings, EvalSuiteSettings.model_fields)
+        return text + OWN_DATA.get(name, "") + (SUITE + suites if name == SUITES[0] else "")
     choice = CHOICES.get(name) or LISTS[name]
     header = f"[[{name}]]" if name in LISTS else f"[{name}]"
     base = KINDS[choice.kind].base

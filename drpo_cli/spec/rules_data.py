@@ -16,7 +16,7 @@ from drpo_cli.settings import (
     SourceSettings,
     TrackerSettings,
 )
-from drpo_cli.spec.model import Spec
+from drpo_cli.spec.model import SUITES, Spec
 from drpo_cli.spec.positions import KeyPath
 from drpo_cli.spec.problems import Problem
 
@@ -154,13 +154,22 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def overlap_is_used(spec: Spec) -> Iterator[Problem]:
-    if spec.eval.overlap != "refuse" and not spec.eval_data:
+    if spec.eval.overlap != "refuse" and not spec.eval_data and not spec.eval_suites:
         yield Problem(
             ("eval", "overlap"),
-            "has no effect without [[eval.data]]: problems held out of the training data are "
-            "never trained on; remove it",
+            "has no effect without [[eval.data]] or [[eval.suite]]: problems held out of the "
+            "training data are never trained on; remove it",
             on_key=True,
         )
+
+
+def suites_differ(spec: Spec) -> Iterator[Problem]:
+    seen: set[str] = set()
+    for index, suite in enumerate(spec.eval_suites):
+        if suite.label in seen:
+            what = f"is {suite.label} a second time; give each suite a name of its own"
+            yield Problem((*SUITES, index, "name"), what)
+        seen.add(suite.label)
 
 
 # --- rewards ---
@@ -304,6 +313,7 @@ ERRORS = (
     all_weights_or_none,
     evaluation_draws_uniformly,
     overlap_is_used,
+    suites_differ,
     rewards_exist,
     rewards_of_a_source_count,
     some_reward_counts,

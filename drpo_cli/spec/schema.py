@@ -22,9 +22,18 @@ from pydantic_core import core_schema
 from drpo_cli import plugins
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import KINDS
-from drpo_cli.settings import Settings
+from drpo_cli.settings import EvalSuiteSettings, Settings
 from drpo_cli.spec import presets
-from drpo_cli.spec.model import CHOICES, LISTS, OPTIONAL, ORDER, SECTIONS, WITH_DATA, Choice
+from drpo_cli.spec.model import (
+    CHOICES,
+    LISTS,
+    OPTIONAL,
+    ORDER,
+    SECTIONS,
+    SUITES,
+    WITH_DATA,
+    Choice,
+)
 
 FILE = "run.schema.json"
 """Name of the schema beside a spec, as the templates' `#:schema ./run.schema.json` expects it."""
@@ -111,6 +120,9 @@ class _Builder:
             table = table_of(SECTIONS[name])
             if name in WITH_DATA:
                 table["properties"]["data"] = _ref("data")
+            if name == SUITES[0]:
+                suites = {"type": "array", "minItems": 1, "items": table_of(EvalSuiteSettings)}
+                table["properties"][SUITES[1]] = suites
             return table
         choice = CHOICES.get(name) or LISTS[name]
         selecting = self._selecting(name, choice)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from drpo_cli import pretrained
 from drpo_cli.data.pipeline.answers import AnsweredPrompts
 from drpo_cli.data.pipeline.prompts import Prompts
-from drpo_cli.data.pipeline.split import hold_out, split
+from drpo_cli.data.pipeline.rows import Row
+from drpo_cli.data.pipeline.split import NO_SUITES, hold_out, split
 from drpo_cli.data.pipeline.stream import (
     Batching,
     Data,
@@ -32,6 +33,7 @@ from drpo_cli.spec.lengths import longest_sampled, room_for_responses
 from drpo_cli.spec.rules import resting_updates
 from drpo_cli.spec.rules_lora import shares_base
 from drpo_cli.step.play import Player
+from drpo_cli.suites import Suite
 from drpo_cli.types import Prompt
 
 
@@ -138,17 +140,49 @@ def _vocabulary(model: ModelSettings) -> int:
     return int(load_config(model).get_text_config().vocab_size)
 
 
-def data(plan: Plan, tokenizer: Any, rank: int) -> Data:
-    """Opens the data: this rank's training stream, and the held-out prompts."""
+def data(
+    plan: Plan, tokenizer: Any, rank: int, of_suites: Mapping[str, Sequence[Row]] = NO_SUITES
+) -> Data:
+    """Opens the data: this rank's training stream, and the held-out prompts.
+
+    Rows that ask the same as those `of_suites`, by name, are not trained on.
+    """
     spec, rollout = plan.spec, plan.spec.rollout.config
     batching = Batching(rollout.prompts_per_step, spec.run.seed, rank, plan.world)
-    return open_data(spec.data, spec.eval_data, spec.eval, _prompts(plan, tokenizer), batching)
+    prompts = _prompts(plan, tokenizer)
+    return open_data(spec.data, spec.eval_data, spec.eval, prompts, batching, of_suites)
 
 
-def answers(plan: Plan, tokenizer: Any, rank: int) -> tuple[PromptStream, AnsweredPrompts]:
+def suite_rows(suites: Sequence[Suite]) -> dict[str, list[Row]]:
+    """The rows of suites of a run, by name; the first use may download them."""
+    return {one.name: hold_out(one.spec.data, (), one.spec.eval.problems) for one in suites}
+
+
+def suite_prompts(plan: Plan, suite: Suite, rows: Sequence[Row], tokenizer: Any) -> list[Prompt]:
+    """The prompts of a suite's rows.
+
+    Raises UserError for one that cannot be made, and for responses that the context has no room
+    for.
+    """
+    longest, context = suite.spec.rollout.config.max_new_tokens, context_length(plan)
+    if longest >= context:
+        raise UserError(
+            f"eval.suite {suite.name}: a response may have {longest:,} tokens, and the context has "
+            f"{context:,}",
+            "set max_new_tokens in its table, or a longer rollout.context_length",
+        )
+    needed = _rewards_with_answer(suite.spec)
+    prompts = Prompts(tokenizer, context - longest, _vocabulary(plan.spec.model), needed)
+    return make_held_out(rows, prompts)[0]
+
+
+def answers(
+    plan: Plan, tokenizer: Any, rank: int, of_suites: Mapping[str, Sequence[Row]]
+) -> tuple[PromptStream, AnsweredPrompts]:
     """Opens the data of the warm-up: this rank's rows, and what makes responses of their answers.
 
-    Held-out problems are left out. Raises UserError for a row that cannot be learned.
+    Held-out problems and those of suites are left out. Raises UserError for a row that cannot be
+    learned.
     """
     spec = plan.spec
     assert spec.sft is not None
@@ -157,7 +191,8 @@ def answers(plan: Plan, tokenizer: Any, rank: int) -> tuple[PromptStream, Answer
     batching = Batching(spec.sft.examples_per_update, spec.run.seed, rank, plan.world)
     held_out_of = spec.eval_data or (spec.data if spec.sft_data else ())
     overlap = spec.eval.overlap if spec.eval_data else "drop"
-    rows = split(spec.sft_data or spec.data, held_out_of, spec.eval.problems, overlap)
+    sources = spec.sft_data or spec.data
+    rows = split(sources, held_out_of, spec.eval.problems, overlap, of_suites)
     return open_stream(rows, prompts, batching), prompts
 
 

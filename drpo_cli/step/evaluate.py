@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
-from drpo_cli.evaluate.metrics import estimate, right_samples
+from drpo_cli.evaluate.metrics import Estimate, estimate, right_samples
 from drpo_cli.evaluate.results import HeldOut, held_out_id, problem_results, split_by_source
 from drpo_cli.rewards.grading.grader import Grader
 from drpo_cli.rollout.engine.protocol import Sampler, Sampling, derive_seed
@@ -20,24 +20,59 @@ if TYPE_CHECKING:
     from drpo_cli.step.run import Run
 
 
+@dataclass(frozen=True)
+class Measured:
+    """avg@k on some problems, over all ranks.
+
+    unscored   responses that count as wrong because a reward failed on them
+    truncated  share of responses that ran out of tokens
+    rates_P    share of right responses of each problem
+    """
+
+    score: Estimate
+    unscored: int
+    truncated: float
+    rates_P: tuple[float, ...]
+
+
 def evaluate(r: Run, step: int) -> HeldOut:
-    """The held-out avg@k: every rank scores its share of the problems. Collective."""
-    mine = r.data.held_out[r.world.rank :: r.world.size]
-    sampling, threshold = eval_sampling(r.spec), r.spec.eval.threshold
+    """The held-out avg@k. Collective."""
+    problems, sampling = r.data.held_out, eval_sampling(r.spec)
+    found = measure(r, problems, sampling, r.spec.eval.threshold, r.grader, r.player, step)
+    sources = split_by_source([prompt.id for prompt in problems], found.rates_P)
+    means = {name: sum(rates) / len(rates) for name, rates in sources.items()}
+    by_source = means if len(means) > 1 else {}
+    return HeldOut(found.score, found.unscored, found.rates_P, by_source)
+
+
+def measure(
+    r: Run,
+    prompts_P: Sequence[Prompt],
+    sampling: Sampling,
+    threshold: float,
+    grader: Grader,
+    player: Player | None,
+    step: int,
+) -> Measured:
+    """Scores problems: every rank its share of them. Collective."""
+    mine = prompts_P[r.world.rank :: r.world.size]
     groups_P, scores_P = score_held_out(
-        r.engine, r.player, r.grader, mine, sampling, r.quarantine, step=step
+        r.engine, player, grader, mine, sampling, r.quarantine, step=step
     )
     results_P = problem_results(groups_P, scores_P)
     right_PG = [right_samples(result, threshold) for result in results_P]
     parts = r.world.gather_objects([sum(right_G) / len(right_G) for right_G in right_PG])
-    rates_P = [0.0] * len(r.data.held_out)
+    rates_P = [0.0] * len(prompts_P)
     for rank, part in enumerate(parts):
         rates_P[rank :: r.world.size] = part
-    score = estimate(rates_P, [prompt.text for prompt in r.data.held_out])
-    unscored = int(r.world.sum([count_unscored(scores_P)])[0])
-    sources = split_by_source([prompt.id for prompt in r.data.held_out], rates_P)
-    means = {name: sum(rates) / len(rates) for name, rates in sources.items()}
-    return HeldOut(score, unscored, tuple(rates_P), means if len(means) > 1 else {})
+    cut = sum(result.truncated for result in results_P)
+    unscored, truncated = r.world.sum([count_unscored(scores_P), cut])
+    return Measured(
+        estimate(rates_P, [prompt.text for prompt in prompts_P]),
+        int(unscored),
+        truncated / (len(prompts_P) * sampling.samples),
+        tuple(rates_P),
+    )
 
 
 def score_held_out(

@@ -15,6 +15,7 @@ from drpo_cli.step.proof import check_sync, prove_sync, push
 from drpo_cli.step.record import record, record_base
 from drpo_cli.step.run import Run, open_run
 from drpo_cli.step.sample import Draws, sample, score
+from drpo_cli.step.suites import score_suites
 from drpo_cli.step.warm_up import warm_up
 
 
@@ -28,7 +29,7 @@ def run(folder: RunFolder) -> int:
         if r.done == 0:
             r.say("scoring the untrained model …")
             progress.enter("evaluate")
-            record_base(r, evaluate(r, step=0))
+            record_base(r, evaluate(r, step=0), score_suites(r, step=0))
         for step in r.steps():
             take(r, step)
         return r.finish()
@@ -64,7 +65,8 @@ def take(r: Run, step: int) -> None:
         push(r, step)  # the new weights go into the engine
     with r.phase("evaluate"):
         held_out = evaluate(r, step) if is_due(spec, step) else None
+        suites = score_suites(r, step)
     with r.phase("log"):
-        record(r, step, draws, exp, trained, held_out)
+        record(r, step, draws, exp, trained, held_out, suites)
     with r.phase("checkpoint"):
         save_if_due(r, step, held_out)

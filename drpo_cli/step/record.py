@@ -12,7 +12,7 @@ from drpo_cli.evaluate.results import HeldOut
 from drpo_cli.experience import Experience
 from drpo_cli.runs.records import Records
 from drpo_cli.step.episodes import episode_metrics
-from drpo_cli.step.evaluate import problems_id
+from drpo_cli.step.evaluate import Measured, problems_id
 from drpo_cli.step.metrics import generated_tokens, grading_metrics, rollout_metrics
 from drpo_cli.step.sample import Draws
 from drpo_cli.step.samples import sample_records
@@ -29,6 +29,7 @@ def record(
     exp: Experience,
     trained: Mapping[str, float],
     held_out: HeldOut | None,
+    suites: Mapping[str, Measured],
 ) -> None:
     """Records a step's metrics and samples. Collective.
 
@@ -56,6 +57,7 @@ def record(
         "gap_floor": r.proof.floor,
         **({} if r.proof.noise is None else {"gap_noise": r.proof.noise}),
         **(held_out.metrics() if held_out else {}),
+        **suite_metrics(suites),
         "tokens_per_second": {
             "rollout": tokens / seconds["rollout"],
             "train": trained["trained_tokens"] / seconds["train"],
@@ -69,11 +71,27 @@ def record(
     _record_samples(r, step, groups_P, scores_P, exp)
 
 
-def record_base(r: Run, held_out: HeldOut) -> None:
-    """Records the score of the untrained model, as step 0."""
+def record_base(r: Run, held_out: HeldOut, suites: Mapping[str, Measured]) -> None:
+    """Records the scores of the untrained model, as step 0."""
     _record_rates(r, 0, held_out)
     problems = problems_id(r.spec, r.data.held_out)
-    _record_metrics(r, {"step": 0, "held_out_set": problems, **held_out.metrics()})
+    scores = {**held_out.metrics(), **suite_metrics(suites)}
+    _record_metrics(r, {"step": 0, "held_out_set": problems, **scores})
+
+
+def suite_metrics(suites: Mapping[str, Measured]) -> dict[str, Any]:
+    """A step's metrics of the suites that were scored after it: `suites`, if there are any."""
+    scores = {
+        name: {
+            "score": found.score.value,
+            "low": found.score.low,
+            "high": found.score.high,
+            "truncated_share": found.truncated,
+            **({"unscored": found.unscored} if found.unscored else {}),
+        }
+        for name, found in suites.items()
+    }
+    return {"suites": scores} if scores else {}
 
 
 def _record_metrics(r: Run, metrics: Mapping[str, Any]) -> None:

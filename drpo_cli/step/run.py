@@ -33,6 +33,7 @@ from drpo_cli.step.checkpoint import Checkpoints, restore
 from drpo_cli.step.play import Player
 from drpo_cli.step.proof import Proof
 from drpo_cli.step.stop import StopRequest
+from drpo_cli.step.suites import OpenSuite, open_suites, rows_of
 from drpo_cli.step.sync import WeightSync
 from drpo_cli.trainer.trainer import Trainer
 
@@ -55,6 +56,7 @@ class Run:
     world: dist.World
     tokenizer: Any
     data: Data
+    suites: tuple[OpenSuite, ...]
     grader: Grader
     player: Player | None
     quarantine: Records
@@ -141,7 +143,8 @@ def open_run(folder: RunFolder) -> Iterator[Run]:
         parts.enter_context(player)
     build.check_engine(plan, tokenizer)
     build.check_teacher(spec, tokenizer)
-    data = build.data(plan, tokenizer, world.rank)
+    suites = parts.enter_context(open_suites(plan, tokenizer))
+    data = build.data(plan, tokenizer, world.rank, rows_of(suites))
     for text in data.remarks if world.rank == 0 else ():
         say(folder, text)
     for text in idle_options(spec.train, world.device.type) if world.rank == 0 else ():
@@ -163,6 +166,7 @@ def open_run(folder: RunFolder) -> Iterator[Run]:
         world=world,
         tokenizer=tokenizer,
         data=data,
+        suites=suites,
         grader=grader,
         player=player,
         quarantine=Records(folder.quarantine),

@@ -20,6 +20,7 @@ from drpo_cli.runs.records import Records
 from drpo_cli.settings import ObjectiveSettings, SftSettings
 from drpo_cli.step import build
 from drpo_cli.step.checkpoint import save_warm, save_warming
+from drpo_cli.step.suites import rows_of
 from drpo_cli.trainer.model import Policy
 from drpo_cli.trainer.trainer import Objective, Trainer
 from drpo_cli.types import Group, Prompt, Rollout, TokenLoss, Tokens
@@ -47,7 +48,7 @@ def warm_up(r: Run) -> None:
 
 def _learn(r: Run, settings: SftSettings) -> None:
     progress.enter("warm-up")
-    stream, answers = build.answers(r.plan, r.tokenizer, r.world.rank)
+    stream, answers = build.answers(r.plan, r.tokenizer, r.world.rank, rows_of(r.suites))
     learner = build.supervised(r.plan, r.trainer, Objective(likelihood, ObjectiveSettings()))
     loud, done_before = max(1, settings.updates // LINES), 0
     if r.warming is not None:

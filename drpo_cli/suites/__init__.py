@@ -7,7 +7,7 @@ plus a section `[suite]`. All its `[[data]]` are problems, and nothing is traine
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,15 +16,18 @@ import tomli
 from pydantic import Field, ValidationError
 
 from drpo_cli.errors import UserError
-from drpo_cli.settings import Count, Settings
+from drpo_cli.settings import SUITE_FILES, Count, EvalSuiteSettings, Settings
 from drpo_cli.spec import Spec, load_text
-from drpo_cli.spec.loading import read_text
+from drpo_cli.spec.model import SUITES
 from drpo_cli.spec.overrides import to_toml
+from drpo_cli.spec.problems import Problem, key_text
+from drpo_cli.spec.text import read_text
 
-FOLDER = Path(__file__).parent
 SECTION = "suite"
 OF_THE_HUB = ("name", "revision", "split")
 """Options of a data set that a file does not have."""
+NOT_IN_A_RUN = ("model", "rollout", "environment", "train")
+"""Sections of a suite that a run has its own of."""
 
 
 class Published(Settings):
@@ -63,7 +66,7 @@ class Suite:
 
 def available() -> list[str]:
     """The names of the built-in suites."""
-    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+    return sorted(path.stem for path in SUITE_FILES.glob("*.toml"))
 
 
 def load(name: str, model: str, overrides: Sequence[str] = (), data: Path | None = None) -> Suite:
@@ -74,7 +77,7 @@ def load(name: str, model: str, overrides: Sequence[str] = (), data: Path | None
 
     Raises UserError for a suite that does not exist or is wrong.
     """
-    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
+    path = Path(name) if name.endswith(".toml") else SUITE_FILES / f"{name}.toml"
     if not name.endswith(".toml") and not path.is_file():
         raise UserError(
             f"--suite {name}: there is no such suite",
@@ -95,6 +98,48 @@ def load(name: str, model: str, overrides: Sequence[str] = (), data: Path | None
     rollout = spec.rollout.config.model_copy(update={"max_new_tokens": longest})
     spec = replace(spec, eval=evaluation, rollout=replace(spec.rollout, config=rollout))
     return Suite(path.stem, about, spec)
+
+
+def of_run(run: Spec) -> list[Suite]:
+    """The suites of `[[eval.suite]]`, with the options that the run has for them.
+
+    Raises UserError for one that is wrong, or that has sections which a run has its own of.
+    """
+    found = []
+    for index, suite in enumerate(run.eval_suites):
+        try:
+            found.append(_load_for(run, suite))
+        except UserError as error:
+            raise UserError(f"{key_text((*SUITES, index))}: {error}") from error
+    return found
+
+
+def find_errors(run: Spec) -> Iterator[Problem]:
+    """A rule: the suites of a run can be loaded."""
+    for index, suite in enumerate(run.eval_suites):
+        try:
+            _load_for(run, suite)
+        except UserError as error:
+            yield Problem((*SUITES, index), str(error))
+
+
+def _load_for(run: Spec, suite: EvalSuiteSettings) -> Suite:
+    if suite.path is not None and not suite.path.exists():
+        raise UserError(f"path: there is no file or folder {suite.path}")
+    own = {"samples_per_prompt": suite.samples_per_prompt, "max_new_tokens": suite.max_new_tokens}
+    changes = [f"eval.{key}={value}" for key, value in own.items() if value is not None]
+    found = load(suite.name, run.model.path, changes, suite.path)
+    stated = tomli.loads(read_text(found.spec.path))
+    if wrong := [f"[{section}]" for section in NOT_IN_A_RUN if section in stated]:
+        raise UserError(
+            f"{found.spec.path} has {' and '.join(wrong)}, and a run has its own",
+            "remove it, or score checkpoints with `drpo eval --suite`",
+        )
+    whole = found.about.problems
+    if suite.problems is not None and suite.problems > whole:
+        raise UserError(f"problems: is {suite.problems}, and the suite has {whole}", "remove it")
+    evaluation = found.spec.eval.model_copy(update={"problems": suite.problems or whole})
+    return replace(found, spec=replace(found.spec, eval=evaluation))
 
 
 def _read_about(path: Path, document: Mapping[str, Any]) -> SuiteSettings:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from drpo_cli import suites
 from drpo_cli.console import open_console
 from drpo_cli.devices import BY_DEVICE, NAMES, resolve
 from drpo_cli.environments.sessions import contract as sessions
@@ -37,7 +38,8 @@ def check(path: Path, overrides: Sequence[str], world: int, diff: bool, as_json:
     Raises SpecError for a wrong spec, or with `as_json` prints the problems.
     """
     try:
-        spec = load(path, overrides, (*rules(world), parts_can_be_called, tools_exist))
+        checks = (*rules(world), parts_can_be_called, tools_exist, suites.find_errors)
+        spec = load(path, overrides, checks)
         plan = make_plan(spec, world)
     except SpecError as error:
         if not as_json:

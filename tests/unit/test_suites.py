@@ -16,6 +16,11 @@ from drpo_cli.data.pipeline.split import hold_out
 from drpo_cli.errors import UserError
 from drpo_cli.evaluate.metrics import ProblemResult, summarise
 from drpo_cli.rewards import python_tests
+from drpo_cli.settings import SUITE_FILES
+from drpo_cli.spec import Spec, SpecError, dump, load, schema
+from drpo_cli.spec.dumping import settings_of
+from drpo_cli.spec.problems import key_text
+from drpo_cli.step import build
 from drpo_cli.step.evaluate import eval_sampling
 from drpo_cli.tools import evaluate, published
 from support.models import tokenizer
@@ -56,6 +61,17 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 """A row of each data set, with its columns."""
 CODE = {"humaneval", "mbpp"}
+RUN = """
+[run]
+name = "scored"
+steps = 1
+[model]
+path = "./model"
+[[data]]
+type = "arithmetic"
+[[reward]]
+type = "exact_match"
+"""
 
 
 def copy_of(folder: Path, name: str, *rows: dict[str, Any]) -> Path:
@@ -138,7 +154,7 @@ def test_keys_of_a_suite_can_be_set(tmp_path: Path) -> None:
 
 def test_a_suite_may_be_a_file_of_the_users(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
-    body = (suites.FOLDER / "aime25.toml").read_text()
+    body = (SUITE_FILES / "aime25.toml").read_text()
     path.write_text(body)
     assert suites.load(str(path), "m").name == "mine"
     for old, new, said in (
@@ -198,3 +214,78 @@ def test_a_target_without_a_folder_is_said_to_be_of_the_hub(
     assert evaluate.describe("owner/model") == "owner/model (no folder here, so a model of the hub)"
     for target in ("runs/frist", "model", "/owner/model", "./owner/model"):
         assert evaluate.describe(target) == target
+
+
+def test_a_run_has_options_of_its_own_for_a_suite(tmp_path: Path) -> None:
+    copy = copy_of(tmp_path, "aime25", *({"problem": f"{i}?", "answer": "2"} for i in range(5)))
+    options = f'problems = 3\nsamples_per_prompt = 2\nmax_new_tokens = 7\npath = "{copy}"\n'
+    (found,) = suites.of_run(run_with(tmp_path, f'name = "aime25"\n{options}'))
+    assert (found.spec.eval.samples_per_prompt, found.spec.rollout.config.max_new_tokens) == (2, 7)
+    assert len(build.suite_rows([found])["aime25"]) == 3
+    (whole,) = suites.of_run(run_with(tmp_path, 'name = "aime25"\n'))
+    assert eval_sampling(whole.spec) == eval_sampling(suites.load("aime25", "m").spec)
+    assert whole.spec.eval.problems == whole.about.problems
+
+
+def run_with(folder: Path, *tables: str) -> Spec:
+    """A run that is scored on suites; each table is the body of an `[[eval.suite]]`."""
+    path = folder / "run.toml"
+    path.write_text(RUN + "".join(f"[[eval.suite]]\n{table}" for table in tables))
+    return load(path)
+
+
+def test_suites_of_a_run_are_written_out_and_loaded_again(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text((SUITE_FILES / "aime25.toml").read_text())
+    spec = run_with(
+        tmp_path, 'name = "./mine.toml"\nevery = 5\npath = "rows"\n', 'name = "gsm8k"\n'
+    )
+    assert [one.label for one in spec.eval_suites] == ["mine", "gsm8k"]
+    assert spec.eval_suites[0].path == tmp_path / "rows"
+    again = tmp_path / "elsewhere" / "run.toml"
+    again.parent.mkdir()
+    again.write_text(dump(spec))
+    assert load(again) == spec
+    every = {key_text(one.key): one.value for one in settings_of(spec)}
+    assert (every["eval.suite[0].every"], every["eval.suite[1].every"]) == (5, None)
+
+
+@pytest.mark.parametrize(
+    ("table", "where", "said"),
+    [
+        ('name = "aime2"\n', "eval.suite[0].name", "there is no suite 'aime2'; name one of aime24"),
+        ("every = 1\n", "eval.suite[0].name", "is missing"),
+        ('name = "aime24"\nevry = 1\n', "eval.suite[0].evry", "did you mean 'every'?"),
+    ],
+)
+def test_a_wrong_table_is_said_by_its_key(
+    tmp_path: Path, table: str, where: str, said: str
+) -> None:
+    with pytest.raises(SpecError) as refused:
+        run_with(tmp_path, table)
+    (problem,) = refused.value.problems
+    assert problem.key == where
+    assert said in problem.message
+
+
+def test_two_suites_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="is gsm8k a second time"):
+        run_with(tmp_path, 'name = "gsm8k"\n', 'name = "./gsm8k.toml"\n')
+
+
+def test_suites_that_cannot_be_used_are_found_by_check(tmp_path: Path) -> None:
+    tables = (
+        'name = "aime24"\npath = "nowhere.csv"\n',
+        'name = "./none.toml"\n',
+        'name = "aime25"\nproblems = 31\n',
+    )
+    found = list(suites.find_errors(run_with(tmp_path, *tables)))
+    assert [problem.key for problem in found] == [("eval", "suite", i) for i in range(3)]
+    assert "there is no file or folder" in found[0].what
+    assert "there is no such file" in found[1].what
+    assert "problems: is 31, and the suite has 30" in found[2].what
+
+
+def test_the_schema_describes_suites() -> None:
+    table = schema.build().document["properties"]["eval"]["properties"]["suite"]
+    assert table["items"]["required"] == ["name"]
+    assert table["items"]["additionalProperties"] is False

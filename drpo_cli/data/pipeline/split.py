@@ -6,7 +6,7 @@ on the weights of sources: runs of different seeds and mixtures are compared on 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import islice
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 HELD_OUT_KEY = (2606, 9821, 1)
 """Seed of the held-out choice: three numbers, so that no (run seed, epoch) shuffles alike."""
+NO_SUITES: Mapping[str, Sequence[Row]] = {}
 PATIENCE = 10_000
 """Unusable rows of an endless source, one after the other, after which the search stops."""
 
@@ -41,7 +42,7 @@ class Split:
 
     sources          all rows of the training sources; `trains` says which of them train
     held_out_rows    the evaluation problems, no two of them alike
-    held_out_hashes  hashes of what they ask
+    held_out_hashes  hashes of what they and the problems of suites ask
     """
 
     sources: Sequence[Source]
@@ -94,21 +95,29 @@ def split(
     eval_sources: Sequence[Selected[SourceSettings]],
     eval_problems: int,
     overlap: Literal["refuse", "drop"] = "refuse",
+    of_suites: Mapping[str, Sequence[Row]] = NO_SUITES,
 ) -> Split:
     """Holds out `eval_problems` problems of `eval_sources`, or of `sources` when there are none.
 
     Evaluation sources with fewer problems give all of theirs. Raises UserError when nothing is left
     to train on, when a few-shot example is held out, and, unless `overlap` is "drop", when a
-    training row asks the same as a problem of `eval_sources`.
+    training row asks the same as a problem of `eval_sources` or `of_suites`, which are rows by the
+    name of their suite.
     """
     train = open_sources(sources)
     _check_mixture(train)
     pool = open_sources(eval_sources, prefix="eval:") if eval_sources else train
     held_out = _choose_held_out(pool, eval_problems)
-    _check_examples([*train, *(pool if eval_sources else ())], held_out)
-    if eval_sources and overlap == "refuse":
-        _check_overlap(train, held_out)
-    result = Split(train, list(held_out.values()), frozenset(held_out))
+    own = _name(held_out)
+    of_others = {
+        hash_question(row.problem): f"{row.id} of the suite {name}"
+        for name, rows in of_suites.items()
+        for row in rows
+    }
+    _check_examples([*train, *(pool if eval_sources else ())], of_others | own)
+    if overlap == "refuse":
+        _check_overlap(train, of_others | (own if eval_sources else {}))
+    result = Split(train, list(held_out.values()), frozenset(of_others | own))
     _check_something_left(result, eval_problems)
     return result
 
@@ -124,7 +133,7 @@ def hold_out(
     """
     pool = open_sources(eval_sources, prefix="eval:") if eval_sources else open_sources(sources)
     held_out = _choose_held_out(pool, eval_problems)
-    _check_examples(pool, held_out)
+    _check_examples(pool, _name(held_out))
     return list(held_out.values())
 
 
@@ -148,6 +157,11 @@ def _choose_held_out(pool: Sequence[Source], problems: int) -> dict[bytes, Row]:
         repeated = repeated + 1 if asked in held_out else 0
         held_out.setdefault(asked, row)
     return held_out
+
+
+def _name(held_out: Mapping[bytes, Row]) -> dict[bytes, str]:
+    """The ids of rows, by what they ask."""
+    return {asked: row.id for asked, row in held_out.items()}
 
 
 def _shuffle_rows(rows: Sequence[Row], *key: int) -> Iterator[Row]:
@@ -189,23 +203,23 @@ def _check_mixture(sources: Sequence[Source]) -> None:
             )
 
 
-def _check_examples(sources: Iterable[Source], held_out: dict[bytes, Row]) -> None:
+def _check_examples(sources: Iterable[Source], held_out: Mapping[bytes, str]) -> None:
     for source in sources:
         for index, shot in enumerate(source.config.few_shot):
-            row = held_out.get(hash_question(Problem(shot.prompt)))
-            if row is not None:
+            same = held_out.get(hash_question(Problem(shot.prompt)))
+            if same is not None:
                 raise UserError(
                     f"data {source.name}: few_shot[{index}] asks the same as the held-out problem "
-                    f"{row.id}, and would give its answer away",
+                    f"{same}, and would give its answer away",
                     "write another example",
                 )
 
 
-def _check_overlap(sources: Iterable[Source], held_out: dict[bytes, Row]) -> None:
+def _check_overlap(sources: Iterable[Source], held_out: Mapping[bytes, str]) -> None:
     same = [
-        (row.id, held_out[asked].id)
+        (row.id, held_out[asked])
         for source in sources
-        if not is_endless(source)
+        if held_out and not is_endless(source)
         for row in source
         if (asked := hash_question(row.problem)) in held_out
     ]

@@ -13,7 +13,7 @@ from typing import Any
 from drpo_cli.data.pipeline.checks import check_rows, list_remarks
 from drpo_cli.data.pipeline.prompts import Prompts
 from drpo_cli.data.pipeline.rows import Row, Source, is_endless
-from drpo_cli.data.pipeline.split import PATIENCE, Split, shuffle, split
+from drpo_cli.data.pipeline.split import NO_SUITES, PATIENCE, Split, shuffle, split
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import Selected
 from drpo_cli.settings import EvalSettings, SourceSettings
@@ -314,15 +314,18 @@ def open_data(
     evaluation: EvalSettings,
     prompts: Prompts,
     batching: Batching,
+    of_suites: Mapping[str, Sequence[Row]] = NO_SUITES,
 ) -> Data:
     """Opens the sources, holds out the evaluation problems and starts the training stream.
+
+    Rows that ask the same as those `of_suites`, by name, are not trained on either.
 
     Makes a prompt of every training row, up to `MOST_CHECKED` per source, each rank of its share:
     a row that cannot be used is found before the first step. Raises UserError for such a row, for
     what `split` refuses, for a held-out prompt that cannot be made, and when every held-out prompt
     is skipped.
     """
-    data = split(sources, eval_sources, evaluation.problems, evaluation.overlap)
+    data = split(sources, eval_sources, evaluation.problems, evaluation.overlap, of_suites)
     held_out, skipped = make_held_out(data.held_out_rows, prompts)
     stream = open_stream(data, prompts, batching)
     return Data(stream, held_out, len(data.rows), skipped, list_remarks(data.sources, prompts))

@@ -177,6 +177,8 @@ def format_step(metrics: StepMetrics, total: int) -> str:
     values = "  ".join(f"{label} {format_number(numbers.get(key))}" for key, label in VALUES)
     score = metrics.get("held_out")
     held_out = "" if score is None else f"  held-out {score:.3f}"
+    for name, suite in metrics.get("suites", {}).items():
+        held_out += f"  {make_visible(name)} {format_number(suite.get('score'))}"
     seconds = metrics.get("seconds", {}).get("step")
     took = f"  {seconds:.1f} s" if seconds is not None else ""
     failed = format_failures(failed_calls(metrics), metrics.get("skipped_samples", 0))

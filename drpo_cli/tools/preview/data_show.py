@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from drpo_cli import suites
 from drpo_cli.data.pipeline.stream import Data, PromptStream
 from drpo_cli.plan import Plan, lone_plan
 from drpo_cli.rewards.grading.contract import prepare_all
@@ -44,7 +45,7 @@ def show(spec_path: Path, overrides: Sequence[str], shown: int) -> None:
     names = [reward.name for reward in prepare_all(spec.reward)]
     encoder = load_tokenizer(spec.model)
     plan = lone_plan(spec)  # reads the context length from the model folder
-    data = build.data(plan, encoder, rank=0)
+    data = build.data(plan, encoder, 0, build.suite_rows(suites.of_run(spec)))
     prompts = list(_first(data.stream, max(shown, min(COUNTED, data.train_rows))))
     console = make_console()
     for number, prompt in enumerate(prompts[:shown], start=1):
