@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 MARKERS = (".", "*")
 RARE = "*"
 
@@ -11,10 +13,10 @@ def marked(completion: str, answer: str) -> float:
     return float(completion == RARE + answer)
 
 
-def begins(completion: str, answer: str) -> float:
-    """1 for a first word that begins with the letter."""
-    letters = (character for character in completion if character.isalpha())
-    return float(next(letters, "").upper() == answer)
+def begin(completion: str, answer: str) -> float:
+    """The share of the letters with which the word at the same place begins."""
+    words = re.findall(r"[^\W\d_]+", completion)
+    return sum(a == word[0].upper() for a, word in zip(answer, words, strict=False)) / len(answer)
 
 
 def right(completion: str, answer: str) -> float:

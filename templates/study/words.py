@@ -1,29 +1,14 @@
-"""Short questions whose answers are words of a whole vocabulary: an animal with the letter B."""
+"""Short tasks whose answers may be words of a whole vocabulary: three words with given letters."""
 
 from __future__ import annotations
+
+import random
 
 from drpo_cli.settings import SourceSettings
 from drpo_cli.types import Problem
 
-KINDS = (
-    "an animal",
-    "a bird",
-    "a boy's name",
-    "a city",
-    "a colour",
-    "a country",
-    "a fruit",
-    "a girl's name",
-    "a job",
-    "a plant",
-    "a river",
-    "a sport",
-    "a thing in a kitchen",
-    "a tool",
-    "a verb",
-    "an adjective",
-)
 LETTERS = "ABCDEFGHIKLMNOPRSTVW"
+PROBLEMS = 600
 
 
 class Config(SourceSettings):
@@ -31,9 +16,15 @@ class Config(SourceSettings):
 
 
 def load(config: Config) -> list[Problem]:
-    """One problem for each kind of word and each letter; the answer is the letter."""
+    """Problems with three different letters each; the answer is the letters."""
+    rng = random.Random(0)
+    chosen: dict[str, None] = {}
+    while len(chosen) < PROBLEMS:
+        chosen["".join(rng.sample(LETTERS, 3))] = None
     return [
-        Problem(prompt=f"Name {kind} that begins with the letter {letter}.", answer=letter)
-        for kind in KINDS
-        for letter in LETTERS
+        Problem(
+            prompt=f"Write three words that begin with the letters {a}, {b} and {c}.",
+            answer=f"{a}{b}{c}",
+        )
+        for a, b, c in chosen
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -181,14 +182,17 @@ def test_an_unknown_part_is_refused() -> None:
     assert (done.returncode, done.stderr) == (2, "there is no part speed\n")
 
 
-def test_a_word_counts_by_its_first_letter() -> None:
+def test_a_word_counts_by_its_first_letter_and_its_place() -> None:
     rewards = module(STUDY / "rewards.py")
-    right = ("Hedgehog", "hare", ' "Hen" or a duck', "1. Horse")
-    assert [rewards.begins(text, "H") for text in right] == [1, 1, 1, 1]
-    assert [rewards.begins(text, "H") for text in ("A hedgehog", "12", "", "Élan")] == [0, 0, 0, 0]
+    right = ("Hen Ox Duck", "hen, ox, duck and more", '1. "Hen"\n2. _Ox_ 3. Duck')
+    assert [rewards.begin(text, "HOD") for text in right] == [1, 1, 1]
+    some = {"Hen, duck, ox": 1, "Hen": 1, "The hen, ox, duck": 0, "Hen Ox": 2, "12": 0, "": 0}
+    for text, words in some.items():
+        assert rewards.begin(text, "HOD") == words / 3
     rows = module(STUDY / "words.py").load(None)
-    assert len({row.prompt for row in rows}) == len(rows) == 320
-    assert all(row.prompt.endswith(f" {row.answer}.") for row in rows)
+    assert len({row.prompt for row in rows}) == len(rows) == 600
+    assert all(len(set(row.answer)) == 3 for row in rows)
+    assert all([*row.answer] == re.findall(r"\b[A-Z]\b", row.prompt) for row in rows)
 
 
 def test_only_known_real_models_are_made() -> None:
