@@ -16,7 +16,8 @@ from rich.console import Console
 from drpo_cli import suites
 from drpo_cli.console import open_console
 from drpo_cli.data.pipeline.overlap import WORDS, Overlap, find_overlap
-from drpo_cli.data.pipeline.split import split
+from drpo_cli.data.pipeline.rows import hash_question, open_sources
+from drpo_cli.data.pipeline.split import Split, hold_out, split
 from drpo_cli.errors import UserError
 from drpo_cli.evaluate import compare
 from drpo_cli.evaluate.metrics import Evaluation
@@ -160,20 +161,50 @@ def evaluate_suites(
     if how.shard is not None:
         console.print(how.next_step)
         return 0
+    results = {suite.name: published.as_dict(suite, found[suite.name]) for suite in loaded}
+    overlaps = _compare_with_training(loaded, targets, console)
     for suite in loaded:
         console.print(published.render(suite, found[suite.name]))
+        if overlap := overlaps.get(suite.name):
+            results[suite.name]["overlap"] = asdict(overlap)
+            if overlap.shared:
+                console.print(describe_overlap(overlap, "the run"))
     if json_out is not None:
-        results = {suite.name: published.as_dict(suite, found[suite.name]) for suite in loaded}
         write_whole(json_out, json.dumps({"suites": results}, indent=1))
     return 0
 
 
-def describe_overlap(found: Overlap) -> str:
+def _compare_with_training(
+    loaded: Sequence[Suite], targets: Sequence[str], console: Console
+) -> dict[str, Overlap]:
+    """The overlap of each suite with what the first target that belongs to a run was trained on.
+
+    Empty if none does, or if its data cannot be read any more, which is said.
+    """
+    found: dict[str, Overlap] = {}
+    if (path := _find_run(targets)) is None:
+        return found
+    try:
+        run = load(path)
+        sources = open_sources([*run.data, *run.sft_data])
+        left_out = [suite.label for suite in run.eval_suites]
+        for suite in loaded:
+            rows = hold_out(suite.spec.data, (), suite.spec.eval.problems)
+            hidden = rows if suite.name in left_out else ()
+            hashes = frozenset(hash_question(row.problem) for row in hidden)
+            found[suite.name] = find_overlap(Split(sources, rows, hashes))
+    except UserError as error:
+        text = f"the suites are not compared with the training data: {error}"
+        console.print(text, soft_wrap=True, markup=False, highlight=False)
+    return found
+
+
+def describe_overlap(found: Overlap, whose: str = "the spec") -> str:
     """One sentence about held-out problems whose words come again in training prompts."""
     held_out, train = found.pairs[0]
     return (
         f"{found.shared} of {found.problems} held-out problems share {WORDS} words in a row, or "
-        f"all their words, with a training prompt of the spec, such as {held_out} with {train}; "
+        f"all their words, with a training prompt of {whose}, such as {held_out} with {train}; "
         f"{found.same} are the same but for case, space and punctuation"
     )
 
@@ -227,13 +258,19 @@ def _score(
     return found
 
 
-def _find_spec(targets: Sequence[str]) -> Path:
-    """The spec of the first target that belongs to a run."""
+def _find_run(targets: Sequence[str]) -> Path | None:
+    """The spec of the first target that belongs to a run, if one does."""
     for target in targets:
         path = Path(target).resolve()
         for folder in (path, *path.parents[:2]):
             if RunFolder(folder).exists():
                 return RunFolder(folder).spec
+    return None
+
+
+def _find_spec(targets: Sequence[str]) -> Path:
+    if (found := _find_run(targets)) is not None:
+        return found
     raise UserError(
         f"none of {', '.join(targets)} is a run folder or one of its checkpoints, so no spec says "
         "what to evaluate",

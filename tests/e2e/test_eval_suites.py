@@ -82,6 +82,31 @@ def test_a_run_has_the_scores_that_its_checkpoints_have(scored: Path) -> None:
     ]
 
 
+def test_a_suite_is_compared_with_what_the_run_was_trained_on(scored: Path) -> None:
+    folder = scored.parent
+    scored.write_text(scored.read_text().replace(SUITES, ""))
+    (folder / "problems.jsonl").write_text('{"prompt": "1+2="}\n{"prompt": "1-2="}\n')
+    assert drpo("train", scored).returncode == 0
+    out, run = folder / "scores.json", folder / "runs" / "small"
+    settings = ("rollout.engine=transformers", "model.dtype=float32")
+    words = [word for setting in settings for word in ("--set", setting)]
+    words = ["--suite", str(folder / "digits.toml"), "--json", str(out), *words]
+    done = drpo("eval", run, *words)
+    assert done.returncode == 0, done.stderr
+    assert "1 of 2 held-out problems share 13 words in a row" in " ".join(done.stdout.split())
+    overlap = json.loads(out.read_text())["suites"]["digits"]["overlap"]
+    assert (overlap["same"], overlap["pairs"]) == (1, [["jsonl/0", "arithmetic/12"]])
+
+    (folder / "gone.jsonl").write_text('{"prompt": "1+1="}\n')
+    spec = RunFolder(run).spec
+    spec.write_text(spec.read_text() + f'[[data]]\ntype = "jsonl"\npath = "{folder}/gone.jsonl"\n')
+    (folder / "gone.jsonl").unlink()
+    done = drpo("eval", run, *words)
+    assert done.returncode == 0, done.stderr
+    assert "the suites are not compared with the training data" in done.stdout
+    assert "overlap" not in json.loads(out.read_text())["suites"]["digits"]
+
+
 def test_ranks_share_the_problems(scored: Path) -> None:
     for ranks in (1, 2):
         words = ("--set", f"run.name=on-{ranks}", "--set", "run.steps=1", "--nproc", ranks)
