@@ -82,12 +82,15 @@ def evaluate(
     spec: Spec | str | Path | None = None,
     *,
     samples: int | None = None,
+    out: Path | None = None,
 ) -> dict[str, Evaluation]:
     """Scores run folders, checkpoints and model folders on the same held-out problems.
 
     targets  one or several; a run folder stands for its newest checkpoint
-    spec     says what to evaluate on; by default the spec of the first target that is of a run
+    spec     says what to evaluate on; by default the spec of the first target that is of a run;
+             that of a named suite is `drpo_cli.suites.load("aime24", model).spec`
     samples  responses per problem, in place of `eval.samples_per_prompt`
+    out      folder that keeps every response, so that the same call continues after a kill
 
     Returns each target's evaluation by its name. Raises UserError for a target that is none of the
     three.
@@ -97,8 +100,8 @@ def evaluate(
     chosen = [targets] if isinstance(targets, str | Path) else targets
     names = [str(target) for target in chosen]
     if not isinstance(spec, Spec):
-        return score_targets(names, None if spec is None else Path(spec), How(samples))
+        return score_targets(names, None if spec is None else Path(spec), How(samples, out))
     with tempfile.TemporaryDirectory(prefix="drpo-spec-") as folder:
         path = Path(folder) / "run.toml"
         path.write_text(dump(spec), encoding="utf-8")
-        return score_targets(names, path, How(samples))
+        return score_targets(names, path, How(samples, out))

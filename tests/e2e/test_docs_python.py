@@ -22,12 +22,15 @@ assert smaller.model.path == str(run.folder.path.parents[1] / "model")
 name, trained = list(scores.items())[1]
 assert name == str(result.folder) and trained.k == 2 and len(trained.problems) == 4
 assert trained.summary["avg@2"].value == result.final_score
+assert len(of_suite["model"].problems) == 1 and list(Path("scores").rglob("responses.jsonl"))
 """
+GSM8K = '{"question": "1 + 1?", "answer": "One more: 2\\n#### 2"}\n'
 
 
 def test_the_page_runs(small: Path) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     assert len(blocks) >= 6
+    (small.parent / "gsm8k.jsonl").write_text(GSM8K)
     script = small.parent / "notebook.py"
     script.write_text("\n".join([*blocks, CHECKS]), encoding="utf-8")
     command = [sys.executable, str(script)]
