@@ -54,13 +54,19 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
 
 
 def train(
-    spec: Spec, *, resume: bool = False, nproc: int | None = None, origin: str | None = None
+    spec: Spec,
+    *,
+    resume: bool = False,
+    nproc: int | None = None,
+    origin: str | None = None,
+    keep: Sequence[str] = (),
 ) -> RunResult:
     """Trains on this machine until the run ends, as `drpo train` does.
 
     resume  continue from the newest checkpoint of the run's folder, if there is one
     nproc   processes, one per device; by default one per GPU, or one on a CPU
     origin  begin with the weights of another run: `RUN`, `RUN@STEP`, or a checkpoint
+    keep    what else to take over from there: `optimizer`, `data`
 
     The run is processes of its own: this one only starts and watches them. Must be called from the
     main thread, since it handles signals as the verb does: an interrupt finishes the step and
@@ -68,10 +74,11 @@ def train(
     is in the result.
     """
     from drpo_cli.launch.launcher import train as launch
+    from drpo_cli.launch.origin import Origin
     from drpo_cli.terminal import open_missing_streams
 
     open_missing_streams()
-    code = launch(spec, resume, nproc, origin=origin)
+    code = launch(spec, resume, nproc, origin=Origin.read(origin, keep))
     run = open_run(spec.run.folder / spec.run.name)
     ended = [event["text"] for event in run.events if "state" in event]
     return RunResult(run.folder.path, code, run.state, run.final_score, ended[-1])

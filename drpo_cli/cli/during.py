@@ -47,6 +47,14 @@ def train(
             autocompletion=completion.run_folders,
         ),
     ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            "--keep",
+            metavar="optimizer,data",
+            help="With --from: take over the optimizer's moments, the place in the data, or both.",
+        ),
+    ] = None,
     nproc: Processes = None,
     nodes: Nodes = None,
     node_rank: NodeRank = None,
@@ -70,7 +78,8 @@ def train(
 
     `--from` names another run, of which the newest or the given checkpoint is taken, or a
     checkpoint. Its weights, configuration and tokenizer are copied into the new run's folder; a
-    run with adapters is merged. Its optimizer, order of data and steps are not continued.
+    run with adapters is merged. Its steps and its schedule are not continued, nor, without
+    `--keep`, the moments of its optimizer and its place in the data.
 
     On several machines, give the command on each with `--nodes`, `--node-rank` and `--rendezvous`;
     `--nproc` is then the number per machine. All need the same packages, the same spec and a run
@@ -89,13 +98,16 @@ def train(
         option = "--nproc" if nproc else "--nodes"
         raise typer.BadParameter(f"the job itself says what {option} does", param_hint="--external")
     loaded = load(spec, set_ or [])  # report a wrong spec before importing torch
+    from drpo_cli.launch.origin import Origin
+
+    origin = Origin.read(from_, [part.strip() for part in keep.split(",")] if keep else [])
     if external:
         from drpo_cli.launch.external import train as join
 
-        join(loaded, resume, join_timeout, from_)
+        join(loaded, resume, join_timeout, origin)
     from drpo_cli.launch.launcher import train as launch
 
-    raise typer.Exit(launch(loaded, resume, nproc, place, from_))
+    raise typer.Exit(launch(loaded, resume, nproc, place, origin))
 
 
 @app.command(

@@ -20,6 +20,7 @@ from typing import NoReturn
 from drpo_cli import dist, processes
 from drpo_cli.launch import nodes
 from drpo_cli.launch.launcher import prepare
+from drpo_cli.launch.origin import Origin
 from drpo_cli.launch.place import (
     PREPARED,
     TASKS_JOIN_S,
@@ -33,7 +34,7 @@ from drpo_cli.spec import Spec, dump, load
 
 
 def train(
-    spec: Spec, resume: bool, join_s: float | None = None, origin: str | None = None
+    spec: Spec, resume: bool, join_s: float | None = None, origin: Origin | None = None
 ) -> NoReturn:
     """Prepares the run together with the other ranks, then becomes one rank of it.
 

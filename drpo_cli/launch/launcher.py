@@ -33,7 +33,7 @@ from drpo_cli.launch.continued import say_changes
 from drpo_cli.launch.failures import Failures
 from drpo_cli.launch.meeting import Meeting
 from drpo_cli.launch.monitor import Monitor, divert_output
-from drpo_cli.launch.origin import begins_elsewhere, with_origin
+from drpo_cli.launch.origin import Origin, begin
 from drpo_cli.launch.place import Place
 from drpo_cli.launch.restarts import follow_restarts, run_with_restarts
 from drpo_cli.launch.tracking import follow_run
@@ -45,6 +45,7 @@ from drpo_cli.runs import versions as installed
 from drpo_cli.runs.events import ENDED, say, say_if_room, state
 from drpo_cli.runs.folder import LAUNCHER_LOCK, RunFolder, launcher_lock, write_whole
 from drpo_cli.runs.records import Records
+from drpo_cli.runs.start import Start
 from drpo_cli.runs.versions import require_engine
 from drpo_cli.settings import ModelSettings, TrackerSettings
 from drpo_cli.spec import Spec, dump
@@ -66,7 +67,7 @@ def train(
     resume: bool,
     nproc: int | None,
     place: Place | None = None,
-    origin: str | None = None,
+    origin: Origin | None = None,
 ) -> int:
     """Runs the spec to its end; returns the exit code. Raises UserError before anything starts.
 
@@ -132,33 +133,30 @@ def _train_beside(spec: Spec, failures: Failures, local: int, meeting: Meeting) 
     return code
 
 
-def prepare(spec: Spec, resume: bool, world: int, origin: str | None = None) -> RunFolder:
+def prepare(spec: Spec, resume: bool, world: int, origin: Origin | None = None) -> RunFolder:
     """Prepares the folder of a run on `world` processes: model, spec, versions, no old errors.
 
     Raises UserError when the run is finished, in use, or unfinished without `resume`.
     """
     require_clients(spec.tracker)
     folder = RunFolder(spec.run.folder / spec.run.name)
-    began = None
-    if origin is not None or begins_elsewhere(folder):
-        _require_usable(folder, spec, resume)
-        spec, began = with_origin(spec, folder, origin)
+    _require_usable(folder, spec, resume)
+    spec, start = begin(spec, folder, origin)
     check_plan(spec, world)  # before the model is prepared, which may take a while
     suites.of_run(spec)
-    _require_usable(folder, spec, resume)
     prepare_model(spec.model)
     plan = make_plan(spec, world)
     (folder.path / "logs").mkdir(parents=True, exist_ok=True)
     with folder.lock_all():
         folder.forget_failures()
         Records(folder.events).end_line()
-        now = versions(plan, began)
+        now = versions(plan, start)
         if resume and folder.exists():
             say_changes(folder, spec, now)
         write_whole(folder.spec, dump(spec))
         write_whole(folder.versions, json.dumps(now, indent=1))
-        if began and not resume:
-            say(folder, f"begins with the weights of {began}; optimizer, data and steps are new")
+        if start and not resume:
+            say(folder, start.describe())
     return folder
 
 
@@ -177,10 +175,10 @@ def prepare_model(model: ModelSettings) -> None:
         raise UserError(f"model.prepare: {model.prepare} {what}", "fix the script")
 
 
-def versions(plan: Plan, began: str | None = None) -> dict[str, Any]:
-    """What the run uses: packages, Python, machine, devices; whose weights it began with."""
+def versions(plan: Plan, start: Start | None = None) -> dict[str, Any]:
+    """What the run uses: packages, Python, machine, devices; what it began with."""
     return {
-        **({"from": began} if began else {}),
+        **({"from": start.began, "kept": list(start.keeps)} if start else {}),
         "packages": installed.versions(),
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -41,11 +41,7 @@ from drpo_cli.model_folder import ADAPTER_CONFIG
 from drpo_cli.pretrained import save_config
 from drpo_cli.rollout.engine.ends import GENERATION, read_generation
 from drpo_cli.runs import checkpoints as on_disk
-from drpo_cli.runs.alerts import Watch
 from drpo_cli.runs.checkpoints import checkpoint_bytes, complete, read
-from drpo_cli.runs.metrics import StepMetrics
-from drpo_cli.runs.reader import read as read_records
-from drpo_cli.runs.records import Records
 from drpo_cli.step import choice, saved_state
 from drpo_cli.step.export import merge_folder, write_model
 from drpo_cli.step.same_model import is_partial, require_same, save_adapted, trained
@@ -178,13 +174,17 @@ class Checkpoints:
                 path.rename(aside)
         return None
 
-    def load(self, checkpoint: Path, trainer: Trainer) -> dict[str, Any]:
+    def load(
+        self, checkpoint: Path, trainer: Trainer, updates: int | None = None
+    ) -> dict[str, Any]:
         """Restores the trainer in place; returns the `state` that `save` recorded.
 
         The optimizer continues with the trainer's own hyperparameters: a learning rate changed in
-        the spec counts from here. Raises UserError if the checkpoint is of another model.
+        the spec counts from here. `updates` is the place in the schedule, if it is not that of the
+        checkpoint. Raises UserError if the checkpoint is of another model.
         """
         record = read(checkpoint)
+        at = record["updates"] if updates is None else updates
         require_same(checkpoint, trainer)
         state = _state(trainer)
         pairs = _models(trainer)
@@ -199,7 +199,7 @@ class Checkpoints:
                 options=StateDictOptions(strict=not is_partial(model)),
             )
         trainer.moments.put_away()  # torch puts what it loads on the device
-        optim.resume(trainer.optimizer, trainer.schedule, record["updates"], settings[0])
+        optim.resume(trainer.optimizer, trainer.schedule, at, settings[0])
         for (_, optimizer), own in list(zip(pairs.values(), settings, strict=True))[1:]:
             optim.restore(optimizer, own)
         return record
@@ -279,32 +279,6 @@ def _save(r: Run, step: int, held_out: HeldOut | None) -> None:
         "dtype": r.spec.model.dtype,
     }
     r.checkpoints.save(step, r.trainer, r.tokenizer, state)
-
-
-def restore(r: Run) -> None:
-    """Continues from the newest whole checkpoint, if there is one, and drops later records.
-
-    One from the middle of a warm-up has the state of another trainer: `r.warming` is its folder.
-    """
-    found = r.checkpoints.newest_whole(r.say)
-    updates = read(found).get("warm_up") if found else None
-    if updates is not None:
-        r.warming = found
-    elif found:
-        record = r.checkpoints.load(found, r.trainer)
-        with saved_state.reading(found / on_disk.MARKER):
-            r.data.stream.load_state_dict(record["data"])
-            if record["gap_floor"] is not None:  # nothing was pushed before a warm-up
-                r.proof.floor = record["gap_floor"]
-        r.done, r.restored = record["step"], True
-        r.say(f"resumed after step {r.done}", resumed=r.done)
-    if r.world.rank == 0:
-        files = r.folder
-        for file in (files.metrics, files.held_out, files.samples, files.quarantine):
-            Records(file).rewind(r.done or -1)  # step 0 is scored again
-        if not r.restored:
-            Records(files.warm_up).rewind(-1 if updates is None else updates)
-        r.alerts = Watch(read_records(files.metrics, StepMetrics))
 
 
 def export(checkpoint: Path, folder: Path, merged: bool = False, dtype: str | None = None) -> None:

@@ -29,9 +29,10 @@ from drpo_cli.runs.metrics import State
 from drpo_cli.runs.records import Records
 from drpo_cli.spec import Spec, load
 from drpo_cli.step import build
-from drpo_cli.step.checkpoint import Checkpoints, restore
+from drpo_cli.step.checkpoint import Checkpoints
 from drpo_cli.step.play import Player
 from drpo_cli.step.proof import Proof
+from drpo_cli.step.restore import restore
 from drpo_cli.step.stop import StopRequest
 from drpo_cli.step.suites import OpenSuite, open_suites, rows_of
 from drpo_cli.step.sync import WeightSync
