@@ -75,7 +75,10 @@ class Band:
 
 @dataclass(frozen=True)
 class Panel:
-    """One chart. `key` is its id in the page: letters, digits, `-`."""
+    """One chart. `key` is its id in the page: letters, digits, `-`.
+
+    over  what its horizontal axis counts; charts over the same zoom together
+    """
 
     key: str
     title: str
@@ -83,6 +86,7 @@ class Panel:
     bands: Sequence[Band] = ()
     log: bool = False
     share: bool = False
+    over: str = "step"
 
     @property
     def has_data(self) -> bool:
@@ -103,7 +107,7 @@ class Panel:
 
     def _at(self, step: float, value: float) -> str:
         shown = f"{value:.1%}" if self.share else format_number(value)
-        return f"{shown} (step {step:,.0f})"
+        return f"{shown} ({self.over} {step:,.0f})"
 
 
 def drop_gaps(points: Series) -> list[tuple[float, float]]:
@@ -179,8 +183,11 @@ def draw(panels: Sequence[Panel], shades: Sequence[Shade]) -> dict[str, Any]:
     from bokeh.models import DataRange1d
 
     sources, document = _Sources(), Document()
-    steps = DataRange1d(range_padding=0.02)
-    plots = {panel.key: _plot(panel, steps, sources, shades) for panel in panels}
+    across = {panel.over: DataRange1d(range_padding=0.02) for panel in panels}
+    plots = {
+        panel.key: _plot(panel, across[panel.over], sources, shades if panel.over == "step" else ())
+        for panel in panels
+    }
     sources.fill()
     with document.models.freeze():  # else each new root is traversed with all the others
         for plot in plots.values():
@@ -286,7 +293,7 @@ def _tools(
         plot.add_tools(
             models.HoverTool(
                 renderers=[rows[0][0]], mode="vline", line_policy="nearest", visible=False,
-                tooltips=[("step", "@step{0,0}"), *((lb, f"@{n}{form}") for _, lb, n in rows)],
+                tooltips=[(panel.over, "@step{0,0}"), *((lb, f"@{n}{form}") for _, lb, n in rows)],
                 formatters={} if panel.share else {f"@{n}": "printf" for n in names},
             )
         )  # fmt: skip

@@ -151,7 +151,8 @@ def _warm_up(runs: Sequence[SavedRun]) -> Panel:
         for place, run in enumerate(runs)
         if (losses := [(float(r["step"]), r["loss"]) for r in run.warm_up if r["loss"] is not None])
     ]
-    return Panel("warm-up", "supervised warm-up: loss of each update, nats per token", lines)
+    title = "supervised warm-up: loss of each update, nats per token"
+    return Panel("warm-up", title, lines, over="update")
 
 
 def _panel(chart: Chart, runs: Sequence[SavedRun]) -> Panel:

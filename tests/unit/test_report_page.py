@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from markupsafe import escape
 
-from drpo_cli.report import page
+from drpo_cli.report import charts, page
 from drpo_cli.runs.folder import RunFolder
 from drpo_cli.runs.metrics import RewardUsage
 from drpo_cli.runs.records import Records
@@ -283,7 +283,7 @@ def test_sources_and_a_warm_up_have_charts_of_their_own(tmp_path: Path) -> None:
     Records(run.warm_up).extend({"step": i, "loss": 7.0 - i} for i in range(1, 5))
     text = section(written(run), "training")
     assert "held-out avg@k by source" in text and "easy.jsonl 0.0% (step 0)" in text
-    assert "supervised warm-up: loss" in text and "6 (step 1)" in text and "3 (step 4)" in text
+    assert "supervised warm-up: loss" in text and "6 (update 1)" in text and "3 (update 4)" in text
 
 
 def test_a_page_of_1000_steps_can_be_mailed(tmp_path: Path) -> None:
@@ -300,3 +300,17 @@ def test_alerts_are_listed_and_marked_on_the_charts(tmp_path: Path) -> None:
     plots = json.loads(text.split('id="plots">')[1].split("</script>")[0])
     models = json.dumps(plots["docs"]["charts"]["roots"])
     assert models.count("BoxAnnotation") >= len(plots["items"][0]["root_ids"]) > 20
+
+
+def test_charts_zoom_with_those_over_the_same() -> None:
+    line = [charts.Line("", [(1.0, 1.0), (9.0, 2.0)], charts.colour(0))]
+    panels = [
+        charts.Panel("a", "a", line),
+        charts.Panel("b", "b", line),
+        charts.Panel("c", "c", line, over="update"),
+    ]
+    drawn = charts.draw(panels, [(2.0, 3.0, charts.colour(1))])["docs"]["charts"]["roots"]
+    ranges = [plot["attributes"]["x_range"]["id"] for plot in drawn]
+    assert ranges[0] == ranges[1] != ranges[2]
+    shaded = ["BoxAnnotation" in json.dumps(plot["attributes"]["center"]) for plot in drawn]
+    assert shaded == [True, True, False]
