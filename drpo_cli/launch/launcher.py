@@ -140,10 +140,12 @@ def prepare(spec: Spec, resume: bool, world: int, origin: Origin | None = None) 
     """
     require_clients(spec.tracker)
     folder = RunFolder(spec.run.folder / spec.run.name)
-    _require_usable(folder, spec, resume)
+    if origin is not None:
+        _require_usable(folder, spec, resume)  # before anything is copied there
     spec, start = begin(spec, folder, origin)
     check_plan(spec, world)  # before the model is prepared, which may take a while
     suites.of_run(spec)
+    _require_usable(folder, spec, resume)
     prepare_model(spec.model)
     plan = make_plan(spec, world)
     (folder.path / "logs").mkdir(parents=True, exist_ok=True)
