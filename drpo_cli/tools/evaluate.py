@@ -7,7 +7,7 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +16,8 @@ from rich.console import Console
 from drpo_cli import suites
 from drpo_cli.console import open_console
 from drpo_cli.data.pipeline.overlap import WORDS, Overlap, find_overlap
-from drpo_cli.data.pipeline.rows import hash_question, open_sources
-from drpo_cli.data.pipeline.split import Split, hold_out, split
+from drpo_cli.data.pipeline.rows import open_sources
+from drpo_cli.data.pipeline.split import split
 from drpo_cli.errors import UserError
 from drpo_cli.evaluate import compare
 from drpo_cli.evaluate.metrics import Evaluation
@@ -25,7 +25,7 @@ from drpo_cli.model_folder import ADAPTER_CONFIG, NAME_ONE, find_wrong_kind
 from drpo_cli.runs.checkpoints import MARKER
 from drpo_cli.runs.folder import RunFolder, write_whole
 from drpo_cli.spec import dump, load
-from drpo_cli.step import checkpoint
+from drpo_cli.step import build, checkpoint
 from drpo_cli.step.kept import Shard, folder_name
 from drpo_cli.suites import Suite
 from drpo_cli.tools import published
@@ -186,13 +186,11 @@ def _compare_with_training(
         return found
     try:
         run = load(path)
-        sources = open_sources([*run.data, *run.sft_data])
-        left_out = [suite.label for suite in run.eval_suites]
-        for suite in loaded:
-            rows = hold_out(suite.spec.data, (), suite.spec.eval.problems)
-            hidden = rows if suite.name in left_out else ()
-            hashes = frozenset(hash_question(row.problem) for row in hidden)
-            found[suite.name] = find_overlap(Split(sources, rows, hashes))
+        left_out = build.suite_rows(suites.of_run(run))
+        trained = split(run.data, run.eval_data, run.eval.problems, "drop", left_out)
+        sources = [*trained.sources, *open_sources(run.sft_data)]
+        for name, rows in build.suite_rows(loaded).items():
+            found[name] = find_overlap(replace(trained, sources=sources, held_out_rows=rows))
     except UserError as error:
         text = f"the suites are not compared with the training data: {error}"
         console.print(text, soft_wrap=True, markup=False, highlight=False)

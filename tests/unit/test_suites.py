@@ -16,6 +16,7 @@ from drpo_cli.data.pipeline.split import hold_out
 from drpo_cli.errors import UserError
 from drpo_cli.evaluate.metrics import ProblemResult, summarise
 from drpo_cli.rewards import instructions, python_tests
+from drpo_cli.runs.folder import RunFolder
 from drpo_cli.settings import SUITE_FILES
 from drpo_cli.spec import Spec, SpecError, dump, load, schema
 from drpo_cli.spec.dumping import settings_of
@@ -308,3 +309,18 @@ def test_the_schema_describes_suites() -> None:
     table = schema.build().document["properties"]["eval"]["properties"]["suite"]
     assert table["items"]["required"] == ["name"]
     assert table["items"]["additionalProperties"] is False
+
+
+def test_only_what_a_run_left_out_is_taken_as_not_trained_on(tmp_path: Path) -> None:
+    problems = [{"problem": f"{i}+34=", "answer": "2"} for i in (11, 12)]
+    copy = copy_of(tmp_path, "aime25", *problems)
+    table = f'name = "aime25"\npath = "{copy}"\nproblems = 1\n'
+    spec = run_with(tmp_path, table)
+    run = RunFolder(tmp_path / "runs" / "scored")
+    run.path.mkdir(parents=True)
+    run.spec.write_text(dump(spec))
+    whole = suites.load("aime25", "m", (), copy)
+    found = evaluate._compare_with_training([whole], [str(run.path)], Console())["aime25"]
+    left = {row.id for row in build.suite_rows(suites.of_run(spec))["aime25"]}
+    assert (found.problems, found.same) == (2, 1)
+    assert found.pairs[0][0] not in left
