@@ -4,6 +4,7 @@
     PYTHONPATH=PEERS python -m benchmarks.peer_scorers gsm8k example_model_solutions.jsonl
     PYTHONPATH=PEERS python -m benchmarks.peer_scorers humaneval HumanEval.jsonl
     python -m benchmarks.peer_scorers ifeval DATA
+    PYTHONPATH=LIVECODEBENCH python -m benchmarks.peer_scorers livecodebench HumanEval.jsonl
 
 `gsm8k` reads responses of four models to GSM8K's test problems, from grade_school_math/data of
 github.com/openai/grade-school-math, which also says which of them are right. The peer is lm-eval's
@@ -16,6 +17,10 @@ data set's own package, which runs them without a sandbox.
 `ifeval` reads GPT-4's responses and the strict verdicts of the authors' code on each instruction,
 from input_data.jsonl and eval_results_strict.jsonl of data/ and data/test_output/ in
 github.com/Podtech-AI/IFEval. Verdicts on numbers of sentences need nltk's data and are left out.
+
+`livecodebench` takes the programs of `humaneval`, whose asserts become cases in LiveCodeBench's two
+forms: calls, and programs that read arguments from stdin and print. The peer is the evaluator in
+LIVECODEBENCH, a checkout of github.com/LiveCodeBench/LiveCodeBench, which runs them in our process.
 """
 
 from __future__ import annotations
@@ -24,9 +29,11 @@ import ast
 import json
 import random
 import re
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +46,19 @@ FLEXIBLE = r"(-?[$0-9.,]{2,})|(-?[0-9]+)"
 IGNORED = (",", r"\$", r"(?s).*#### ", r"\.$")
 """The settings of lm-eval's task, since its file is not read without its whole package."""
 SECONDS = 3.0
+READS = """
+import json, sys
+print(json.dumps({name}(*[json.loads(line) for line in sys.stdin.read().split("\\n")])))
+"""
+EVALUATES = """
+import json, sys
+from lcb_runner.evaluation.testing_util import run_test
+sample, program = json.loads(sys.stdin.read())
+out = sys.stdout
+results, _ = run_test({"input_output": sample}, test=program, timeout=3)
+out.write("\\n" + json.dumps([bool(r) if r in (True, False) else int(r) for r in results]) + "\\n")
+out.flush()
+"""
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Add: ast.Sub,
     ast.Sub: ast.Add,
@@ -118,6 +138,66 @@ def ifeval(folder: Path) -> Iterator[Verdicts]:
                 yield Verdicts(f"{name} {arguments} {row['response'][:60]!r}", ours, peer)
 
 
+def livecodebench(path: Path) -> Iterator[Verdicts]:
+    """Our verdict on each program in two forms, and that of LiveCodeBench's evaluator."""
+    config = suites.load("livecodebench", "model").spec.reward[0].config
+    assert isinstance(config, python_tests.Config)
+    config = config.model_copy(update={"seconds": SECONDS})
+    for row in read(path):
+        if not (cases := [*calls(row["test"])]):
+            continue
+        for name, body in programs(row):
+            code = body if name == "changed" else row["prompt"] + body
+            script = f"{code}\n{READS.format(name=row['entry_point'])}"
+            for kind, program in (("functional", code), ("stdin", script)):
+                named = {"func_name": row["entry_point"]} if kind == "functional" else {}
+                tests = [case | {"testtype": kind} for case in cases]
+                problem = {
+                    "public_test_cases": json.dumps(tests[:1]),
+                    "private_test_cases": json.dumps(tests[1:]),
+                    "metadata": json.dumps(named),
+                }
+                yield Verdicts(
+                    f"{row['task_id']}, {name}, {kind}",
+                    python_tests.reward(program, None, problem, config) == 1,
+                    evaluate_apart(program, cases, named.get("func_name")),
+                )
+
+
+def calls(test: str) -> Iterator[dict[str, str]]:
+    """The asserts that compare a call with a value, both of JSON."""
+    for node in ast.walk(ast.parse(test)):
+        match node:
+            case ast.Assert(
+                test=ast.Compare(
+                    left=ast.Call(func=ast.Name("candidate"), args=args, keywords=[]),
+                    ops=[ast.Eq()],
+                    comparators=[value],
+                )
+            ):
+                with suppress(ValueError, TypeError):
+                    given = [json.dumps(ast.literal_eval(arg)) for arg in args]
+                    yield {
+                        "input": "\n".join(given),
+                        "output": json.dumps(ast.literal_eval(value)),
+                    }
+
+
+def evaluate_apart(program: str, cases: list[dict[str, str]], name: str | None) -> bool:
+    """The evaluator's verdict, in a process of its own, whose functions it takes away."""
+    sample = {
+        "inputs": [case["input"] for case in cases],
+        "outputs": [case["output"] for case in cases],
+        "fn_name": name,
+    }
+    given = json.dumps([json.dumps(sample), program])
+    done = subprocess.run(
+        [sys.executable, "-c", EVALUATES], input=given, capture_output=True, text=True, check=False
+    )
+    results = json.loads(done.stdout.splitlines()[-1]) if done.stdout else []
+    return len(results) == len(cases) and all(result is True for result in results)
+
+
 def programs(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The reference solution, and one that differs from it in one place."""
     yield "the reference", row["canonical_solution"]
@@ -154,7 +234,12 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
 def main(kind: str, path: str) -> None:
     """Prints how often the scorers agree, and each response on which they do not."""
     counts: Counter[str] = Counter()
-    scorers = {"gsm8k": gsm8k, "humaneval": humaneval, "ifeval": ifeval}
+    scorers = {
+        "gsm8k": gsm8k,
+        "humaneval": humaneval,
+        "ifeval": ifeval,
+        "livecodebench": livecodebench,
+    }
     for verdicts in scorers[kind](Path(path)):
         counts["responses"] += 1
         counts["right"] += verdicts.ours

@@ -19,7 +19,13 @@ from typing import Annotated
 
 from pydantic import Field
 
-from drpo_cli.data.pipeline.columns import FileSettings, decode, missing_column, to_problem
+from drpo_cli.data.pipeline.columns import (
+    FileSettings,
+    decode,
+    is_in_time,
+    missing_column,
+    to_problem,
+)
 from drpo_cli.errors import UserError
 from drpo_cli.types import Problem
 
@@ -38,8 +44,12 @@ def load(config: Config) -> Sequence[Problem]:
     if not header:
         raise UserError(f"{config.path}: the file is empty", "its first line names the columns")
     _check_header(header, config, f"{config.path}:{line}")
-    problems = [_make_problem(header, cells, line, config) for line, cells in records]
-    if not problems:
+    problems = [
+        to_problem(row, config, where)
+        for row, where in (_make_row(header, cells, line, config) for line, cells in records)
+        if is_in_time(row, config, where)
+    ]
+    if not problems and config.fields.date is None:
         raise UserError(f"{config.path}: the file has no rows, only a header", "put rows below it")
     return problems
 
@@ -75,7 +85,10 @@ def _check_header(header: list[str], config: Config, where: str) -> None:
             )
 
 
-def _make_problem(header: list[str], cells: list[str], line: int, config: Config) -> Problem:
+def _make_row(
+    header: list[str], cells: list[str], line: int, config: Config
+) -> tuple[dict[str, str | None], str]:
+    """A row, and where it stands."""
     where = f"{config.path}:{line}"
     if len(cells) != len(header):
         raise UserError(
@@ -87,4 +100,4 @@ def _make_problem(header: list[str], cells: list[str], line: int, config: Config
     answer = config.fields.answer or "answer"
     if row.get(answer) == "":
         row[answer] = None
-    return to_problem(row, config, where)
+    return row, where

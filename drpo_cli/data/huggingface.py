@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from drpo_cli.data.pipeline.columns import TableSettings, read_row, to_problem
+from drpo_cli.data.pipeline.columns import TableSettings, read_row, rows_in_time, to_problem
 from drpo_cli.data.pipeline.plain import plain_path
 from drpo_cli.data.pipeline.rows import Lazy
 from drpo_cli.errors import UserError
@@ -43,6 +44,9 @@ class Config(TableSettings):
     """Split or slice of one: `train[:1000]`. A single file has only the split `train`."""
     revision: str | None = None
     """Commit, tag or branch of a data set of the hub; the newest commit if not set."""
+    file: Annotated[str, Field(min_length=1)] | None = None
+    """One file of a data set of the hub, as `data/part1.jsonl`, read by its ending, and never by a
+    loading script of the data set. Its split is `train`."""
     streaming: bool = False
     """Read the first `rows` rows over the network at every start, instead of downloading all."""
     rows: Count | None = None
@@ -69,6 +73,18 @@ class Config(TableSettings):
         return self
 
     @model_validator(mode="after")
+    def _check_file(self) -> Config:
+        if self.file is None:
+            return self
+        if Path(self.path).exists():
+            raise ValueError(f"file has no effect on the local data {self.path}; name it in path")
+        if self.name is not None:
+            raise ValueError("name has no effect on a file; remove it")
+        if Path(self.file).suffix not in FORMATS:
+            raise ValueError(f"file: its format cannot be read; use {', '.join(FORMATS)}")
+        return self
+
+    @model_validator(mode="after")
     def _check_streaming(self) -> Config:
         if self.streaming and self.rows is None:
             raise ValueError("streaming reads the first rows of the split; set rows to how many")
@@ -88,14 +104,15 @@ class Config(TableSettings):
 def load(config: Config) -> Sequence[Problem]:
     """Opens the rows of the split. Raises UserError when they cannot be read or lack a column."""
     rows = _read(config)
+    chosen = rows_in_time(rows, config, f"data set {config.path}")
 
     def make(index: int) -> Problem:
-        where = f"data set {config.path}, row {index}"
-        return to_problem(read_row(rows, index, where), config, where)
+        where = f"data set {config.path}, row {chosen[index]}"
+        return to_problem(read_row(rows, chosen[index], where), config, where)
 
-    if len(rows) > 0:
+    if len(chosen) > 0:
         make(0)  # reports a missing column before a run starts
-    return Lazy(len(rows), make)
+    return Lazy(len(chosen), make)
 
 
 def _read(config: Config) -> Any:
@@ -120,6 +137,11 @@ def _open(config: Config) -> Any:
 
     how = {"split": config.split, "streaming": config.streaming, "revision": config.revision}
     path = Path(config.path)
+    if config.file is not None:
+        at = f"@{quote(config.revision, safe='')}" if config.revision else ""
+        address = f"hf://datasets/{config.path}{at}/{glob.escape(config.file)}"
+        how = {"split": config.split, "streaming": config.streaming}
+        return load_dataset(FORMATS[Path(config.file).suffix], data_files=address, **how)
     if not path.is_file():
         name = str(plain_path(path)) if path.is_dir() else config.path
         return load_dataset(name, config.name, **how)

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from drpo_cli.data.pipeline.columns import FileSettings, decode, to_problem
+from drpo_cli.data.pipeline.columns import FileSettings, decode, is_in_time, to_problem
 from drpo_cli.data.pipeline.values import MOST_DIGITS, UnfitError, too_long
 from drpo_cli.errors import UserError
 from drpo_cli.types import Problem
@@ -29,9 +29,10 @@ def load(config: Config) -> Sequence[Problem]:
     with config.path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
-                row = _parse(line, number, config)
-                problems.append(to_problem(row, config, f"{config.path}:{number}"))
-    if not problems:
+                row, where = _parse(line, number, config), f"{config.path}:{number}"
+                if is_in_time(row, config, where):
+                    problems.append(to_problem(row, config, where))
+    if not problems and config.fields.date is None:
         raise UserError(f"{config.path}: the file has no rows", "put one JSON object on each line")
     return problems
 

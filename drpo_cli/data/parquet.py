@@ -14,7 +14,13 @@ from pathlib import Path
 
 from pydantic import field_validator
 
-from drpo_cli.data.pipeline.columns import TableSettings, missing_column, read_row, to_problem
+from drpo_cli.data.pipeline.columns import (
+    TableSettings,
+    missing_column,
+    read_row,
+    rows_in_time,
+    to_problem,
+)
 from drpo_cli.data.pipeline.plain import plain_path
 from drpo_cli.data.pipeline.rows import Lazy
 from drpo_cli.errors import UserError
@@ -57,15 +63,18 @@ def load(config: Config) -> Sequence[Problem]:
             f"{_find_broken(files) or config.path}: cannot be read: {error.__cause__ or error}"
         ) from error
 
-    def make(index: int) -> Problem:
+    chosen = rows_in_time(rows, config, str(config.path))
+
+    def make(number: int) -> Problem:
+        index = chosen[number]
         at = bisect_right(ends, index)
         row = index - (ends[at - 1] if at else 0)
         where = f"{files[at]}, row {row}"
         return to_problem(read_row(rows, index, where), config, where)
 
-    if ends[-1] > 0:
+    if len(chosen) > 0:
         make(0)  # reports a missing nested column before a run starts
-    return Lazy(ends[-1], make)
+    return Lazy(len(chosen), make)
 
 
 def _find_files(path: Path) -> list[Path]:

@@ -24,7 +24,7 @@ from drpo_cli.spec.problems import Problem, key_text
 from drpo_cli.spec.text import read_text
 
 SECTION = "suite"
-OF_THE_HUB = ("name", "revision", "split")
+OF_THE_HUB = ("name", "revision", "split", "file")
 """Options of a data set that a file does not have."""
 NOT_IN_A_RUN = ("model", "rollout", "environment", "train")
 """Sections of a suite that a run has its own of."""
@@ -163,6 +163,6 @@ def _read_from(path: Path, source: Mapping[str, Any]) -> dict[str, Any]:
     """The table of a source with the rows of a local copy."""
     if not path.exists():
         raise UserError(f"--suite-path: there is no file or folder {path}")
-    dropped = OF_THE_HUB if path.is_file() else ("revision",)
+    dropped = OF_THE_HUB if path.is_file() else ("revision", "file")
     kept = {key: value for key, value in source.items() if key not in dropped}
     return kept | {"path": str(path.absolute())}

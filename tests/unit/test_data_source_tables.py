@@ -277,6 +277,78 @@ def test_a_revision_is_that_of_the_hub(rows: Path, monkeypatch: pytest.MonkeyPat
     assert asked == {"a/b": "abc"}
 
 
+def test_one_file_of_a_data_set_of_the_hub(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read by its ending, so that a loading script beside it does not matter."""
+    asked = []
+
+    def load_dataset(kind: str, data_files: str, **options: Any) -> list[Any]:
+        asked.append((kind, data_files, options))
+        return []
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    given: dict[str, Any] = {"path": "a/b", "fields": FIELDS, "file": "parts/6.jsonl"}
+    assert len(load("huggingface", rows.parent, **given, revision="refs/pr/1")) == 0
+    assert len(load("huggingface", rows.parent, **given)) == 0
+    how = {"split": "train", "streaming": False}
+    assert asked == [
+        ("json", "hf://datasets/a/b@refs%2Fpr%2F1/parts/6.jsonl", how),
+        ("json", "hf://datasets/a/b/parts/6.jsonl", how),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"path": "rows", "file": "a.jsonl"}, "file has no effect on the local data"),
+        ({"path": "a/b", "file": "a.jsonl", "name": "x"}, "name has no effect on a file"),
+        ({"path": "a/b", "file": "a.py"}, "its format cannot be read; use .parquet"),
+        ({"path": "a/b", "since": "2025-02-30"}, "'2025-02-30' is not a day such as"),
+        ({"path": "a/b", "before": "2025"}, "'2025' is not a day such as"),
+        ({"path": "a/b", "since": "2025-02-01"}, "since and before need fields.date"),
+        ({"path": "a/b", "fields": {"date": "day"}}, "fields.date has no effect without since"),
+    ],
+)
+def test_options_of_files_and_days(rows: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        huggingface.Config.model_validate(options, context={"folder": rows.parent})
+
+
+DAYS = ["2025-01-31", "2025-02-01", "2025-02-28T23:59:59", "2025-03-01"]
+WINDOW: dict[str, Any] = {
+    "fields": {"date": "day"},
+    "since": "2025-02-01",
+    "before": "2025-03-01",
+}
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "huggingface", "dates"])
+def test_rows_of_some_days(tmp_path: Path, kind: str) -> None:
+    if kind == "csv":
+        text = "".join(f"{i},{day}\n" for i, day in enumerate(DAYS))
+        rows = load_csv(tmp_path, "prompt,day\n" + text, **WINDOW)
+    elif kind == "parquet":
+        write_parquet(tmp_path / "p" / "1.parquet", prompt=["0", "1"], day=DAYS[:2])
+        write_parquet(tmp_path / "p" / "2.parquet", prompt=["2", "3"], day=DAYS[2:])
+        rows = load("parquet", tmp_path, path="p", **WINDOW)
+    elif kind == "dates":
+        days = [datetime.datetime.fromisoformat(day) for day in DAYS]
+        write_parquet(tmp_path / "d" / "a.parquet", prompt=list("0123"), day=days)
+        rows = load("huggingface", tmp_path, path="d/a.parquet", **WINDOW)
+    else:
+        lines = [json.dumps({"prompt": str(i), "day": day}) for i, day in enumerate(DAYS)]
+        (tmp_path / "a.jsonl").write_text("\n".join(lines))
+        rows = load(kind, tmp_path, path="a.jsonl", **WINDOW)
+    assert [row.prompt for row in rows] == ["1", "2"]
+
+
+def test_a_row_without_a_day_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"prompt": "a", "day": "soon"}')
+    with pytest.raises(UserError, match=r"a.jsonl:1: fields.date: 'soon' does not begin with"):
+        load("jsonl", tmp_path, path="a.jsonl", **WINDOW)
+    with pytest.raises(UserError, match=r"no column 'when' for the date"):
+        load("jsonl", tmp_path, path="a.jsonl", fields={"date": "when"}, before="2025-01-01")
+
+
 def test_streaming_reads_the_first_rows_and_no_more(rows: Path) -> None:
     (rows / "train-2.parquet").write_bytes(b"a file that cannot be read")
     (rows / "train.parquet").rename(rows / "train-1.parquet")

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
+import pickle
+import zlib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -140,7 +145,7 @@ def test_right_output_of_a_program_that_fails_is_wrong() -> None:
     ("tests", "message"),
     [
         (None, "no tests: neither a column 'tests' nor an answer"),
-        ([], "column 'tests': the tests are '\\[\\]'"),
+        ([], "column 'tests': has no tests"),
         ("", "asserts nothing"),
         ("42", "test 0 asserts nothing: '42'"),
         (["assert f(1) == 2", "assert f(1"], "test 1 is not Python"),
@@ -159,6 +164,103 @@ def test_tests_that_are_none(tests: object, message: str) -> None:
 def test_missing_column_names_those_there_are() -> None:
     with pytest.raises(UserError, match=r"no column 'mine'.*columns are level, tests"):
         reward(RIGHT, None, {"level": 1, "tests": ASSERTS}, Config(tests="mine"))
+
+
+CALLS = [
+    {"input": "[1, 2]\n3", "output": "[4, 5]", "testtype": "functional"},
+    {"input": "[]\n0", "output": "[]", "testtype": "functional"},
+]
+METHOD = "class Solution:\n    def shift(self, xs: List[int], by: int) -> List[int]:\n        "
+
+
+def pack(value: object) -> str:
+    """As LiveCodeBench writes its hidden tests."""
+    return base64.b64encode(zlib.compress(pickle.dumps(value))).decode()
+
+
+def contest(code: str, public: object, hidden: object, **options: Any) -> float:
+    row = {"public": public, "hidden": hidden, "metadata": json.dumps({"func_name": "shift"})}
+    own: dict[str, Any] = {"tests": ["public", "hidden"], "function": "metadata.func_name"}
+    return reward(code, None, row, Config(**own, common_imports=True, numbers=True, **options))
+
+
+def test_cases_that_call_a_function() -> None:
+    hidden = pack(json.dumps(CALLS[1:]))
+    assert contest(METHOD + "return [x + by for x in xs]", json.dumps(CALLS[:1]), hidden) == 1
+    # a tuple stands for the list that JSON has, at the top only, as LiveCodeBench counts
+    assert contest(METHOD + "return tuple(x + by for x in xs)", CALLS[:1], hidden) == 1
+    assert contest(METHOD + "return [x + 3 for x in xs] or None", CALLS[:1], hidden) == 0
+    assert (
+        contest(METHOD + "return [x + 3 for x in xs] or 0", CALLS[:1], hidden, partial=True) == 0.5
+    )
+    assert contest("def shift(xs, by):\n    return [x + by for x in xs]", CALLS[:1], hidden) == 1
+    assert contest("def shift(xs):\n    return xs", CALLS[:1], hidden) == 0
+    assert (
+        contest(
+            "from __future__ import annotations\n" + METHOD + "return [x + by for x in xs]",
+            CALLS,
+            "[]",
+        )
+        == 1
+    )
+
+
+def test_a_hanging_call_costs_its_own_time_only() -> None:
+    hangs = METHOD + "\n        while not xs: pass\n        return [x + by for x in xs]"
+    assert contest(hangs, CALLS[::-1], CALLS[:1], partial=True, seconds=2.0) == 2 / 3
+
+
+def test_lines_with_the_same_numbers() -> None:
+    cases = [{"input": "", "output": " 1.50 2\nyes\n\n"}]
+    assert contest("print('1.5 2.0')\nprint(' yes')", cases, cases) == 1
+    assert contest("print('1.5 2.0')\nprint('Yes')", cases, cases) == 0
+    assert contest("print('1.5 2.0 yes')", cases, cases) == 0
+    assert contest("print(' 1.50 2')\nprint('yes')", cases, cases) == 1
+    assert score("print('1.5 2.0')\nprint('yes')", cases) == 0
+    # unlike floats, decimals tell large numbers apart
+    large = [{"input": "", "output": "50000000000000000"}]
+    assert contest("print('50000000000000001')", large, large) == 0
+
+
+def test_a_pickle_gives_text_only(tmp_path: Path) -> None:
+    """It is data of others: nothing in it may run."""
+
+    class Runs:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(tmp_path / "made"),)
+
+    with pytest.raises(UserError, match=r"cannot be read: it wants posix\.mkdir"):
+        score(RIGHT, pack(Runs()))
+    assert not (tmp_path / "made").exists()
+    with pytest.raises(UserError, match="look packed and cannot be read"):
+        score(RIGHT, "eJ" + "x" * 40)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"tests": CALLS}, "nothing says which"),
+        ({"tests": CALLS, "name": 3}, "no name of a function, but '3'"),
+        ({"tests": CALLS, "name": "{}"}, "no name of a function, but '{}'"),
+        ({"tests": CALLS}, "no column 'name' for its function"),
+        ({"tests": [CALLS[0] | {"input": "[1"}], "name": "f"}, "test 0 calls a function, .* JSON"),
+        (
+            {"tests": [CALLS[0] | {"testtype": "new"}], "name": "f"},
+            "give it an input and an output",
+        ),
+    ],
+)
+def test_calls_without_a_function(row: dict[str, Any], message: str) -> None:
+    column = None if message == "nothing says which" else "name"
+    with pytest.raises(UserError, match=message):
+        reward(RIGHT, None, row, Config(function=column))
+
+
+def test_columns_of_statements_and_cases() -> None:
+    config = Config(tests=("one", "two"))
+    with pytest.raises(UserError, match="some columns of `tests` have statements, others cases"):
+        reward(RIGHT, None, {"one": ASSERTS, "two": CASES}, config)
+    assert reward(RIGHT, None, {"one": ASSERTS[:1], "two": ASSERTS[1:]}, config) == 1
 
 
 def test_time_of_all_cases_is_bounded() -> None:

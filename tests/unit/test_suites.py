@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import pickle
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +55,23 @@ ROWS: dict[str, dict[str, Any]] = {
             {"num_words": None, "relation": None},
             {"num_words": 3, "relation": "less than"},
         ],
+    },
+    "livecodebench": {
+        "question_title": "Sum",
+        "question_content": "1 + 1?",
+        "platform": "leetcode",
+        "question_id": "3763",
+        "contest_id": "weekly-contest-438",
+        "contest_date": "2025-02-23T00:00:00",
+        "starter_code": "class Solution:\n    def f(self, x: int) -> int:\n        ",
+        "difficulty": "easy",
+        "public_test_cases": json.dumps([{"input": "1", "output": "2", "testtype": "functional"}]),
+        "private_test_cases": base64.b64encode(
+            zlib.compress(
+                pickle.dumps(json.dumps([{"input": "2", "output": "3", "testtype": "functional"}]))
+            )
+        ).decode(),
+        "metadata": '{"func_name": "f"}',
     },
     "mbpp": {
         "source_file": "Benchmark Questions Verification V2.ipynb",
@@ -105,10 +125,11 @@ def test_a_suite_is_pinned_and_says_what_it_is(name: str) -> None:
     sampling = eval_sampling(suite.spec)
     choice = (sampling.temperature, sampling.top_p, sampling.top_k)
     assert choice == ((1.0, 1.0, 1) if name in GREEDY else (0.6, 0.95, 0))
-    assert all(re.match(r"arXiv \d{4}\.\d{5}", row.source) for row in suite.about.published)
+    source_of_a_score = r"arXiv \d{4}\.\d{5}$|https://huggingface\.co/[\w.-]+/[\w.-]+$"
+    assert all(re.match(source_of_a_score, row.source) for row in suite.about.published)
 
 
-@pytest.mark.parametrize("name", sorted(ROWS.keys() - GREEDY))
+@pytest.mark.parametrize("name", sorted(ROWS.keys() - GREEDY - {"livecodebench"}))
 def test_a_suite_reads_the_columns_of_its_data_set(name: str, tmp_path: Path) -> None:
     given = ("data[0].chat=false",)
     suite = suites.load(name, "m", given, copy_of(tmp_path, name))
@@ -144,6 +165,42 @@ def test_code_is_scored_by_the_tests_of_its_row(
     problem = row.problem
     assert isinstance(config, python_tests.Config)
     assert python_tests.reward(completion, problem.answer, problem.metadata, config) == score
+
+
+LCB_METHOD = (
+    "```python\nclass Solution:\n    def f(self, x: int) -> Optional[int]:\n        return "
+)
+LCB_STDIN = {
+    "starter_code": "",
+    "metadata": "{}",
+    "public_test_cases": '[{"input": "1\\n", "output": "2\\n", "testtype": "stdin"}]',
+    "private_test_cases": '[{"input": "2\\n", "output": "3.0\\n", "testtype": "stdin"}]',
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "completion", "score"),
+    [
+        ({}, LCB_METHOD + "x + 1\n```", 1),
+        ({}, LCB_METHOD + "2\n```", 0),  # passes the public tests only
+        (LCB_STDIN, "```python\nprint(int(input()) + 1)\n```", 1),
+        (LCB_STDIN, "```python\nprint(2)\n```", 0),
+    ],
+)
+def test_problems_of_contests_are_scored_by_public_and_hidden_tests(
+    changed: dict[str, str], completion: str, score: float, tmp_path: Path
+) -> None:
+    given = ROWS["livecodebench"] | changed
+    early, late = (given | {"contest_date": f"2025-{day}T00:00:00"} for day in ("01-31", "05-01"))
+    path = copy_of(tmp_path, "livecodebench", early, given, late)
+    suite = suites.load("livecodebench", "m", ("data[0].chat=false",), path)
+    (row,) = hold_out(suite.spec.data, (), suite.spec.eval.problems)
+    prompt = str(Prompts(tokenizer(), 1000)._render(row).text)
+    assert "1 + 1?" in prompt
+    assert ("class Solution:" in prompt) != ("stdin" in prompt) == bool(changed)
+    config = suite.spec.reward[0].config
+    assert isinstance(config, python_tests.Config)
+    assert python_tests.reward(completion, None, row.problem.metadata, config) == score
 
 
 def test_instructions_are_scored_by_the_columns_of_their_row(tmp_path: Path) -> None:

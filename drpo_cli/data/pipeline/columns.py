@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import re
 import string
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from drpo_cli.data.pipeline.problems import clean
 from drpo_cli.errors import UserError
 from drpo_cli.settings import Settings, SourceSettings, SpecPath
 from drpo_cli.types import Problem
+
+
+def _check_day(text: str) -> str:
+    try:
+        return datetime.date.fromisoformat(text).isoformat()
+    except ValueError as error:
+        raise ValueError(f'{text!r} is not a day such as "2025-02-01"') from error
+
+
+Day = Annotated[str, AfterValidator(_check_day)]
 
 
 class Fields(Settings):
@@ -32,6 +43,9 @@ class Fields(Settings):
     """Regular expression that finds the answer in that column: its last match, or the first group
     of that if it has groups. `"####\\s*(.+)"` finds what follows the last `####`."""
 
+    date: str | None = None
+    """Column of the day of a row, for `since` and `before`: a date, or a text that begins as
+    `2025-02-01`."""
     wrong: tuple[str, ...] = Field(default=(), strict=False)
     """Columns of wrong answers, which make a row a question with choices. The template then has
     `choices`, all answers in an order that depends on their text alone, and the answer is the
@@ -52,6 +66,19 @@ class TableSettings(SourceSettings):
 
     fields: Fields = Fields()
     """Which column holds the prompt and which the answer; other columns become metadata."""
+    since: Day | None = None
+    """Only rows of this day or later, by `fields.date`, as `"2025-02-01"`."""
+    before: Day | None = None
+    """Only rows of earlier days, by `fields.date`."""
+
+    @model_validator(mode="after")
+    def _check_days(self) -> TableSettings:
+        chosen = self.since or self.before
+        if chosen and self.fields.date is None:
+            raise ValueError("since and before need fields.date, the column with the day of a row")
+        if not chosen and self.fields.date is not None:
+            raise ValueError("fields.date has no effect without since or before; remove it")
+        return self
 
 
 class FileSettings(TableSettings):
@@ -100,6 +127,37 @@ def read_row(rows: Any, index: int, where: str) -> Mapping[str, Any]:
         raise UserError(f"{where}: cannot be read: {error}", "write the file again") from error
     features = getattr(rows, "features", None) or {}
     return {name: _narrow(value, features.get(name)) for name, value in row.items()}
+
+
+def is_in_time(row: Mapping[str, Any], config: TableSettings, where: str) -> bool:
+    """Whether a row is of the days of `since` and `before`. Raises UserError without a day."""
+    if config.fields.date is None:
+        return True
+    value = _find(row, config.fields.date, "date", where)
+    try:
+        day = _check_day(str(value)[: len("2025-02-01")])  # of dates and times too
+    except ValueError as error:
+        raise UserError(
+            f"{where}: fields.date: {value!r} does not begin with a day such as 2025-02-01",
+            "name another column, or write its days so",
+        ) from error
+    return (config.since or day) <= day < (config.before or "9999-12-31")
+
+
+def rows_in_time(rows: Any, config: TableSettings, where: str) -> Sequence[int]:
+    """The numbers of the rows that `is_in_time`, of a data set of `datasets` or a list."""
+    if config.fields.date is None:
+        return range(len(rows))
+    column = config.fields.date.partition(".")[0]
+    if column in getattr(rows, "column_names", ()):
+        rows = rows.select_columns([column])
+    return [
+        index
+        for index in range(len(rows))
+        if is_in_time(
+            read_row(rows, index, f"{where}, row {index}"), config, f"{where}, row {index}"
+        )
+    ]
 
 
 def to_problem(row: Mapping[str, Any], config: TableSettings, where: str) -> Problem:
