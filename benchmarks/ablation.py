@@ -14,6 +14,8 @@ blocks of logits      a vocabulary of 262,144, 1,024 tokens: one block, against 
 fused AdamW           a step of row 4's model (100 M parameters) with the foreach implementation
 prompts of rollouts   16 prompts × 8 responses of 32 tokens from the transformers engine, which
                       computes every prompt eight times
+one number per token  the draw of 64 rows by the transformers engine, from the logits of so many
+                      words: exponential noise for every word, from a generator per row
 """
 
 from __future__ import annotations
@@ -191,6 +193,28 @@ def rollouts(model: Path, _: Any, kind: str) -> tuple[float, ...]:
     return _ratios(lambda: sample(False), lambda: sample(True), "equal")
 
 
+def draws(model: Path, world: Any, kind: str) -> Ratios:
+    """Without: noise for every word of the vocabulary."""
+    import torch
+
+    from drpo_cli.rollout.engine.protocol import Sampling
+    from drpo_cli.rollout.transformers import _Draw
+
+    logits_SV = torch.randn(64, int(kind.replace(",", "").partition(" ")[0]))
+    generators = [torch.Generator().manual_seed(seed) for seed in range(len(logits_SV))]
+    draw = _Draw(Sampling(1, 1, 1.0, 0), range(len(logits_SV)), torch.device("cpu"))
+
+    def with_noise() -> None:
+        logp_SV = logits_SV.log_softmax(-1)
+        noise_SV = torch.empty_like(logp_SV)
+        for noise_V, generator in zip(noise_SV, generators, strict=True):
+            noise_V.exponential_(generator=generator)
+        token_S1 = (logp_SV.exp() / noise_SV).argmax(-1, keepdim=True)
+        logp_SV.gather(-1, token_S1)
+
+    return _ratios(with_noise, lambda: draw(None, logits_SV), "equal")
+
+
 def _ratios(off: Callable[[], object], on: Callable[[], object], kind: str) -> tuple[float, ...]:
     return ratios(time_pairs(off, on, PAIRS[kind]))
 
@@ -205,6 +229,7 @@ LINES: Sequence[tuple[str, Callable[..., tuple[float, ...]], tuple[str, ...]]] =
     ("blocks of logits", blocks, ("",)),
     ("fused AdamW", fused, ("100 M",)),
     ("prompts of rollouts", rollouts, ("50 tokens", "500 tokens")),
+    ("one number per token", draws, ("49,152 words", "262,144 words")),
 )
 
 

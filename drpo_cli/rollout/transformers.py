@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-LEAST_NOISE = 2.0**-25  # half of the smallest step of a uniform float32 generator
-
 
 class Config(RolloutSettings):
     """Options of the transformers engine."""
@@ -254,8 +252,9 @@ def _widen_head(lm: Any) -> None:
 class _Draw:
     """A logits processor that draws the next token of each row with a generator of its own.
 
-    Of the probabilities after temperature and truncation, each divided by exponential noise, the
-    sampled token's is the largest (Gumbel-max). `logps` has log μ of the drawn tokens, per step.
+    The token is the first whose cumulated probability, after temperature and truncation, exceeds a
+    uniform number: one number for each token, not for each word of the vocabulary, whose making
+    would take longer than the rest. `logps` has log μ of the drawn tokens, per step.
     """
 
     def __init__(self, sampling: Sampling, seeds: Sequence[int], device: torch.device) -> None:
@@ -274,16 +273,39 @@ class _Draw:
             self._truncate.append(change.MinPLogitsWarper(sampling.min_p))
 
     def __call__(self, ids: Any, scores: Tensor) -> Tensor:
-        """The divided probabilities of each row; the arguments are those of every processor."""
+        """Scores that are highest for the drawn tokens; the arguments are every processor's."""
+        import torch
+
         logp_SV: Tensor = self._truncate(ids, scores.float()).log_softmax(-1)
-        noise_SV = logp_SV.new_empty(logp_SV.shape)
-        for noise_V, generator in zip(noise_SV, self._generators, strict=True):
-            noise_V.exponential_(generator=generator)
-        # a float32 generator can give 0, which would let a token without probability win
-        drawn_SV: Tensor = logp_SV.exp() / noise_SV.clamp_(min=LEAST_NOISE)
-        token_S1 = drawn_SV.argmax(-1, keepdim=True)
+        # in float64: in float32 a sum over a large vocabulary is off by more than rare tokens have
+        below_SV = logp_SV.double().exp_().cumsum(-1)
+        token_S1 = find_drawn(below_SV, self._uniform(logp_SV))
         self.logps.append(logp_SV.gather(-1, token_S1)[:, 0])
-        return drawn_SV
+        return torch.zeros_like(logp_SV).scatter_(-1, token_S1, 1.0)
+
+    def _uniform(self, like: Tensor) -> Tensor:
+        """A number in [0, 1) for each row, [S], float64."""
+        import torch
+
+        uniform_S = like.new_empty(len(self._generators), dtype=torch.float64)
+        for uniform_1, generator in zip(uniform_S.split(1), self._generators, strict=True):
+            uniform_1.uniform_(generator=generator)
+        return uniform_S
+
+
+def find_drawn(below_SV: Tensor, uniform_S: Tensor) -> Tensor:
+    """The first token of each row that exceeds the row's number, [S, 1].
+
+    below_SV   probabilities summed up to and with each token, float64
+    uniform_S  numbers in [0, 1)
+
+    A token without probability adds nothing to the sum, so it is never the first.
+    """
+    import torch
+
+    # a little less than 1, or rounding could reach the whole sum, which no token exceeds
+    target_S = uniform_S * below_SV[:, -1] * (1 - 2.0**-52)
+    return torch.searchsorted(below_SV, target_S[:, None], right=True)
 
 
 def _find_ends(config: Config, context: EngineContext) -> tuple[Any, Ends]:

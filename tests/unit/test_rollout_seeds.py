@@ -11,7 +11,7 @@ import torch
 
 from drpo_cli.rollout import transformers
 from drpo_cli.rollout.engine.protocol import EngineContext, Sampling, derive_seeds, sample_groups
-from drpo_cli.rollout.transformers import _Draw
+from drpo_cli.rollout.transformers import _Draw, find_drawn
 from drpo_cli.settings import ModelSettings
 from drpo_cli.types import Group, Prompt
 from support.models import tiny_model
@@ -59,6 +59,28 @@ def test_tokens_are_drawn_with_the_probability_that_is_reported(options: dict[st
         share = float((drawn_S == token).double().mean())
         assert abs(share - mu) < 5 * math.sqrt(mu * (1 - mu) / rows), (token, share, mu)
     assert len(found) == {(): 6, ("top_k",): 3}.get(tuple(options), len(found)) and 6 not in found
+
+
+def test_the_ends_of_the_numbers_draw_tokens_that_have_probability() -> None:
+    """0 and the largest number below 1, with tokens of no probability first, between and last."""
+    largest = 1 - 2.0**-53
+    for total in (1.0, 1 + 2.0**-30, 1 - 2.0**-30, 0.75):
+        below_SV = (torch.tensor([0, 0.5, 0, 0.5, 0], dtype=torch.float64) * total).cumsum(-1)
+        found = [
+            int(find_drawn(below_SV[None], torch.tensor([number], dtype=torch.float64)))
+            for number in (0.0, 0.5 - 2.0**-40, 0.5 + 2.0**-40, largest)
+        ]
+        assert found == [1, 1, 3, 3]
+
+
+def test_a_rare_token_of_a_large_vocabulary_is_drawn() -> None:
+    """At the end of 262,144 others, a float32 sum would have lost its probability of 1e-8."""
+    prob_V = torch.full((2**18,), 1 / 2**18, dtype=torch.float64)
+    prob_V[-1] = 1e-8
+    below_SV = prob_V.cumsum(-1)[None]
+    inside = (below_SV[0, -2] + 0.5e-8) / below_SV[0, -1]
+    assert int(find_drawn(below_SV, inside[None])) == 2**18 - 1
+    assert int(find_drawn(below_SV, (inside - 1e-8)[None])) == 2**18 - 2
 
 
 def test_a_prompt_that_is_served_twice_is_answered_twice(tmp_path: Path) -> None:
