@@ -51,9 +51,7 @@ class AbsentKeyError(AttributeError):
 class Settings(BaseModel):
     """Options: strict (a string is not a number), closed (no unknown keys) and immutable."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     @field_validator("*")
     @classmethod

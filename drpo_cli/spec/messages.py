@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 
 import drpo_cli
 from drpo_cli.plugins import KINDS
+from drpo_cli.settings.meanings import meanings
 from drpo_cli.spec.model import CHOICES, LISTS, SECTIONS
 from drpo_cli.spec.positions import KeyPath
 from drpo_cli.spec.problems import Problem
@@ -80,11 +81,13 @@ def _problem(
         what, meant = _unknown_key(key, model, at)
         return UnknownKey(path, what, on_key=True, meant=meant)
     holder = _model_at(model, key[:-1])
-    field = holder.model_fields.get(str(key[-1])) if holder and key else None
+    name = str(key[-1]) if key else ""
+    field = holder.model_fields.get(name) if holder else None
     if field is None and key and isinstance(key[-1], int):  # an entry of a list: use the list
         holder, names = _model_at(model, ()), [part for part in key if isinstance(part, str)]
-        field = holder.model_fields.get(names[0]) if holder and len(names) == 1 else None
-    meaning = _meaning(field.description if field else None)
+        name = names[0] if len(names) == 1 else ""
+        field = holder.model_fields.get(name) if holder else None
+    meaning = _meaning(meanings(holder).get(name)) if holder and field else ""
     if kind == "missing":
         return MissingKey(path, f"is missing; it has no default, so give it a value{meaning}")
     return Problem(path, _explain(errors) + meaning)

@@ -23,6 +23,7 @@ from drpo_cli import plugins
 from drpo_cli.errors import UserError
 from drpo_cli.plugins import KINDS
 from drpo_cli.settings import EvalSuiteSettings, Settings
+from drpo_cli.settings.meanings import meanings
 from drpo_cli.spec import presets
 from drpo_cli.spec.model import (
     CHOICES,
@@ -265,6 +266,12 @@ class _Toml(GenerateJsonSchema):
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
+
+    def model_schema(self, schema: core_schema.ModelSchema) -> Node:
+        table = super().model_schema(schema)
+        for name, meaning in meanings(schema["cls"]).items():
+            table["properties"][name].setdefault("description", meaning)
+        return table
 
 
 def _inlined(node: Any, definitions: Node) -> Any:

@@ -17,7 +17,6 @@ from drpo_cli import suites
 from drpo_cli.console import open_console
 from drpo_cli.devices import BY_DEVICE, NAMES, resolve
 from drpo_cli.environments.sessions import contract as sessions
-from drpo_cli.environments.toolkit.toolbox import Toolbox
 from drpo_cli.errors import EXIT_USER_ERROR, UserError
 from drpo_cli.plan import Plan, describe, make_plan, regime, rules
 from drpo_cli.plugins import Selected
@@ -77,6 +76,10 @@ def tools_exist(spec: Spec) -> Iterator[Problem]:
 
     Servers are not started, and no sandbox is looked for: what runs the spec may be elsewhere.
     """
+    if not spec.environment:
+        return
+    from drpo_cli.environments.toolkit.toolbox import Toolbox  # slow to import
+
     for index, one in enumerate(spec.environment):
         try:
             Toolbox(one.config.tools, spec.folder, start=False)

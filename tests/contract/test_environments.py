@@ -11,6 +11,7 @@ from drpo_cli.environments.sessions import checks
 from drpo_cli.environments.sessions.contract import Environment, prepare
 from drpo_cli.plugins import Selected
 from drpo_cli.settings import EnvironmentSettings
+from drpo_cli.settings.meanings import meanings
 from drpo_cli.types import Action, Row, Step
 from support.environments import opened, result
 
@@ -48,8 +49,7 @@ def test_environment_is_documented_and_can_be_called(name: str) -> None:
     assert plugin.doc.splitlines()[0].endswith((".", ":"))
     assert issubclass(plugin.Config, EnvironmentSettings)
     assert plugin.Config.model_config["extra"] == "forbid"
-    for field, info in plugin.Config.model_fields.items():
-        assert info.description, f"{name}.{field} has no docstring"
+    assert meanings(plugin.Config).keys() == plugin.Config.model_fields.keys()
     shown = plugin.Config.model_validate(plugin.examples[0][0]) if plugin.examples else None
     assert prepared(name, shown or plugin.Config.model_construct()).name == name
 

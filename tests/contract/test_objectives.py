@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from drpo_cli import plugins
 from drpo_cli.settings import ObjectiveSettings
+from drpo_cli.settings.meanings import meanings
 from drpo_cli.types import TokenLoss, Tokens
 
 NAMES = plugins.available("objectives")
@@ -48,7 +49,7 @@ def test_it_says_what_it_computes_and_from_which_paper(name: str) -> None:
 def test_its_options_are_documented_closed_and_have_defaults(name: str) -> None:
     config = plugins.load("objectives", name).Config
     assert issubclass(config, ObjectiveSettings) and config.__doc__
-    assert all(field.description for field in config.model_fields.values())
+    assert meanings(config).keys() == config.model_fields.keys()
     config()
     with pytest.raises(ValidationError, match="no_such_option"):
         config.model_validate({"no_such_option": 1})

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -63,7 +63,6 @@ def test_twenty_mistakes_are_all_reported_in_the_order_of_the_file(tmp_path: Pat
     assert [place(one) for one in caught.value.problems] == marks(text)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.tuples(st.floats(0, 1), st.sampled_from("[]{}\"'=,.#\n\\ x0\t\r🙂"), st.booleans()),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tomli
 import tomli_w
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drpo_cli.spec import SpecError, load
@@ -99,7 +99,6 @@ ANYTHING = st.recursive(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_spec_of_random_values_loads_or_gets_messages_with_places(
     folder: Path, data: st.DataObject
