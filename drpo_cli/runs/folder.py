@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -146,19 +146,22 @@ def _warn(text: str) -> None:
     sys.stderr.write(f"warning: {text}\n")
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str | Iterable[str]) -> None:
     """Replaces a file in one move, so that a reader always finds the whole old or new text.
 
-    Writes into what cannot be replaced: a pipe, a terminal, the target of a link.
+    A long text may come in parts. Writes into what cannot be replaced: a pipe, a terminal, the
+    target of a link.
     """
+    parts = [text] if isinstance(text, str) else text
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        with writing(path):
-            path.write_text(text, encoding="utf-8")
+        with writing(path), path.open("w", encoding="utf-8") as file:
+            file.writelines(parts)
         return
     partial = path.with_name(path.name + ".partial")
     try:
         with writing(path):
-            partial.write_text(text, encoding="utf-8")
+            with partial.open("w", encoding="utf-8") as file:
+                file.writelines(parts)
             partial.replace(path)
     except OSError:
         with suppress(OSError):
