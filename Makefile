@@ -20,6 +20,10 @@ SEED ?= 0
 VERIFIERS := verifiers==0.1.14 aiofiles==25.1.0 aiolimiter==1.3.0 connectrpc==0.11.1 griffelib==2.4.1 \
   msgpack==1.2.4 openai-agents==0.24.0 prime-sandboxes==0.5.1 prime-tunnel==0.1.15 protobuf-py==0.1.1 \
   protobuf-py-ext==0.1.1 pyqwest==0.12.0
+# For tests: the tools that open the logs of `drpo eval --export`, apart for the same reason, with the
+# packages that these imports need.
+PEERS := inspect_ai==0.3.285 lm_eval==0.4.13 botocore==1.43.117 jsonlines==4.0.0 jsonpatch==1.48 jsonpointer==3.12 \
+  mmh3==5.3.1 nest-asyncio2==1.7.4 semver==3.1.2 shortuuid==1.0.13 textual==8.2.8 zipfile-zstd==0.0.4 zstandard==0.25.0
 # Packages for a GPU machine without a network that has torch, transformers, and most of the rest.
 WHEELS := .wheels
 GPU_TAGS := --only-binary=:all: --python-version 3.12 --implementation cp --platform manylinux_2_28_x86_64 \
@@ -102,4 +106,5 @@ $(STAMP): pyproject.toml Makefile
 	$(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	$(BIN)/pip install --quiet --no-deps --upgrade --target $(VENV)/float8 torchao
 	$(BIN)/pip install --quiet --no-deps --upgrade --target $(VENV)/verifiers $(VERIFIERS)
+	$(BIN)/pip install --quiet --no-deps --upgrade --target $(VENV)/peers $(PEERS)
 	touch $@
