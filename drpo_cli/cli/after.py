@@ -22,6 +22,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
         "drpo eval demo/runs/quickstart/checkpoints/step-000100 --samples 32 --json scores.json",
         "drpo eval demo/model my-model --spec demo/run.toml",
         "drpo eval Qwen/Qwen3-0.6B --suite aime24,math500 --json scores.json",
+        "drpo eval Qwen/Qwen3-0.6B --suite aime24 --export inspect=logs",
     ),
 )
 def evaluate(
@@ -75,6 +76,14 @@ def evaluate(
         str | None,
         typer.Option(metavar="I/N", help="Only sample the I-th of N shares of the problems."),
     ] = None,
+    export_to: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--export",
+            metavar="FORMAT=DIR",
+            help="Also write logs for another tool: inspect=DIR or lm-eval=DIR. Repeatable.",
+        ),
+    ] = None,
 ) -> None:
     """Score models on held-out problems, and compare them.
 
@@ -94,10 +103,13 @@ def evaluate(
     With `--out`, every response is kept as soon as it ends. After a kill the same command samples
     the rest; with other rewards, nothing. Shards can run at the same time, on devices and
     nodes that share the folder; at last, the command without `--shard` scores.
+
+    With `--export`, logs with every response and its scores are written, too: `inspect=DIR` for
+    `inspect view`, `lm-eval=DIR` in the layout of lm-evaluation-harness. Neither needs the tool.
     """
     from drpo_cli.tools import evaluate as tool
 
-    how = tool.How.read(samples, out, shard)
+    how = tool.How.read(samples, out, shard, export_to or ())
     if shard is not None and json_out is not None:
         raise UserError("--json: has no effect with --shard, which scores nothing", "remove it")
     if suite is None:

@@ -43,6 +43,12 @@ def sample_records(
     ]
 
 
+def group_records(step: int, group: Group, scores: Scores) -> list[dict[str, Any]]:
+    """The lines of a group that is not trained on: `reward` is the total that it scored."""
+    totals = [None if i in scores.skipped else total for i, total in enumerate(scores.total_G)]
+    return [sample_record(step, group, scores, i, total) for i, total in enumerate(totals)]
+
+
 def sample_record(
     step: int,
     group: Group,

@@ -29,6 +29,8 @@ from drpo_cli.step import build, checkpoint
 from drpo_cli.step.kept import Shard, folder_name
 from drpo_cli.suites import Suite
 from drpo_cli.tools import published
+from drpo_cli.tools.exports.logs import Exports
+from drpo_cli.tools.exports.results import Result
 from drpo_cli.tools.scoring import Job, Scored, score_jobs
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -37,23 +39,31 @@ OWN = "held-out"
 
 
 class How(NamedTuple):
-    """How many responses are sampled, and where they are kept.
+    """How many responses are sampled, where they are kept, and which logs have them.
 
     samples  to each problem; None: what the spec says
     out      the folder of kept responses, if any
     shard    sample only these problems, and score nothing
+    exports  the logs to write for other tools, if any
     """
 
     samples: int | None = None
     out: Path | None = None
     shard: Shard | None = None
+    exports: Exports | None = None
 
     @staticmethod
-    def read(samples: int | None, out: Path | None, shard: str | None) -> How:
+    def read(
+        samples: int | None, out: Path | None, shard: str | None, exports: Sequence[str] = ()
+    ) -> How:
         """What the options of the command say. Raises UserError."""
         if shard is not None and out is None:
             raise UserError("--shard: has nowhere to keep responses", "add --out FOLDER")
-        return How(samples, out, None if shard is None else Shard.parse(shard))
+        if shard is not None and exports:
+            what = "--export: has no effect with --shard, which scores nothing"
+            raise UserError(what, "remove it")
+        part = None if shard is None else Shard.parse(shard)
+        return How(samples, out, part, Exports.read(exports))
 
     @property
     def verb(self) -> str:
@@ -70,6 +80,15 @@ class How(NamedTuple):
         if self.out is None:
             return ""
         return str((self.out / name / folder_name(target)).absolute())
+
+    def lines(self) -> str:
+        """The file of a job's responses, for logs; empty for none."""
+        return "" if self.exports is None else self.exports.new_file()
+
+    def export(self, console: Console) -> None:
+        """Writes the logs, and says where they are."""
+        for text in () if self.exports is None else self.exports.write():
+            console.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
 ONCE = How()
@@ -124,6 +143,7 @@ def evaluate(
     if json_out is not None:
         values = compare.as_dict(found) | {"overlap": asdict(overlap)}
         write_whole(json_out, json.dumps(values, indent=1))
+    how.export(console)
     for target in targets:
         if (page := RunFolder(Path(target)).report).is_file():
             console.print(f"report: {page}", soft_wrap=True)
@@ -171,6 +191,7 @@ def evaluate_suites(
                 console.print(describe_overlap(overlap, "the run"))
     if json_out is not None:
         write_whole(json_out, json.dumps({"suites": results}, indent=1))
+    how.export(console)
     return 0
 
 
@@ -244,7 +265,7 @@ def _score(
             for i, target in enumerate(targets)
         }
         jobs = {
-            (name, target): Job(str(spec), model, target, how.folder(name, target))
+            (name, target): Job(str(spec), model, target, how.folder(name, target), how.lines())
             for name, spec in specs.items()
             for target, model in models.items()
         }
@@ -253,7 +274,16 @@ def _score(
     for (name, target), one in zip(jobs, scored, strict=True):
         if one.evaluation is not None:
             found[name][target] = one.evaluation
+            if how.exports is not None:
+                how.exports.add(_result(name, jobs[name, target], one, one.evaluation))
     return found
+
+
+def _result(name: str, job: Job, scored: Scored, found: Evaluation) -> Result:
+    """What the logs say of a job."""
+    spec, lines = load(Path(job.spec)), Path(job.lines)
+    whole = len(found.problems) if name == OWN else spec.eval.problems
+    return Result(name, job.target, spec, found, whole, lines, scored.began, scored.seconds)
 
 
 def _find_run(targets: Sequence[str]) -> Path | None:

@@ -31,7 +31,8 @@ from drpo_cli.step import choice
 from drpo_cli.step.evaluate import count_unscored, eval_sampling, problems_id, score_held_out
 from drpo_cli.step.kept import SAMPLES, Keep, KeptResponses, Shard, digest_weights, open_folder
 from drpo_cli.step.play import sample_or_play
-from drpo_cli.step.samples import sample_record
+from drpo_cli.step.samples import group_records
+from drpo_cli.tools.exports.results import write_lines
 from drpo_cli.tools.own_process import answer, run_apart
 from drpo_cli.types import Group, Prompt, Scores
 
@@ -59,20 +60,27 @@ class Job:
     model   the name of a model of the hub, or the folder of weights
     target  where these came from, as the user named it
     folder  where its responses are kept; empty for nowhere
+    lines   the file that hands its scored responses to the writers of logs; empty for none
     """
 
     spec: str
     model: str
     target: str
     folder: str = ""
+    lines: str = ""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What a job gave: an evaluation, or None for a shard; and the seconds that it took."""
+    """What a job gave: an evaluation, or None for a shard.
+
+    seconds  how long it took
+    began    when, in seconds since 1970
+    """
 
     evaluation: Evaluation | None
     seconds: float
+    began: float = 0.0
 
 
 def score_jobs(
@@ -92,9 +100,9 @@ def score_jobs(
         begin(group)
         request = {"jobs": [asdict(job) for job in group], "samples": samples}
         text = run_apart("drpo_cli.tools.scoring", json.dumps(request), shard or "")
-        for job, (evaluation, seconds) in zip(group, json.loads(text), strict=True):
+        for job, (evaluation, seconds, began) in zip(group, json.loads(text), strict=True):
             made = None if evaluation is None else Evaluation.from_json(evaluation)
-            found[job] = Scored(made, seconds)
+            found[job] = Scored(made, seconds, began)
             end(job, found[job])
     return [found[job] for job in jobs]
 
@@ -214,6 +222,8 @@ def score(
         )
     if keep is not None:
         _write_samples(keep.folder / SAMPLES, groups_P, scores_P)
+    if job.lines:
+        write_lines(Path(job.lines), groups_P, scores_P)
     results_P = problem_results(groups_P, scores_P)
     found = summarise(results_P, spec.eval.threshold, count_unscored(scores_P))
     return replace(found, chosen_of=count_choices(Path(job.target), held_out, spec))
@@ -240,10 +250,7 @@ def _write_samples(path: Path, groups_P: Sequence[Group], scores_P: Sequence[Sco
     partial.unlink(missing_ok=True)
     lines = Records(partial)
     for group, scores in zip(groups_P, scores_P, strict=True):
-        totals = [None if i in scores.skipped else total for i, total in enumerate(scores.total_G)]
-        lines.extend(
-            sample_record(0, group, scores, i, totals[i]) for i in range(len(group.rollouts_G))
-        )
+        lines.extend(group_records(0, group, scores))
     partial.replace(path)
 
 
@@ -266,11 +273,11 @@ def count_choices(target: Path, held_out: Sequence[Prompt], spec: Spec) -> int:
 def _main(request: str, shard: str) -> str:
     given, engines, done = json.loads(request), Engines(), []
     for values in given["jobs"]:
-        began = time.perf_counter()
+        began, start = time.time(), time.perf_counter()
         part = Shard.parse(shard) if shard else None
         found = score(Job(**values), given["samples"], part, engines)
-        seconds = time.perf_counter() - began
-        done.append((None if found is None else found.to_json(), seconds))
+        seconds = time.perf_counter() - start
+        done.append((None if found is None else found.to_json(), seconds, began))
     engines.close()
     return json.dumps(done)
 
