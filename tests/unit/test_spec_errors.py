@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tomli
 import tomli_w
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from drpo_cli.spec import SpecError, load
