@@ -17,17 +17,18 @@ from typing import Any
 
 from pydantic import Field
 
+from drpo_cli import remote
 from drpo_cli.errors import UserError
-from drpo_cli.rewards import _remote
+from drpo_cli.settings import Attempts, RewardSettings, Url
 
 IMPORTS = ("httpx", "tenacity")
 NEEDS = "a scorer that listens at `url`"
 
 
-class Config(_remote.RemoteSettings):
+class Config(Attempts, RewardSettings):
     """Options of the request."""
 
-    url: _remote.Url
+    url: Url
     """Where batches are posted to."""
     headers_env: dict[str, str] = Field(default_factory=dict)
     """Headers of every request, each with the environment variable that holds its value:
@@ -42,12 +43,12 @@ class reward:
         self.counts: Counter[str] = Counter()
         self._config = config
         headers = {
-            header: _remote.header_value(
+            header: remote.header_value(
                 variable, f"the environment variable {variable}, for the header {header},"
             )
             for header, variable in config.headers_env.items()
         }
-        self._client = _remote.Client(config.url, headers)
+        self._client = remote.Client(config.url, headers)
 
     async def __call__(
         self,
@@ -74,15 +75,15 @@ class reward:
         body = _body(samples)
         ends = time.monotonic() + self._config.timeout_s
         url = self._config.url
-        reply = await _remote.ask(url, lambda: self._post(body), self._config, ends, self.counts)
+        reply = await remote.ask(url, lambda: self._post(body), self._config, ends, self.counts)
         return _scores(url, reply)
 
-    async def _post(self, body: bytes) -> _remote.Reply:
+    async def _post(self, body: bytes) -> remote.Reply:
         key = {"Idempotency-Key": hashlib.sha256(body).hexdigest()}
         reply = await self._client.post(body, key)
         if not 200 <= reply.status < 300:
             fix = "check `url` and `headers_env`, and that the scorer follows docs/remote.md"
-            raise _remote.refused(reply, fix)
+            raise remote.refused(reply, fix)
         return reply
 
 
@@ -96,14 +97,14 @@ def _body(samples: list[dict[str, Any]]) -> bytes:
         ) from error
 
 
-def _scores(url: str, reply: _remote.Reply) -> list[float]:
+def _scores(url: str, reply: remote.Reply) -> list[float]:
     try:
         found = reply.json()
     except ValueError:
         found = None
     if not isinstance(found, dict) or not isinstance(found.get("scores"), list):
         raise UserError(
-            f"{url} answered {_remote.short(reply.text)}",
+            f"{url} answered {remote.short(reply.text)}",
             'it must answer {"scores": [number, …]}, with one number per sample',
         )
     scores: list[float] = found["scores"]

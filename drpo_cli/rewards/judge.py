@@ -17,9 +17,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from drpo_cli import remote
 from drpo_cli.errors import UserError
-from drpo_cli.rewards import _remote, _verdict
-from drpo_cli.settings import Count
+from drpo_cli.rewards import _verdict
+from drpo_cli.settings import Attempts, Count, RewardSettings, Url
 
 IMPORTS = ("httpx", "tenacity", "jinja2")
 NEEDS = "an OpenAI-compatible endpoint"
@@ -33,7 +34,7 @@ def _is_template(text: str) -> str:
     return text
 
 
-class Config(_remote.RemoteSettings):
+class Config(Attempts, RewardSettings):
     """Options of the judge."""
 
     model: Annotated[str, Field(min_length=1)]
@@ -41,7 +42,7 @@ class Config(_remote.RemoteSettings):
     rubric: Annotated[str, Field(min_length=1), AfterValidator(_is_template)]
     """What makes a completion good, a sandboxed Jinja template: `{{ answer }}` stands for the
     reference answer, `{{ metadata.column }}` for another column of the row."""
-    base_url: _remote.Url = OPENAI
+    base_url: Url = OPENAI
     """Address of the endpoint, to which `/chat/completions` is added."""
     api_key_env: Annotated[str, Field(min_length=1)] | None = None
     """Environment variable that holds the key. When not set: `OPENAI_API_KEY` for OpenAI's own
@@ -91,7 +92,7 @@ class reward:
         self.counts: Any = Counter()  # not of integers only: dollars have fractions
         self._config = config
         url = f"{config.base_url.rstrip('/')}/chat/completions"
-        self._client = _remote.Client(url, _authorization(config))
+        self._client = remote.Client(url, _authorization(config))
         # OpenAI's newer models know the first name only, most other servers the second only.
         limit = "max_completion_tokens" if _is_openai(config) else "max_tokens"
         self._request: dict[str, Any] = {
@@ -115,11 +116,11 @@ class reward:
         problem = ""
         for _ in range(config.verdict_tries):
             send = partial(self._send, messages)
-            said = await _remote.ask(config.base_url, send, config, ends, self.counts)
+            said = await remote.ask(config.base_url, send, config, ends, self.counts)
             try:
                 return self._map(_verdict.read_score(said, config.scale))
             except _verdict.Unreadable as error:
-                problem = f"{error}: {_remote.short(said)}"
+                problem = f"{error}: {remote.short(said)}"
                 again = f"That was not the form asked for: {error}. Answer in that form."
             self.counts["unreadable"] += 1
             messages = [
@@ -138,7 +139,7 @@ class reward:
         asked = {"messages": messages, **self._request, **self._config.extra}
         reply = await self._client.post(json.dumps(asked).encode(), {})
         if not 200 <= reply.status < 300:
-            raise _remote.refused(reply, _fix(reply.status, self._config))
+            raise remote.refused(reply, _fix(reply.status, self._config))
         try:
             answer = reply.json()
             content = answer["choices"][0]["message"]["content"]
@@ -176,7 +177,7 @@ def _authorization(config: Config) -> dict[str, str]:
         return {}
     (variable,) = needed
     named = f"the judge at {config.base_url} needs a key, and the environment variable {variable}"
-    return {"Authorization": f"Bearer {_remote.header_value(variable, named)}"}
+    return {"Authorization": f"Bearer {remote.header_value(variable, named)}"}
 
 
 def _tokens(count: Any) -> int:
@@ -194,9 +195,9 @@ def _fix(status: int, config: Config) -> str:
     )
 
 
-def _no_completion(reply: _remote.Reply) -> _remote.Failed:
-    return _remote.Failed(
-        f"did not answer with a chat completion ({_remote.short(reply.text)})",
+def _no_completion(reply: remote.Reply) -> remote.Failed:
+    return remote.Failed(
+        f"did not answer with a chat completion ({remote.short(reply.text)})",
         "set base_url to that of an OpenAI-compatible API; most end in /v1",
         again=False,
     )

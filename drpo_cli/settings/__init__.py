@@ -28,6 +28,8 @@ from drpo_cli.settings.evaluation import EvalSettings as EvalSettings
 from drpo_cli.settings.evaluation import EvalSuiteSettings as EvalSuiteSettings
 from drpo_cli.settings.lora import LoraSettings as LoraSettings
 from drpo_cli.settings.parallel import ParallelSettings as ParallelSettings
+from drpo_cli.settings.remote import Attempts as Attempts
+from drpo_cli.settings.remote import Url as Url
 from drpo_cli.settings.sft import SftSettings as SftSettings
 from drpo_cli.settings.train import CriticSettings as CriticSettings
 from drpo_cli.settings.train import ReferenceSettings as ReferenceSettings

@@ -20,7 +20,7 @@ ORDER = (
     ("types", "errors", "settings", "processes", "terminal", "progress"),
     (
         *("architecture", "chat_templates", "console", "deferred", "devices", "experience"),
-        *("model_folder", "products", "routers"),
+        *("model_folder", "products", "remote", "routers"),
     ),
     ("adapter_folder", "dist", "wrong_weights"),
     ("pretrained",),

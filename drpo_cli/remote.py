@@ -1,4 +1,4 @@
-"""Shared by rewards that ask a server: options, repeated attempts, and messages of failures.
+"""Shared by whatever asks a server: repeated attempts, and messages of failures.
 
 An attempt is repeated after a connection error, a time-out, and the statuses 408, 429 and 5xx: with
 exponential backoff and jitter, and not before the server's `Retry-After`. No attempt begins that
@@ -20,13 +20,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Annotated, Any, TypeVar
-
-from pydantic import AfterValidator, Field, HttpUrl, model_validator
+from typing import Any, TypeVar
 
 from drpo_cli import secrets
 from drpo_cli.errors import UserError
-from drpo_cli.settings import RewardSettings
+from drpo_cli.settings import Attempts
+from drpo_cli.settings.remote import SPARE_S
 
 T = TypeVar("T")
 LONGEST_BACKOFF_S = 30.0
@@ -35,41 +34,6 @@ LARGEST = 16 * 2**20
 LARGEST_ERROR = 64 * 2**10
 """Bytes that are read of a reply with an error status."""
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
-SPARE_S = 1.0  # between the end of the last attempt and the call's own time-out
-
-
-def _is_url(text: str) -> str:
-    HttpUrl(text)
-    return text
-
-
-Url = Annotated[str, AfterValidator(_is_url)]
-"""An address that starts with http:// or https://."""
-
-
-class RemoteSettings(RewardSettings):
-    """Options of rewards that ask a server."""
-
-    timeout_s: Annotated[float, Field(gt=0)] = 300.0
-    """Longest time for one call with all its retries, in seconds; no attempt begins that could
-    outlast it."""
-    request_timeout_s: Annotated[float, Field(gt=0)] = 60.0
-    """Longest time for one attempt, in seconds."""
-    retries: Annotated[int, Field(ge=0)] = 5
-    """Attempts after the first when the server is unreachable, late, overloaded or broken."""
-    backoff_s: Annotated[float, Field(gt=0)] = 0.5
-    """Wait before the first retry, in seconds. It doubles each time, up to 30; up to this much is
-    added at random. A server's `Retry-After` makes it longer."""
-
-    @model_validator(mode="after")
-    def _an_attempt_fits(self) -> RemoteSettings:
-        if self.timeout_s < self.request_timeout_s + SPARE_S:
-            raise ValueError(
-                f"timeout_s = {self.timeout_s:g} leaves no time for one attempt of "
-                f"request_timeout_s = {self.request_timeout_s:g}: make it at least "
-                f"{self.request_timeout_s + SPARE_S:g}, plus as much for every retry"
-            )
-        return self
 
 
 class Failed(Exception):
@@ -213,7 +177,7 @@ def refused(reply: Reply, fix: str) -> Failed:
 async def ask(
     where: str,
     send: Callable[[], Awaitable[T]],
-    config: RemoteSettings,
+    config: Attempts,
     ends: float,
     counts: Counter[str],
 ) -> T:
@@ -269,7 +233,7 @@ def short(text: str) -> str:
     return text if len(text) <= 200 else f"{text[:199]}…"
 
 
-def _wait(config: RemoteSettings) -> Callable[[Any], float]:
+def _wait(config: Attempts) -> Callable[[Any], float]:
     import tenacity
 
     backoff = tenacity.wait_exponential(
