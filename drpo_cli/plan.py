@@ -286,7 +286,8 @@ def _loss(spec: Spec) -> str:
         parts.append(f"{reference.coefficient:g} × {reference.kl} from {near}")
     if (teacher := spec.teacher) is not None:
         beside = "" if teacher.rewards else ", in place of the rewards"
-        parts.append(f"{teacher.coefficient:g} × log-probs of {teacher.path}{beside}")
+        who = teacher.path or f"{teacher.model} at {teacher.url}"
+        parts.append(f"{teacher.coefficient:g} × log-probs of {who}{beside}")
     if train.entropy_bonus:
         parts.append(f"entropy bonus {train.entropy_bonus:g}")
     if train.overlong != "keep":

@@ -5,7 +5,7 @@ exponential backoff and jitter, and not before the server's `Retry-After`. No at
 could outlast the call's `timeout_s`, so a server that is down gives a message that says so.
 
 Nothing that a server sends is trusted: a redirect is not followed, because it could take the keys
-to another host, and no more than `LARGEST` bytes of a body are read. Compressed bodies are not
+to another host, and no more than a limit (`LARGEST`) of a body is read. Compressed bodies are not
 asked for and are refused, so that is also the size in memory.
 """
 
@@ -73,12 +73,13 @@ class Client:
     """Posts JSON to one address, over connections that are kept.
 
     Proxies and certificates are those of the environment, and local servers need no proxy.
+    `largest` is the most bytes of a reply.
     """
 
-    def __init__(self, url: str, headers: Mapping[str, str]) -> None:
+    def __init__(self, url: str, headers: Mapping[str, str], largest: int = LARGEST) -> None:
         import httpx
 
-        self._url = url
+        self._url, self._largest = url, largest
         # `ask` times whole attempts; `concurrency` limits the connections.
         self._client = httpx.AsyncClient(
             headers={
@@ -100,14 +101,20 @@ class Client:
             async with self._client.stream(
                 "POST", self._url, content=body, headers=dict(headers)
             ) as response:
-                return Reply(response.status_code, response.headers, await _read(response))
+                return Reply(
+                    response.status_code, response.headers, await _read(response, self._largest)
+                )
         except httpx.TransportError as error:
             raise _unreachable(error) from error
         except httpx.HTTPError as error:
             raise Failed(f"cannot be read ({short(str(error))})", "fix it", again=False) from error
 
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._client.aclose()
 
-async def _read(response: Any) -> bytes:
+
+async def _read(response: Any, largest: int) -> bytes:
     coding = response.headers.get("content-encoding", "identity")
     if coding.strip().lower() not in ("", "identity"):
         raise Failed(
@@ -116,12 +123,12 @@ async def _read(response: Any) -> bytes:
             "have it send plain bodies, as `Accept-Encoding: identity` asks",
             again=False,
         )
-    body, limit = bytearray(), LARGEST if response.is_success else LARGEST_ERROR
+    body, limit = bytearray(), largest if response.is_success else LARGEST_ERROR
     async for part in response.aiter_raw():
         body += part
         if len(body) > limit and response.is_success:
             raise Failed(
-                f"answered with more than {LARGEST >> 20} MiB", "have it answer less", again=False
+                f"answered with more than {largest >> 20} MiB", "have it answer less", again=False
             )
         if len(body) > limit:
             break

@@ -35,7 +35,7 @@ from drpo_cli.launch.heartbeat import BEAT_S, END, Beat, read_beat
 from drpo_cli.runs.events import ENDED, say_if_room, state
 from drpo_cli.runs.folder import RunFolder
 from drpo_cli.runs.spec import read_tables
-from drpo_cli.settings import RewardSettings, RunSettings
+from drpo_cli.settings import RewardSettings, RunSettings, TeacherSettings
 
 WATCHED = "DRPO_WATCHED"
 """Set for ranks whose launcher watches them; where it is not, the first rank of a machine does."""
@@ -50,13 +50,16 @@ _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 def hang_limit(folder: RunFolder) -> float:
     """Seconds without progress after which the run hangs; infinite where the watch is off.
 
-    A call of a reward may take its own time-out on top of `run.hang_s`.
+    A call of a reward, or of a teacher behind an endpoint, may take its own time-out on top of
+    `run.hang_s`.
     """
     tables, _ = read_tables(folder)
     run: dict[str, Any] = tables.get("run", {})
     seconds = run.get("hang_s", RunSettings.model_fields["hang_s"].default)
     usual = RewardSettings.model_fields["timeout_s"].default
     calls = [table.get("timeout_s", usual) for table in tables.get("reward", [])]
+    if "url" in (teacher := tables.get("teacher", {})):
+        calls.append(teacher.get("timeout_s", TeacherSettings.model_fields["timeout_s"].default))
     return seconds + max(calls, default=0.0) if seconds else float("inf")
 
 

@@ -123,6 +123,8 @@ class StepMetrics(TypedDict, total=False):
     rows_by_rate                  difficulty sampling: rows by how often they were right
     reference_kl                  KL(π ‖ reference), in nats per token
     teacher_kl                    KL(π ‖ teacher), in nats per token
+    teacher_retries               requests to the teacher's endpoint that were repeated
+    teacher_wait_s                seconds in which training waited for it, on the slowest rank
     explained_variance            of the critic, 1 at best
     router_disagreement           share of the engine's choices of experts that π does not make
     value_loss                    of the critic, in reward²
@@ -175,6 +177,8 @@ class StepMetrics(TypedDict, total=False):
     rows_by_rate: dict[str, Count]
     reference_kl: float | None
     teacher_kl: float | None
+    teacher_retries: float | None
+    teacher_wait_s: float | None
     explained_variance: float | None
     router_disagreement: float | None
     value_loss: float | None

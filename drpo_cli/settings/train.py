@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from drpo_cli.settings.base import Count, Decay, HeadDtype, Settings
+from drpo_cli.settings.remote import Attempts, Url
 
 
 class TrainSettings(Settings):
@@ -135,16 +136,30 @@ class ReferenceSettings(Settings):
     """Factor β of the divergence term."""
 
 
-class TeacherSettings(Settings):
-    """On-policy distillation: log π_teacher − log π is added to each token's advantage."""
+class _Taught(Settings):
+    """Where a teacher is, and how strongly the policy learns from it."""
 
-    path: Annotated[str, Field(min_length=1)]
-    """Model folder or hub id of the teacher, with the policy's tokenizer."""
+    path: Annotated[str, Field(min_length=1)] | None = None
+    """Model folder or hub id of the teacher, with the policy's tokenizer: it is loaded beside the
+    policy. Give this or `url`."""
+    url: Url | None = None
+    """Address of an endpoint that serves the teacher, to which `/completions` is added: a vLLM
+    server, since the log-probs of prompts are its extension. The next options are for a `url`."""
+    model: Annotated[str, Field(min_length=1)] | None = None
+    """Name of the teacher at the endpoint."""
+    api_key_env: Annotated[str, Field(min_length=1)] | None = None
+    """Environment variable that holds the endpoint's key; no key if not set."""
+    concurrency: Count = 32
+    """Requests at the same time, per rank."""
     coefficient: Annotated[float, Field(gt=0)] = 1.0
     """Factor β of log π_teacher − log π, in units of the reward per nat."""
     rewards: bool = True
     """Learn from the rewards as well. If not, they are only measured, and the advantages are the
     teacher's alone."""
+
+
+class TeacherSettings(Attempts, _Taught):
+    """On-policy distillation: log π_teacher − log π is added to each token's advantage."""
 
 
 class CriticSettings(Settings):

@@ -17,6 +17,7 @@ from drpo_cli.spec import (
     rules_lora,
     rules_precision,
     rules_sft,
+    rules_teacher,
 )
 from drpo_cli.spec.model import Spec
 from drpo_cli.spec.positions import KeyPath
@@ -116,22 +117,6 @@ def equal_rewards_teach_a_critic(spec: Spec) -> Iterator[Problem]:
             "does learn from them: its baseline is the critic, not the group; set it to 0",
             also=(ADVANTAGE,),
         )
-
-
-def only_a_teacher_teaches(spec: Spec) -> Iterator[Problem]:
-    if spec.teacher is None or spec.teacher.rewards:
-        return
-    also = (("teacher", "rewards"),)
-    if spec.rollout.config.dynamic_sampling_rounds:
-        what = "drops groups whose rewards are all equal, and the teacher teaches on those too"
-        key = ("rollout", "dynamic_sampling_rounds")
-        yield Problem(key, f"{what}; set it to 0, or teacher.rewards to true", also=also)
-    if spec.reference is not None and spec.reference.kl == "k1":
-        what = "takes the divergence off the rewards, and teacher.rewards = false learns from none"
-        yield Problem(("reference", "kl"), f"{what}; choose 'k2', or set that to true", also=also)
-    if spec.critic is not None:
-        what = "predicts rewards, and teacher.rewards = false learns from none"
-        yield Problem(("critic",), f"{what}; remove it, or set that to true", also=also)
 
 
 # --- updates ---
@@ -290,13 +275,6 @@ def one_advantage_per_response(spec: Spec) -> Iterator[Problem]:
             "such as group_norm, or another objective",
             also=(ADVANTAGE,),
         )
-    if objective.plugin.sequence_level and spec.teacher is not None:
-        yield Problem(
-            OBJECTIVE,
-            f"is {objective.type!r}, which works on whole responses, and a [teacher] gives every "
-            "token its own advantage; choose another objective, or remove the teacher",
-            also=(("teacher",),),
-        )
 
 
 def critic_where_needed(spec: Spec) -> Iterator[Problem]:
@@ -350,6 +328,7 @@ ERRORS: tuple[Rule, ...] = (
     *rules_precision.ERRORS,
     *rules_lora.ERRORS,
     *rules_sft.ERRORS,
+    *rules_teacher.ERRORS,
     one_advantage_per_response,
     critic_where_needed,
     checkpointing_options,
@@ -366,7 +345,7 @@ WARNINGS: tuple[Rule, ...] = (
     reuse_is_bounded,
     final_rate_is_used,
     equal_rewards_teach_a_critic,
-    only_a_teacher_teaches,
+    *rules_teacher.WARNINGS,
     restarts_find_a_checkpoint,
     *rules_data.WARNINGS,
     *rules_environment.WARNINGS,

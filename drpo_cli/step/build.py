@@ -32,6 +32,7 @@ from drpo_cli.spec import Spec
 from drpo_cli.spec.lengths import longest_sampled, room_for_responses
 from drpo_cli.spec.rules import resting_updates
 from drpo_cli.spec.rules_lora import shares_base
+from drpo_cli.step import teachers
 from drpo_cli.step.play import Player
 from drpo_cli.suites import Suite
 from drpo_cli.types import Prompt
@@ -254,7 +255,7 @@ def trainer(plan: Plan, world: World) -> Any:
         train,
         world,
         reference=_reference(spec, train, attention, policy, world),
-        teacher=_teacher(spec, train, attention, world),
+        teacher=teachers.load(spec, train, attention, world),
         critic=_critic(spec, train, attention, world),
         routing=routing,
     )
@@ -296,38 +297,6 @@ def _reference(spec: Spec, train: TrainSettings, attention: str, policy: Any, wo
     how = (train.layout, train.float8, train.head_dtype)
     reference = load_reference(model, temperature, block, world, attention, *how)
     return Reference(reference, spec.reference)
-
-
-def _teacher(spec: Spec, train: TrainSettings, attention: str, world: World) -> Any:
-    from drpo_cli.trainer.loading import load_reference
-    from drpo_cli.trainer.terms import Teacher
-
-    if spec.teacher is None:
-        return None
-    model = spec.model.model_copy(update={"path": spec.teacher.path})
-    temperature, block = spec.rollout.config.temperature, train.logits_in_a_block
-    how = (train.layout, train.float8, train.head_dtype, "teacher.path")
-    teacher = load_reference(model, temperature, block, world, attention, *how)
-    return Teacher(teacher, spec.teacher)
-
-
-def check_teacher(spec: Spec, tokens: Any) -> None:
-    """Raises UserError where the teacher would read other tokens than the policy sampled.
-
-    tokens  the policy's tokenizer
-    """
-    if spec.teacher is None:
-        return
-    model = spec.model.model_copy(update={"path": spec.teacher.path})
-    theirs, ours = tokenizer(model).get_vocab(), tokens.get_vocab()
-    differ = sorted(word for word, id in ours.items() if theirs.get(word, id) != id)
-    if not differ and not set(ours.values()) - set(theirs.values()):
-        return
-    where = f"the token {differ[0]!r} has another id" if differ else "it has fewer tokens"
-    raise UserError(
-        f"teacher.path: {spec.teacher.path} has another tokenizer than {spec.model.path}: {where}",
-        "name a teacher of the same family",
-    )
 
 
 def _critic(spec: Spec, train: TrainSettings, attention: str, world: World) -> Any:

@@ -28,7 +28,7 @@ from drpo_cli.runs.folder import RunFolder
 from drpo_cli.runs.metrics import State
 from drpo_cli.runs.records import Records
 from drpo_cli.spec import Spec, load
-from drpo_cli.step import build
+from drpo_cli.step import build, teachers
 from drpo_cli.step.checkpoint import Checkpoints
 from drpo_cli.step.play import Player
 from drpo_cli.step.proof import Proof
@@ -143,7 +143,7 @@ def open_run(folder: RunFolder) -> Iterator[Run]:
     if player is not None:
         parts.enter_context(player)
     build.check_engine(plan, tokenizer)
-    build.check_teacher(spec, tokenizer)
+    teachers.check(spec, tokenizer, build.context_length(plan), world.rank)
     suites = parts.enter_context(open_suites(plan, tokenizer))
     data = build.data(plan, tokenizer, world.rank, rows_of(suites))
     for text in data.remarks if world.rank == 0 else ():
@@ -151,6 +151,7 @@ def open_run(folder: RunFolder) -> Iterator[Run]:
     for text in idle_options(spec.train, world.device.type) if world.rank == 0 else ():
         say(folder, text)
     trainer = build.trainer(plan, world)
+    parts.callback(trainer.close)
     if world.rank == 0 and (why := trainer.policy.why_padded):
         say(folder, f"sequences are padded, not packed: {why}")
     progress.enter("engine start")

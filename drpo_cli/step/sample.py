@@ -15,7 +15,8 @@ from drpo_cli.runs.records import Records
 from drpo_cli.spec import Spec
 from drpo_cli.step.checkpoint import save_last_step
 from drpo_cli.step.play import sample_or_play
-from drpo_cli.types import Group, Scores
+from drpo_cli.trainer.remote_teacher import RemoteTeacher
+from drpo_cli.types import Group, Rollout, Scores
 
 if TYPE_CHECKING:
     from drpo_cli.step.run import Run
@@ -29,7 +30,8 @@ Scored = tuple[Group, Scores]
 def sample(r: Run, step: int, round_: int) -> tuple[list[Group], Batch]:
     """Samples a group of responses to each of this rank's next prompts, with log μ per token.
 
-    Every response goes to the rewards as soon as it ends; the batch collects their scores.
+    Every response goes to the rewards as soon as it ends; the batch collects their scores. A
+    teacher behind an endpoint is asked at the same time.
     `round_` counts the batches of one step from 0 (dynamic sampling). What is sampled depends on
     (run seed, step, round, prompt), not on the rank that samples it.
     """
@@ -40,7 +42,14 @@ def sample(r: Run, step: int, round_: int) -> tuple[list[Group], Batch]:
         save_last_step(r)
         raise
     batch = r.grader.begin(prompts_P, sampling.samples, step)
-    groups_P = sample_or_play(r.engine, r.player, prompts_P, sampling, batch.add)
+    teacher = r.trainer.teacher
+
+    def finished(at: int, sample: int, rollout: Rollout) -> None:
+        batch.add(at, sample, rollout)
+        if isinstance(teacher, RemoteTeacher):
+            teacher.ask_early(prompts_P[at], rollout)
+
+    groups_P = sample_or_play(r.engine, r.player, prompts_P, sampling, finished)
     if r.player is not None:
         r.seconds["waited"] += r.player.waited_s
     return groups_P, batch

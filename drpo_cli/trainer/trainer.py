@@ -28,6 +28,7 @@ from drpo_cli.trainer.offload import Offload
 from drpo_cli.trainer.optim import clip_gradients
 from drpo_cli.trainer.pack import Packed, pack
 from drpo_cli.trainer.reduction import scales
+from drpo_cli.trainer.remote_teacher import RemoteTeacher
 from drpo_cli.trainer.routing import Routing
 from drpo_cli.trainer.stats import TokenStats
 from drpo_cli.trainer.terms import Reference, Teacher
@@ -55,7 +56,7 @@ class Trainer:
         reference: Reference | None = None,
         critic: Critic | None = None,
         routing: Routing | None = None,
-        teacher: Teacher | None = None,
+        teacher: Teacher | RemoteTeacher | None = None,
     ):
         self.policy = policy
         self.optimizer, self.schedule = optimizer
@@ -94,6 +95,11 @@ class Trainer:
             **(self.routing.metrics(self.world) if self.routing else {}),
         }
 
+    def close(self) -> None:
+        """Ends the connections to a teacher behind an endpoint."""
+        if isinstance(self.teacher, RemoteTeacher):
+            self.teacher.close()
+
     def replay(self, exp: Experience) -> torch.Tensor:
         """log π of every response token under the current weights: [T], float32, on the CPU.
 
@@ -123,6 +129,8 @@ class Trainer:
             metrics["reference_kl"] = terms.mean_divergence(exp, exp.ref_logp_T, self.world)
         if exp.teacher_logp_T is not None:
             metrics["teacher_kl"] = terms.mean_divergence(exp, exp.teacher_logp_T, self.world)
+        if isinstance(self.teacher, RemoteTeacher):
+            metrics |= self.teacher.metrics(self.world)
         if self.critic is not None:
             metrics["explained_variance"] = self.critic.explained_variance(exp)
         return metrics

@@ -29,6 +29,7 @@ from drpo_cli.trainer.attention import BUCKETS
 from drpo_cli.trainer.critic import Critic
 from drpo_cli.trainer.loading import load_policy, load_reference, load_value_model
 from drpo_cli.trainer.model import Policy
+from drpo_cli.trainer.remote_teacher import RemoteTeacher
 from drpo_cli.trainer.routing import prepare
 from drpo_cli.trainer.terms import Reference, Teacher
 from drpo_cli.trainer.trainer import Objective, Trainer
@@ -106,7 +107,9 @@ def open_trainer(
     )
 
 
-def _teacher(world: World, settings: TeacherSettings) -> Teacher:
+def _teacher(world: World, settings: TeacherSettings) -> Teacher | RemoteTeacher:
+    if settings.path is None:
+        return RemoteTeacher(settings)
     model = ModelSettings(path=settings.path, dtype="float32")
     return Teacher(load_reference(model, 1.0, CHUNK, world), settings)
 

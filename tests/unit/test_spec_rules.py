@@ -171,12 +171,6 @@ def test_a_changed_line_breaks_a_rule(folder: Path, old: str, new: str, expected
         (PLAIN + "overlong_buffer = 0", "20:19: train.overlong_buffer: is 0; must be at least 1"),
         (PLAIN + "[reference]\ncoefficient = 0", "21:15: reference.coefficient: is 0; must be ab"),
         (PLAIN + '[reference]\nkl = "k4"', "21:6: reference.kl: is 'k4'; must be 'k1', 'k2' or"),
-        (PLAIN + "[teacher]", "20:1: teacher.path: is missing"),
-        (PLAIN + '[teacher]\npath = "a/b"\ncoefficient = 0', "22:15: teacher.coefficient: is 0;"),
-        (
-            GSPO + '[teacher]\npath = "a/b"',
-            "17:8: objective.type: is 'gspo', which works on whole responses, and a [teacher]",
-        ),
         (GAE + "learning_rate = 0", "21:17: critic.learning_rate: is 0; must be above 0"),
         (
             GAE.replace("rollout = 2", "rollout = 2\nwarmup_updates = 3") + "warmup_steps = 9",
@@ -209,17 +203,6 @@ def test_a_warning(folder: Path, old: str, new: str, expected: str) -> None:
     assert old in SPEC
     (line,) = warnings(folder, SPEC.replace(old, new, 1))
     assert expected in line
-
-
-def test_what_a_teacher_alone_does_not_use_is_a_warning(folder: Path) -> None:
-    teacher = ('teacher.path="a/b"', "teacher.rewards=false")
-    (line,) = warnings(folder, PLAIN, *teacher, "rollout.dynamic_sampling_rounds=2")
-    assert "drops groups whose rewards are all equal, and the teacher teaches on those too" in line
-    (line,) = warnings(folder, PLAIN, *teacher, 'reference.kl="k1"')
-    assert "reference.kl: takes the divergence off the rewards" in line
-    (line,) = warnings(folder, GAE, *teacher)
-    assert "critic: predicts rewards, and teacher.rewards = false learns from none" in line
-    assert warnings(folder, GAE, teacher[0]) == []
 
 
 def test_a_critic_learns_from_groups_that_dynamic_sampling_drops(folder: Path) -> None:

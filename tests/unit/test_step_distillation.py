@@ -14,7 +14,7 @@ from drpo_cli.errors import UserError
 from drpo_cli.experience import Experience
 from drpo_cli.settings import TeacherSettings
 from drpo_cli.spec import load
-from drpo_cli.step.build import check_teacher
+from drpo_cli.step import teachers
 from drpo_cli.step.distillation import with_teacher
 from drpo_cli.trainer.terms import MOST_SLOPE
 from support.models import experience, samples, tiny_model, world
@@ -108,12 +108,12 @@ def test_a_teacher_with_other_tokens_is_refused(folder: Path, tmp_path: Path) ->
         f'[[reward]]\ntype = "exact_match"\n[teacher]\npath = "{teacher}"\n'
     )
     spec, tokens = load(spec_of), AutoTokenizer.from_pretrained(folder)
-    check_teacher(spec, tokens)
+    teachers.check(spec, tokens, 32, 0)
     tokens.add_tokens(["brand new"])
     with pytest.raises(UserError, match=r"teacher.path: .* it has fewer tokens"):
-        check_teacher(spec, tokens)
+        teachers.check(spec, tokens, 32, 0)
     theirs = AutoTokenizer.from_pretrained(teacher)
     theirs.add_tokens(["other first", "brand new"])
     theirs.save_pretrained(teacher)
     with pytest.raises(UserError, match="the token 'brand new' has another id"):
-        check_teacher(spec, tokens)
+        teachers.check(spec, tokens, 32, 0)

@@ -112,6 +112,10 @@ def test_a_call_of_a_reward_may_take_its_time(folder: RunFolder) -> None:
     assert hang_limit(folder) == 1800  # a folder that cannot be read has the default
     folder.spec.write_text("[run]\nhang_s = 60\n[[reward]]\ntype = 'a'\ntimeout_s = 900\n")
     assert hang_limit(folder) == 960
+    folder.spec.write_text("[run]\nhang_s = 60\n[teacher]\nurl = 'http://a'\ntimeout_s = 900\n")
+    assert hang_limit(folder) == 960
+    folder.spec.write_text("[run]\nhang_s = 60\n[teacher]\nurl = 'http://a'\n")
+    assert hang_limit(folder) == 360
     folder.spec.write_text("[run]\nhang_s = 0\n[[reward]]\ntype = 'a'\n")
     assert hang_limit(folder) == float("inf")
 

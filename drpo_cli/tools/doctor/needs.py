@@ -24,11 +24,17 @@ from drpo_cli.tools.doctor.machine import hub_cache
 
 
 def check_plugins(spec: Spec) -> Iterator[Finding]:
-    """Whether the packages that plugins import are installed, and their variables set."""
-    for plugin in _selected(spec):
-        check = f"{plugin.kind} {plugin.type}"
-        imports = plugin.plugin.imports
-        variables = plugin.config.needs_environment()
+    """Whether the packages that plugins import are installed, and their variables set.
+
+    A teacher behind an endpoint needs a variable too.
+    """
+    needed = [
+        (f"{one.kind} {one.type}", one.plugin.imports, one.config.needs_environment())
+        for one in _selected(spec)
+    ]
+    if spec.teacher is not None:
+        needed.append(("teacher", (), spec.teacher.needs_environment()))
+    for check, imports, variables in needed:
         missing = [name for name in imports if util.find_spec(name) is None]
         unset = [name for name in variables if not os.environ.get(name)]
         if missing:

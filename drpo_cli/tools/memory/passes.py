@@ -262,9 +262,13 @@ def _few_slices(total: int, size: int) -> list[slice]:
 
 
 def replayed_models(spec: Spec, job: Job) -> Iterator[tuple[str, Parts]]:
-    """The frozen models that a step replays, by section, each with the parts of its replay."""
+    """The frozen models that a step replays, by section, each with the parts of its replay.
+
+    A teacher behind an endpoint is not among them.
+    """
     reference = None if shares_base(spec) else spec.reference
-    for name, section in (("reference", reference), ("teacher", spec.teacher)):
+    teacher = None if spec.teacher is None or spec.teacher.url else spec.teacher
+    for name, section in (("reference", reference), ("teacher", teacher)):
         if section is not None:
             yield name, highest(measure(job.of_reference(section.path)), ["replay"])
 
