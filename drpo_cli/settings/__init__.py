@@ -54,7 +54,8 @@ class RunSettings(Settings):
     """Prompts per step whose samples are written to samples.jsonl; all if not set."""
     hang_s: Annotated[float, Field(ge=0)] = 1800.0
     """Seconds without progress of any process after which the run is ended, with the stack of every
-    process in its log. A call of a reward may take its `timeout_s` in addition. 0 never ends it."""
+    process in its log. A call of a reward, or of a teacher behind an endpoint, may take its
+    `timeout_s` in addition. 0 never ends it."""
     restarts: Annotated[int, Field(ge=0)] = 0
     """How often the run is started again from its last checkpoint after a process crashed, was
     killed or hung. Not after a mistake that you can fix, nor when you stop the run."""

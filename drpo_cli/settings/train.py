@@ -144,13 +144,14 @@ class _Taught(Settings):
     policy. Give this or `url`."""
     url: Url | None = None
     """Address of an endpoint that serves the teacher, to which `/completions` is added: a vLLM
-    server, since the log-probs of prompts are its extension. The next options are for a `url`."""
+    server, since the log-probs of prompts are its extension. The options of requests to it are
+    refused with `path`."""
     model: Annotated[str, Field(min_length=1)] | None = None
-    """Name of the teacher at the endpoint."""
+    """Name of the teacher at the `url`."""
     api_key_env: Annotated[str, Field(min_length=1)] | None = None
-    """Environment variable that holds the endpoint's key; no key if not set."""
+    """Environment variable that holds the key of the `url`; no key if not set."""
     concurrency: Count = 32
-    """Requests at the same time, per rank."""
+    """Requests to the `url` at the same time, per rank."""
     coefficient: Annotated[float, Field(gt=0)] = 1.0
     """Factor β of log π_teacher − log π, in units of the reward per nat."""
     rewards: bool = True

@@ -1,16 +1,7 @@
 """The judge on a real vLLM server on this machine, with verdicts that follow their schema."""
 
-import os
-import signal
 import string
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,21 +12,14 @@ from drpo_cli.plugins import Selected
 from drpo_cli.rewards import judge
 from drpo_cli.rewards.grading.grader import Grader
 from drpo_cli.types import Group, Prompt, Rollout
-from support.models import SPECIAL, free_port, tiny_model
+from support.models import SPECIAL, tiny_model
+from support.vllm_server import serving_vllm
 
 pytestmark = pytest.mark.engine
 
-PATIENCE = 240
 VOCABULARY = 128
 CONTEXT = 2048
 CHAT = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}judge: "
-ENVIRONMENT = {
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_LOGGING_LEVEL": "WARNING",
-    "VLLM_NO_USAGE_STATS": "1",
-    "OMP_NUM_THREADS": "1",
-}
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -62,46 +46,11 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("server")
     sizes: dict[str, Any] = {"vocab_size": VOCABULARY, "max_position_embeddings": CONTEXT}
     tokenizer().save_pretrained(tiny_model(folder / "model", **sizes))
-    port = free_port()
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-    command += ["--model", str(folder / "model"), "--served-model-name", "tiny"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
-    command += ["--enforce-eager", "--max-model-len", str(CONTEXT), "--max-num-seqs", "8"]
     # Between the parts of JSON a random model would write white space until it is cut off.
     form = '{"backend": "xgrammar", "disable_any_whitespace": true}'
-    command += ["--structured-outputs-config", form]
-    log = folder / "log"
-    with log.open("w") as output:
-        server = subprocess.Popen(
-            command,
-            env={**os.environ, **ENVIRONMENT},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        _wait_for(f"http://127.0.0.1:{port}/health", server, log)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        server.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            server.wait(20)
-        with suppress(ProcessLookupError):  # its engine is a process of its own
-            os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
-def _wait_for(health: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            with urllib.request.urlopen(health, timeout=5) as response:
-                assert response.status == 200
-                return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            assert server.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.2)
+    options = ("--structured-outputs-config", form)
+    with serving_vllm(folder / "model", CONTEXT, *options) as url:
+        yield url
 
 
 def options(url: str, **own: Any) -> judge.Config:

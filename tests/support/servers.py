@@ -65,7 +65,7 @@ class Server:
 @contextmanager
 def serving(answer: Answer, tls: ssl.SSLContext | None = None) -> Iterator[Server]:
     """A server that answers every POST request by `answer`."""
-    http = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    http = _Server(("127.0.0.1", 0), _Handler)
     if tls is not None:
         http.socket = tls.wrap_socket(http.socket, server_side=True)
     http.daemon_threads = True
@@ -155,6 +155,10 @@ def _read_request(connection: socket.socket) -> None:
     length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
     while len(body) < length:
         body += connection.recv(65536)
+
+
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128  # connections that come at once, of which the default resets some
 
 
 class _Handler(BaseHTTPRequestHandler):

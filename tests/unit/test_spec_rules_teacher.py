@@ -9,6 +9,7 @@ import pytest
 
 from drpo_cli.plan import _loss
 from drpo_cli.spec import load
+from drpo_cli.tools.doctor import needs
 from support.specs import DATA, HEAD, REWARD, ROLLOUT, problem, problems, warnings
 
 PLAIN = f"""\
@@ -107,3 +108,13 @@ def test_what_a_teacher_alone_does_not_use_is_a_warning(folder: Path) -> None:
     (line,) = warnings(folder, gae, *teacher)
     assert "critic: predicts rewards, and teacher.rewards = false learns from none" in line
     assert warnings(folder, gae, teacher[0]) == []
+
+
+def test_the_doctor_looks_for_the_key(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "run.toml").write_text(REMOTE + 'api_key_env = "NO_SUCH_KEY"\n')
+    spec = load(folder / "run.toml")
+    (finding,) = needs.check_plugins(spec)
+    assert (finding.check, finding.status) == ("teacher", "wrong")
+    assert "needs the environment variable NO_SUCH_KEY" in finding.found
+    monkeypatch.setenv("NO_SUCH_KEY", "here it is")
+    assert [finding.status for finding in needs.check_plugins(spec)] == ["ok"]
