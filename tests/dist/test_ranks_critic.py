@@ -15,6 +15,8 @@ from drpo_cli.settings import CriticSettings, ReferenceSettings, TeacherSettings
 from support import jobs
 from support.models import Row, samples, tiny_model, world
 from support.ranks import Ranks
+from support.servers import serving
+from support.teachers import answering
 from support.training import furthest, valued
 
 LENGTHS = [(3, 9), (6, 2), (1, 5), (4, 4), (2, 12), (5, 1), (3, 3), (8, 7)]
@@ -97,6 +99,20 @@ def test_a_teacher(two: Ranks, model: Path, tmp_path: Path) -> None:
     assert found[0].metrics[0]["teacher_kl"] > 0.01
     untaught = alone(model, batches, **{**settings, "teacher": None})
     assert furthest(found[0].weights, untaught.weights) > 1e-5
+
+
+def test_a_teacher_behind_an_endpoint(two: Ranks, model: Path, tmp_path: Path) -> None:
+    batch = samples(LENGTHS)
+    shares = [[batch[:3], batch[3:]]]
+    with serving(answering(tiny_model(tmp_path, seed=1))) as server:
+        teacher = TeacherSettings(url=f"{server.url}/v1", model="tiny", coefficient=0.5)
+        asked = two.run(jobs.train, model=model, shares=shares, teacher=teacher)
+        assert len(server.asked) == len(batch)
+    assert asked[0].metrics == asked[1].metrics
+    assert asked[0].metrics[0].pop("teacher_retries") == 0
+    assert asked[0].metrics[0].pop("teacher_wait_s") > 0
+    local = TeacherSettings(path=str(tmp_path), coefficient=0.5)
+    require_same(asked[0], alone(model, [batch], teacher=local))
 
 
 @pytest.mark.parametrize("mine", [4, 7, 0])

@@ -85,7 +85,7 @@ def test_an_endpoint_that_cannot_teach_ends_the_run_before_it_starts(taught: Pat
     assert done.returncode == 2
     said = " ".join(done.stderr.split())
     assert f"teacher.url: {server.url}/v1 answered 400 (" in said and "--max-model-len" in said
-    done = drpo("train", taught, "--set", "rollout.temperature=0.7")
+    done = drpo("check", taught, "--set", "rollout.temperature=0.7")
     assert done.returncode == 2 and "rollout.temperature: is 0.7, and an endpoint" in done.stderr
 
 

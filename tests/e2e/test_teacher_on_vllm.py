@@ -22,11 +22,13 @@ def test_a_teacher_on_a_vllm_server(small: Path) -> None:
         small.write_text(f'{text}\n[teacher]\nurl = "{url}"\nmodel = "tiny"\n')
         done = drpo("train", small, "--set", "run.name=remote")
         assert done.returncode == 0, done.stderr
-        longer = drpo("train", small, "--set", "rollout.context_length=33")
+        name = ("--set", "run.name=refused", "--set")
+        longer = drpo("train", small, *name, "rollout.context_length=33")
         assert longer.returncode == 2
         said = " ".join(longer.stderr.split())
-        assert "answered 400 (" in said and "--max-model-len" in said and "33" in said
-        other = drpo("train", small, "--set", "teacher.model=other")
+        assert "answered 400 (" in said and "--max-model-len" in said
+        name = ("--set", "run.name=unknown", "--set")
+        other = drpo("train", small, *name, "teacher.model=other")
         assert other.returncode == 2
         assert "that it serves the model 'other'" in " ".join(other.stderr.split())
     runs = small.parent / "runs"

@@ -96,6 +96,7 @@ def train(
         store = Checkpoints(save.parent, 3, here)
         written = store.save(int(save.name[-6:]), trainer, tokenizer(), {"dtype": "float32"})
         assert written == save
+    trainer.close()
     return Trained(
         gradients, weights(trainer.policy), moments(trainer), metrics, critic_state(trainer)
     )
