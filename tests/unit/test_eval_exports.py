@@ -75,6 +75,15 @@ def make(folder: Path, task: str = "sums", target: str = "org/model", whole: int
     return Result(task, target, spec, found, whole, lines, 1_800_000_000.25, 9.5)
 
 
+def test_long_columns_are_shortened(tmp_path: Path) -> None:
+    """Hidden tests of code can have megabytes, which would stand in every line."""
+    hidden = replace(prompt("a/0", "1+1=", "2"), metadata={"level": 3, "tests": "x" * 10_001})
+    scores = Scores((1.0,), {"right": (1.0,)})
+    write_lines(tmp_path / "lines.jsonl", [Group(hidden, (rollout("2"),))], [scores])
+    found = json.loads((tmp_path / "lines.jsonl").read_text())["metadata"]
+    assert found == {"level": 3, "tests": "x" * 10_000 + "… (10,001 characters)"}
+
+
 def test_inspect_opens_a_log(tmp_path: Path) -> None:
     from inspect_ai.log import (
         list_eval_logs,

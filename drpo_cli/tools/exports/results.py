@@ -18,6 +18,9 @@ from drpo_cli.step.evaluate import eval_sampling
 from drpo_cli.step.samples import group_records, to_json
 from drpo_cli.types import Group, Scores
 
+LONGEST_COLUMN = 10_000
+"""Characters of a column of a problem that logs have."""
+
 
 @dataclass(frozen=True)
 class Response:
@@ -123,6 +126,7 @@ def write_lines(path: Path, groups_P: Sequence[Group], scores_P: Sequence[Scores
     """Writes each response as a line: that of samples.jsonl, with the prompt as the model got it.
 
     `chat` has the messages of the prompt, None for plain text; `prompt_tokens` is their number.
+    Of long columns, such as LiveCodeBench's hidden tests, only the beginning is there.
     """
     records = Records(path)
     for group, scores in zip(groups_P, scores_P, strict=True):
@@ -131,4 +135,15 @@ def write_lines(path: Path, groups_P: Sequence[Group], scores_P: Sequence[Scores
             "chat": None if prompt.template is None else to_json(prompt.messages),
             "prompt_tokens": len(prompt.token_ids),
         }
-        records.extend(line | more for line in group_records(0, group, scores))
+        records.extend(
+            line
+            | more
+            | {"metadata": {key: _shorten(one) for key, one in line["metadata"].items()}}
+            for line in group_records(0, group, scores)
+        )
+
+
+def _shorten(value: Any) -> Any:
+    if not isinstance(value, str) or len(value) <= LONGEST_COLUMN:
+        return value
+    return f"{value[:LONGEST_COLUMN]}… ({len(value):,} characters)"
