@@ -16,7 +16,6 @@ from typing import Any
 from pydantic import BaseModel
 
 
-@cache
 def meanings(model: type[BaseModel]) -> Mapping[str, str]:
     """The docstring of each field that has one, by the field's name, with those of base classes."""
     found: dict[str, str] = {}
@@ -46,13 +45,11 @@ def _find(cls: type[Any]) -> list[ast.stmt]:
     named = [node for node in _classes(file or "") if node.name == cls.__name__]
     fields = set(inspect.get_annotations(cls))  # tells classes of one name apart
     for node in named:
-        if {one.target.id for one in node.body if _is_field(one)} == fields:
+        if {
+            ast.unparse(one.target) for one in node.body if isinstance(one, ast.AnnAssign)
+        } == fields:
             return node.body
     return []
-
-
-def _is_field(node: ast.stmt) -> Any:
-    return isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
 
 
 @cache
