@@ -19,7 +19,7 @@ from pydantic import Field
 from drpo_cli import progress
 from drpo_cli.errors import UserError
 from drpo_cli.rollout.engine.adapters import Slot, open_slot, slot_arguments, wants_slot
-from drpo_cli.rollout.engine.capacity import require_cache
+from drpo_cli.rollout.engine.capacity import CPU_BLOCK, require_cache
 from drpo_cli.rollout.engine.ends import NEUTRAL, find_ends, load_config
 from drpo_cli.rollout.engine.experts import VllmExperts, vllm_arguments
 from drpo_cli.rollout.engine.feed import Feed
@@ -359,6 +359,8 @@ def engine_arguments(config: Config, context: EngineContext) -> dict[str, Any]:
     if cuda:
         arguments["gpu_memory_utilization"] = config.gpu_memory_fraction
         arguments["enable_sleep_mode"] = config.sleep
+    else:
+        arguments["block_size"] = CPU_BLOCK
     if context.experts:
         arguments |= vllm_arguments(cuda, arguments["enforce_eager"])
     if context.ranks > 1:

@@ -11,7 +11,10 @@ from drpo_cli.architecture import by_layer
 from drpo_cli.errors import UserError
 
 GIB = 2**30
-BLOCK, CPU_BLOCK = 16, 128  # tokens per block of vLLM's KV cache
+BLOCK = 16  # tokens per block of vLLM's KV cache
+CPU_BLOCK = 32
+"""Tokens per block on a CPU, the fewest that its attention is made for. vLLM's own 128 would let no
+responses share a shorter prompt: only whole blocks are shared."""
 WIDTH = {"float32": 4, "bfloat16": 2}
 
 
