@@ -1,7 +1,7 @@
 """What options mean: the docstrings under the fields of a model.
 
 They are read from the source where something shows them. pydantic's `use_attribute_docstrings`
-would read them for every class that is imported, which took a quarter of `drpo check`.
+would read them for every class that is imported, at the start of every command.
 """
 
 from __future__ import annotations
