@@ -64,7 +64,7 @@ def main() -> None:
 
 def _run(request: dict[str, Any], stopped: list[int]) -> dict[str, Any]:
     base = Path(tempfile.mkdtemp(prefix="drpo-sandbox-", dir=request["temporary"]))
-    group = cgroup.make(request["limits"]["memory_mib"])
+    group = cgroup.make(request["limits"]["memory_mib"], _most_tasks(request["limits"]))
     child = 0
     try:
         child, pipes = _Sandbox(request, base, group).start()
@@ -82,12 +82,15 @@ def _run(request: dict[str, Any], stopped: list[int]) -> dict[str, Any]:
         _remove(base)
 
 
+def _most_tasks(allowed: dict[str, Any]) -> int:
+    """Processes and threads: one more than allowed, so that exceeding the limit can be seen."""
+    return limits.THREADS * int(allowed["processes"]) + _OWN_PROCESSES + 1
+
+
 class _Sandbox:
     """Starts one program; `base` is an empty folder for this run alone."""
 
-    def __init__(
-        self, request: dict[str, Any], base: Path, group: cgroup.MemoryGroup | None
-    ) -> None:
+    def __init__(self, request: dict[str, Any], base: Path, group: cgroup.Group | None) -> None:
         self._request, self._group = request, group
         self._plain = request["backend"] == "plain"
         self._stdin, self._program = base / "stdin", base / "program.py"

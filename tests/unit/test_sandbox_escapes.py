@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -105,9 +106,8 @@ class Place:
         return [str(path) for path in [*self.temporary.iterdir(), *left, *groups] if path.exists()]
 
     def _groups(self) -> list[Path]:
-        """Memory cgroups of supervisors that have ended; those of others' tests may still run."""
-        parents = cgroup._parents()
-        found = [path for parent in parents for path in parent.glob("drpo-sandbox-*")]
+        """Cgroups of supervisors that have ended; those of others' tests may still run."""
+        found = cgroup.groups()
         return [one for one in found if not Path("/proc", one.name.rpartition("-")[2]).exists()]
 
 
@@ -194,10 +194,13 @@ def test_promises_shrink_with_the_machine(monkeypatch: pytest.MonkeyPatch) -> No
     assert not sandbox.stops("bubblewrap")["memory"]
 
 
-@pytest.mark.skipif(not cgroup.available(), reason="no memory cgroup can be made here")
+needs_group = pytest.mark.skipif(not cgroup.available(), reason="no cgroup can be made here")
+
+
+@needs_group
 def test_a_memory_group_counts_what_no_process_holds() -> None:
     """Files of a disk in memory, without the filter and the limits of a sandbox."""
-    group = cgroup.make(64)
+    group = cgroup.make(64, 8)
     assert group is not None
     child = os.fork()
     if child == 0:
@@ -212,8 +215,33 @@ def test_a_memory_group_counts_what_no_process_holds() -> None:
     group.remove()
     assert os.waitstatus_to_exitcode(status) == -9
     assert exceeded
-    name = f"drpo-sandbox-{os.getpid()}"
-    assert not any((parent / name).exists() for parent in cgroup._parents())
+    assert f"drpo-sandbox-{os.getpid()}" not in [path.name for path in cgroup.groups()]
+
+
+@needs_group
+def test_a_group_holds_no_more_processes_than_allowed() -> None:
+    """Not for root either, to whom RLIMIT_NPROC does not apply."""
+    if next(cgroup._parents("pids"), None) is None:
+        pytest.skip("the controller pids is not ours to use here")
+    group = cgroup.make(64, 8)
+    assert group is not None
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        group.join()
+        started = 0
+        with contextlib.suppress(BlockingIOError):
+            while started < 50:
+                if os.fork() == 0:
+                    os.read(read, 1)  # until this process has ended
+                    os._exit(0)
+                started += 1
+        os._exit(started)
+    status = os.waitpid(child, 0)[1]
+    os.write(write, b"x" * 50)
+    group.remove()
+    assert os.waitstatus_to_exitcode(status) == 7  # and itself
+    assert f"drpo-sandbox-{os.getpid()}" not in [path.name for path in cgroup.groups()]
 
 
 def test_a_group_of_version_2_is_made_where_it_is_delegated(
@@ -227,7 +255,10 @@ def test_a_group_of_version_2_is_made_where_it_is_delegated(
     (tmp_path / "user/app/own").mkdir(parents=True)
     (tmp_path / "user/app/cgroup.subtree_control").write_text("cpu memory\n")
     (tmp_path / "user/app/own/cgroup.subtree_control").write_text("\n")
-    assert list(cgroup._parents()) == [tmp_path / "user/app"]
+    assert list(cgroup._parents("memory")) == [tmp_path / "user/app"]
+    assert list(cgroup._parents("pids")) == []
+    (tmp_path / "user/app/cgroup.subtree_control").write_text("cpu memory pids\n")
+    assert list(cgroup._parents("pids")) == [tmp_path / "user/app"]
 
 
 OWN, READ = Path("/proc/self/cgroup"), Path.read_text
