@@ -26,6 +26,7 @@ from drpo_cli.trainer.attention import BUCKETS, NAMES
 from drpo_cli.trainer.layout import Layout, Span
 from drpo_cli.trainer.pack import pack
 from drpo_cli.trainer.sharing import WEIGHTS_PER_PAIR, costs
+from support.families import FAMILIES
 from support.models import Row, experience, group, samples, tiny_model, tokenizer, world
 from support.training import open_policy
 from support.varlen import use_on_cpu
@@ -49,7 +50,6 @@ KINDS = [
     *("gemma4", "gemma3n", "deepseek_v3", "smollm3", "cohere2", "ministral3"),
 ]
 OTHER_TERMS = ["qwen3", "gemma3", "gpt_oss", "gemma2", "gemma4", "deepseek_v3"]
-ROUNDING = {"gemma4": 2e-4}  # float32 against float64 in plain transformers differs as much
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_packed_is_unpacked(tmp_path: Path, kind: str, attention: str) -> None:
         (logp_T * push_T).sum().backward()
         gradients = {n: full(w.grad) for n, w in policy.named_weights() if w.grad is not None}
     assert expected_T.std() > 0.05
-    bound = ROUNDING.get(kind, 1e-5)
+    bound = FAMILIES[kind].rounding
     torch.testing.assert_close(logp_T, expected_T, atol=bound, rtol=0)
     exact = {name: w.grad for name, w in plain.named_parameters() if w.grad is not None}
     assert gradients.keys() == exact.keys() and len(exact) > 10
