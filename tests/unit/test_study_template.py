@@ -25,10 +25,10 @@ RUNS = {  # of candidates, and of cells that are reported
     "on-policy": (5, 20),
     "lag": (358, 280),
     "rare": (179, 140),
-    "precision-engine": (358, 280),
-    "precision-head-float32": (179, 140),
-    "precision-head-model": (179, 140),
-    "architecture": (179, 140),
+    "precision-engine": (0, 105),
+    "precision-head-float32": (0, 35),
+    "precision-head-model": (0, 35),
+    "architecture": (0, 35),
     "real": (0, 21),
 }
 BASES = 5
