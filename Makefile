@@ -83,7 +83,7 @@ docs: $(STAMP)
 
 # Writes the tables of docs/study.md again, from the results that are committed beside it.
 study-tables: $(STAMP)
-	$(BIN)/python -m drpo_cli.tools.compare.pages docs/study.md
+	$(BIN)/python -m drpo_cli.tools.compare.pages docs/study.md README.md
 
 # Pictures of the run that `make demo` leaves; needs Debian's chromium.
 pictures: $(STAMP)

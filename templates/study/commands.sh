@@ -72,9 +72,10 @@ architecture() {
     as_in_lag architecture sums-moe 0.4 run.toml
 }
 
-real() { # the thresholds of this package, and three seeds: two runs at a time take 11 minutes
+real() { # thresholds of this package and of papers, and three seeds: two runs at a time take 11 minutes
+    papers="spo:epsilon=12.5,dppo:divergence=kl:delta_low=0.05:delta_high=0.05"
     drpo compare real.toml --seeds 0-2 --baseline ppo_clip --target 0.5 --jobs "$JOBS" --out runs/real \
-        --vary "objective=$METHODS"
+        --vary "objective=$METHODS,$papers"
 }
 
 [ $# -gt 0 ] || set -- lag rare precision architecture real

@@ -17,7 +17,7 @@ from drpo_cli.tools.compare.grid import Axis, parse_axes
 from drpo_cli.tools.compare.jobs import Job, State, read_state
 from drpo_cli.tools.compare.report import Report, make_report, read_report
 from drpo_cli.tools.compare.results import read_result
-from drpo_cli.tools.compare.rows import make_overviews, make_tables
+from drpo_cli.tools.compare.rows import make_base_table, make_overviews, make_tables
 from drpo_cli.tools.compare.summaries import choose_baseline
 from support.grids import DONE, STEPS, grid, record
 
@@ -269,9 +269,21 @@ def test_a_report_over_base_models(tmp_path: Path) -> None:
     (spread,) = [table for table in make_tables(found) if table.name == "spread"]
     assert spread.rows[2] == ("spo", "0.001", "8.0", "0.7", "2.0", "0.0")
     assert "paired by base model and seed" in text and "- base models: The mean of a base" in text
+    assert "| objective | learning_rate | base model | before | seed 0 | seed 1 |" in text
+    assert "| spo | 0.001 | three | 20.0 | 48.0 | 49.0 |" in text
     command.write_report(found, tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "4 cells × 3 base models × 2 seeds = 24 runs" in page
+
+
+def test_a_base_model_is_listed_with_the_runs_that_finished(tmp_path: Path) -> None:
+    first, *others = jobs_found = grid(tmp_path, "objective=drpo", seeds=(0, 1), bases=BASES[:2])
+    record(first, 0.2, 0.4)
+    states = {**dict.fromkeys(jobs_found, State("failed", "no luck")), first: DONE}
+    found = report(states, "objective=drpo", bases=BASES[:2])
+    (table,) = make_base_table(found)
+    assert table.rows == (("drpo", "one", "20.0", "40.0", "–"), ("drpo", "two", "–", "–", "–"))
+    assert len(others) == 3
 
 
 def test_the_report_can_be_made_again_from_its_json_alone(tmp_path: Path) -> None:

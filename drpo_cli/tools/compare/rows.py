@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import PurePosixPath
 
 from drpo_cli.evaluate.metrics import Estimate
 from drpo_cli.tools.compare.grid import short_keys
@@ -84,6 +85,33 @@ def make_overviews(report: Report) -> list[Table]:
         )
         found.append(reached)
     return found
+
+
+def make_base_table(report: Report) -> list[Table]:
+    """A row per cell and base model, with its runs' final scores; none for one base model."""
+    if not report.clustered:
+        return []
+    keys = short_keys([axis.key for axis in report.axes])
+    rows = tuple(
+        (*(value for _, value in row.point), *cells)
+        for row in report.summaries
+        for cells in _base_rows(report, report.at(row.point))
+    )
+    header = (*keys.values(), "base model", "before", *(f"seed {seed}" for seed in report.seeds))
+    title = "Held-out avg@k, %: of each base model before training, and after it"
+    return [Table("bases", title, header, rows, len(keys) + 1)]
+
+
+def _base_rows(report: Report, results: Sequence[Result]) -> Iterator[tuple[str, ...]]:
+    for base in report.bases:
+        found = {result.seed: result for result in results if result.base == base}
+        before = next((result.curve[0][1] for result in found.values()), None)
+        after = (found[seed].final if seed in found else None for seed in report.seeds)
+        scores = (before, *after)
+        yield (
+            PurePosixPath(base).name,
+            *(NONE if score is None else f"{100 * score:.1f}" for score in scores),
+        )
 
 
 def to_percent(found: Estimate, sign: str = "") -> str:

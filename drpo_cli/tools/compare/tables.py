@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from drpo_cli.tools.compare.report import Report
-from drpo_cli.tools.compare.rows import Table, make_overviews, make_tables
+from drpo_cli.tools.compare.rows import Table, make_base_table, make_overviews, make_tables
 
 WIDE = 200  # columns of a file or a pipe, which have no width
 
 
 def make_page_tables(report: Report) -> list[Table]:
     """The tables for page and Markdown: first the overviews, if several keys vary."""
-    return [*make_overviews(report), *make_tables(report)]
+    return [*make_overviews(report), *make_tables(report), *make_base_table(report)]
 
 
 def list_notes(report: Report) -> list[str]:
