@@ -11,6 +11,8 @@ rows by scatter_add   autograd's own indexing in attention and before the head
 whole groups          4 updates of 2 samples of every group, against 4 updates of 8 whole groups
 memory kept           glibc's own allocator settings, in a process of its own
 blocks of logits      a vocabulary of 262,144, 1,024 tokens: one block, against blocks of 8 MiB
+one gradient          a step of row 16's model: embedding and head, one matrix of 262,144 words, get
+                      a gradient each
 fused AdamW           a step of row 4's model (100 M parameters) with the foreach implementation
 prompts of rollouts   16 prompts × 8 responses of 32 tokens from the transformers engine, which
                       computes every prompt eight times
@@ -32,7 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from benchmarks import row04_model_flops, row06_logprobs
+from benchmarks import row04_model_flops, row06_logprobs, row16_memory
 from benchmarks._bench import ratios, time_pairs
 from benchmarks._peers import MODEL, log_uniform
 from benchmarks._ranks import alone, open_ranks
@@ -159,6 +161,20 @@ def blocks(*_: Any) -> tuple[float, ...]:
     return ratios(time_pairs(lambda: run(1024 * 262_144), lambda: run(2 * 2**20), 3))
 
 
+def tied_gradient(_: Path, world: Any, __: str) -> tuple[float, ...]:
+    """Without: embedding and head, one matrix, get a gradient each."""
+    from drpo_cli.trainer import tied
+
+    shape = row16_memory.GEMMA_270M
+    with tempfile.TemporaryDirectory() as folder:
+        model = make_model(Path(folder) / "model", shape)
+        together = open_trainer(model, world)
+        with mock.patch.object(tied, "share"):
+            apart = open_trainer(model, world)
+    known = on_policy(together, random_rows([(16, 8)] * 4, 16, shape.vocabulary))
+    return _ratios(lambda: step(apart, known), lambda: step(together, known), "ragged")
+
+
 def fused(_: Path, world: Any, __: str) -> tuple[float, ...]:
     """Without: AdamW's foreach implementation."""
     shape = row04_model_flops.SHAPES["full"]
@@ -227,6 +243,7 @@ LINES: Sequence[tuple[str, Callable[..., tuple[float, ...]], tuple[str, ...]]] =
     ("whole groups, 4 updates", groups, ("equal", "ragged")),
     ("memory kept", memory, ("equal", "ragged")),
     ("blocks of logits", blocks, ("",)),
+    ("one gradient", tied_gradient, ("262,144 words",)),
     ("fused AdamW", fused, ("100 M",)),
     ("prompts of rollouts", rollouts, ("50 tokens", "500 tokens")),
     ("one number per token", draws, ("49,152 words", "262,144 words")),

@@ -16,6 +16,7 @@ from drpo_cli.trainer.lora import NAME, A
 from drpo_cli.trainer.model import Policy
 
 DISTURBANCE = 0.1  # the relative change of each weight, as a standard deviation
+PART = 2**22  # numbers that are changed at a time: an embedding may be as large as all else
 
 
 class Changed:
@@ -27,14 +28,14 @@ class Changed:
         self.shards = [(name, local(weight)) for name, weight in weights]
         self.originals: list[Tensor] = []
 
-    def new(self, name: str, shard: Tensor) -> Tensor:
-        """The changed shard."""
+    def change(self, name: str, shard: Tensor) -> None:
+        """Changes a shard in place."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:
         self.originals = [shard.to("cpu", copy=True) for _, shard in self.shards]
         for name, shard in self.shards:
-            shard.copy_(self.new(name, shard))
+            self.change(name, shard)
         return self
 
     def __exit__(self, *failure: object) -> None:
@@ -53,15 +54,19 @@ class _Random(Changed):
         self.seed = seed
         self.places = {name: copies(weight)[0] for name, weight in weights}
 
-    def new(self, name: str, shard: Tensor) -> Tensor:
-        """See `Changed.new`."""
+    def change(self, name: str, shard: Tensor) -> None:
+        """See `Changed.change`."""
         seed = derive_seed(self.seed, name, self.places[name])
         noise = torch.Generator(shard.device).manual_seed(seed)
-        random = torch.randn(shard.shape, generator=noise, device=shard.device)
-        return shard + self.size(name, shard) * random
+        for part in shard.view(-1).split(PART):
+            random = torch.randn(part.shape, generator=noise, device=shard.device)
+            part += random.mul_(self.size(name, part, shard.ndim == 1))
 
-    def size(self, name: str, shard: Tensor) -> Tensor | float:
-        """The standard deviation of each weight's change."""
+    def size(self, name: str, numbers: Tensor, vector: bool) -> Tensor | float:
+        """The standard deviation of the change of each of a weight's numbers, [N].
+
+        vector  the weight has one dimension
+        """
         raise NotImplementedError
 
 
@@ -78,14 +83,14 @@ class Disturbed(_Random):
         super().__init__(policy, seed, policy.named_adapters() or policy.named_weights())
         self.sizes = _adapter_sizes(policy)
 
-    def size(self, name: str, shard: Tensor) -> Tensor | float:
+    def size(self, name: str, numbers: Tensor, vector: bool) -> Tensor | float:
         """See `_Random.size`."""
         if name in self.sizes:
             return self.sizes[name]
-        scale = shard.abs()
-        if shard.ndim == 1:
-            scale = scale.where(shard != 0, torch.ones_like(scale))
-        return DISTURBANCE * scale
+        scale = numbers.abs()
+        if vector:
+            scale[numbers == 0] = 1
+        return scale.mul_(DISTURBANCE)
 
     def staleness(self, world: World) -> dict[str, float]:
         """By how many standard deviations the gradient points to the undisturbed weights.
@@ -101,13 +106,20 @@ class Disturbed(_Random):
         for (_, weight), (_, shard), original in zip(
             self.weights, self.shards, self.originals, strict=True
         ):
+            total = square = 0.0
             if weight.grad is None:
-                sums += (0.0, 0.0)
+                sums += (total, square)
                 continue
-            change = original.to(shard.device) - shard
-            product = local(weight.grad).float() * change
+            parts = zip(
+                *(x.reshape(-1).split(PART) for x in (original, shard, local(weight.grad))),
+                strict=True,
+            )
             count = copies(weight)[1]
-            sums += (float(product.sum()) / count, float(product.square().sum()) / count)
+            for before, now, gradient in parts:
+                product = gradient.float() * (before.to(now.device) - now)
+                total += float(product.sum()) / count
+                square += float(product.square().sum()) / count
+            sums += (total, square)
         totals = world.sum(sums)
         return {
             name: -total / math.sqrt(square) if square > 0 else 0.0
@@ -122,9 +134,9 @@ class Jittered(_Random):
         super().__init__(policy, seed, [*policy.named_weights(), *policy.named_adapters()])
         self.unit = unit
 
-    def size(self, name: str, shard: Tensor) -> Tensor | float:
+    def size(self, name: str, numbers: Tensor, vector: bool) -> Tensor | float:
         """See `_Random.size`."""
-        return self.unit * shard.abs()
+        return numbers.abs().mul_(self.unit)
 
 
 class Rounded(Changed):
@@ -136,9 +148,9 @@ class Rounded(Changed):
         if not precision.rounds:
             self.shards = []
 
-    def new(self, name: str, shard: Tensor) -> Tensor:
-        """See `Changed.new`."""
-        return self.precision.imitate(name, shard, self.quantised)
+    def change(self, name: str, shard: Tensor) -> None:
+        """See `Changed.change`."""
+        shard.copy_(self.precision.imitate(name, shard, self.quantised))
 
 
 def _adapter_sizes(policy: Policy) -> dict[str, float]:

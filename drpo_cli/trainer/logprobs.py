@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 
 from drpo_cli import products
 from drpo_cli.settings import HeadDtype
+from drpo_cli.trainer.tied import HeadGradient
 
 TALL = 1024  # tokens of a block; more if a block holds the whole vocabulary
 WIDE = 4096  # words of a block that is as tall as the micro-batch; fewer make poor products
@@ -86,6 +87,7 @@ class _BlockwiseLogProbs(torch.autograd.Function):
         target_T: Tensor,
         head: Head,
         block: int,
+        gradient: HeadGradient | None,
     ) -> tuple[Tensor, Tensor]:
         sums = _Sums(target_T)
         tall, wide = _shape(len(target_T), len(weight_VD), block)
@@ -98,7 +100,7 @@ class _BlockwiseLogProbs(torch.autograd.Function):
         entropy_T = log_mass_T - sums.moment_T / sums.mass_T
         log_total_T = sums.peak_T + log_mass_T
         ctx.save_for_backward(hidden_TD, weight_VD, bias_V, target_T, log_total_T, entropy_T)
-        ctx.head, ctx.block = head, block
+        ctx.head, ctx.block, ctx.gradient = head, block, gradient
         ctx.set_materialize_grads(False)  # an output that no loss uses costs nothing
         return logp_T, entropy_T
 
@@ -138,8 +140,10 @@ class _BlockwiseLogProbs(torch.autograd.Function):
                     grad_bias_V[words] += grad_CW.sum(0, dtype=torch.float32)
             if grad_weight_VD is not None:
                 grad_weight_VD[words] = grad_WD
+        if grad_weight_VD is not None and ctx.gradient is not None:
+            ctx.gradient.put(grad_weight_VD)
         bias_grad = None if bias_V is None or grad_bias_V is None else grad_bias_V.to(bias_V.dtype)
-        return grad_hidden_TD.to(hidden_TD.dtype), grad_weight_VD, bias_grad, None, None, None
+        return grad_hidden_TD.to(hidden_TD.dtype), grad_weight_VD, bias_grad, *[None] * 4
 
 
 def blockwise_logprobs(
@@ -149,13 +153,17 @@ def blockwise_logprobs(
     target_T: Tensor,
     head: Head,
     block: int,
+    gradient: HeadGradient | None = None,
 ) -> tuple[Tensor, Tensor]:
     """log π of each target token, and the entropy (nats) of its distribution: both [T], float32.
 
-    Holds two or three float32 matrices of about `block` logits at a time, forward and backward.
+    Holds two or three float32 matrices of about `block` logits at a time, forward and backward. If
+    the weights are the embedding's too, `gradient` gets theirs in the backward pass.
     """
     apply: Any = _BlockwiseLogProbs.apply
-    found: tuple[Tensor, Tensor] = apply(hidden_TD, weight_VD, bias_V, target_T, head, block)
+    found: tuple[Tensor, Tensor] = apply(
+        hidden_TD, weight_VD, bias_V, target_T, head, block, gradient
+    )
     return found
 
 

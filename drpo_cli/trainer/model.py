@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from drpo_cli.settings import HeadDtype
-from drpo_cli.trainer import heads, lora
+from drpo_cli.trainer import heads, lora, tied
 from drpo_cli.trainer.attention import NAMES, VARLEN
 from drpo_cli.trainer.decoder import find_decoder, find_layers
 from drpo_cli.trainer.logprobs import Head, blockwise_logprobs
@@ -41,10 +41,12 @@ class Policy(nn.Module):
         self.costs = _costs(self.layers, lm)
         self.adapted = lora.adapted(lm) if adapters else {}
         self.head = Head(temperature, *heads.measure(lm, find_decoder(lm)), head_dtype)
+        tied.share(lm)
 
     def forward(self, packed: Packed) -> tuple[Tensor, Tensor]:
         """log π and entropy (nats) of each response token, both [T], float32, with gradients."""
         out = self.lm.get_output_embeddings()
+        gradient = tied.begin_pass(self.lm)
         return blockwise_logprobs(
             _hidden(find_decoder(self.lm), packed),
             out.weight,
@@ -52,6 +54,7 @@ class Policy(nn.Module):
             packed.target_T,
             self.head,
             self.block,
+            gradient,
         )
 
     @property
