@@ -1,7 +1,9 @@
 """What holds for every test."""
 
 import os
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 from support.warm import start_warm
@@ -20,3 +22,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 start_warm()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_environment() -> Iterator[None]:
+    """Restores the environment after each file: engines and libraries (lm-eval) change it.
+
+    One that Python or a library reads when it is imported would keep `start_warm` from forking for
+    all files that follow.
+    """
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
