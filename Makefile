@@ -81,7 +81,7 @@ docs: $(STAMP)
 	test -d $(DEMO)/runs/quickstart || $(MAKE) demo
 	$(BIN)/drpo watch $(DEMO)/runs/quickstart --out docs/figures/view.svg
 
-# Writes the tables of docs/study.md again, from the results that are committed beside it.
+# Writes the tables of docs/study.md and of README's quickstart again, from the results in docs/results.
 study-tables: $(STAMP)
 	$(BIN)/python -m drpo_cli.tools.compare.pages docs/study.md README.md
 
